@@ -1,0 +1,1 @@
+"""The conformance kit: is this machine, this JAX, this trainer computing distributed training right?"""

@@ -1,0 +1,128 @@
+"""(seed, step, site, example id, position, feature) -> dropout masks that no device count, order or padding can move.
+
+A mask bit is a pure function of the *address* of the number it falls on. The generator is Threefry-2x32 with 20
+rounds, the one behind `jax.random` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), applied
+to explicit counters:
+
+    key(site)       = threefry((seed >> 32, seed), (step, site))
+    hidden site     = threefry(key, (example id, position * 2^16 + feature group))
+    attention site  = threefry(key, (example id, head group * 2^24 + query position * 2^12 + key position))
+
+One call gives 64 bits, cut into four lanes of 16; a *group* is the four features (or heads) served by one call. With
+G = ceil(n / 4) groups, feature `f` has group `f mod G` and lane `f div G`, lanes counted from the low half of the
+first word. A number is kept when its lane is at least `threshold(rate)`, and then divided by the exact probability of
+that, so the expectation is exact although the rate is rounded to 1/65536 (0.1 becomes 0.100006).
+
+The counters of one row of tokens go through one call of `jax.extend.random.threefry_2x32`, mapped over rows: the
+function ravels and splits its counters, and mapped like this it leaves the row axis, which is sharded, alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.random import threefry_2x32
+
+LANES = 4
+LANE_BITS = 16
+
+# What a site is for; site = SITES_PER_LAYER * layer + purpose.
+EMBEDDING, ATTENTION, ATTENTION_OUTPUT, FEED_FORWARD, CLASSIFIER = range(5)
+SITES_PER_LAYER = 8
+
+
+class Address(NamedTuple):
+    """Where the tokens of a batch come from: example id and position in that example, both uint32 [R, L]."""
+
+    example: Array
+    position: Array
+
+
+class Dropout(Protocol):
+    """What the layers ask for a mask; the rate is static, the site says which layer and purpose."""
+
+    def hidden(self, x: Array, rate: float, site: int, at: Address) -> Array:
+        """Drop features of `x` [R, L, D], whose tokens stand `at` [R, L]."""
+
+    def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
+        """Drop attention probabilities `p` [R, H, Q, L]; queries stand at `query` [R, Q], keys at `key` [R, L]."""
+
+
+def threshold(rate: float) -> int:
+    """The number of 16-bit lanes out of 65536 that mean "dropped"."""
+    return round(rate * (1 << LANE_BITS))
+
+
+class AddressedDropout:
+    """Masks as a function of addresses alone.
+
+    Args:
+        seed: two uint32 words, high and low.
+        step: uint32 scalar, the update that the masks belong to.
+    """
+
+    def __init__(self, seed: tuple[Array, Array], step: Array) -> None:
+        self._seed = seed
+        self._step = step.astype(jnp.uint32)
+
+    def _lanes(self, site: int, c0: Array, c1: Array) -> list[Array]:
+        """Four lanes of noise for the counters (`c0`, `c1`), uint32 and broadcastable, with the rows in front."""
+        key = threefry_2x32(self._seed, jnp.stack([self._step, jnp.uint32(site)]))
+        counters = jnp.stack(jnp.broadcast_arrays(c0, c1), axis=1)
+        words = jax.vmap(lambda row: threefry_2x32((key[0], key[1]), row))(counters)
+        low = jnp.uint32((1 << LANE_BITS) - 1)
+        return [half for w in (words[:, 0], words[:, 1]) for half in (w & low, w >> jnp.uint32(LANE_BITS))]
+
+    def hidden(self, x: Array, rate: float, site: int, at: Address) -> Array:
+        """See `Dropout.hidden`."""
+        if rate == 0.0:
+            return x
+        width = x.shape[-1]
+        group = jnp.arange(-(-width // LANES), dtype=jnp.uint32)
+        c1 = (at.position << jnp.uint32(16))[..., None] | group
+        lanes = self._lanes(site, at.example[..., None], c1)
+        return _drop(x, jnp.concatenate(lanes, axis=-1)[..., :width], rate)
+
+    def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
+        """See `Dropout.attention`; a key of another example gets some mask too, and has probability 0 anyway."""
+        if rate == 0.0:
+            return p
+        heads = p.shape[1]
+        group = jnp.arange(-(-heads // LANES), dtype=jnp.uint32)[None, :, None, None] << jnp.uint32(24)
+        at_query = (query.position << jnp.uint32(12))[:, None, :, None]
+        c1 = group | at_query | key.position[:, None, None, :]
+        lanes = self._lanes(site, query.example[:, None, :, None], c1)
+        return _drop(p, jnp.concatenate(lanes, axis=1)[:, :heads], rate)
+
+
+class ArticleDropout:
+    """Masks as the article draws them: from a key and the shape of the array, so they depend on the layout.
+
+    Its trainers have one key per device (`pmap`) or one for the whole batch (`jit` with a mesh), which is why their
+    losses differ. As Flax's attention does by default, one attention mask serves the whole batch and all heads
+    (`broadcast_dropout=True` in `flax.linen.dot_product_attention_weights`).
+    """
+
+    def __init__(self, key: Array) -> None:
+        self._key = key
+
+    def hidden(self, x: Array, rate: float, site: int, at: Address) -> Array:
+        """See `Dropout.hidden`; the address plays no part."""
+        return x if rate == 0.0 else self._bernoulli(x, rate, site, x.shape)
+
+    def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
+        """See `Dropout.attention`; the addresses play no part."""
+        return p if rate == 0.0 else self._bernoulli(p, rate, site, (1, 1, *p.shape[2:]))
+
+    def _bernoulli(self, x: Array, rate: float, site: int, shape: tuple[int, ...]) -> Array:
+        keep = jax.random.bernoulli(jax.random.fold_in(self._key, site), 1.0 - rate, shape)
+        return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def _drop(x: Array, lane: Array, rate: float) -> Array:
+    keep = 1.0 - threshold(rate) / (1 << LANE_BITS)
+    scaled = x * jnp.asarray(1.0 / keep, x.dtype)
+    return jnp.where(lane >= jnp.uint32(threshold(rate)), scaled, jnp.zeros((), x.dtype))

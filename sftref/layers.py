@@ -1,0 +1,168 @@
+"""Token arrays -> contextual vectors: the embeddings, attention and feed-forward of BERT, as Flax modules.
+
+The layers see tokens, not examples. What ties a token to its example is its `segment`: tokens attend to each other
+where their segments are equal and positive. One example a row (padded) and several a row (packed) are therefore the
+same code. Arithmetic follows Hugging Face's BERT: post-LayerNorm, erf GELU, scores scaled by 1/sqrt(head size),
+dropout on attention probabilities and in front of each residual sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from sftref.config import ModelConfig
+from sftref.dropout import (
+    ATTENTION,
+    ATTENTION_OUTPUT,
+    EMBEDDING,
+    FEED_FORWARD,
+    SITES_PER_LAYER,
+    Address,
+    Dropout,
+)
+
+# Added to the score of a key that must not be seen. Finite, so that a query with no visible key (padding) gives
+# uniform probabilities instead of NaN, whose product with a zero weight would still be NaN; large enough that exp
+# underflows to exactly 0 beside any real score, in bfloat16 too.
+MASKED = -1e30
+
+
+class Numerics(NamedTuple):
+    """How to compute: the dtype of activations, the dtype of parameters, the precision of matrix products.
+
+    float32 asks for `Precision.HIGHEST`, because the default means TF32 on recent NVIDIA and bfloat16 on TPU.
+    """
+
+    compute: Any
+    params: Any
+    matmul: lax.Precision
+
+    @classmethod
+    def of(cls, precision: str) -> Numerics:
+        """The numerics of a `--precision`: float32, bfloat16 (float32 parameters) or float64."""
+        if precision == "bfloat16":
+            return cls(jnp.bfloat16, jnp.float32, lax.Precision.DEFAULT)
+        dtype = jnp.float64 if precision == "float64" else jnp.float32
+        return cls(dtype, dtype, lax.Precision.HIGHEST)
+
+
+class Tokens(NamedTuple):
+    """What the layers need to know of each token: segment int32 [R, L] (0 = padding), and its address [R, L]."""
+
+    segment: Array
+    address: Address
+
+    def at(self, columns: Array) -> Tokens:
+        """The tokens at `columns` int32 [R, S] of each row."""
+        return jax.tree.map(lambda a: jnp.take_along_axis(a, columns, axis=1), self)
+
+
+class Module(nn.Module):
+    """The base of all modules here: configuration, numerics, and the two parametrised operators that BERT uses."""
+
+    config: ModelConfig
+    numerics: Numerics
+
+    def dense(self, features: int, name: str) -> nn.Dense:
+        """An affine map to `features`."""
+        return nn.Dense(
+            features,
+            dtype=self.numerics.compute,
+            param_dtype=self.numerics.params,
+            precision=self.numerics.matmul,
+            kernel_init=nn.initializers.normal(self.config.initializer_range),
+            name=name,
+        )
+
+    def layer_norm(self, name: str) -> nn.LayerNorm:
+        """LayerNorm over D; the two-pass variance, since E[x^2] - E[x]^2 cancels when the mean is large."""
+        return nn.LayerNorm(
+            epsilon=self.config.layer_norm_eps,
+            dtype=self.numerics.compute,
+            param_dtype=self.numerics.params,
+            use_fast_variance=False,
+            name=name,
+        )
+
+
+class Embeddings(Module):
+    """Word + token type + position, then LayerNorm and dropout: int32 [R, L] three times -> [R, L, D]."""
+
+    @nn.compact
+    def __call__(self, input_ids: Array, token_type_ids: Array, tokens: Tokens, dropout: Dropout | None) -> Array:
+        """Ids int32 [R, L] (valid ones, padding included) -> [R, L, D]."""
+        c = self.config
+
+        def table(rows: int, name: str) -> nn.Embed:
+            return nn.Embed(
+                rows,
+                c.hidden_size,
+                dtype=self.numerics.compute,
+                param_dtype=self.numerics.params,
+                embedding_init=nn.initializers.normal(c.initializer_range),
+                name=name,
+            )
+
+        x = table(c.vocab_size, "word_embeddings")(input_ids)
+        x = x + table(c.type_vocab_size, "token_type_embeddings")(token_type_ids)
+        x = x + table(c.max_position_embeddings, "position_embeddings")(tokens.address.position.astype(jnp.int32))
+        x = self.layer_norm("LayerNorm")(x)
+        return x if dropout is None else dropout.hidden(x, c.hidden_dropout_prob, EMBEDDING, tokens.address)
+
+
+class Attention(Module):
+    """Multi-head attention within segments, output projection, dropout, residual and LayerNorm."""
+
+    layer: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array, tokens: Tokens, y: Array, queries: Tokens, dropout: Dropout | None) -> Array:
+        """Keys and values from `x` [R, L, D] (`tokens`), queries from `y` [R, Q, D] (`queries`) -> [R, Q, D]."""
+        c, precision = self.config, self.numerics.matmul
+        head_size = c.hidden_size // c.num_attention_heads
+
+        def heads(source: Array, name: str) -> Array:
+            z = self.dense(c.hidden_size, name)(source)
+            return z.reshape(*z.shape[:2], c.num_attention_heads, head_size)
+
+        query, key, value = heads(y, "query"), heads(x, "key"), heads(x, "value")
+        scores = jnp.einsum("rqhk,rlhk->rhql", query, key, precision=precision) / jnp.sqrt(
+            jnp.asarray(head_size, query.dtype)
+        )
+        visible = (queries.segment[:, :, None] == tokens.segment[:, None, :]) & (tokens.segment[:, None, :] > 0)
+        scores = jnp.where(visible[:, None], scores, jnp.asarray(MASKED, scores.dtype))
+        # At least float32 in the softmax: bfloat16 sums of L terms would lose the small ones.
+        wide = jnp.promote_types(scores.dtype, jnp.float32)
+        p = jax.nn.softmax(scores.astype(wide), axis=-1).astype(scores.dtype)
+        if dropout is not None:
+            site = SITES_PER_LAYER * self.layer + ATTENTION
+            p = dropout.attention(p, c.attention_probs_dropout_prob, site, queries.address, tokens.address)
+        context = jnp.einsum("rhql,rlhk->rqhk", p, value, precision=precision).reshape(y.shape)
+        out = self.dense(c.hidden_size, "output")(context)
+        if dropout is not None:
+            site = SITES_PER_LAYER * self.layer + ATTENTION_OUTPUT
+            out = dropout.hidden(out, c.hidden_dropout_prob, site, queries.address)
+        return self.layer_norm("LayerNorm")(out + y)
+
+
+class Layer(Module):
+    """One encoder layer: attention, then feed-forward with erf GELU."""
+
+    layer: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array, tokens: Tokens, y: Array, queries: Tokens, dropout: Dropout | None) -> Array:
+        """The layer's output for the queries `y` [R, Q, D] over all tokens `x` [R, L, D]; often `y` is `x`."""
+        c = self.config
+        y = Attention(c, self.numerics, self.layer, name="attention")(x, tokens, y, queries, dropout)
+        z = nn.gelu(self.dense(c.intermediate_size, "intermediate")(y), approximate=False)
+        z = self.dense(c.hidden_size, "output")(z)
+        if dropout is not None:
+            site = SITES_PER_LAYER * self.layer + FEED_FORWARD
+            z = dropout.hidden(z, c.hidden_dropout_prob, site, queries.address)
+        return self.layer_norm("LayerNorm")(z + y)

@@ -1,0 +1,64 @@
+"""Batch -> logits: BERT for sequence classification and regression, over padded or packed rows alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from sftref.batches import Batch
+from sftref.dropout import CLASSIFIER, Address, Dropout
+from sftref.layers import Embeddings, Layer, Module, Tokens
+
+
+class BertForSequenceClassification(Module):
+    """BERT, its pooler and a linear head.
+
+    The last layer's output is read at [CLS] only, so it is computed there only: its queries are the S slots of each
+    row, its keys and values all L tokens. The gradients are those of the full layer; the work is not.
+    """
+
+    @nn.compact
+    def __call__(self, batch: Batch, dropout: Dropout | None = None) -> Array:
+        """One micro-batch -> logits.
+
+        Args:
+            batch: token arrays [R, L] and slot arrays [R, S], without the axis K.
+            dropout: the source of masks; None computes without dropout (evaluation).
+
+        Returns:
+            Logits [R, S, C] in at least float32; a slot of weight 0 holds something finite.
+        """
+        c = self.config
+        real = batch.segments > 0
+        tokens = Tokens(batch.segments, _addresses(batch, real))
+        slot_tokens = _slots(batch)
+        # Padding may hold anything, ids outside the tables included: JAX would read those as NaN.
+        x = Embeddings(c, self.numerics, name="embeddings")(
+            jnp.where(real, batch.input_ids, 0), jnp.where(real, batch.token_type_ids, 0), tokens, dropout
+        )
+        for layer in range(c.num_hidden_layers - 1):
+            x = Layer(c, self.numerics, layer, name=f"layer_{layer}")(x, tokens, x, tokens, dropout)
+        last = c.num_hidden_layers - 1
+        cls = jnp.take_along_axis(x, batch.starts[..., None], axis=1)
+        cls = Layer(c, self.numerics, last, name=f"layer_{last}")(x, tokens, cls, slot_tokens, dropout)
+        pooled = jnp.tanh(self.dense(c.hidden_size, "pooler")(cls))
+        if dropout is not None:
+            pooled = dropout.hidden(pooled, c.head_dropout, CLASSIFIER, slot_tokens.address)
+        logits = self.dense(c.num_labels, "classifier")(pooled)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def _addresses(batch: Batch, real: Any) -> Address:
+    slot = jnp.where(real, batch.segments - 1, 0)
+    example = jnp.take_along_axis(batch.example_ids, slot, axis=1)
+    return Address(example, jnp.where(real, batch.positions, 0).astype(jnp.uint32))
+
+
+def _slots(batch: Batch) -> Tokens:
+    """The [CLS] token of each slot: segment = slot + 1, position 0."""
+    slots = batch.starts.shape[1]
+    segment = jnp.broadcast_to(jnp.arange(1, slots + 1, dtype=jnp.int32), batch.starts.shape)
+    return Tokens(segment, Address(batch.example_ids, jnp.zeros_like(batch.example_ids)))

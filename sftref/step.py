@@ -1,0 +1,169 @@
+"""State, batch -> next state: the one training step and the one evaluation step that all trainers share.
+
+    sums, gradients = reduce(value_and_grad(loss sums)(params))
+    gradients      /= sums.weight
+    params          = optimizer(params, gradients)
+
+Every trainer passes its own `reduce`, which adds up over the devices, and nothing else. It stands between the
+gradient and the optimizer: a `psum` inside the differentiated function would give, under `pmap`, per-device gradients
+that add up to N times the truth; a mean of per-device means is another objective as soon as shards are unequal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.training import train_state
+from jax import Array, lax
+
+from sftref.batches import Batch
+from sftref.config import DropoutMode, ModelConfig, OptimConfig
+from sftref.dropout import AddressedDropout, ArticleDropout, Dropout
+from sftref.layers import Numerics
+from sftref.loss import EvalSums, LossSums, eval_sums, loss_sums
+from sftref.model import BertForSequenceClassification
+from sftref.optim import linear_schedule, make_optimizer
+
+Tree = TypeVar("Tree")
+Reduce = Callable[[Any], Any]
+
+
+class TrainState(train_state.TrainState):
+    """Flax's TrainState and the seed, uint32 [2] (high word, low word), so that another seed compiles nothing."""
+
+    seed: Array
+
+
+class StepMetrics(NamedTuple):
+    """Global scalars of one update: mean loss over its examples, their total weight, the learning rate applied."""
+
+    loss: Array
+    weight: Array
+    learning_rate: Array
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is static in a run: model, optimizer, schedule, the kind of dropout. Build it with `Program.of`."""
+
+    model: BertForSequenceClassification
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    dropout: DropoutMode
+
+    @classmethod
+    def of(
+        cls, model: ModelConfig, optim: OptimConfig, *, total_steps: int, dropout: DropoutMode, precision: str
+    ) -> Program:
+        """The program of a run of `total_steps` updates."""
+        return cls(
+            BertForSequenceClassification(model, Numerics.of(precision)),
+            make_optimizer(optim, total_steps),
+            linear_schedule(optim, total_steps),
+            dropout,
+        )
+
+    @property
+    def regression(self) -> bool:
+        """Whether labels are real numbers under a squared error."""
+        return self.model.config.regression
+
+    def state(self, params: Any, seed: int, step: int = 0, opt_state: Any = None) -> TrainState:
+        """A state on the host's terms; a trainer places it."""
+        return TrainState(
+            step=jnp.asarray(step, jnp.int32),
+            apply_fn=self.model.apply,
+            params=params,
+            tx=self.optimizer,
+            opt_state=self.optimizer.init(params) if opt_state is None else opt_state,
+            seed=jnp.asarray([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32),
+        )
+
+
+def masks(program: Program, state: TrainState, micro: Array, device: Array | None) -> Dropout | None:
+    """The dropout of one micro-batch: addressed by (seed, step), or drawn from the article's key.
+
+    Args:
+        program: says which.
+        state: its seed and step.
+        micro: the index of the micro-batch; addresses need it no more than they need the device.
+        device: the device's index under `pmap`, where the article has a key for each; None for one key in all.
+    """
+    if program.dropout == "off":
+        return None
+    if program.dropout == "addressed":
+        return AddressedDropout((state.seed[0], state.seed[1]), jnp.asarray(state.step))
+    key = jax.random.wrap_key_data(state.seed, impl="threefry2x32")
+    for part in (state.step, micro, *(() if device is None else (device + 1,))):
+        key = jax.random.fold_in(key, part)
+    return ArticleDropout(key)
+
+
+def gradient_sums(
+    program: Program, state: TrainState, batch: Batch, device: Array | None = None
+) -> tuple[LossSums, Any]:
+    """Loss sums of the examples at hand and the gradient of their weighted loss sum; nothing is reduced or divided.
+
+    Micro-batches are added up one after the other, so their sizes need not be equal.
+    """
+
+    def loss(params: Any, micro: Batch, k: Array) -> tuple[Array, LossSums]:
+        logits = state.apply_fn({"params": params}, micro, masks(program, state, k, device))
+        sums = loss_sums(logits, micro.labels, micro.weights, regression=program.regression)
+        return sums.loss, sums
+
+    def one(k: Array, micro: Batch) -> tuple[LossSums, Any]:
+        (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, micro, k)
+        return sums, gradients
+
+    first = one(jnp.int32(0), jax.tree.map(lambda a: a[0], batch))
+    count = batch.weights.shape[0]
+    if count == 1:
+        return first
+
+    def add(total: Any, xs: tuple[Array, Batch]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(*xs)), None
+
+    rest = (jnp.arange(1, count, dtype=jnp.int32), jax.tree.map(lambda a: a[1:], batch))
+    return lax.scan(add, first, rest)[0]
+
+
+def mean_gradients(
+    program: Program, state: TrainState, batch: Batch, reduce: Reduce, device: Array | None = None
+) -> tuple[LossSums, Any]:
+    """Global loss sums, and the gradient of the global mean loss: what the optimizer sees."""
+    sums, gradients = reduce(gradient_sums(program, state, batch, device))
+    return sums, jax.tree.map(lambda g: g / sums.weight.astype(g.dtype), gradients)
+
+
+def train_step(
+    program: Program, state: TrainState, batch: Batch, reduce: Reduce, device: Array | None = None
+) -> tuple[TrainState, StepMetrics]:
+    """One update.
+
+    Args:
+        program: static.
+        state: the same on every device.
+        batch: this device's share under `pmap` and `single`; the whole, with a sharded axis R, under `mesh`.
+        reduce: adds a tree of sums up over the devices; the identity where the partitioner does it.
+        device: see `masks`.
+
+    Returns:
+        The next state and the global metrics, the same on every device.
+    """
+    sums, gradients = mean_gradients(program, state, batch, reduce, device)
+    metrics = StepMetrics(sums.loss / sums.weight, sums.weight, jnp.asarray(program.schedule(state.step)))
+    return state.apply_gradients(grads=gradients), metrics
+
+
+def eval_step(program: Program, state: TrainState, batch: Batch, reduce: Reduce) -> tuple[EvalSums, Array]:
+    """Global sums and counts, and the logits [R, S, C] of the rows at hand. Evaluation has no micro-batches: K = 1."""
+    micro = jax.tree.map(lambda a: a[0], batch)
+    logits = state.apply_fn({"params": state.params}, micro)
+    sums = eval_sums(logits, micro.labels, micro.weights, regression=program.regression)
+    return reduce(sums), logits

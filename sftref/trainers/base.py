@@ -1,0 +1,93 @@
+"""The Trainer: where state and batches live, and who adds up over the devices.
+
+A trainer never touches the arithmetic of a step. It places the state and the batches, compiles the shared step with
+its own `reduce`, and brings results back to the host as NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from sftref.batches import Batch
+from sftref.loss import EvalSums
+from sftref.step import Program, StepMetrics, TrainState
+
+
+class Trainer(abc.ABC):
+    """A data-parallel trainer over `devices`.
+
+    Attributes:
+        name: as on the command line.
+        program: the static part of the run.
+        devices: N devices, in the order of the shards.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
+        if not devices:
+            raise ValueError("devices = [], must hold at least one device")
+        self.program = program
+        self.devices = tuple(devices)
+
+    @abc.abstractmethod
+    def place(self, state: TrainState) -> TrainState:
+        """A copy of the host's `state` on every device. The arrays given stay the caller's: nothing is donated."""
+
+    @abc.abstractmethod
+    def put(self, batch: Batch) -> Batch:
+        """`batch` [K, R, ...] on the devices, R divided among them; R must be a multiple of N. Returns at once."""
+
+    @abc.abstractmethod
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        """One update of a placed state by a placed batch. The state is donated: use the one returned."""
+
+    @abc.abstractmethod
+    def eval_step(self, state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
+        """Global sums, and logits in this trainer's layout (`read_logits` undoes it). Nothing is donated."""
+
+    @abc.abstractmethod
+    def gradient_step(self, state: TrainState, batch: Batch) -> Any:
+        """The gradient that the optimizer would see (of the global mean loss, before clipping)."""
+
+    @abc.abstractmethod
+    def replicas(self, tree: Any) -> list[Any]:
+        """A replicated result as NumPy arrays, once for each device, as that device holds it."""
+
+    def read(self, tree: Any) -> Any:
+        """A replicated result as NumPy arrays. Waits for it."""
+        return jax.device_get(tree)
+
+    def read_logits(self, logits: jax.Array) -> np.ndarray:
+        """The logits of `eval_step` as NumPy, [R, S, C] in the batch's order."""
+        return np.asarray(jax.device_get(logits))
+
+
+def check_rows(batch: Batch, devices: int) -> None:
+    """Refuse a batch whose rows cannot be divided, or that holds no example (its mean would be 0/0).
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    rows = batch.weights.shape[1]
+    if rows % devices:
+        raise ValueError(
+            f"rows = {rows}, must be a multiple of the {devices} devices; pad the batch with rows of weight 0"
+        )
+    if not np.any(batch.weights > 0):
+        raise ValueError("the batch has no example of positive weight: its mean loss is undefined")
+
+
+def own(tree: Any) -> Any:
+    """A private host copy of every leaf: what is put on a device must not alias what the caller may write."""
+    return jax.tree.map(lambda a: np.array(a, copy=True), jax.device_get(tree))
+
+
+def shard_on(leaf: jax.Array, device: jax.Device) -> np.ndarray:
+    """The part of `leaf` that lies on `device`, as NumPy."""
+    return np.asarray(next(shard.data for shard in leaf.addressable_shards if shard.device == device))

@@ -1,0 +1,93 @@
+"""`jax.pmap`: the author writes the collective. Arrays carry a leading axis N; each device sees its own slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sftref.batches import Batch
+from sftref.loss import EvalSums
+from sftref.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
+from sftref.trainers.base import Trainer, check_rows, own, shard_on
+
+AXIS = "data"
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """The sum of each leaf over all devices, the same on each of them."""
+    return lax.psum(tree, AXIS)
+
+
+class PmapTrainer(Trainer):
+    """Data parallelism by `pmap`; `reduce` is `psum`. State and results are stacked: leaves [N, ...]."""
+
+    name = "pmap"
+
+    def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
+        super().__init__(program, devices)
+        self._sharding = NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
+
+        def train(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+            return train_step(program, state, batch, sum_over_devices, lax.axis_index(AXIS))
+
+        def evaluate(state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
+            return eval_step(program, state, batch, sum_over_devices)
+
+        def gradients(state: TrainState, batch: Batch) -> Any:
+            return mean_gradients(program, state, batch, sum_over_devices, lax.axis_index(AXIS))[1]
+
+        self._train = jax.pmap(train, axis_name=AXIS, devices=self.devices, donate_argnums=0)
+        self._eval = jax.pmap(evaluate, axis_name=AXIS, devices=self.devices)
+        self._gradients = jax.pmap(gradients, axis_name=AXIS, devices=self.devices)
+
+    def place(self, state: TrainState) -> TrainState:
+        """See `Trainer.place`."""
+
+        def stack(leaf: np.ndarray) -> jax.Array:
+            # One copy a device, put there directly: stacking on the host first would hold N copies there.
+            shards = [jax.device_put(leaf[None].copy(), device) for device in self.devices]
+            shape = (len(self.devices), *leaf.shape)
+            return jax.make_array_from_single_device_arrays(shape, self._sharding, shards)
+
+        return jax.tree.map(stack, own(state))
+
+    def put(self, batch: Batch) -> Batch:
+        """See `Trainer.put`; [K, R, ...] becomes [N, K, R/N, ...]."""
+        n = len(self.devices)
+        check_rows(batch, n)
+
+        def split(leaf: np.ndarray) -> np.ndarray:
+            k, r = leaf.shape[:2]
+            return np.ascontiguousarray(np.moveaxis(leaf.reshape(k, n, r // n, *leaf.shape[2:]), 1, 0))
+
+        return jax.device_put(jax.tree.map(split, batch), self._sharding)
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        """See `Trainer.train_step`."""
+        return self._train(state, batch)
+
+    def eval_step(self, state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
+        """See `Trainer.eval_step`; logits are [N, R/N, S, C]."""
+        return self._eval(state, batch)
+
+    def gradient_step(self, state: TrainState, batch: Batch) -> Any:
+        """See `Trainer.gradient_step`."""
+        return self._gradients(state, batch)
+
+    def replicas(self, tree: Any) -> list[Any]:
+        """See `Trainer.replicas`."""
+        return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d)[0], tree) for device in self.devices]
+
+    def read(self, tree: Any) -> Any:
+        """See `Trainer.read`: the first device's copy, so that N copies are not brought over to use one."""
+        return jax.tree.map(lambda leaf: shard_on(leaf, self.devices[0])[0], tree)
+
+    def read_logits(self, logits: jax.Array) -> np.ndarray:
+        """See `Trainer.read_logits`."""
+        stacked = np.asarray(jax.device_get(logits))
+        return stacked.reshape(-1, *stacked.shape[2:])

@@ -1,0 +1,58 @@
+"""One device: what the others must equal."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from sftref.batches import Batch
+from sftref.config import require
+from sftref.loss import EvalSums
+from sftref.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
+from sftref.trainers.base import Trainer, check_rows, own
+
+
+def identity(tree: Any) -> Any:
+    """The sum over one device."""
+    return tree
+
+
+class SingleTrainer(Trainer):
+    """`jax.jit` on one device; `reduce` is the identity."""
+
+    name = "single"
+
+    def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
+        super().__init__(program, devices)
+        require(len(devices) == 1, f"--devices = {len(devices)}, must be 1 with --trainer single")
+        self._train = jax.jit(functools.partial(train_step, program, reduce=identity), donate_argnums=0)
+        self._eval = jax.jit(functools.partial(eval_step, program, reduce=identity))
+        self._gradients = jax.jit(lambda state, batch: mean_gradients(program, state, batch, identity)[1])
+
+    def place(self, state: TrainState) -> TrainState:
+        """See `Trainer.place`."""
+        return jax.device_put(own(state), self.devices[0])
+
+    def put(self, batch: Batch) -> Batch:
+        """See `Trainer.put`."""
+        check_rows(batch, 1)
+        return jax.device_put(batch, self.devices[0])
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        """See `Trainer.train_step`."""
+        return self._train(state, batch)
+
+    def eval_step(self, state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
+        """See `Trainer.eval_step`."""
+        return self._eval(state, batch)
+
+    def gradient_step(self, state: TrainState, batch: Batch) -> Any:
+        """See `Trainer.gradient_step`."""
+        return self._gradients(state, batch)
+
+    def replicas(self, tree: Any) -> list[Any]:
+        """See `Trainer.replicas`."""
+        return [self.read(tree)]

@@ -1,0 +1,30 @@
+"""The test set-up: 8 simulated devices, no network; done once, before JAX starts."""
+
+from __future__ import annotations
+
+import os
+
+# Hubs are out of reach in tests, and code that asks them must say so at once instead of retrying.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+DEVICES = 8
+
+jax.config.update("jax_num_cpu_devices", DEVICES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _eight_devices() -> None:
+    assert len(jax.devices()) == DEVICES, f"{len(jax.devices())} devices, must be {DEVICES}"
+
+
+@pytest.fixture
+def rng() -> object:
+    """A NumPy generator with a fixed seed."""
+    import numpy as np
+
+    return np.random.default_rng(20240125)
