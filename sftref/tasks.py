@@ -1,0 +1,118 @@
+"""Name of a GLUE task -> what the task is: its columns, its classes or real label, and its metrics. Data only.
+
+Sources: Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding",
+arXiv:1804.07461, table 1 (tasks and metrics); the data set card of https://huggingface.co/datasets/nyu-mll/glue
+(columns, class names and splits); `metrics/glue` of https://github.com/huggingface/evaluate (the metrics' names).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from sftref.config import require_choice
+
+HUB_ID = "nyu-mll/glue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One GLUE task.
+
+    Attributes:
+        name: the task's name, which is also the hub's configuration name and the name `evaluate` knows.
+        fields: the one or two text columns, in the order in which the tokenizer gets them.
+        label_names: the classes, class i under index i; empty for regression.
+        metrics: the keys of the result of `evaluate.load("glue", name)`.
+        label_range: the least and the greatest real label; None for classes.
+        validation_splits: the labelled splits that are not for training.
+        aliases: a column's name in the files of gluebenchmark.com -> its name on the hub, where the two differ.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    label_names: tuple[str, ...]
+    metrics: tuple[str, ...]
+    label_range: tuple[float, float] | None = None
+    validation_splits: tuple[str, ...] = ("validation",)
+    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    hub_id: str = HUB_ID
+
+    @property
+    def regression(self) -> bool:
+        """Whether the label is a real number."""
+        return self.label_range is not None
+
+    @property
+    def num_labels(self) -> int:
+        """C: the classes, 1 for regression."""
+        return 1 if self.regression else len(self.label_names)
+
+    @property
+    def hub_config(self) -> str:
+        """The name of the configuration on the hub."""
+        return self.name
+
+
+_PAIR = ("sentence1", "sentence2")
+_NOT_ENTAILMENT_LAST = ("entailment", "not_entailment")
+
+_ALL = (
+    Task(
+        name="cola",
+        fields=("sentence",),
+        label_names=("unacceptable", "acceptable"),
+        metrics=("matthews_correlation",),
+    ),
+    Task(name="sst2", fields=("sentence",), label_names=("negative", "positive"), metrics=("accuracy",)),
+    Task(
+        name="mrpc",
+        fields=_PAIR,
+        label_names=("not_equivalent", "equivalent"),
+        metrics=("accuracy", "f1"),
+        aliases=MappingProxyType({"#1 String": "sentence1", "#2 String": "sentence2", "Quality": "label"}),
+    ),
+    Task(
+        name="qqp",
+        fields=("question1", "question2"),
+        label_names=("not_duplicate", "duplicate"),
+        metrics=("accuracy", "f1"),
+        aliases=MappingProxyType({"is_duplicate": "label"}),
+    ),
+    Task(
+        name="stsb",
+        fields=_PAIR,
+        label_names=(),
+        metrics=("pearson", "spearmanr"),
+        label_range=(0.0, 5.0),
+        aliases=MappingProxyType({"score": "label"}),
+    ),
+    Task(
+        name="mnli",
+        fields=("premise", "hypothesis"),
+        label_names=("entailment", "neutral", "contradiction"),
+        metrics=("accuracy",),
+        validation_splits=("validation_matched", "validation_mismatched"),
+        aliases=MappingProxyType({"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}),
+    ),
+    Task(name="qnli", fields=("question", "sentence"), label_names=_NOT_ENTAILMENT_LAST, metrics=("accuracy",)),
+    Task(name="rte", fields=_PAIR, label_names=_NOT_ENTAILMENT_LAST, metrics=("accuracy",)),
+    Task(name="wnli", fields=_PAIR, label_names=("not_entailment", "entailment"), metrics=("accuracy",)),
+)
+
+TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})
+
+
+def get_task(name: str) -> Task:
+    """A task's name -> the task.
+
+    Raises:
+        ConfigError: there is no such task.
+
+    Example:
+        >>> get_task("qqp").fields
+        ('question1', 'question2')
+    """
+    require_choice("--task", name, TASKS)
+    return TASKS[name]
