@@ -52,7 +52,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     The order sorts by random 64-bit words, straight from the Philox counter generator: NumPy promises the bits of a
     generator for all time, but not the stream of `permutation`.
     """
-    words = np.random.Philox(key=[seed, epoch]).random_raw(n)
+    words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
     return np.argsort(words, kind="stable")
 
 

@@ -6,6 +6,8 @@ packed step computes what the padded step computes, over fewer tokens.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sftref.batches import Batch, Layout, epoch_order, fill
@@ -47,29 +49,39 @@ def packed_layout(
 ) -> Layout:
     """A layout wide enough for batches of these examples, found by packing up to 64 of them on trial.
 
-    It is a function of the data, the batch size and the seed. A later batch that needs more rows makes `pack` widen
-    it, at the price of one more compilation; the numbers do not change.
+    It is a function of the data, the batch size and the seed. A batch that needs more rows gets them from `pack`, at
+    the price of one more compilation.
     """
-    mean = max(1.0, float(tokens.lengths.mean()))
-    # Half as many slots again as the mean row needs: more would be computed in vain in the last layer, fewer would
-    # leave rows of short examples half empty.
-    slots = max(1, min(int(np.ceil(1.5 * length / mean)), length // int(tokens.lengths.min())))
+    slots = slots_for(tokens, length)
     order = epoch_order(len(tokens), seed, 0)
     starts = range(0, min(len(order), TRIAL_BATCHES * batch_size), batch_size)
     needed = max(
         int(first_fit_decreasing(tokens.lengths[order[s : s + batch_size]], length, slots)[0].max()) + 1 for s in starts
     )
-    return Layout(micro, _rows(needed, devices, micro), length, slots)
+    return Layout(micro, rows_for(needed, devices, micro), length, slots)
 
 
-def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int) -> tuple[Batch, Layout]:
-    """The examples `index` int64 [B] in packed rows, and the layout used (wider than asked for where needed)."""
+def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int) -> Batch:
+    """The examples `index` int64 [B] in packed rows of `layout`, with more rows than that where they need them.
+
+    The shape depends on these examples and not on the batches before, so that a resumed run computes the same bits.
+    """
     row, slot, start = first_fit_decreasing(tokens.lengths[index], layout.length, layout.slots)
-    needed = int(row.max()) + 1 if len(index) else 1
+    needed = int(row.max()) + 1
     if needed > layout.micro * layout.rows:
-        layout = layout._replace(rows=_rows(needed, devices, layout.micro))
-    return fill(tokens, index, row, slot, start, layout), layout
+        layout = layout._replace(rows=rows_for(needed, devices, layout.micro))
+    return fill(tokens, index, row, slot, start, layout)
 
 
-def _rows(needed: int, devices: int, micro: int) -> int:
+def slots_for(tokens: TokenArrays, length: int) -> int:
+    """How many examples a row may hold: half as many again as the mean row needs.
+
+    More slots would be computed in vain in the last layer; fewer would leave rows of short examples half empty.
+    """
+    mean = float(tokens.lengths.mean())
+    return max(1, min(math.ceil(1.5 * length / mean), length // int(tokens.lengths.min())))
+
+
+def rows_for(needed: int, devices: int, micro: int) -> int:
+    """R such that `micro` times R rows are at least `needed`, and every device has as many of them."""
     return devices * -(-needed // (devices * micro))

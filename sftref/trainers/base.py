@@ -25,6 +25,7 @@ class Trainer(abc.ABC):
         name: as on the command line.
         program: the static part of the run.
         devices: N devices, in the order of the shards.
+        shards: in how many parts a batch is divided; N, unless a mesh has other axes.
     """
 
     name: ClassVar[str]
@@ -34,6 +35,7 @@ class Trainer(abc.ABC):
             raise ValueError("devices = [], must hold at least one device")
         self.program = program
         self.devices = tuple(devices)
+        self.shards = len(self.devices)
 
     @abc.abstractmethod
     def place(self, state: TrainState) -> TrainState:

@@ -40,6 +40,7 @@ class MeshTrainer(Trainer):
         require(AXIS in mesh.axis_names, f"mesh axes = {mesh.axis_names}, must include {AXIS!r}")
         super().__init__(program, list(mesh.devices.flat))
         self.mesh = mesh
+        self.shards = mesh.shape[AXIS]
         self._copies = NamedSharding(mesh, PartitionSpec())
         self._rows = NamedSharding(mesh, PartitionSpec(None, AXIS))
         logits = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -57,7 +58,7 @@ class MeshTrainer(Trainer):
 
     def put(self, batch: Batch) -> Batch:
         """See `Trainer.put`."""
-        check_rows(batch, self.mesh.shape[AXIS])
+        check_rows(batch, self.shards)
         return jax.device_put(batch, self._rows)
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:

@@ -1,0 +1,178 @@
+"""`sftref train | evaluate`: arguments -> a run, and every mistake -> one line on stderr and an exit code.
+
+Exit codes: 0 done; 1 the training went wrong (a loss that is not finite); 2 something the user can mend; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sftref import __version__
+from sftref.config import DROPOUT_MODES, PRECISIONS, TRAINERS, ConfigError, OptimConfig, TrainConfig, require
+
+OPTIM_FIELDS = tuple(OptimConfig.__dataclass_fields__)
+# What a resumed run may change: nothing that decides the numbers, but for the order in which sums are added.
+FREE_ON_RESUME = frozenset({"trainer", "devices", "eval_batch_size", "save_every"})
+# The article's run (see README): QQP, bert-base-cased, a tenth of the training split to train on and the next tenth to
+# evaluate on, rows padded to 128 tokens, 64 examples per device, 6 epochs of full batches.
+ARTICLE: dict[str, Any] = {
+    "task": "qqp",
+    "data": "hub",
+    "model": "bert-base-cased",
+    "epochs": 6,
+    "max_length": 128,
+    "dropout": "article",
+    "pack": False,
+    "drop_last": True,
+    "seed": 0,
+    "train_fraction": 0.1,
+    "eval_fraction": 0.1,
+    "eval_from": "train",
+}
+ARTICLE_BATCH_PER_DEVICE = 64
+
+EXAMPLES = """examples:
+  sftref train                                     the bundled pairs, the demo model, the mesh trainer, all devices
+  sftref train --trainer pmap --devices 4 --epochs 1 --out runs/pmap
+  sftref train --task mrpc --data hub --model bert-base-cased
+  sftref train --task sst2 --data my/folder --model my/bert --save my/finetuned
+  sftref train --preset article                    the article's run, from the hub
+  sftref train --out runs/a --save-every 50        then, after an interruption:
+  sftref train --resume runs/a --devices 3
+"""
+EVALUATE_EXAMPLES = """examples:
+  sftref evaluate --model my/finetuned             on the bundled validation pairs
+  sftref evaluate --model my/finetuned --task sst2 --data my/folder --out scores
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line. Values that are not given stay out of the namespace, so that presets show through."""
+    top = argparse.ArgumentParser(prog="sftref", description="Data-parallel BERT fine-tuning in JAX, as a reference.")
+    top.add_argument("--version", action="version", version=f"sftref {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="train|evaluate")
+    raw = argparse.RawDescriptionHelpFormatter
+    train = commands.add_parser(
+        "train", help="fine-tune a BERT", epilog=EXAMPLES, formatter_class=raw, argument_default=argparse.SUPPRESS
+    )
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="evaluate a fine-tuned BERT",
+        epilog=EVALUATE_EXAMPLES,
+        formatter_class=raw,
+        argument_default=argparse.SUPPRESS,
+    )
+    for command in (train, evaluate):
+        _shared_options(command)
+    _train_options(train)
+    return top
+
+
+def _shared_options(p: argparse.ArgumentParser) -> None:
+    default = TrainConfig()
+    p.add_argument("--task", help=f"a GLUE task, or data in its columns (default {default.task})")
+    p.add_argument("--data", help="bundled, hub, or a folder with train.* and validation.* (default bundled)")
+    p.add_argument("--model", help="demo, tiny, a folder, or a model's id on the hub (default demo)")
+    p.add_argument("--num-layers", type=int, help="keep the model's first layers only")
+    p.add_argument("--trainer", choices=TRAINERS, help=f"default {default.trainer}")
+    p.add_argument("--devices", type=int, metavar="N", help="default: all; 8 simulated ones on a CPU-only machine")
+    p.add_argument("--eval-batch-size", type=int, help=f"over all devices (default {default.eval_batch_size})")
+    p.add_argument("--max-length", type=int, help=f"tokens of an example (default {default.max_length})")
+    p.add_argument("--precision", choices=PRECISIONS, help=f"default {default.precision}")
+    p.add_argument("--pack", action=argparse.BooleanOptionalAction, help="several examples a row (default --pack)")
+    p.add_argument("--seed", type=int, help=f"default {default.seed}")
+    p.add_argument("--eval-fraction", type=float, help="share of the evaluation data, drawn with --seed")
+    p.add_argument("--eval-from", choices=("validation", "train"), help="which split to evaluate on")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where records go (train: default runs/TASK-TRAINER-N)")
+    p.add_argument("--overwrite", action="store_true", help="let --out replace the records of an earlier run")
+    p.add_argument("--preallocate", action="store_true", help="let JAX take most of the accelerator's memory at once")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _train_options(p: argparse.ArgumentParser) -> None:
+    default, optim = TrainConfig(), OptimConfig()
+    p.add_argument("--preset", choices=("article",), help="the article's run; other options change it")
+    p.add_argument("--epochs", type=int, help=f"default {default.epochs}")
+    p.add_argument("--max-steps", type=int, metavar="K", help="stop after K updates; the schedule ends there too")
+    p.add_argument("--batch-size", type=int, help=f"examples of an update, over all devices ({default.batch_size})")
+    p.add_argument("--accumulate", type=int, metavar="K", help="micro-batches of an update (default 1)")
+    p.add_argument("--drop-last", action=argparse.BooleanOptionalAction, help="skip each epoch's incomplete batch")
+    p.add_argument("--dropout", choices=DROPOUT_MODES, help=f"default {default.dropout}")
+    p.add_argument("--train-fraction", type=float, help="share of the training data, drawn with --seed")
+    p.add_argument("--learning-rate", type=float, help=f"at its peak (default {optim.learning_rate:g})")
+    p.add_argument("--weight-decay", type=float, help=f"default {optim.weight_decay:g}")
+    p.add_argument("--warmup-steps", type=int, help=f"default {optim.warmup_steps}")
+    p.add_argument("--clip-norm", type=float, help="clip gradients to this global norm (default: no clipping)")
+    p.add_argument("--save", type=Path, metavar="DIR", help="write the model there, for transformers to load")
+    p.add_argument("--save-every", type=int, metavar="K", help="checkpoint into --out every K updates")
+    p.add_argument("--resume", type=Path, metavar="DIR", help="go on from the newest checkpoint of the run in DIR")
+
+
+def make_config(given: dict[str, Any], saved: TrainConfig | None = None) -> TrainConfig:
+    """The configuration that the arguments mean: a preset or a saved run, and what was `given` on top of it.
+
+    Raises:
+        ConfigError: a value is out of range, or a resumed run would no longer be the same run.
+    """
+    base = ARTICLE if given.get("preset") == "article" else {}
+    known = set(TrainConfig.__dataclass_fields__) - {"optim"}
+    values = base | {k: v for k, v in given.items() if k in known}
+    optim = {k: v for k, v in given.items() if k in OPTIM_FIELDS}
+    if saved is None:
+        return TrainConfig(**values, optim=OptimConfig(**optim))
+    before = saved.to_dict()
+    for name, value in (values | optim).items():
+        old = before["optim"][name] if name in OPTIM_FIELDS else before[name]
+        require(
+            name in FREE_ON_RESUME or value == old,
+            f"--{name.replace('_', '-')} = {value}, must be {old} as in the run that --resume continues; leave it out",
+        )
+    return TrainConfig.from_dict(before | {k: v for k, v in values.items() if k in FREE_ON_RESUME})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = vars(parser().parse_args(argv))
+    debug = args.pop("debug", False)
+    # The environment is read and written here and nowhere else. As in the article: memory as it is needed.
+    if not args.pop("preallocate", False):
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    cache = os.environ.get("SFTREF_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")) + "/sftref"
+    command = args.pop("command")
+    from sftref.loop import NonFiniteLossError
+
+    try:
+        from sftref import commands
+
+        run = commands.train if command == "train" else commands.evaluate
+        run(args, Path(cache))
+    except ConfigError as error:
+        return _fail(error, str(error), 2, debug)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(error, f"{where}{error.strerror or error}; free some space, or choose another --out", 2, debug)
+    except ImportError as error:
+        return _fail(error, f"{error}; install it with: pip install 'sftref[demo]'", 2, debug)
+    except NonFiniteLossError as error:
+        return _fail(error, str(error), 1, debug)
+    except KeyboardInterrupt as error:
+        return _fail(error, "interrupted; a run with --save-every goes on with --resume DIR", 130, debug)
+    return 0
+
+
+def _fail(error: BaseException, message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print(f"sftref: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Run, state -> a trained state: epochs, evaluation, checkpoints, and what is recorded on the way.
+
+On simulated CPU devices JAX before 0.12 deadlocks when some hundred steps with a collective are started and none is
+waited for. No more than `IN_FLIGHT` steps are ever unfinished here; that also keeps the host one batch ahead.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from sftref.checkpoint import Checkpoints
+from sftref.config import TrainConfig
+from sftref.loss import REGRESSION_SHIFT
+from sftref.metrics import Moments, task_metrics
+from sftref.pipeline import EvalFeed, Feed, ahead, eval_feed, train_feed
+from sftref.run import Run
+from sftref.step import TrainState
+from sftref.tasks import Task
+from sftref.tokens import TokenArrays
+from sftref.trainers import Trainer
+
+IN_FLIGHT = 2
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss of an update is NaN or infinite; the message has the step and the examples."""
+
+
+class StepRecord(NamedTuple):
+    """One update: its number from 1, the mean loss, the rate applied, what it cost."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    examples: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One pass over a split; logits float [n, C] in the order of its examples."""
+
+    split: str
+    loss: float
+    metrics: dict[str, float]
+    logits: np.ndarray
+    examples: int
+    seconds: float
+
+
+class Recorder(Protocol):
+    """Who wants to know."""
+
+    def step(self, record: StepRecord) -> None:
+        """An update is finished."""
+
+    def evaluation(self, step: int, epoch: float, evaluation: Evaluation) -> None:
+        """A split is evaluated."""
+
+    def epoch(self, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
+        """An epoch, or the run, is at its end; `loss` is that of the last update, as in the article."""
+
+
+def fit(run: Run, state: TrainState, recorder: Recorder, checkpoints: Checkpoints | None = None) -> TrainState:
+    """Train from `state` (on the host, its step included) to the end of the run.
+
+    Raises:
+        NonFiniteLossError: a loss is NaN or infinite; at most `IN_FLIGHT` steps after the one it names.
+    """
+    trainer, config = run.trainer, run.config
+    feeds = train_feed(run.train, config, trainer, start_step=int(state.step), total_steps=run.total_steps)
+    waiting: deque[tuple[int, Feed, Any]] = deque()
+    clock = time.perf_counter()
+    last = math.nan
+
+    def settle() -> None:
+        nonlocal clock, last
+        step, feed, metrics = waiting.popleft()
+        found = trainer.read(metrics)
+        now = time.perf_counter()
+        last = float(found.loss)
+        if not math.isfinite(last):
+            raise NonFiniteLossError(_non_finite(step, last, run.train.example_ids[feed.examples]))
+        rate = float(found.learning_rate)
+        recorder.step(StepRecord(step, last, rate, len(feed.examples), feed.tokens, now - clock))
+        clock = now
+
+    placed = trainer.place(state)
+    for step, feed in enumerate(ahead(feeds), start=int(state.step) + 1):
+        placed, metrics = trainer.train_step(placed, feed.placed)
+        waiting.append((step, feed, metrics))
+        ends = step % run.steps_per_epoch == 0 or step == run.total_steps
+        saves = checkpoints is not None and config.save_every is not None and step % config.save_every == 0
+        while waiting and (len(waiting) > IN_FLIGHT or ends or saves):
+            settle()
+        if ends:
+            epoch = step / run.steps_per_epoch
+            evaluations = [
+                evaluate(trainer, placed, tokens, run.task, config, split=name)
+                for name, tokens in run.validation.items()
+            ]
+            for evaluation in evaluations:
+                recorder.evaluation(step, epoch, evaluation)
+            recorder.epoch(epoch, last, evaluations)
+        if saves and checkpoints is not None:
+            checkpoints.save(trainer.read(placed))
+        clock = time.perf_counter() if ends or saves else clock
+    return trainer.read(placed)
+
+
+def evaluate(
+    trainer: Trainer,
+    state: TrainState,
+    tokens: TokenArrays,
+    task: Task,
+    config: TrainConfig,
+    *,
+    split: str = "validation",
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Every example of `tokens` once, the last partial batch included, with a placed state.
+
+    Args:
+        trainer: placed the state.
+        state: not changed.
+        tokens: n examples.
+        task: says which metrics.
+        config: its packing, lengths and batch size.
+        split: for the record.
+        progress: called with the number of examples done.
+    """
+    began = time.perf_counter()
+    logits = np.full((len(tokens), task.num_labels), np.nan)
+    sums: list[Any] = []
+    waiting: deque[tuple[EvalFeed, Any, Any]] = deque()
+
+    def settle() -> None:
+        feed, found, out = waiting.popleft()
+        sums.append(trainer.read(found))
+        logits[feed.examples] = trainer.read_logits(out)[feed.row, feed.slot]
+        if progress is not None:
+            progress(len(feed.examples))
+
+    for feed in ahead(eval_feed(tokens, config, trainer)):
+        waiting.append((feed, *trainer.eval_step(state, feed.placed)))
+        if len(waiting) > IN_FLIGHT:
+            settle()
+    while waiting:
+        settle()
+    loss, weight = (math.fsum(float(s[i]) for s in sums) for i in range(2))
+    assert weight == len(tokens), f"{weight} examples evaluated, must be {len(tokens)}"
+    counts: Any = np.sum([s.counts for s in sums], axis=0, dtype=np.float64 if task.regression else np.int64)
+    if task.regression:
+        n, x, y, xx, yy, xy = counts.tolist()
+        moments = Moments(n, x, y, xx, yy, xy, shift_x=REGRESSION_SHIFT, shift_y=REGRESSION_SHIFT)
+        metrics = task_metrics(task, moments=moments, predictions=logits[:, 0], labels=np.asarray(tokens.labels))
+    else:
+        metrics = task_metrics(task, confusion=counts)
+    return Evaluation(split, loss / weight, metrics, logits, len(tokens), time.perf_counter() - began)
+
+
+def _non_finite(step: int, loss: float, ids: np.ndarray) -> str:
+    shown = ", ".join(map(str, ids[:16])) + (f", … ({len(ids)} in all)" if len(ids) > 16 else "")
+    return (
+        f"loss = {loss} at step {step}, must be finite; the examples of this update have ids {shown}. "
+        "Lower --learning-rate, add --warmup-steps or --clip-norm, or look at these examples"
+    )

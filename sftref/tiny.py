@@ -1,0 +1,52 @@
+"""The model "tiny": a BERT small enough for tests, and a tokenizer for any text, both made from nothing.
+
+Its parameters are all fresh (see `pretrained.initial`); it learns little, but costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import string
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ALPHANUMERIC = string.ascii_lowercase + string.digits
+# Every ASCII character that BERT's normaliser leaves, and what can stand inside a word: punctuation cannot.
+VOCABULARY = (*SPECIAL, *ALPHANUMERIC, *string.punctuation, *(f"##{c}" for c in ALPHANUMERIC))
+
+
+def hf_config() -> dict[str, Any]:
+    """The config.json of the tiny model: 2 layers, width 32, 4 heads, feed-forward 64."""
+    return {
+        "attention_probs_dropout_prob": 0.1,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "hidden_size": 32,
+        "initializer_range": 0.02,
+        "intermediate_size": 64,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512,
+        "model_type": "bert",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "pad_token_id": 0,
+        "type_vocab_size": 2,
+        "vocab_size": len(VOCABULARY),
+    }
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """An uncased WordPiece tokenizer, one token a character; a word with any other character is [UNK]."""
+    from transformers import BertTokenizerFast
+
+    # From a file, because that is the one way of construction that transformers 4 and 5 share; and as BERT's own class,
+    # because the generic one of transformers 5 has a name that 4 does not know when it opens what 5 saved.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+        return BertTokenizerFast.from_pretrained(
+            folder, do_lower_case=True, model_max_length=hf_config()["max_position_embeddings"]
+        )
