@@ -77,6 +77,17 @@ def padded_layout(batch_size: int, length: int, devices: int, micro: int = 1) ->
     return Layout(micro, devices * -(-batch_size // (devices * micro)), length, 1)
 
 
+def chunked(layout: Layout, devices: int, most_rows: int) -> Layout:
+    """The same rows in more micro-batches, so that no device has more than `most_rows` of them at once.
+
+    Where it splits anything, it adds a micro-batch to spare: empty ones at the end are not computed.
+    """
+    rows = min(layout.rows, devices * most_rows)
+    if rows == layout.rows:
+        return layout
+    return layout._replace(micro=-(-layout.micro * layout.rows // rows) + 1, rows=rows)
+
+
 def pad(tokens: TokenArrays, index: np.ndarray, layout: Layout) -> Batch:
     """The examples `index` int64 [B], one a row, in that order."""
     rows = np.arange(len(index))

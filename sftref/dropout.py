@@ -48,7 +48,7 @@ class Dropout(Protocol):
         """Drop features of `x` [R, L, D], whose tokens stand `at` [R, L]."""
 
     def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
-        """Drop attention probabilities `p` [R, H, Q, L]; queries stand at `query` [R, Q], keys at `key` [R, L]."""
+        """Drop attention weights `p` [R, H, Q, L]; queries stand at `query` [R, Q], keys at `key` [R, L]."""
 
 
 def threshold(rate: float) -> int:

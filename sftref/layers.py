@@ -8,6 +8,7 @@ dropout on attention probabilities and in front of each residual sum.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -90,6 +91,15 @@ class Module(nn.Module):
         )
 
 
+def gelu(x: Array) -> Array:
+    """GELU by the error function, x/2 (1 + erf(x / sqrt 2)), as PyTorch and Hugging Face's BERT compute it.
+
+    `jax.nn.gelu` writes it with erfc, which is the same function and three times slower on a CPU.
+    """
+    half, root_half = (jnp.asarray(v, x.dtype) for v in (0.5, math.sqrt(0.5)))
+    return half * x * (1 + lax.erf(x * root_half))
+
+
 class Embeddings(Module):
     """Word + token type + position, then LayerNorm and dropout: int32 [R, L] three times -> [R, L, D]."""
 
@@ -128,21 +138,24 @@ class Attention(Module):
 
         def heads(source: Array, name: str) -> Array:
             z = self.dense(c.hidden_size, name)(source)
-            return z.reshape(*z.shape[:2], c.num_attention_heads, head_size)
+            return z.reshape(*z.shape[:2], c.num_attention_heads, head_size).transpose(0, 2, 1, 3)
 
         query, key, value = heads(y, "query"), heads(x, "key"), heads(x, "value")
-        scores = jnp.einsum("rqhk,rlhk->rhql", query, key, precision=precision) / jnp.sqrt(
-            jnp.asarray(head_size, query.dtype)
-        )
+        query = query * jnp.asarray(head_size**-0.5, query.dtype)
+        scores = jnp.einsum("rhqk,rhlk->rhql", query, key, precision=precision)
         visible = (queries.segment[:, :, None] == tokens.segment[:, None, :]) & (tokens.segment[:, None, :] > 0)
-        scores = jnp.where(visible[:, None], scores, jnp.asarray(MASKED, scores.dtype))
         # At least float32 in the softmax: bfloat16 sums of L terms would lose the small ones.
-        wide = jnp.promote_types(scores.dtype, jnp.float32)
-        p = jax.nn.softmax(scores.astype(wide), axis=-1).astype(scores.dtype)
+        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        scores = jnp.where(visible[:, None], scores, MASKED)
+        # softmax(s) v = (e v) / sum(e): dividing the K columns of the product rather than the L of the probabilities
+        # saves a pass over [R, H, Q, L] forward and two backward, 34 to 47 % of attention's time on a CPU.
+        e = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+        total = e.sum(axis=-1, keepdims=True)
         if dropout is not None:
             site = SITES_PER_LAYER * self.layer + ATTENTION
-            p = dropout.attention(p, c.attention_probs_dropout_prob, site, queries.address, tokens.address)
-        context = jnp.einsum("rhql,rlhk->rqhk", p, value, precision=precision).reshape(y.shape)
+            e = dropout.attention(e, c.attention_probs_dropout_prob, site, queries.address, tokens.address)
+        context = jnp.einsum("rhql,rhlk->rhqk", e.astype(value.dtype), value, precision=precision)
+        context = (context / total.astype(value.dtype)).transpose(0, 2, 1, 3).reshape(y.shape)
         out = self.dense(c.hidden_size, "output")(context)
         if dropout is not None:
             site = SITES_PER_LAYER * self.layer + ATTENTION_OUTPUT
@@ -160,7 +173,7 @@ class Layer(Module):
         """The layer's output for the queries `y` [R, Q, D] over all tokens `x` [R, L, D]; often `y` is `x`."""
         c = self.config
         y = Attention(c, self.numerics, self.layer, name="attention")(x, tokens, y, queries, dropout)
-        z = nn.gelu(self.dense(c.intermediate_size, "intermediate")(y), approximate=False)
+        z = gelu(self.dense(c.intermediate_size, "intermediate")(y))
         z = self.dense(c.hidden_size, "output")(z)
         if dropout is not None:
             site = SITES_PER_LAYER * self.layer + FEED_FORWARD

@@ -61,7 +61,7 @@ class Screen:
     def epoch(self, epoch: float, loss: float, evaluations: Sequence[Evaluation]) -> None:
         """The article's line: epoch, the loss of the last update, the metrics."""
         scores = " | ".join(_scores(e, named=len(evaluations) > 1) for e in evaluations)
-        line = f"{epoch:g}/{self._epochs} | Train loss: {round(loss, 3)} | {scores}"
+        line = f"{epoch:.4g}/{self._epochs} | Train loss: {round(loss, 3)} | {scores}"
         if self._live:
             self._bar.console.print(line, highlight=False)
         if not self._live or not sys.stdout.isatty():

@@ -109,7 +109,8 @@ def gradient_sums(
 ) -> tuple[LossSums, Any]:
     """Loss sums of the examples at hand and the gradient of their weighted loss sum; nothing is reduced or divided.
 
-    Micro-batches are added up one after the other, so their sizes need not be equal.
+    Micro-batches are added up one after the other, so their sizes need not be equal; empty ones at the end are not
+    computed. Under `pmap` each device stops at its own last one: there is no collective in the loop.
     """
 
     def loss(params: Any, micro: Batch, k: Array) -> tuple[Array, LossSums]:
@@ -117,20 +118,21 @@ def gradient_sums(
         sums = loss_sums(logits, micro.labels, micro.weights, regression=program.regression)
         return sums.loss, sums
 
-    def one(k: Array, micro: Batch) -> tuple[LossSums, Any]:
+    def one(k: Array) -> tuple[LossSums, Any]:
+        micro = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, k, keepdims=False), batch)
         (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, micro, k)
         return sums, gradients
 
-    first = one(jnp.int32(0), jax.tree.map(lambda a: a[0], batch))
     count = batch.weights.shape[0]
     if count == 1:
-        return first
-
-    def add(total: Any, xs: tuple[Array, Batch]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, one(*xs)), None
-
-    rest = (jnp.arange(1, count, dtype=jnp.int32), jax.tree.map(lambda a: a[1:], batch))
-    return lax.scan(add, first, rest)[0]
+        return one(jnp.int32(0))
+    occupied = jnp.any(batch.weights > 0, axis=(1, 2))
+    stop = jnp.max(jnp.where(occupied, jnp.arange(1, count + 1, dtype=jnp.int32), 0))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, jnp.int32(0)))
+    total: tuple[LossSums, Any] = lax.fori_loop(
+        jnp.int32(0), stop, lambda k, so_far: jax.tree.map(jnp.add, so_far, one(k)), zeros
+    )
+    return total
 
 
 def mean_gradients(

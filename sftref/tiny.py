@@ -5,6 +5,7 @@ Its parameters are all fresh (see `pretrained.initial`); it learns little, but c
 
 from __future__ import annotations
 
+import json
 import string
 import tempfile
 from pathlib import Path
@@ -43,10 +44,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """An uncased WordPiece tokenizer, one token a character; a word with any other character is [UNK]."""
     from transformers import BertTokenizerFast
 
-    # From a file, because that is the one way of construction that transformers 4 and 5 share; and as BERT's own class,
-    # because the generic one of transformers 5 has a name that 4 does not know when it opens what 5 saved.
+    # From files, because that is the one way of construction that transformers 4 and 5 share; and as BERT's own class,
+    # because the generic one of transformers 5 has a name that 4 does not know when it opens what 5 saved. Without the
+    # class in the settings, transformers would guess one from the letters of the folder's name.
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": hf_config()["max_position_embeddings"],
+    }
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
-        return BertTokenizerFast.from_pretrained(
-            folder, do_lower_case=True, model_max_length=hf_config()["max_position_embeddings"]
-        )
+        Path(folder, "tokenizer_config.json").write_text(json.dumps(settings))
+        return BertTokenizerFast.from_pretrained(folder)

@@ -1,0 +1,64 @@
+"""Run by `tox -e package`, away from the source tree: is the wheel whole, and does its command work?
+
+Exits with the first thing that is not so.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+FILES = (
+    "sftref/CHANGELOG.md",
+    "sftref/py.typed",
+    "sftref/bundled/README.md",
+    "sftref/bundled/stats.json",
+    "sftref/bundled/train.parquet",
+    "sftref/bundled/validation.parquet",
+    "sftref/conformance/__init__.py",
+    "sftref/trainers/mesh.py",
+)
+
+
+def main() -> None:
+    """Check where the package lies, what is in it, and one run of the tiny model on the bundled pairs."""
+    spec = importlib.util.find_spec("sftref")
+    assert spec is not None, "sftref is not importable"
+    assert spec.origin is not None, "sftref is a namespace package: its __init__.py is missing"
+    root = Path(spec.origin).parent
+    assert "site-packages" in root.parts, f"sftref is imported from {root}, must be the installed wheel"
+    assert importlib.util.find_spec("conformance") is None, "a top-level package called conformance was installed"
+    installed = {str(path) for path in importlib.metadata.files("sftref") or ()}
+    missing = [name for name in FILES if name not in installed]
+    assert not missing, f"the wheel lacks {', '.join(missing)}"
+    licences = [name for name in installed if name.endswith(("/LICENSE", "/NOTICE"))]
+    assert len(licences) == 2, f"licence files in the wheel = {licences}, must be LICENSE and NOTICE"
+
+    sftref = [str(Path(sys.executable).with_name("sftref"))]
+    subprocess.run([*sftref, "--version"], check=True)
+    common = ["--model", "tiny", "--train-fraction", "0.02", "--eval-fraction", "0.2", "--max-length", "64"]
+    train = [*sftref, "train", *common, "--epochs", "1", "--out", "run", "--save", "model", "--overwrite"]
+    subprocess.run(train, check=True)
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "step"]
+    # 2 % of 7,924 pairs are 158: three updates of 64.
+    assert [line["step"] for line in steps] == [1, 2, 3], f"steps = {steps}"
+    assert sum(line["examples"] for line in steps) == 158, f"steps = {steps}"
+    assert Path("run/curves.png").stat().st_size > 10_000, "curves.png is empty"
+    subprocess.run(
+        [*sftref, "evaluate", "--model", "model", "--max-length", "64", "--eval-fraction", "0.2", "--out", "scores",
+         "--overwrite"],
+        check=True,
+    )  # fmt: skip
+    again = json.loads(Path("scores/evaluation.json").read_text())["results"]["validation"]
+    trained = json.loads(Path("run/summary.json").read_text())["final"]["validation"]
+    assert again["accuracy"] == trained["accuracy"], f"saved and loaded again: {again}, must be {trained}"
+    print("the wheel is whole, and the model it saved scores as it did in training")
+
+
+if __name__ == "__main__":
+    main()
