@@ -1,0 +1,57 @@
+"""What the README shows is true: its commands parse, its Python runs, its files exist, and every file is in it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sftref import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    shlex.split(command, comments=True)[1:]
+    for language, text in BLOCKS
+    if language == "bash"
+    for command in re.findall(r"^(?:.*&& \S*/)?(sftref .*)$", text, flags=re.MULTILINE)
+]
+
+
+def test_the_commands_were_found() -> None:
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=[" ".join(c) for c in COMMANDS])
+def test_a_command_is_one_that_the_program_takes(arguments: list[str]) -> None:
+    if arguments[-1] == "--help":
+        with pytest.raises(SystemExit) as end:
+            cli.parser().parse_args(arguments)
+        assert end.value.code == 0
+        return
+    given = vars(cli.parser().parse_args(arguments))
+    cli.make_config(given)
+
+
+@pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "python"])
+def test_a_python_block_runs(text: str) -> None:
+    exec(compile(text, "README.md", "exec"), {})
+
+
+def test_every_module_is_in_the_table_and_the_other_way_round() -> None:
+    table = README.split("## Where things are")[1].split("## ")[0]
+    named = set(re.findall(r"`(\w+)\.py`", table))
+    modules = {path.stem for path in (ROOT / "sftref").glob("*.py")} - {"__init__"}
+    assert named == modules
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README.replace("\n", "")):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert re.search(r"<!-- test command -->\n```bash\n.*tox run -e py\n```", README)
