@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sftref import __version__
+from sftref import __version__, interrupt
 from sftref.config import DROPOUT_MODES, PRECISIONS, TRAINERS, ConfigError, OptimConfig, TrainConfig, require
 
 OPTIM_FIELDS = tuple(OptimConfig.__dataclass_fields__)
@@ -152,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from sftref import commands
 
         run = commands.train if command == "train" else commands.evaluate
-        run(args, Path(cache))
+        with interrupt.remembered():
+            run(args, Path(cache))
     except ConfigError as error:
         return _fail(error, str(error), 2, debug)
     except OSError as error:

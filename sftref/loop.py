@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from sftref import interrupt
 from sftref.checkpoint import Checkpoints
 from sftref.config import TrainConfig
 from sftref.loss import REGRESSION_SHIFT
@@ -97,6 +98,7 @@ def fit(run: Run, state: TrainState, recorder: Recorder, checkpoints: Checkpoint
     for step, feed in enumerate(ahead(feeds), start=int(state.step) + 1):
         placed, metrics = trainer.train_step(placed, feed.placed)
         waiting.append((step, feed, metrics))
+        interrupt.check()
         ends = step % run.steps_per_epoch == 0 or step == run.total_steps
         saves = checkpoints is not None and config.save_every is not None and step % config.save_every == 0
         while waiting and (len(waiting) > IN_FLIGHT or ends or saves):
@@ -151,6 +153,7 @@ def evaluate(
 
     for feed in ahead(eval_feed(tokens, config, trainer)):
         waiting.append((feed, *trainer.eval_step(state, feed.placed)))
+        interrupt.check()
         if len(waiting) > IN_FLIGHT:
             settle()
     while waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -261,3 +262,25 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(data: Path) -> None:
 
     checkpoints = Checkpoints(Path("run"), must_exist=True)
     checkpoints.close()
+
+
+def test_a_ctrl_c_lost_in_a_callback_still_ends_the_run(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in JAX's callback of the garbage collector, which swallows what is raised in it."""
+    from sftref.records import RunRecorder
+
+    steps: list[int] = []
+    record = RunRecorder.step
+
+    def step(self: RunRecorder, line: object) -> None:
+        record(self, line)
+        steps.append(line.step)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunRecorder, "step", step)
+    assert train("--data", str(data), "--epochs", "20", "--out", "run") == 130
+    assert capsys.readouterr().err.endswith("interrupted; a run with --save-every goes on with --resume DIR\n")
+    assert steps in ([1], [1, 2, 3]), "it must stop before the next epoch; steps under way are still recorded"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,41 @@
+"""Ctrl-C -> KeyboardInterrupt, even where the first one is lost.
+
+Python raises KeyboardInterrupt in whatever the main thread happens to run. In a callback of the garbage collector (JAX
+has one) the exception is printed as "ignored" and the program goes on. So the signal is also remembered, and the
+loop asks after every step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+_seen = threading.Event()
+
+
+@contextlib.contextmanager
+def remembered() -> Iterator[None]:
+    """Remember SIGINT for `check`, and raise KeyboardInterrupt as Python does. In another thread: nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        _seen.set()
+        raise KeyboardInterrupt
+
+    _seen.clear()
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if a Ctrl-C has come since `remembered` began."""
+    if _seen.is_set():
+        raise KeyboardInterrupt
