@@ -18,8 +18,12 @@ _seen = threading.Event()
 
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
-    """Remember SIGINT for `check`, and raise KeyboardInterrupt as Python does. In another thread: nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
+    """Remember SIGINT for `check`, and raise KeyboardInterrupt as Python does.
+
+    Nothing changes in another thread, nor where SIGINT is ignored, as in a shell's background job or under `nohup`.
+    """
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
 

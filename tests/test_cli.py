@@ -229,9 +229,11 @@ def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str
 
 def child(*arguments: str, limit: str = "unlimited") -> subprocess.Popen[str]:
     """`sftref train` in a process of its own, which can write files of `limit` blocks of 512 bytes at most."""
-    command = [sys.executable, "-m", "sftref.cli", "train", *SMALL, *arguments]
+    # A test run in the background inherits a SIGINT that is ignored; the person at the keyboard does not.
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{start}; from sftref.cli import main; sys.exit(main())", "train", *SMALL]
     return subprocess.Popen(
-        ["sh", "-c", f'ulimit -f {limit}; exec "$@"', "sh", *command],
+        ["sh", "-c", f'ulimit -f {limit}; exec "$@"', "sh", *command, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -280,7 +282,11 @@ def test_a_ctrl_c_lost_in_a_callback_still_ends_the_run(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(RunRecorder, "step", step)
-    assert train("--data", str(data), "--epochs", "20", "--out", "run") == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert train("--data", str(data), "--epochs", "20", "--out", "run") == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.endswith("interrupted; a run with --save-every goes on with --resume DIR\n")
     assert steps in ([1], [1, 2, 3]), "it must stop before the next epoch; steps under way are still recorded"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
