@@ -37,6 +37,8 @@ ARTICLE: dict[str, Any] = {
 }
 ARTICLE_BATCH_PER_DEVICE = 64
 
+INTERRUPTED = "interrupted; a run with --save-every goes on with --resume DIR"
+
 EXAMPLES = """examples:
   sftref train                                     the bundled pairs, the demo model, the mesh trainer, all devices
   sftref train --trainer pmap --devices 4 --epochs 1 --out runs/pmap
@@ -146,33 +148,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     cache = os.environ.get("SFTREF_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")) + "/sftref"
     command = args.pop("command")
-    from sftref.loop import NonFiniteLossError
-
     try:
         from sftref import commands
 
         run = commands.train if command == "train" else commands.evaluate
         with interrupt.remembered():
             run(args, Path(cache))
-    except ConfigError as error:
-        return _fail(error, str(error), 2, debug)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(error, f"{where}{error.strerror or error}; free some space, or choose another --out", 2, debug)
-    except ImportError as error:
-        return _fail(error, f"{error}; install it with: pip install 'sftref[demo]'", 2, debug)
-    except NonFiniteLossError as error:
-        return _fail(error, str(error), 1, debug)
-    except KeyboardInterrupt as error:
-        return _fail(error, "interrupted; a run with --save-every goes on with --resume DIR", 130, debug)
+    except (Exception, KeyboardInterrupt) as error:
+        # What a library makes of a Ctrl-C in its middle is still a Ctrl-C.
+        found = (INTERRUPTED, 130) if interrupt.seen() else _explain(error)
+        if found is None:
+            raise
+        if debug:
+            traceback.print_exception(error)
+        print(f"sftref: {found[0]}", file=sys.stderr)
+        return found[1]
     return 0
 
 
-def _fail(error: BaseException, message: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exception(error)
-    print(f"sftref: {message}", file=sys.stderr)
-    return code
+def _explain(error: BaseException) -> tuple[str, int] | None:
+    """The line and the exit code for an error; None for one that is our own fault and deserves its traceback."""
+    from sftref.loop import NonFiniteLossError
+
+    if isinstance(error, ConfigError):
+        return str(error), 2
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; free some space, or choose another --out", 2
+    if isinstance(error, ImportError):
+        return f"{error}; install it with: pip install 'sftref[demo]'", 2
+    if isinstance(error, NonFiniteLossError):
+        return str(error), 1
+    return (INTERRUPTED, 130) if isinstance(error, KeyboardInterrupt) else None
 
 
 if __name__ == "__main__":

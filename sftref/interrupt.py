@@ -39,7 +39,12 @@ def remembered() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def seen() -> bool:
+    """Whether a Ctrl-C has come since `remembered` began."""
+    return _seen.is_set()
+
+
 def check() -> None:
     """Raise KeyboardInterrupt if a Ctrl-C has come since `remembered` began."""
-    if _seen.is_set():
+    if seen():
         raise KeyboardInterrupt

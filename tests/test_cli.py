@@ -259,7 +259,8 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(data: Path) -> None:
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 130, error
-    assert error.splitlines()[-1] == "sftref: interrupted; a run with --save-every goes on with --resume DIR"
+    # Not always the last line: a thread of Orbax's may still complain while Python shuts down.
+    assert "sftref: interrupted; a run with --save-every goes on with --resume DIR" in error.splitlines(), error
     from sftref.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(Path("run"), must_exist=True)
