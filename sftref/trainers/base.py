@@ -7,7 +7,7 @@ its own `reduce`, and brings results back to the host as NumPy arrays.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -29,6 +29,10 @@ class Trainer(abc.ABC):
     """
 
     name: ClassVar[str]
+    # The shared steps, compiled by each trainer with its own `reduce` and placement.
+    _train: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+    _eval: Callable[[TrainState, Batch], tuple[EvalSums, jax.Array]]
+    _gradients: Callable[[TrainState, Batch], Any]
 
     def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
         if not devices:
@@ -45,21 +49,21 @@ class Trainer(abc.ABC):
     def put(self, batch: Batch) -> Batch:
         """`batch` [K, R, ...] on the devices, R divided among them; R must be a multiple of N. Returns at once."""
 
-    @abc.abstractmethod
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         """One update of a placed state by a placed batch. The state is donated: use the one returned."""
+        return self._train(state, batch)
 
-    @abc.abstractmethod
     def eval_step(self, state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
         """Global sums, and logits in this trainer's layout (`read_logits` undoes it). Nothing is donated."""
+        return self._eval(state, batch)
 
-    @abc.abstractmethod
     def gradient_step(self, state: TrainState, batch: Batch) -> Any:
         """The gradient that the optimizer would see (of the global mean loss, before clipping)."""
+        return self._gradients(state, batch)
 
-    @abc.abstractmethod
     def replicas(self, tree: Any) -> list[Any]:
         """A replicated result as NumPy arrays, once for each device, as that device holds it."""
+        return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d), tree) for device in self.devices]
 
     def read(self, tree: Any) -> Any:
         """A replicated result as NumPy arrays. Waits for it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,9 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sftref.batches import Batch
 from sftref.config import require
-from sftref.loss import EvalSums
-from sftref.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
-from sftref.trainers.base import Trainer, check_rows, own, shard_on
+from sftref.step import Program, TrainState, eval_step, mean_gradients, train_step
+from sftref.trainers.base import Trainer, check_rows, own
 from sftref.trainers.single import identity
 
 AXIS = "data"
@@ -22,6 +20,9 @@ AXIS = "data"
 
 class MeshTrainer(Trainer):
     """Data parallelism by sharding: batches along `data`, state replicated; `reduce` is the identity.
+
+    With one micro-batch the compiled step has one all-reduce. With several the partitioner puts it inside their loop,
+    once for each: the same sums, more messages than under `pmap`.
 
     Args:
         program: the static part of the run.
@@ -60,19 +61,3 @@ class MeshTrainer(Trainer):
         """See `Trainer.put`."""
         check_rows(batch, self.shards)
         return jax.device_put(batch, self._rows)
-
-    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        """See `Trainer.train_step`."""
-        return self._train(state, batch)
-
-    def eval_step(self, state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
-        """See `Trainer.eval_step`."""
-        return self._eval(state, batch)
-
-    def gradient_step(self, state: TrainState, batch: Batch) -> Any:
-        """See `Trainer.gradient_step`."""
-        return self._gradients(state, batch)
-
-    def replicas(self, tree: Any) -> list[Any]:
-        """See `Trainer.replicas`."""
-        return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d), tree) for device in self.devices]

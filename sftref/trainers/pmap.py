@@ -67,18 +67,6 @@ class PmapTrainer(Trainer):
 
         return jax.device_put(jax.tree.map(split, batch), self._sharding)
 
-    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        """See `Trainer.train_step`."""
-        return self._train(state, batch)
-
-    def eval_step(self, state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
-        """See `Trainer.eval_step`; logits are [N, R/N, S, C]."""
-        return self._eval(state, batch)
-
-    def gradient_step(self, state: TrainState, batch: Batch) -> Any:
-        """See `Trainer.gradient_step`."""
-        return self._gradients(state, batch)
-
     def replicas(self, tree: Any) -> list[Any]:
         """See `Trainer.replicas`."""
         return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d)[0], tree) for device in self.devices]

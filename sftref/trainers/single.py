@@ -10,8 +10,7 @@ import jax
 
 from sftref.batches import Batch
 from sftref.config import require
-from sftref.loss import EvalSums
-from sftref.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
+from sftref.step import Program, TrainState, eval_step, mean_gradients, train_step
 from sftref.trainers.base import Trainer, check_rows, own
 
 
@@ -40,19 +39,3 @@ class SingleTrainer(Trainer):
         """See `Trainer.put`."""
         check_rows(batch, 1)
         return jax.device_put(batch, self.devices[0])
-
-    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        """See `Trainer.train_step`."""
-        return self._train(state, batch)
-
-    def eval_step(self, state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
-        """See `Trainer.eval_step`."""
-        return self._eval(state, batch)
-
-    def gradient_step(self, state: TrainState, batch: Batch) -> Any:
-        """See `Trainer.gradient_step`."""
-        return self._gradients(state, batch)
-
-    def replicas(self, tree: Any) -> list[Any]:
-        """See `Trainer.replicas`."""
-        return [self.read(tree)]
