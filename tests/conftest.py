@@ -14,6 +14,9 @@ import pytest
 
 DEVICES = 8
 
+# A failed assertion there shows its values too, as in the test files themselves.
+pytest.register_assert_rewrite("checkpoints", "wordpieces")
+
 jax.config.update("jax_num_cpu_devices", DEVICES)
 
 
