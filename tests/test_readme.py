@@ -42,7 +42,8 @@ def test_a_python_block_runs(text: str) -> None:
 
 
 def test_every_module_is_in_the_table_and_the_other_way_round() -> None:
-    table = README.split("## Where things are")[1].split("## ")[0]
+    section = README.split("## Where things are")[1].split("## ")[0]
+    table = "\n".join(line for line in section.splitlines() if line.startswith("|"))
     named = set(re.findall(r"`(\w+)\.py`", table))
     modules = {path.stem for path in (ROOT / "sftref").glob("*.py")} - {"__init__"}
     assert named == modules

@@ -1,0 +1,176 @@
+"""The border between the kit and what it tests: host NumPy arrays, and nothing of anybody's framework.
+
+Parameters and gradients cross it as a flat dict under the names and layouts of a Hugging Face BERT checkpoint
+(`bert.encoder.layer.0.attention.self.query.weight`, shape (out, in)), so that any BERT can plug in. A trainer under
+test implements the first four methods; each of the others comes with a capability of its own, and a capability that is
+not claimed is reported as not run, never as passed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+# Method of the protocol: the capability that claims it.
+OPTIONAL_METHODS = {
+    "gradients": "gradients",
+    "replicas": "replicas",
+    "save": "checkpoint",
+    "restore": "checkpoint",
+}
+CAPABILITIES = frozenset(
+    {"gradients", "replicas", "checkpoint", "dropout", "processes", "precision:bf16", "precision:float64"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is trained and how: the model's dimensions, dropout, the optimizer's constants, the length of the run.
+
+    Shapes in the kit are written with B examples, L tokens, D width, H heads, F feed-forward, V vocabulary, C classes.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    num_labels: int = 2
+    regression: bool = False
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    classifier_dropout: float = 0.0
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+    clip_norm: float | None = None
+    warmup_steps: int = 0
+    total_steps: int = 50
+    seed: int = 0
+    precision: str = "float32"
+
+    @property
+    def dropout(self) -> bool:
+        """Whether any mask is drawn."""
+        return any((self.hidden_dropout, self.attention_dropout, self.classifier_dropout))
+
+
+class HostBatch(NamedTuple):
+    """One update's examples, padded to L tokens; a row of weight 0 is padding and may hold anything."""
+
+    input_ids: npt.NDArray[np.int32]  # [B, L]
+    token_type_ids: npt.NDArray[np.int32]  # [B, L]
+    attention_mask: npt.NDArray[np.int32]  # [B, L], 1 for the tokens, which come first, and 0 for padding
+    labels: npt.NDArray[Any]  # [B]; int32, or float32 for regression
+    weights: npt.NDArray[np.float32]  # [B]
+    example_ids: npt.NDArray[np.uint32]  # [B]
+
+
+class StepResult(NamedTuple):
+    """What one update reports: the weighted mean loss over the whole batch, and the learning rate applied."""
+
+    loss: float
+    learning_rate: float
+
+
+class TrainerUnderTest(Protocol):
+    """A data-parallel trainer, as the kit sees it."""
+
+    name: str
+    capabilities: frozenset[str]
+
+    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+        """Begin a run at step 0 from `params` on `n_devices` devices; called again for each run."""
+
+    def step(self, batch: HostBatch) -> StepResult:
+        """One update."""
+
+    def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
+        """Logits [B, C] without dropout, in the batch's order; rows of weight 0 may hold anything."""
+
+    def params(self) -> Arrays:
+        """The parameters now."""
+
+    def gradients(self, batch: HostBatch) -> Arrays:
+        """The gradient of the mean loss, reduced over all devices, before clipping and optimizer; no update."""
+
+    def replicas(self) -> Sequence[Arrays]:
+        """The parameters as each device holds them."""
+
+    def save(self, path: Path) -> None:
+        """Write the whole state to `path`."""
+
+    def restore(self, path: Path) -> None:
+        """Go on from what `save` wrote, on the devices of the last `start`."""
+
+
+@dataclass(frozen=True)
+class AdapterError(Exception):
+    """An adapter that cannot be loaded or that breaks the protocol; the message says which rule."""
+
+    message: str
+    adapter: str = field(default="")
+
+    def __str__(self) -> str:
+        """The line for a person."""
+        return f"--adapter {self.adapter}: {self.message}"
+
+
+def load_adapter(name: str) -> TrainerUnderTest:
+    """`package.module:factory` -> what the factory returns.
+
+    Raises:
+        AdapterError: the name has no colon, nothing of that name can be imported or called, or the result lacks a
+            method that it needs.
+    """
+    module_name, colon, factory_name = name.partition(":")
+    if not colon or not module_name or not factory_name:
+        raise AdapterError("must be MODULE:FACTORY, as in sftref.conformance.adapters.sftref:mesh", name)
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise AdapterError(
+            f"cannot be found ({error}); give the import path and the name of a callable", name
+        ) from error
+    if not callable(factory):
+        raise AdapterError(f"is a {type(factory).__name__}, must be a class or a function without arguments", name)
+    try:
+        subject: TrainerUnderTest = factory()
+    except Exception as error:
+        raise AdapterError(f"could not be made ({type(error).__name__}: {error})", name) from error
+    check_adapter(subject, name)
+    return subject
+
+
+def check_adapter(subject: Any, name: str) -> None:
+    """Hold an object against the protocol.
+
+    Raises:
+        AdapterError: naming the first attribute, method or capability that is not as it must be.
+    """
+    for attribute, kind in (("name", str), ("capabilities", frozenset)):
+        found = getattr(subject, attribute, None)
+        if not isinstance(found, kind):
+            raise AdapterError(f"{attribute} = {found!r}, must be a {kind.__name__}", name)
+    unknown = sorted(subject.capabilities - CAPABILITIES)
+    if unknown:
+        known = ", ".join(sorted(CAPABILITIES))
+        raise AdapterError(f"capability {unknown[0]!r} is unknown, must be one of {known}", name)
+    required = ["start", "step", "evaluate", "params"]
+    required += [method for method, claim in OPTIONAL_METHODS.items() if claim in subject.capabilities]
+    for method in required:
+        if not callable(getattr(subject, method, None)):
+            raise AdapterError(f"has no method {method}(), which it must have", name)
