@@ -12,13 +12,14 @@ import jax
 import numpy as np
 import optax
 import pytest
-from sftref.conformance.adapter import AdapterError, Case, HostBatch, StepResult, load_adapter
+from kit import DROPPED, PLAIN, REGRESSION, L, batch_of, device_batch, params_of, relative
+from sftref.conformance.adapter import StepResult
+from sftref.conformance.adapters.sftref import model_config
 from sftref.conformance.masks import ATTENTION, CLASSIFIER, FEED_FORWARD, Masks, threefry_2x32
 from sftref.conformance.oracle import evaluate, value_and_gradient
 from sftref.conformance.updates import OracleTrainer, decays, learning_rate
 
-from sftref.batches import Batch
-from sftref.config import ModelConfig, OptimConfig
+from sftref.config import OptimConfig
 from sftref.dropout import Address, AddressedDropout
 from sftref.names import from_hf, to_hf
 from sftref.optim import decay_mask, linear_schedule
@@ -26,74 +27,7 @@ from sftref.step import Program, mean_gradients
 from sftref.trainers import SingleTrainer
 from sftref.trainers.single import identity
 
-B, L = 6, 8
-PLAIN = Case(
-    vocab_size=19, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20,
-    max_position_embeddings=L, num_labels=3,
-)  # fmt: skip
-DROPPED = dataclasses.replace(PLAIN, hidden_dropout=0.1, attention_dropout=0.2, classifier_dropout=0.3, seed=2**40 + 7)
-REGRESSION = dataclasses.replace(DROPPED, num_labels=1, regression=True)
 CASES = {"plain": PLAIN, "dropout": DROPPED, "regression": REGRESSION}
-
-
-def model_config(case: Case) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=case.vocab_size,
-        hidden_size=case.hidden_size,
-        num_hidden_layers=case.num_hidden_layers,
-        num_attention_heads=case.num_attention_heads,
-        intermediate_size=case.intermediate_size,
-        max_position_embeddings=case.max_position_embeddings,
-        hidden_dropout_prob=case.hidden_dropout,
-        attention_probs_dropout_prob=case.attention_dropout,
-        classifier_dropout=case.classifier_dropout,
-        num_labels=case.num_labels,
-        regression=case.regression,
-    )
-
-
-def params_of(case: Case) -> dict[str, np.ndarray]:
-    """Every parameter random and none at its neutral value, so that no fault hides behind a zero or a one."""
-    rng = np.random.default_rng(1)
-    blank = to_hf(helpers.parameters(model_config(case)))
-    return {name: leaf * 0 + rng.normal(0.4, 0.5, leaf.shape) for name, leaf in blank.items()}
-
-
-def batch_of(case: Case, seed: int = 2) -> HostBatch:
-    """Ragged examples of unequal weights, the last row padding that holds garbage."""
-    rng = np.random.default_rng(seed)
-    mask = (np.arange(L) < rng.integers(3, L + 1, B)[:, None]).astype(np.int32)
-    labels = rng.normal(2, 1, B).astype(np.float32) if case.regression else rng.integers(0, case.num_labels, B)
-    return HostBatch(
-        input_ids=np.where(mask, rng.integers(0, case.vocab_size, (B, L)), 10**6).astype(np.int32),
-        token_type_ids=np.where(mask, rng.integers(0, 2, (B, L)), -5).astype(np.int32),
-        attention_mask=mask,
-        labels=labels.astype(np.float32 if case.regression else np.int32),
-        weights=np.array([1, 0.5, 2, 1, 0.25, 0], np.float32),
-        example_ids=rng.integers(0, 2**32, B, dtype=np.uint32),
-    )
-
-
-def device_batch(batch: HostBatch) -> Batch:
-    """The same in our own form: one example a row."""
-    mask = batch.attention_mask
-    one = lambda values: np.asarray(values)[None, :, None]  # noqa: E731
-    return Batch(
-        input_ids=batch.input_ids[None],
-        token_type_ids=batch.token_type_ids[None],
-        positions=np.broadcast_to(np.arange(L, dtype=np.int32), mask.shape)[None],
-        segments=mask[None],
-        starts=np.zeros((1, B, 1), np.int32),
-        labels=one(batch.labels),
-        weights=one(batch.weights),
-        example_ids=one(batch.example_ids),
-    )
-
-
-def relative(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> float:
-    assert got.keys() == want.keys()
-    error = sum(float(((got[k] - want[k]) ** 2).sum()) for k in want)
-    return (error / sum(float((want[k] ** 2).sum()) for k in want)) ** 0.5
 
 
 class TestMasks:
@@ -240,32 +174,6 @@ def test_the_oracle_imports_no_jax() -> None:
     code = (
         "import sys, sftref.conformance.updates; print([m for m in sys.modules if m.split('.')[0] in ('jax', 'flax')])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # -P: the installed package, not the source tree around the working directory.
+    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
-
-
-class Half:
-    """A subject that claims more than it has."""
-
-    name = "half"
-    capabilities = frozenset({"gradients"})
-    start = step = evaluate = params = lambda self: None
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("nothing", "must be MODULE:FACTORY"),
-        ("no.such.module:f", "cannot be found"),
-        ("math:nothing", "cannot be found"),
-        ("math:pi", "is a float, must be a class or a function"),
-        ("math:sqrt", "could not be made (TypeError"),
-        ("builtins:dict", "name = None, must be a str"),
-        ("test_oracle:Half", "has no method gradients()"),
-    ],
-)
-def test_an_adapter_that_cannot_be_used(name: str, message: str) -> None:
-    with pytest.raises(AdapterError) as error:
-        load_adapter(name)
-    assert str(error.value).startswith(f"--adapter {name}: ")
-    assert message in str(error.value)

@@ -20,6 +20,7 @@ FILES = (
     "sftref/bundled/train.parquet",
     "sftref/bundled/validation.parquet",
     "sftref/conformance/__init__.py",
+    "sftref/conformance/adapters/sftref.py",
     "sftref/trainers/mesh.py",
 )
 

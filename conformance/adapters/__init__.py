@@ -1,0 +1,1 @@
+"""The trainers that the kit knows by name, each behind the border of `adapter.py`."""
