@@ -1,0 +1,103 @@
+"""laws.toml -> the laws, and the ladder that they stand on: rungs, what each needs, the ids that a run must answer for."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+LEVELS = ("quick", "standard", "full")
+RUNGS = (
+    "environment",
+    "copies",
+    "collectives",
+    "operators",
+    "autodiff",
+    "random numbers",
+    "step",
+    "equivalence",
+    "training",
+)
+# A rung that fails blocks those that compute with it: nothing can be said of a step whose operators are wrong.
+NEEDS: tuple[frozenset[int], ...] = tuple(
+    frozenset(needs)
+    for needs in ((), (0,), (0, 1), (0, 1), (0, 1, 3), (0, 1), (0, 1, 3, 4, 5), (0, 1, 2, 3, 4, 5, 6), range(8))
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """One requirement of the kit, as `laws.toml` states it.
+
+    Attributes:
+        id: stable; known deviations name it.
+        rung: of the ladder, 0 to 8.
+        requirement: a sentence with MUST.
+        catches: what kinds of fault break it, in a few words each.
+        cause: what is most likely wrong where it is broken.
+        next_step: what to do then.
+        per: `machine`, or `subject`: asked of each trainer.
+        level: the lowest level that asks it.
+        deadline: seconds after which it counts as hung.
+    """
+
+    id: str
+    rung: int
+    requirement: str
+    catches: tuple[str, ...]
+    cause: str
+    next_step: str
+    per: str = "machine"
+    level: str = "quick"
+    deadline: float = 180.0
+
+    @property
+    def rung_name(self) -> str:
+        """The rung in words."""
+        return RUNGS[self.rung]
+
+
+@cache
+def laws() -> dict[str, Law]:
+    """All laws by id, from the lowest rung up.
+
+    Raises:
+        TypeError: an entry of `laws.toml` has a field too many or too few.
+        ValueError: an id stands twice.
+    """
+    entries = tomllib.loads(Path(__file__).with_name("laws.toml").read_text(encoding="utf-8"))["law"]
+    found: dict[str, Law] = {}
+    for entry in entries:
+        law = Law(**{**entry, "catches": tuple(entry.get("catches", ()))})
+        if law.id in found:
+            raise ValueError(f"laws.toml: the id {law.id} stands twice")
+        found[law.id] = law
+    return dict(sorted(found.items(), key=lambda item: item[1].rung))
+
+
+def check_id(law: str, subject: str | None) -> str:
+    """The id of a check: the law's, with the subject it was asked of."""
+    return law if subject is None else f"{law}[{subject}]"
+
+
+def selects(only: Sequence[str], check: str) -> bool:
+    """Whether `--only` asks for a check: no choice means all; an id, a law, a rung's number or the start of an id."""
+    law = check.partition("[")[0]
+    return not only or any(
+        check == word or law == word or law.startswith(f"{word}.") or word == str(laws()[law].rung) for word in only
+    )
+
+
+def expected(level: str, subjects: Iterable[str], only: Sequence[str] = ()) -> list[str]:
+    """The ids that a run at `level` must answer for, rung by rung, and within a rung subject by subject."""
+    names = list(subjects)
+    highest = LEVELS.index(level)
+    asked = [law for law in laws().values() if LEVELS.index(law.level) <= highest]
+    ids: list[str] = []
+    for rung in range(len(RUNGS)):
+        here = [law for law in asked if law.rung == rung]
+        ids += [law.id for law in here if law.per == "machine"]
+        ids += [check_id(law.id, name) for name in names for law in here if law.per == "subject"]
+    return [check for check in ids if selects(only, check)]

@@ -1,0 +1,274 @@
+"""A law being asked: comparisons with their error, bound, noise floor and control, and the text of a failure.
+
+Every comparison runs a control beside it, the same comparison against a shuffled tensor, which must fail: a comparison
+that cannot tell a tensor from its own shuffle proves nothing and is an error of the check, not a pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from .catalogue import LEVELS, Law
+
+Array = npt.NDArray[Any]
+
+
+class LawBroken(AssertionError):
+    """What was computed is not what the law demands."""
+
+    status = "fail"
+
+
+class Vacuous(Exception):
+    """A check that compared nothing, or whose control passed."""
+
+    status = "error"
+
+
+class NotRun(pytest.skip.Exception):  # type: ignore[misc]
+    """The check does not apply here: too few devices, or a capability that is not claimed."""
+
+    status = "not_run"
+
+
+class Blocked(pytest.skip.Exception):  # type: ignore[misc]
+    """A rung that the check stands on has failed."""
+
+    status = "blocked"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The largest error allowed, and where it comes from.
+
+    Attributes:
+        value: in the unit of the error it bounds, which is relative unless the text says otherwise.
+        noise: the error that correct arithmetic is expected to make.
+        why: the derivation in a few words, with its numbers.
+    """
+
+    value: float
+    noise: float
+    why: str
+
+
+EXACT = Bound(0.0, 0.0, "exact: the same bits")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison: what, how far off, how far it may be, what its control gave, and how many numbers it compared."""
+
+    what: str
+    error: float
+    bound: Bound
+    control: float | None
+    compared: int
+
+    @property
+    def margin(self) -> float:
+        """Error over bound; of an exact comparison 0 if it holds and infinite if not."""
+        if self.bound.value > 0:
+            return self.error / self.bound.value
+        return 0.0 if self.error == 0 else math.inf
+
+
+@dataclass
+class Check:
+    """One law asked of one subject. A method raises `LawBroken` at the first comparison that fails.
+
+    Attributes:
+        law: what is asked.
+        level: quick, standard or full: how much is compared.
+        seed: of all values drawn.
+        comparisons: those made so far.
+        facts: measured along the way, for the report: JSON values.
+    """
+
+    law: Law
+    level: str
+    seed: int
+    comparisons: list[Comparison] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, level: str) -> bool:
+        """Whether this run's level is at least `level`."""
+        return LEVELS.index(self.level) >= LEVELS.index(level)
+
+    def equal(self, what: str, got: Array, want: Array, *, control: Array | None = None) -> None:
+        """Two arrays of one dtype and shape are the same bit for bit; the error is the share of elements that differ.
+
+        Args:
+            what: the text of a failure begins with it.
+            got: computed.
+            want: expected.
+            control: what `want` must differ from, where it is the same after a shuffle.
+        """
+        got, want = np.asarray(got), np.asarray(want)
+        self._same_form(what, got, want)
+        other = shuffled(want) if control is None else np.asarray(control)
+        unlike = None if other is None else _share_that_differs(other, want)
+        self._add(Comparison(what, _share_that_differs(got, want), EXACT, unlike, want.size), got, want)
+
+    def close(
+        self,
+        what: str,
+        got: Array,
+        want: Array,
+        bound: Bound,
+        *,
+        scale: float | None = None,
+        control: Array | None = None,
+    ) -> None:
+        """The l2 norm of the difference, over `scale` (default: the norm of `want`), is at most the bound.
+
+        A NaN or infinity that is not in both is an infinite error. Both are compared in float64.
+        """
+        got, want = np.asarray(got), np.asarray(want)
+        if got.shape != want.shape:
+            self._fail(what, f"shape {got.shape}, should be {want.shape}")
+        g, w = got.astype(np.float64), want.astype(np.float64)
+        size = float(np.linalg.norm(w[np.isfinite(w)])) if scale is None else scale
+        other = shuffled(w) if control is None else np.asarray(control, np.float64)
+        unlike = None if other is None else _distance(other, w, size)
+        self._add(Comparison(what, _distance(g, w, size), bound, unlike, want.size), got, want)
+
+    def tree(self, what: str, got: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]) -> None:
+        """Every leaf under its own bound, which is absolute here: the l2 norm of the difference.
+
+        All leaves are compared before the worst one raises.
+        """
+        if got.keys() != want.keys():
+            odd = sorted(got.keys() ^ want.keys())
+            self._fail(what, f"leaves differ: {', '.join(odd[:4])}; should be those of the checkpoint")
+        broken: list[tuple[Comparison, Array, Array]] = []
+        for name, leaf in want.items():
+            g, w = np.asarray(got[name]), np.asarray(leaf)
+            if g.shape != w.shape:
+                self._fail(f"{what} {name}", f"shape {g.shape}, should be {w.shape}")
+            g, w = g.astype(np.float64), w.astype(np.float64)
+            # The control of a tree is `distinct`: a leaf may be constant or of one element.
+            found = Comparison(f"{what} {name}", _distance(g, w, 1.0), bounds[name], None, w.size)
+            self.comparisons.append(found)
+            if not found.error <= found.bound.value:
+                broken.append((found, g, w))
+        if broken:
+            found, g, w = max(broken, key=lambda item: item[0].margin)
+            self._fail(found.what, f"{_told(found, g, w)}; {len(broken)} of {len(want)} leaves are out of bounds")
+
+    def distinct(
+        self, what: str, other: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]
+    ) -> None:
+        """The control of `tree`: `other`, a tree that must not pass, is out of bounds; else the check proves nothing."""
+        worst = max(
+            _distance(np.asarray(other[name], np.float64), np.asarray(leaf, np.float64), 1.0)
+            / max(bounds[name].value, np.finfo(np.float64).tiny)
+            for name, leaf in want.items()
+        )
+        if worst <= 1:
+            raise Vacuous(f"{self.law.id}: {what} passes too, at {worst:.2g} of its bound; the comparison is blind")
+        self.facts["control_margin"] = min(worst, self.facts.get("control_margin", math.inf))
+
+    def same(self, what: str, got: Any, want: Any) -> None:
+        """Two plain values are equal."""
+        self.comparisons.append(Comparison(what, 0.0 if got == want else 1.0, EXACT, None, 1))
+        if got != want:
+            self._fail(what, f"{got!r}, should be {want!r}")
+
+    def at_most(self, what: str, value: float, bound: Bound) -> None:
+        """A measured number is at most its bound."""
+        self.comparisons.append(Comparison(what, float(value), bound, None, 1))
+        if not value <= bound.value:
+            self._fail(what, f"{value:.4g}, should be at most {bound.value:.4g} ({bound.why})")
+
+    def at_least(self, what: str, value: float, least: float, why: str) -> None:
+        """A measured number is at least `least`: an error far below the expected one is a finding too."""
+        self.comparisons.append(Comparison(what, float(least), Bound(max(float(value), 0.0), 0.0, why), None, 1))
+        if not value >= least:
+            self._fail(what, f"{value:.4g}, should be at least {least:.4g} ({why})")
+
+    def need(self, applies: bool, reason: str) -> None:
+        """Leave the check as NOT RUN unless it applies.
+
+        Raises:
+            NotRun: with `reason`.
+        """
+        if not applies:
+            raise NotRun(reason)
+
+    def finish(self) -> None:
+        """Refuse a check that compared nothing.
+
+        Raises:
+            Vacuous: no comparison was made.
+        """
+        if not any(found.compared for found in self.comparisons):
+            raise Vacuous(f"{self.law.id} compared nothing")
+
+    @property
+    def worst(self) -> Comparison | None:
+        """The comparison with the largest margin."""
+        return max(self.comparisons, key=lambda found: found.margin, default=None)
+
+    def _same_form(self, what: str, got: Array, want: Array) -> None:
+        if (got.shape, got.dtype) != (want.shape, want.dtype):
+            self._fail(what, f"{got.dtype} {got.shape}, should be {want.dtype} {want.shape}")
+
+    def _add(self, found: Comparison, got: Array, want: Array) -> None:
+        self.comparisons.append(found)
+        if not found.error <= found.bound.value:
+            self._fail(found.what, _told(found, got, want))
+        if found.control is not None and found.control <= found.bound.value:
+            raise Vacuous(
+                f"{self.law.id}: {found.what}: its control gives {found.control:.2g}, within the bound "
+                f"{found.bound.value:.2g}; the comparison is blind"
+            )
+
+    def _fail(self, what: str, text: str) -> NoReturn:
+        raise LawBroken(f"{what}: {text} [{self.law.id}]")
+
+
+def shuffled(want: Array) -> Array | None:
+    """The elements in another order, or None where there is no other order to speak of."""
+    if want.size < 2 or bool((want == want.flat[0]).all()):
+        return None
+    return np.asarray(np.random.default_rng(0).permutation(want.ravel()).reshape(want.shape))
+
+
+def _share_that_differs(got: Array, want: Array) -> float:
+    if want.size == 0:
+        return 0.0
+    kind = np.dtype(f"u{want.dtype.itemsize}") if want.dtype.itemsize in (1, 2, 4, 8) else None
+    if kind is None:
+        return float((got != want).mean())
+    return float((np.ascontiguousarray(got).view(kind) != np.ascontiguousarray(want).view(kind)).mean())
+
+
+def _distance(got: Array, want: Array, scale: float) -> float:
+    finite = np.isfinite(want)
+    if not (np.isfinite(got) == finite).all() or not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+        return math.inf
+    gap = float(np.linalg.norm((got - want)[finite]))
+    if gap == 0.0:
+        return 0.0
+    return gap / scale if scale > 0 else math.inf
+
+
+def _told(found: Comparison, got: Array, want: Array) -> str:
+    """Error, bound and its reason, and the element that is furthest off."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(got.astype(np.float64) - want.astype(np.float64))
+    gap = np.where(np.isnan(gap) & ~(np.isnan(got) & np.isnan(want)), np.inf, np.nan_to_num(gap, posinf=np.inf))
+    at = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape)) if gap.size else ()
+    off = float((gap > 0).mean()) if gap.size else 0.0
+    limit = "must be the same bit for bit" if found.bound is EXACT else f"bound {found.bound.value:.3g}"
+    reason = "" if found.bound is EXACT else f" ({found.bound.why})"
+    where = f"furthest off at {list(at)}: {got[at]!s}, should be {want[at]!s}" if gap.size else "nothing to show"
+    return f"error {found.error:.3g}, {limit}{reason}; {where}; {off:.0%} of {gap.size} elements differ"

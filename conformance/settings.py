@@ -1,0 +1,129 @@
+"""What a run of the kit is asked: level, subjects, devices, seed; shared by the command line and by pytest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .adapter import AdapterError, check_adapter, load_adapter
+from .catalogue import LEVELS, laws
+
+SIMULATED_DEVICES = 8
+PLATFORMS = ("cpu", "gpu", "rocm", "cuda", "tpu")
+SFTREF = "sftref.conformance.adapters.sftref"
+DEFAULT_ADAPTERS = tuple(f"{SFTREF}:{kind}" for kind in ("single", "pmap", "mesh"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One run's questions.
+
+    Attributes:
+        level: quick, standard or full.
+        adapters: `MODULE:FACTORY` of each trainer under test.
+        against: the trainer that they are compared with beside the oracle.
+        platform: where arrays must live; None takes the one that JAX chooses.
+        devices: how many to use at most; None takes all, and simulates eight on the CPU.
+        only: ids, starts of ids, or numbers of rungs; empty means all.
+        seed: of every value drawn.
+    """
+
+    level: str = "standard"
+    adapters: tuple[str, ...] = DEFAULT_ADAPTERS
+    against: str = f"{SFTREF}:single"
+    platform: str | None = None
+    devices: int | None = None
+    only: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run, each with its reason."""
+        if self.level not in LEVELS:
+            raise ValueError(f"--level = {self.level}, must be one of {', '.join(LEVELS)}")
+        if self.platform is not None and self.platform not in PLATFORMS:
+            raise ValueError(f"--platform = {self.platform}, must be one of {', '.join(PLATFORMS)}")
+        if self.devices is not None and self.devices < 1:
+            raise ValueError(f"--devices = {self.devices}, must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed = {self.seed}, must be 0 to {2**32 - 1}")
+        labels = subject_labels(self.adapters)
+        for word in self.only:
+            law, _, subject = word.partition("[")
+            known = word.isdigit() and any(str(entry.rung) == word for entry in laws().values())
+            known = known or any(name == law or name.startswith(f"{law}.") for name in laws())
+            if not known or (subject and subject.removesuffix("]") not in labels):
+                raise ValueError(f"--only = {word} matches no check; `sftref explain` lists them")
+
+    @property
+    def subjects(self) -> dict[str, str]:
+        """Label of each adapter in ids -> its `MODULE:FACTORY`."""
+        return dict(zip(subject_labels(self.adapters), self.adapters, strict=True))
+
+    def repro(self, check: str, subject: str | None) -> str:
+        """The command that asks one check again with the same values."""
+        words = ["sftref", "verify", "--only", check, "--level", self.level, "--seed", str(self.seed)]
+        if subject is not None and self.adapters != DEFAULT_ADAPTERS:
+            words += ["--adapter", self.subjects[subject]]
+        if self.against != f"{SFTREF}:single":
+            words += ["--against", self.against]
+        if self.platform is not None:
+            words += ["--platform", self.platform]
+        if self.devices is not None:
+            words += ["--devices", str(self.devices)]
+        return shlex.join(words)
+
+    def check_adapters(self) -> None:
+        """Load every adapter once.
+
+        Raises:
+            AdapterError: one of them cannot be used.
+        """
+        for name in self.adapters:
+            check_adapter(load_adapter(name), name)
+
+
+def subject_labels(adapters: Sequence[str]) -> list[str]:
+    """A short name for each adapter: its factory, with the module's last part where two share it.
+
+    Raises:
+        AdapterError: a name without a colon, or given twice.
+    """
+    for name in adapters:
+        if ":" not in name:
+            raise AdapterError(f"must be MODULE:FACTORY, as in {SFTREF}:mesh", name)
+        if list(adapters).count(name) > 1:
+            raise AdapterError("is given twice", name)
+    short = [name.partition(":")[2] for name in adapters]
+    return [
+        label if short.count(label) == 1 else name.replace(":", ".")
+        for label, name in zip(short, adapters, strict=True)
+    ]
+
+
+def start_jax(settings: Settings) -> None:
+    """Set JAX up before its first backend starts: the platform asked for, and simulated devices on the CPU.
+
+    On a machine with an accelerator the CPU backend exists beside it, and its simulated devices cost nothing.
+    """
+    import jax
+
+    count = settings.devices or SIMULATED_DEVICES
+    jax.config.update("jax_num_cpu_devices", count)
+    if settings.platform is not None and not os.environ.get("JAX_PLATFORMS"):
+        names = {"gpu": "cuda,rocm"}.get(settings.platform, settings.platform)
+        if settings.platform != "gpu":
+            jax.config.update("jax_platforms", names if names == "cpu" else f"{names},cpu")
+
+
+def device_limit(settings: Settings) -> float:
+    """How many devices a check may use."""
+    return math.inf if settings.devices is None else settings.devices
+
+
+def with_only(settings: Settings, only: Sequence[str]) -> Settings:
+    """The same run, asked for some checks."""
+    return dataclasses.replace(settings, only=tuple(only))

@@ -1,0 +1,3 @@
+"""The entry point that pytest loads: the conformance kit's plugin, under a name of its own."""
+
+from sftref.conformance.plugin import *  # noqa: F403
