@@ -18,27 +18,28 @@ import pytest
 from .catalogue import LEVELS, Law
 
 Array = npt.NDArray[Any]
+Skipped: type[Any] = pytest.skip.Exception
 
 
-class LawBroken(AssertionError):
+class LawBroken(AssertionError):  # noqa: N818 - the verdict on a law, not a mishap
     """What was computed is not what the law demands."""
 
     status = "fail"
 
 
-class Vacuous(Exception):
+class Vacuous(Exception):  # noqa: N818 - as above
     """A check that compared nothing, or whose control passed."""
 
     status = "error"
 
 
-class NotRun(pytest.skip.Exception):  # type: ignore[misc]
+class NotRun(Skipped):
     """The check does not apply here: too few devices, or a capability that is not claimed."""
 
     status = "not_run"
 
 
-class Blocked(pytest.skip.Exception):  # type: ignore[misc]
+class Blocked(Skipped):
     """A rung that the check stands on has failed."""
 
     status = "blocked"
@@ -166,7 +167,7 @@ class Check:
     def distinct(
         self, what: str, other: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]
     ) -> None:
-        """The control of `tree`: `other`, a tree that must not pass, is out of bounds; else the check proves nothing."""
+        """The control of `tree`: `other`, which must not pass, is out of bounds; else the check proves nothing."""
         worst = max(
             _distance(np.asarray(other[name], np.float64), np.asarray(leaf, np.float64), 1.0)
             / max(bounds[name].value, np.finfo(np.float64).tiny)

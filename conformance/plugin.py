@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 
 from .adapter import AdapterError, TrainerUnderTest, load_adapter
 from .catalogue import LEVELS, NEEDS, RUNGS, Law, check_id, laws, selects
-from .check import Blocked, Check, NotRun
+from .check import Blocked, Check
 from .records import Record
 from .settings import Settings, device_limit, start_jax
 
@@ -55,6 +55,11 @@ class Run:
         self.records.append(record)
         if record.status in ("fail", "error"):
             self.failed.add((record.rung, record.subject))
+
+    @property
+    def ended(self) -> set[str]:
+        """The ids of the checks that ended."""
+        return {record.id for record in self.records}
 
     def broken_below(self, law: Law, subject: str | None) -> str | None:
         """The rung that blocks a law, in words, or None."""
@@ -168,13 +173,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
-def check(request: pytest.FixtureRequest) -> Iterator[Check]:
+def check(request: pytest.FixtureRequest) -> Check:
     """The law being asked, to which comparisons are told."""
     law = _law_of(request.node)
     assert law is not None, f"{request.node.nodeid} has no @pytest.mark.law"
     settings = request.config.stash[SETTINGS]
     request.node.stash[CHECK] = found = Check(law, settings.level, settings.seed)
-    yield found
+    return found
 
 
 @pytest.fixture
@@ -213,7 +218,7 @@ def against(settings: Settings) -> TrainerUnderTest:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Refuse a check that came to its end without comparing anything."""
     result = yield
     if CHECK in pyfuncitem.stash:
@@ -222,7 +227,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn the end of a check into its record, which travels on the report."""
     report = yield
     law = _law_of(item)
@@ -254,7 +261,7 @@ class Keeper:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep and tell the record of a check that ended."""
         for name, value in report.user_properties:
-            if name == "sftref" and not any(kept.id == value["id"] for kept in self.run.records):
+            if name == "sftref" and isinstance(value, dict) and value["id"] not in self.run.ended:
                 record = Record.from_json(value)
                 self.run.add(record)
                 if self.tells:

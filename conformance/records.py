@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,4 +131,4 @@ def _finite(value: float | None) -> float | None:
     """JSON has no infinity: the largest float stands for it."""
     if value is None or math.isfinite(value):
         return value
-    return float(1.7976931348623157e308)
+    return sys.float_info.max

@@ -1,5 +1,6 @@
-"""A law's seed -> values drawn by Hypothesis: ids, lengths, labels, weights, permutations. Never shapes: each shape
-costs a compilation (`cases.py` has the few there are), and a new value costs milliseconds.
+"""A law's seed -> values drawn by Hypothesis: ids, lengths, labels, weights, permutations.
+
+Never shapes: each shape costs a compilation (`cases.py` has the few there are), and a new value costs milliseconds.
 """
 
 from __future__ import annotations
