@@ -22,13 +22,24 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 # Method of the protocol: the capability that claims it.
 OPTIONAL_METHODS = {
     "gradients": "gradients",
+    "moments": "moments",
     "replicas": "replicas",
+    "program": "program",
     "save": "checkpoint",
     "restore": "checkpoint",
+    "epoch": "data order",
+    "score": "metrics",
 }
-CAPABILITIES = frozenset(
-    {"gradients", "replicas", "checkpoint", "dropout", "processes", "precision:bf16", "precision:float64"}
-)
+# Beside the methods: what a `Case` may ask for, and `devices`: more than one of them.
+CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
+    "devices",
+    "dropout",
+    "packing",
+    "accumulation",
+    "processes",
+    "precision:bf16",
+    "precision:float64",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +47,9 @@ class Case:
     """What is trained and how: the model's dimensions, dropout, the optimizer's constants, the length of the run.
 
     Shapes in the kit are written with B examples, L tokens, D width, H heads, F feed-forward, V vocabulary, C classes.
+    Dropout above 0 is asked only of a trainer that claims `dropout` (masks as `masks.py` addresses them), `pack`
+    (several examples a row) only of one that claims `packing`, `accumulate` > 1 (micro-batches an update) only with
+    `accumulation`, a `precision` other than float32 only with its own claim.
     """
 
     vocab_size: int
@@ -61,6 +75,8 @@ class Case:
     total_steps: int = 50
     seed: int = 0
     precision: str = "float32"
+    pack: bool = False
+    accumulate: int = 1
 
     @property
     def dropout(self) -> bool:
@@ -107,8 +123,20 @@ class TrainerUnderTest(Protocol):
     def gradients(self, batch: HostBatch) -> Arrays:
         """The gradient of the mean loss, reduced over all devices, before clipping and optimizer; no update."""
 
+    def moments(self) -> tuple[Arrays, Arrays]:
+        """Adam's first and second moments now, before bias correction."""
+
     def replicas(self) -> Sequence[Arrays]:
         """The parameters as each device holds them."""
+
+    def program(self, batch: HostBatch) -> str:
+        """The compiled update for batches of this shape, as HLO text."""
+
+    def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
+        """The batches of an epoch over `examples` examples, each as their indices, in training's order."""
+
+    def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
+        """`accuracy` and `f1` (of class 1) over all examples of all batches, as the trainer's own evaluation counts."""
 
     def save(self, path: Path) -> None:
         """Write the whole state to `path`."""

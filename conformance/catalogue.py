@@ -1,4 +1,4 @@
-"""laws.toml -> the laws, and the ladder that they stand on: rungs, what each needs, the ids that a run must answer for."""
+"""laws.toml -> the laws, the ladder that they stand on, and the ids that a run must answer for."""
 
 from __future__ import annotations
 
@@ -101,3 +101,17 @@ def expected(level: str, subjects: Iterable[str], only: Sequence[str] = ()) -> l
         ids += [law.id for law in here if law.per == "machine"]
         ids += [check_id(law.id, name) for name in names for law in here if law.per == "subject"]
     return [check for check in ids if selects(only, check)]
+
+
+def blocked_by(failed: Iterable[tuple[int, str | None]], law: Law, subject: str | None) -> str | None:
+    """The lowest of the `failed` rungs, each with its subject or None, that a law stands on, in words; or None."""
+    for rung, whose in sorted(failed, key=lambda key: key[0]):
+        if rung in NEEDS[law.rung] and whose in (None, subject):
+            return f"rung {rung} ({RUNGS[rung]}{f' of {whose}' if whose else ''})"
+    return None
+
+
+def split_id(check: str) -> tuple[Law, str | None]:
+    """A check's id -> its law and its subject: the inverse of `check_id`."""
+    law, _, subject = check.partition("[")
+    return laws()[law], subject.removesuffix("]") or None

@@ -141,6 +141,29 @@ class Check:
         unlike = None if other is None else _distance(other, w, size)
         self._add(Comparison(what, _distance(g, w, size), bound, unlike, want.size), got, want)
 
+    def within(
+        self,
+        what: str,
+        got: Array,
+        want: Array,
+        allowance: Array,
+        bound: Bound,
+        *,
+        control: Array | None = None,
+    ) -> None:
+        """Every element is as near as its own allowance says; the error is the largest gap over its allowance.
+
+        A NaN or infinity that is not in both is an infinite error, and where the allowance is 0 so is any gap.
+        """
+        got, want = np.asarray(got), np.asarray(want)
+        if got.shape != want.shape:
+            self._fail(what, f"shape {got.shape}, should be {want.shape}")
+        g, w = got.astype(np.float64), want.astype(np.float64)
+        limits = np.broadcast_to(allowance, w.shape)
+        other = shuffled(w) if control is None else np.asarray(control, np.float64)
+        unlike = None if other is None else _largest(other, w, limits)
+        self._add(Comparison(what, _largest(g, w, limits), bound, unlike, want.size), g, w, limits)
+
     def tree(self, what: str, got: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]) -> None:
         """Every leaf under its own bound, which is absolute here: the l2 norm of the difference.
 
@@ -222,10 +245,10 @@ class Check:
         if (got.shape, got.dtype) != (want.shape, want.dtype):
             self._fail(what, f"{got.dtype} {got.shape}, should be {want.dtype} {want.shape}")
 
-    def _add(self, found: Comparison, got: Array, want: Array) -> None:
+    def _add(self, found: Comparison, got: Array, want: Array, limits: Array | None = None) -> None:
         self.comparisons.append(found)
         if not found.error <= found.bound.value:
-            self._fail(found.what, _told(found, got, want))
+            self._fail(found.what, _told(found, got, want, limits))
         if found.control is not None and found.control <= found.bound.value:
             raise Vacuous(
                 f"{self.law.id}: {found.what}: its control gives {found.control:.2g}, within the bound "
@@ -240,7 +263,9 @@ def shuffled(want: Array) -> Array | None:
     """The elements in another order, or None where there is no other order to speak of."""
     if want.size < 2 or bool((want == want.flat[0]).all()):
         return None
-    return np.asarray(np.random.default_rng(0).permutation(want.ravel()).reshape(want.shape))
+    other = np.asarray(np.random.default_rng(0).permutation(want.ravel()).reshape(want.shape))
+    # A permutation of few elements may leave them where they were; a shift by one does so only if all are equal.
+    return np.roll(want, 1) if np.array_equal(other, want, equal_nan=want.dtype.kind == "f") else other
 
 
 def _share_that_differs(got: Array, want: Array) -> float:
@@ -262,12 +287,23 @@ def _distance(got: Array, want: Array, scale: float) -> float:
     return gap / scale if scale > 0 else math.inf
 
 
-def _told(found: Comparison, got: Array, want: Array) -> str:
-    """Error, bound and its reason, and the element that is furthest off."""
+def _largest(got: Array, want: Array, limits: Array) -> float:
+    finite = np.isfinite(want)
+    if not (np.isfinite(got) == finite).all() or not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+        return math.inf
+    gap = np.abs(got[finite] - want[finite])
+    with np.errstate(divide="ignore"):
+        over = np.divide(gap, limits[finite], out=np.zeros_like(gap), where=gap > 0)
+    return float(over.max(initial=0.0))
+
+
+def _told(found: Comparison, got: Array, want: Array, limits: Array | None = None) -> str:
+    """Error, bound and its reason, and the element that is furthest off, in allowances where there are any."""
     with np.errstate(invalid="ignore", over="ignore"):
         gap = np.abs(got.astype(np.float64) - want.astype(np.float64))
     gap = np.where(np.isnan(gap) & ~(np.isnan(got) & np.isnan(want)), np.inf, np.nan_to_num(gap, posinf=np.inf))
-    at = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape)) if gap.size else ()
+    over = gap if limits is None else np.divide(gap, limits, out=np.where(gap > 0, np.inf, 0.0), where=limits > 0)
+    at = tuple(int(i) for i in np.unravel_index(int(over.argmax()), gap.shape)) if gap.size else ()
     off = float((gap > 0).mean()) if gap.size else 0.0
     limit = "must be the same bit for bit" if found.bound is EXACT else f"bound {found.bound.value:.3g}"
     reason = "" if found.bound is EXACT else f" ({found.bound.why})"

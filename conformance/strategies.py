@@ -13,11 +13,15 @@ import numpy.typing as npt
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from .adapter import Case, HostBatch
+from .cases import B, L
 from .check import Check
 
 EXAMPLES = {"quick": 3, "standard": 8, "full": 30}
 # Shapes are fixed, so a smaller example is no easier to read, and the seed repeats the one that failed.
 PHASES = (Phase.explicit, Phase.generate)
+# What stands in padding: an id of no table.
+GARBAGE = 99_999
 
 
 def for_all(check: Check, holds: Callable[..., None], /, **values: st.SearchStrategy[object]) -> None:
@@ -47,3 +51,39 @@ def generators() -> st.SearchStrategy[np.random.Generator]:
 def permutations(n: int) -> st.SearchStrategy[npt.NDArray[np.int64]]:
     """Orders of n things."""
     return st.permutations(range(n)).map(np.array)
+
+
+def batch_of(case: Case, rng: np.random.Generator, *, rows: int = B, real: int | None = None) -> HostBatch:
+    """Ragged examples of unequal weights; the rows behind the first `real` have weight 0. Padding holds garbage.
+
+    Args:
+        case: says which ids and labels there are.
+        rng: of all values.
+        rows: B.
+        real: how many rows count; default all.
+    """
+    count = rows if real is None else real
+    lengths = rng.integers(3, L + 1, rows)
+    mask = (np.arange(L) < lengths[:, None]).astype(np.int32)
+    labels = rng.normal(2, 1, rows) if case.regression else rng.integers(0, case.num_labels, rows)
+    weights = rng.choice(np.array([0.25, 0.5, 1.0, 2.0], np.float32), rows)
+    weights[count:] = 0
+    return HostBatch(
+        input_ids=np.where(mask, rng.integers(0, case.vocab_size, (rows, L)), GARBAGE).astype(np.int32),
+        token_type_ids=np.where(mask, rng.integers(0, case.type_vocab_size, (rows, L)), -GARBAGE).astype(np.int32),
+        attention_mask=mask,
+        labels=labels.astype(np.float32 if case.regression else np.int32),
+        weights=weights,
+        # Distinct, and from the whole range: an id is an address, not an index.
+        example_ids=(rng.permutation(rows) * 0x1000193 + rng.integers(0, 2**32)).astype(np.uint32),
+    )
+
+
+def rows_of(batch: HostBatch, index: npt.NDArray[np.integer]) -> HostBatch:
+    """The rows `index` of a batch, in that order."""
+    return HostBatch(*(leaf[index] for leaf in batch))
+
+
+def with_weights(batch: HostBatch, weights: npt.NDArray[np.floating]) -> HostBatch:
+    """The same examples, counted otherwise."""
+    return batch._replace(weights=weights.astype(np.float32))

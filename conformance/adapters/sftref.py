@@ -1,46 +1,50 @@
-"""sftref's own trainers behind the border: `sftref.conformance.adapters.sftref:single`, `:pmap` and `:mesh`.
-
-The only file of the kit that imports sftref. It is also the example to follow: what is specific to a trainer is how it
-lays a batch out, how it names parameters, and which steps it compiles.
-"""
+"""sftref's own trainers behind the kit's border: the only file of the kit that knows sftref."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import numpy.typing as npt
+import optax
 
-from sftref.batches import Batch, Layout, padded_layout
+from sftref.batches import Batch, Layout, epoch_order, fill
 from sftref.checkpoint import Checkpoints
 from sftref.config import ModelConfig, OptimConfig
+from sftref.metrics import classification_metrics
 from sftref.names import from_hf, to_hf
+from sftref.packing import first_fit_decreasing, rows_for
 from sftref.step import Program, TrainState
+from sftref.tokens import TokenArrays
 from sftref.trainers import Trainer, make_trainer
 
-from ..adapter import Arrays, Case, HostBatch, StepResult
+from ..adapter import CAPABILITIES, Arrays, Case, HostBatch, StepResult
+
+# A packed row of the kit's short examples: more slots would be computed in vain.
+SLOTS = 3
 
 
 class SftrefTrainer:
-    """One of `single`, `pmap`, `mesh`, padded, on the first devices of the default platform."""
+    """One of `single`, `pmap`, `mesh` on the first devices of the default platform."""
 
     def __init__(self, kind: str) -> None:
         self.name = f"sftref {kind}"
         self.kind = kind
-        claims = {"gradients", "replicas", "dropout", "precision:bf16", "precision:float64"}
-        if importlib.util.find_spec("orbax") is not None:
-            claims.add("checkpoint")
-        self.capabilities = frozenset(claims)
+        missing = {"processes"} | ({"devices"} if kind == "single" else set())
+        if importlib.util.find_spec("orbax") is None:
+            missing.add("checkpoint")
+        self.capabilities = CAPABILITIES - missing
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """See `TrainerUnderTest.start`. float64 needs `jax_enable_x64`."""
         self.case, self.model = case, model_config(case)
-        self.trainer: Trainer = make_trainer(self.kind, program(case), jax.devices()[:n_devices])
+        self.trainer = trainer(self.kind, dataclasses.replace(case, seed=0), tuple(jax.devices()[:n_devices]))
         dtype = np.float64 if case.precision == "float64" else np.float32
         tree = from_hf({name: np.asarray(value, dtype) for name, value in params.items()}, self.model)
         self.state: TrainState = self.trainer.place(self.trainer.program.state(tree, case.seed))
@@ -53,8 +57,12 @@ class SftrefTrainer:
 
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
         """See `TrainerUnderTest.evaluate`."""
-        logits = self.trainer.eval_step(self.state, self._put(batch))[1]
-        return self.trainer.read_logits(logits)[: len(batch.weights), 0]
+        case = dataclasses.replace(self.case, accumulate=1)
+        placed, at = lay_out(batch, case, self.trainer.shards)
+        logits = self.trainer.read_logits(self.trainer.eval_step(self.state, self.trainer.put(placed))[1])
+        out = np.zeros((len(batch.weights), logits.shape[-1]), logits.dtype)
+        out[at.examples] = logits[at.row, at.slot]
+        return out
 
     def params(self) -> Arrays:
         """See `TrainerUnderTest.params`."""
@@ -64,9 +72,18 @@ class SftrefTrainer:
         """See `TrainerUnderTest.gradients`."""
         return to_hf(self.trainer.read(self.trainer.gradient_step(self.state, self._put(batch))))
 
+    def moments(self) -> tuple[Arrays, Arrays]:
+        """See `TrainerUnderTest.moments`."""
+        found = optax.tree_utils.tree_get(self.trainer.read(self.state.opt_state), "ScaleByAdamState")
+        return to_hf(found.mu), to_hf(found.nu)
+
     def replicas(self) -> Sequence[Arrays]:
         """See `TrainerUnderTest.replicas`."""
         return [to_hf(tree) for tree in self.trainer.replicas(self.state.params)]
+
+    def program(self, batch: HostBatch) -> str:
+        """See `TrainerUnderTest.program`."""
+        return self.trainer.compiled_text(self.state, self._put(batch))
 
     def save(self, path: Path) -> None:
         """See `TrainerUnderTest.save`."""
@@ -80,9 +97,28 @@ class SftrefTrainer:
         self.state = self.trainer.place(checkpoints.restore(self.trainer.read(self.state)))
         checkpoints.close()
 
+    def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
+        """See `TrainerUnderTest.epoch`."""
+        order = epoch_order(examples, self.case.seed, number)
+        return [order[start : start + batch_size] for start in range(0, examples, batch_size)]
+
+    def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
+        """See `TrainerUnderTest.score`."""
+        case = dataclasses.replace(self.case, accumulate=1)
+        counts = np.zeros((self.case.num_labels, self.case.num_labels), np.int64)
+        for batch in batches:
+            placed = self.trainer.put(lay_out(batch, case, self.trainer.shards)[0])
+            counts += self.trainer.read(self.trainer.eval_step(self.state, placed)[0]).counts
+        return classification_metrics(counts, ("accuracy", "f1"))
+
     def _put(self, batch: HostBatch) -> Batch:
-        rows, length = batch.input_ids.shape
-        return self.trainer.put(lay_out(batch, padded_layout(rows, length, self.trainer.shards)))
+        return self.trainer.put(lay_out(batch, self.case, self.trainer.shards)[0])
+
+
+@functools.lru_cache(maxsize=64)
+def trainer(kind: str, case: Case, devices: tuple[jax.Device, ...]) -> Trainer:
+    """The compiled trainer of a case: one for all seeds, so that another seed compiles nothing."""
+    return make_trainer(kind, program(case), devices)
 
 
 def model_config(case: Case) -> ModelConfig:
@@ -124,24 +160,60 @@ def program(case: Case) -> Program:
     )
 
 
-def lay_out(batch: HostBatch, layout: Layout) -> Batch:
-    """A padded batch in our form: one example a row, rows of weight 0 up to the layout's."""
-    missing = layout.rows - len(batch.weights)
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where examples [n] of a HostBatch stand: row over all micro-batches, and slot."""
 
-    def rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        padding = [(0, missing)] + [(0, 0)] * (values.ndim - 1)
-        return np.pad(values, padding)[None]
+    examples: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    slot: npt.NDArray[np.int64]
 
-    tokens = rows(batch.attention_mask)
-    slots = {name: rows(getattr(batch, name))[..., None] for name in ("labels", "weights", "example_ids")}
-    return Batch(
-        input_ids=rows(batch.input_ids),
-        token_type_ids=rows(batch.token_type_ids),
-        positions=np.broadcast_to(np.arange(layout.length, dtype=np.int32), tokens.shape).copy(),
+
+def lay_out(batch: HostBatch, case: Case, shards: int) -> tuple[Batch, Places]:
+    """A batch in our form, padded or packed, in `case.accumulate` micro-batches; its shape depends on B alone.
+
+    Padded rows keep whatever a row of weight 0 or a column of padding holds: it must not matter. Packed rows hold the
+    examples that count, and there are as many of them as padded ones, so that nothing is compiled twice.
+    """
+    n, length = batch.input_ids.shape
+    layout = Layout(case.accumulate, rows_for(n, shards, case.accumulate), length, SLOTS if case.pack else 1)
+    if case.pack:
+        return _packed(batch, layout)
+    rows = layout.micro * layout.rows
+
+    def spread(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        padding = [(0, rows - n)] + [(0, 0)] * (values.ndim - 1)
+        return np.pad(values, padding).reshape(layout.micro, layout.rows, *values.shape[1:])
+
+    tokens = spread(batch.attention_mask)
+    slots = {name: spread(getattr(batch, name))[..., None] for name in ("labels", "weights", "example_ids")}
+    laid = Batch(
+        input_ids=spread(batch.input_ids),
+        token_type_ids=spread(batch.token_type_ids),
+        positions=np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape).copy(),
         segments=tokens,
-        starts=np.zeros((1, layout.rows, 1), np.int32),
+        starts=np.zeros((layout.micro, layout.rows, 1), np.int32),
         **slots,
     )
+    return laid, Places(np.arange(n), np.arange(n), np.zeros(n, np.int64))
+
+
+def _packed(batch: HostBatch, layout: Layout) -> tuple[Batch, Places]:
+    real = np.flatnonzero(batch.weights > 0)
+    lengths = batch.attention_mask[real].sum(axis=1)
+    seen = batch.attention_mask[real] > 0
+    tokens = TokenArrays(
+        input_ids=batch.input_ids[real][seen],
+        token_type_ids=batch.token_type_ids[real][seen].astype(np.uint8),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        labels=batch.labels[real],
+        example_ids=batch.example_ids[real],
+    )
+    row, slot, start = first_fit_decreasing(tokens.lengths, layout.length, layout.slots)
+    index = np.arange(len(real))
+    weights = fill(dataclasses.replace(tokens, labels=batch.weights[real]), index, row, slot, start, layout).labels
+    laid = fill(tokens, index, row, slot, start, layout)._replace(weights=weights)
+    return laid, Places(real, row, slot)
 
 
 single = functools.partial(SftrefTrainer, "single")

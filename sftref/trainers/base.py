@@ -61,6 +61,11 @@ class Trainer(abc.ABC):
         """The gradient that the optimizer would see (of the global mean loss, before clipping)."""
         return self._gradients(state, batch)
 
+    def compiled_text(self, state: TrainState, batch: Batch) -> str:
+        """The HLO text of `train_step` compiled for these placed arguments; nothing is run."""
+        text: str = self._train.lower(state, batch).compile().as_text()  # type: ignore[attr-defined]
+        return text
+
     def replicas(self, tree: Any) -> list[Any]:
         """A replicated result as NumPy arrays, once for each device, as that device holds it."""
         return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d), tree) for device in self.devices]

@@ -1,0 +1,107 @@
+"""The few fixed shapes of the kit: models, and parameters that are nowhere neutral.
+
+Every shape costs a compilation of seconds, so laws share these and vary values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from .adapter import Case
+from .oracle import Params
+
+# Rows of a batch and tokens of a row. 16 rows lie on 8 devices two by two and are no multiple of 3 or 6.
+B, L = 16, 16
+
+# Two layers, so that one of them is not the last, whose output a classifier reads at [CLS] only; no dimension is a
+# multiple of another's neighbour, so that swapped axes do not fit. eps = 1e-6 as in BERT's own optimizer.
+MAIN = Case(
+    vocab_size=67,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=56,
+    max_position_embeddings=L,
+    num_labels=3,
+    hidden_dropout=0.1,
+    attention_dropout=0.1,
+    classifier_dropout=0.1,
+    learning_rate=1e-3,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    warmup_steps=3,
+    total_steps=50,
+)
+# For laws of the schedule, each of which compiles its own program: one narrow layer.
+SMALL = dataclasses.replace(
+    MAIN,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=12,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    classifier_dropout=0.0,
+)
+
+
+def main_case(capabilities: frozenset[str], *, seed: int = 0, small: bool = False) -> Case:
+    """The case asked of a trainer of these capabilities: without dropout unless it is claimed."""
+    case = dataclasses.replace(SMALL if small else MAIN, seed=seed)
+    if "dropout" in capabilities:
+        return case
+    return dataclasses.replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
+
+
+def shapes(case: Case) -> dict[str, tuple[int, ...]]:
+    """Every parameter of a BERT classifier under its Hugging Face name; linear weights are (out, in)."""
+    d, f = case.hidden_size, case.intermediate_size
+    found: dict[str, tuple[int, ...]] = {
+        "bert.embeddings.word_embeddings.weight": (case.vocab_size, d),
+        "bert.embeddings.position_embeddings.weight": (case.max_position_embeddings, d),
+        "bert.embeddings.token_type_embeddings.weight": (case.type_vocab_size, d),
+    }
+
+    def norm(name: str) -> None:
+        found.update({f"{name}.weight": (d,), f"{name}.bias": (d,)})
+
+    def linear(name: str, outputs: int, inputs: int) -> None:
+        found.update({f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)})
+
+    norm("bert.embeddings.LayerNorm")
+    for layer in range(case.num_hidden_layers):
+        name = f"bert.encoder.layer.{layer}"
+        for part in ("query", "key", "value"):
+            linear(f"{name}.attention.self.{part}", d, d)
+        linear(f"{name}.attention.output.dense", d, d)
+        norm(f"{name}.attention.output.LayerNorm")
+        linear(f"{name}.intermediate.dense", f, d)
+        linear(f"{name}.output.dense", d, f)
+        norm(f"{name}.output.LayerNorm")
+    linear("bert.pooler.dense", d, d)
+    linear("classifier", case.num_labels, d)
+    return found
+
+
+def start_params(case: Case, rng: np.random.Generator) -> Params:
+    """Random parameters, float64 arrays of float32 values, none of them at a neutral 0 or 1.
+
+    Weights keep the size of what passes through them (variance 1 / inputs), so that attention is neither flat nor
+    saturated and the derivative of every leaf has something to say.
+    """
+    found: Params = {}
+    for name, shape in shapes(case).items():
+        noise = rng.standard_normal(shape)
+        if name.endswith("LayerNorm.weight"):
+            value = 1.0 + 0.3 * noise
+        elif name.endswith(".bias"):
+            value = 0.3 * noise
+        elif "embeddings" in name:
+            value = noise
+        else:
+            value = noise * (1.5 / math.sqrt(shape[1]))
+        found[name] = value.astype(np.float32).astype(np.float64)
+    return found

@@ -1,0 +1,280 @@
+"""Rung 2: every contribution of every device arrives once, where it belongs: each collective by itself.
+
+Sums are of integers that the dtype holds exactly, partial sums in any order included (`meshes.coded`), so they are the
+same bit for bit whatever algorithm adds them up. A message's size is that of the larger one of a device's operand and
+result, as collective libraries count it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax import lax
+
+from ..check import Bound, Check
+from ..meshes import DTYPES, FLOATS, Array, coded, exact_limit, holds_sums, mesh_of, on_each, signed, summed
+
+KIB, MIB = 1024, 1024 * 1024
+# Bytes. Bias and LayerNorm gradients of BERT-base are 3 KiB; libraries change algorithm around 512 KiB, 1 MiB and on.
+SIZES = {
+    "quick": (4, 3 * KIB, 512 * KIB - 4, MIB),
+    "standard": (12, 1020, 512 * KIB, 2 * MIB, 4 * MIB + 4, 8 * MIB),
+    "full": (512 * KIB + 4, MIB - 4, MIB + 4, 2 * MIB - 4, 4 * MIB, 8 * MIB - 4, 16 * MIB, 64 * MIB),
+}
+# On fewer than all devices.
+SHORT = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4), "full": (MIB,)}
+# From here on two dtypes: the bytes are the same to a library, and there are many.
+LARGE = 2 * MIB
+FEW = (FLOATS[0], FLOATS[1])
+
+
+def chosen(check: Check, sizes: dict[str, tuple[int, ...]]) -> list[int]:
+    """The sizes of this run's level."""
+    return [size for level, found in sizes.items() if check.at(level) for size in found]
+
+
+def counts(check: Check, available: int) -> list[int]:
+    """How many devices: all; 2 and 3 as well; every number."""
+    some = range(2, available) if check.at("full") else (2, 3) if check.at("standard") else ()
+    return [n for n in some if n < available] + [available]
+
+
+def messages(check: Check, devices: Sequence[Any]) -> Iterator[tuple[Any, int, list[np.dtype[Any]]]]:
+    """(mesh, bytes, dtypes) of this run's level; each is one program."""
+    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    for n in counts(check, len(devices)):
+        mesh = mesh_of(devices[:n])
+        for size in chosen(check, SIZES if n == len(devices) else SHORT):
+            yield mesh, size, [dtype for dtype in (FEW if size > LARGE else DTYPES) if holds_sums(dtype, n)]
+
+
+def compared(
+    check: Check,
+    what: str,
+    program: Callable[..., Any],
+    given: Sequence[Array],
+    expected: Callable[[Array], tuple[Array, Array]],
+    compare: Callable[[str, Array, Array, Array], None] | None = None,
+) -> None:
+    """A program's results are the expected ones on every device.
+
+    Args:
+        check: told.
+        what: begins the text of a failure.
+        program: of `on_each`.
+        given: stacked arrays.
+        expected: of a stacked array, what each device must hold (stacked, or one for all), and what it must not.
+        compare: instead of bit for bit: what, got, want, control.
+    """
+    for got, stacked in zip(program(*given), given, strict=True):
+        want, control = (np.broadcast_to(one, got.shape) for one in expected(stacked))
+        text = f"{what}, {stacked[0].nbytes} B of {stacked.dtype} on {len(stacked)} devices"
+        if compare is None:
+            check.equal(text, got, want.astype(got.dtype), control=control.astype(got.dtype))
+        else:
+            compare(text, got, want, control)
+
+
+def turned(given: Sequence[Array], size: int) -> Iterator[list[Array]]:
+    """The data; of a message too small for every device to stand out in it, each device's in each one's place."""
+    n = len(given[0])
+    for turn in range(n if size < 4 * n else 1):
+        yield [np.roll(stacked, turn, axis=0) for stacked in given]
+
+
+def _elements(size: int, dtype: np.dtype[Any], multiple: int = 1) -> int:
+    """Elements of a message of `size` bytes, at least one for each of `multiple` parts, in equal parts."""
+    return max(1, size // (dtype.itemsize * multiple)) * multiple
+
+
+def reduced(
+    check: Check,
+    rng: np.random.Generator,
+    devices: Sequence[Any],
+    collective: Callable[..., Any],
+    expected: Callable[[Array], tuple[Array, Array]],
+) -> None:
+    """A reduction over all devices, whose result each of them holds."""
+    for mesh, size, dtypes in messages(check, devices):
+        program = on_each(lambda *own: [collective(x, "data") for x in own], mesh)
+        data = [coded(rng, mesh.size, _elements(size, dtype), dtype) for dtype in dtypes]
+        for given in turned(data, size):
+            compared(check, collective.__name__, program, given, expected)
+
+
+@pytest.mark.law("collectives.psum")
+def test_psum(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """The sum of all contributions; the control lacks one."""
+    reduced(check, rng, devices, lax.psum, lambda stacked: (summed(stacked), summed(stacked[:-1])))
+
+
+@pytest.mark.law("collectives.pmax")
+def test_pmax(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """The largest; every device has it somewhere."""
+    reduced(check, rng, devices, lax.pmax, lambda stacked: (stacked.max(axis=0), stacked.min(axis=0)))
+
+
+@pytest.mark.law("collectives.pmin")
+def test_pmin(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """The smallest; every device has it somewhere."""
+    reduced(check, rng, devices, lax.pmin, lambda stacked: (stacked.min(axis=0), stacked.max(axis=0)))
+
+
+@pytest.mark.law("collectives.pmean")
+def test_pmean(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """The sum over their number: exact for a power of two."""
+    for mesh, size, dtypes in messages(check, devices):
+        program = on_each(lambda *own: [lax.pmean(x, "data") for x in own], mesh)
+        room = 2 if mesh.size & (mesh.size - 1) else 1
+        floats = [dtype for dtype in dtypes if dtype.kind not in "iu" and (room * 2 * mesh.size <= exact_limit(dtype))]
+        data = [coded(rng, mesh.size, _elements(size, dtype), dtype, room=room) for dtype in floats]
+        for given in turned(data, size):
+            compared(check, "pmean", program, given, _means, None if room == 1 else _mean_of(check))
+
+
+def _means(stacked: Array) -> tuple[Array, Array]:
+    return summed(stacked) / len(stacked), summed(stacked[:-1]) / len(stacked)
+
+
+def division(dtype: np.dtype[Any]) -> Bound:
+    """The relative error of x / n where n is no power of two: XLA multiplies by 1 / n, rounded, and rounds again.
+
+    (1 + d)(1 + e) - 1 <= 2 u + u^2, u = 1 / `exact_limit`; a float32 division on a GPU errs by 2 units in the last
+    place, which are 4 u. A sum that lacks a contribution or has a wrong one is 2 of at most limit / 2 off: 4 u.
+    """
+    u = 1.0 / (exact_limit(dtype) or 1)
+    wide = dtype.itemsize >= 4
+    return Bound((4 if wide else 2.01) * u, u, f"rounded reciprocal and product, u = {u:.1e}")
+
+
+def _mean_of(check: Check) -> Callable[[str, Array, Array, Array], None]:
+    """Compares each element with its bound: in a norm, one wrong element of a large message would drown."""
+
+    def compare(what: str, got: Array, want: Array, control: Array) -> None:
+        bound = division(got.dtype)
+        worst = float(np.abs(got.astype(np.float64) / want - 1).max())
+        check.at_most(f"{what}: largest relative error", worst, bound)
+        check.at_least(f"{what}: that of a mean that lacks one", float(np.abs(control / want - 1).min()), bound.value,
+                       "the control must be out of bounds")  # fmt: skip
+
+    return compare
+
+
+@pytest.mark.law("collectives.all_gather")
+def test_all_gather(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """Every device holds what each one had, in the order of the devices; stacked, and joined along an axis."""
+    for mesh, size, dtypes in messages(check, devices):
+        n = mesh.size
+        for tiled in (False, True):
+            program = on_each(lambda *own, tiled=tiled: [lax.all_gather(x, "data", tiled=tiled) for x in own], mesh)
+            data = [signed(rng, (n, _elements(size, dtype, n) // n), dtype) for dtype in dtypes]
+            compared(check, f"all_gather, tiled={tiled}", program, data, lambda x, tiled=tiled: _gathered(x, tiled))
+            if size > LARGE:
+                break
+
+
+def _gathered(stacked: Array, tiled: bool) -> tuple[Array, Array]:
+    both = stacked, np.roll(stacked, 1, axis=0)
+    return (both[0].ravel(), both[1].ravel()) if tiled else both
+
+
+@pytest.mark.law("collectives.psum_scatter")
+def test_psum_scatter(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """Device i holds part i of the sum."""
+    for mesh, size, dtypes in messages(check, devices):
+        n = mesh.size
+        program = on_each(lambda *own: [lax.psum_scatter(x, "data", tiled=True) for x in own], mesh)
+        data = [coded(rng, n, _elements(size, dtype, n), dtype) for dtype in dtypes]
+        for given in turned(data, size):
+            compared(check, "psum_scatter", program, given, _scattered)
+
+
+def _scattered(stacked: Array) -> tuple[Array, Array]:
+    n = len(stacked)
+    return summed(stacked).reshape(n, -1), summed(stacked[:-1]).reshape(n, -1)
+
+
+@pytest.mark.law("collectives.all_to_all")
+def test_all_to_all(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """Part j of device i becomes part i of device j; along one axis, and from one axis to another."""
+    for mesh, size, dtypes in messages(check, devices):
+        n = mesh.size
+        program = on_each(lambda *own: [lax.all_to_all(x, "data", 0, 0, tiled=True) for x in own], mesh)
+        data = [signed(rng, (n, _elements(size, dtype, n)), dtype) for dtype in dtypes]
+        compared(check, "all_to_all", program, data, _exchanged)
+        if size <= LARGE:
+            across = on_each(lambda *own: [lax.all_to_all(x, "data", 1, 0, tiled=True) for x in own], mesh)
+            blocks = [stacked.reshape(n, -1, n) for stacked in data]
+            compared(check, "all_to_all, columns to rows", across, blocks, _columns_to_rows)
+
+
+def _exchanged(stacked: Array) -> tuple[Array, Array]:
+    n = len(stacked)
+    got = stacked.reshape(n, n, -1).swapaxes(0, 1).reshape(n, -1)
+    return got, np.roll(got, 1, axis=0)
+
+
+def _columns_to_rows(blocks: Array) -> tuple[Array, Array]:
+    """[N, r, N]: device j collects column j of every device, device after device."""
+    got = np.stack([blocks[:, :, j].reshape(-1, 1) for j in range(len(blocks))])
+    return got, np.roll(got, 1, axis=0)
+
+
+def permutations(rng: np.random.Generator, n: int) -> dict[str, list[tuple[int, int]]]:
+    """Who sends to whom: rings, swaps with devices left in place, a random order, a part of the devices, one pair."""
+    order = rng.permutation(n)
+    return {
+        "ring": [(i, (i + 1) % n) for i in range(n)],
+        "ring backwards": [(i, (i - 1) % n) for i in range(n)],
+        "first and last swapped": [(0, n - 1), (n - 1, 0), *((i, i) for i in range(1, n - 1))],
+        "random order": [(i, int(order[i])) for i in range(n)],
+        "each in place": [(i, i) for i in range(n)],
+        "every second one sends": [(i, i + 1) for i in range(0, n - 1, 2)],
+        "one pair": [(n - 1, 0)],
+    }
+
+
+@pytest.mark.law("collectives.ppermute")
+def test_ppermute(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """Who is sent something holds it, and who is not holds zeros."""
+    for mesh, size, dtypes in messages(check, devices):
+        data = [signed(rng, (mesh.size, _elements(size, dtype)), dtype) for dtype in dtypes]
+        for name, pairs in permutations(rng, mesh.size).items():
+            if name != "ring" and size != 3 * KIB:
+                continue
+            program = on_each(lambda *own, pairs=pairs: [lax.ppermute(x, "data", pairs) for x in own], mesh)
+            compared(check, f"ppermute, {name}", program, data, lambda x, pairs=pairs: _permuted(x, pairs))
+
+
+def _permuted(stacked: Array, pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
+    want = np.zeros_like(stacked)
+    for source, target in pairs:
+        want[target] = stacked[source]
+    return want, np.roll(want, 1, axis=0)
+
+
+@pytest.mark.law("collectives.repeated")
+def test_repeated(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """One program many times with other data each time: faults that come and go. BERT's small gradients, at 4 sizes."""
+    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    n, dtype = len(devices), FLOATS[0]
+    times = 500 if check.at("full") else 100 if check.at("standard") else 20
+
+    def leaves(*own: jax.Array) -> list[jax.Array]:
+        return [lax.psum(x, "data") for x in own] + [lax.psum_scatter(x, "data", tiled=True) for x in own]
+
+    program = on_each(leaves, mesh_of(devices))
+    sizes = (4 * n, 3 * KIB, 256 * KIB, 512 * KIB - 4)
+    base = [coded(rng, n, _elements(size, dtype, n), dtype) for size in sizes]
+    for time in range(times):
+        given = [np.roll(stacked, (time, 7 * time), axis=(0, 1)) for stacked in base]
+        got = program(*given)
+        for whole, part, stacked in zip(got[: len(base)], got[len(base) :], given, strict=True):
+            want, control = summed(stacked).astype(dtype), summed(stacked[:-1]).astype(dtype)
+            for name, result in (("psum", whole), ("psum_scatter", part.reshape(1, -1))):
+                wants = np.broadcast_to(want, result.shape), np.broadcast_to(control, result.shape)
+                check.equal(f"{name} of {stacked[0].nbytes} B, time {time}", result, wants[0], control=wants[1])

@@ -1,0 +1,151 @@
+"""Rung 6: one training step on one device is the oracle's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ..adapter import TrainerUnderTest
+from ..cases import main_case, start_params
+from ..check import Check
+from ..reference import FACTOR, gradient_reference, walk
+from ..strategies import batch_of, for_all, generators
+from ..subjects import (
+    MOST,
+    claims,
+    evaluation_holds,
+    gradients_hold,
+    precision,
+    updates_hold,
+)
+
+
+@pytest.mark.law("step.gradients")
+def test_gradients(check: Check, subject: TrainerUnderTest) -> None:
+    """Every leaf, dropout included where it is claimed."""
+    claims(check, subject, "gradients")
+
+    def holds(rng: np.random.Generator) -> None:
+        case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
+        batch = batch_of(case, rng, real=int(rng.integers(1, 17)))
+        gradients_hold(check, subject, case, start_params(case, rng), batch, 1)
+
+    for_all(check, holds, rng=generators())
+
+
+@pytest.mark.law("step.update")
+def test_update(check: Check, subject: TrainerUnderTest) -> None:
+    """Three updates: the first has learning rate 0, and Adam hides a gradient's scale in the first that moves."""
+
+    def holds(rng: np.random.Generator) -> None:
+        case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
+        batches = [batch_of(case, rng, real=int(rng.integers(1, 17))) for _ in range(3)]
+        results = updates_hold(check, subject, case, start_params(case, rng), batches, 1)
+        check.same("learning rate of the first update under a warm-up", results[0].learning_rate, 0.0)
+
+    for_all(check, holds, rng=generators())
+
+
+@pytest.mark.law("step.logits")
+def test_logits(check: Check, subject: TrainerUnderTest) -> None:
+    """Evaluation has no dropout, and gives logits in the order of the rows."""
+
+    def holds(rng: np.random.Generator) -> None:
+        case = main_case(subject.capabilities)
+        evaluation_holds(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
+
+    for_all(check, holds, rng=generators())
+
+
+@pytest.mark.law("step.moments")
+def test_moments(check: Check, subject: TrainerUnderTest) -> None:
+    """Adam's moments after two updates of the same run."""
+    claims(check, subject, "moments")
+
+    def holds(rng: np.random.Generator) -> None:
+        case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
+        params, batches = start_params(case, rng), [batch_of(case, rng) for _ in range(2)]
+        subject.start(case, params, 1)
+        for batch in batches:
+            subject.step(batch)
+        want = walk(case, params, batches)
+        for name, got, one in zip(("first", "second"), subject.moments(), (want.first, want.second), strict=True):
+            check.tree(f"{name} moment of", got, one.want, one.bounds)
+            empty = {leaf: np.zeros_like(value) for leaf, value in one.want.items()}
+            check.distinct("moments of zero", empty, one.want, one.bounds)
+
+    for_all(check, holds, rng=generators())
+
+
+@pytest.mark.law("step.float64")
+def test_float64(check: Check, subject: TrainerUnderTest) -> None:
+    """The same in float64, where rounding cannot hide an error of 1e-12."""
+    claims(check, subject, "gradients", "precision:float64")
+
+    def holds(rng: np.random.Generator) -> None:
+        case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
+        case = dataclasses.replace(case, precision="float64")
+        gradients_hold(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
+
+    for_all(check, holds, rng=generators())
+
+
+@pytest.mark.law("step.bfloat16")
+def test_bfloat16(check: Check, subject: TrainerUnderTest) -> None:
+    """bfloat16 was asked for: the error is what its 8 bits give, neither more nor far less."""
+    claims(check, subject, "gradients", "precision:bf16")
+
+    def holds(rng: np.random.Generator) -> None:
+        case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
+        case = dataclasses.replace(case, precision="bfloat16")
+        params, batch = start_params(case, rng), batch_of(case, rng, real=13)
+        gradients_hold(check, subject, case, params, batch, 1)
+        subject.start(case, params, 1)
+        want, got = gradient_reference(case, params, batch), subject.gradients(batch)
+        error = np.sqrt(sum(float(((np.asarray(got[k], np.float64) - w) ** 2).sum()) for k, w in want.want.items()))
+        noise = np.sqrt(sum(bound.noise**2 for bound in want.bounds.values()))
+        # float32 would be 2^16 times below; a mode that rounds only some products is still within FACTOR^2.
+        check.at_least("error of the bfloat16 gradient", error, noise / FACTOR**2, "rounding to 8 bits is this coarse")
+
+    for_all(check, holds, rng=generators())
+
+
+@pytest.mark.law("step.regression")
+def test_regression(check: Check, subject: TrainerUnderTest) -> None:
+    """One output and a squared error."""
+    claims(check, subject, "gradients")
+
+    def holds(rng: np.random.Generator) -> None:
+        case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=True)
+        case = dataclasses.replace(case, num_labels=1, regression=True)
+        gradients_hold(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
+
+    for_all(check, holds, rng=generators())
+
+
+@pytest.mark.law("step.zero_gradients")
+def test_zero_gradients(check: Check, subject: TrainerUnderTest) -> None:
+    """The gradient of a key's bias is zero but for rounding, and so is that of a word that no example holds."""
+    claims(check, subject, "gradients")
+
+    def holds(rng: np.random.Generator) -> None:
+        case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
+        batch = batch_of(case, rng, real=13)
+        with precision(case):
+            subject.start(case, start_params(case, rng), 1)
+            got = subject.gradients(batch)["bert.embeddings.word_embeddings.weight"]
+        seen = batch.attention_mask.astype(bool) & (batch.weights > 0)[:, None]
+        absent = np.setdiff1d(np.arange(case.vocab_size), batch.input_ids[seen])
+        present = np.setdiff1d(np.arange(case.vocab_size), absent)
+        check.need(len(absent) > 0, "needs a word that no example holds")
+        rows = np.asarray(got)
+        check.equal(
+            "gradient of the words that no example holds",
+            rows[absent],
+            rows[absent] * 0,
+            control=rows[present][: len(absent)],
+        )
+
+    for_all(check, holds, rng=generators())

@@ -1,0 +1,99 @@
+"""The ids that a run must answer for -> units: which checks share a process, and which processes may run when."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .catalogue import split_id
+from .settings import DEFAULT_ADAPTERS, Settings
+
+KIT = Path(__file__).parent
+# Rungs that share a process, and the processes that must have ended before. What a rung needs stands before it.
+TOGETHER = {"ground": (0, 1), "devices": (2, 5), "numbers": (3, 4)}
+
+
+@dataclass
+class Unit:
+    """Checks of one process.
+
+    Attributes:
+        name: for messages.
+        ids: that it must answer for.
+        after: the units that must have ended before it starts.
+    """
+
+    name: str
+    ids: list[str]
+    after: tuple[str, ...] = ()
+
+
+def units(ids: Iterable[str]) -> list[Unit]:
+    """The machine's rungs 0 to 5 in three processes, and then one for each trainer, and one for what is left."""
+    members: dict[str, list[str]] = {}
+    for check in ids:
+        law, subject = split_id(check)
+        home = next((name for name, rungs in TOGETHER.items() if law.rung in rungs), "machine")
+        members.setdefault(home if subject is None else f"trainer {subject}", []).append(check)
+    after = {"ground": (), "devices": ("ground",), "numbers": ("ground",)}
+    order = [name for name in TOGETHER if name in members] + [name for name in members if name not in TOGETHER]
+    return [Unit(name, members[name], after.get(name, tuple(TOGETHER))) for name in order]
+
+
+def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Path | None, scratch: Path) -> list[str]:
+    """The pytest process that asks these checks.
+
+    Args:
+        settings: of the run.
+        ids: to be asked.
+        failed: the rungs that have failed so far, in the form of `--sftref-failed`.
+        deviations: the file of those that are known.
+        scratch: a folder of its own, for what checks write.
+    """
+    # Not -m pytest in the current folder's sight: a file of the user's must not take a module's place.
+    words = [sys.executable, "-P", "-m", "pytest", "-c", str(KIT / "pytest.ini"), "--rootdir", str(KIT)]
+    # Nothing is captured: what a native library says before it aborts must reach the runner.
+    words += ["-q", "-s", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--basetemp", str(scratch)]
+    words += ["--sftref-level", settings.level, "--sftref-seed", str(settings.seed)]
+    words += ["--sftref-against", settings.against]
+    if settings.adapters != DEFAULT_ADAPTERS:
+        words += [word for name in settings.adapters for word in ("--sftref-adapter", name)]
+    if settings.platform is not None:
+        words += ["--sftref-platform", settings.platform]
+    if settings.devices is not None:
+        words += ["--sftref-devices", str(settings.devices)]
+    if failed:
+        words += ["--sftref-failed", failed]
+    if deviations is not None:
+        words += ["--sftref-deviations", str(deviations)]
+    words += [word for check in ids for word in ("--sftref-only", check)]
+    rungs = sorted({split_id(check)[0].rung for check in ids})
+    return words + [str(path) for rung in rungs for path in sorted((KIT / "laws").glob(f"test_{rung}_*.py"))]
+
+
+def variables(given: Mapping[str, str], cache: Path | None) -> dict[str, str]:
+    """The environment of a process of the kit: the user's own, with pytest's and the compilation cache in our hands.
+
+    A cache of the user's could answer for the compiler that is to be verified. On simulated devices, where compilation
+    is most of the time, the processes of one run share a cache that lives as long as the run; an accelerator's runtime
+    compiles anew in each.
+    """
+    kept = {name: value for name, value in given.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
+    kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    kept.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if cache is None:
+        return kept | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return kept | {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def python_path() -> str:
+    """The folder from which this copy of the kit is imported."""
+    return os.fspath(KIT.parent)

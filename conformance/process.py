@@ -1,0 +1,216 @@
+"""One pytest process of the kit: what it tells, what it says on stderr, the check it is in, and its end.
+
+It is a session of its own, so that ending it ends what it started, and it does not outlive its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .records import MISMATCH
+
+# Seconds in which a process must reach its first check, go from one check to the next, and end after the last.
+START, BETWEEN, EXIT = 180.0, 180.0, 60.0
+# Seconds in which it must write the stacks of its threads down when asked.
+DUMP = 2.0
+PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """A running process.
+
+    Attributes:
+        running: the id of the check that it is in, or None.
+        answered: how many checks it has answered.
+        stderr: its last lines.
+    """
+
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], left: int) -> None:
+        """Start `command`, which has `left` checks to answer, with a pipe for the stream of its events."""
+        stream, theirs = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [*command, "--sftref-stream", f"/dev/fd/{theirs}"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=dict(variables),
+                pass_fds=(theirs,),
+                start_new_session=True,
+                preexec_fn=_tie_to(os.getpid()),
+            )
+        finally:
+            os.close(theirs)
+        assert self.process.stderr is not None
+        self.running: str | None = None
+        self.answered, self.left = 0, left
+        self.stderr: deque[str] = deque(maxlen=400)
+        self.began = self.since = time.monotonic()
+        self.deadline = START
+        self._mismatch = ""
+        self._pipes = {stream: b"", self.process.stderr.fileno(): b""}
+        self._stream = stream
+        for pipe in self._pipes:
+            os.set_blocking(pipe, False)
+
+    def pipes(self) -> list[int]:
+        """What can be waited for."""
+        return list(self._pipes)
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it told since the last call. stderr is read first: what a check says comes before its result."""
+        for pipe in [pipe for pipe in self._pipes if pipe != self._stream]:
+            for line in self._lines(pipe):
+                self.stderr.append(line.decode(errors="replace")[:500])
+                if MISMATCH in self.stderr[-1]:
+                    self._mismatch = self.stderr[-1]
+        found = []
+        for line in self._lines(self._stream):
+            with contextlib.suppress(ValueError):  # a line cut short by the process's death
+                found.append(json.loads(line))
+        for event in found:
+            self._follow(event)
+        return found
+
+    def _follow(self, event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            self.running, self.deadline, self.since = event["id"], event["deadline"], time.monotonic()
+        elif event["event"] == "result":
+            event["mismatch"], self._mismatch = self._mismatch, ""
+            self.answered, self.left = self.answered + 1, self.left - 1
+            self.running, self.since = None, time.monotonic()
+            self.deadline = BETWEEN if self.left > 0 else EXIT
+
+    def _lines(self, pipe: int) -> list[bytes]:
+        if pipe not in self._pipes:
+            return []
+        data = self._pipes[pipe]
+        while True:
+            try:
+                more = os.read(pipe, 1 << 16)
+            except BlockingIOError:
+                break
+            if not more:
+                del self._pipes[pipe]
+                if pipe == self._stream:
+                    os.close(pipe)
+                return [line for line in data.split(b"\n") if line]
+            data += more
+        *lines, rest = data.split(b"\n")
+        self._pipes[pipe] = rest[-(1 << 20) :]
+        return lines
+
+    def overdue(self) -> bool:
+        """Whether it is longer in its check, or outside any, than it may be."""
+        return time.monotonic() - self.since > self.deadline
+
+    def ended(self) -> bool:
+        """Whether it is over; it stays unreaped, so that its number and its group remain its own."""
+        if self.process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def stacks(self) -> list[str]:
+        """Where each of its threads stands, if it can still say so: asked of `faulthandler`, which needs no GIL."""
+        before = len(self.stderr)
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGUSR1)
+        until = time.monotonic() + DUMP
+        while time.monotonic() < until and not self.ended():
+            wait(self.pipes(), 0.1)
+            self.events()
+            if len(self.stderr) > before and not wait(self.pipes(), 0.1):
+                break
+        found = list(self.stderr)
+        at = next((i for i, line in enumerate(found) if "(most recent call first)" in line), len(found))
+        return found[at:]
+
+    def close(self) -> int | None:
+        """End it with all that it started; its exit code, negative for a signal, None if it cannot be ended."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        for pipe in self.pipes():
+            if pipe == self._stream:
+                os.close(pipe)
+        self._pipes = {}
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        return self.process.returncode
+
+
+def wait(pipes: Iterable[int], seconds: float) -> bool:
+    """Wait until one of the pipes has something to read, at most so long."""
+    with selectors.DefaultSelector() as selector:
+        for pipe in pipes:
+            selector.register(pipe, selectors.EVENT_READ)
+        if not selector.get_map():
+            time.sleep(seconds)
+            return False
+        return bool(selector.select(seconds))
+
+
+def _tie_to(parent: int) -> Any:
+    """What a new process does first: ask the kernel to end it with its parent (Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def tie() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
+
+
+def how_it_ended(code: int | None) -> str:
+    """An exit code in words."""
+    if code is None:
+        return "cannot be ended, not even by SIGKILL"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name}, which the kernel also sends when memory runs out" if name == "SIGKILL" else name
+
+
+def frames(stack: Iterable[str], most: int = 3) -> str:
+    """The innermost frames of the thread that runs Python's main program, from `faulthandler`'s lines, in one line."""
+    threads: list[list[str]] = []
+    for line in stack:
+        if "(most recent call first)" in line:
+            threads.append([])
+        elif threads and line.startswith("  File "):
+            threads[-1].append(line.strip())
+        elif threads and not line.startswith("  "):
+            break
+    # The main thread comes last, or alone and called current.
+    inner = [re.sub(r'File ".*?([^/"]+/[^/"]+)", line (\d+) in (\S+)', r"\3 (\1:\2)", f) for f in (threads or [[]])[-1]]
+    return ", called from ".join(inner[:most])
+
+
+def last_words(stderr: Iterable[str], most: int = 4) -> str:
+    """The last lines that a process said, in one line; the fatal one and its frames, where there is one."""
+    lines = [line.strip() for line in stderr if line.strip()]
+    fatal = next((i for i, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    if fatal is None:
+        return " | ".join(lines[-most:])
+    said = lines[max(fatal - 2, 0) : fatal + 1]
+    where = frames("  " + line if line.startswith("File ") else line for line in lines[fatal + 1 :])
+    return " | ".join([*said, f"in {where}"] if where else said)

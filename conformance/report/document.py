@@ -1,0 +1,143 @@
+"""A run and its verdict -> report.json, as `report.schema.json` beside this file lays it down."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..catalogue import RUNGS, laws
+from ..outcome import Outcome
+from ..records import Record
+from ..verdict import Verdict, broken, stale_deviations, unmet
+
+SCHEMA = "sftref.report/1"
+SLOWEST = 10
+
+
+def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
+    """All that a run found, in JSON's own values."""
+    settings = outcome.settings
+    content = {
+        "schema": SCHEMA,
+        "verdict": verdict.name,
+        "exit_code": verdict.exit_code,
+        "line": verdict.line,
+        "settings": {
+            "level": settings.level,
+            "seed": settings.seed,
+            "platform": settings.platform,
+            "devices": settings.devices,
+            "only": list(settings.only),
+            "against": settings.against,
+        },
+        "environment": outcome.environment,
+        "subject": [
+            {"label": label, "adapter": adapter, **outcome.subjects.get(label, {})}
+            for label, adapter in settings.subjects.items()
+        ],
+        "checks": [check(record) for record in outcome.ended()],
+        "faults": [],
+        "deviations": [known.to_json() for known in outcome.deviations],
+        "stale_deviations": stale_deviations(outcome),
+        "troubles": outcome.troubles,
+        "diagnosis": diagnosis(outcome, verdict),
+        "timing": timing(outcome),
+    }
+    found: dict[str, Any] = plain(content)
+    return found
+
+
+def check(record: Record) -> dict[str, Any]:
+    """One check with what its law says of it."""
+    law = laws()[record.law]
+    said = {"requirement": law.requirement, "catches": law.catches, "cause": law.cause, "next_step": law.next_step}
+    return record.to_json() | {"rung_name": law.rung_name, **said}
+
+
+def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
+    """The lowest rung that fell, what that points at, and what to do; None where nothing is wrong."""
+    fallen = broken(outcome)
+    if verdict.name == "CONFORMANT":
+        return None
+    if fallen:
+        lowest = [record for record in fallen if record.rung == fallen[0].rung]
+        law = laws()[lowest[0].law]
+        asked = [record for record in outcome.ended() if record.rung == law.rung]
+        below = [record for record in outcome.of_status("pass") if record.rung < law.rung]
+        evidence = [f"{record.id}: {record.status}: {record.message}" for record in lowest[:5]]
+        evidence.append(f"{len(lowest)} of {len(asked)} checks of rung {law.rung} fell; {len(below)} below it passed")
+        return {
+            "layer": RUNGS[law.rung], "cause": law.cause, "evidence": evidence, "next_step": law.next_step
+        }  # fmt: skip
+    missing, old = unmet(outcome), stale_deviations(outcome)
+    if verdict.name == "SETUP":
+        layer, cause, evidence = "environment", "What was asked for is not there.", [verdict.reason]
+        step = "Do what the verdict's line says, and run again."
+    elif old:
+        layer, cause, evidence = "deviations", "The list of known deviations is no longer true.", old
+        step = "Take these entries out, or renew them with a reason."
+    elif outcome.troubles:
+        layer, cause, evidence = "processes", "A process did not come to its end by itself.", outcome.troubles
+        step = "Look at the driver's log; a library that aborts on its way out spoils every job's exit code."
+    elif outcome.interrupted is not None:
+        layer, cause, evidence = "run", "The run was interrupted.", [verdict.reason]
+        step = "Run again."
+    else:
+        layer, cause = "run", "Checks that the run must answer for did not run."
+        evidence = list(dict.fromkeys(f"{record.id}: {record.message}" for record in missing))[:10] or [verdict.reason]
+        step = "Give the run what these checks need: more devices, as a rule."
+    return {"layer": layer, "cause": cause, "evidence": evidence, "next_step": step}
+
+
+def timing(outcome: Outcome) -> dict[str, Any]:
+    """How long it took, and what took longest."""
+    ended = outcome.ended()
+    total = sum(record.seconds for record in ended)
+    compiled = sum(record.facts.get("compile_seconds", 0.0) for record in ended)
+    slowest = sorted(ended, key=lambda record: -record.seconds)[:SLOWEST]
+    rungs = {
+        RUNGS[rung]: round(sum(record.seconds for record in ended if record.rung == rung), 3)
+        for rung in sorted({record.rung for record in ended})
+    }
+    return {
+        "started": outcome.started.isoformat(timespec="seconds"),
+        "seconds": round(outcome.seconds, 3),
+        "check_seconds": round(total, 3),
+        "compile_seconds": round(compiled, 3),
+        "compile_share": round(compiled / total, 4) if total > 0 else None,
+        "rungs": rungs,
+        "slowest": [
+            {"id": r.id, "seconds": r.seconds, "compile_seconds": r.facts.get("compile_seconds", 0.0)} for r in slowest
+        ],
+    }
+
+
+def margins(outcome: Outcome) -> dict[int, tuple[int, int, int, float | None, float | None]]:
+    """By rung: checks, comparisons, numbers compared, median and worst margin (error over bound)."""
+    table = {}
+    for rung in sorted({record.rung for record in outcome.ended()}):
+        mine = [record for record in outcome.ended() if record.rung == rung]
+        medians = sorted(r.median_margin for r in mine if r.median_margin is not None)
+        # An exact comparison has margin 0 or an infinite one; its failure is told elsewhere.
+        worst = [r.margin for r in mine if r.margin is not None and r.median_margin is not None]
+        middle = medians[len(medians) // 2] if medians else None
+        counts = len(mine), sum(r.comparisons for r in mine), sum(r.compared for r in mine)
+        table[rung] = (*counts, middle, max(worst, default=None))
+    return table
+
+
+def plain(value: Any) -> Any:
+    """JSON's own values: numbers that JSON does not have become texts, and what it cannot hold its description."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, (str, bool, type(None))):
+        return value
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
+        value = value.item()
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,314 @@
+"""Settings -> an outcome: the ladder in child processes, each check under its deadline.
+
+A check that hangs or crashes is a result of its own and is not asked again; the rest of its process goes on in a new
+one. Whatever happens, every id that was expected has one record at the end, and no process is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from . import environment, process
+from .catalogue import RUNGS, blocked_by, expected, split_id
+from .deviations import Deviation, accepted
+from .outcome import BROKEN, WRONG, Group, Outcome, groups
+from .plan import Unit, command, units, variables
+from .process import Child
+from .records import Record
+from .settings import Settings
+
+# The laws that say whether what was asked for is there at all: where one of them fails nothing else can be verified.
+SETUP_LAWS = ("environment.platform",)
+# So many hangs on one rung, each as long as its deadline, and the rest of the rung is not waited for.
+MOST_HANGS = 3
+NO_SPACE = "No space left on device"
+USAGE_ERROR = 4
+
+
+class Watcher(Protocol):
+    """Who is told how the run goes."""
+
+    def rung(self, group: Group) -> None:
+        """A line of the ladder is complete."""
+
+    def waiting(self, done: int, running: list[str]) -> None:
+        """Called several times a second, with the checks that are being asked."""
+
+
+class Stopped(BaseException):
+    """A signal that ends the run."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class _Setup(Exception):
+    """Nothing can be verified here."""
+
+
+@dataclasses.dataclass
+class _Running:
+    """A unit whose process runs, with what it has not answered yet."""
+
+    unit: Unit
+    child: Child
+    left: list[str]
+    stalled: int = 0
+    collect_errors: list[str] = dataclasses.field(default_factory=list)
+
+
+def verify(settings: Settings, deviations: list[Deviation], file: Path | None, watcher: Watcher) -> Outcome:
+    """Run the ladder.
+
+    Args:
+        settings: what to ask.
+        deviations: known ones.
+        file: where they stand, for the child processes.
+        watcher: is told how it goes.
+
+    Raises:
+        OSError: there is no room for temporary files.
+    """
+    ids = expected(settings.level, settings.subjects, settings.only)
+    outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=environment.static())
+    scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
+    runner = Runner(outcome, watcher, scratch, file)
+    began = time.monotonic()
+    reason = "never asked"
+    try:
+        with _signals():
+            runner.run()
+    except (KeyboardInterrupt, Stopped) as stop:
+        outcome.interrupted = 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+        reason = "interrupted"
+    except _Setup as error:
+        outcome.setup = reason = str(error)
+    finally:
+        runner.end()
+        shutil.rmtree(scratch, ignore_errors=True)
+    outcome.fill(reason)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+class Runner:
+    """The processes of one run."""
+
+    def __init__(self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None) -> None:
+        self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
+        self.settings = outcome.settings
+        self.running: list[_Running] = []
+        self.starts = 0
+        self.told: set[tuple[int, str | None]] = set()
+        self.whole = {(g.rung, g.subject): len(g.records) for g in groups(map(_unanswered, outcome.expected))}
+
+    def run(self) -> None:
+        """Ask everything."""
+        waiting = units(self.outcome.expected)
+        names = {unit.name for unit in waiting}
+        while waiting or self.running:
+            unfinished = {unit.name for unit in waiting} | {running.unit.name for running in self.running}
+            ready = [u for u in waiting if not unfinished & (set(u.after) & names)]
+            for unit in ready[: self._lanes() - len(self.running)]:
+                waiting.remove(unit)
+                self._start(_Running(unit, None, list(unit.ids)))  # type: ignore[arg-type]
+            process.wait([pipe for r in self.running for pipe in r.child.pipes()], 0.2)
+            for running in list(self.running):
+                self._look_at(running)
+            now = [r.child.running or f"{r.unit.name}: between checks" for r in self.running]
+            self.watcher.waiting(len(self.outcome.records), now)
+
+    def end(self) -> None:
+        """End what still runs."""
+        for running in self.running:
+            running.child.close()
+        self.running = []
+
+    def _lanes(self) -> int:
+        # An accelerator's devices are for one process at a time; simulated ones are for as many as there are cores.
+        return 2 if self.outcome.platforms == ["cpu"] and environment.cores() >= 2 else 1
+
+    def _start(self, running: _Running) -> None:
+        """Start a process for what is left of a unit, unless a rung below has failed."""
+        failed = {(r.rung, r.subject) for r in self.outcome.records.values() if r.status in BROKEN}
+        for check in list(running.left):
+            law, subject = split_id(check)
+            broken = blocked_by(failed, law, subject)
+            hangs = sum(r.status == "hang" and (r.rung, r.subject) == (law.rung, subject)
+                        for r in self.outcome.records.values())  # fmt: skip
+            if broken is None and hangs >= MOST_HANGS:
+                broken = f"rung {law.rung} ({RUNGS[law.rung]}) itself: {hangs} of its checks hung"
+            if broken is not None:
+                self._keep(running, Record.ended(law, subject, "blocked", f"blocked by {broken}", 0.0))
+        if not running.left:
+            return
+        self.starts += 1
+        words = ",".join(f"{rung}:{subject}" if subject else f"{rung}" for rung, subject in sorted(failed, key=str))
+        own = self.scratch / f"process-{self.starts}"
+        # Until the first process has said so, only the user knows that this is the CPU.
+        cached = self.outcome.platforms == ["cpu"] or self.settings.platform == "cpu"
+        with_cache = variables(os.environ, self.scratch / "cache" if cached else None)
+        asked = command(self.settings, running.left, words, self.file, own)
+        running.child = Child(asked, with_cache, len(running.left))
+        running.collect_errors = []
+        self.running.append(running)
+
+    def _look_at(self, running: _Running) -> None:
+        child = running.child
+        over = child.ended()  # asked before reading: what it told before its end is then read too
+        for event in child.events():
+            self._take(running, event)
+        if over:
+            self._ended(running)
+        elif child.overdue():
+            self._hung(running)
+
+    def _take(self, running: _Running, event: dict[str, Any]) -> None:
+        kind = event.pop("event")
+        if kind == "result":
+            mismatch = event.pop("mismatch", "")
+            record = Record.from_json(event)
+            if mismatch and record.status == "pass":
+                said = f"XLA's autotuner found kernels that disagree: {mismatch[:300]}"
+                record = dataclasses.replace(record, status="fail", message=said)
+            if record.law in SETUP_LAWS and record.status in WRONG:
+                law, _ = split_id(record.id)
+                self.outcome.setup = f"{' '.join(record.message.split())[:300]}; {law.next_step}"
+            running.stalled = 0
+            self._keep(running, record)
+        elif kind == "environment":
+            self.outcome.environment |= event
+        elif kind == "subject":
+            self.outcome.subjects[event.pop("label")] = event
+        elif kind == "trouble":
+            running.collect_errors.append(event["message"])
+
+    def _keep(self, running: _Running, record: Record) -> None:
+        """Store the one record of a check, and tell when its line of the ladder is complete."""
+        if record.id not in running.left:
+            return
+        running.left.remove(record.id)
+        today = datetime.datetime.now(datetime.UTC).date()
+        record = accepted(self.outcome.deviations, record, self.outcome.platforms or self._asked_platform(), today)
+        record = dataclasses.replace(record, repro=self.settings.repro(record.id, record.subject))
+        self.outcome.records[record.id] = record
+        key = (record.rung, record.subject)
+        mine = [r for r in self.outcome.ended() if (r.rung, r.subject) == key]
+        if len(mine) == self.whole[key] and self.outcome.setup is None:
+            self.watcher.rung(Group(*key, mine))
+
+    def _asked_platform(self) -> list[str]:
+        return [self.settings.platform] if self.settings.platform else []
+
+    def _lost(self, running: _Running, check: str, status: str, message: str, said: list[str]) -> None:
+        law, subject = split_id(check)
+        record = Record.ended(law, subject, status, message, time.monotonic() - running.child.since)
+        self._keep(running, dataclasses.replace(record, facts={"stderr": said[-40:]} if said else {}))
+
+    def _hung(self, running: _Running) -> None:
+        """End a process that is over its deadline, and go on with what it has left."""
+        child = running.child
+        stack = child.stacks()
+        where = f"; it stood in {process.frames(stack)}" if process.frames(stack) else ""
+        self.running.remove(running)
+        self._took_leave(running, child.close())
+        if child.running is not None:
+            message = f"no answer within {child.deadline:g} s{where}"
+            self._lost(running, child.running, "hang", message, stack)
+        elif not running.left:
+            self.outcome.troubles.append(f"the process of {running.unit.name} did not end by itself{where}")
+        else:
+            self._without_a_check(running, "hang", f"no check began within {child.deadline:g} s{where}")
+        self._start(running)
+
+    def _took_leave(self, running: _Running, code: int | None) -> None:
+        if code is None:
+            said = f"the process of {running.unit.name} {process.how_it_ended(code)}"
+            self.outcome.troubles.append(said)
+
+    def _ended(self, running: _Running) -> None:
+        """See why a process is over, and go on with what it has left."""
+        child = running.child
+        self.running.remove(running)
+        code = child.close()
+        how, words = process.how_it_ended(code), process.last_words(child.stderr)
+        said = f"{how}; last words: {words}" if words else how
+        if child.running is not None:
+            self._lost(running, child.running, "crash", f"{said} (in the middle of the check)", list(child.stderr))
+        elif code == USAGE_ERROR and not child.answered:
+            raise _Setup(_usage(list(child.stderr)))
+        elif not running.left:
+            if code is None or code < 0:
+                self.outcome.troubles.append(f"the process of {running.unit.name} crashed on its way out ({said})")
+        elif code in (0, 1, 5):
+            self._never_collected(running)
+        else:
+            reasons = [*running.collect_errors, said] if code not in (2, 3) else running.collect_errors or [said]
+            self._without_a_check(running, "crash", f"its process ended before the check began: {reasons[0]}")
+        if self.outcome.setup is not None:
+            raise _Setup(self.outcome.setup)
+        self._start(running)
+
+    def _never_collected(self, running: _Running) -> None:
+        """A session that came to its end without some checks: they cannot be imported, or do not exist."""
+        errors = running.collect_errors
+        if errors and not self.outcome.records:
+            raise _Setup(f"the checks cannot be imported: {errors[0]}; mend this installation of JAX and NumPy")
+        for check in list(running.left):
+            law, subject = split_id(check)
+            mine = [e for e in errors if e.startswith(f"test_{law.rung}_")]
+            status, reason = ("error", mine[0]) if mine else ("not_run", "there is no check of this id in laws/")
+            self._keep(running, Record.ended(law, subject, status, reason, 0.0))
+
+    def _without_a_check(self, running: _Running, status: str, message: str) -> None:
+        """A process that came to nothing: once more without progress, and then what it has left is lost."""
+        if NO_SPACE in message:
+            raise _Setup(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
+        running.stalled += 0 if running.child.answered else 1
+        if running.stalled > 1:
+            for check in list(running.left):
+                self._lost(running, check, status, message, list(running.child.stderr))
+
+
+def _unanswered(check: str) -> Record:
+    law, subject = split_id(check)
+    return Record.ended(law, subject, "not_run", "", 0.0)
+
+
+def _usage(stderr: list[str]) -> str:
+    """What pytest's usage error says, in one line."""
+    said = [line.removeprefix("ERROR:").strip() for line in stderr if line.startswith("ERROR:")]
+    return said[0] if said else process.last_words(stderr) or "pytest refused its arguments"
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Turn the signals that end a program into an exception, so that its children end too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,137 @@
+"""A run as it goes -> lines for a person: the ladder, what failed and what to do, progress, the verdict.
+
+Colours come from rich where it is installed and the output is a terminal; a copy of the kit needs neither.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .catalogue import laws
+from .outcome import BROKEN, Group, Outcome
+from .records import Record
+from .settings import Settings
+from .verdict import Verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Seconds of silence after which a line says what is being done.
+EVERY = 10.0
+WORDS = {
+    "pass": "passed", "fail": "failed", "error": "in error", "hang": "hung", "crash": "crashed",
+    "blocked": "blocked", "not_run": "not run", "deviation": "known deviation",
+}  # fmt: skip
+GLYPHS = {"good": ("✓", "ok"), "bad": ("✗", "XX"), "idle": ("–", "--")}
+STYLES = {"good": "green", "bad": "bold red", "idle": "yellow"}
+# Failures of one rung told in full; the report has all of them.
+MOST_TOLD = 3
+
+
+def mood(group: Group) -> str:
+    """Whether a line of the ladder is good, bad, or did not run."""
+    if group.count(*BROKEN):
+        return "bad"
+    return "good" if group.count("pass", "deviation") else "idle"
+
+
+def line(group: Group, *, ascii_only: bool = False) -> str:
+    """A group -> its line of the ladder."""
+    glyph = GLYPHS[mood(group)][ascii_only]
+    who = f"{group.rung} {group.name}" + (f" [{group.subject}]" if group.subject else "")
+    said = ", ".join(f"{group.count(status)} {word}" for status, word in WORDS.items() if group.count(status))
+    reasons = list(dict.fromkeys(r.message for r in group.records if r.status in ("blocked", "not_run")))
+    if reasons and mood(group) != "bad":
+        said += f" ({reasons[0]}{' ...' if len(reasons) > 1 else ''})"
+    comparisons = f", {group.comparisons:,} comparisons" if group.comparisons else ""
+    return f"{glyph:<2} {who:<24} {said}{comparisons}, {group.seconds:.1f} s"
+
+
+def failure(record: Record) -> list[str]:
+    """A check that did not do what its law demands -> what, what it means, and what to do."""
+    law = laws()[record.law]
+    said = [f"{record.id} {WORDS[record.status]}: {law.requirement}"]
+    said += [f"  {part}" for part in record.message.splitlines() if part.strip()][:8]
+    said += [f"  likely cause: {law.cause}", f"  next step: {law.next_step}"]
+    return [*said, f"  again: {record.repro}"] if record.repro else said
+
+
+def ladder(outcome: Outcome, *, ascii_only: bool = False) -> Iterator[str]:
+    """All lines at once, for the end of a session."""
+    for group in outcome.groups():
+        yield line(group, ascii_only=ascii_only)
+        broken = [record for record in group.records if record.status in BROKEN]
+        for record in broken[:MOST_TOLD]:
+            yield from (f"     {text}" for text in failure(record))
+
+
+class Screen:
+    """Tells a person how the run goes: results on stdout, progress on stderr."""
+
+    def __init__(self, settings: Settings, total: int) -> None:
+        self.settings, self.total = settings, total
+        self.began = self.spoke = time.monotonic()
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        self.ascii_only = not _can_say(GLYPHS["good"][0] + GLYPHS["bad"][0])
+        self.console = _console()
+
+    def begin(self) -> None:
+        """What will be asked."""
+        trainers = ", ".join(self.settings.subjects)
+        self._say(f"{self.total} checks at level {self.settings.level}, trainers {trainers}", "dim")
+
+    def rung(self, group: Group) -> None:
+        """See `runner.Watcher`."""
+        self._say(line(group, ascii_only=self.ascii_only), STYLES[mood(group)])
+        broken = [record for record in group.records if record.status in BROKEN]
+        for record in broken[:MOST_TOLD]:
+            for text in failure(record):
+                self._say(f"     {text}", None)
+        if len(broken) > MOST_TOLD:
+            self._say(f"     and {len(broken) - MOST_TOLD} more, which the report tells", None)
+
+    def waiting(self, done: int, running: list[str]) -> None:
+        """See `runner.Watcher`."""
+        now = time.monotonic()
+        if now - self.spoke < EVERY:
+            return
+        self.spoke = now
+        gone = now - self.began
+        left = f", about {gone * (self.total - done) / done:.0f} s left" if done else ""
+        print(f"   {gone:.0f} s: {done} of {self.total} checks done{left}; now {', '.join(running)}",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+    def verdict(self, verdict: Verdict, where: str) -> None:
+        """The last line."""
+        style = "bold green" if verdict.exit_code == 0 else "bold red"
+        self._say(f"{verdict.line}{where}", style)
+
+    def _say(self, text: str, style: str | None) -> None:
+        self.spoke = time.monotonic()
+        if self.console is None:
+            print(text, flush=True)
+        else:
+            self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console | None:
+    if not sys.stdout.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console()
+
+
+def _can_say(text: str) -> bool:
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

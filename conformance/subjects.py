@@ -1,0 +1,144 @@
+"""What the laws of rungs 4 and 6 to 8 ask of a trainer under test: a run of given values, and the comparisons of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .adapter import Arrays, Case, HostBatch, StepResult, TrainerUnderTest
+from .cases import B, main_case, start_params
+from .check import Check
+from .oracle import Params
+from .reference import (
+    Reference,
+    gradient_reference,
+    logits_reference,
+    loss_reference,
+    walk,
+    without,
+    zero_gradients,
+)
+from .strategies import batch_of
+
+# Seeds of dropout reach beyond 32 bits: a generator that drops the high word is wrong.
+MOST = 2**40
+
+
+def claims(check: Check, subject: TrainerUnderTest, *capabilities: str) -> None:
+    """Leave the check as NOT RUN unless all capabilities are claimed.
+
+    Raises:
+        NotRun: naming the first that is not.
+    """
+    for capability in capabilities:
+        check.need(capability in subject.capabilities, f"capability {capability} is not claimed")
+
+
+def drawn(subject: TrainerUnderTest, rng: np.random.Generator, **changes: Any) -> tuple[Case, Params, HostBatch]:
+    """A case of a fresh seed, parameters and a ragged batch for it."""
+    case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
+    case = dataclasses.replace(case, **changes)
+    return case, start_params(case, rng), batch_of(case, rng, real=int(rng.integers(9, B)))
+
+
+def several(check: Check, subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
+    """The most devices of a subject that can use more than one, where there are more than one."""
+    claims(check, subject, "devices")
+    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    return len(devices)
+
+
+def widest(subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
+    """The most devices that this subject can use here."""
+    return len(devices) if "devices" in subject.capabilities else 1
+
+
+@contextlib.contextmanager
+def precision(case: Case) -> Iterator[None]:
+    """JAX with or without 64-bit types, as the case needs them; the scope is this thread's."""
+    import jax
+
+    # Before JAX 0.8 it was an experiment.
+    home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    with home.enable_x64(case.precision == "float64"):
+        yield
+
+
+def gradients_hold(
+    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int
+) -> None:
+    """The gradient on n devices is the oracle's, leaf by leaf; that of other labels is not."""
+    with precision(case):
+        subject.start(case, params, n)
+        got = subject.gradients(batch)
+    want = gradient_reference(case, params, batch)
+    check.tree(f"gradient, N = {n},", got, want.want, want.bounds)
+    check.distinct("the gradient of other labels", other_gradient(case, params, batch), want.want, want.bounds)
+
+
+def other_gradient(case: Case, params: Params, batch: HostBatch) -> Params:
+    """A gradient that must not pass: the labels of the batch handed to its neighbours."""
+    labels = np.roll(batch.labels, 1)
+    real = batch.weights > 0
+    if not case.regression and (labels[real] == batch.labels[real]).all():
+        labels = (batch.labels + 1) % case.num_labels
+    return gradient_reference(case, params, batch._replace(labels=labels)).want
+
+
+def loss_holds(check: Check, what: str, loss: float, want: Reference) -> None:
+    """A reported loss is the oracle's."""
+    check.tree(what, {"loss": np.array(loss)}, want.want, want.bounds)
+
+
+def logits_hold(check: Check, what: str, logits: Any, batch: HostBatch, want: Reference) -> None:
+    """The logits of the rows that count are the oracle's; those of the rows in another order are not."""
+    real = batch.weights > 0
+    check.same(f"{what}: shape of the logits", np.shape(logits), (len(batch.weights), want.want["logits"].shape[1]))
+    got = np.asarray(logits)[real]
+    check.tree(what, {"logits": got}, want.want, want.bounds)
+    check.distinct("logits in another order", {"logits": np.roll(got, 1, axis=0)}, want.want, want.bounds)
+
+
+def updates_hold(
+    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batches: Sequence[HostBatch], n: int
+) -> list[StepResult]:
+    """Updates on n devices go where the oracle's go: losses, learning rates, and how far each leaf went.
+
+    The loss of the first update is compared; those of later ones depend on parameters that have drifted apart.
+    """
+    with precision(case):
+        subject.start(case, params, n)
+        results = [subject.step(batch) for batch in batches]
+        now = subject.params()
+    want = walk(case, params, batches)
+    loss_holds(check, f"loss of the first update, N = {n},", results[0].loss, loss_reference(case, params, batches[0]))
+    distance_holds(check, f"after {len(batches)} updates, N = {n},", case, params, now, want.distance)
+    return results
+
+
+def distance_holds(
+    check: Check, what: str, case: Case, params: Params, now: Arrays, distance: Reference, *, control: bool = True
+) -> None:
+    """Each leaf went as far as the oracle's, but for those whose gradient is zero."""
+    zero = zero_gradients(case)
+    walked = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in now.items()}
+    want = without(distance.want, zero)
+    check.tree(f"{what} distance walked by", without(walked, zero), want, distance.bounds)
+    if control:
+        still = {name: np.zeros_like(leaf) for name, leaf in want.items()}
+        check.distinct("standing still", still, want, distance.bounds)
+
+
+def evaluation_holds(
+    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int
+) -> None:
+    """Logits on n devices are the oracle's."""
+    with precision(case):
+        subject.start(case, params, n)
+        logits = subject.evaluate(batch)
+    logits_hold(check, f"logits, N = {n},", logits, batch, logits_reference(case, params, batch))

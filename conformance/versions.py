@@ -1,0 +1,53 @@
+"""Versions of distributions -> which of jax, jaxlib and the accelerator plugins do not belong together.
+
+A plugin of another release is ignored with a warning or, for ROCm, not even looked at; the result is a backend that
+lists its devices and lacks kernels, or the CPU. Nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# jax-cuda12-plugin, jax-cuda13-pjrt, jax-rocm7-plugin, jax-oneapi-plugin ...
+PLUGIN = re.compile(r"jax-[a-z]+[0-9]*-(plugin|pjrt)")
+
+
+def plugins(versions: Mapping[str, str]) -> dict[str, str]:
+    """The accelerator plugins among distributions, by normalised name."""
+    return {name: version for name, version in versions.items() if PLUGIN.fullmatch(name)}
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers that two parts must share: 0.9.2.post1 and 0.9.2+rocm7 are of release 0.9.2.
+
+    Raises:
+        ValueError: the text does not begin with a number.
+    """
+    match = re.match(r"[0-9]+(\.[0-9]+)*", version)
+    if match is None:
+        raise ValueError(f"version {version!r} does not begin with a number")
+    numbers = [int(word) for word in match.group().split(".")]
+    while len(numbers) > 1 and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def unpaired(versions: Mapping[str, str], least_jaxlib: str) -> list[str]:
+    """What does not belong together, a sentence each; the rules are those of jax's own requirements.
+
+    Without a plugin, jaxlib may be older than jax down to `least_jaxlib`. With one, jax, jaxlib and every plugin must
+    be of one release: jax 0.12.0.1 asks for jaxlib 0.12.0.1 and jax-rocm7-plugin 0.12.0.1.*.
+    """
+    jax, jaxlib = versions["jax"], versions["jaxlib"]
+    odd = []
+    if not release(least_jaxlib) <= release(jaxlib) <= release(jax):
+        odd.append(f"jaxlib {jaxlib} does not go with jax {jax}, which needs {least_jaxlib} to {jax}")
+    elif plugins(versions) and release(jaxlib) != release(jax):
+        odd.append(f"jaxlib {jaxlib} and jax {jax} must be of one release beside {', '.join(plugins(versions))}")
+    odd += [
+        f"{name} {version} does not go with jaxlib {jaxlib}"
+        for name, version in plugins(versions).items()
+        if release(version) != release(jaxlib)
+    ]
+    return odd
