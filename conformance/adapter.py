@@ -173,6 +173,8 @@ def load_adapter(name: str) -> TrainerUnderTest:
         raise AdapterError(
             f"cannot be found ({error}); give the import path and the name of a callable", name
         ) from error
+    except Exception as error:
+        raise AdapterError(f"could not be imported ({type(error).__name__}: {error})", name) from error
     if not callable(factory):
         raise AdapterError(f"is a {type(factory).__name__}, must be a class or a function without arguments", name)
     try:

@@ -214,7 +214,7 @@ class Check:
 
     def at_least(self, what: str, value: float, least: float, why: str) -> None:
         """A measured number is at least `least`: an error far below the expected one is a finding too."""
-        self.comparisons.append(Comparison(what, float(least), Bound(max(float(value), 0.0), 0.0, why), None, 1))
+        self.comparisons.append(Comparison(what, 0.0 if value >= least else 1.0, EXACT, None, 1))
         if not value >= least:
             self._fail(what, f"{value:.4g}, should be at least {least:.4g} ({why})")
 

@@ -69,20 +69,20 @@ def holds_sums(dtype: np.dtype[Any], n: int) -> bool:
 def coded(rng: np.random.Generator, n: int, size: int, dtype: np.dtype[Any], *, room: int = 1) -> Array:
     """Stacked integers [n, size] of which every sum over devices is exact: device i holds b[p] + c[(i + p) mod n] at p.
 
-    b is random and c a random order of distinct codes, none of them zero after b is added. So a contribution that is
-    dropped, counted twice, taken from another device or from another position changes the sum, and at any n positions
-    in a row every device holds the largest and the smallest value once.
+    b is random, c a random order of distinct codes, and b + c never zero. So a contribution that is dropped, counted
+    twice, or taken from another device or position changes the sum, by 2 or more of a float; and at any n positions in
+    a row every device holds the largest and the smallest value once.
 
-    Floats: 1 <= b + c <= limit / (room n) where `limit` is the dtype's `exact_limit`, so that every partial sum is an
+    Floats: 2 <= b + c <= limit / (room n) where `limit` is the dtype's `exact_limit`, so that every partial sum is an
     integer of at most limit / room, which is exact. Where that leaves fewer than 4 n values (half precision on many
-    devices) the codes repeat. Integers: any words, b even and c odd; sums wrap.
+    devices) codes repeat, and where it leaves 1, b + c is 1. Integers: any words, b even and c odd; sums wrap.
 
     Args:
         rng: of b and c.
         n: devices.
         size: elements on each.
         dtype: of the result.
-        room: how many times smaller than it could be the largest sum is.
+        room: by this much the largest sum stays below the limit.
     """
     limit = exact_limit(dtype)
     if limit is None:
@@ -92,12 +92,15 @@ def coded(rng: np.random.Generator, n: int, size: int, dtype: np.dtype[Any], *, 
         top = limit // (room * n)
         kinds = max(1, min(n, top // 4))
         codes = (2 * (rng.permutation(n) % kinds)).astype(np.uint32)
-        base = rng.integers(1, top - 2 * (kinds - 1) + 1, size, dtype=np.uint32)
-    stacked = np.empty((n, size), dtype)
+        most = top - 2 * (kinds - 1)
+        base = rng.integers(min(2, most), most + 1, size, dtype=np.uint32)
+    rounds = -(-size // n)
+    base = np.resize(base, rounds * n).reshape(rounds, n)
+    stacked = np.empty((n, rounds, n), dtype)
     for device, row in enumerate(stacked):
-        words = base + np.resize(np.roll(codes, -device), size)
-        row[:] = words.view(dtype) if limit is None else words.astype(dtype)
-    return stacked
+        words = base + np.roll(codes, -device)
+        row[...] = words.view(dtype) if limit is None else words.astype(dtype)
+    return stacked.reshape(n, rounds * n)[:, :size]
 
 
 def signed(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

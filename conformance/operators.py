@@ -91,6 +91,11 @@ def tanh(x: Any) -> Any:
     return jnp.tanh(x)
 
 
+def tanh_of_prefixes(x: Any) -> tuple[Any, ...]:
+    """Of the first element, the first two, and so on: lengths that leave a rest beside any vector unit."""
+    return tuple(tanh(x[:n]) for n in range(1, len(x) + 1))
+
+
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """The loss of each row."""
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
@@ -116,6 +121,33 @@ def attention(q: Any, k: Any, v: Any, visible: Any) -> Any:
 def feed_forward(x: Any, w_in: Any, b_in: Any, w_out: Any) -> Any:
     """X -> gelu(x W_in + b_in) W_out."""
     return dot(gelu(linear(x, w_in, b_in)), w_out)
+
+
+def feed_forward_again(*args: Any) -> Any:
+    """The same, with what lies between computed a second time in the backward pass."""
+    return jax.checkpoint(feed_forward)(*args)
+
+
+def guarded_losses(x: Any, seen: Any) -> Any:
+    """A loss for each row, of nothing but zeros where a row is not `seen`."""
+    safe = jnp.where(seen[:, None], x, 0.0)
+    return (jax.nn.softmax(safe) * safe).sum(axis=-1)
+
+
+@functools.cache
+def reductions(sizes: tuple[int, ...]) -> Formula:
+    """Of the first elements, as many as each size says: two sums, a maximum, its place and a sum, in one program."""
+
+    def reduce(whole: Any, integers: Any, parts: Any) -> tuple[Any, ...]:
+        cuts = [(whole[:n], integers[:n], parts[:n]) for n in sizes]
+        return tuple(leaf for w, i, x in cuts for leaf in (w.sum(), i.sum(), x.max(), x.argmax(), x.sum()))
+
+    return reduce
+
+
+def sums_by_axis(x: Any) -> tuple[Any, Any]:
+    """Of the columns and of the rows of a matrix."""
+    return x.sum(axis=0), x.sum(axis=1)
 
 
 @functools.cache
@@ -164,12 +196,12 @@ class Machine:
         self._spreads = check.at("standard") and len(devices) > 1
         self._seen: set[Any] = set()
 
-    def run(self, formula: Formula, *args: Any, eager: bool = False) -> list[tuple[str, tuple[Array, ...]]]:
+    def run(self, formula: Formula, *args: Any, spread: bool = True) -> list[tuple[str, tuple[Array, ...]]]:
         """(where, outputs) for each place; every device only at the first values of each shape, for the time it takes."""
         placed = jax.device_put(args, self.devices[0])
-        found = [("", _tuple((formula if eager else jitted(formula))(*placed)))]
+        found = [("", _tuple(jitted(formula)(*placed)))]
         key = formula, tuple(np.shape(leaf) for leaf in args)
-        if self._spreads and not eager and key not in self._seen:
+        if self._spreads and spread and key not in self._seen:
             self._seen.add(key)
             stacked = _tuple(everywhere(formula, self.devices)(*args))
             found += [(f" on {device}", tuple(leaf[i] for leaf in stacked)) for i, device in enumerate(self.devices)]

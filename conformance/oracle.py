@@ -101,7 +101,7 @@ class Network:
     Args:
         case: dimensions and dropout rates.
         params: under Hugging Face names; read in float64.
-        batch: rows of weight 0 are computed like any others and count nothing.
+        batch: rows of weight 0 are computed as if they held padding only, and count nothing.
         masks: of this step; None for evaluation.
     """
 
@@ -110,8 +110,8 @@ class Network:
     ) -> None:
         self.case, self.batch, self.masks = case, batch, masks
         self.tape = Tape(params)
-        # Padding may hold ids outside the tables; what is read there never reaches a logit.
-        real = batch.attention_mask > 0
+        # Padding, rows of weight 0 included, may hold ids outside the tables; what is read there reaches no result.
+        real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
         self.visible = real[:, None, None, :]
         self._ids = np.where(real, batch.input_ids, 0), np.where(real, batch.token_type_ids, 0)
 

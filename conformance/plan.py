@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from .settings import DEFAULT_ADAPTERS, Settings
 
 KIT = Path(__file__).parent
 # Rungs that share a process, and the processes that must have ended before. What a rung needs stands before it.
-TOGETHER = {"ground": (0, 1), "devices": (2, 5), "numbers": (3, 4)}
+GROUND, UPPER = "rungs 0 and 1", "the upper rungs"
+TOGETHER = {GROUND: (0, 1), "rungs 2 and 5": (2, 5), "rungs 3 and 4": (3, 4)}
 
 
 @dataclass
@@ -36,11 +36,12 @@ def units(ids: Iterable[str]) -> list[Unit]:
     members: dict[str, list[str]] = {}
     for check in ids:
         law, subject = split_id(check)
-        home = next((name for name, rungs in TOGETHER.items() if law.rung in rungs), "machine")
+        home = next((name for name, rungs in TOGETHER.items() if law.rung in rungs), UPPER)
         members.setdefault(home if subject is None else f"trainer {subject}", []).append(check)
-    after = {"ground": (), "devices": ("ground",), "numbers": ("ground",)}
+    after: dict[str, tuple[str, ...]] = {name: () if name == GROUND else (GROUND,) for name in TOGETHER}
     order = [name for name in TOGETHER if name in members] + [name for name in members if name not in TOGETHER]
-    return [Unit(name, members[name], after.get(name, tuple(TOGETHER))) for name in order]
+    after[UPPER] = tuple(TOGETHER)
+    return [Unit(name, members[name], after.get(name, (*TOGETHER, UPPER))) for name in order]
 
 
 def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Path | None, scratch: Path) -> list[str]:
@@ -58,15 +59,13 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     # Nothing is captured: what a native library says before it aborts must reach the runner.
     words += ["-q", "-s", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--basetemp", str(scratch)]
     words += ["--sftref-level", settings.level, "--sftref-seed", str(settings.seed)]
-    words += ["--sftref-against", settings.against]
+    words += ["--sftref-against", settings.against, "--sftref-failed", failed]
     if settings.adapters != DEFAULT_ADAPTERS:
         words += [word for name in settings.adapters for word in ("--sftref-adapter", name)]
     if settings.platform is not None:
         words += ["--sftref-platform", settings.platform]
     if settings.devices is not None:
         words += ["--sftref-devices", str(settings.devices)]
-    if failed:
-        words += ["--sftref-failed", failed]
     if deviations is not None:
         words += ["--sftref-deviations", str(deviations)]
     words += [word for check in ids for word in ("--sftref-only", check)]
@@ -92,8 +91,3 @@ def variables(given: Mapping[str, str], cache: Path | None) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-
-
-def python_path() -> str:
-    """The folder from which this copy of the kit is imported."""
-    return os.fspath(KIT.parent)

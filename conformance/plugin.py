@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 import zlib
 from collections.abc import Generator
@@ -17,13 +18,15 @@ from typing import Any
 import pytest
 
 from .adapter import AdapterError, TrainerUnderTest, load_adapter
-from .catalogue import LEVELS, NEEDS, RUNGS, Law, check_id, laws, selects
+from .catalogue import LEVELS, Law, blocked_by, check_id, laws, selects
 from .check import Blocked, Check
+from .plugin_summary import Summary, add_options
 from .records import Record
 from .settings import Settings, device_limit, start_jax
 
 SETTINGS = pytest.StashKey[Settings]()
 RUN = pytest.StashKey["Run"]()
+SUMMARY = pytest.StashKey[Summary]()
 CHECK = pytest.StashKey[Check]()
 CHECK_ID = pytest.StashKey[str]()
 
@@ -36,7 +39,7 @@ class Run:
         failed: (rung, subject or None) that failed here or, as the runner says, before.
     """
 
-    def __init__(self, stream: Path | None, failed: str) -> None:
+    def __init__(self, stream: Path | None, failed: str | None) -> None:
         self.records: list[Record] = []
         self.stream = stream
         self.failed: set[tuple[int, str | None]] = set()
@@ -61,13 +64,6 @@ class Run:
         """The ids of the checks that ended."""
         return {record.id for record in self.records}
 
-    def broken_below(self, law: Law, subject: str | None) -> str | None:
-        """The rung that blocks a law, in words, or None."""
-        for rung, whose in sorted(self.failed, key=lambda key: key[0]):
-            if rung in NEEDS[law.rung] and whose in (None, subject):
-                return f"rung {rung} ({RUNGS[rung]}{f' of {whose}' if whose else ''})"
-        return None
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The kit's options, all under one name so that none meets another plugin's."""
@@ -81,7 +77,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--sftref-only", action="append", default=[], metavar="ID", help="an id, the start of one, or a rung")
     add("--sftref-seed", type=int, default=0, metavar="S", help="of every value drawn (default: 0)")
     add("--sftref-stream", type=Path, default=None, metavar="FILE", help="append each check's record as JSON")
-    add("--sftref-failed", default="", help="rungs that failed before, as the runner passes them: 2,6:mesh")
+    add("--sftref-failed", default=None, help="rungs that failed before, as the runner passes them: 2,6:mesh")
+    add_options(add)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -102,14 +99,19 @@ def pytest_configure(config: pytest.Config) -> None:
             only=tuple(option.sftref_only),
             seed=option.sftref_seed,
         )
-        if option.sftref_adapter:
+        if option.sftref_adapter or option.sftref_against != Settings.against:
+            # Found from where pytest was called, like the files that it is given.
+            sys.path.append(str(config.invocation_params.dir))
+            start_jax(settings)
             settings.check_adapters()
+        config.stash[RUN] = run = Run(option.sftref_stream, option.sftref_failed)
+        config.stash[SUMMARY] = Summary(config, settings, run)
     except (ValueError, AdapterError) as error:
         raise pytest.UsageError(str(error)) from error
     config.stash[SETTINGS] = settings
-    config.stash[RUN] = Run(option.sftref_stream, option.sftref_failed)
     controls = not hasattr(config, "workerinput")
-    config.pluginmanager.register(Keeper(config.stash[RUN], tells=controls), "sftref-keeper")
+    config.pluginmanager.register(Keeper(run, tells=controls), "sftref-keeper")
+    config.pluginmanager.register(config.stash[SUMMARY], "sftref-summary")
 
 
 def _law_of(item: pytest.Item) -> Law | None:
@@ -154,6 +156,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = others + [item for _, item in ours]
     if ours:
         start_jax(settings)
+    config.stash[SUMMARY].held_checks([item.stash[CHECK_ID] for _, item in ours])
     if config.pluginmanager.has_plugin("timeout"):
         for law, item in ours:
             item.add_marker(pytest.mark.timeout(law.deadline))
@@ -167,7 +170,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     run = item.config.stash[RUN]
     run.tell({"event": "start", "id": item.stash[CHECK_ID], "deadline": law.deadline, "time": time.time()})
-    broken = run.broken_below(law, _subject_of(item))
+    broken = blocked_by(run.failed, law, _subject_of(item))
     if broken is not None:
         raise Blocked(f"blocked by {broken}")
 
@@ -208,7 +211,11 @@ def devices(settings: Settings) -> list[Any]:
 @pytest.fixture(scope="session")
 def subject(request: pytest.FixtureRequest) -> TrainerUnderTest:
     """The trainer under test."""
-    return load_adapter(request.config.stash[SETTINGS].subjects[request.param])
+    config = request.config
+    found = load_adapter(config.stash[SETTINGS].subjects[request.param])
+    claims = sorted(found.capabilities)
+    config.stash[RUN].tell({"event": "subject", "label": request.param, "name": found.name, "capabilities": claims})
+    return found
 
 
 @pytest.fixture(scope="session")

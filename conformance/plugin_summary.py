@@ -44,15 +44,16 @@ class Summary:
         config: pytest's.
         settings: the run's.
         run: the records of the session, and the stream to which it tells.
-        in_child: whether the runner started this process, and sums up itself.
 
     Raises:
         known.DeviationsError: the file of deviations cannot be used.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings, run: Run, *, in_child: bool) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, run: Run) -> None:
         file: Path | None = config.option.sftref_deviations
-        self.settings, self.run, self.in_child = settings, run, in_child
+        self.settings, self.run = settings, run
+        # The runner, which says what failed before, sums up itself.
+        self.in_child = config.option.sftref_failed is not None
         self.out: Path | None = config.option.sftref_out
         self.deviations = known.load(file) if file else []
         self.today = datetime.datetime.now(datetime.UTC).date()
@@ -63,9 +64,9 @@ class Summary:
         self.listens = False
         self.began = time.monotonic()
         self.problem = ""
-        if in_child:
+        if self.in_child:
             # Asked by the runner before it ends this process for a check over its deadline.
-            faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
+            faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
 
     def held_checks(self, ids: list[str]) -> None:
         """This session holds checks of ours, those of `ids` among them to be asked."""
@@ -77,9 +78,9 @@ class Summary:
     def _listen(self) -> None:
         import jax
 
-        def heard(event: str, seconds: float, **_: object) -> None:
+        def heard(event: str, duration_secs: float, **_: str | int) -> None:
             if event == COMPILING:
-                self.compiled += seconds
+                self.compiled += duration_secs
 
         self.listens = True
         jax.monitoring.register_event_duration_secs_listener(heard)

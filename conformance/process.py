@@ -19,12 +19,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .records import MISMATCH
+from .records import MISMATCH, printable
 
 # Seconds in which a process must reach its first check, go from one check to the next, and end after the last.
 START, BETWEEN, EXIT = 180.0, 180.0, 60.0
 # Seconds in which it must write the stacks of its threads down when asked.
 DUMP = 2.0
+# Frames of these call the check; what is above them is the check's own.
+MACHINERY = ("/_pytest/", "/pluggy/")
 PR_SET_PDEATHSIG = 1
 
 
@@ -49,7 +51,7 @@ class Child:
                 env=dict(variables),
                 pass_fds=(theirs,),
                 start_new_session=True,
-                preexec_fn=_tie_to(os.getpid()),
+                preexec_fn=_tie_to(os.getpid()),  # noqa: PLW1509 - the runner has one thread
             )
         finally:
             os.close(theirs)
@@ -71,11 +73,7 @@ class Child:
 
     def events(self) -> list[dict[str, Any]]:
         """What it told since the last call. stderr is read first: what a check says comes before its result."""
-        for pipe in [pipe for pipe in self._pipes if pipe != self._stream]:
-            for line in self._lines(pipe):
-                self.stderr.append(line.decode(errors="replace")[:500])
-                if MISMATCH in self.stderr[-1]:
-                    self._mismatch = self.stderr[-1]
+        self._hear()
         found = []
         for line in self._lines(self._stream):
             with contextlib.suppress(ValueError):  # a line cut short by the process's death
@@ -83,6 +81,13 @@ class Child:
         for event in found:
             self._follow(event)
         return found
+
+    def _hear(self) -> None:
+        for pipe in [pipe for pipe in self._pipes if pipe != self._stream]:
+            for line in self._lines(pipe):
+                self.stderr.append(printable(line.decode(errors="replace")[:500]))
+                if MISMATCH in self.stderr[-1]:
+                    self._mismatch = self.stderr[-1]
 
     def _follow(self, event: dict[str, Any]) -> None:
         if event["event"] == "start":
@@ -124,14 +129,14 @@ class Child:
 
     def stacks(self) -> list[str]:
         """Where each of its threads stands, if it can still say so: asked of `faulthandler`, which needs no GIL."""
-        before = len(self.stderr)
+        heard = len(self.stderr)
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGUSR1)
         until = time.monotonic() + DUMP
         while time.monotonic() < until and not self.ended():
-            wait(self.pipes(), 0.1)
-            self.events()
-            if len(self.stderr) > before and not wait(self.pipes(), 0.1):
+            self._hear()
+            # faulthandler writes line by line: wait until it has been silent for a moment.
+            if not wait([pipe for pipe in self.pipes() if pipe != self._stream], 0.2) and len(self.stderr) > heard:
                 break
         found = list(self.stderr)
         at = next((i for i, line in enumerate(found) if "(most recent call first)" in line), len(found))
@@ -190,19 +195,20 @@ def how_it_ended(code: int | None) -> str:
     return f"{name}, which the kernel also sends when memory runs out" if name == "SIGKILL" else name
 
 
-def frames(stack: Iterable[str], most: int = 3) -> str:
-    """The innermost frames of the thread that runs Python's main program, from `faulthandler`'s lines, in one line."""
-    threads: list[list[str]] = []
+def frames(stack: Iterable[str], *, current: bool = False, most: int = 3) -> str:
+    """Lines of `faulthandler` -> the innermost frames of the main thread, which comes last, or of the current one."""
+    threads: list[tuple[str, list[str]]] = []
     for line in stack:
         if "(most recent call first)" in line:
-            threads.append([])
-        elif threads and line.startswith("  File "):
-            threads[-1].append(line.strip())
-        elif threads and not line.startswith("  "):
+            threads.append((line, []))
+        elif threads and line.lstrip().startswith("File "):
+            found = threads[-1][1]
+            if not (found and any(name in line for name in MACHINERY)):
+                found.append(re.sub(r'File ".*?([^/"]+/[^/"]+)", line (\d+) in (\S+)', r"\3 (\1:\2)", line.strip()))
+        elif threads and line.strip():
             break
-    # The main thread comes last, or alone and called current.
-    inner = [re.sub(r'File ".*?([^/"]+/[^/"]+)", line (\d+) in (\S+)', r"\3 (\1:\2)", f) for f in (threads or [[]])[-1]]
-    return ", called from ".join(inner[:most])
+    chosen = [found for title, found in threads if title.startswith("Current") or not current]
+    return ", called from ".join(chosen[-1][:most]) if chosen else ""
 
 
 def last_words(stderr: Iterable[str], most: int = 4) -> str:
@@ -212,5 +218,12 @@ def last_words(stderr: Iterable[str], most: int = 4) -> str:
     if fatal is None:
         return " | ".join(lines[-most:])
     said = lines[max(fatal - 2, 0) : fatal + 1]
-    where = frames("  " + line if line.startswith("File ") else line for line in lines[fatal + 1 :])
+    where = frames(lines[fatal + 1 :], current=True)
     return " | ".join([*said, f"in {where}"] if where else said)
+
+
+def usage(stderr: Iterable[str]) -> str:
+    """What pytest's usage error says, in one line."""
+    lines = list(stderr)
+    said = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    return said[0] if said else last_words(lines) or "pytest refused its arguments"

@@ -79,7 +79,7 @@ class Record:
             status, message = "fail", f"XLA's autotuner found kernels that disagree: {line.strip()[:300]}"
         blank = cls(
             id=check_id(law.id, subject), law=law.id, rung=law.rung, subject=subject, status=status,
-            message=message.strip(), seconds=round(seconds, 3),
+            message=printable(message).strip(), seconds=round(seconds, 3),
         )  # fmt: skip
         if check is None:
             return blank
@@ -110,12 +110,12 @@ class Record:
         """The record of a check that could not tell its own end: a hang, a crash, or never reached."""
         return cls(
             id=check_id(law.id, subject), law=law.id, rung=law.rung, subject=subject, status=status,
-            message=message, seconds=round(seconds, 3),
+            message=printable(message), seconds=round(seconds, 3),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """As it travels."""
-        return dataclasses.asdict(self)
+        """As it travels; facts may hold NumPy's numbers."""
+        return dataclasses.asdict(self) | {"facts": plain(self.facts)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Record:
@@ -132,3 +132,25 @@ def _finite(value: float | None) -> float | None:
     if value is None or math.isfinite(value):
         return value
     return sys.float_info.max
+
+
+def printable(text: str) -> str:
+    """Text that a terminal and a report can take: what is neither printable nor white space becomes a question mark."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+def plain(value: Any) -> Any:
+    """JSON's own values: numbers that JSON does not have become texts, and what it cannot hold its description."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, (str, bool, type(None))):
+        return value
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
+        value = value.item()
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)

@@ -6,21 +6,18 @@ one. Whatever happens, every id that was expected has one record at the end, and
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import os
 import shutil
 import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
-from . import environment, process
+from . import environment, process, signals
 from .catalogue import RUNGS, blocked_by, expected, split_id
 from .deviations import Deviation, accepted
 from .outcome import BROKEN, WRONG, Group, Outcome, groups
@@ -40,21 +37,17 @@ USAGE_ERROR = 4
 class Watcher(Protocol):
     """Who is told how the run goes."""
 
+    def begin(self, ids: Sequence[str]) -> None:
+        """These checks will be asked."""
+
     def rung(self, group: Group) -> None:
         """A line of the ladder is complete."""
 
-    def waiting(self, done: int, running: list[str]) -> None:
-        """Called several times a second, with the checks that are being asked."""
+    def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
+        """Called several times a second, with the checks that are over and those that are being asked."""
 
 
-class Stopped(BaseException):
-    """A signal that ends the run."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-class _Setup(Exception):
+class _SetupError(Exception):
     """Nothing can be verified here."""
 
 
@@ -86,14 +79,15 @@ def verify(settings: Settings, deviations: list[Deviation], file: Path | None, w
     scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
     runner = Runner(outcome, watcher, scratch, file)
     began = time.monotonic()
+    watcher.begin(ids)
     reason = "never asked"
     try:
-        with _signals():
+        with signals.raised():
             runner.run()
-    except (KeyboardInterrupt, Stopped) as stop:
-        outcome.interrupted = 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+    except (KeyboardInterrupt, signals.Stopped) as stop:
+        outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
         reason = "interrupted"
-    except _Setup as error:
+    except _SetupError as error:
         outcome.setup = reason = str(error)
     finally:
         runner.end()
@@ -128,7 +122,7 @@ class Runner:
             for running in list(self.running):
                 self._look_at(running)
             now = [r.child.running or f"{r.unit.name}: between checks" for r in self.running]
-            self.watcher.waiting(len(self.outcome.records), now)
+            self.watcher.waiting(self.outcome.records, now)
 
     def end(self) -> None:
         """End what still runs."""
@@ -222,8 +216,8 @@ class Runner:
         child = running.child
         stack = child.stacks()
         where = f"; it stood in {process.frames(stack)}" if process.frames(stack) else ""
-        self.running.remove(running)
         self._took_leave(running, child.close())
+        self.running.remove(running)
         if child.running is not None:
             message = f"no answer within {child.deadline:g} s{where}"
             self._lost(running, child.running, "hang", message, stack)
@@ -241,14 +235,14 @@ class Runner:
     def _ended(self, running: _Running) -> None:
         """See why a process is over, and go on with what it has left."""
         child = running.child
-        self.running.remove(running)
         code = child.close()
+        self.running.remove(running)
         how, words = process.how_it_ended(code), process.last_words(child.stderr)
-        said = f"{how}; last words: {words}" if words else how
+        said = f"{how}; it said: {words}" if words else how
         if child.running is not None:
             self._lost(running, child.running, "crash", f"{said} (in the middle of the check)", list(child.stderr))
         elif code == USAGE_ERROR and not child.answered:
-            raise _Setup(_usage(list(child.stderr)))
+            raise _SetupError(process.usage(child.stderr))
         elif not running.left:
             if code is None or code < 0:
                 self.outcome.troubles.append(f"the process of {running.unit.name} crashed on its way out ({said})")
@@ -258,14 +252,14 @@ class Runner:
             reasons = [*running.collect_errors, said] if code not in (2, 3) else running.collect_errors or [said]
             self._without_a_check(running, "crash", f"its process ended before the check began: {reasons[0]}")
         if self.outcome.setup is not None:
-            raise _Setup(self.outcome.setup)
+            raise _SetupError(self.outcome.setup)
         self._start(running)
 
     def _never_collected(self, running: _Running) -> None:
         """A session that came to its end without some checks: they cannot be imported, or do not exist."""
         errors = running.collect_errors
         if errors and not self.outcome.records:
-            raise _Setup(f"the checks cannot be imported: {errors[0]}; mend this installation of JAX and NumPy")
+            raise _SetupError(f"the checks cannot be imported: {errors[0]}; mend this installation of JAX and NumPy")
         for check in list(running.left):
             law, subject = split_id(check)
             mine = [e for e in errors if e.startswith(f"test_{law.rung}_")]
@@ -275,7 +269,7 @@ class Runner:
     def _without_a_check(self, running: _Running, status: str, message: str) -> None:
         """A process that came to nothing: once more without progress, and then what it has left is lost."""
         if NO_SPACE in message:
-            raise _Setup(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
+            raise _SetupError(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
         running.stalled += 0 if running.child.answered else 1
         if running.stalled > 1:
             for check in list(running.left):
@@ -285,30 +279,3 @@ class Runner:
 def _unanswered(check: str) -> Record:
     law, subject = split_id(check)
     return Record.ended(law, subject, "not_run", "", 0.0)
-
-
-def _usage(stderr: list[str]) -> str:
-    """What pytest's usage error says, in one line."""
-    said = [line.removeprefix("ERROR:").strip() for line in stderr if line.startswith("ERROR:")]
-    return said[0] if said else process.last_words(stderr) or "pytest refused its arguments"
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn the signals that end a program into an exception, so that its children end too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
-
-    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

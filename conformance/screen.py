@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .catalogue import laws
@@ -25,7 +25,7 @@ WORDS = {
     "pass": "passed", "fail": "failed", "error": "in error", "hang": "hung", "crash": "crashed",
     "blocked": "blocked", "not_run": "not run", "deviation": "known deviation",
 }  # fmt: skip
-GLYPHS = {"good": ("✓", "ok"), "bad": ("✗", "XX"), "idle": ("–", "--")}
+GLYPHS = {"good": ("✓", "ok"), "bad": ("✗", "XX"), "idle": ("·", "--")}
 STYLES = {"good": "green", "bad": "bold red", "idle": "yellow"}
 # Failures of one rung told in full; the report has all of them.
 MOST_TOLD = 3
@@ -46,7 +46,8 @@ def line(group: Group, *, ascii_only: bool = False) -> str:
     reasons = list(dict.fromkeys(r.message for r in group.records if r.status in ("blocked", "not_run")))
     if reasons and mood(group) != "bad":
         said += f" ({reasons[0]}{' ...' if len(reasons) > 1 else ''})"
-    comparisons = f", {group.comparisons:,} comparisons" if group.comparisons else ""
+    made = group.comparisons
+    comparisons = f", {made:,} comparison{'s' if made > 1 else ''}" if made else ""
     return f"{glyph:<2} {who:<24} {said}{comparisons}, {group.seconds:.1f} s"
 
 
@@ -69,10 +70,16 @@ def ladder(outcome: Outcome, *, ascii_only: bool = False) -> Iterator[str]:
 
 
 class Screen:
-    """Tells a person how the run goes: results on stdout, progress on stderr."""
+    """Tells a person how the run goes: results on stdout, progress on stderr.
 
-    def __init__(self, settings: Settings, total: int) -> None:
-        self.settings, self.total = settings, total
+    Args:
+        settings: what is asked.
+        before: seconds of each check in an earlier run like this one, by which the time left is estimated.
+    """
+
+    def __init__(self, settings: Settings, before: Mapping[str, float]) -> None:
+        self.settings, self.before = settings, before
+        self.ids: Sequence[str] = ()
         self.began = self.spoke = time.monotonic()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -80,10 +87,11 @@ class Screen:
         self.ascii_only = not _can_say(GLYPHS["good"][0] + GLYPHS["bad"][0])
         self.console = _console()
 
-    def begin(self) -> None:
-        """What will be asked."""
+    def begin(self, ids: Sequence[str]) -> None:
+        """See `runner.Watcher`."""
+        self.ids = ids
         trainers = ", ".join(self.settings.subjects)
-        self._say(f"{self.total} checks at level {self.settings.level}, trainers {trainers}", "dim")
+        self._say(f"{len(ids)} checks at level {self.settings.level}, trainers {trainers}", "dim")
 
     def rung(self, group: Group) -> None:
         """See `runner.Watcher`."""
@@ -95,16 +103,19 @@ class Screen:
         if len(broken) > MOST_TOLD:
             self._say(f"     and {len(broken) - MOST_TOLD} more, which the report tells", None)
 
-    def waiting(self, done: int, running: list[str]) -> None:
+    def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
         """See `runner.Watcher`."""
         now = time.monotonic()
         if now - self.spoke < EVERY:
             return
         self.spoke = now
         gone = now - self.began
-        left = f", about {gone * (self.total - done) / done:.0f} s left" if done else ""
-        print(f"   {gone:.0f} s: {done} of {self.total} checks done{left}; now {', '.join(running)}",
-              file=sys.stderr, flush=True)  # fmt: skip
+        # Where no earlier run says better, one check is as long as another.
+        weights = {check: self.before.get(check, 0.0 if self.before else 1.0) for check in self.ids}
+        over, all_of_them = sum(weights[check] for check in done), sum(weights.values())
+        left = f", about {gone * (all_of_them - over) / over:.0f} s left" if over else ""
+        said = f"{gone:.0f} s: {len(done)} of {len(self.ids)} checks done{left}; now {', '.join(running)}"
+        print(f"   {said}", file=sys.stderr, flush=True)
 
     def verdict(self, verdict: Verdict, where: str) -> None:
         """The last line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -9,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .adapter import AdapterError, check_adapter, load_adapter
+from .adapter import AdapterError, load_adapter
 from .catalogue import LEVELS, laws
 
 SIMULATED_DEVICES = 8
@@ -65,7 +66,8 @@ class Settings:
 
     def repro(self, check: str, subject: str | None) -> str:
         """The command that asks one check again with the same values."""
-        words = ["sftref", "verify", "--only", check, "--level", self.level, "--seed", str(self.seed)]
+        start = ["sftref"] if __package__ == "sftref.conformance" else ["python", "-m", str(__package__)]
+        words = [*start, "verify", "--only", check, "--level", self.level, "--seed", str(self.seed)]
         if subject is not None and self.adapters != DEFAULT_ADAPTERS:
             words += ["--adapter", self.subjects[subject]]
         if self.against != f"{SFTREF}:single":
@@ -77,13 +79,13 @@ class Settings:
         return shlex.join(words)
 
     def check_adapters(self) -> None:
-        """Load every adapter once.
+        """Load every adapter once, and the trainer to compare with.
 
         Raises:
             AdapterError: one of them cannot be used.
         """
-        for name in self.adapters:
-            check_adapter(load_adapter(name), name)
+        for name in dict.fromkeys((*self.adapters, self.against)):
+            load_adapter(name)
 
 
 def subject_labels(adapters: Sequence[str]) -> list[str]:
@@ -111,8 +113,11 @@ def start_jax(settings: Settings) -> None:
     """
     import jax
 
-    count = settings.devices or SIMULATED_DEVICES
-    jax.config.update("jax_num_cpu_devices", count)
+    # A count in XLA_FLAGS is the user's own, and JAX refuses to have both; where a backend runs already, in a notebook
+    # for instance, its devices are what there is.
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", settings.devices or SIMULATED_DEVICES)
     if settings.platform is not None and not os.environ.get("JAX_PLATFORMS"):
         names = {"gpu": "cuda,rocm"}.get(settings.platform, settings.platform)
         if settings.platform != "gpu":

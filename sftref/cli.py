@@ -1,6 +1,7 @@
-"""`sftref train | evaluate`: arguments -> a run, and every mistake -> one line on stderr and an exit code.
+"""`sftref ...`: arguments -> a run, and every mistake -> one line on stderr and an exit code.
 
-Exit codes: 0 done; 1 the training went wrong (a loss that is not finite); 2 something the user can mend; 130 Ctrl-C.
+Exit codes of `train` and `evaluate`: 0 done; 1 the training went wrong (a loss that is not finite); 2 something the
+user can mend; 130 Ctrl-C. The kit's commands, and their codes, are in `conformance/cli.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from sftref import __version__, interrupt
 from sftref.config import DROPOUT_MODES, PRECISIONS, TRAINERS, ConfigError, OptimConfig, TrainConfig, require
+from sftref.conformance import cli as kit
 
 OPTIM_FIELDS = tuple(OptimConfig.__dataclass_fields__)
 # What a resumed run may change: nothing that decides the numbers, but for the order in which sums are added.
@@ -58,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line. Values that are not given stay out of the namespace, so that presets show through."""
     top = argparse.ArgumentParser(prog="sftref", description="Data-parallel BERT fine-tuning in JAX, as a reference.")
     top.add_argument("--version", action="version", version=f"sftref {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="train|evaluate")
+    commands = top.add_subparsers(dest="command", required=True, metavar="|".join(("train", "evaluate", *kit.COMMANDS)))
     raw = argparse.RawDescriptionHelpFormatter
     train = commands.add_parser(
         "train", help="fine-tune a BERT", epilog=EXAMPLES, formatter_class=raw, argument_default=argparse.SUPPRESS
@@ -73,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (train, evaluate):
         _shared_options(command)
     _train_options(train)
+    kit.add_commands(commands)
     return top
 
 
@@ -141,6 +144,8 @@ def make_config(given: dict[str, Any], saved: TrainConfig | None = None) -> Trai
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = vars(parser().parse_args(argv))
+    if args["command"] in kit.COMMANDS:
+        return kit.run(args.pop("command"), args)
     debug = args.pop("debug", False)
     # The environment is read and written here and nowhere else. As in the article: memory as it is needed.
     if not args.pop("preallocate", False):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -29,11 +27,14 @@ class BertForSequenceClassification(Module):
             dropout: the source of masks; None computes without dropout (evaluation).
 
         Returns:
-            Logits [R, S, C] in at least float32; a slot of weight 0 holds something finite.
+            Logits [R, S, C] in at least float32; a slot of weight 0 holds something finite, whatever its tokens are.
         """
         c = self.config
-        real = batch.segments > 0
-        tokens = Tokens(batch.segments, _addresses(batch, real))
+        # An example of weight 0 is padding too: were it computed, a NaN of its own would pass the zero weight in the
+        # backward pass, as 0 * NaN.
+        slot = jnp.maximum(batch.segments - 1, 0)
+        real = (batch.segments > 0) & (jnp.take_along_axis(batch.weights, slot, axis=1) > 0)
+        tokens = Tokens(jnp.where(real, batch.segments, 0), _addresses(batch, slot, real))
         slot_tokens = _slots(batch)
         # Padding may hold anything, ids outside the tables included: JAX would read those as NaN.
         x = Embeddings(c, self.numerics, name="embeddings")(
@@ -51,8 +52,7 @@ class BertForSequenceClassification(Module):
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def _addresses(batch: Batch, real: Any) -> Address:
-    slot = jnp.where(real, batch.segments - 1, 0)
+def _addresses(batch: Batch, slot: Array, real: Array) -> Address:
     example = jnp.take_along_axis(batch.example_ids, slot, axis=1)
     return Address(example, jnp.where(real, batch.positions, 0).astype(jnp.uint32))
 

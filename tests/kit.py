@@ -9,7 +9,7 @@ import numpy as np
 from sftref.conformance.adapter import Case, HostBatch
 from sftref.conformance.adapters.sftref import lay_out, model_config
 
-from sftref.batches import Batch, Layout
+from sftref.batches import Batch
 from sftref.names import to_hf
 
 B, L = 6, 8
@@ -44,7 +44,7 @@ def batch_of(case: Case, seed: int = 2) -> HostBatch:
 
 
 def device_batch(batch: HostBatch) -> Batch:
-    return lay_out(batch, Layout(1, B, L, 1))
+    return lay_out(batch, PLAIN, 1)[0]
 
 
 def relative(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> float:

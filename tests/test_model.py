@@ -108,6 +108,21 @@ class TestReference:
         np.testing.assert_array_equal(got[used], clean[used])
         assert np.isfinite(got).all()
 
+    def test_an_example_of_weight_0_is_padding_too(
+        self, layout: str, dropout: bool, want: dict[bool, np.ndarray]
+    ) -> None:
+        """Found by the kit's law equivalence.padding: its NaN passed the zero weight in the backward pass."""
+        batch = packed() if layout == "packed" else padded()
+        at = tuple(np.argwhere(batch.weights > 0)[2])
+        hidden = batch.segments == at[2] + 1
+        hidden &= np.indices(hidden.shape)[1] == at[1]
+        weights = batch.weights.copy()
+        weights[at] = 0
+        dirty = batch._replace(weights=weights, input_ids=np.where(hidden, -(2**31), batch.input_ids))
+        got = logits(dirty, dropout=dropout)
+        assert np.isfinite(got).all()
+        np.testing.assert_array_equal(got[weights > 0], logits(batch, dropout=dropout)[weights > 0])
+
     def test_order_of_rows_plays_no_part(self, layout: str, dropout: bool, want: dict[bool, np.ndarray]) -> None:
         batch = packed() if layout == "packed" else padded()
         order = np.random.default_rng(1).permutation(batch.weights.shape[1])

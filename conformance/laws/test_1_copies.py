@@ -13,8 +13,12 @@ import numpy.typing as npt
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ..adapter import HostBatch, TrainerUnderTest
 from ..check import Check
 from ..meshes import mesh_of
+from ..reference import loss_reference, walk
+from ..strategies import batch_of
+from ..subjects import distance_holds, drawn, loss_holds, precision, widest
 
 Array = npt.NDArray[Any]
 
@@ -168,6 +172,39 @@ def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any])
         counts = ", ".join(f"{count} of {total} {key}" for key, count in followed.items())
         check.facts["hazard"] = f"device_put keeps the caller's buffer: writing to it changes the device ({counts})"
     check.facts["followed"] = {key: count / total for key, count in followed.items()}
+
+
+@pytest.mark.law("copies.trainer_is_immune")
+def test_trainer_is_immune(
+    check: Check, rng: np.random.Generator, subject: TrainerUnderTest, devices: list[Any]
+) -> None:
+    """Parameters and batches lie in buffers that `device_put` would keep, and are written again after each call."""
+    case, params, _ = drawn(subject, rng)
+    batches = [batch_of(case, rng) for _ in range(3)]
+    given = {name: aligned(leaf.astype(np.float32)) for name, leaf in params.items()}
+    buffers = HostBatch(*(aligned(leaf) for leaf in batches[0]))
+    losses = []
+    with precision(case):
+        subject.start(case, given, widest(subject, devices))
+        for name, leaf in given.items():
+            check.equal(f"{name} after start, which must not write to it", leaf, params[name].astype(np.float32))
+            leaf[...] = 3.0
+        for number, batch in enumerate(batches):
+            for buffer, leaf in zip(buffers, batch, strict=True):
+                buffer[...] = leaf
+            losses.append(subject.step(buffers).loss)
+            for field, buffer, leaf in zip(HostBatch._fields, buffers, batch, strict=True):
+                check.equal(f"{field} after step {number}, which must not write to it", buffer, leaf, control=leaf + 1)
+                buffer[...] = 1
+            if number == 1:
+                early = subject.params()
+                kept = {name: np.array(leaf) for name, leaf in early.items()}
+        now = subject.params()
+    for name, leaf in early.items():
+        check.equal(f"{name} as params() gave it, one update later", np.asarray(leaf), kept[name])
+    what = "with buffers that are written again"
+    loss_holds(check, f"loss of the first update {what}", losses[0], loss_reference(case, params, batches[0]))
+    distance_holds(check, f"{what},", case, params, now, walk(case, params, batches).distance)
 
 
 def aligned(values: Array, offset: int = 0) -> Array:

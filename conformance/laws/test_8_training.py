@@ -119,7 +119,8 @@ def test_metrics(check: Check, subject: TrainerUnderTest, devices: list[Any]) ->
     n = widest(subject, devices)
 
     def holds(rng: np.random.Generator) -> None:
-        case, params, _ = drawn(subject, rng)
+        case = dataclasses.replace(main_case(subject.capabilities, small=True), num_labels=2)
+        params = start_params(case, rng)
         batches = [batch_of(case, rng, real=real) for real in (16, 16, 5)]
         batches = [with_weights(batch, (batch.weights > 0).astype(np.float32)) for batch in batches]
         subject.start(case, params, n)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..catalogue import RUNGS, laws
 from ..outcome import Outcome
-from ..records import Record
+from ..records import Record, plain
 from ..verdict import Verdict, broken, stale_deviations, unmet
 
 SCHEMA = "sftref.report/1"
@@ -124,20 +123,3 @@ def margins(outcome: Outcome) -> dict[int, tuple[int, int, int, float | None, fl
         counts = len(mine), sum(r.comparisons for r in mine), sum(r.compared for r in mine)
         table[rung] = (*counts, middle, max(worst, default=None))
     return table
-
-
-def plain(value: Any) -> Any:
-    """JSON's own values: numbers that JSON does not have become texts, and what it cannot hold its description."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, (str, bool, type(None))):
-        return value
-    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
-        value = value.item()
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)

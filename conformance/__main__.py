@@ -1,0 +1,7 @@
+"""The command line of the kit, where it is run as a copy."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,163 @@
+"""`verify`, `explain`, `compare`: arguments -> a run or a page, and an exit code.
+
+Every mistake is one line on stderr and exit code 2. Nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .adapter import AdapterError
+from .catalogue import LEVELS, expected
+from .settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
+
+COMMANDS = ("verify", "explain", "compare")
+OUT = Path("sftref-report")
+VERIFY_EXAMPLES = """examples:
+  sftref verify                                    this machine, on all its devices, or on 8 simulated ones
+  sftref verify --level quick --platform rocm      fail unless arrays live on a ROCm device
+  sftref verify --adapter my_package.my_trainer:MyTrainer
+  sftref verify --only collectives --only 6        two parts of the ladder
+  sftref verify --deviations known.toml            with failures that are known, and end
+
+verdict and exit code: CONFORMANT 0, NONCONFORMANT 1, SETUP 2, UNRESPONSIVE 3, INCOMPLETE 4, UNTRUSTED 5, Ctrl-C 130
+"""
+EXPLAIN_EXAMPLES = """examples:
+  sftref explain                                   all laws
+  sftref explain copies.round_trip                 one
+  sftref explain 2                                 those of a rung
+"""
+COMPARE_EXAMPLES = """examples:
+  sftref compare before/report.json after/report.json
+
+exit code: 0 nothing got worse, 1 something did, 2 no such report
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Add the kit's commands to a command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    verify = commands.add_parser(
+        "verify", help="verify this machine and trainers", epilog=VERIFY_EXAMPLES, formatter_class=raw
+    )
+    add = verify.add_argument
+    add("--level", choices=LEVELS, default=Settings.level, help=f"how much is asked (default {Settings.level})")
+    add("--platform", choices=PLATFORMS, help="where arrays must live (default: the one that JAX chooses)")
+    add("--devices", type=int, metavar="N", help="at most N devices (default: all; 8 simulated ones on a CPU)")
+    add("--adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer under test; repeatable")
+    add("--against", default=Settings.against, metavar="MODULE:FACTORY", help="the trainer to compare with")
+    add("--only", action="append", default=[], metavar="ID", help="an id, the start of one, or a rung; repeatable")
+    add("--seed", type=int, default=Settings.seed, metavar="S", help="of every value drawn (default 0)")
+    add("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes (default {OUT})")
+    add("--deviations", type=Path, metavar="FILE", help="a TOML file of known deviations")
+    add("--no-self-test", action="store_true", help="plant no faults")
+    explain = commands.add_parser("explain", help="what a law asks", epilog=EXPLAIN_EXAMPLES, formatter_class=raw)
+    explain.add_argument("id", nargs="?", metavar="ID", help="a law, a check, a rung (default: all laws)")
+    explain.add_argument("--report", type=Path, metavar="FILE", help=f"what it measured (default {OUT}/report.json)")
+    compare = commands.add_parser("compare", help="compare two reports", epilog=COMPARE_EXAMPLES, formatter_class=raw)
+    compare.add_argument("before", type=Path, metavar="A.json")
+    compare.add_argument("after", type=Path, metavar="B.json")
+    for command in (verify, explain, compare):
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def run(command: str, args: dict[str, Any]) -> int:
+    """Do one of `COMMANDS` with its parsed arguments; returns the exit code."""
+    try:
+        return {"verify": _verify, "explain": _explain, "compare": _compare}[command](args)
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads any more; Python would complain at its end
+        return 1
+    except (ValueError, AdapterError, OSError) as error:
+        if args["debug"]:
+            traceback.print_exception(error)
+        said = str(error)
+        if isinstance(error, OSError):
+            said = f"{error.filename or 'temporary files'}: {error.strerror or error}; free some space"
+        print(f"sftref: {said}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sftref: interrupted", file=sys.stderr)
+        return 130
+
+
+def _verify(args: dict[str, Any]) -> int:
+    from . import deviations, report, runner
+    from .screen import Screen
+    from .verdict import judge
+
+    settings = Settings(
+        level=args["level"],
+        adapters=tuple(args["adapter"]) or DEFAULT_ADAPTERS,
+        against=args["against"],
+        platform=args["platform"],
+        devices=args["devices"],
+        only=tuple(args["only"]),
+        seed=args["seed"],
+    )
+    for word in settings.only:
+        if not expected(settings.level, settings.subjects, [word]):
+            raise ValueError(f"--only = {word} matches no check at --level {settings.level}; raise the level")
+    file: Path | None = args["deviations"]
+    known = deviations.load(file) if file else []
+    out: Path = args["out"]
+    report.prepare(out)
+    screen = Screen(settings, _seconds_before(out, settings.level))
+    outcome = runner.verify(settings, known, file, screen)
+    verdict = judge(outcome)
+    try:
+        report.write(out, outcome, verdict)
+    except OSError as error:
+        screen.verdict(verdict, "")
+        raise report.FolderError(f"--out {out}: cannot be written ({error.strerror or error}); free some") from error
+    screen.verdict(verdict, f"; report: {out / 'report.md'}")
+    return verdict.exit_code
+
+
+def _seconds_before(out: Path, level: str) -> dict[str, float]:
+    """How long each check took in the run whose report lies there, if it was one of this level."""
+    from .explain import read_report
+
+    try:
+        report = read_report(out / "report.json")
+        same = report["settings"]["level"] == level
+        return {check["id"]: float(check["seconds"]) for check in report["checks"]} if same else {}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _explain(args: dict[str, Any]) -> int:
+    from . import explain
+    from .catalogue import laws
+
+    if args["id"] is None:
+        lines = list(explain.table(list(laws().values())))
+    else:
+        found = explain.find(args["id"])
+        path: Path = args["report"] or OUT / "report.json"
+        report = explain.read_report(path) if args["report"] or path.is_file() else None
+        lines = list(explain.explained(found[0], report) if len(found) == 1 else explain.table(found))
+    print("\n".join(lines))
+    return 0
+
+
+def _compare(args: dict[str, Any]) -> int:
+    from .explain import read_report
+    from .reports import compare
+
+    lines, worse = compare(read_report(args["before"]), read_report(args["after"]))
+    print("\n".join([*lines, "something got worse" if worse else "nothing got worse"]))
+    return int(worse)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of a copy of the kit: `python -m conformance verify`."""
+    top = argparse.ArgumentParser(prog=f"python -m {__package__}", description="Verify distributed training in JAX.")
+    add_commands(top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS)))
+    args = vars(top.parse_args(argv))
+    return run(args.pop("command"), args)

@@ -1,0 +1,130 @@
+"""A run -> report.md: the verdict, the ladder, what failed and what to do, on what, how near, how long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..catalogue import RUNGS, laws
+from ..outcome import BROKEN, Outcome
+from ..records import Record, printable
+from ..screen import GLYPHS, WORDS, mood
+from ..verdict import NO_FAULTS, Verdict
+from .document import margins
+
+
+def markdown(outcome: Outcome, verdict: Verdict, content: dict[str, Any]) -> str:
+    """The file's text; `content` is that of report.json."""
+    parts = [f"# {verdict.name}", _inline(verdict.line)]
+    if content["diagnosis"] is not None:
+        parts += _diagnosis(content["diagnosis"])
+    parts += ["## The ladder", _table(("", "rung", "checks", "comparisons", "seconds"), _ladder(outcome))]
+    broken = outcome.of_status(*BROKEN)
+    if broken:
+        parts += ["## What fell", *(text for record in broken for text in _failure(record))]
+    quiet = outcome.of_status("blocked", "not_run", "deviation")
+    if quiet:
+        rows = [(f"`{r.id}`", WORDS[r.status], _inline(r.message)) for r in quiet]
+        parts += ["## What did not run, and known deviations", _table(("check", "", "why"), rows)]
+    stale, troubles = content["stale_deviations"], content["troubles"]
+    if stale:
+        parts += ["## Deviations that are no longer true", *(f"- {_inline(text)}" for text in stale)]
+    if troubles:
+        parts += ["## Processes", *(f"- {_inline(text)}" for text in troubles)]
+    parts += [
+        "## Margins",
+        "Error over bound, of the comparisons that have a bound other than zero.",
+        _margins(outcome),
+    ]
+    parts += ["## Planted faults", f"None: {NO_FAULTS}."]
+    parts += _timing(content["timing"])
+    parts += _environment(content)
+    return "\n\n".join(parts) + "\n"
+
+
+def _diagnosis(found: dict[str, Any]) -> Iterator[str]:
+    yield "## Diagnosis"
+    yield f"**{found['layer']}**: {_inline(found['cause'])}"
+    yield "\n".join(f"- {_inline(text)}" for text in found["evidence"])
+    yield f"Next step: {_inline(found['next_step'])}"
+
+
+def _ladder(outcome: Outcome) -> Iterator[tuple[str, ...]]:
+    for group in outcome.groups():
+        who = f"{group.rung} {group.name}" + (f" [{group.subject}]" if group.subject else "")
+        said = ", ".join(f"{group.count(status)} {word}" for status, word in WORDS.items() if group.count(status))
+        yield GLYPHS[mood(group)][0], who, said, f"{group.comparisons:,}", f"{group.seconds:.1f}"
+
+
+def _failure(record: Record) -> Iterator[str]:
+    law = laws()[record.law]
+    yield f"### `{record.id}` ({WORDS[record.status]})"
+    yield f"{law.requirement}"
+    yield _code(record.message)
+    if record.measured is not None:
+        yield (
+            f"Error {record.measured:.4g}, bound {record.bound:.4g}"
+            + (f" ({_inline(record.bound_from)})" if record.bound_from else "")
+            + (f", expected of correct arithmetic {record.noise:.2g}" if record.noise else "")
+            + (f", control {record.control:.3g}" if record.control is not None else "")
+            + f"; {record.comparisons} comparisons of {record.compared:,} numbers."
+        )
+    yield f"- Likely cause: {_inline(law.cause)}\n- Next step: {_inline(law.next_step)}\n- Again: `{record.repro}`"
+    said = record.facts.get("stderr")
+    if said:
+        yield _code("\n".join(said))
+
+
+def _margins(outcome: Outcome) -> str:
+    rows = []
+    for rung, (checks, comparisons, compared, median, worst) in margins(outcome).items():
+        shown = tuple("" if value is None else f"{value:.3g}" for value in (median, worst))
+        rows.append((f"{rung} {RUNGS[rung]}", str(checks), f"{comparisons:,}", f"{compared:,}", *shown))
+    return _table(("rung", "checks", "comparisons", "numbers compared", "median", "worst"), rows)
+
+
+def _timing(found: dict[str, Any]) -> Iterator[str]:
+    share = found["compile_share"]
+    yield "## Time"
+    yield (
+        f"{found['seconds']:.1f} s from start to end; {found['check_seconds']:.1f} s in checks, of which "
+        f"{found['compile_seconds']:.1f} s{'' if share is None else f' ({share:.0%})'} compiling."
+    )
+    rows = [(f"`{s['id']}`", f"{s['seconds']:.2f}", f"{s['compile_seconds']:.2f}") for s in found["slowest"]]
+    yield _table(("slowest checks", "seconds", "of them compiling"), rows)
+
+
+def _environment(content: dict[str, Any]) -> Iterator[str]:
+    found, settings = content["environment"], content["settings"]
+    yield "## On what"
+    rows = [("versions", ", ".join(f"{name} {value}" for name, value in found.get("versions", {}).items()))]
+    rows += [(name, str(value)) for name, value in found.get("machine", {}).items()]
+    rows += [(f"driver {name}", value) for name, value in found.get("drivers", {}).items()]
+    kinds = [f"{d['platform']} {d['id']} ({d['kind']})" for d in found.get("devices", ())]
+    rows += [("devices", ", ".join(kinds) or "unknown"), ("runtime", found.get("platform_version", "unknown"))]
+    rows += [(name, str(value)) for name, value in found.get("config", {}).items()]
+    rows += [(name, value) for name, value in found.get("variables", {}).items()]
+    rows += [(f"--{name}", " ".join(value) if isinstance(value, list) else str(value))
+             for name, value in settings.items() if value not in (None, [])]  # fmt: skip
+    rows += [
+        (f"trainer {s['label']}", ", ".join([s["adapter"], *s.get("capabilities", ())])) for s in content["subject"]
+    ]
+    yield _table(("", ""), [(_inline(name), _inline(value)) for name, value in rows])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines)
+
+
+def _inline(text: str) -> str:
+    """Text in one line that Markdown leaves as it is: ids have brackets, and messages have anything."""
+    text = " ".join(printable(str(text)).split())
+    for mark in ("\\", "`", "*", "_", "[", "]", "<"):
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def _code(text: str) -> str:
+    fence = "````" if "```" in text else "```"
+    return f"{fence}\n{printable(text)}\n{fence}"

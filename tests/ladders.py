@@ -1,0 +1,179 @@
+"""What the runner's tests share: a copy of the kit whose laws pass, fail, hang or crash as a test wants.
+
+The copy is run as a stranger would run it, in real processes. JAX is a stand-in there, since what is under test is
+around the checks: it makes a process start in half a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+KIT = Path(__file__).parents[1] / "conformance"
+DEADLINE = 2.5
+# What a check does, by its fate. `check` is the Check; `A` an array.
+FATES = {
+    "passes": "check.equal('a', A, A)",
+    "measures": "check.facts['ratio'] = np.float32('nan'); check.close('a', A + 1e-3, A, Bound(1e-2, 1e-3, 'by hand'))",
+    "differs": "check.equal('a', A + 1, A)",
+    "raises": "raise RuntimeError('boom \\x1b[31m')",
+    "compares_nothing": "pass",
+    "needs_more": "check.need(False, 'needs 2 devices, found 1')",
+    "is_not_claimed": "check.need(False, 'capability gradients is not claimed')",
+    "disagrees": "os.write(2, b'E0000 Results mismatch between two kernels\\n'); check.equal('a', A, A)",
+    "sleeps": "time.sleep(60)",
+    "holds_the_gil": "[ctypes.PyDLL(None).sleep(60) for _ in range(60)]",
+    "segfaults": "ctypes.string_at(0)",
+    "exits": "os._exit(7)",
+    "aborts": "os.write(2, b'F0000 rendezvous of 8 threads failed\\n'); os.abort()",
+    "waits": "Path(os.environ['SFTREF_FLAG']).touch(); time.sleep(60)",
+}
+HEAD = """
+import ctypes, os, time
+from pathlib import Path
+import numpy as np, pytest
+from ..check import Bound
+A = np.arange(8, dtype=np.float32)
+"""
+CHECK = """
+@pytest.mark.law("{id}")
+def test_{name}({arguments}):
+    {body}
+"""
+ENTRY = """
+[[law]]
+id = "{id}"
+rung = {rung}
+per = "{per}"
+deadline = {deadline}
+requirement = "It MUST be so."
+catches = ["this"]
+cause = "The cause."
+next_step = "The next step."
+"""
+STAND_IN = """
+class Config:
+    jax_platforms = None
+    def update(self, name, value):
+        setattr(self, name, value)
+class Client:
+    platform_version = "stand-in"
+class Device:
+    platform, device_kind, client = "cpu", "stand-in", Client()
+    def __init__(self, id):
+        self.id = id
+class monitoring:
+    register_event_duration_secs_listener = staticmethod(lambda heard: heard("/jax/core/compile/x", 1.0))
+config = Config()
+def devices():
+    return [Device(i) for i in range(config.jax_num_cpu_devices)]
+"""
+ADAPTER = """
+class Trainer:
+    name, capabilities = "a stand-in", frozenset({"replicas"})
+    start = step = evaluate = params = replicas = lambda self, *_: None
+"""
+
+
+@dataclass
+class Ended:
+    """A command that came to its end."""
+
+    code: int
+    out: str
+    err: str
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        return {check["id"]: check["status"] for check in self.report["checks"]}
+
+    def check(self, name: str) -> dict[str, Any]:
+        return next(check for check in self.report["checks"] if check["id"] == name)
+
+    @property
+    def verdict(self) -> str:
+        return self.out.strip().splitlines()[-1]
+
+
+class Copy:
+    """A folder with a copy of the kit, and laws of the test's own.
+
+    Args:
+        folder: to be made.
+        ladder: (rung, fate) of each law, in order; a fate is one of `FATES`, which a suffix as in `passes-2` makes
+            another law. The id is `r3.fate`, asked of a subject where the rung is 6 or higher.
+        deadline: of each check.
+    """
+
+    def __init__(self, folder: Path, ladder: list[tuple[int, str]], deadline: float = DEADLINE) -> None:
+        self.folder, self.kit = folder, folder / "conformance"
+        ignore = shutil.ignore_patterns("__pycache__", "laws", "laws.toml", ".*")
+        shutil.copytree(KIT, self.kit, ignore=ignore)
+        (self.kit / "laws").mkdir()
+        (self.kit / "laws" / "__init__.py").touch()
+        (folder / "jax").mkdir()
+        (folder / "jax" / "__init__.py").write_text(STAND_IN)
+        (folder / "stand_in.py").write_text(ADAPTER)
+        entries: list[str] = []
+        files: dict[int, str] = {}
+        for rung, fate in ladder:
+            per = "subject" if rung >= 6 else "machine"
+            entries.append(ENTRY.format(id=f"r{rung}.{fate}", rung=rung, per=per, deadline=deadline))
+            files[rung] = files.get(rung, HEAD) + CHECK.format(
+                id=f"r{rung}.{fate}",
+                name=fate.replace("-", "_"),
+                arguments="check, subject" if per == "subject" else "check",
+                body=FATES[fate.partition("-")[0]],
+            )
+        (self.kit / "laws.toml").write_text("".join(entries))
+        for rung, text in files.items():
+            (self.kit / "laws" / f"test_{rung}_fates.py").write_text(text)
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Change the copy's own code."""
+        path = self.kit / name
+        text = path.read_text()
+        assert re.search(old, text), f"{name} has no {old}"
+        path.write_text(re.sub(old, new, text))
+
+    def environment(self) -> dict[str, str]:
+        # A pytest of the user's own may not reach in.
+        return os.environ | {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "--nonsense", "COLUMNS": "200"}
+
+    def start(self, *arguments: str, before: str = "", **more: Any) -> subprocess.Popen[str]:
+        """`python -m conformance verify`, as a process; `before` is shell that runs first."""
+        # A test run in the background inherits a SIGINT that is ignored; the person at the keyboard does not.
+        code = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        code += "runpy.run_module('conformance', run_name='__main__', alter_sys=True)"
+        words = [sys.executable, "-c", code, "verify", "--adapter", "stand_in:Trainer", *arguments]
+        words += [] if "--against" in arguments else ["--against", "stand_in:Trainer"]
+        return subprocess.Popen(
+            ["sh", "-c", f'{before} exec "$@"', "sh", *words], cwd=self.folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment() | more,
+        )  # fmt: skip
+
+    def ended(self, process: subprocess.Popen[str]) -> Ended:
+        out, err = process.communicate(timeout=120)
+        path = self.folder / "sftref-report" / "report.json"
+        return Ended(process.returncode, out, err, json.loads(path.read_text()) if path.exists() else {})
+
+    def verify(self, *arguments: str, **more: Any) -> Ended:
+        return self.ended(self.start(*arguments, **more))
+
+    def pytest(self, *arguments: str) -> Ended:
+        """A plain pytest of the copy."""
+        words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:sftref.pytest_plugin", *arguments]
+        variables = self.environment() | {"PYTEST_ADDOPTS": ""}
+        found = subprocess.run(
+            [*words, "--sftref-adapter", "stand_in:Trainer", "--sftref-against", "stand_in:Trainer", "conformance"],
+            cwd=self.folder, text=True, capture_output=True, env=variables, timeout=120, check=False,
+        )  # fmt: skip
+        return Ended(found.returncode, found.stdout, found.stderr)

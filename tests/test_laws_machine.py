@@ -1,0 +1,257 @@
+"""The laws of rungs 0 and 1 see planted faults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sftref.conformance.catalogue import laws
+from sftref.conformance.check import Check, LawBroken, NotRun
+from sftref.conformance.laws import test_0_environment as rung0
+from sftref.conformance.laws import test_1_copies as rung1
+from sftref.conformance.settings import Settings
+from sftref.conformance.updates import OracleTrainer
+from sftref.conformance.versions import unpaired
+
+N = 4
+
+
+def asked(law: str, level: str = "quick") -> Check:
+    return Check(laws()[law], level, 0)
+
+
+def numbers() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def ask(function: Callable[..., None], law: str, n: int = N) -> Check:
+    check = asked(law)
+    function(check, numbers(), jax.devices()[:n])
+    return check
+
+
+def changed(**versions: str) -> dict[str, str]:
+    return {"jax": "0.12.0.1", "jaxlib": "0.12.0.1"} | {k.replace("_", "-"): v for k, v in versions.items()}
+
+
+@pytest.mark.parametrize(
+    ("versions", "odd"),
+    [
+        (changed(), None),
+        (changed(jaxlib="0.11.2"), None),
+        (changed(jax_rocm7_plugin="0.12.0.1", jax_rocm7_pjrt="0.12.0.1.post2"), None),
+        (changed(jax="0.9.2", jaxlib="0.9.2", jax_cuda13_plugin="0.9.2+build7"), None),
+        (changed(jax="0.12.0", jaxlib="0.12", jax_cuda12_pjrt="0.12.0.post1"), None),
+        (changed(jaxlib="0.12.1"), "jaxlib 0.12.1 does not go with jax 0.12.0.1, which needs 0.9.0 to 0.12.0.1"),
+        (changed(jaxlib="0.8.3"), "jaxlib 0.8.3 does not go with jax 0.12.0.1"),
+        (changed(jax_rocm7_plugin="0.12.0"), "jax-rocm7-plugin 0.12.0 does not go with jaxlib 0.12.0.1"),
+        (changed(jaxlib="0.12.0", jax_cuda13_plugin="0.12.0"), "must be of one release beside jax-cuda13-plugin"),
+        (changed(jax_cuda12_plugin="0.12.0.1", jax_cuda12_pjrt="0.11.2"), "jax-cuda12-pjrt 0.11.2 does not go"),
+    ],
+)
+def test_parts_of_other_releases_are_told(versions: dict[str, str], odd: str | None) -> None:
+    found = unpaired(versions, "0.9.0")
+    assert found == [] if odd is None else odd in " ".join(found)
+
+
+def test_an_installation_that_is_not_the_one_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "__version__", "0.4.99")
+    with pytest.raises(LawBroken, match=r"version of the imported jax .*'0\.4\.99', should be"):
+        rung0.test_versions(asked("environment.versions"))
+
+
+@pytest.mark.parametrize("platform", ["gpu", "rocm", "cuda", "tpu"])
+def test_a_platform_that_is_not_there_fails(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    settings = Settings(platform=platform)
+    with pytest.raises(LawBroken, match=f"JAX_PLATFORMS=cpu: 'cpu', should be '{platform}'"):
+        rung0.test_platform(asked("environment.platform"), settings)
+    monkeypatch.setattr(jax, "devices", lambda: (_ for _ in ()).throw(RuntimeError("Unable to initialize backend")))
+    with pytest.raises(LawBroken, match=f"Unable to initialize backend', should be '{platform}'"):
+        rung0.test_platform(asked("environment.platform"), settings)
+
+
+@pytest.mark.parametrize(
+    ("names", "asked_for", "holds"),
+    [
+        (["gpu", "rocm"], "rocm", True),
+        (["gpu", "rocm"], "gpu", True),
+        (["gpu", "rocm"], None, True),
+        (["gpu", "rocm"], "cuda", False),
+        (["gpu", "cuda"], "rocm", False),
+    ],
+)
+def test_the_makers_of_gpus_are_told_apart(
+    names: list[str], asked_for: str | None, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rung0, "names_of", lambda _: names)
+    check = asked("environment.platform")
+    if holds:
+        rung0.test_platform(check, Settings(platform=asked_for))
+        assert check.facts["platform"] == names[-1]
+    else:
+        with pytest.raises(LawBroken, match=f"'{names[-1]}', should be '{asked_for}'"):
+            rung0.test_platform(check, Settings(platform=asked_for))
+
+
+def test_an_eager_result_that_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is on the last device, which plays the accelerator, but for what an eager operation leaves."""
+    cpu, accelerator = jax.devices()[0], jax.devices()[-1]
+    monkeypatch.setattr(rung0, "names_of", lambda device: ["cpu"] if device == cpu else ["gpu", "rocm"])
+    monkeypatch.setattr(jax, "devices", lambda: [accelerator])
+    with jax.default_device(accelerator):
+        rung0.test_platform(asked("environment.platform"), Settings(platform="rocm"))
+        asarray = jnp.asarray
+        monkeypatch.setattr(jnp, "asarray", lambda x: jax.device_put(asarray(x), cpu))
+        with pytest.raises(LawBroken, match=r"platform of an eager operation.*: 'cpu', should be 'rocm'"):
+            rung0.test_platform(asked("environment.platform"), Settings(platform="rocm"))
+
+
+def test_too_few_devices_or_work_that_lands_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = jax.devices()
+    with pytest.raises(LawBroken, match="number of devices: 2, should be 4"):
+        rung0.test_devices(asked("environment.devices"), devices[:2], Settings(devices=4))
+    with pytest.raises(LawBroken, match="number of distinct devices: 1, should be 2"):
+        rung0.test_devices(asked("environment.devices"), [devices[1]] * 2, Settings())
+    put = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda x, device: put(x, devices[0]))
+    with pytest.raises(LawBroken, match=r"where .*1 left its result"):
+        rung0.test_devices(asked("environment.devices"), devices[:2], Settings())
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "wrong", "family"),
+    [
+        (jnp, "matmul", lambda a, b: jnp.dot(a, b) * (1 + 2.0**-12), "matmul, eager"),
+        (jnp, "sort", lambda x, axis: x, "sort"),
+        (jnp, "tanh", lambda x: x, "elementwise"),
+        (jax.random, "uniform", lambda key, shape: jnp.full(shape, 0.5), "uniform"),
+    ],
+)
+def test_a_kernel_that_computes_something_else(
+    place: Any, name: str, wrong: Any, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picked = rung0.families(numbers())[family.partition(",")[0]]
+    monkeypatch.setattr(rung0, "families", lambda _: {family.partition(",")[0]: picked})
+    if name == "matmul":
+        picked = (wrong, *picked[1:])
+    monkeypatch.setattr(place, name, wrong)
+    with pytest.raises(LawBroken, match=family):
+        ask(rung0.test_kernels, "environment.kernels")
+
+
+def test_a_message_of_kernels_that_disagree(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    line = b"E0000 gemm_fusion_autotuner.cc:1060] Results mismatch between different kernels\n"
+
+    def product(a: Any, b: Any) -> Any:
+        os.write(2, line)
+        return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+    monkeypatch.setattr(rung0, "_product", product)
+    with pytest.raises(LawBroken, match="Results mismatch between different kernels"):
+        ask(rung0.test_messages, "environment.messages")
+    assert "Results mismatch" in capfd.readouterr().err, "what was captured is handed on"
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    with pytest.raises(NotRun, match="hides XLA's errors"):
+        ask(rung0.test_messages, "environment.messages")
+
+
+def zeroed(x: Any, place: Any) -> Any:
+    """Every copy to the second device arrives as zeros."""
+    put = _PUT(x, place)
+    return put if place != jax.devices()[1] else _PUT(np.zeros(x.shape, x.dtype), place)
+
+
+def one_way(x: Any, place: Any) -> Any:
+    """From the third device to the second, one word is wrong; host copies are right."""
+    put = _PUT(x, place)
+    if isinstance(x, jax.Array) and x.devices() == {jax.devices()[2]} and place == jax.devices()[1] and x.size > 1024:
+        return put.at[1024].add(1)
+    return put
+
+
+def other_order(x: Any, place: Any) -> Any:
+    """Blocks lie on the devices in the order of their ids, not of the mesh."""
+    mesh = place.mesh
+    there = sorted(mesh.devices.flat, key=lambda device: device.id)
+    ordered = jax.sharding.Mesh(np.array(there).reshape(mesh.devices.shape), mesh.axis_names)
+    return _PUT(x, jax.sharding.NamedSharding(ordered, place.spec))
+
+
+_PUT = jax.device_put
+
+
+@pytest.mark.parametrize(
+    ("law", "put", "message"),
+    [
+        ("copies.round_trip", zeroed, "1 words through .*1: error 1"),
+        ("copies.between_devices", one_way, r"1025 words from .*2 to .*1: error 0\.000976"),
+        ("copies.sharded", other_order, "shard of .*: error"),
+    ],
+)
+def test_copies_that_go_wrong(law: str, put: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "device_put", put)
+    with pytest.raises(LawBroken, match=message):
+        ask(getattr(rung1, f"test_{law.partition('.')[2]}"), law)
+
+
+def test_a_copy_that_shares_memory_and_the_hazard_that_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = ask(rung1.test_host_buffer, "copies.host_buffer", n=1)
+    if check.facts["followed"]["64-byte aligned"]:
+        assert "device_put keeps the caller's buffer" in check.facts["hazard"]
+    monkeypatch.setattr(jnp, "array", lambda x, device: x)
+    with pytest.raises(LawBroken, match=r"what jnp\.array copied"):
+        ask(rung1.test_host_buffer, "copies.host_buffer", n=1)
+
+
+class Keeps:
+    """The oracle behind the border, but for keeping what it was given, or writing into it."""
+
+    name, capabilities = "keeps", frozenset({"dropout"})
+
+    def __init__(self, *, keep: bool = False, write: bool = False, views: bool = False) -> None:
+        self.keep, self.write, self.views = keep, write, views
+
+    def start(self, case: Any, params: Any, n_devices: int) -> None:
+        self.oracle = OracleTrainer.start(case, params)
+        self.given = params if self.keep else None
+
+    def step(self, batch: Any) -> Any:
+        if self.given is not None:
+            self.oracle.params = {name: np.array(leaf, np.float64) for name, leaf in self.given.items()}
+            self.given = None
+        result = self.oracle.step(batch)
+        if self.write:
+            batch.labels[-1] += 1
+        if self.views:
+            for name, leaf in getattr(self, "out", {}).items():
+                leaf[...] = self.oracle.params[name]
+        return result
+
+    def params(self) -> Any:
+        self.out = {name: np.array(leaf) for name, leaf in self.oracle.params.items()}
+        return self.out
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("", ""),
+        ("keep", "loss of the first update with buffers"),
+        ("write", "labels after step 0, which must not write to it"),
+        ("views", r"as params\(\) gave it, one update later"),
+    ],
+)
+def test_a_trainer_that_is_not_immune(fault: str, message: str) -> None:
+    subject = Keeps(**{fault: True} if fault else {})
+    check = asked("copies.trainer_is_immune", "standard")
+    if not fault:
+        rung1.test_trainer_is_immune(check, numbers(), subject, jax.devices())
+        return
+    with pytest.raises(LawBroken, match=message):
+        rung1.test_trainer_is_immune(check, numbers(), subject, jax.devices())
