@@ -30,9 +30,10 @@ OPTIONAL_METHODS = {
     "epoch": "data order",
     "score": "metrics",
 }
-# Beside the methods: what a `Case` may ask for, and `devices`: more than one of them.
+# Beside the methods: what a `Case` may ask for; `devices`: more than one of them; `jax`: state in this process's arrays.
 CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
     "devices",
+    "jax",
     "dropout",
     "packing",
     "accumulation",

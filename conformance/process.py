@@ -198,12 +198,15 @@ def how_it_ended(code: int | None) -> str:
 def frames(stack: Iterable[str], *, current: bool = False, most: int = 3) -> str:
     """Lines of `faulthandler` -> the innermost frames of the main thread, which comes last, or of the current one."""
     threads: list[tuple[str, list[str]]] = []
+    over = False
     for line in stack:
         if "(most recent call first)" in line:
             threads.append((line, []))
+            over = False
         elif threads and line.lstrip().startswith("File "):
             found = threads[-1][1]
-            if not (found and any(name in line for name in MACHINERY)):
+            over |= bool(found) and any(name in line for name in MACHINERY)
+            if not over:
                 found.append(re.sub(r'File ".*?([^/"]+/[^/"]+)", line (\d+) in (\S+)', r"\3 (\1:\2)", line.strip()))
         elif threads and line.strip():
             break

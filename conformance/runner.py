@@ -178,8 +178,7 @@ class Runner:
                 said = f"XLA's autotuner found kernels that disagree: {mismatch[:300]}"
                 record = dataclasses.replace(record, status="fail", message=said)
             if record.law in SETUP_LAWS and record.status in WRONG:
-                law, _ = split_id(record.id)
-                self.outcome.setup = f"{' '.join(record.message.split())[:300]}; {law.next_step}"
+                self.outcome.setup = self._what_is_missing(record)
             running.stalled = 0
             self._keep(running, record)
         elif kind == "environment":
@@ -188,6 +187,14 @@ class Runner:
             self.outcome.subjects[event.pop("label")] = event
         elif kind == "trouble":
             running.collect_errors.append(event["message"])
+
+    def _what_is_missing(self, record: Record) -> str:
+        """What was asked for, what JAX said to that, and what to do."""
+        platform, variable = self.settings.platform, os.environ.get("JAX_PLATFORMS")
+        asked = [f"--platform {platform}"] if platform else []
+        asked += [f"JAX_PLATFORMS={variable}"] if variable else []
+        said = " ".join(record.message.split()).removesuffix(f" [{record.law}]").rstrip(":.")[:300]
+        return f"{', '.join(asked) or 'this machine'}: {said}; {split_id(record.id)[0].next_step}"
 
     def _keep(self, running: _Running, record: Record) -> None:
         """Store the one record of a check, and tell when its line of the ladder is complete."""

@@ -115,7 +115,8 @@ class Copy:
 
     def __init__(self, folder: Path, ladder: list[tuple[int, str]], deadline: float = DEADLINE) -> None:
         self.folder, self.kit = folder, folder / "conformance"
-        ignore = shutil.ignore_patterns("__pycache__", "laws", "laws.toml", ".*")
+        # What is compiled already stays so: times of change are copied too.
+        ignore = shutil.ignore_patterns("laws", "laws.toml", ".*")
         shutil.copytree(KIT, self.kit, ignore=ignore)
         (self.kit / "laws").mkdir()
         (self.kit / "laws" / "__init__.py").touch()

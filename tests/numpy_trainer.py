@@ -43,6 +43,13 @@ FAULTS = {
     "epochs alike": "every epoch has the same order",
     "examples lost": "an epoch leaves the last partial batch out",
     "gradients at other parameters": "the gradient lags one update behind",
+    "gradient halved": "`gradients` is not the derivative of the loss",
+    "half squared error": "the loss of a regression is half the squared error",
+    "moments exchanged": "the first moment is reported as the second",
+    "rounded to float32": "float64 was asked for and gradients are stored in float32",
+    "mean of micro-batches": "the mean of the means of micro-batches",
+    "dropout by slot": "packed examples draw the masks of their slot",
+    "evaluation counts": "evaluating advances the step counter",
 }
 
 
@@ -57,9 +64,7 @@ class NumpyTrainer:
         assert fault is None or fault in FAULTS, fault
         self.fault = fault
         self.name = f"numpy ({fault or 'right'})"
-        self.capabilities = CAPABILITIES - {"processes", "program", "packing", "accumulation"} - {
-            "precision:bf16", "precision:float64",
-        }  # fmt: skip
+        self.capabilities = CAPABILITIES - {"processes", "program", "jax", "precision:bf16"}
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         self.case, self.n, self.t = case, n_devices, 0
@@ -78,7 +83,7 @@ class NumpyTrainer:
         share = rows // self.n if self.fault == "remainder dropped" else -(-rows // self.n)
         parts = [np.arange(d * share, min((d + 1) * share, rows)) for d in range(self.n)]
         found = [rows_of(batch, part) for part in parts if len(part)]
-        if self.fault == "dropout by row":
+        if self.fault == "dropout by row" or (self.fault == "dropout by slot" and self.case.pack):
             found = [s._replace(example_ids=np.arange(len(s.weights), dtype=np.uint32)) for s in found]
         return found
 
@@ -87,27 +92,38 @@ class NumpyTrainer:
         step = 0 if self.fault == "one mask for all steps" else self.t
         at = self.behind if self.fault == "gradients at other parameters" else self.now
         parts = []
-        for shard in self.shards(batch):
+        micro = self.shards(batch)
+        if self.case.accumulate > 1:
+            micro = [rows_of(s, np.arange(len(s.weights)) % self.case.accumulate == k)
+                     for k in range(self.case.accumulate) for s in micro]  # fmt: skip
+        for shard in micro:
             weight = float(shard.weights.sum())
             # A label of padding may be out of range; ids of padding are the oracle's own concern.
             legal = shard._replace(labels=np.where(shard.weights > 0, shard.labels, 0).astype(shard.labels.dtype))
             if self.fault == "padding counts":
-                legal = legal._replace(input_ids=legal.input_ids % self.case.vocab_size)
+                legal = legal._replace(
+                    input_ids=legal.input_ids % self.case.vocab_size, token_type_ids=legal.token_type_ids % 2
+                )
             if weight > 0:
                 parts.append((weight, value_and_gradient(self.case, at, legal, step)))
         if self.fault == "missing all-reduce":
             parts = parts[:1]
-        if self.fault == "mean of means":
+        if self.fault == "mean of means" or (self.fault == "mean of micro-batches" and self.case.accumulate > 1):
             parts = [(1.0, found) for _, found in parts]
         total = sum(weight for weight, _ in parts)
         loss = sum(w * found.loss for w, found in parts) / total
         gradients = {k: sum(w * found.gradients[k] for w, found in parts) / total for k in self.now}
         if self.fault == "reduced twice":
             gradients = {k: g * self.n for k, g in gradients.items()}
+        if self.fault == "half squared error" and self.case.regression:
+            loss, gradients = loss / 2, {k: g / 2 for k, g in gradients.items()}
+        if self.fault == "rounded to float32":
+            gradients = {k: g.astype(np.float32).astype(np.float64) for k, g in gradients.items()}
         return (parts[0][1].loss if self.fault == "loss of device 0" else loss), gradients
 
     def gradients(self, batch: HostBatch) -> Arrays:
-        return self.sums(batch)[1]
+        found = self.sums(batch)[1]
+        return {k: g / 2 for k, g in found.items()} if self.fault == "gradient halved" else found
 
     def step(self, batch: HostBatch) -> StepResult:
         case = self.case
@@ -134,6 +150,7 @@ class NumpyTrainer:
     def evaluate(self, batch: HostBatch) -> Any:
         if self.fault == "dropout in evaluation":
             return Network(self.case, self.now, batch, Masks(0, 0)).logits()[0]
+        self.t += self.fault == "evaluation counts"
         logits = evaluate(self.case, self.now, batch)
         if self.fault == "logits by device":
             return logits.reshape(2, -1, logits.shape[1]).swapaxes(0, 1).reshape(logits.shape)
@@ -143,7 +160,7 @@ class NumpyTrainer:
         return self.now
 
     def moments(self) -> tuple[Arrays, Arrays]:
-        return self.first, self.second
+        return (self.second, self.first) if self.fault == "moments exchanged" else (self.first, self.second)
 
     def replicas(self) -> list[Arrays]:
         copies = [self.now] * self.n
@@ -195,5 +212,3 @@ def __getattr__(name: str) -> Any:
         key = {key.replace("-", " "): key for key in FAULTS}[fault]
         return lambda: NumpyTrainer(key)
     raise AttributeError(name)
-
-

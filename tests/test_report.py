@@ -26,11 +26,12 @@ SCHEMA = json.loads((KIT / "report" / "report.schema.json").read_text())
 MACHINE = [law for law in laws().values() if law.per == "machine"]
 # What a library may say: markup of Markdown and XML, a table's bar, fences, control characters, half a surrogate.
 NASTY = "a | b `c` ```\n<d> & [e](f) *g* \x1b[31m\x00 \ud800 ]]>"
+ENVIRONMENT = environment.static({"JAX_X": NASTY})
 
 
 def made(statuses: tuple[str, ...] = STATUSES, **more: object) -> Outcome:
     """One check of each status, all with a message that is hard to write down."""
-    found = Outcome(settings=Settings(), expected=[], environment=environment.static({"JAX_X": NASTY}), **more)
+    found = Outcome(settings=Settings(), expected=[], environment=dict(ENVIRONMENT), **more)
     for law, status in zip(MACHINE, statuses, strict=False):
         record = Record.ended(law, None, status, NASTY if status != "pass" else "", 2.0)
         facts = {"compile_seconds": 0.5, "stderr": [NASTY]}

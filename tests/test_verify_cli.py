@@ -32,7 +32,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_conformant_run(copy: Make) -> None:
-    ended = copy(GOOD).verify("--no-self-test", "--seed", "7")
+    made = copy(GOOD)
+    ended = made.verify("--no-self-test", "--seed", "7")
     assert ended.code == 0, ended.out
     said = "CONFORMANT: 3 of 4 checks passed, 1 not run: gradients not claimed; 3 comparisons in "
     assert ended.verdict.startswith(said)
@@ -41,6 +42,10 @@ def test_a_conformant_run(copy: Make) -> None:
     assert ended.err == ""
     jsonschema.validate(ended.report, json.loads((KIT / "report" / "report.schema.json").read_text()))
     assert ended.report["faults"] == []
+    command = [sys.executable, "-m", "conformance", "explain", "r1.measures"]
+    found = subprocess.run(command, cwd=made.folder, capture_output=True, text=True, check=True, timeout=60)
+    assert "r1.measures in the report: pass" in found.stdout
+    assert "bound 0.01: by hand" in found.stdout
     assert ended.report["subject"] == [
         {"label": "Trainer", "adapter": "stand_in:Trainer", "name": "a stand-in", "capabilities": ["replicas"]}
     ]
@@ -96,7 +101,8 @@ def test_a_missing_platform_is_one_line(copy: Make) -> None:
     ended = made.verify("--platform", "rocm")
     assert ended.code == 2
     assert ended.out.splitlines()[1:] == [ended.verdict], "the ladder is not told"
-    assert ended.verdict.startswith("SETUP: a: error 1")
+    assert ended.verdict.startswith("SETUP: --platform rocm")
+    assert ": a: error 1" in ended.verdict
     assert "; The next step." in ended.verdict
     assert ended.statuses["r1.passes"] == "blocked"
 
@@ -140,10 +146,6 @@ def test_known_deviations_run_and_fail_nothing(copy: Make) -> None:
     assert ended.code == 0, ended.out
     assert list(ended.statuses.values()) == ["pass", "deviation", "deviation", "pass"], "nothing above is blocked"
     assert "2 known deviations (r1.differs, r1.exits)" in ended.verdict
-    (made.folder / "known.toml").write_text(entry.format("differs") + entry.format("exits").replace("2999", "1999"))
-    ended = made.verify("--deviations", "known.toml", "--only", "1")
-    assert ended.code == 1
-    assert "deviation r1.exits expired on 1999-01-01" in ended.verdict
 
 
 def test_plain_pytest_prints_the_ladder_and_writes_the_reports(copy: Make) -> None:
@@ -164,7 +166,6 @@ def test_plain_pytest_prints_the_ladder_and_writes_the_reports(copy: Make) -> No
 @pytest.mark.parametrize(
     ("ladder", "arguments", "code", "said"),
     [
-        ([(0, "passes"), (3, "measures")], [], 0, "CONFORMANT: 2 of 2 checks passed"),
         ([(0, "needs_more")], [], 5, "UNTRUSTED: nothing was verified: 0 of 1 checks passed"),
         ([(0, "passes"), (3, "passes")], ["-k", "nothing"], 5, "2 deselected"),
         ([(0, "passes"), (3, "needs_more")], [], 4, "INCOMPLETE: 1 of 2 checks passed"),
@@ -213,15 +214,6 @@ def _nearest(word: str) -> str:
     import difflib
 
     return ", ".join(difflib.get_close_matches(word, laws(), 3, 0.4))
-
-
-def test_explain_shows_what_the_last_report_measured(copy: Make) -> None:
-    made = copy([(0, "measures")])
-    made.verify()
-    command = [sys.executable, "-m", "conformance", "explain", "r0.measures"]
-    found = subprocess.run(command, cwd=made.folder, capture_output=True, text=True, check=True, timeout=60)
-    assert "r0.measures in the report: pass" in found.stdout
-    assert "bound 0.01: by hand" in found.stdout
 
 
 def test_compare_has_three_exit_codes(copy: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,10 @@ FILES = (
     "sftref/bundled/validation.parquet",
     "sftref/conformance/__init__.py",
     "sftref/conformance/adapters/sftref.py",
+    "sftref/conformance/laws.toml",
+    "sftref/conformance/laws/test_1_copies.py",
+    "sftref/conformance/pytest.ini",
+    "sftref/conformance/report/report.schema.json",
     "sftref/trainers/mesh.py",
 )
 

@@ -1,0 +1,154 @@
+"""The laws of rungs 4 and 6 to 8 hold of a right trainer and break for wrong ones: every law has a fault it catches."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from numpy_trainer import FAULTS, NumpyTrainer
+from sftref.conformance.catalogue import laws
+from sftref.conformance.check import Check, LawBroken, NotRun
+
+FILES = ("test_4_model", "test_6_step", "test_7_equivalence", "test_7_invariance", "test_8_training")
+# The law that must see each fault; others may see it too.
+SEEN_BY = {
+    "missing all-reduce": "equivalence.devices",
+    "mean of means": "equivalence.layouts",
+    "reduced twice": "equivalence.devices",
+    "remainder dropped": "equivalence.device_counts",
+    "dropout by row": "equivalence.row_order",
+    "one mask for all steps": "step.update",
+    "padding counts": "equivalence.padding",
+    "weights ignored": "step.gradients",
+    "decay everywhere": "training.decay",
+    "no decay": "training.decay",
+    "schedule late": "training.schedule",
+    "no bias correction": "step.update",
+    "clip by leaf": "step.update",
+    "second moment stale": "step.update",
+    "loss of device 0": "equivalence.loss",
+    "dropout in evaluation": "step.logits",
+    "logits by device": "step.logits",
+    "replicas drift": "equivalence.replicas",
+    "checkpoint without moments": "training.resume",
+    "checkpoint without step": "training.resume_elsewhere",
+    "last batch dropped": "training.metrics",
+    "mean of batch metrics": "training.metrics",
+    "epochs alike": "training.data_order",
+    "examples lost": "training.data_order",
+    "gradients at other parameters": "training.fifty_steps",
+    "gradient halved": "autodiff.model",
+    "half squared error": "step.regression",
+    "moments exchanged": "step.moments",
+    "rounded to float32": "step.float64",
+    "mean of micro-batches": "equivalence.accumulation",
+    "dropout by slot": "equivalence.packing",
+    "evaluation counts": "training.evaluation",
+}
+MORE = {
+    ("padding counts", "step.zero_gradients"),
+    ("rounded to float32", "equivalence.float64"),
+    ("missing all-reduce", "equivalence.against"),
+}
+# These have tests of their own below, or ask nothing of a trainer in NumPy.
+APART = {"equivalence.devices_used", "equivalence.collectives", "step.bfloat16", "copies.trainer_is_immune"}
+
+
+def functions() -> dict[str, Callable[..., None]]:
+    """Law -> the function that asks it."""
+    found = {}
+    for name in FILES:
+        module = importlib.import_module(f"sftref.conformance.laws.{name}")
+        for function in vars(module).values():
+            for mark in getattr(function, "pytestmark", ()):
+                found[mark.args[0]] = function
+    return found
+
+
+FUNCTIONS = functions()
+
+
+def ask(law: str, subject: Any, folder: Path, devices: Any = tuple(range(8))) -> Check:
+    """Ask one law as the plugin would, at the quick level."""
+    check = Check(laws()[law], "quick", 0)
+    given = {
+        "check": check, "subject": subject, "against": NumpyTrainer(), "devices": list(devices), "tmp_path": folder,
+        "rng": np.random.default_rng(0),
+    }  # fmt: skip
+    function = FUNCTIONS[law]
+    function(**{name: given[name] for name in inspect.signature(function).parameters})
+    check.finish()
+    return check
+
+
+def test_every_law_of_a_subject_has_a_function_and_a_fault() -> None:
+    asked = {law.id for law in laws().values() if law.per == "subject"}
+    assert set(FUNCTIONS) == asked - {"copies.trainer_is_immune"}
+    assert set(SEEN_BY) == set(FAULTS)
+    assert asked == set(SEEN_BY.values()) | {law for _, law in MORE} | APART
+
+
+@pytest.mark.parametrize("law", sorted(set(FUNCTIONS) - APART))
+def test_a_right_trainer_passes(law: str, tmp_path: Path) -> None:
+    check = ask(law, NumpyTrainer(), tmp_path)
+    assert all(found.margin < 0.5 for found in check.comparisons)
+
+
+@pytest.mark.parametrize(("fault", "law"), sorted({*SEEN_BY.items(), *MORE}))
+def test_a_fault_is_seen(fault: str, law: str, tmp_path: Path) -> None:
+    with pytest.raises(LawBroken) as broken:
+        ask(law, NumpyTrainer(fault), tmp_path)
+    assert f"[{law}]" in str(broken.value)
+
+
+def test_a_precision_that_is_ignored_is_seen(tmp_path: Path) -> None:
+    exact = NumpyTrainer()
+    exact.capabilities |= {"precision:bf16"}
+    with pytest.raises(LawBroken, match=r"error of the bfloat16 gradient: .* should be at least"):
+        ask("step.bfloat16", exact, tmp_path)
+
+
+class OnDevices(NumpyTrainer):
+    """Keeps a JAX array on some of the devices it is given."""
+
+    def __init__(self, use: int) -> None:
+        super().__init__()
+        self.use = use
+        self.capabilities |= {"jax", "program"}
+
+    def start(self, case: Any, params: Any, n_devices: int) -> None:
+        super().start(case, params, n_devices)
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[: self.use]), ("data",))
+        self.held = jax.device_put(np.ones(8 * 32), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+    def program(self, batch: Any) -> str:
+        sizes = ",".join(f"f32[{leaf.size}]{{0}}" for leaf in self.now.values())
+        return "\n".join(f"  %sum.{k} = ({sizes}, f32[]) all-reduce(%a), channel_id=1" for k in range(self.use // 4))
+
+
+@pytest.mark.parametrize(("use", "law"), [(2, "equivalence.devices_used"), (2, "equivalence.collectives")])
+def test_devices_left_out_are_seen(use: int, law: str, tmp_path: Path) -> None:
+    ask(law, OnDevices(8 if law.endswith("used") else 4), tmp_path, jax.devices())
+    with pytest.raises(LawBroken):
+        ask(law, OnDevices(use), tmp_path, jax.devices())
+
+
+def test_a_gradient_reduced_twice_is_seen_in_the_program(tmp_path: Path) -> None:
+    with pytest.raises(LawBroken, match="share of elements moved beyond the gradient"):
+        ask("equivalence.collectives", OnDevices(8), tmp_path, jax.devices())
+
+
+def test_what_is_not_claimed_is_not_run(tmp_path: Path) -> None:
+    plain = NumpyTrainer()
+    plain.capabilities = frozenset()
+    for law in ("step.gradients", "training.resume", "equivalence.devices"):
+        with pytest.raises(NotRun, match=r"capability .* is not claimed"):
+            ask(law, plain, tmp_path)
+    with pytest.raises(NotRun, match="needs 2 devices, found 1"):
+        ask("equivalence.devices", NumpyTrainer(), tmp_path, [0])
