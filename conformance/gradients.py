@@ -80,7 +80,9 @@ def loss(weights: Array, logits: Array, labels: Array) -> list[Exact]:
     wide, at = logits.astype(np.float64), (np.arange(len(labels)), labels)
     p, w = softmax_64(wide)[0], weights.astype(np.float64)[:, None]
     # exp(log-softmax): the log is off by u of its own size and of x - max, which exp makes relative.
-    off = tolerances.softmax_relative(wide) + U * (np.abs(cross_entropy(logits, labels).value)[:, None] + tolerances.LOG)
+    off = tolerances.softmax_relative(wide) + U * (
+        np.abs(cross_entropy(logits, labels).value)[:, None] + tolerances.LOG
+    )
     limit = np.abs(w) * (p * off + 2 * tolerances.TINY["float32"])
     p[at] -= 1.0
     return [Exact(w * p, limit + 3 * U * np.abs(w))]

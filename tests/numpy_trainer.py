@@ -98,8 +98,9 @@ class NumpyTrainer:
                      for k in range(self.case.accumulate) for s in micro]  # fmt: skip
         for shard in micro:
             weight = float(shard.weights.sum())
-            # A label of padding may be out of range; ids of padding are the oracle's own concern.
-            legal = shard._replace(labels=np.where(shard.weights > 0, shard.labels, 0).astype(shard.labels.dtype))
+            # What padding holds may be out of range; ids of rows of weight 0 are the oracle's own concern.
+            labels = shard.labels if self.case.regression else shard.labels % self.case.num_labels
+            legal = shard._replace(labels=labels)
             if self.fault == "padding counts":
                 legal = legal._replace(
                     input_ids=legal.input_ids % self.case.vocab_size, token_type_ids=legal.token_type_ids % 2

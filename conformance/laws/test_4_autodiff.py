@@ -77,7 +77,11 @@ def _draws(check: Check, draw: Callable[..., tuple[Array, ...]], **shapes: tuple
 @pytest.mark.law("autodiff.linear")
 def test_linear(check: Check, devices: list[Any]) -> None:
     """By input, weight and bias; one row, one column and odd sizes among them."""
-    sizes = {"quick": ((48, 96, 192), (1, 33, 2)), "standard": ((128, 768, 64), (65, 7, 1)), "full": ((512, 768, 3072),)}
+    sizes = {
+        "quick": ((48, 96, 192), (1, 33, 2)),
+        "standard": ((128, 768, 64), (65, 7, 1)),
+        "full": ((512, 768, 3072),),
+    }
     draws = _draws(check, _linear, **sizes)
     _asks(check, Machine(check, devices), "linear", ("x", "w", "b"), gradients.linear, draws, "float32 sums")
 
