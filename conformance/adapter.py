@@ -30,7 +30,7 @@ OPTIONAL_METHODS = {
     "epoch": "data order",
     "score": "metrics",
 }
-# Beside the methods: what a `Case` may ask for; `devices`: more than one of them; `jax`: state in this process's arrays.
+# Beside the methods: what a `Case` may ask for; `devices`: more than one; `jax`: state in JAX arrays.
 CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
     "devices",
     "jax",

@@ -1,4 +1,4 @@
-"""Family of operators -> arguments drawn, the float64 value, and the allowance of each element: for the laws that ask all.
+"""Family of operators -> arguments, the float64 value, and the allowance of each element: for laws that ask all.
 
 The laws of one operator draw harder values; here each family has one small shape that shows its structure: rows that do
 not depend on each other, ids that occur twice, a masked key.
@@ -63,7 +63,7 @@ def tail(x: Array) -> Array:
 
 
 def matmul(x: Array, w: Array) -> Exact:
-    """x W."""
+    """Product x W."""
     a, b = x.astype(np.float64), w.astype(np.float64)
     return Exact(a @ b, tolerances.product(a, b))
 
@@ -82,7 +82,7 @@ def layer_norm(x: Array, scale: Array, bias: Array) -> Exact:
 
 
 def gelu(x: Array) -> Exact:
-    """x Phi(x)."""
+    """GELU, x Phi(x)."""
     wide, t = x.astype(np.float64), tail(x)
     return Exact(wide * np.where(wide > 0, 1.0 - t, t), tolerances.gelu(wide, t))
 
@@ -101,7 +101,7 @@ def tanh(x: Array) -> Exact:
 
 
 def cross_entropy(logits: Array, labels: Array) -> Exact:
-    """log sum exp less the label's logit."""
+    """The log sum exp less the label's logit."""
     x, at = logits.astype(np.float64), (np.arange(len(labels)), labels)
     top = x.max(axis=-1, keepdims=True)
     losses = np.log(np.exp(x - top).sum(axis=-1)) + (top - x)[at]

@@ -1,4 +1,4 @@
-"""Operator, arguments, cotangent -> the gradients in float64 by the oracle's backward passes, each with its allowance."""
+"""Operator, arguments, cotangent -> float64 gradients by the oracle's backward passes, each with its allowance."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Arrays -> arrays: the operators of BERT as a JAX model writes them, and the ways to run one. These are under test.
 
-Nothing clever stands here: what a Flax BERT compiles is `jnp`, `jax.nn` and `lax`, so that is what the laws ask. Shapes
-are written with M rows, K contracted, N columns; B examples, L tokens, H heads, D features of a head; V rows of a table.
+Nothing clever stands here: what a Flax BERT compiles is `jnp`, `jax.nn` and `lax`, so that is what the laws ask.
+Shapes are written with M rows, K contracted, N columns; B examples, L tokens, H heads, D features of a head; V rows of
+a table.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ class Machine:
         self._seen: set[Any] = set()
 
     def run(self, formula: Formula, *args: Any, spread: bool = True) -> list[tuple[str, tuple[Array, ...]]]:
-        """(where, outputs) for each place; every device only at the first values of each shape, for the time it takes."""
+        """(where, outputs) for each place; every device only at the first values of each shape, for its time."""
         placed = jax.device_put(args, self.devices[0])
         found = [("", _tuple(jitted(formula)(*placed)))]
         key = formula, tuple(np.shape(leaf) for leaf in args)

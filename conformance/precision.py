@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float32]
 NAMES = ((22, "float32"), (14, "bfloat16_3x"), (10, "tensorfloat32"), (0, "bfloat16"))
 WIDEST = 23
 TERMS = 768
-# What stands for a float32 product where nothing is declared: exact on CPUs, TF32 on GPUs that have it, bfloat16 on TPUs.
+# What stands for a float32 product where nothing is declared: exact on CPUs, TF32 on some GPUs, bfloat16 on TPUs.
 UNDECLARED = {"cpu": {"float32"}, "gpu": {"float32", "tensorfloat32"}}
 EVERY = frozenset(name for _, name in NAMES)
 DECLARED = {

@@ -11,7 +11,7 @@ allowance for each element, absolute, to which `Check.within` compares the error
      most, but for a chance of 2 exp(-LAMBDA^2 / 2). LAMBDA = 5; as a rounding is 0.42 u on average (root mean square,
      the significand spread logarithmically), that is 12 standard deviations.
    - Terms of random signs (`random_signs`; Higham and Mary, "Sharper probabilistic backward error analysis for basic
-     linear algebra kernels with random data", 2020): the partial sums are a random walk W, so the root mean square error
+     linear algebra kernels with random data", 2020): the partial sums are a random walk W, so the rms error
      is 0.42 u sqrt((n + 1) / 2) sqrt(sum t^2). Its tail is longer than a normal one, as a walk far out rounds more:
      P(integral of W^2 > v) falls like exp(-pi^2 v / 8), which makes P(error > x root mean squares) fall like
      exp(-1.11 x). WALK = 11 = 0.42 * 26 leaves 10^-12 for each element: 10^-1 for 10^4 runs of 10^7 elements each, all
@@ -56,7 +56,7 @@ def allowed(why: str) -> Bound:
 
 
 def random_signs(squares: Any, n: int, u: float = U) -> Array:
-    """Of a sum of n terms of random signs, `squares` their sum of squares; (n + 3) / 2 counts each product's rounding."""
+    """Of a sum of n terms of random signs, `squares` their sum of squares; (n + 3) / 2 counts products too."""
     return WALK * u * math.sqrt((n + 3) / 2) * np.sqrt(np.asarray(squares, np.float64))
 
 
@@ -171,7 +171,7 @@ class LayerNorm:
 def gelu(x: Array, tail: Array) -> Array:
     """Of x erfc(-x / sqrt(2)) / 2; `tail` is the upper tail of the normal distribution at |x|.
 
-    erfc(z), z = |x| / sqrt(2): three roundings of z and z^2 turn into 5 z^2 u of erfc, the function itself errs by 16 ulp.
+    erfc(z), z = |x| / sqrt(2): three roundings of z and z^2 turn into 5 z^2 u of erfc, which itself errs by 16 ulp.
     Worst cases, not averages: in the tail the roundings of z^2 come near them, and a margin of 0.66 is usual there.
     """
     value = np.where(x > 0, 1.0 - tail, tail) * np.abs(x)
@@ -191,7 +191,7 @@ def tanh(y: Array) -> Array:
     return TANH * U * np.abs(y) + TINY["float32"]
 
 
-def cross_entropy(logits: Array, losses: Array, at: tuple[Array, Array]) -> Array:
+def cross_entropy(logits: Array, losses: Array, at: tuple[npt.NDArray[Any], npt.NDArray[Any]]) -> Array:
     """Of log sum exp(x - max) - (x_label - max): each difference and the sum round, exp and log err."""
     top = logits.max(axis=-1, keepdims=True)
     drop = top - logits

@@ -103,5 +103,5 @@ def test_an_adapter_that_cannot_be_used(name: str, message: str) -> None:
 def test_an_unknown_capability_is_refused() -> None:
     subject = Half()
     subject.capabilities = frozenset({"gradient"})
-    with pytest.raises(AdapterError, match="capability 'gradient' is unknown, must be one of checkpoint, "):
+    with pytest.raises(AdapterError, match="capability 'gradient' is unknown, must be one of accumulation, "):
         check_adapter(subject, "mine")

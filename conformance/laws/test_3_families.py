@@ -1,4 +1,4 @@
-"""Rung 3: what every family of operators must do: the same eagerly as compiled, and special values where they belong."""
+"""Rung 3: what every family of operators must do: eager and compiled alike, special values where they belong."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_gather(check: Check, devices: list[Any]) -> None:
 
 @pytest.mark.law("operators.scatter_add")
 def test_scatter_add(check: Check, devices: list[Any]) -> None:
-    """Rows added up by id: integers exactly, in any order; floats within the rounding of as many terms as share an id."""
+    """Rows added up by id: integers exactly, in any order; floats within the rounding of the terms that share an id."""
     machine = Machine(check, devices)
 
     def holds(g: np.random.Generator, shape: tuple[int, int, int]) -> None:

@@ -38,7 +38,7 @@ def _normal(g: np.random.Generator, *shape: int) -> np.ndarray[Any, Any]:
 
 @pytest.mark.law("operators.matmul")
 def test_matmul(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """A linear layer's products and alpha (x W + b) with a large bias; at the highest precision and at the one in force."""
+    """A linear layer's products and alpha (x W + b) with a large bias, at the highest precision and that in force."""
     machine = Machine(check, devices)
     in_force = precision.named(machine, precision.in_force)
     class_of = {operators.linear_forms: "float32", operators.linear_forms_by_default: in_force}

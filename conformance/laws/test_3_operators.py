@@ -151,7 +151,7 @@ def test_attention(check: Check, devices: list[Any]) -> None:
         what, why = f"attention of {shape}", f"scores of {shape[3]} terms through exp, sums of {shape[1]}"
         _ask(check, machine, "attention", args, families.attention(*args), why, what)
         out = machine.first(operators.attention, *args)
-        hidden = ~visible[:, :, None, None] & visible.any(axis=1)[:, None, None, None]
+        hidden = ~visible[:, :, None, None] & np.asarray(visible.any(axis=1))[:, None, None, None]
         k, v = (np.where(hidden, np.float32(1e3), leaf) for leaf in (k, v))
         again = machine.first(operators.attention, q, k, v, visible)
         check.equal(f"{what} with other content where it is masked", again, out)

@@ -112,7 +112,7 @@ def test_gelu(check: Check, devices: list[Any]) -> None:
 
 @pytest.mark.law("autodiff.embedding")
 def test_embedding(check: Check, devices: list[Any]) -> None:
-    """By a table whose rows are read many times, once and never; integers exactly, rows that nobody read exactly zero."""
+    """By a table whose rows are read many times, once and never; integers exactly, rows never read exactly zero."""
     machine = Machine(check, devices)
     rows, width, n = (1009, 48, 257) if not check.at("standard") else (30_011, 96, 1031)
 
@@ -163,8 +163,8 @@ def test_attention(check: Check, devices: list[Any]) -> None:
         wide, step = [leaf.astype(np.float64) for leaf in args[:3]], 1e-5
         ends = []
         for sign in (step, -step):
-            moved = [leaf + sign * way for leaf, way in zip(wide, ways, strict=True)]
-            ends.append(float((families.attention(*moved, args[3]).value * cotangent).sum()))
+            q, k, v = (leaf + sign * way for leaf, way in zip(wide, ways, strict=True))
+            ends.append(float((families.attention(q, k, v, args[3]).value * cotangent).sum()))
         want = np.array((ends[0] - ends[1]) / (2 * step))
         got = np.array(sum(float((leaf * way).sum()) for leaf, way in zip(found, ways, strict=True)))
         limits = [exact.allowance for exact in gradients.attention(cotangent, *args)]
