@@ -23,14 +23,13 @@ KIB, MIB = 1024, 1024 * 1024
 # Bytes. Bias and LayerNorm gradients of BERT-base are 3 KiB; libraries change algorithm around 512 KiB, 1 MiB and on.
 SIZES = {
     "quick": (4, 3 * KIB, 512 * KIB - 4, MIB),
-    "standard": (12, 1020, 512 * KIB, 2 * MIB, 4 * MIB + 4, 8 * MIB),
-    "full": (512 * KIB + 4, MIB - 4, MIB + 4, 2 * MIB - 4, 4 * MIB, 8 * MIB - 4, 16 * MIB, 64 * MIB),
+    "standard": (12, 1020, 512 * KIB, 2 * MIB, 4 * MIB, 8 * MIB),
+    "full": (512 * KIB + 4, MIB - 4, MIB + 4, 2 * MIB - 4, 4 * MIB + 4, 8 * MIB - 4, 64 * MIB),
 }
 # On fewer than all devices.
-SHORT = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4), "full": (MIB,)}
-# At other sizes than these, two dtypes.
-EVERY_DTYPE = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4, MIB), "full": (512 * KIB, 2 * MIB)}
-FEW = FLOATS[:2]
+SHORT = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4), "full": ()}
+# At other sizes than these two dtypes, and one beyond 8 MiB.
+EVERY_DTYPE = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4, MIB), "full": (2 * MIB,)}
 
 
 def chosen(check: Check, sizes: dict[str, tuple[int, ...]]) -> list[int]:
@@ -39,8 +38,8 @@ def chosen(check: Check, sizes: dict[str, tuple[int, ...]]) -> list[int]:
 
 
 def counts(check: Check, available: int) -> list[int]:
-    """How many devices: all; 2 and 3 as well; every number."""
-    some = range(2, available) if check.at("full") else (2, 3) if check.at("standard") else ()
+    """How many devices: all; 2 and 3 as well; every number up to 8."""
+    some = range(2, 9) if check.at("full") else (2, 3) if check.at("standard") else ()
     return [n for n in some if n < available] + [available]
 
 
@@ -50,8 +49,8 @@ def messages(check: Check, devices: Sequence[Any]) -> Iterator[tuple[Any, int, l
     for n in counts(check, len(devices)):
         mesh = mesh_of(devices[:n])
         for size in chosen(check, SIZES if n == len(devices) else SHORT):
-            every = size in chosen(check, EVERY_DTYPE)
-            yield mesh, size, [dtype for dtype in (DTYPES if every else FEW) if holds_sums(dtype, n)]
+            dtypes = DTYPES if size in chosen(check, EVERY_DTYPE) else FLOATS[: 2 if size <= 8 * MIB else 1]
+            yield mesh, size, [dtype for dtype in dtypes if holds_sums(dtype, n)]
 
 
 def compared(
@@ -203,7 +202,7 @@ def test_all_to_all(check: Check, rng: np.random.Generator, devices: list[Any]) 
         n = mesh.size
         program = on_each(lambda *own: [lax.all_to_all(x, "data", 0, 0, tiled=True) for x in own], mesh)
         # On a CPU each of them takes 0.2 s to compile, and moves bytes of whatever dtype.
-        some = dtypes if size == 3 * KIB or check.at("full") else dtypes[:1]
+        some = dtypes if size == 3 * KIB else dtypes[:1]
         data = [signed(rng, (n, _elements(size, dtype, n)), dtype) for dtype in some]
         compared(check, "all_to_all", program, data, _exchanged)
         if size == 3 * KIB:

@@ -17,11 +17,11 @@ from ..tolerances import allowed
 # (V, D, ids): vocabularies that nothing divides (1009 and 30,011 are prime), the table of token types, odd widths.
 TABLES = {
     "quick": ((1009, 48, 1031), (2, 33, 257)),
-    "standard": ((30_522, 128, 4096),),
+    "standard": ((30_522, 16, 4096),),
     "full": ((30_011, 768, 16_384),),
 }
 # Elements beside 2^k: a warp, a block, more than one block, the largest that float32 counts of ones stay far within.
-POWERS = {"quick": (5, 10, 17), "standard": (3, 6, 8, 11, 13, 15), "full": (20,)}
+POWERS = {"quick": (5, 10, 17), "standard": (8, 13), "full": (3, 6, 11, 15, 20)}
 
 
 def _ids(g: np.random.Generator, rows: int, n: int) -> dict[str, np.ndarray[Any, Any]]:
