@@ -72,12 +72,16 @@ class Child:
         return list(self._pipes)
 
     def events(self) -> list[dict[str, Any]]:
-        """What it told since the last call. stderr is read first: what a check says comes before its result."""
-        self._hear()
+        """What it told since the last call.
+
+        stderr is read last: a check says it before its result, so it is there by then. Read first, it could be written
+        between the two reads and be missed.
+        """
         found = []
         for line in self._lines(self._stream):
             with contextlib.suppress(ValueError):  # a line cut short by the process's death
                 found.append(json.loads(line))
+        self._hear()
         for event in found:
             self._follow(event)
         return found
