@@ -87,6 +87,7 @@ def verify(settings: Settings, deviations: list[Deviation], file: Path | None, w
     except (KeyboardInterrupt, signals.Stopped) as stop:
         outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
         reason = "interrupted"
+        runner.listen()
     except _SetupError as error:
         outcome.setup = reason = str(error)
     finally:
@@ -123,6 +124,12 @@ class Runner:
                 self._look_at(running)
             now = [r.child.running or f"{r.unit.name}: between checks" for r in self.running]
             self.watcher.waiting(self.outcome.records, now)
+
+    def listen(self) -> None:
+        """Take what has been told and not yet read: a check that ended before an interruption has its record."""
+        for running in self.running:
+            for event in running.child.events():
+                self._take(running, event)
 
     def end(self) -> None:
         """End what still runs."""
