@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 import zlib
@@ -21,7 +22,7 @@ from .adapter import AdapterError, TrainerUnderTest, load_adapter
 from .catalogue import LEVELS, Law, blocked_by, check_id, laws, selects
 from .check import Blocked, Check
 from .plugin_summary import Summary, add_options
-from .records import Record
+from .records import END_OF_CHECK, Record
 from .settings import Settings, device_limit, start_jax
 
 SETTINGS = pytest.StashKey[Settings]()
@@ -49,6 +50,8 @@ class Run:
 
     def tell(self, event: dict[str, Any]) -> None:
         """Append one event, complete before the next statement runs, so that a crash loses nothing."""
+        if self.stream is not None and event["event"] == "result":
+            os.write(2, END_OF_CHECK + event["id"].encode() + b"\n")
         if self.stream is not None:
             with self.stream.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")

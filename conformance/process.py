@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .records import MISMATCH, printable
+from .records import END_OF_CHECK, MISMATCH, printable
 
 # Seconds in which a process must reach its first check, go from one check to the next, and end after the last.
 START, BETWEEN, EXIT = 180.0, 180.0, 60.0
@@ -61,7 +61,7 @@ class Child:
         self.stderr: deque[str] = deque(maxlen=400)
         self.began = self.since = time.monotonic()
         self.deadline = START
-        self._mismatch = ""
+        self._mismatch, self._mismatches = "", dict[str, str]()
         self._pipes = {stream: b"", self.process.stderr.fileno(): b""}
         self._stream = stream
         for pipe in self._pipes:
@@ -89,6 +89,10 @@ class Child:
     def _hear(self) -> None:
         for pipe in [pipe for pipe in self._pipes if pipe != self._stream]:
             for line in self._lines(pipe):
+                if line.startswith(END_OF_CHECK):
+                    check = line.removeprefix(END_OF_CHECK).decode()
+                    self._mismatches[check], self._mismatch = self._mismatch, ""
+                    continue
                 self.stderr.append(printable(line.decode(errors="replace")[:500]))
                 if MISMATCH in self.stderr[-1]:
                     self._mismatch = self.stderr[-1]
@@ -97,7 +101,7 @@ class Child:
         if event["event"] == "start":
             self.running, self.deadline, self.since = event["id"], event["deadline"], time.monotonic()
         elif event["event"] == "result":
-            event["mismatch"], self._mismatch = self._mismatch, ""
+            event["mismatch"] = self._mismatches.pop(event["id"], "")
             self.answered, self.left = self.answered + 1, self.left - 1
             self.running, self.since = None, time.monotonic()
             self.deadline = BETWEEN if self.left > 0 else EXIT

@@ -14,6 +14,8 @@ from .check import Check
 STATUSES = ("pass", "fail", "error", "hang", "crash", "blocked", "not_run", "deviation")
 # XLA's autotuner says so when two of its kernels disagree, and goes on (jax-ml/jax#26846).
 MISMATCH = "Results mismatch"
+# A child writes it with the id to stderr when a check ends, so that what was said before belongs to that check.
+END_OF_CHECK = b"\x1esftref "
 
 
 @dataclass(frozen=True, kw_only=True)
