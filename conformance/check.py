@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from .catalogue import LEVELS, Law
+from .comparison import EXACT, Array, Bound, Comparison, distance, largest, share_that_differs, shuffled, told
 
-Array = npt.NDArray[Any]
 Skipped: type[Any] = pytest.skip.Exception
 
 
@@ -43,42 +42,6 @@ class Blocked(Skipped):
     """A rung that the check stands on has failed."""
 
     status = "blocked"
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The largest error allowed, and where it comes from.
-
-    Attributes:
-        value: in the unit of the error it bounds, which is relative unless the text says otherwise.
-        noise: the error that correct arithmetic is expected to make.
-        why: the derivation in a few words, with its numbers.
-    """
-
-    value: float
-    noise: float
-    why: str
-
-
-EXACT = Bound(0.0, 0.0, "exact: the same bits")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One comparison: what, how far off, how far it may be, what its control gave, and how many numbers it compared."""
-
-    what: str
-    error: float
-    bound: Bound
-    control: float | None
-    compared: int
-
-    @property
-    def margin(self) -> float:
-        """Error over bound; of an exact comparison 0 if it holds and infinite if not."""
-        if self.bound.value > 0:
-            return self.error / self.bound.value
-        return 0.0 if self.error == 0 else math.inf
 
 
 @dataclass
@@ -115,8 +78,8 @@ class Check:
         got, want = np.asarray(got), np.asarray(want)
         self._same_form(what, got, want)
         other = shuffled(want) if control is None else np.asarray(control)
-        unlike = None if other is None else _share_that_differs(other, want)
-        self._add(Comparison(what, _share_that_differs(got, want), EXACT, unlike, want.size), got, want)
+        unlike = None if other is None else share_that_differs(other, want)
+        self._add(Comparison(what, share_that_differs(got, want), EXACT, unlike, want.size), got, want)
 
     def close(
         self,
@@ -138,8 +101,8 @@ class Check:
         g, w = got.astype(np.float64), want.astype(np.float64)
         size = float(np.linalg.norm(w[np.isfinite(w)])) if scale is None else scale
         other = shuffled(w) if control is None else np.asarray(control, np.float64)
-        unlike = None if other is None else _distance(other, w, size)
-        self._add(Comparison(what, _distance(g, w, size), bound, unlike, want.size), got, want)
+        unlike = None if other is None else distance(other, w, size)
+        self._add(Comparison(what, distance(g, w, size), bound, unlike, want.size), got, want)
 
     def within(
         self,
@@ -161,8 +124,8 @@ class Check:
         g, w = got.astype(np.float64), want.astype(np.float64)
         limits = np.broadcast_to(allowance, w.shape)
         other = shuffled(w) if control is None else np.asarray(control, np.float64)
-        unlike = None if other is None else _largest(other, w, limits)
-        self._add(Comparison(what, _largest(g, w, limits), bound, unlike, want.size), g, w, limits)
+        unlike = None if other is None else largest(other, w, limits)
+        self._add(Comparison(what, largest(g, w, limits), bound, unlike, want.size), g, w, limits)
 
     def tree(self, what: str, got: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]) -> None:
         """Every leaf under its own bound, which is absolute here: the l2 norm of the difference.
@@ -179,20 +142,20 @@ class Check:
                 self._fail(f"{what} {name}", f"shape {g.shape}, should be {w.shape}")
             g, w = g.astype(np.float64), w.astype(np.float64)
             # The control of a tree is `distinct`: a leaf may be constant or of one element.
-            found = Comparison(f"{what} {name}", _distance(g, w, 1.0), bounds[name], None, w.size)
+            found = Comparison(f"{what} {name}", distance(g, w, 1.0), bounds[name], None, w.size)
             self.comparisons.append(found)
             if not found.error <= found.bound.value:
                 broken.append((found, g, w))
         if broken:
             found, g, w = max(broken, key=lambda item: item[0].margin)
-            self._fail(found.what, f"{_told(found, g, w)}; {len(broken)} of {len(want)} leaves are out of bounds")
+            self._fail(found.what, f"{told(found, g, w)}; {len(broken)} of {len(want)} leaves are out of bounds")
 
     def distinct(
         self, what: str, other: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]
     ) -> None:
         """The control of `tree`: `other`, which must not pass, is out of bounds; else the check proves nothing."""
         worst = max(
-            _distance(np.asarray(other[name], np.float64), np.asarray(leaf, np.float64), 1.0)
+            distance(np.asarray(other[name], np.float64), np.asarray(leaf, np.float64), 1.0)
             / max(bounds[name].value, np.finfo(np.float64).tiny)
             for name, leaf in want.items()
         )
@@ -248,7 +211,7 @@ class Check:
     def _add(self, found: Comparison, got: Array, want: Array, limits: Array | None = None) -> None:
         self.comparisons.append(found)
         if not found.error <= found.bound.value:
-            self._fail(found.what, _told(found, got, want, limits))
+            self._fail(found.what, told(found, got, want, limits))
         if found.control is not None and found.control <= found.bound.value:
             raise Vacuous(
                 f"{self.law.id}: {found.what}: its control gives {found.control:.2g}, within the bound "
@@ -257,55 +220,3 @@ class Check:
 
     def _fail(self, what: str, text: str) -> NoReturn:
         raise LawBroken(f"{what}: {text} [{self.law.id}]")
-
-
-def shuffled(want: Array) -> Array | None:
-    """The elements in another order, or None where there is no other order to speak of."""
-    if want.size < 2 or bool((want == want.flat[0]).all()):
-        return None
-    other = np.asarray(np.random.default_rng(0).permutation(want.ravel()).reshape(want.shape))
-    # A permutation of few elements may leave them where they were; a shift by one does so only if all are equal.
-    return np.roll(want, 1) if np.array_equal(other, want, equal_nan=want.dtype.kind == "f") else other
-
-
-def _share_that_differs(got: Array, want: Array) -> float:
-    if want.size == 0:
-        return 0.0
-    kind = np.dtype(f"u{want.dtype.itemsize}") if want.dtype.itemsize in (1, 2, 4, 8) else None
-    if kind is None:
-        return float((got != want).mean())
-    return float((np.ascontiguousarray(got).view(kind) != np.ascontiguousarray(want).view(kind)).mean())
-
-
-def _distance(got: Array, want: Array, scale: float) -> float:
-    finite = np.isfinite(want)
-    if not (np.isfinite(got) == finite).all() or not np.array_equal(got[~finite], want[~finite], equal_nan=True):
-        return math.inf
-    gap = float(np.linalg.norm((got - want)[finite]))
-    if gap == 0.0:
-        return 0.0
-    return gap / scale if scale > 0 else math.inf
-
-
-def _largest(got: Array, want: Array, limits: Array) -> float:
-    finite = np.isfinite(want)
-    if not (np.isfinite(got) == finite).all() or not np.array_equal(got[~finite], want[~finite], equal_nan=True):
-        return math.inf
-    gap = np.abs(got[finite] - want[finite])
-    with np.errstate(divide="ignore"):
-        over = np.divide(gap, limits[finite], out=np.zeros_like(gap), where=gap > 0)
-    return float(over.max(initial=0.0))
-
-
-def _told(found: Comparison, got: Array, want: Array, limits: Array | None = None) -> str:
-    """Error, bound and its reason, and the element that is furthest off, in allowances where there are any."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        gap = np.abs(got.astype(np.float64) - want.astype(np.float64))
-    gap = np.where(np.isnan(gap) & ~(np.isnan(got) & np.isnan(want)), np.inf, np.nan_to_num(gap, posinf=np.inf))
-    over = gap if limits is None else np.divide(gap, limits, out=np.where(gap > 0, np.inf, 0.0), where=limits > 0)
-    at = tuple(int(i) for i in np.unravel_index(int(over.argmax()), gap.shape)) if gap.size else ()
-    off = float((gap > 0).mean()) if gap.size else 0.0
-    limit = "must be the same bit for bit" if found.bound is EXACT else f"bound {found.bound.value:.3g}"
-    reason = "" if found.bound is EXACT else f" ({found.bound.why})"
-    where = f"furthest off at {list(at)}: {got[at]!s}, should be {want[at]!s}" if gap.size else "nothing to show"
-    return f"error {found.error:.3g}, {limit}{reason}; {where}; {off:.0%} of {gap.size} elements differ"

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .adapter import Case, HostBatch, StepResult
-from .check import Bound
+from .comparison import Bound
 from .oracle import Array, Params, evaluate, value_and_gradient
 from .updates import OracleTrainer
 

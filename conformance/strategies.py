@@ -5,13 +5,16 @@ Never shapes: each shape costs a compilation (`cases.py` has the few there are),
 
 from __future__ import annotations
 
+import functools
+import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 
 from .adapter import Case, HostBatch
 from .cases import B, L
@@ -40,7 +43,29 @@ def for_all(check: Check, holds: Callable[..., None], /, **values: st.SearchStra
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )(test)
-    seed(zlib.crc32(check.law.id.encode()) ^ check.seed)(test)()
+    try:
+        seed(zlib.crc32(check.law.id.encode()) ^ check.seed)(test)()
+    except Flaky as error:
+        # Hypothesis asks again what failed. What then holds has failed all the same: that is what a bad machine does.
+        for first in getattr(error, "exceptions", ()):
+            first.add_note("Asked again with the same values it did not fail: not every run gives this.")
+            raise first from None
+        raise
+
+
+def for_shapes(
+    check: Check, shapes: Mapping[str, Sequence[tuple[int, ...]]], holds: Callable[..., None], *, most: int = 2**18
+) -> None:
+    """Call `holds(g, shape=...)` for each shape of this level and those below; once above `most` elements.
+
+    The product of a shape's sizes counts: so many elements are a sample of their own, and take their time.
+    """
+    for shape in (shape for level, several in shapes.items() if check.at(level) for shape in several):
+        each = functools.partial(holds, shape=shape)
+        if math.prod(shape) > most:
+            each(np.random.default_rng((zlib.crc32(check.law.id.encode()), check.seed, *shape)))
+        else:
+            for_all(check, each, g=generators())
 
 
 def generators() -> st.SearchStrategy[np.random.Generator]:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .check import Bound
+from .comparison import Bound
 
 Array = npt.NDArray[np.float64]
 
@@ -122,12 +122,12 @@ def softmax(x: Array, p: Array) -> Array:
 
 
 def softmax_backward(x: Array, p: Array, dp: Array) -> Array:
-    """Of p (dp - sum dp p): p is off by its own allowance on both places, the sum by its rounding."""
+    """Of p (dp - sum dp p): p is off by its allowance in both places, and two products may be cut to zero."""
     off = softmax(x, p)
     mixed = np.abs(dp) * p
     mean = mixed.sum(axis=-1, keepdims=True)
     of_sum = one_sign(mean, x.shape[-1]) + (np.abs(dp) * off).sum(axis=-1, keepdims=True)
-    return (np.abs(dp) + mean) * (off + 3 * U * p) + p * of_sum + TINY["float32"]
+    return (np.abs(dp) + mean) * (off + 3 * U * p) + p * of_sum + 2 * TINY["float32"]
 
 
 class LayerNorm:

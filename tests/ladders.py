@@ -39,7 +39,7 @@ HEAD = """
 import ctypes, os, time
 from pathlib import Path
 import numpy as np, pytest
-from ..check import Bound
+from ..comparison import Bound
 A = np.arange(8, dtype=np.float32)
 """
 CHECK = """

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ..check import EXACT, Bound, Check
+from ..check import Check
+from ..comparison import EXACT, Bound
 from ..environment import platform_names, static
 from ..masks import threefry_2x32
 from ..meshes import FLOATS

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ..check import Bound, Check
+from ..check import Check
+from ..comparison import Bound
 from ..meshes import DTYPES, FLOATS, Array, coded, exact_limit, holds_sums, mesh_of, on_each, signed, summed
 
 KIB, MIB = 1024, 1024 * 1024

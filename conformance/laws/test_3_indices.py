@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,14 @@ import pytest
 from .. import families, operators, tolerances
 from ..check import Check
 from ..operators import Machine
-from ..strategies import for_all, generators
+from ..strategies import for_all, for_shapes, generators
 from ..tolerances import allowed
 
 # (V, D, ids): vocabularies that nothing divides (1009 and 30,011 are prime), the table of token types, odd widths.
 TABLES = {
     "quick": ((1009, 48, 1031), (2, 33, 257)),
     "standard": ((30_522, 16, 4096),),
-    "full": ((30_011, 768, 16_384),),
+    "full": ((30_011, 256, 8192),),
 }
 # Elements beside 2^k: a warp, a block, more than one block, the largest that float32 counts of ones stay far within.
 POWERS = {"quick": (5, 10, 17), "standard": (8, 13), "full": (3, 6, 11, 15, 20)}
@@ -36,10 +35,6 @@ def _ids(g: np.random.Generator, rows: int, n: int) -> dict[str, np.ndarray[Any,
     return {what: ids.astype(np.int32) for what, ids in drawn.items()}
 
 
-def _tables(check: Check) -> list[tuple[int, int, int]]:
-    return [shape for level, shapes in TABLES.items() if check.at(level) for shape in shapes]
-
-
 @pytest.mark.law("operators.gather")
 def test_gather(check: Check, devices: list[Any]) -> None:
     """Rows of a table, bit for bit, by ids of 32 and 8 bits."""
@@ -55,8 +50,7 @@ def test_gather(check: Check, devices: list[Any]) -> None:
             small = g.integers(0, 128, n).astype(np.int8)
             check.equal("ids of 8 bits", machine.first(operators.gather, table, small), table[small])
 
-    for shape in _tables(check):
-        for_all(check, functools.partial(holds, shape=shape), g=generators())
+    for_shapes(check, TABLES, holds, most=2**27)
 
 
 @pytest.mark.law("operators.scatter_add")
@@ -80,8 +74,7 @@ def test_scatter_add(check: Check, devices: list[Any]) -> None:
             why = "5 u sqrt(k) of a sum of k terms, k as often as the id occurs; other rows exactly"
             check.within(f"floats, {text}", got, exact.value, exact.allowance, allowed(why))
 
-    for shape in _tables(check):
-        for_all(check, functools.partial(holds, shape=shape), g=generators())
+    for_shapes(check, TABLES, holds, most=2**27)
 
 
 @pytest.mark.law("operators.reductions")

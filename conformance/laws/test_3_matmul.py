@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import pytest
 from .. import operators, precision, tolerances
 from ..check import Check
 from ..operators import Machine
-from ..strategies import for_all, generators
+from ..strategies import for_all, for_shapes, generators
 from ..tolerances import UNIT, allowed
 
 # (M, K, N) of x [M, K] W [K, N]: BERT's feed-forward, its two-class head, odd ones, one row, one term, one column.
@@ -22,7 +21,7 @@ SHAPES = {
     "standard": ((128, 3072, 768), (256, 768, 768), (128, 768, 2), (127, 129, 255), (128, 64, 1)),
     "full": ((4096, 768, 3072), (2500, 768, 768)),
 }
-LARGE = 2**17  # elements of W or of the output from which one draw is enough: there the law of large numbers helps
+LARGE = 2**23  # multiplications above which one draw is enough
 # (B, L, H, D): two examples of BERT's heads, as many heads as tokens, one token, odd.
 HEADS = {
     "quick": ((2, 64, 12, 64), (3, 5, 5, 7)),
@@ -37,7 +36,7 @@ def _normal(g: np.random.Generator, *shape: int) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.law("operators.matmul")
-def test_matmul(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+def test_matmul(check: Check, devices: list[Any]) -> None:
     """A linear layer's products and alpha (x W + b) with a large bias, at the highest precision and that in force."""
     machine = Machine(check, devices)
     in_force = precision.named(machine, precision.in_force)
@@ -69,12 +68,7 @@ def test_matmul(check: Check, rng: np.random.Generator, devices: list[Any]) -> N
                         bound, scale = tolerances.product_norm(a, b, operand=cut)
                         check.close(f"all of {form} {what}", out, exact, bound, scale=scale)
 
-    for shape in (shape for level, shapes in SHAPES.items() if check.at(level) for shape in shapes):
-        m, k, n = shape
-        if max(m * n, k * n) >= LARGE:
-            holds(rng, shape)
-        else:
-            for_all(check, functools.partial(holds, shape=shape), g=generators())
+    for_shapes(check, SHAPES, holds, most=LARGE)
 
 
 @pytest.mark.law("operators.batched_matmul")
@@ -96,8 +90,7 @@ def test_batched_matmul(check: Check, devices: list[Any]) -> None:
             check.within(f"q k^T {text}", scores, first[0] @ first[1], tolerances.product(*first), allowed(why))
             check.within(f"p v {text}", out, mixed, limit, allowed(why))
 
-    for shape in (shape for level, shapes in HEADS.items() if check.at(level) for shape in shapes):
-        for_all(check, functools.partial(holds, shape=shape), g=generators())
+    for_shapes(check, HEADS, holds)
 
 
 @pytest.mark.law("operators.precision")

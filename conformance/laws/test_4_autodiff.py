@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,13 +12,15 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from .. import families, gradients, operators
-from ..check import Array, Check
+from ..check import Check
+from ..comparison import Array
 from ..families import Exact, normal
 from ..operators import Machine
-from ..strategies import for_all, generators
+from ..strategies import for_all, for_shapes, generators
 from ..tolerances import allowed
 
-Draw = Callable[[np.random.Generator], tuple[Array, ...]]
+Draw = Callable[..., tuple[Array, ...]]
+Shapes = Mapping[str, Sequence[tuple[int, ...]]]
 
 
 def _asks(
@@ -27,20 +29,20 @@ def _asks(
     name: str,
     wrt: tuple[str, ...],
     exact_of: Callable[..., list[Exact]],
-    draws: tuple[Draw, ...],
+    draw: Draw,
+    shapes: Shapes,
     why: str,
 ) -> None:
-    """The gradients of one operator by its first arguments; each draw gives the cotangent and the arguments."""
+    """The gradients of one operator by its first arguments; a draw gives the cotangent and the arguments."""
     backward = operators.vjp(getattr(operators, name), len(wrt))
 
-    def holds(g: np.random.Generator, draw: Draw) -> None:
-        args = draw(g)
+    def holds(g: np.random.Generator, shape: tuple[int, ...]) -> None:
+        args = draw(g, *shape)
         for where, found in machine.run(backward, *args):
             for leaf, got, (want, limit) in zip(wrt, found, exact_of(*args), strict=True):
                 check.within(f"{name} by {leaf}, {args[1].shape}{where}", got, want, limit, allowed(why))
 
-    for draw in draws:
-        for_all(check, functools.partial(holds, draw=draw), g=generators())
+    for_shapes(check, shapes, holds)
 
 
 def _linear(g: np.random.Generator, m: int, k: int, n: int) -> tuple[Array, ...]:
@@ -56,6 +58,10 @@ def _hidden(g: np.random.Generator, m: int, n: int) -> tuple[Array, ...]:
     return normal(g, m, n), x.astype(np.float32), normal(g, n), normal(g, n)
 
 
+def _activated(g: np.random.Generator, n: int) -> tuple[Array, ...]:
+    return normal(g, n), g.uniform(-5, 5, n).astype(np.float32)
+
+
 def _labelled(g: np.random.Generator, m: int, n: int) -> tuple[Array, ...]:
     logits = normal(g, m, n) * (10 ** g.uniform(-2, 3, (m, 1))).astype(np.float32)
     logits[0] = np.where(np.arange(n) == 0, 1e4, -1e4)
@@ -69,45 +75,40 @@ def _attended(g: np.random.Generator, *shape: int) -> tuple[Array, ...]:
     return normal(g, *shape), *families.draw_attention(g, b, length, h, d)
 
 
-def _draws(check: Check, draw: Callable[..., tuple[Array, ...]], **shapes: tuple[Any, ...]) -> tuple[Draw, ...]:
-    asked = [shape for level, several in shapes.items() if check.at(level) for shape in several]
-    return tuple(lambda g, shape=shape: draw(g, *shape) for shape in asked)
-
-
 @pytest.mark.law("autodiff.linear")
 def test_linear(check: Check, devices: list[Any]) -> None:
     """By input, weight and bias; one row, one column and odd sizes among them."""
-    sizes = {
+    shapes = {
         "quick": ((48, 96, 192), (1, 33, 2)),
         "standard": ((128, 768, 64), (65, 7, 1)),
         "full": ((512, 768, 3072),),
     }
-    draws = _draws(check, _linear, **sizes)
-    _asks(check, Machine(check, devices), "linear", ("x", "w", "b"), gradients.linear, draws, "float32 sums")
+    wrt = ("x", "w", "b")
+    _asks(check, Machine(check, devices), "linear", wrt, gradients.linear, _linear, shapes, "float32 sums")
 
 
 @pytest.mark.law("autodiff.softmax")
 def test_softmax(check: Check, devices: list[Any]) -> None:
     """By logits of sizes up to 100."""
-    draws = _draws(check, _logits, quick=((24, 33),), standard=((64, 128), (3, 4099)))
-    _asks(check, Machine(check, devices), "softmax", ("x",), gradients.softmax, draws, "softmax's own, and one sum")
+    shapes, why = {"quick": ((24, 33),), "standard": ((64, 128), (3, 4099))}, "softmax's own, and one sum"
+    _asks(check, Machine(check, devices), "softmax", ("x",), gradients.softmax, _logits, shapes, why)
 
 
 @pytest.mark.law("autodiff.layer_norm")
 def test_layer_norm(check: Check, devices: list[Any]) -> None:
     """By input, scale and bias, with a mean of up to 100 deviations."""
-    draws = _draws(check, _hidden, quick=((24, 96), (5, 33)), standard=((64, 768),), full=((1024, 768),))
+    shapes = {"quick": ((24, 96), (5, 33)), "standard": ((64, 768),), "full": ((1024, 768),)}
     wrt = ("x", "scale", "bias")
     why = "the mean's rounding over the deviation, two means"
-    _asks(check, Machine(check, devices), "layer_norm", wrt, gradients.layer_norm, draws, why)
+    _asks(check, Machine(check, devices), "layer_norm", wrt, gradients.layer_norm, _hidden, shapes, why)
 
 
 @pytest.mark.law("autodiff.gelu")
 def test_gelu(check: Check, devices: list[Any]) -> None:
     """By an input within [-5, 5]; `operators.gelu` asks for its slope further out."""
-    n = 20_001 if check.at("standard") else 2_001
-    draws = (lambda g: (normal(g, n), g.uniform(-5, 5, n).astype(np.float32)),)
-    _asks(check, Machine(check, devices), "gelu", ("x",), gradients.gelu, draws, "erfc 16 ulp, exp 3 ulp")
+    shapes = {"quick": ((2_001,),), "standard": ((20_001,),)}
+    why = "erfc 16 ulp, exp 3 ulp"
+    _asks(check, Machine(check, devices), "gelu", ("x",), gradients.gelu, _activated, shapes, why)
 
 
 @pytest.mark.law("autodiff.embedding")
@@ -118,14 +119,15 @@ def test_embedding(check: Check, devices: list[Any]) -> None:
 
     def ids(g: np.random.Generator, most: int) -> Array:
         found = g.integers(0, rows, n)
-        found[: g.integers(n // 2, n)] = g.integers(0, rows, most)[g.integers(0, most, 1)[0]]
+        often = int(g.integers(n // 2, n))
+        found[:often] = g.integers(0, rows, most)[g.integers(0, most, often)]
         return g.permutation(found).astype(np.int32)
 
     def draw(g: np.random.Generator, most: int) -> tuple[Array, ...]:
         return normal(g, n, width), normal(g, rows, width), ids(g, most)
 
-    draws = tuple(functools.partial(draw, most=most) for most in (1, 2))
-    _asks(check, machine, "gather", ("table",), gradients.embedding, draws, "5 u sqrt(k) of a sum of k terms")
+    why = "5 u sqrt(k) of a sum of k terms"
+    _asks(check, machine, "gather", ("table",), gradients.embedding, draw, {"quick": ((1,), (2,))}, why)
 
     def whole(g: np.random.Generator) -> None:
         cotangent = g.integers(-8, 9, (n, width)).astype(np.float32)
@@ -141,8 +143,9 @@ def test_embedding(check: Check, devices: list[Any]) -> None:
 @pytest.mark.law("autodiff.cross_entropy")
 def test_cross_entropy(check: Check, devices: list[Any]) -> None:
     """By logits up to 10^4, each row with a weight of its own, some of them zero."""
-    draws = _draws(check, _labelled, quick=((24, 3), (7, 33)), standard=((256, 2),))
-    _asks(check, Machine(check, devices), "cross_entropy", ("logits",), gradients.loss, draws, "softmax's own")
+    shapes = {"quick": ((24, 3), (7, 33)), "standard": ((256, 2),)}
+    why = "softmax's own"
+    _asks(check, Machine(check, devices), "cross_entropy", ("logits",), gradients.loss, _labelled, shapes, why)
 
 
 @pytest.mark.law("autodiff.attention")
@@ -150,10 +153,9 @@ def test_attention(check: Check, devices: list[Any]) -> None:
     """By queries, keys and values, with ragged masks and an example masked everywhere; and against differences."""
     machine = Machine(check, devices)
 
-    sizes = {"quick": ((3, 16, 2, 24), (3, 5, 5, 8)), "standard": ((3, 64, 4, 64),), "full": ((4, 256, 4, 64),)}
-    draws = _draws(check, _attended, **sizes)
+    shapes = {"quick": ((3, 16, 2, 24), (3, 5, 5, 8)), "standard": ((3, 64, 4, 64),), "full": ((4, 256, 4, 64),)}
     why = "scores through exp, and sums over tokens and features"
-    _asks(check, machine, "attention", ("q", "k", "v"), gradients.attention, draws, why)
+    _asks(check, machine, "attention", ("q", "k", "v"), gradients.attention, _attended, shapes, why)
 
     def along(g: np.random.Generator) -> None:
         """The slope along a direction, by a central difference of the float64 forward pass."""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ..adapter import TrainerUnderTest
-from ..check import Bound, Check
+from ..check import Check
+from ..comparison import Bound
 from ..reference import FACTOR, loss_reference
 from ..strategies import for_all, generators
 from ..subjects import claims, drawn

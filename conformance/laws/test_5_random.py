@@ -12,7 +12,8 @@ import pytest
 from jax.extend import random as jax_random
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..check import Bound, Check
+from ..check import Check
+from ..comparison import Bound
 from ..masks import Words, threefry_2x32
 from ..strategies import for_all, generators
 

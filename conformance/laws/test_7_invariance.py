@@ -11,7 +11,8 @@ import pytest
 
 from ..adapter import HostBatch, TrainerUnderTest
 from ..cases import B, L
-from ..check import Bound, Check
+from ..check import Check
+from ..comparison import Bound
 from ..reference import logits_reference, loss_reference, walk
 from ..strategies import GARBAGE, for_all, generators, permutations, rows_of
 from ..subjects import (

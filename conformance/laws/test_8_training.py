@@ -11,7 +11,8 @@ import pytest
 
 from ..adapter import Arrays, Case, TrainerUnderTest
 from ..cases import main_case, start_params
-from ..check import Bound, Check
+from ..check import Check
+from ..comparison import Bound
 from ..oracle import Params
 from ..reference import FACTOR, ROUNDOFF, walk
 from ..strategies import batch_of, for_all, generators, rows_of, with_weights
