@@ -78,7 +78,9 @@ def permutations(n: int) -> st.SearchStrategy[npt.NDArray[np.int64]]:
     return st.permutations(range(n)).map(np.array)
 
 
-def batch_of(case: Case, rng: np.random.Generator, *, rows: int = B, real: int | None = None) -> HostBatch:
+def batch_of(
+    case: Case, rng: np.random.Generator, *, rows: int = B, real: int | None = None, longest: int = L
+) -> HostBatch:
     """Ragged examples of unequal weights; the rows behind the first `real` have weight 0. Padding holds garbage.
 
     Args:
@@ -86,9 +88,10 @@ def batch_of(case: Case, rng: np.random.Generator, *, rows: int = B, real: int |
         rng: of all values.
         rows: B.
         real: how many rows count; default all.
+        longest: the most tokens of an example.
     """
     count = rows if real is None else real
-    lengths = rng.integers(3, L + 1, rows)
+    lengths = rng.integers(3, longest + 1, rows)
     mask = (np.arange(L) < lengths[:, None]).astype(np.int32)
     labels = rng.normal(2, 1, rows) if case.regression else rng.integers(0, case.num_labels, rows)
     weights = rng.choice(np.array([0.25, 0.5, 1.0, 2.0], np.float32), rows)

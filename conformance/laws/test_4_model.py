@@ -51,6 +51,6 @@ def test_model(check: Check, subject: TrainerUnderTest) -> None:
         noise = (curve + rounding) / slope
         why = f"curvature {curve / slope:.1e} and rounding of the loss {rounding / slope:.1e}, step {size:.2g}"
         bound = Bound(FACTOR * noise, noise, why)
-        check.close("slope along the gradient", np.array([rise(size)]), np.array([slope]), bound)
+        check.close("slope along the gradient", np.array([rise(size)]), np.array([slope]), bound, control=np.zeros(1))
 
     for_all(check, holds, rng=generators())
