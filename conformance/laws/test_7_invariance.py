@@ -140,10 +140,12 @@ def test_devices_used(check: Check, subject: TrainerUnderTest, devices: list[Any
     n = several(check, subject, devices)
     claims(check, subject, "jax")
     case, params, batch = drawn(subject, rng)
-    before = {id(array) for array in jax.live_arrays()}
+    # Held while their ids are compared: a freed array's id is given to another.
+    before = jax.live_arrays()
     subject.start(case, params, n)
     subject.step(batch)
-    new = [array for array in jax.live_arrays() if id(array) not in before and array.size >= case.hidden_size]
+    old = {id(array) for array in before}
+    new = [array for array in jax.live_arrays() if id(array) not in old and array.size >= case.hidden_size]
     holding = {device.id for array in new for device in array.devices()}
     check.same("devices that hold the run's arrays", sorted(holding), sorted(device.id for device in devices[:n]))
 
