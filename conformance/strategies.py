@@ -47,7 +47,9 @@ def for_all(check: Check, holds: Callable[..., None], /, **values: st.SearchStra
         seed(zlib.crc32(check.law.id.encode()) ^ check.seed)(test)()
     except Flaky as error:
         # Hypothesis asks again what failed. What then holds has failed all the same: that is what a bad machine does.
-        for first in getattr(error, "exceptions", ()):
+        for found in getattr(error, "exceptions", ()):
+            # Hypothesis wraps what is no Exception, such as the end that pytest-timeout puts to a check.
+            first = found if found.args else found.__cause__ or found
             first.add_note("Asked again with the same values it did not fail: not every run gives this.")
             raise first from None
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,14 @@ class OnDevices(NumpyTrainer):
     def __init__(self, use: int) -> None:
         super().__init__()
         self.use = use
+        self.held: Any = None
         self.capabilities |= {"jax", "program"}
 
     def start(self, case: Any, params: Any, n_devices: int) -> None:
         super().start(case, params, n_devices)
-        self.held = None  # what the last run held is freed, and its address may be used again
         mesh = jax.sharding.Mesh(np.array(jax.devices()[: self.use]), ("data",))
-        self.held = jax.device_put(np.ones(8 * 32), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        self.held = jax.device_put(np.ones(8 * 32), place)
 
     def program(self, batch: Any) -> str:
         sizes = ",".join(f"f32[{leaf.size}]{{0}}" for leaf in self.now.values())
@@ -140,10 +142,20 @@ def test_devices_left_out_are_seen(use: int, law: str, tmp_path: Path) -> None:
         ask(law, OnDevices(use), tmp_path, jax.devices())
 
 
-def test_arrays_of_a_second_run_are_told_from_those_of_the_first(tmp_path: Path) -> None:
-    """By identity, while the first are held: an address that is used again hid the second run's on JAX 0.12."""
-    subject = OnDevices(8)
-    for _ in range(5):
+class FreedFirst(OnDevices):
+    """Frees what the last run held before it takes as much again: CPython gives the same address."""
+
+    def start(self, case: Any, params: Any, n_devices: int) -> None:
+        self.held = None
+        self.held = types.SimpleNamespace(size=8 * 32, devices=lambda: set(jax.devices()[: self.use]))
+
+
+def test_an_array_at_an_address_used_before_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A false alarm on JAX 0.12: ids were compared of arrays that were freed meanwhile."""
+    subject = FreedFirst(8)
+    monkeypatch.setattr(subject, "step", lambda batch: None)
+    monkeypatch.setattr(jax, "live_arrays", lambda: [subject.held] if subject.held else [])
+    for _ in range(3):
         ask("equivalence.devices_used", subject, tmp_path, jax.devices())
 
 
