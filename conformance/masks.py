@@ -14,6 +14,8 @@ generator of `jax.random`. No JAX here: this is what JAX is held against.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -55,23 +57,48 @@ class Masks:
 
     def hidden(self, rate: float, site: int, ids: Words, length: int, width: int) -> npt.NDArray[np.float64]:
         """Factors [B, L, D] for the tokens at positions 0 .. L - 1 of the examples `ids` [B]."""
-        groups = -(-width // 4)
-        position = np.arange(length, dtype=np.uint32)[None, :, None] << np.uint32(16)
-        counter = ids[:, None, None], position | np.arange(groups, dtype=np.uint32)
-        return self._factors(rate, site, counter, axis=2)[:, :, :width]
+        return _hidden(self._seed, self._step, rate, site, ids.tobytes(), length, width)
 
     def attention(self, rate: float, site: int, ids: Words, length: int, heads: int) -> npt.NDArray[np.float64]:
         """Factors [B, H, L, L], query before key, for the examples `ids` [B]."""
-        groups = -(-heads // 4)
-        group = np.arange(groups, dtype=np.uint32)[None, :, None, None] << np.uint32(24)
-        at = np.arange(length, dtype=np.uint32)
-        counter = ids[:, None, None, None], group | at[:, None] << np.uint32(12) | at
-        return self._factors(rate, site, counter, axis=1)[:, :heads]
+        return _attention(self._seed, self._step, rate, site, ids.tobytes(), length, heads)
 
-    def _factors(self, rate: float, site: int, counter: tuple[Words, Words], axis: int) -> npt.NDArray[np.float64]:
-        key = threefry_2x32(self._seed, (self._step, np.uint32(site)))  # type: ignore[arg-type]
-        words = np.broadcast_arrays(*threefry_2x32(key, counter))
-        lanes = [half for w in words for half in (w & np.uint32(0xFFFF), w >> np.uint32(16))]
-        dropped = round(rate * LEVELS)
-        kept = np.concatenate(lanes, axis=axis) >= np.uint32(dropped)
-        return kept / (1.0 - dropped / LEVELS)
+
+# The oracle asks for the masks of one step again for each perturbation of the parameters, which does not move them.
+# 64 sites are two updates of two layers several times over, of at most 131 kB each at the kit's shapes.
+@functools.lru_cache(maxsize=64)
+def _hidden(
+    seed: tuple[np.uint32, np.uint32], step: np.uint32, rate: float, site: int, ids: bytes, length: int, width: int
+) -> npt.NDArray[np.float64]:
+    groups = -(-width // 4)
+    position = np.arange(length, dtype=np.uint32)[None, :, None] << np.uint32(16)
+    counter = np.frombuffer(ids, np.uint32)[:, None, None], position | np.arange(groups, dtype=np.uint32)
+    return _factors(seed, step, rate, site, counter, axis=2)[:, :, :width]
+
+
+@functools.lru_cache(maxsize=64)
+def _attention(
+    seed: tuple[np.uint32, np.uint32], step: np.uint32, rate: float, site: int, ids: bytes, length: int, heads: int
+) -> npt.NDArray[np.float64]:
+    group = np.arange(-(-heads // 4), dtype=np.uint32)[None, :, None, None] << np.uint32(24)
+    at = np.arange(length, dtype=np.uint32)
+    counter = np.frombuffer(ids, np.uint32)[:, None, None, None], group | at[:, None] << np.uint32(12) | at
+    return _factors(seed, step, rate, site, counter, axis=1)[:, :heads]
+
+
+def _factors(
+    seed: tuple[np.uint32, np.uint32],
+    step: np.uint32,
+    rate: float,
+    site: int,
+    counter: tuple[Words, Words],
+    axis: int,
+) -> npt.NDArray[np.float64]:
+    key = threefry_2x32(seed, (step, np.uint32(site)))  # type: ignore[arg-type]
+    words = np.broadcast_arrays(*threefry_2x32(key, counter))
+    lanes = [half for w in words for half in (w & np.uint32(0xFFFF), w >> np.uint32(16))]
+    dropped = round(rate * LEVELS)
+    kept = np.concatenate(lanes, axis=axis) >= np.uint32(dropped)
+    factors: npt.NDArray[np.float64] = kept / (1.0 - dropped / LEVELS)
+    factors.flags.writeable = False
+    return factors

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import erf  # type: ignore[import-untyped]
 
 from .adapter import Case, HostBatch
 from .masks import (
@@ -29,11 +30,6 @@ from .masks import (
 Array = npt.NDArray[np.float64]
 Params = dict[str, Array]
 Back = Callable[[Array], Array]
-
-
-def erf(x: Array) -> Array:
-    """The error function, element by element, as the C library has it."""
-    return np.fromiter(map(math.erf, x.ravel()), np.float64, x.size).reshape(x.shape)
 
 
 class Tape:

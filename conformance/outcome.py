@@ -60,6 +60,7 @@ class Outcome:
         subjects: by label, what each trainer said of itself.
         deviations: that are known and still asked.
         troubles: of the processes, outside any check: a crash or a hang on the way out.
+        unoptimized: whether the trainers' programs were compiled without optimization, see `plan.unoptimized`.
         interrupted: the exit code of a run that a signal ended: 130 for Ctrl-C.
         setup: why nothing could be verified here, and how to mend it.
         started: when it began.
@@ -73,6 +74,7 @@ class Outcome:
     subjects: dict[str, dict[str, Any]] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    unoptimized: bool = False
     interrupted: int | None = None
     setup: str | None = None
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))

@@ -11,6 +11,7 @@ from .catalogue import split_id
 from .settings import DEFAULT_ADAPTERS, Settings
 
 KIT = Path(__file__).parent
+OPTIMIZATION = "xla_backend_optimization_level"
 # Rungs that share a process, and the processes that must have ended before. What a rung needs stands before it.
 GROUND, UPPER = "rungs 0 and 1", "the upper rungs"
 TOGETHER = {GROUND: (0, 1), "rungs 2 and 5": (2, 5), "rungs 3 and 4": (3, 4)}
@@ -73,16 +74,29 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     return words + [str(path) for rung in rungs for path in sorted((KIT / "laws").glob(f"test_{rung}_*.py"))]
 
 
-def variables(given: Mapping[str, str], cache: Path | None) -> dict[str, str]:
+def unoptimized(settings: Settings, cached: bool, ids: Sequence[str]) -> bool:
+    """Whether these checks' programs are compiled without XLA's optimizations.
+
+    On simulated devices half of a quick run would be the optimization of the trainers' programs. What the laws of a
+    trainer ask does not depend on it; the machine's own rungs, where a compiler's fault shows, are compiled in full at
+    every level, and so are the trainers at the levels above.
+    """
+    return settings.level == "quick" and cached and all(split_id(check)[1] is not None for check in ids)
+
+
+def variables(given: Mapping[str, str], cache: Path | None, *, light: bool = False) -> dict[str, str]:
     """The environment of a process of the kit: the user's own, with pytest's and the compilation cache in our hands.
 
     A cache of the user's could answer for the compiler that is to be verified. On simulated devices, where compilation
     is most of the time, the processes of one run share a cache that lives as long as the run; an accelerator's runtime
-    compiles anew in each.
+    compiles anew in each. `light` leaves XLA's optimizations out, unless the user has set them.
     """
     kept = {name: value for name, value in given.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     kept.pop("JAX_COMPILATION_CACHE_DIR", None)
+    flags = kept.get("XLA_FLAGS", "")
+    if light and OPTIMIZATION not in flags:
+        kept["XLA_FLAGS"] = f"{flags} --{OPTIMIZATION}=0".strip()
     if cache is None:
         return kept | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     return kept | {

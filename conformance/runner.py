@@ -21,7 +21,7 @@ from . import environment, process, signals
 from .catalogue import RUNGS, blocked_by, expected, split_id
 from .deviations import Deviation, accepted
 from .outcome import BROKEN, WRONG, Group, Outcome, groups
-from .plan import Unit, command, units, variables
+from .plan import Unit, command, units, unoptimized, variables
 from .process import Child
 from .records import Record
 from .settings import Settings
@@ -160,9 +160,11 @@ class Runner:
         own = self.scratch / f"process-{self.starts}"
         # Until the first process has said so, only the user knows that this is the CPU.
         cached = self.outcome.platforms == ["cpu"] or self.settings.platform == "cpu"
-        with_cache = variables(os.environ, self.scratch / "cache" if cached else None)
+        light = unoptimized(self.settings, cached, running.left)
+        given = variables(os.environ, self.scratch / "cache" if cached else None, light=light)
+        self.outcome.unoptimized |= light
         asked = command(self.settings, running.left, words, self.file, own)
-        running.child = Child(asked, with_cache, len(running.left))
+        running.child = Child(asked, given, len(running.left))
         running.collect_errors = []
         self.running.append(running)
 
