@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import erf  # type: ignore[import-untyped]
 
 from .adapter import Case, HostBatch
 from .masks import (
@@ -79,6 +78,9 @@ class Tape:
 
 def gelu(x: Array) -> tuple[Array, Back]:
     """GELU: x Phi(x), with Phi the distribution function of the normal distribution; slope Phi(x) + x phi(x)."""
+    # Imported here: it takes most of a second, and the machine's own rungs have no use for it.
+    from scipy.special import erf  # type: ignore[import-untyped]
+
     phi = 0.5 * (1.0 + erf(x / math.sqrt(2.0)))
     slope = phi + x * np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
     return x * phi, lambda dy: dy * slope
@@ -226,13 +228,25 @@ def value_and_gradient(
     case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch, step: int = 0
 ) -> Gradient:
     """sum_i w_i loss_i / sum_i w_i and its gradient, with the dropout of (case.seed, `step`)."""
+    network, back, loss, d_logits = _forward(case, params, batch, step)
+    back(d_logits)
+    return Gradient(loss, network.tape.gradients)
+
+
+def mean_loss(case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch, step: int = 0) -> float:
+    """The loss of `value_and_gradient` alone, in half the time."""
+    return _forward(case, params, batch, step)[2]
+
+
+def _forward(
+    case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch, step: int
+) -> tuple[Network, Callable[[Array], None], float, Array]:
+    """The network, its backward pass, the mean loss, and that loss's gradient by the logits."""
     network = Network(case, params, batch, Masks(case.seed, step) if case.dropout else None)
     logits, back = network.logits()
-    real = batch.weights > 0
-    losses, slopes = example_losses(case, logits, np.where(real, batch.labels, 0))
+    losses, slopes = example_losses(case, logits, np.where(batch.weights > 0, batch.labels, 0))
     share = batch.weights.astype(np.float64) / batch.weights.sum(dtype=np.float64)
-    back(share[:, None] * slopes)
-    return Gradient(float((share * losses).sum()), network.tape.gradients)
+    return network, back, float((share * losses).sum()), share[:, None] * slopes
 
 
 def evaluate(case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch) -> Array:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from .adapter import Case, HostBatch, StepResult
 from .comparison import Bound
-from .oracle import Array, Params, evaluate, value_and_gradient
+from .oracle import Array, Params, evaluate, mean_loss, value_and_gradient
 from .updates import OracleTrainer
 
 DRAWS = 4
@@ -90,7 +90,7 @@ def gradient_reference(case: Case, params: Params, batch: HostBatch, step: int =
 
 def loss_reference(case: Case, params: Params, batch: HostBatch, step: int = 0) -> Reference:
     """The mean loss, under the name `loss`."""
-    return reference(case, params, lambda p: {"loss": np.array(value_and_gradient(case, p, batch, step).loss)})
+    return reference(case, params, lambda p: {"loss": np.array(mean_loss(case, p, batch, step))})
 
 
 def logits_reference(case: Case, params: Params, batch: HostBatch) -> Reference:

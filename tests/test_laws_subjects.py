@@ -101,6 +101,13 @@ def test_a_right_trainer_passes(law: str, tmp_path: Path) -> None:
     assert all(found.margin < 0.5 for found in check.comparisons)
 
 
+@pytest.mark.parametrize("fault", ["dropout by row", "padding counts", "weights ignored"])
+def test_a_gradient_of_another_loss_is_still_a_gradient(fault: str, tmp_path: Path) -> None:
+    """Rung 4 leaves these to the rungs they belong to: the curve of the oracle's loss was held against theirs."""
+    check = ask("autodiff.model", NumpyTrainer(fault), tmp_path)
+    assert all(found.margin < 0.5 for found in check.comparisons)
+
+
 @pytest.mark.parametrize(("fault", "law"), sorted({*SEEN_BY.items(), *MORE}))
 def test_a_fault_is_seen(fault: str, law: str, tmp_path: Path) -> None:
     with pytest.raises(LawBroken) as broken:

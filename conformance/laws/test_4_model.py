@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from ..adapter import TrainerUnderTest
 from ..check import Check
 from ..comparison import Bound
-from ..oracle import Params, value_and_gradient
+from ..oracle import Params, mean_loss
 from ..reference import FACTOR, loss_reference
 from ..strategies import for_all, generators
 from ..subjects import claims, drawn
@@ -38,12 +39,13 @@ def test_model(check: Check, subject: TrainerUnderTest) -> None:
                 for name, leaf in params.items()
             }
 
+        @functools.cache
         def loss(length: float) -> float:
             subject.start(case, moved(length), 1)
             return subject.step(batch).loss
 
         def true_loss(length: float) -> float:
-            return value_and_gradient(case, moved(length), batch).loss
+            return mean_loss(case, moved(length), batch)
 
         # Four rounded losses over 2 h, with weights 4/3 at half of it and 1/3: sqrt(2 (8/3)^2 + 2 (1/3)^2) / 2 = 1.9.
         rounded = 1.9 * loss_reference(case, params, batch).bounds["loss"].noise
@@ -55,11 +57,12 @@ def test_model(check: Check, subject: TrainerUnderTest) -> None:
 
         noises = {length: noise(length) for length in (step * norm for step in STEPS)}
         best = min(noises, key=lambda length: noises[length])
+        fallen = rise(loss, best)
+        # A trainer whose loss is another function than the oracle's, through its masks for instance, has its own curve.
+        own = abs(fallen - rise(loss, best / 2)) * 16 / 15 / slope
         why = f"curvature and rounding of the loss over a step of {best:.2g}, the best of {len(STEPS)}"
-        bound = Bound(FACTOR * noises[best], noises[best], why)
-        check.close(
-            "slope along the gradient", np.array([rise(loss, best)]), np.array([slope]), bound, control=np.zeros(1)
-        )
+        bound = Bound(FACTOR * max(noises[best], own), noises[best], why)
+        check.close("slope along the gradient", np.array([fallen]), np.array([slope]), bound, control=np.zeros(1))
 
     for_all(check, holds, rng=generators())
 

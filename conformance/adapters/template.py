@@ -1,0 +1,146 @@
+"""A trainer behind the kit's border, whole and as short as it can be: copy this file, and put your own in its place.
+
+The functions are a data-parallel trainer like many: a model, optax, `jax.jit` over a mesh. The class at the end is all
+that the kit sees of it; with a trainer that exists already, that class is what there is to write. See `../README.md`.
+
+    sftref verify --adapter sftref.conformance.adapters.template:Template
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..adapter import Arrays, Case, HostBatch, StepResult
+
+
+def logits(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
+    """BERT's logits [B, C]; padding, rows of weight 0 included, is read as token 0 and seen by nobody."""
+    real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
+    rows, length = real.shape
+
+    def table(name: str) -> jax.Array:
+        return params[f"bert.embeddings.{name}_embeddings.weight"]
+
+    def dense(x: jax.Array, name: str) -> jax.Array:
+        return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+
+    def norm(x: jax.Array, name: str) -> jax.Array:
+        unit = jax.nn.standardize(x, epsilon=case.layer_norm_eps)
+        return unit * params[f"{name}.weight"] + params[f"{name}.bias"]
+
+    def heads(x: jax.Array) -> jax.Array:
+        return x.reshape(rows, length, case.num_attention_heads, -1)
+
+    x = table("word")[jnp.where(real, batch.input_ids, 0)] + table("position")[:length]
+    x = norm(x + table("token_type")[jnp.where(real, batch.token_type_ids, 0)], "bert.embeddings.LayerNorm")
+    for layer in range(case.num_hidden_layers):
+        name = f"bert.encoder.layer.{layer}"
+        q, k, v = (heads(dense(x, f"{name}.attention.self.{part}")) for part in ("query", "key", "value"))
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1]).astype(q.dtype)
+        weights = jax.nn.softmax(jnp.where(real[:, None, None], scores, -1e30))
+        seen = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape)
+        x = norm(x + dense(seen, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm")
+        inner = jax.nn.gelu(dense(x, f"{name}.intermediate.dense"), approximate=False)
+        x = norm(x + dense(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
+    return dense(jnp.tanh(dense(x[:, 0], "bert.pooler.dense")), "classifier")
+
+
+def mean_loss(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
+    """The weighted mean, sum w_i loss_i / sum w_i over the examples of all devices."""
+    labels = jnp.where(batch.weights > 0, batch.labels, 0)
+    found = logits(case, params, batch)
+    if case.regression:
+        each = (found[:, 0] - labels) ** 2
+    else:
+        each = optax.softmax_cross_entropy_with_integer_labels(found, labels)
+    return (batch.weights * each).sum() / batch.weights.sum()
+
+
+class Compiled(NamedTuple):
+    """A case's programs on some devices, where its arrays go, and its optimizer."""
+
+    step: Any
+    gradients: Any
+    logits: Any
+    rows: NamedSharding
+    everywhere: NamedSharding
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(case: Case, n: int) -> Compiled:
+    """Compiled once for all runs of a case: the kit starts hundreds."""
+    mesh = Mesh(np.array(jax.devices()[:n]), ("data",))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    up = optax.linear_schedule(0.0, case.learning_rate, case.warmup_steps)
+    down = optax.linear_schedule(case.learning_rate, 0.0, case.total_steps - case.warmup_steps)
+    schedule = optax.join_schedules([up, down], [case.warmup_steps])
+
+    def decays(params: dict[str, jax.Array]) -> dict[str, bool]:
+        return {name: not name.endswith((".bias", "LayerNorm.weight")) for name in params}
+
+    adamw = optax.adamw(schedule, case.b1, case.b2, case.eps, weight_decay=case.weight_decay, mask=decays)
+    optimizer = adamw if case.clip_norm is None else optax.chain(optax.clip_by_global_norm(case.clip_norm), adamw)
+
+    def step(params: Any, state: Any, batch: HostBatch) -> tuple[Any, Any, jax.Array]:
+        loss, gradients = jax.value_and_grad(functools.partial(mean_loss, case))(params, batch)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    return Compiled(
+        step=jax.jit(step, out_shardings=everywhere),
+        gradients=jax.jit(jax.grad(functools.partial(mean_loss, case)), out_shardings=everywhere),
+        logits=jax.jit(functools.partial(logits, case), out_shardings=everywhere),
+        rows=NamedSharding(mesh, PartitionSpec("data")),
+        everywhere=everywhere,
+        optimizer=optimizer,
+        schedule=schedule,
+    )
+
+
+class Template:
+    """The border: four methods, and one more for each capability beyond `devices` and `jax`."""
+
+    name = "template"
+    capabilities = frozenset({"devices", "jax", "gradients"})
+
+    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+        """See `TrainerUnderTest.start`."""
+        self.run, self.n, self.count = compiled(dataclasses.replace(case, seed=0), n_devices), n_devices, 0
+        own = {name: np.array(leaf, np.float32) for name, leaf in params.items()}
+        self.now = jax.device_put(own, self.run.everywhere)
+        self.state = jax.device_put(self.run.optimizer.init(own), self.run.everywhere)
+
+    def step(self, batch: HostBatch) -> StepResult:
+        """See `TrainerUnderTest.step`."""
+        self.now, self.state, loss = self.run.step(self.now, self.state, self._put(batch))
+        self.count += 1
+        return StepResult(float(loss), float(self.run.schedule(self.count - 1)))
+
+    def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
+        """See `TrainerUnderTest.evaluate`."""
+        return np.asarray(self.run.logits(self.now, self._put(batch)))[: len(batch.weights)]
+
+    def params(self) -> Arrays:
+        """See `TrainerUnderTest.params`."""
+        return {name: np.asarray(leaf) for name, leaf in self.now.items()}
+
+    def gradients(self, batch: HostBatch) -> Arrays:
+        """See `TrainerUnderTest.gradients`."""
+        return {name: np.asarray(leaf) for name, leaf in self.run.gradients(self.now, self._put(batch)).items()}
+
+    def _put(self, batch: HostBatch) -> HostBatch:
+        """The batch with rows of weight 0 behind, so that every device has as many, and cut by rows."""
+        more = -len(batch.weights) % self.n
+        padded = (np.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in batch)
+        return HostBatch(*(jax.device_put(leaf, self.run.rows) for leaf in padded))
