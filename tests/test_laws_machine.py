@@ -65,6 +65,22 @@ def test_an_installation_that_is_not_the_one_imported(monkeypatch: pytest.Monkey
         rung0.test_versions(asked("environment.versions"))
 
 
+def test_a_wrong_copy_is_left_to_rung_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit is turned in arrays of 1 MiB and more: rung 0 called it a fault of the environment."""
+    put = jax.device_put
+
+    def turned(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray) and leaf.nbytes >= 2**20:
+            leaf = leaf.copy()
+            leaf.view(np.uint8).reshape(-1)[leaf.nbytes // 2] ^= 1
+        return leaf
+
+    monkeypatch.setattr(jax, "device_put", lambda x, *to, **how: put(jax.tree.map(turned, x), *to, **how))
+    ask(rung0.test_messages, "environment.messages")
+    with pytest.raises(LawBroken):
+        ask(rung1.test_round_trip, "copies.round_trip")
+
+
 @pytest.mark.parametrize("platform", ["gpu", "rocm", "cuda", "tpu"])
 def test_a_platform_that_is_not_there_fails(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

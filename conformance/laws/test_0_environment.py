@@ -225,11 +225,13 @@ def test_messages(check: Check, rng: np.random.Generator, devices: list[Any]) ->
                 # Sums of products of integers up to 2 in absolute value: exact in float32, whatever the order.
                 a = rng.integers(-2, 3, (rows, inner)).astype(dtype)
                 b = rng.integers(-2, 3, (inner, columns)).astype(dtype)
-                want = a.astype(np.float32) @ b.astype(np.float32)
                 for transposed in (False, True):
                     product = _product_of_transposed if transposed else _product
                     placed = jax.device_put((a.T, b.T) if transposed else (a, b), devices[0])
                     got = jax.jit(product)(*placed)
+                    # From what arrived there: whether it is what was sent is for rung 1 to say.
+                    left, right = (np.asarray(x, np.float32) for x in placed)
+                    want = left.T @ right.T if transposed else left @ right
                     how = " transposed" if transposed else ""
                     check.equal(f"{rows} x {inner} x {columns} {dtype}{how}", np.asarray(got), want)
     check.facts["lines"] = len(lines)
