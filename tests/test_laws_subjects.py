@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from numpy_trainer import FAULTS, NumpyTrainer
+from sftref.conformance.adapters.template import Template
 from sftref.conformance.catalogue import laws
 from sftref.conformance.check import Check, LawBroken, NotRun
 
@@ -179,3 +180,10 @@ def test_what_is_not_claimed_is_not_run(tmp_path: Path) -> None:
             ask(law, plain, tmp_path)
     with pytest.raises(NotRun, match="needs 2 devices, found 1"):
         ask("equivalence.devices", NumpyTrainer(), tmp_path, [0])
+
+
+@pytest.mark.parametrize("law", ["step.gradients", "step.regression", "step.update", "equivalence.devices"])
+def test_the_template_holds(law: str, tmp_path: Path) -> None:
+    """What newcomers copy; `equivalence.devices` on three, which do not divide the rows."""
+    check = ask(law, Template(), tmp_path, jax.devices()[:3])
+    assert all(found.margin < 0.5 for found in check.comparisons)
