@@ -17,7 +17,9 @@ from .oracle import Params
 B, L = 16, 16
 
 # Two layers, so that one of them is not the last, whose output a classifier reads at [CLS] only; no dimension is a
-# multiple of another's neighbour, so that swapped axes do not fit. eps = 1e-6 as in BERT's own optimizer.
+# multiple of another's neighbour, so that swapped axes do not fit. No constant is anybody's default: one that a trainer
+# has written down instead of reading it from the case is then wrong. (A LayerNorm's 1e-12 beside a variance of 1 could be
+# 1e-5 unseen.)
 MAIN = Case(
     vocab_size=67,
     hidden_size=32,
@@ -26,22 +28,30 @@ MAIN = Case(
     intermediate_size=56,
     max_position_embeddings=L,
     num_labels=3,
+    layer_norm_eps=1e-2,
     hidden_dropout=0.1,
     attention_dropout=0.1,
     classifier_dropout=0.1,
     learning_rate=1e-3,
     weight_decay=0.1,
+    b1=0.8,
+    b2=0.95,
+    eps=1e-5,
     clip_norm=1.0,
     warmup_steps=3,
     total_steps=50,
 )
-# For laws of the schedule, each of which compiles its own program: one narrow layer.
+# For laws of the schedule, each of which compiles its own program: one narrow layer, and BERT's own constants.
 SMALL = dataclasses.replace(
     MAIN,
     hidden_size=8,
     num_hidden_layers=1,
     num_attention_heads=2,
     intermediate_size=12,
+    layer_norm_eps=1e-12,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-6,
     hidden_dropout=0.0,
     attention_dropout=0.0,
     classifier_dropout=0.0,

@@ -20,6 +20,10 @@ from .comparison import EXACT, Array, Bound, Comparison, distance, largest, shar
 Skipped: type[Any] = pytest.skip.Exception
 
 
+# Leaves named beside the worst one.
+MOST_LEAVES = 5
+
+
 class LawBroken(AssertionError):  # noqa: N818 - the verdict on a law, not a mishap
     """What was computed is not what the law demands."""
 
@@ -148,7 +152,14 @@ class Check:
                 broken.append((found, g, w))
         if broken:
             found, g, w = max(broken, key=lambda item: item[0].margin)
-            self._fail(found.what, f"{told(found, g, w)}; {len(broken)} of {len(want)} leaves are out of bounds")
+            others = [item[0].what.removeprefix(f"{what} ") for item in broken if item[0] is not found]
+            more = (
+                f", {', '.join(others[:MOST_LEAVES])}{', ...' if len(others) > MOST_LEAVES else ''} too"
+                if others
+                else ""
+            )
+            text = f"{told(found, g, w)}; {len(broken)} of {len(want)} leaves are out of bounds{more}"
+            self._fail(found.what, text)
 
     def distinct(
         self, what: str, other: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]

@@ -19,6 +19,8 @@ PACKAGES = re.compile(
     r"|hypothesis|pytest|sftref)",
     re.IGNORECASE,
 )
+# Those that bring JAX a platform; others announce themselves as an entry point.
+ACCELERATOR = re.compile(r"jax[-_].*(plugin|pjrt|metal).*|libtpu.*", re.IGNORECASE)
 PREFIXES = (
     "JAX_", "XLA_", "TF_", "ROCM_", "HIP_", "HSA_", "ROCR_", "AMD_", "MIOPEN_", "NCCL_", "RCCL_", "CUDA_", "NVIDIA_",
     "GPU_", "TPU_", "LIBTPU_", "OMP_", "SFTREF_",
@@ -77,6 +79,14 @@ def live(limit: float) -> dict[str, Any]:
         "devices": [{"id": d.id, "kind": d.device_kind, "platform": d.platform} for d in devices],
         "config": {name: _plain(getattr(jax.config, name, None)) for name in CONFIG},
     }
+
+
+def foreseen(asked: str | None) -> list[str]:
+    """["cpu"] where JAX can only choose the CPU, before it is started; empty where it takes a start to know."""
+    wanted = asked or os.environ.get("JAX_PLATFORMS") or None
+    names = {found.metadata["Name"] or "" for found in importlib.metadata.distributions()}
+    accelerated = bool(importlib.metadata.entry_points(group="jax_plugins")) or any(map(ACCELERATOR.fullmatch, names))
+    return ["cpu"] if wanted == "cpu" or (wanted is None and not accelerated) else []
 
 
 def platform_names(name: str, version: str) -> list[str]:

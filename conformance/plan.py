@@ -84,16 +84,21 @@ def unoptimized(settings: Settings, cached: bool, ids: Sequence[str]) -> bool:
     return settings.level == "quick" and cached and all(split_id(check)[1] is not None for check in ids)
 
 
-def variables(given: Mapping[str, str], cache: Path | None, *, light: bool = False) -> dict[str, str]:
+def variables(
+    given: Mapping[str, str], cache: Path | None, *, light: bool = False, scratch: Path | None = None
+) -> dict[str, str]:
     """The environment of a process of the kit: the user's own, with pytest's and the compilation cache in our hands.
 
     A cache of the user's could answer for the compiler that is to be verified. On simulated devices, where compilation
     is most of the time, the processes of one run share a cache that lives as long as the run; an accelerator's runtime
-    compiles anew in each. `light` leaves XLA's optimizations out, unless the user has set them.
+    compiles anew in each. `light` leaves XLA's optimizations out, unless the user has set them. What Hypothesis keeps goes to `scratch`,
+    and not to a folder `.hypothesis` of whoever runs it.
     """
     kept = {name: value for name, value in given.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     kept.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if scratch is not None:
+        kept["HYPOTHESIS_STORAGE_DIRECTORY"] = str(scratch / "hypothesis")
     flags = kept.get("XLA_FLAGS", "")
     if light and OPTIMIZATION not in flags:
         kept["XLA_FLAGS"] = f"{flags} --{OPTIMIZATION}=0".strip()

@@ -158,10 +158,11 @@ class Runner:
         self.starts += 1
         words = ",".join(f"{rung}:{subject}" if subject else f"{rung}" for rung, subject in sorted(failed, key=str))
         own = self.scratch / f"process-{self.starts}"
-        # Until the first process has said so, only the user knows that this is the CPU.
-        cached = self.outcome.platforms == ["cpu"] or self.settings.platform == "cpu"
+        # Until the first process has said so, what is asked for or installed tells.
+        cached = (self.outcome.platforms or environment.foreseen(self.settings.platform)) == ["cpu"]
         light = unoptimized(self.settings, cached, running.left)
-        given = variables(os.environ, self.scratch / "cache" if cached else None, light=light)
+        cache = self.scratch / "cache" if cached else None
+        given = variables(os.environ, cache, light=light, scratch=self.scratch)
         self.outcome.unoptimized |= light
         asked = command(self.settings, running.left, words, self.file, own)
         running.child = Child(asked, given, len(running.left))

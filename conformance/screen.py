@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .advice import advice
 from .catalogue import laws
 from .outcome import BROKEN, Group, Outcome
 from .records import Record
@@ -56,7 +57,8 @@ def failure(record: Record) -> list[str]:
     law = laws()[record.law]
     said = [f"{record.id} {WORDS[record.status]}: {law.requirement}"]
     said += [f"  {part}" for part in record.message.splitlines() if part.strip()][:8]
-    said += [f"  likely cause: {law.cause}", f"  next step: {law.next_step}"]
+    cause, next_step = advice(record)
+    said += [f"  likely cause: {cause}", f"  next step: {next_step}"]
     return [*said, f"  again: {record.repro}"] if record.repro else said
 
 
@@ -91,7 +93,9 @@ class Screen:
         """See `runner.Watcher`."""
         self.ids = ids
         trainers = ", ".join(self.settings.subjects)
-        self._say(f"{len(ids)} checks at level {self.settings.level}, trainers {trainers}", "dim")
+        self._say(
+            f"{len(ids)} check{'' if len(ids) == 1 else 's'} at level {self.settings.level}, trainers {trainers}", "dim"
+        )
 
     def rung(self, group: Group) -> None:
         """See `runner.Watcher`."""

@@ -70,14 +70,14 @@ def precision(case: Case) -> Iterator[None]:
 
 
 def gradients_hold(
-    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int
+    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int, *, rows: str = ""
 ) -> None:
-    """The gradient on n devices is the oracle's, leaf by leaf; that of other labels is not."""
+    """The gradient on n devices is the oracle's, leaf by leaf; that of other labels is not. `rows` says how they lie."""
     with precision(case):
         subject.start(case, params, n)
         got = subject.gradients(batch)
     want = gradient_reference(case, params, batch)
-    check.tree(f"gradient, N = {n},", got, want.want, want.bounds)
+    check.tree(f"gradient, N = {n},{rows and f' {rows},'}", got, want.want, want.bounds)
     check.distinct("the gradient of other labels", other_gradient(case, params, batch), want.want, want.bounds)
 
 

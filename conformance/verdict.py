@@ -100,7 +100,7 @@ def _quiet(outcome: Outcome) -> list[str]:
         more = f" and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
         said.append(f"{len(missing)} not run: {reasons[0]}{more}")
     if claims:
-        names = sorted({record.message.removeprefix(CAPABILITY).split()[0].strip(",:;") for record in claims})
+        names = sorted({record.message.removeprefix(CAPABILITY).removesuffix(" is not claimed") for record in claims})
         said.append(f"{len(claims)} not run: {', '.join(names)} not claimed")
     if len(idle) > len(claims):
         said.append(f"{len(idle) - len(claims)} not applicable")

@@ -10,7 +10,7 @@ import pytest
 
 from ..adapter import TrainerUnderTest
 from ..cases import B, main_case, start_params
-from ..check import Check
+from ..check import Check, LawBroken
 from ..oracle import mean_loss
 from ..reference import loss_reference, walk
 from ..strategies import batch_of, for_all, generators, with_weights
@@ -93,12 +93,15 @@ def test_against(check: Check, subject: TrainerUnderTest, against: TrainerUnderT
     for_all(check, holds, rng=generators())
 
 
+EVEN = "equal shards of equal weight"
+
+
 def patterns(n: int) -> dict[str, np.ndarray]:
     """Which of B rows count, for rows that lie on n devices in blocks."""
     share = -(-B // n)
     row = np.arange(B)
     return {
-        "equal shards": row < n * (B // n),
+        EVEN: row < n * (B // n),
         "unequal shards": row < B - share // 2 - 1,
         "an empty shard": row < B - share,
         "one row a device": row % share == 0,
@@ -117,8 +120,16 @@ def test_layouts(check: Check, subject: TrainerUnderTest, devices: list[Any]) ->
         case, params, _ = drawn(subject, rng)
         batch = batch_of(case, rng)
         check.facts["layouts"] = list(patterns(n))
-        for kept in patterns(n).values():
-            gradients_hold(check, subject, case, params, with_weights(batch, batch.weights * kept), n)
+        wrong: dict[str, LawBroken] = {}
+        for name, kept in patterns(n).items():
+            laid = with_weights(batch, kept * (1.0 if name == EVEN else batch.weights))
+            try:
+                gradients_hold(check, subject, case, params, laid, n, rows=name)
+            except LawBroken as broken:
+                wrong[name] = broken
+        if wrong:
+            first = next(iter(wrong.values()))
+            raise LawBroken(f"wrong with {', with '.join(wrong)} (of {len(patterns(n))} layouts): {first}") from first
 
     for_all(check, holds, rng=generators())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..advice import advice
 from ..catalogue import RUNGS, laws
 from ..outcome import Outcome
 from ..records import Record, plain
@@ -50,7 +51,8 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
 def check(record: Record) -> dict[str, Any]:
     """One check with what its law says of it."""
     law = laws()[record.law]
-    said = {"requirement": law.requirement, "catches": law.catches, "cause": law.cause, "next_step": law.next_step}
+    cause, next_step = advice(record)
+    said = {"requirement": law.requirement, "catches": law.catches, "cause": cause, "next_step": next_step}
     return record.to_json() | {"rung_name": law.rung_name, **said}
 
 
@@ -62,12 +64,13 @@ def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
     if fallen:
         lowest = [record for record in fallen if record.rung == fallen[0].rung]
         law = laws()[lowest[0].law]
+        cause, next_step = advice(lowest[0])
         asked = [record for record in outcome.ended() if record.rung == law.rung]
         below = [record for record in outcome.of_status("pass") if record.rung < law.rung]
         evidence = [f"{record.id}: {record.status}: {record.message}" for record in lowest[:5]]
         evidence.append(f"{len(lowest)} of {len(asked)} checks of rung {law.rung} fell; {len(below)} below it passed")
         return {
-            "layer": RUNGS[law.rung], "cause": law.cause, "evidence": evidence, "next_step": law.next_step
+            "layer": RUNGS[law.rung], "cause": cause, "evidence": evidence, "next_step": next_step
         }  # fmt: skip
     missing, old = unmet(outcome), stale_deviations(outcome)
     if verdict.name == "SETUP":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ..advice import advice
 from ..catalogue import RUNGS, laws
 from ..outcome import BROKEN, Outcome
 from ..records import Record, printable
@@ -69,7 +70,8 @@ def _failure(record: Record) -> Iterator[str]:
             + (f", control {record.control:.3g}" if record.control is not None else "")
             + f"; {record.comparisons} comparisons of {record.compared:,} numbers."
         )
-    yield f"- Likely cause: {_inline(law.cause)}\n- Next step: {_inline(law.next_step)}\n- Again: `{record.repro}`"
+    cause, next_step = advice(record)
+    yield f"- Likely cause: {_inline(cause)}\n- Next step: {_inline(next_step)}\n- Again: `{record.repro}`"
     said = record.facts.get("stderr")
     if said:
         yield _code("\n".join(said))
