@@ -18,8 +18,8 @@ B, L = 16, 16
 
 # Two layers, so that one of them is not the last, whose output a classifier reads at [CLS] only; no dimension is a
 # multiple of another's neighbour, so that swapped axes do not fit. No constant is anybody's default: one that a trainer
-# has written down instead of reading it from the case is then wrong. (A LayerNorm's 1e-12 beside a variance of 1 could be
-# 1e-5 unseen.)
+# has written down instead of reading it from the case is then wrong. (A LayerNorm's 1e-12 beside a variance of 1 could
+# be 1e-5 unseen.)
 MAIN = Case(
     vocab_size=67,
     hidden_size=32,

@@ -153,12 +153,9 @@ class Check:
         if broken:
             found, g, w = max(broken, key=lambda item: item[0].margin)
             others = [item[0].what.removeprefix(f"{what} ") for item in broken if item[0] is not found]
-            more = (
-                f", {', '.join(others[:MOST_LEAVES])}{', ...' if len(others) > MOST_LEAVES else ''} too"
-                if others
-                else ""
-            )
-            text = f"{told(found, g, w)}; {len(broken)} of {len(want)} leaves are out of bounds{more}"
+            shown = [*others[:MOST_LEAVES], *(["..."] if len(others) > MOST_LEAVES else [])]
+            text = f"{told(found, g, w)}; {len(broken)} of {len(want)} leaves are out of bounds"
+            text += f", also {', '.join(shown)}" if shown else ""
             self._fail(found.what, text)
 
     def distinct(

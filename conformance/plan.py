@@ -91,8 +91,8 @@ def variables(
 
     A cache of the user's could answer for the compiler that is to be verified. On simulated devices, where compilation
     is most of the time, the processes of one run share a cache that lives as long as the run; an accelerator's runtime
-    compiles anew in each. `light` leaves XLA's optimizations out, unless the user has set them. What Hypothesis keeps goes to `scratch`,
-    and not to a folder `.hypothesis` of whoever runs it.
+    compiles anew in each. `light` leaves XLA's optimizations out, unless the user has set them.
+    What Hypothesis keeps goes to `scratch`, and not to a folder `.hypothesis` of whoever runs it.
     """
     kept = {name: value for name, value in given.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"

@@ -72,7 +72,10 @@ def precision(case: Case) -> Iterator[None]:
 def gradients_hold(
     check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int, *, rows: str = ""
 ) -> None:
-    """The gradient on n devices is the oracle's, leaf by leaf; that of other labels is not. `rows` says how they lie."""
+    """The gradient on n devices is the oracle's, leaf by leaf; that of other labels is not.
+
+    `rows` says how they lie.
+    """
     with precision(case):
         subject.start(case, params, n)
         got = subject.gradients(batch)

@@ -6,6 +6,7 @@ to 8 can be asked of many wrong trainers within seconds.
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ FAULTS = {
     "rounded to float32": "float64 was asked for and gradients are stored in float32",
     "mean of micro-batches": "the mean of the means of micro-batches",
     "dropout by slot": "packed examples draw the masks of their slot",
+    "another LayerNorm epsilon": "1e-5 is written down, PyTorch's default",
+    "another Adam": "0.9, 0.999 and 1e-6 are written down",
     "evaluation counts": "evaluating advances the step counter",
 }
 
@@ -67,6 +70,10 @@ class NumpyTrainer:
         self.capabilities = CAPABILITIES - {"processes", "program", "jax", "precision:bf16"}
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+        if self.fault == "another LayerNorm epsilon":
+            case = dataclasses.replace(case, layer_norm_eps=1e-5)
+        if self.fault == "another Adam":
+            case = dataclasses.replace(case, b1=0.9, b2=0.999, eps=1e-6)
         self.case, self.n, self.t = case, n_devices, 0
         self.now: Params = {k: np.array(v, np.float64) for k, v in params.items()}
         self.behind = self.now

@@ -26,6 +26,8 @@ SEEN_BY = {
     "remainder dropped": "equivalence.device_counts",
     "dropout by row": "equivalence.row_order",
     "one mask for all steps": "step.update",
+    "another LayerNorm epsilon": "step.gradients",
+    "another Adam": "step.update",
     "padding counts": "equivalence.padding",
     "weights ignored": "step.gradients",
     "decay everywhere": "training.decay",
