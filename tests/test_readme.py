@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from sftref.conformance.adapter import CAPABILITIES
 
 from sftref import cli
 
@@ -52,9 +53,23 @@ def test_every_module_is_in_the_table_and_the_other_way_round() -> None:
     assert named == modules
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README.replace("\n", "")):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", "conformance/README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text()
+    headings = {re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.M)}
+    for target in re.findall(r"\]\(([^)]+)\)", text.replace("\n", "")):
+        file, _, heading = target.partition("#")
+        assert target.startswith("https://") or ((ROOT / page).parent / file).exists(), target
+        assert file or heading in headings, target
+
+
+def test_the_kits_page_names_what_there_is() -> None:
+    """Its capabilities are those of the protocol, its example has the methods that an adapter needs."""
+    text = (ROOT / "conformance/README.md").read_text()
+    claims = set(re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| (`[^|]*) \|", text, re.M))))
+    assert claims | {"processes"} == CAPABILITIES
+    example = re.findall(r"```python\n(.*?)```", text, re.S)[0]
+    assert set(re.findall(r"def (\w+)\(self", example)) == {"start", "step", "evaluate", "params"}
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
