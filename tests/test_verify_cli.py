@@ -273,7 +273,8 @@ def test_verify_imports_none_of_the_heavy_packages_in_any_process(arguments: lis
     )
     assert found.returncode == 0, found.stdout + found.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {check["status"] for check in report["checks"]} == {"pass"}
+    quiet = {check["message"] for check in report["checks"] if check["status"] != "pass"}
+    assert quiet <= {"capability devices is not claimed"}, "`single` has one device"
     assert report["environment"]["versions"]["jax"]
     assert len(report["environment"]["devices"]) == 8
     assert not (tmp_path / "imported").exists()
