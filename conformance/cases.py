@@ -17,9 +17,9 @@ from .oracle import Params
 B, L = 16, 16
 
 # Two layers, so that one of them is not the last, whose output a classifier reads at [CLS] only; no dimension is a
-# multiple of another's neighbour, so that swapped axes do not fit. No constant is anybody's default: one that a trainer
-# has written down instead of reading it from the case is then wrong. (A LayerNorm's 1e-12 beside a variance of 1 could
-# be 1e-5 unseen.)
+# multiple of another's neighbour, so that swapped axes do not fit. Neither Adam's constants nor LayerNorm's are
+# anybody's default, and no two rates are the same: what a trainer has written down, or takes from the wrong field, is
+# then wrong. (A LayerNorm's 1e-12 beside a variance of 1 could be 1e-5 unseen, one rate stand for another.)
 MAIN = Case(
     vocab_size=67,
     hidden_size=32,
@@ -30,8 +30,8 @@ MAIN = Case(
     num_labels=3,
     layer_norm_eps=1e-2,
     hidden_dropout=0.1,
-    attention_dropout=0.1,
-    classifier_dropout=0.1,
+    attention_dropout=0.15,
+    classifier_dropout=0.3,
     learning_rate=1e-3,
     weight_decay=0.1,
     b1=0.8,

@@ -18,8 +18,6 @@ from .catalogue import LEVELS, Law
 from .comparison import EXACT, Array, Bound, Comparison, distance, largest, share_that_differs, shuffled, told
 
 Skipped: type[Any] = pytest.skip.Exception
-
-
 # Leaves named beside the worst one.
 MOST_LEAVES = 5
 

@@ -51,6 +51,7 @@ FAULTS = {
     "mean of micro-batches": "the mean of the means of micro-batches",
     "dropout by slot": "packed examples draw the masks of their slot",
     "another LayerNorm epsilon": "1e-5 is written down, PyTorch's default",
+    "hidden dropout for the classifier": "what BERT does where no rate of its own is given",
     "another Adam": "0.9, 0.999 and 1e-6 are written down",
     "evaluation counts": "evaluating advances the step counter",
 }
@@ -72,6 +73,8 @@ class NumpyTrainer:
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         if self.fault == "another LayerNorm epsilon":
             case = dataclasses.replace(case, layer_norm_eps=1e-5)
+        if self.fault == "hidden dropout for the classifier":
+            case = dataclasses.replace(case, classifier_dropout=case.hidden_dropout)
         if self.fault == "another Adam":
             case = dataclasses.replace(case, b1=0.9, b2=0.999, eps=1e-6)
         self.case, self.n, self.t = case, n_devices, 0

@@ -259,3 +259,10 @@ def test_a_fault_that_comes_and_goes_is_a_fault(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(LawBroken, match="tanh: error") as error:
         ask(rung3.test_tanh)
     assert "it did not fail" in " ".join(error.value.__notes__)
+
+
+def test_the_slope_of_attention_has_a_control_for_every_seed() -> None:
+    """Along a random direction the slope of seed 1045 was as small as its bound: an alarm without a fault."""
+    check = Check(laws()["autodiff.attention"], "quick", 1045)
+    rung4.test_attention(check, jax.devices()[:1])
+    assert all(found.margin < 0.5 for found in check.comparisons)

@@ -27,6 +27,7 @@ SEEN_BY = {
     "dropout by row": "equivalence.row_order",
     "one mask for all steps": "step.update",
     "another LayerNorm epsilon": "step.gradients",
+    "hidden dropout for the classifier": "step.gradients",
     "another Adam": "step.update",
     "padding counts": "equivalence.padding",
     "weights ignored": "step.gradients",
@@ -109,6 +110,21 @@ def test_a_gradient_of_another_loss_is_still_a_gradient(fault: str, tmp_path: Pa
     """Rung 4 leaves these to the rungs they belong to: the curve of the oracle's loss was held against theirs."""
     check = ask("autodiff.model", NumpyTrainer(fault), tmp_path)
     assert all(found.margin < 0.5 for found in check.comparisons)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("mean of means", "wrong with unequal shards, "),
+        ("missing all-reduce", "wrong with equal shards of equal weight, with unequal shards, "),
+    ],
+)
+def test_the_layouts_that_are_wrong_tell_means_from_a_missing_sum(fault: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        LawBroken, match=r"of 6 layouts\): gradient, N = 8, .*leaves are out of bounds, also bert"
+    ) as broken:
+        ask("equivalence.layouts", NumpyTrainer(fault), tmp_path)
+    assert str(broken.value).startswith(said)
 
 
 @pytest.mark.parametrize(("fault", "law"), sorted({*SEEN_BY.items(), *MORE}))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 
 import pytest
+from sftref.conformance import environment
 from sftref.conformance.plan import unoptimized, variables
 from sftref.conformance.settings import Settings
 
@@ -33,3 +35,41 @@ def test_the_flags_of_the_user_stay() -> None:
     assert variables({"XLA_FLAGS": "--a=1"}, Path("cache"), light=True)["XLA_FLAGS"] == f"--a=1 {FLAG}"
     own = "--xla_backend_optimization_level=3"
     assert variables({"XLA_FLAGS": own}, Path("cache"), light=True)["XLA_FLAGS"] == own
+
+
+def test_what_hypothesis_keeps_goes_to_the_scratch_folder() -> None:
+    assert variables({}, None, scratch=Path("mine"))["HYPOTHESIS_STORAGE_DIRECTORY"].startswith("mine")
+
+
+@pytest.mark.parametrize(
+    ("asked", "variable", "installed", "known"),
+    [
+        (None, None, [], ["cpu"]),
+        ("cpu", None, ["jax-cuda13-plugin"], ["cpu"]),
+        (None, "cpu", ["jax_rocm7_pjrt"], ["cpu"]),
+        (None, None, ["jax-cuda13-plugin"], []),
+        (None, None, ["libtpu"], []),
+        ("gpu", None, [], []),
+        (None, "rocm,cpu", [], []),
+    ],
+)
+def test_the_cpu_is_foreseen_only_where_nothing_else_can_come(
+    asked: str | None,
+    variable: str | None,
+    installed: list[str],
+    known: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [types.SimpleNamespace(metadata={"Name": name}) for name in ("jax", "jaxlib", *installed)]
+    monkeypatch.setattr(environment.importlib.metadata, "distributions", lambda: found)
+    monkeypatch.setattr(environment.importlib.metadata, "entry_points", lambda group: [])
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", variable)
+    assert environment.foreseen(asked) == known
+
+
+def test_a_plugin_that_announces_itself_is_not_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(environment.importlib.metadata, "entry_points", lambda group: [group])
+    assert environment.foreseen(None) == []

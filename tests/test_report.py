@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ladders import KIT
 from sftref.conformance import environment, report
+from sftref.conformance.advice import advice
 from sftref.conformance.catalogue import check_id, laws
 from sftref.conformance.explain import read_report
 from sftref.conformance.outcome import Outcome
@@ -45,6 +46,14 @@ def made(statuses: tuple[str, ...] = STATUSES, **more: object) -> Outcome:
 
 def content(outcome: Outcome) -> dict[str, object]:
     return document(outcome, judge(outcome))
+
+
+def test_what_raised_is_not_explained_by_its_law() -> None:
+    """The law's own cause would send whoever mistyped a name in an adapter to look at the optimizer."""
+    law = laws()["step.update"]
+    failed, raised = (Record.ended(law, "mine", status, "KeyError", 0.0) for status in ("fail", "error"))
+    assert advice(failed) == (law.cause, law.next_step)
+    assert "raised an exception" in advice(raised)[0]
 
 
 def test_the_schema_is_a_schema() -> None:

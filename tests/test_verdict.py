@@ -80,6 +80,13 @@ def test_the_line_names_what_was_run_and_what_was_not() -> None:
     assert line.endswith("no planted fault was run")
 
 
+def test_the_line_has_the_whole_name_of_a_capability_and_how_trainers_were_compiled() -> None:
+    found = outcome("pass", "pass", "not_run", "capability data order is not claimed", unoptimized=True)
+    line = judge(found).line
+    assert "1 not run: data order not claimed; " in line
+    assert "level standard (trainers compiled without optimization), " in line
+
+
 def test_an_interrupted_run_is_incomplete_whatever_it_found() -> None:
     found = judge(outcome("fail", "pass", "not_run", "interrupted", interrupted=130))
     assert (found.name, found.exit_code) == ("INCOMPLETE", 130)

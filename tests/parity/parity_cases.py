@@ -6,6 +6,7 @@ exported files as well as the arithmetic.
 
 from __future__ import annotations
 
+import abc
 import functools
 import zlib
 from collections.abc import Callable
@@ -218,12 +219,12 @@ def distance(got: tuple[np.ndarray, Flat], want: tuple[np.ndarray, Flat]) -> Dis
 Peer = Callable[[Path, TokenArrays, ModelConfig, str], tuple[np.ndarray, Flat]]
 
 
-class Parity:
+class Parity(abc.ABC):
     """Logits and gradients equal the peer's, to round-off. A subclass says who the peer is."""
 
+    @abc.abstractmethod
     def peer(self, folder: Path, tokens: TokenArrays, config: ModelConfig, precision: str) -> tuple[np.ndarray, Flat]:
         """The peer's logits [B, C] and gradients of its mean loss, from a checkpoint's folder."""
-        raise NotImplementedError
 
     @pytest.fixture(autouse=True)
     def _wide_numbers(self) -> Any:

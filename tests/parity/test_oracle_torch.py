@@ -13,6 +13,7 @@ import torch
 import transformers
 from kit import PLAIN, batch_of, params_of, relative
 from sftref.conformance.adapter import Case, HostBatch
+from sftref.conformance.adapters.sftref import model_config
 from sftref.conformance.oracle import Params, evaluate, value_and_gradient
 from sftref.conformance.updates import OracleTrainer, decays, learning_rate
 
@@ -27,15 +28,8 @@ ROUNDING = 1e-13
 def peer(case: Case, params: Params) -> torch.nn.Module:
     """BERT of this case with these parameters, in float64 and without dropout."""
     config = transformers.BertConfig(
-        vocab_size=case.vocab_size,
-        hidden_size=case.hidden_size,
-        num_hidden_layers=case.num_hidden_layers,
-        num_attention_heads=case.num_attention_heads,
-        intermediate_size=case.intermediate_size,
-        max_position_embeddings=case.max_position_embeddings,
-        type_vocab_size=case.type_vocab_size,
-        layer_norm_eps=case.layer_norm_eps,
-        num_labels=case.num_labels,
+        # Our configuration has transformers' names; what it does not know, `regression`, it keeps and leaves alone.
+        **dataclasses.asdict(model_config(case)),
         # A padding index would leave that row of the embeddings without a gradient; here 0 is a word like others.
         pad_token_id=None,
         attn_implementation="eager",
