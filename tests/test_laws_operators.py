@@ -261,8 +261,11 @@ def test_a_fault_that_comes_and_goes_is_a_fault(monkeypatch: pytest.MonkeyPatch)
     assert "it did not fail" in " ".join(error.value.__notes__)
 
 
-def test_the_slope_of_attention_has_a_control_for_every_seed() -> None:
-    """Along a random direction the slope of seed 1045 was as small as its bound: an alarm without a fault."""
-    check = Check(laws()["autodiff.attention"], "quick", 1045)
-    rung4.test_attention(check, jax.devices()[:1])
-    assert all(found.margin < 0.5 for found in check.comparisons)
+def test_the_slope_of_attention_is_far_from_its_control() -> None:
+    """Along random directions it came out at 30 bounds to 4000, and once in some thousand draws within its bound."""
+    for seed in range(5):
+        check = Check(laws()["autodiff.attention"], "quick", seed)
+        rung4.test_attention(check, jax.devices()[:1])
+        slopes = [found for found in check.comparisons if "direction" in found.what]
+        assert len(slopes) == 3
+        assert all(found.control is not None and found.control > 1e4 * found.bound.value for found in slopes)
