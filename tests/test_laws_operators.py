@@ -267,5 +267,5 @@ def test_the_slope_of_attention_is_far_from_its_control() -> None:
         check = Check(laws()["autodiff.attention"], "quick", seed)
         rung4.test_attention(check, jax.devices()[:1])
         slopes = [found for found in check.comparisons if "direction" in found.what]
-        assert len(slopes) == 3
+        assert slopes
         assert all(found.control is not None and found.control > 1e4 * found.bound.value for found in slopes)
