@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalogue import split_id
+from .catalogue import NEEDS, split_id
 from .settings import DEFAULT_ADAPTERS, Settings
 
 KIT = Path(__file__).parent
 OPTIMIZATION = "xla_backend_optimization_level"
-# Rungs that share a process, and the processes that must have ended before. What a rung needs stands before it.
-GROUND, UPPER = "rungs 0 and 1", "the upper rungs"
-TOGETHER = {GROUND: (0, 1), "rungs 2 and 5": (2, 5), "rungs 3 and 4": (3, 4)}
+# The machine's rungs that share a process: two of about the same length, which run side by side. Each costs the import
+# of JAX and a new backend, seconds on two cores.
+UPPER = "the upper rungs"
+TOGETHER = {"rungs 0, 1, 2 and 5": (0, 1, 2, 5), "rungs 3 and 4": (3, 4)}
 
 
 @dataclass
@@ -24,25 +27,34 @@ class Unit:
     Attributes:
         name: for messages.
         ids: that it must answer for.
-        after: the units that must have ended before it starts.
+        after: ids of other units that must have been answered before it starts: of the rungs that its own stand on.
     """
 
     name: str
     ids: list[str]
-    after: tuple[str, ...] = ()
+    after: frozenset[str]
 
 
 def units(ids: Iterable[str]) -> list[Unit]:
-    """The machine's rungs 0 to 5 in three processes, and then one for each trainer, and one for what is left."""
+    """The machine's rungs 0 to 5 in two processes, and then one for each trainer, and one for what is left."""
     members: dict[str, list[str]] = {}
     for check in ids:
         law, subject = split_id(check)
         home = next((name for name, rungs in TOGETHER.items() if law.rung in rungs), UPPER)
         members.setdefault(home if subject is None else f"trainer {subject}", []).append(check)
-    after: dict[str, tuple[str, ...]] = {name: () if name == GROUND else (GROUND,) for name in TOGETHER}
     order = [name for name in TOGETHER if name in members] + [name for name in members if name not in TOGETHER]
-    after[UPPER] = tuple(TOGETHER)
-    return [Unit(name, members[name], after.get(name, (*TOGETHER, UPPER))) for name in order]
+    return [Unit(name, members[name], _below(members[name], members)) for name in order]
+
+
+def _below(mine: Sequence[str], members: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Checks of other units on rungs that `mine` stand on, of the machine or of the same subject."""
+    stands_on = {(rung, whose) for law, whose in map(split_id, mine) for rung in NEEDS[law.rung]}
+    found = set()
+    for check in (check for several in members.values() for check in several if check not in mine):
+        law, subject = split_id(check)
+        if any(law.rung == rung and subject in (None, whose) for rung, whose in stands_on):
+            found.add(check)
+    return frozenset(found)
 
 
 def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Path | None, scratch: Path) -> list[str]:
@@ -59,6 +71,8 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     words = [sys.executable, "-P", "-m", "pytest", "-c", str(KIT / "pytest.ini"), "--rootdir", str(KIT)]
     # Nothing is captured: what a native library says before it aborts must reach the runner.
     words += ["-q", "-s", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--basetemp", str(scratch)]
+    # The kit has no bare asserts, and pytest would compile each module of each plugin anew for theirs.
+    words += ["--assert", "plain"]
     words += ["--sftref-level", settings.level, "--sftref-seed", str(settings.seed)]
     words += ["--sftref-against", settings.against, "--sftref-failed", failed]
     if settings.adapters != DEFAULT_ADAPTERS:
@@ -92,13 +106,17 @@ def variables(
     A cache of the user's could answer for the compiler that is to be verified. On simulated devices, where compilation
     is most of the time, the processes of one run share a cache that lives as long as the run; an accelerator's runtime
     compiles anew in each. `light` leaves XLA's optimizations out, unless the user has set them.
-    What Hypothesis keeps goes to `scratch`, and not to a folder `.hypothesis` of whoever runs it.
+    What Hypothesis keeps goes to `scratch`, and not to a folder `.hypothesis` of whoever runs it; so does the bytecode
+    of what they import, where Python would compile it in each process again.
     """
     kept = {name: value for name, value in given.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     kept.pop("JAX_COMPILATION_CACHE_DIR", None)
     if scratch is not None:
         kept["HYPOTHESIS_STORAGE_DIRECTORY"] = str(scratch / "hypothesis")
+        if not keeps_bytecode("jax"):
+            kept.pop("PYTHONDONTWRITEBYTECODE", None)
+            kept["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
     flags = kept.get("XLA_FLAGS", "")
     if light and OPTIMIZATION not in flags:
         kept["XLA_FLAGS"] = f"{flags} --{OPTIMIZATION}=0".strip()
@@ -110,3 +128,16 @@ def variables(
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+
+
+def keeps_bytecode(package: str) -> bool:
+    """Whether a package's bytecode is there, or will be once it has been imported.
+
+    It is not where an installer has left it out (uv does) and Python may not write it (PYTHONDONTWRITEBYTECODE, a
+    folder that is read-only): JAX is then compiled for two to three seconds in each process.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.cached is None or spec.origin is None:
+        return True
+    written = not sys.dont_write_bytecode and os.access(Path(spec.origin).parent, os.W_OK)
+    return written or Path(spec.cached).exists()

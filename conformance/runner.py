@@ -112,10 +112,8 @@ class Runner:
     def run(self) -> None:
         """Ask everything."""
         waiting = units(self.outcome.expected)
-        names = {unit.name for unit in waiting}
         while waiting or self.running:
-            unfinished = {unit.name for unit in waiting} | {running.unit.name for running in self.running}
-            ready = [u for u in waiting if not unfinished & (set(u.after) & names)]
+            ready = [unit for unit in waiting if unit.after <= self.outcome.records.keys()]
             for unit in ready[: self._lanes() - len(self.running)]:
                 waiting.remove(unit)
                 self._start(_Running(unit, None, list(unit.ids)))  # type: ignore[arg-type]

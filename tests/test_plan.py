@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import types
 from pathlib import Path
 
 import pytest
 from sftref.conformance import environment
-from sftref.conformance.plan import unoptimized, variables
+from sftref.conformance.plan import keeps_bytecode, unoptimized, variables
 from sftref.conformance.settings import Settings
 
 FLAG = "--xla_backend_optimization_level=0"
@@ -39,6 +41,25 @@ def test_the_flags_of_the_user_stay() -> None:
 
 def test_what_hypothesis_keeps_goes_to_the_scratch_folder() -> None:
     assert variables({}, None, scratch=Path("mine"))["HYPOTHESIS_STORAGE_DIRECTORY"].startswith("mine")
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "compiled", "kept"), [(False, False, True), (True, False, False), (True, True, True)]
+)
+def test_bytecode_goes_to_the_scratch_folder_where_python_would_not_keep_it(
+    forbidden: bool, compiled: bool, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", forbidden)
+    source, cached = tmp_path / "jax.py", tmp_path / "jax.pyc"
+    source.touch()
+    if compiled:
+        cached.touch()
+    spec = types.SimpleNamespace(origin=str(source), cached=str(cached))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    assert keeps_bytecode("jax") is kept
+    given = variables({"PYTHONDONTWRITEBYTECODE": "1"}, None, scratch=tmp_path)
+    assert ("PYTHONDONTWRITEBYTECODE" in given) is kept
+    assert given.get("PYTHONPYCACHEPREFIX") == (None if kept else str(tmp_path / "bytecode"))
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_model(check: Check, subject: TrainerUnderTest) -> None:
             subject.start(case, moved(length), 1)
             return subject.step(batch).loss
 
+        @functools.cache
         def true_loss(length: float) -> float:
             return mean_loss(case, moved(length), batch)
 
