@@ -60,7 +60,6 @@ class Outcome:
         subjects: by label, what each trainer said of itself.
         deviations: that are known and still asked.
         troubles: of the processes, outside any check: a crash or a hang on the way out.
-        unoptimized: whether the trainers' programs were compiled without optimization, see `plan.unoptimized`.
         interrupted: the exit code of a run that a signal ended: 130 for Ctrl-C.
         setup: why nothing could be verified here, and how to mend it.
         started: when it began.
@@ -74,11 +73,15 @@ class Outcome:
     subjects: dict[str, dict[str, Any]] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
-    unoptimized: bool = False
     interrupted: int | None = None
     setup: str | None = None
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     seconds: float = 0.0
+
+    @property
+    def unoptimized(self) -> list[str]:
+        """The laws whose programs were compiled without optimization; see `compilation.py`."""
+        return sorted({record.law for record in self.records.values() if record.facts.get("optimized") is False})
 
     @property
     def platforms(self) -> list[str]:

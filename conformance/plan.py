@@ -13,7 +13,6 @@ from .catalogue import NEEDS, split_id
 from .settings import DEFAULT_ADAPTERS, Settings
 
 KIT = Path(__file__).parent
-OPTIMIZATION = "xla_backend_optimization_level"
 # The machine's rungs that share a process: two of about the same length, which run side by side. Each costs the import
 # of JAX and a new backend, seconds on two cores.
 UPPER = "the upper rungs"
@@ -88,24 +87,12 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     return words + [str(path) for rung in rungs for path in sorted((KIT / "laws").glob(f"test_{rung}_*.py"))]
 
 
-def unoptimized(settings: Settings, cached: bool, ids: Sequence[str]) -> bool:
-    """Whether these checks' programs are compiled without XLA's optimizations.
-
-    On simulated devices half of a quick run would be the optimization of the trainers' programs. What the laws of a
-    trainer ask does not depend on it; the machine's own rungs, where a compiler's fault shows, are compiled in full at
-    every level, and so are the trainers at the levels above.
-    """
-    return settings.level == "quick" and cached and all(split_id(check)[1] is not None for check in ids)
-
-
-def variables(
-    given: Mapping[str, str], cache: Path | None, *, light: bool = False, scratch: Path | None = None
-) -> dict[str, str]:
+def variables(given: Mapping[str, str], cache: Path | None, scratch: Path | None = None) -> dict[str, str]:
     """The environment of a process of the kit: the user's own, with pytest's and the compilation cache in our hands.
 
     A cache of the user's could answer for the compiler that is to be verified. On simulated devices, where compilation
     is most of the time, the processes of one run share a cache that lives as long as the run; an accelerator's runtime
-    compiles anew in each. `light` leaves XLA's optimizations out, unless the user has set them.
+    compiles anew in each.
     What Hypothesis keeps goes to `scratch`, and not to a folder `.hypothesis` of whoever runs it; so does the bytecode
     of what they import, where Python would compile it in each process again.
     """
@@ -117,9 +104,6 @@ def variables(
         if not keeps_bytecode("jax"):
             kept.pop("PYTHONDONTWRITEBYTECODE", None)
             kept["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
-    flags = kept.get("XLA_FLAGS", "")
-    if light and OPTIMIZATION not in flags:
-        kept["XLA_FLAGS"] = f"{flags} --{OPTIMIZATION}=0".strip()
     if cache is None:
         return kept | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     return kept | {

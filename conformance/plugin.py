@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from . import compilation
 from .adapter import AdapterError, TrainerUnderTest, load_adapter
 from .catalogue import LEVELS, Law, blocked_by, check_id, laws, selects
 from .check import Blocked, Check
@@ -230,10 +231,13 @@ def against(settings: Settings) -> TrainerUnderTest:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Refuse a check that came to its end without comparing anything."""
-    result = yield
-    if CHECK in pyfuncitem.stash:
-        pyfuncitem.stash[CHECK].finish()
+    """Compile a check's programs as its level says; refuse one that came to its end without comparing anything."""
+    check = pyfuncitem.stash.get(CHECK, None)
+    if check is None:
+        return (yield)
+    with compilation.of(check):
+        result = yield
+    check.finish()
     return result
 
 

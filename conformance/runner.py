@@ -21,7 +21,7 @@ from . import environment, process, signals
 from .catalogue import RUNGS, blocked_by, expected, split_id
 from .deviations import Deviation, accepted
 from .outcome import BROKEN, WRONG, Group, Outcome, groups
-from .plan import Unit, command, units, unoptimized, variables
+from .plan import Unit, command, units, variables
 from .process import Child
 from .records import Record
 from .settings import Settings
@@ -158,12 +158,9 @@ class Runner:
         own = self.scratch / f"process-{self.starts}"
         # Until the first process has said so, what is asked for or installed tells.
         cached = (self.outcome.platforms or environment.foreseen(self.settings.platform)) == ["cpu"]
-        light = unoptimized(self.settings, cached, running.left)
         cache = self.scratch / "cache" if cached else None
-        given = variables(os.environ, cache, light=light, scratch=self.scratch)
-        self.outcome.unoptimized |= light
         asked = command(self.settings, running.left, words, self.file, own)
-        running.child = Child(asked, given, len(running.left))
+        running.child = Child(asked, variables(os.environ, cache, self.scratch), len(running.left))
         running.collect_errors = []
         self.running.append(running)
 

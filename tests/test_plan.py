@@ -9,34 +9,13 @@ from pathlib import Path
 
 import pytest
 from sftref.conformance import environment
-from sftref.conformance.plan import keeps_bytecode, unoptimized, variables
-from sftref.conformance.settings import Settings
-
-FLAG = "--xla_backend_optimization_level=0"
+from sftref.conformance.plan import keeps_bytecode, variables
 
 
-@pytest.mark.parametrize(
-    ("level", "simulated", "ids", "light"),
-    [
-        ("quick", True, ["step.update[mesh]", "training.decay[mesh]"], True),
-        ("quick", True, ["operators.gelu"], False),
-        ("quick", False, ["step.update[mesh]"], False),
-        ("standard", True, ["step.update[mesh]"], False),
-    ],
-)
-def test_only_trainers_on_simulated_devices_are_compiled_lightly(
-    level: str, simulated: bool, ids: list[str], light: bool
-) -> None:
-    assert unoptimized(Settings(level=level), simulated, ids) is light
-
-
-def test_the_flags_of_the_user_stay() -> None:
-    assert variables({}, None)["JAX_ENABLE_COMPILATION_CACHE"] == "false"
-    assert "XLA_FLAGS" not in variables({}, Path("cache"))
-    assert variables({}, Path("cache"), light=True)["XLA_FLAGS"] == FLAG
-    assert variables({"XLA_FLAGS": "--a=1"}, Path("cache"), light=True)["XLA_FLAGS"] == f"--a=1 {FLAG}"
-    own = "--xla_backend_optimization_level=3"
-    assert variables({"XLA_FLAGS": own}, Path("cache"), light=True)["XLA_FLAGS"] == own
+def test_a_compilation_cache_of_the_user_cannot_answer() -> None:
+    given = {"JAX_COMPILATION_CACHE_DIR": "theirs"}
+    assert variables(given, None)["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+    assert variables(given, Path("ours"))["JAX_COMPILATION_CACHE_DIR"] == "ours"
 
 
 def test_what_hypothesis_keeps_goes_to_the_scratch_folder() -> None:

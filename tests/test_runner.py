@@ -215,7 +215,7 @@ def test_a_crash_on_the_way_out_is_told(copy: Make) -> None:
     ended = made.verify()
     assert ended.code == 3
     assert ended.verdict.startswith(
-        "UNRESPONSIVE: 1 of 1 checks passed, the process of rungs 0 and 1 crashed on its way out"
+        "UNRESPONSIVE: 1 of 1 checks passed, the process of rungs 0, 1, 2 and 5 crashed on its way out"
     )
 
 
@@ -225,7 +225,7 @@ def test_a_process_that_does_not_end_is_ended(copy: Make) -> None:
     made.edit("process.py", r"START, BETWEEN, EXIT = .*", "START, BETWEEN, EXIT = 60.0, 60.0, 1.0")
     ended = made.verify()
     assert ended.code == 3
-    assert "the process of rungs 0 and 1 did not end by itself" in ended.verdict
+    assert "the process of rungs 0, 1, 2 and 5 did not end by itself" in ended.verdict
     assert left_behind(made.folder) == []
 
 

@@ -81,10 +81,13 @@ def test_the_line_names_what_was_run_and_what_was_not() -> None:
 
 
 def test_the_line_has_the_whole_name_of_a_capability_and_how_trainers_were_compiled() -> None:
-    found = outcome("pass", "pass", "not_run", "capability data order is not claimed", unoptimized=True)
-    line = judge(found).line
-    assert "1 not run: data order not claimed; " in line
-    assert "level standard (trainers compiled without optimization), " in line
+    found = outcome("pass", "pass", "not_run", "capability data order is not claimed")
+    assert "1 not run: data order not claimed; " in judge(found).line
+    assert "level standard, " in judge(found).line
+    found.records[MESH].facts["optimized"] = False
+    assert f"level standard ({ASKED.id} compiled without optimization), " in judge(found).line
+    found.settings = dataclasses.replace(found.settings, level="quick")
+    assert "level quick (trainers compiled without optimization), " in judge(found).line
 
 
 def test_an_interrupted_run_is_incomplete_whatever_it_found() -> None:

@@ -29,7 +29,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
             "devices": settings.devices,
             "only": list(settings.only),
             "against": settings.against,
-            "trainers_unoptimized": outcome.unoptimized,
+            "unoptimized": outcome.unoptimized,
         },
         "environment": outcome.environment,
         "subject": [

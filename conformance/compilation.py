@@ -1,0 +1,42 @@
+"""A check -> how its programs are compiled: with XLA's optimizations or, on simulated devices, in half the time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from .catalogue import Law
+from .check import Check
+
+OPTION = "jax_disable_most_optimizations"
+XLA_LEVEL = "xla_backend_optimization_level"
+# The laws of a trainer whose programs are compiled without optimization; None for all. What they ask does not depend
+# on it. The machine's own rungs, where a compiler's fault shows, are compiled in full at every level; so is a trainer
+# at `standard`, on one device and on all, and at `full` on the numbers of devices between, each with its own programs.
+LIGHT: dict[str, tuple[str, ...] | None] = {"quick": None, "standard": ("equivalence.device_counts",)}
+
+
+def is_light(law: Law, level: str, platform: str) -> bool:
+    """Whether a law's programs are compiled without optimization, unless the user has said how they are."""
+    if law.per == "machine" or platform != "cpu" or level not in LIGHT:
+        return False
+    some = LIGHT[level]
+    return some is None or law.id in some
+
+
+@contextlib.contextmanager
+def of(check: Check) -> Iterator[None]:
+    """Compile what the check runs as its level says, and note it down where that is without optimization."""
+    import jax
+
+    users_own = OPTION.upper() in os.environ or XLA_LEVEL in os.environ.get("XLA_FLAGS", "")
+    if users_own or not is_light(check.law, check.level, jax.devices()[0].platform):
+        yield
+        return
+    check.facts["optimized"] = False
+    jax.config.update(OPTION, True)
+    try:
+        yield
+    finally:
+        jax.config.update(OPTION, False)

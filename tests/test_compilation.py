@@ -1,0 +1,58 @@
+"""Which checks' programs are compiled without optimization, and that the option is theirs alone."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+from sftref.conformance import compilation
+from sftref.conformance.catalogue import laws
+from sftref.conformance.check import Check
+
+
+@pytest.mark.parametrize(
+    ("law", "level", "platform", "light"),
+    [
+        ("step.update", "quick", "cpu", True),
+        ("operators.gelu", "quick", "cpu", False),
+        ("step.update", "quick", "gpu", False),
+        ("step.update", "standard", "cpu", False),
+        ("equivalence.device_counts", "standard", "cpu", True),
+        ("equivalence.device_counts", "standard", "tpu", False),
+        ("equivalence.device_counts", "full", "cpu", False),
+    ],
+)
+def test_only_trainers_on_simulated_devices_are_compiled_lightly(
+    law: str, level: str, platform: str, light: bool
+) -> None:
+    assert compilation.is_light(laws()[law], level, platform) is light
+
+
+def option() -> object:
+    return jax.config.values[compilation.OPTION]
+
+
+def test_the_option_ends_with_the_check_whatever_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(compilation.OPTION.upper(), raising=False)
+    check = Check(laws()["step.update"], "quick", 0)
+    seen = []
+
+    def fails() -> None:
+        with compilation.of(check):
+            seen.append(option())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert [*seen, option()] == [True, False]
+    assert check.facts == {"optimized": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("JAX_DISABLE_MOST_OPTIMIZATIONS", "0"), ("XLA_FLAGS", "--xla_backend_optimization_level=3")]
+)
+def test_who_says_how_to_compile_is_obeyed(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    check = Check(laws()["step.update"], "quick", 0)
+    with compilation.of(check):
+        assert option() is False
+    assert check.facts == {}
