@@ -12,9 +12,12 @@ from .check import Check
 OPTION = "jax_disable_most_optimizations"
 XLA_LEVEL = "xla_backend_optimization_level"
 # The laws of a trainer whose programs are compiled without optimization; None for all. What they ask does not depend
-# on it. The machine's own rungs, where a compiler's fault shows, are compiled in full at every level; so is a trainer
-# at `standard`, on one device and on all, and at `full` on the numbers of devices between, each with its own programs.
-LIGHT: dict[str, tuple[str, ...] | None] = {"quick": None, "standard": ("equivalence.device_counts",)}
+# on it. The machine's own rungs, where a compiler's fault shows, are compiled in full at every level. So are, at
+# `standard`, the trainer's main programs, on one device and on all; and at `full` those that a law has for itself.
+LIGHT: dict[str, tuple[str, ...] | None] = {
+    "quick": None,
+    "standard": ("equivalence.device_counts", "equivalence.packing", "equivalence.accumulation", "training.schedule"),
+}
 
 
 def is_light(law: Law, level: str, platform: str) -> bool:

@@ -115,7 +115,8 @@ class Screen:
         self.spoke = now
         gone = now - self.began
         # Where no earlier run says better, one check is as long as another.
-        weights = {check: self.before.get(check, 0.0 if self.before else 1.0) for check in self.ids}
+        usual = sum(self.before.values()) / len(self.before) if self.before else 1.0
+        weights = {check: self.before.get(check, usual) for check in self.ids}
         over, all_of_them = sum(weights[check] for check in done), sum(weights.values())
         left = f", about {gone * (all_of_them - over) / over:.0f} s left" if over else ""
         said = f"{gone:.0f} s: {len(done)} of {len(self.ids)} checks done{left}; now {', '.join(running)}"

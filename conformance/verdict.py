@@ -119,8 +119,9 @@ def described(outcome: Outcome) -> str:
     devices = f"{count} {simulated}{platform} device{'' if count == 1 else 's'}" if count else "devices unknown"
     only = f", only {' '.join(settings.only)}" if settings.only else ""
     comparisons = sum(record.comparisons for record in outcome.records.values())
-    light = "trainers" if settings.level == "quick" else ", ".join(outcome.unoptimized)
-    level = f"{settings.level}{f' ({light} compiled without optimization)' if outcome.unoptimized else ''}"
+    light = len(outcome.unoptimized)
+    what = "trainers" if settings.level == "quick" else f"{light} law{'' if light == 1 else 's'}"
+    level = f"{settings.level}{f' ({what} compiled without optimization)' if light else ''}"
     asked = f"level {level}{only}, {devices}, seed {settings.seed}"
     return f"{comparisons:,} comparison{'' if comparisons == 1 else 's'} in {outcome.seconds:.0f} s, {asked}"
 

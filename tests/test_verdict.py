@@ -85,7 +85,7 @@ def test_the_line_has_the_whole_name_of_a_capability_and_how_trainers_were_compi
     assert "1 not run: data order not claimed; " in judge(found).line
     assert "level standard, " in judge(found).line
     found.records[MESH].facts["optimized"] = False
-    assert f"level standard ({ASKED.id} compiled without optimization), " in judge(found).line
+    assert "level standard (1 law compiled without optimization), " in judge(found).line
     found.settings = dataclasses.replace(found.settings, level="quick")
     assert "level quick (trainers compiled without optimization), " in judge(found).line
 
