@@ -11,6 +11,8 @@ RANK = {"pass": 0, "deviation": 1, "not_run": 2, "blocked": 3, "fail": 4, "error
 GREW, NOTABLE = 2.0, 0.1
 # A run or a check that takes this many times as long is told, if it is longer than a moment.
 SLOWER, MOMENT = 1.5, 1.0
+# Checks of one line that are named.
+MOST_NAMED = 4
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], bool]:
@@ -24,32 +26,41 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], b
     if before["verdict"] != after["verdict"]:
         worse |= before["verdict"] == "CONFORMANT"
         lines.append(f"verdict: {before['verdict']} -> {after['verdict']}")
-    for check in [*old, *(check for check in new if check not in old)]:
-        said, bad = _status(check, old.get(check), new.get(check))
+    for check in new:
+        said, bad = _status(check, old.get(check), new[check])
         worse |= bad
         lines += [said] if said else []
     for check in old:
         if check in new and _grew(old[check]["margin"], new[check]["margin"]):
             worse = True
             lines.append(f"worse: {check}: margin {old[check]['margin']:.3g} -> {new[check]['margin']:.3g}")
+    gone, come = [check for check in old if check not in new], [check for check in new if check not in old]
+    worse |= bool(gone)
+    lines += _named("worse: no longer asked", gone) + _named("new", come)
     lines += _differences("settings", before["settings"], after["settings"])
     lines += _differences("environment", before["environment"], after["environment"])
     lines += _times(before["timing"], after["timing"], old, new)
     return lines, worse
 
 
-def _status(check: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -> tuple[str, bool]:
-    if new is None:
-        assert old is not None
-        return f"worse: {check}: {old['status']} -> not asked", True
+def _status(check: str, old: dict[str, Any] | None, new: dict[str, Any]) -> tuple[str, bool]:
     if old is None:
         bad = RANK[new["status"]] >= RANK["fail"]
-        return f"{'worse' if bad else 'new'}: {check}: {new['status']}{_why(new)}", bad
+        return f"worse: {check}, new: {new['status']}{_why(new)}" if bad else "", bad
     if old["status"] == new["status"]:
         return "", False
     bad = RANK[new["status"]] > RANK[old["status"]]
     word = "worse" if bad else "better" if RANK[new["status"]] < RANK[old["status"]] else "changed"
     return f"{word}: {check}: {old['status']} -> {new['status']}{_why(new)}", bad
+
+
+def _named(what: str, checks: list[str]) -> list[str]:
+    """One line for checks that only one of the reports has: another level has dozens of them."""
+    if not checks:
+        return []
+    more = f" and {len(checks) - MOST_NAMED} more" if len(checks) > MOST_NAMED else ""
+    several = f"{len(checks)} check{'' if len(checks) == 1 else 's'}"
+    return [f"{what}: {several}: {', '.join(checks[:MOST_NAMED])}{more}"]
 
 
 def _why(check: dict[str, Any]) -> str:

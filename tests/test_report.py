@@ -193,10 +193,17 @@ def test_compare_orders_statuses(old: str, new: str, worse: bool, said: str) -> 
 
 def test_compare_sees_what_is_gone_what_is_new_and_a_margin_that_grew() -> None:
     one, two = made(("pass",)), made(("pass", "pass"))
-    assert compare(content(two), content(one))[1]
+    lines, worse = compare(content(two), content(one))
+    assert worse
+    assert f"worse: no longer asked: 1 check: {MACHINE[1].id}" in lines
     lines, worse = compare(content(one), content(two))
     assert not worse
-    assert f"new: {MACHINE[1].id}: pass" in lines
+    assert f"new: 1 check: {MACHINE[1].id}" in lines
+    lines, worse = compare(content(one), content(made(("pass", "fail"))))
+    assert worse
+    assert any(line.startswith(f"worse: {MACHINE[1].id}, new: fail") for line in lines)
+    lines, _ = compare(content(made(("pass",) * 9)), content(one))
+    assert any(line.startswith("worse: no longer asked: 8 checks: ") and line.endswith(" and 4 more") for line in lines)
     grown = made(("pass",))
     grown.records[MACHINE[0].id] = dataclasses.replace(grown.records[MACHINE[0].id], margin=0.9)
     lines, worse = compare(content(one), content(grown))
