@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import RUNGS, Law, laws
+from .faults import seen_by
 
 
 class UnknownLawError(ValueError):
@@ -50,6 +51,11 @@ def explained(law: Law, report: dict[str, Any] | None) -> Iterator[str]:
     yield "  It catches:"
     for kind in law.catches:
         yield from _paragraph("- ", kind)
+    planted = seen_by(law.id)
+    if planted:
+        yield f"  It must see {'these planted faults' if len(planted) > 1 else 'this planted fault'}:"
+        for fault in planted:
+            yield from _paragraph("- ", f"{fault.id}: {fault.does} ({fault.looks_like})")
     yield from _paragraph("Likely cause: ", law.cause)
     yield from _paragraph("Next step: ", law.next_step)
     yield from _paragraph("", f"It counts as hung after {law.deadline:g} s.")

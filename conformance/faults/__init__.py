@@ -1,0 +1,60 @@
+"""catalogue.toml -> the faults that the kit plants, so that its laws are seen to see them."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+LAYERS = (
+    "copy", "collective", "operator", "precision", "autodiff", "random numbers", "optimizer", "data", "training loop",
+    "checkpoint", "process", "performance", "environment",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One wrong thing, as `catalogue.toml` states it.
+
+    Attributes:
+        id: stable.
+        layer: one of `LAYERS`, at fault.
+        does: what is wrong, in a few words.
+        looks_like: what whoever has it notices, if anything.
+        seen_by: the ids of the laws that must see it; others may see it too.
+        planted: the module of this package that plants it.
+        links: threads of people who had it.
+    """
+
+    id: str
+    layer: str
+    does: str
+    looks_like: str
+    seen_by: tuple[str, ...]
+    planted: str
+    links: tuple[str, ...] = ()
+
+
+@functools.cache
+def faults() -> dict[str, Fault]:
+    """All of them, by id.
+
+    Raises:
+        TypeError: an entry has a field too many or too few.
+        ValueError: an id stands twice.
+    """
+    entries = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8"))["fault"]
+    found: dict[str, Fault] = {}
+    for entry in entries:
+        lists = {name: tuple(entry.get(name, ())) for name in ("seen_by", "links")}
+        fault = Fault(**entry | lists)
+        if fault.id in found:
+            raise ValueError(f"faults/catalogue.toml: the id {fault.id} stands twice")
+        found[fault.id] = fault
+    return found
+
+
+def seen_by(law: str) -> list[Fault]:
+    """The planted faults that a law must see."""
+    return [fault for fault in faults().values() if law in fault.seen_by]

@@ -1,0 +1,48 @@
+"""The catalogue of planted faults: whole, and each entry a trainer that `verify` can be given."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+from sftref.conformance import explain
+from sftref.conformance.adapter import AdapterError, load_adapter
+from sftref.conformance.catalogue import laws
+from sftref.conformance.faults import LAYERS, faults, seen_by
+from sftref.conformance.faults.subjects import NumpyTrainer
+
+
+@pytest.mark.parametrize("name", sorted(faults()))
+def test_an_entry_is_whole(name: str) -> None:
+    fault = faults()[name]
+    assert fault.layer in LAYERS
+    assert fault.seen_by
+    assert set(fault.seen_by) <= laws().keys()
+    assert all(link.startswith("https://") for link in fault.links)
+    assert fault.id in importlib.import_module(f"sftref.conformance.faults.{fault.planted}").planted()
+
+
+def test_ids_do_not_stand_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(importlib.import_module("sftref.conformance.faults").__file__ or "")
+    (tmp_path / "catalogue.toml").write_text(source.with_name("catalogue.toml").read_text() * 2)
+    monkeypatch.setattr("sftref.conformance.faults.__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(ValueError, match="the id missing-all-reduce stands twice"):
+        faults.__wrapped__()
+
+
+def test_a_fault_is_an_adapter() -> None:
+    assert load_adapter("sftref.conformance.faults.subjects:mean_of_means").fault == "mean-of-means"
+    assert load_adapter("sftref.conformance.faults.subjects:NumpyTrainer").fault is None
+    with pytest.raises(AdapterError):
+        load_adapter("sftref.conformance.faults.subjects:mean_of_modes")
+    with pytest.raises(ValueError, match="fault = mean-of-modes, must be one of missing-all-reduce, "):
+        NumpyTrainer("mean-of-modes")
+
+
+def test_explain_names_the_planted_faults_of_a_law() -> None:
+    said = "\n".join(explain.explained(laws()["training.decay"], None))
+    assert "It must see these planted faults:" in said
+    assert all(f"- {fault.id}: {fault.does}" in said for fault in seen_by("training.decay"))
+    assert "must see this planted fault:" in "\n".join(explain.explained(laws()["training.evaluation"], None))
+    assert "planted" not in "\n".join(explain.explained(laws()["operators.gelu"], None))
