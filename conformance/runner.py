@@ -137,7 +137,7 @@ class Runner:
 
     def _lanes(self) -> int:
         # An accelerator's devices are for one process at a time; simulated ones are for as many as there are cores.
-        return 2 if self.outcome.platforms == ["cpu"] and environment.cores() >= 2 else 1
+        return environment.cores() if self.outcome.platforms == ["cpu"] else 1
 
     def _start(self, running: _Running) -> None:
         """Start a process for what is left of a unit, unless a rung below has failed."""
