@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from . import signals
 from .records import END_OF_CHECK, MISMATCH, printable
 
 # Seconds in which a process must reach its first check, go from one check to the next, and end after the last.
@@ -62,6 +63,7 @@ class Child:
         self.began = self.since = time.monotonic()
         self.deadline = START
         self._mismatch, self._mismatches = "", dict[str, str]()
+        self._told: deque[dict[str, Any]] = deque()
         self._pipes = {stream: b"", self.process.stderr.fileno(): b""}
         self._stream = stream
         for pipe in self._pipes:
@@ -71,10 +73,21 @@ class Child:
         """What can be waited for."""
         return list(self._pipes)
 
-    def events(self) -> list[dict[str, Any]]:
-        """What it told since the last call.
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What it told and nobody has taken yet.
 
-        stderr is read last: a check says it before its result, so it is there by then. Read first, it could be written
+        An event is taken when the next one is asked for: whoever is interrupted by a signal finds it here again.
+        """
+        with signals.held():
+            self._read()
+        while self._told:
+            yield dict(self._told[0])
+            self._told.popleft()
+
+    def _read(self) -> None:
+        """Read what there is.
+
+        stderr comes last: a check says it before its result, so it is there by then. Read first, it could be written
         between the two reads and be missed.
         """
         found = []
@@ -84,7 +97,7 @@ class Child:
         self._hear()
         for event in found:
             self._follow(event)
-        return found
+        self._told.extend(found)
 
     def _hear(self) -> None:
         for pipe in [pipe for pipe in self._pipes if pipe != self._stream]:

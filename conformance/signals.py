@@ -17,9 +17,35 @@ class Stopped(BaseException):
         self.number = number
 
 
+class _Delivery:
+    """Whether signals wait, and the last one that does."""
+
+    holding = False
+    late: int | None = None
+
+
+def _raise(number: int) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Have a signal wait until what stands in here is done: half done, it would lose what it has in hand."""
+    _Delivery.holding = True
+    try:
+        yield
+    finally:
+        _Delivery.holding = False
+        late, _Delivery.late = _Delivery.late, None
+        if late is not None:
+            _raise(late)
+
+
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Raise `Stopped` for SIGTERM and SIGHUP, unless they are ignored, as SIGHUP is under `nohup`.
+
+    They, and Ctrl-C where Python handles it, wait where `held` says so.
 
     Nothing changes in another thread than the main one, which has no signals.
     """
@@ -28,12 +54,17 @@ def raised() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        if _Delivery.holding:
+            _Delivery.late = number
+        else:
+            _raise(number)
 
     before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             before[number] = signal.signal(number, stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
