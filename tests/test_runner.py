@@ -158,6 +158,8 @@ def test_a_signal_leaves_a_report_of_what_ran(copy: Make, tmp_path: Path, signal
     assert left_behind(made.folder) == []
 
 
+# The runner's own process never imports JAX; this one has it, and Python warns of a fork beside its threads.
+@pytest.mark.filterwarnings("ignore:os.fork")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, signals.Stopped), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_in_the_middle_of_a_read_loses_no_result(
     number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
