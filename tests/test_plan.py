@@ -23,12 +23,19 @@ def test_what_hypothesis_keeps_goes_to_the_scratch_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    ("forbidden", "compiled", "kept"), [(False, False, True), (True, False, False), (True, True, True)]
+    ("forbidden", "writable", "compiled", "kept"),
+    [
+        (False, True, False, True),
+        (True, True, False, False),
+        (False, False, False, False),
+        (True, False, True, True),
+    ],
 )
 def test_bytecode_goes_to_the_scratch_folder_where_python_would_not_keep_it(
-    forbidden: bool, compiled: bool, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forbidden: bool, writable: bool, compiled: bool, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", forbidden)
+    monkeypatch.setattr("os.access", lambda path, mode: writable)
     source, cached = tmp_path / "jax.py", tmp_path / "jax.pyc"
     source.touch()
     if compiled:

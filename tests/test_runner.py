@@ -129,6 +129,15 @@ def test_the_machine_and_the_trainer_are_described(everything: tuple[Copy, Ended
     assert report["subject"] == [{"label": "Trainer", "adapter": "stand_in:Trainer"}], "it was never asked anything"
 
 
+@pytest.mark.parametrize(("level", "unoptimized"), [("quick", ["r6.passes"]), ("standard", [])])
+def test_a_run_says_whose_programs_were_compiled_without_optimization(
+    level: str, unoptimized: list[str], copy: Make
+) -> None:
+    ended = copy([(0, "passes"), (6, "passes")]).verify("--level", level)
+    assert ended.report["settings"]["unoptimized"] == unoptimized
+    assert ("(trainers compiled without optimization)" in ended.verdict) is bool(unoptimized)
+
+
 def test_nothing_is_left_behind(everything: tuple[Copy, Ended]) -> None:
     copy = everything[0]
     assert left_behind(copy.folder) == []

@@ -193,11 +193,6 @@ class NumpyTrainer:
         return {"accuracy": float(right / n), "f1": float(hits / both) if both else 0.0}
 
 
-def right() -> NumpyTrainer:
-    """The trainer without a fault, as a factory for `--adapter`."""
-    return NumpyTrainer()
-
-
 def planted() -> list[str]:
     """The ids of the faults that this module plants."""
     return [fault.id for fault in faults().values() if fault.planted == "subjects"]
