@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Masks, model_config, threefry
+from helpers import LENGTH as LONGEST
+from helpers import Masks, model_config, parameters, ragged, relative_error, threefry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend.random import threefry_2x32
 
+from sftref.batches import Layout, pad
 from sftref.config import OptimConfig
 from sftref.dropout import Address, AddressedDropout, ArticleDropout
-from sftref.step import Program, masks
+from sftref.step import Program, gradient_sums, masks
+from sftref.trainers import PmapTrainer
 
 UINT32 = st.integers(0, 2**32 - 1)
 ROWS, LENGTH, WIDTH, HEADS = 2, 5, 7, 5
@@ -247,6 +250,25 @@ class TestArticle:
         ]
         seen = {np.asarray(d.hidden(jnp.ones((3, 6, 8)), 0.5, 0, self.AT)).tobytes() for d in draws if d is not None}
         assert len(seen) == len(draws) == 12
+
+    def test_pmap_adds_up_what_each_device_draws_from_its_own_key(self) -> None:
+        """The gradient of three devices is that of their shards, each computed alone with its device's key."""
+        model = model_config(num_hidden_layers=1)
+        program = Program.of(model, OptimConfig(), total_steps=9, dropout="article", precision="float32")
+        state = program.state(parameters(model), seed=4, step=2)
+        trainer = PmapTrainer(program, jax.devices()[:3])
+        batch = pad(ragged(6), np.arange(6), Layout(1, 6, LONGEST, 1))
+        got = trainer.read(trainer.gradient_step(trainer.place(state), trainer.put(batch)))
+        alone = jax.jit(lambda shard, device: gradient_sums(program, state, shard, device))
+
+        def by_hand(*keys: int) -> Any:
+            shards = [jax.tree.map(lambda leaf, d=d: leaf[:, 2 * d : 2 * d + 2], batch) for d in range(3)]
+            sums, gradients = zip(*[alone(s, jnp.int32(k)) for s, k in zip(shards, keys, strict=True)], strict=True)
+            weight = sum(float(one.weight) for one in sums)
+            return jax.tree.map(lambda *parts: np.sum(parts, axis=0) / weight, *gradients)
+
+        assert relative_error(got, by_hand(0, 1, 2)) < 1e-6
+        assert relative_error(got, by_hand(0, 0, 0)) > 0.1
 
     def test_the_program_says_which_dropout(self) -> None:
         for mode, kind in (("off", type(None)), ("addressed", AddressedDropout), ("article", ArticleDropout)):
