@@ -24,6 +24,7 @@ VERIFY_EXAMPLES = """examples:
   sftref verify --adapter my_package.my_trainer:MyTrainer
   sftref verify --only collectives --only 6        two parts of the ladder
   sftref verify --deviations known.toml            with failures that are known, and end
+  sftref verify --level full                       everything, and every planted fault
 
 verdict and exit code: CONFORMANT 0, NONCONFORMANT 1, SETUP 2, UNRESPONSIVE 3, INCOMPLETE 4, UNTRUSTED 5, Ctrl-C 130
 """
@@ -55,7 +56,7 @@ def add_commands(commands: Any) -> None:
     add("--seed", type=int, default=Settings.seed, metavar="S", help="of every value drawn (default 0)")
     add("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes (default {OUT})")
     add("--deviations", type=Path, metavar="FILE", help="a TOML file of known deviations")
-    add("--no-self-test", action="store_true", help="plant no faults")
+    add("--no-self-test", action="store_true", help="plant no faults to see that the laws see them")
     explain = commands.add_parser("explain", help="what a law asks", epilog=EXPLAIN_EXAMPLES, formatter_class=raw)
     explain.add_argument("id", nargs="?", metavar="ID", help="a law, a check, a rung (default: all laws)")
     explain.add_argument("--report", type=Path, metavar="FILE", help=f"what it measured (default {OUT}/report.json)")
@@ -99,6 +100,7 @@ def _verify(args: dict[str, Any]) -> int:
         devices=args["devices"],
         only=tuple(args["only"]),
         seed=args["seed"],
+        self_test=not args["no_self_test"],
     )
     for word in settings.only:
         if not expected(settings.level, settings.subjects, [word]):
@@ -109,6 +111,7 @@ def _verify(args: dict[str, Any]) -> int:
     report.prepare(out)
     screen = Screen(settings, _seconds_before(out, settings.level))
     outcome = runner.verify(settings, known, file, screen)
+    screen.planted(outcome)
     verdict = judge(outcome)
     try:
         report.write(out, outcome, verdict)

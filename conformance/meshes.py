@@ -26,13 +26,15 @@ def mesh_of(devices: Sequence[Any], *shape: int) -> Mesh:
     return Mesh(np.array(devices)[: int(np.prod(shape))].reshape(shape), ("data", "model")[: len(shape)])
 
 
-def shard_map(function: Callable[..., Any], mesh: Mesh, specs: PartitionSpec, *, check: bool = True) -> Any:
+def shard_map(
+    function: Callable[..., Any], mesh: Mesh, takes: Any, gives: PartitionSpec, *, check: bool = True
+) -> Callable[..., Any]:
     """`jax.shard_map` under the name and the keyword that this JAX has for it."""
     if hasattr(jax, "shard_map"):
-        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=check)
+        return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=check)
     from jax.experimental.shard_map import shard_map as before_0_6  # type: ignore[import-not-found,unused-ignore]
 
-    return before_0_6(function, mesh=mesh, in_specs=specs, out_specs=specs, check_rep=check)
+    return before_0_6(function, mesh=mesh, in_specs=takes, out_specs=gives, check_rep=check)
 
 
 def on_each(function: Callable[..., Any], mesh: Mesh, *, check: bool = True) -> Callable[..., Any]:
@@ -46,7 +48,7 @@ def on_each(function: Callable[..., Any], mesh: Mesh, *, check: bool = True) -> 
     def own(*stacked: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[None], function(*(leaf[0] for leaf in stacked)))
 
-    program = jax.jit(shard_map(own, mesh, rows, check=check))
+    program = jax.jit(shard_map(own, mesh, rows, rows, check=check))
     place = NamedSharding(mesh, rows)
 
     def call(*stacked: Array) -> Any:

@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .check import Check
+from .meshes import shard_map
 
 Array = npt.NDArray[Any]
 Formula = Callable[..., Any]
@@ -175,8 +176,7 @@ def everywhere(formula: Formula, devices: tuple[Any, ...]) -> Formula:
         return jax.tree.map(lambda leaf: leaf[None], formula(*args))
 
     mesh, every = Mesh(np.array(devices), ("device",)), PartitionSpec()
-    mapped = jax.shard_map(alone, mesh=mesh, in_specs=every, out_specs=PartitionSpec("device"), check_vma=False)
-    compiled = jax.jit(mapped)
+    compiled = jax.jit(shard_map(alone, mesh, every, PartitionSpec("device"), check=False))
 
     def call(*args: Any) -> Any:
         return compiled(*jax.device_put(args, NamedSharding(mesh, every)))

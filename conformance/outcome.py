@@ -56,6 +56,8 @@ class Outcome:
         settings: what was asked.
         expected: the ids that it must answer for, in order.
         records: by id, those that ended.
+        planted: the ids of the trials: a law, with a fault that it must see in brackets.
+        trials: by id, their records; the status is `fail` where the law saw the fault.
         environment: see `environment.py`.
         subjects: by label, what each trainer said of itself.
         deviations: that are known and still asked.
@@ -69,6 +71,8 @@ class Outcome:
     settings: Settings
     expected: list[str]
     records: dict[str, Record] = field(default_factory=dict)
+    planted: list[str] = field(default_factory=list)
+    trials: dict[str, Record] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     subjects: dict[str, dict[str, Any]] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)

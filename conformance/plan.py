@@ -16,6 +16,7 @@ KIT = Path(__file__).parent
 # The machine's rungs that share a process: two of about the same length, which run side by side. Each costs the import
 # of JAX and a new backend, seconds on two cores.
 UPPER = "the upper rungs"
+PLANTED = "the planted faults"
 TOGETHER = {"rungs 0, 1, 2 and 5": (0, 1, 2, 5), "rungs 3 and 4": (3, 4)}
 
 
@@ -54,6 +55,22 @@ def _below(mine: Sequence[str], members: Mapping[str, Sequence[str]]) -> frozens
         if any(law.rung == rung and subject in (None, whose) for rung, whose in stands_on):
             found.add(check)
     return frozenset(found)
+
+
+def trials(ids: Sequence[str]) -> list[Unit]:
+    """The planted faults, in a process of their own: what one of them leaves behind reaches no check."""
+    return [Unit(PLANTED, list(ids), frozenset())] if ids else []
+
+
+def trial_command(settings: Settings, ids: Sequence[str]) -> list[str]:
+    """The process that makes these trials."""
+    words = [sys.executable, "-P", "-m", f"{__package__}.faults", "--level", settings.level]
+    words += ["--seed", str(settings.seed)]
+    if settings.platform is not None:
+        words += ["--platform", settings.platform]
+    if settings.devices is not None:
+        words += ["--devices", str(settings.devices)]
+    return words + [word for trial in ids for word in ("--trial", trial)]
 
 
 def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Path | None, scratch: Path) -> list[str]:
@@ -99,6 +116,10 @@ def variables(given: Mapping[str, str], cache: Path | None, scratch: Path | None
     kept = {name: value for name, value in given.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     kept.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if __package__ != "sftref.conformance":
+        # A copy is found by Python where it lies.
+        root = KIT.parents[str(__package__).count(".")]
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), kept.get("PYTHONPATH"))))
     if scratch is not None:
         kept["HYPOTHESIS_STORAGE_DIRECTORY"] = str(scratch / "hypothesis")
         if not keeps_bytecode("jax"):

@@ -13,18 +13,19 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from . import environment, process, signals
 from .catalogue import RUNGS, blocked_by, expected, split_id
 from .deviations import Deviation, accepted
+from .faults.judgement import chosen
 from .outcome import BROKEN, WRONG, Group, Outcome, groups
-from .plan import Unit, command, units, variables
+from .plan import PLANTED, Unit, command, trial_command, trials, units, variables
 from .process import Child
 from .records import Record
 from .settings import Settings
+from .watcher import Watcher
 
 # The laws that say whether what was asked for is there at all: where one of them fails nothing else can be verified.
 SETUP_LAWS = ("environment.platform",)
@@ -32,19 +33,6 @@ SETUP_LAWS = ("environment.platform",)
 MOST_HANGS = 3
 NO_SPACE = "No space left on device"
 USAGE_ERROR = 4
-
-
-class Watcher(Protocol):
-    """Who is told how the run goes."""
-
-    def begin(self, ids: Sequence[str]) -> None:
-        """These checks will be asked."""
-
-    def rung(self, group: Group) -> None:
-        """A line of the ladder is complete."""
-
-    def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
-        """Called several times a second, with the checks that are over and those that are being asked."""
 
 
 class _SetupError(Exception):
@@ -76,6 +64,7 @@ def verify(settings: Settings, deviations: list[Deviation], file: Path | None, w
     """
     ids = expected(settings.level, settings.subjects, settings.only)
     outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=environment.static())
+    outcome.planted = chosen(settings.level, ids) if settings.self_test else []
     scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
     runner = Runner(outcome, watcher, scratch, file)
     began = time.monotonic()
@@ -111,7 +100,7 @@ class Runner:
 
     def run(self) -> None:
         """Ask everything."""
-        waiting = units(self.outcome.expected)
+        waiting = units(self.outcome.expected) + trials(self.outcome.planted)
         while waiting or self.running:
             ready = [unit for unit in waiting if unit.after <= self.outcome.records.keys()]
             for unit in ready[: self._lanes() - len(self.running)]:
@@ -141,6 +130,10 @@ class Runner:
 
     def _start(self, running: _Running) -> None:
         """Start a process for what is left of a unit, unless a rung below has failed."""
+        if running.unit.name == PLANTED:
+            if running.left:
+                self._launch(running, trial_command(self.settings, running.left))
+            return
         failed = {(r.rung, r.subject) for r in self.outcome.records.values() if r.status in BROKEN}
         for check in list(running.left):
             law, subject = split_id(check)
@@ -153,13 +146,15 @@ class Runner:
                 self._keep(running, Record.ended(law, subject, "blocked", f"blocked by {broken}", 0.0))
         if not running.left:
             return
-        self.starts += 1
         words = ",".join(f"{rung}:{subject}" if subject else f"{rung}" for rung, subject in sorted(failed, key=str))
-        own = self.scratch / f"process-{self.starts}"
+        own = self.scratch / f"process-{self.starts + 1}"
+        self._launch(running, command(self.settings, running.left, words, self.file, own))
+
+    def _launch(self, running: _Running, asked: list[str]) -> None:
+        self.starts += 1
         # Until the first process has said so, what is asked for or installed tells.
         cached = (self.outcome.platforms or environment.foreseen(self.settings.platform)) == ["cpu"]
         cache = self.scratch / "cache" if cached else None
-        asked = command(self.settings, running.left, words, self.file, own)
         running.child = Child(asked, variables(os.environ, cache, self.scratch), len(running.left))
         running.collect_errors = []
         self.running.append(running)
@@ -179,6 +174,9 @@ class Runner:
         if kind == "result":
             mismatch = event.pop("mismatch", "")
             record = Record.from_json(event)
+            if running.unit.name == PLANTED:
+                self._keep(running, record)
+                return
             if mismatch and record.status == "pass":
                 said = f"XLA's autotuner found kernels that disagree: {mismatch[:300]}"
                 record = dataclasses.replace(record, status="fail", message=said)
@@ -206,6 +204,9 @@ class Runner:
         if record.id not in running.left:
             return
         running.left.remove(record.id)
+        if running.unit.name == PLANTED:
+            self.outcome.trials[record.id] = record
+            return
         today = datetime.datetime.now(datetime.UTC).date()
         record = accepted(self.outcome.deviations, record, self.outcome.platforms or self._asked_platform(), today)
         record = dataclasses.replace(record, repro=self.settings.repro(record.id, record.subject))

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from .advice import advice
 from .catalogue import laws
+from .faults.judgement import fates
 from .outcome import BROKEN, Group, Outcome
 from .records import Record
 from .settings import Settings
-from .verdict import Verdict
+from .verdict import Verdict, self_test
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,7 +91,7 @@ class Screen:
         self.console = _console()
 
     def begin(self, ids: Sequence[str]) -> None:
-        """See `runner.Watcher`."""
+        """See `Watcher`."""
         self.ids = ids
         trainers = ", ".join(self.settings.subjects)
         self._say(
@@ -98,7 +99,7 @@ class Screen:
         )
 
     def rung(self, group: Group) -> None:
-        """See `runner.Watcher`."""
+        """See `Watcher`."""
         self._say(line(group, ascii_only=self.ascii_only), STYLES[mood(group)])
         broken = [record for record in group.records if record.status in BROKEN]
         for record in broken[:MOST_TOLD]:
@@ -108,7 +109,7 @@ class Screen:
             self._say(f"     and {len(broken) - MOST_TOLD} more, which the report tells", None)
 
     def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
-        """See `runner.Watcher`."""
+        """See `Watcher`."""
         now = time.monotonic()
         if now - self.spoke < EVERY:
             return
@@ -121,6 +122,20 @@ class Screen:
         left = f", about {gone * (all_of_them - over) / over:.0f} s left" if over else ""
         said = f"{gone:.0f} s: {len(done)} of {len(self.ids)} checks done{left}; now {', '.join(running)}"
         print(f"   {said}", file=sys.stderr, flush=True)
+
+    def planted(self, outcome: Outcome) -> None:
+        """What became of the planted faults, in a line like those of the ladder, and those that nobody saw."""
+        found = fates(outcome)
+        if not found:
+            return
+        blind = [fate for fate in found if fate.status == "survived"]
+        state = "bad" if blind else "good" if any(fate.status == "killed" for fate in found) else "idle"
+        seconds = sum(fate.seconds for fate in found)
+        idle = [fate for fate in found if fate.status == "not_run"]
+        said = f"{self_test(outcome)}{f', {len(idle)} not run ({idle[0].message})' if idle else ''}"
+        self._say(f"{GLYPHS[state][self.ascii_only]:<2} {'self-test':<24} {said}, {seconds:.1f} s", STYLES[state])
+        for fate in blind[:MOST_TOLD]:
+            self._say(f"     {fate.fault.id} ({fate.fault.does}): {fate.message}", None)
 
     def verdict(self, verdict: Verdict, where: str) -> None:
         """The last line."""

@@ -31,6 +31,7 @@ class Settings:
         devices: how many to use at most; None takes all, and simulates eight on the CPU.
         only: ids, starts of ids, or numbers of rungs; empty means all.
         seed: of every value drawn.
+        self_test: whether faults are planted, to see that the laws see them.
     """
 
     level: str = "standard"
@@ -40,6 +41,7 @@ class Settings:
     devices: int | None = None
     only: tuple[str, ...] = ()
     seed: int = 0
+    self_test: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, each with its reason."""

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from .catalogue import RUNGS
 from .deviations import stale
+from .faults.judgement import fates
 from .outcome import BROKEN, CAPABILITY, LOST, NOT_APPLICABLE, WRONG, Outcome
 from .records import Record
 
 CODES = {"CONFORMANT": 0, "NONCONFORMANT": 1, "SETUP": 2, "UNRESPONSIVE": 3, "INCOMPLETE": 4, "UNTRUSTED": 5}
 NO_FAULTS = "no planted fault was run"
+MOST_NAMED = 3
 
 
 class Verdict(NamedTuple):
@@ -41,7 +43,19 @@ def judge(outcome: Outcome, today: datetime.date | None = None) -> Verdict:
     code = CODES[name] if outcome.interrupted is None else outcome.interrupted
     if name == "SETUP":
         return Verdict(name, code, reason, f"{name}: {reason}")
-    return Verdict(name, code, reason, f"{name}: {reason}; {described(outcome)}; {NO_FAULTS}")
+    return Verdict(name, code, reason, f"{name}: {reason}; {described(outcome)}; {self_test(outcome)}")
+
+
+def self_test(outcome: Outcome) -> str:
+    """How many of the planted faults were seen, and which were not."""
+    found = fates(outcome)
+    seen, blind = ([fate for fate in found if fate.status == status] for status in ("killed", "survived"))
+    if not seen and not blind:
+        return NO_FAULTS
+    said = f"{len(seen)} of {len(seen) + len(blind)} planted faults seen"
+    named = ", ".join(fate.fault.id for fate in blind[:MOST_NAMED])
+    more = f" and {len(blind) - MOST_NAMED} more" if len(blind) > MOST_NAMED else ""
+    return f"{said}, not {named}{more}" if blind else said
 
 
 def stale_deviations(outcome: Outcome, today: datetime.date | None = None) -> list[str]:
@@ -72,6 +86,14 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
         return "UNRESPONSIVE", reason
     if not passed:
         return "UNTRUSTED", f"nothing was verified: {reason}"
+    found = fates(outcome)
+    blind = [fate for fate in found if fate.status == "survived"]
+    if blind:
+        fate = blind[0]
+        return "UNTRUSTED", f"a planted fault was not seen ({fate.fault.id}: {fate.message}): {reason}"
+    # Where nothing ran to the end there is nothing to trust either; a lone device has no collectives to plant in.
+    if found and not missing and not any(fate.status == "killed" for fate in found):
+        return "UNTRUSTED", f"no planted fault could be run ({found[0].fault.id}: {found[0].message}): {reason}"
     return ("INCOMPLETE" if missing else "CONFORMANT"), reason
 
 

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 from sftref.conformance import operators, precision, strategies, tolerances
 from sftref.conformance.catalogue import laws
 from sftref.conformance.check import Check, LawBroken, NotRun
-from sftref.conformance.laws import test_3_families as families
+from sftref.conformance.faults.backends import cut
 from sftref.conformance.laws import test_3_indices as indices
 from sftref.conformance.laws import test_3_matmul as matmul
 from sftref.conformance.laws import test_3_operators as rung3
 from sftref.conformance.laws import test_4_autodiff as rung4
-from wrong_operators import (
-    another_epsilon,
-    compiled_only,
-    constant_variance,
-    cut,
-    cut_outer,
-    dot,
-    eager_only,
-    fast_softmax,
-    gather_where_the_last_wins,
-    gelu_with_slope_of_tanh,
-    heads_for_tokens,
-    infinite_mask,
-    lanes_of_32,
-    leaking_tanh,
-    linear_forms,
-    log_of_softmax,
-    misses_bias,
-    narrow_sums,
-    no_maximum,
-    one_pass,
-    rest_computed_otherwise,
-    right,
-    sum_without_the_last,
-)
 
 
 def ask(function: Callable[..., None], level: str = "quick", n: int = 2) -> Check:
@@ -55,83 +27,6 @@ def ask(function: Callable[..., None], level: str = "quick", n: int = 2) -> Chec
     return check
 
 
-PLANTS = {
-    "a product whose tile stays zero": (
-        matmul.test_matmul,
-        "linear_forms",
-        linear_forms(lambda y: y.at[:8, :8].set(0)),
-    ),
-    "a product of one row that is zero": (
-        matmul.test_matmul,
-        "linear_forms",
-        linear_forms(lambda y: y * (y.shape[0] > 1)),
-    ),
-    "a scale that misses the bias": (matmul.test_matmul, "linear_forms", misses_bias),
-    "one backward form in TF32": (matmul.test_matmul, "linear_forms", cut_outer),
-    "heads taken for tokens": (matmul.test_batched_matmul, "attention_products", heads_for_tokens),
-    "half-precision sums": (matmul.test_low_precision, "low_precision_forms", narrow_sums),
-    "a sum that stalls": (matmul.test_low_precision, "total", lambda x: jnp.minimum(x.sum(), 256).astype(x.dtype)),
-    "softmax without its maximum": (rung3.test_softmax, "softmax", no_maximum),
-    "softmax of a long row short of its end": (rung3.test_softmax, "softmax", sum_without_the_last),
-    "LayerNorm in one pass": (rung3.test_layer_norm, "layer_norm", one_pass),
-    "LayerNorm with another epsilon": (rung3.test_layer_norm, "layer_norm", another_epsilon),
-    "GELU by tanh": (rung3.test_gelu, "gelu", functools.partial(jax.nn.gelu, approximate=True)),
-    "GELU with the slope of the form by tanh": (rung3.test_gelu, "gelu", gelu_with_slope_of_tanh),
-    "tanh cut at 4": (rung3.test_tanh, "tanh", lambda x: jnp.tanh(jnp.clip(x, -4, 4))),
-    "tanh of what is left beside vectors": (rung3.test_tanh, "tanh_of_prefixes", rest_computed_otherwise),
-    "the log of softmax": (rung3.test_cross_entropy, "cross_entropy", log_of_softmax),
-    "a mask that is ignored": (
-        rung3.test_attention,
-        "attention",
-        lambda q, k, v, seen: right["attention"](q, k, v, jnp.ones_like(seen)),
-    ),
-    "a mask of infinities": (rung3.test_attention, "attention", infinite_mask),
-    "ids of 7 bits": (indices.test_gather, "gather", lambda t, i: t[i & 0x7F]),
-    "the last row out of reach": (indices.test_gather, "gather", lambda t, i: t[jnp.minimum(i, len(t) - 2)]),
-    "the last of equal ids wins": (indices.test_scatter_add, "scatter_add", lambda s, i, u: s.at[i].set(s[i] + u)),
-    "a row that no id names": (indices.test_scatter_add, "scatter_add", lambda s, i, u: s.at[i].add(u).at[0].add(1)),
-    "lanes of 32 out of 64": (indices.test_reductions, "reductions", lanes_of_32),
-    "sums of columns in bfloat16": (
-        indices.test_reductions,
-        "sums_by_axis",
-        lambda x: (x.astype(jnp.bfloat16).sum(0).astype(jnp.float32), x.sum(1)),
-    ),
-    "a kernel that only eager code uses": (families.test_eager_and_jit, "tanh", eager_only),
-    "a rewrite that only compiled code sees": (families.test_eager_and_jit, "tanh", compiled_only),
-    "a NaN that is swallowed": (families.test_special_values, "softmax", fast_softmax),
-    "a NaN that reaches other rows": (families.test_special_values, "tanh", leaking_tanh),
-    "a bias gradient that misses rows": (
-        rung4.test_linear,
-        "linear",
-        lambda x, w, b: dot(x, w) + jnp.where(jnp.arange(len(x))[:, None] > 0, b, lax.stop_gradient(b)),
-    ),
-    "softmax's sum taken as constant": (
-        rung4.test_softmax,
-        "softmax",
-        lambda x: jnp.exp(x - lax.stop_gradient(jax.nn.logsumexp(x, -1, keepdims=True))),
-    ),
-    "LayerNorm's variance taken as constant": (rung4.test_layer_norm, "layer_norm", constant_variance),
-    "the slope of GELU by tanh": (rung4.test_gelu, "gelu", gelu_with_slope_of_tanh),
-    "cotangents of equal ids lost": (rung4.test_embedding, "gather", gather_where_the_last_wins),
-    "a loss by the log of softmax": (rung4.test_cross_entropy, "cross_entropy", log_of_softmax),
-    "attention without the gradient of its keys": (
-        rung4.test_attention,
-        "attention",
-        lambda q, k, v, seen: right["attention"](q, lax.stop_gradient(k), v, seen),
-    ),
-    "values recomputed from other ones": (
-        rung4.test_remat,
-        "feed_forward_again",
-        lambda x, a, b, c: right["feed_forward"](x, a, b, c) + 1e-4 * x[:, : c.shape[1]],
-    ),
-    "NaN from an untaken branch": (
-        rung4.test_nan,
-        "guarded_losses",
-        lambda x, seen: jnp.where(seen, (jax.nn.softmax(x) * x).sum(-1), 0.0),
-    ),
-}
-
-
 @pytest.fixture(autouse=True)
 def _one_small_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compilation is what takes time: few shapes."""
@@ -139,15 +34,6 @@ def _one_small_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(strategies.EXAMPLES, "standard", 1)
     monkeypatch.setitem(matmul.SHAPES, "quick", ((33, 65, 7), (1, 64, 2)))
     monkeypatch.setitem(indices.POWERS, "quick", (10,))
-
-
-@pytest.mark.parametrize("fault", PLANTS)
-def test_a_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    function, name, wrong = PLANTS[fault]
-    monkeypatch.setattr(families, "FAMILIES", [family for family in families.FAMILIES if family.name == name])
-    monkeypatch.setattr(operators, name, wrong)
-    with pytest.raises(LawBroken):
-        ask(function)
 
 
 def in_force(bits: int, *, rows: int | None = None, context: bool = True) -> Callable[..., tuple[Any, ...]]:
@@ -204,23 +90,6 @@ def test_an_error_below_that_of_the_precision_is_seen() -> None:
     a, b = (np.random.default_rng(i).standard_normal((64, 64), np.float32) for i in range(2))
     with pytest.raises(LawBroken, match="should be at least"):
         matmul._two_sided(Check(laws()["operators.precision"], "quick", 0), "x W", a @ b, a, b, "tensorfloat32")
-
-
-def gradient_within(w: Any, x: Any, y: Any, weights: Any) -> tuple[Any, Any]:
-    """The sum over devices inside of what is differentiated."""
-    return jax.value_and_grad(lambda w: lax.psum((weights * (x @ w - y) ** 2).sum() / 2, "data"))(w)
-
-
-def gradient_unsummed(w: Any, x: Any, y: Any, weights: Any) -> tuple[Any, Any]:
-    value, slope = jax.value_and_grad(lambda w: (weights * (x @ w - y) ** 2).sum() / 2)(w)
-    return lax.psum(value, "data"), slope
-
-
-@pytest.mark.parametrize("wrong", [gradient_within, gradient_unsummed])
-def test_a_sum_over_devices_out_of_place_is_seen(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rung4, "gradient_of_sum", wrong)
-    with pytest.raises(LawBroken, match="the gradient on every device"):
-        ask(rung4.test_collectives)
 
 
 def test_one_device_says_nothing_of_collectives() -> None:

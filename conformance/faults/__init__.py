@@ -24,6 +24,8 @@ class Fault:
         looks_like: what whoever has it notices, if anything.
         seen_by: the ids of the laws that must see it; others may see it too.
         planted: the module of this package that plants it.
+        level: the lowest at which those laws can see it: some sizes are asked from `standard` on.
+        sample: whether it is planted in every run; the others are at `full`.
         links: threads of people who had it.
     """
 
@@ -33,6 +35,8 @@ class Fault:
     looks_like: str
     seen_by: tuple[str, ...]
     planted: str
+    level: str = "quick"
+    sample: bool = False
     links: tuple[str, ...] = ()
 
 

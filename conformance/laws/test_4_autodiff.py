@@ -15,6 +15,7 @@ from .. import families, gradients, operators
 from ..check import Check
 from ..comparison import Array
 from ..families import Exact, normal
+from ..meshes import shard_map
 from ..operators import Machine
 from ..strategies import for_all, for_shapes, generators
 from ..tolerances import allowed
@@ -229,7 +230,7 @@ def _sharded(formula: Callable[..., Any], devices: tuple[Any, ...], sharded: int
 
     mesh = Mesh(np.array(devices), ("data",))
     # Unchecked: with the check on, JAX itself inserts the sum where `w` is used, and there is none left to place.
-    return jax.jit(jax.shard_map(alone, mesh=mesh, in_specs=specs, out_specs=row, check_vma=False))
+    return jax.jit(shard_map(alone, mesh, specs, row, check=False))
 
 
 @pytest.mark.law("autodiff.collectives")

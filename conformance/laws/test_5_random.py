@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..check import Check
 from ..comparison import Bound
 from ..masks import Words, threefry_2x32
+from ..operators import everywhere
 from ..strategies import for_all, generators
 
 # Known answers of threefry2x32 with 20 rounds: (key, counter, result), from Random123's kat_vectors (Salmon et al.,
@@ -25,6 +26,8 @@ KNOWN = (
     ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
 )
 SHAPE = (7, 37)
+# A rate rounded to 1/256 moves 1 in 600 of the bits of a mask: so many that every draw has dozens of them.
+MASK = (61, 1021)
 RATE = 0.1
 # Standard deviations a clean statistic may be off: beyond 7, a normal one is so 3 times in 10^12 draws, and the few
 # hundred drawn in a run stay silent for longer than anybody runs them.
@@ -56,6 +59,11 @@ def uniform_of(bits: Words) -> np.ndarray:
 def key_of(seed: int) -> jax.Array:
     """A threefry key of all 64 bits of a seed, whatever the default generator and integer width are."""
     return jax.random.wrap_key_data(jnp.array(pair(seed), jnp.uint32), impl="threefry2x32")
+
+
+def bits_of_words(words: jax.Array) -> jax.Array:
+    """What JAX draws for a key of two words."""
+    return jax.random.bits(jax.random.wrap_key_data(words, impl="threefry2x32"), SHAPE)
 
 
 @pytest.mark.law("random.threefry")
@@ -100,11 +108,11 @@ def test_bernoulli(check: Check) -> None:
     """Uniform numbers and dropout masks are those of their bits, eager and jitted."""
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.random.uniform(key, SHAPE), jax.random.bernoulli(key, RATE, SHAPE)
+        return jax.random.uniform(key, MASK), jax.random.bernoulli(key, RATE, MASK)
 
     def holds(rng: np.random.Generator) -> None:
         seed = int(rng.integers(0, 2**63))
-        uniform = uniform_of(bits_of(pair(seed), SHAPE))
+        uniform = uniform_of(bits_of(pair(seed), MASK))
         for how, function in (("eager", draw), ("jitted", jitted)):
             got = function(key_of(seed))
             check.equal(f"uniform, {how}", np.asarray(got[0]), uniform)
@@ -116,14 +124,17 @@ def test_bernoulli(check: Check) -> None:
 
 @pytest.mark.law("random.devices")
 def test_devices(check: Check, devices: list[Any]) -> None:
-    """The same key gives the same bits on every device."""
-    bits = jax.jit(lambda key: jax.random.bits(key, SHAPE))
+    """The same key gives the same bits on every device, in one program on all; and in one for each device."""
+    bits = jax.jit(bits_of_words)
+    at_once = everywhere(bits_of_words, tuple(devices))
 
     def holds(rng: np.random.Generator) -> None:
-        seed = int(rng.integers(0, 2**63))
+        words = pair(int(rng.integers(0, 2**63)))
+        want = bits_of(words, SHAPE)
+        for device, got in zip(devices, np.asarray(at_once(np.array(words))), strict=True):
+            check.equal(f"bits on {device} among all", got, want)
         for device in devices if check.at("standard") else [devices[0], devices[-1]]:
-            got = np.asarray(bits(jax.device_put(key_of(seed), device)))
-            check.equal(f"bits on {device}", got, bits_of(pair(seed), SHAPE))
+            check.equal(f"bits on {device}", np.asarray(bits(jax.device_put(np.array(words), device))), want)
 
     for_all(check, holds, rng=generators())
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..advice import advice
 from ..catalogue import RUNGS, laws
+from ..faults.judgement import Fate, fates
 from ..outcome import Outcome
 from ..records import Record, plain
 from ..verdict import Verdict, broken, stale_deviations, unmet
@@ -30,6 +31,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
             "only": list(settings.only),
             "against": settings.against,
             "unoptimized": outcome.unoptimized,
+            "self_test": settings.self_test,
         },
         "environment": outcome.environment,
         "subject": [
@@ -37,7 +39,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
             for label, adapter in settings.subjects.items()
         ],
         "checks": [check(record) for record in outcome.ended()],
-        "faults": [],
+        "faults": [fate(found) for found in fates(outcome)],
         "deviations": [known.to_json() for known in outcome.deviations],
         "stale_deviations": stale_deviations(outcome),
         "troubles": outcome.troubles,
@@ -54,6 +56,20 @@ def check(record: Record) -> dict[str, Any]:
     cause, next_step = advice(record)
     said = {"requirement": law.requirement, "catches": law.catches, "cause": cause, "next_step": next_step}
     return record.to_json() | {"rung_name": law.rung_name, **said}
+
+
+def fate(found: Fate) -> dict[str, Any]:
+    """One planted fault, and which laws saw it."""
+    return {
+        "id": found.fault.id,
+        "layer": found.fault.layer,
+        "does": found.fault.does,
+        "status": found.status,
+        "expected": list(found.expected),
+        "seen_by": list(found.seen_by),
+        "message": found.message,
+        "seconds": round(found.seconds, 3),
+    }
 
 
 def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
@@ -73,6 +89,7 @@ def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
             "layer": RUNGS[law.rung], "cause": cause, "evidence": evidence, "next_step": next_step
         }  # fmt: skip
     missing, old = unmet(outcome), stale_deviations(outcome)
+    blind = [found for found in fates(outcome) if found.status == "survived"]
     if verdict.name == "SETUP":
         layer, cause, evidence = "environment", "What was asked for is not there.", [verdict.reason]
         step = "Do what the verdict's line says, and run again."
@@ -85,6 +102,10 @@ def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
     elif outcome.interrupted is not None:
         layer, cause, evidence = "run", "The run was interrupted.", [verdict.reason]
         step = "Run again."
+    elif verdict.name == "UNTRUSTED" and blind:
+        layer, cause = "kit", "The kit did not see a fault that it had planted: its verdict proves nothing here."
+        evidence = [f"{found.fault.id} ({found.fault.does}): {found.message}" for found in blind]
+        step = "Report this with report.json: a law is blind here, or this JAX takes a fault otherwise than expected."
     else:
         layer, cause = "run", "Checks that the run must answer for did not run."
         evidence = list(dict.fromkeys(f"{record.id}: {record.message}" for record in missing))[:10] or [verdict.reason]

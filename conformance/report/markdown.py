@@ -10,7 +10,7 @@ from ..catalogue import RUNGS, laws
 from ..outcome import BROKEN, Outcome
 from ..records import Record, printable
 from ..screen import GLYPHS, WORDS, mood
-from ..verdict import NO_FAULTS, Verdict
+from ..verdict import Verdict, self_test
 from .document import margins
 
 
@@ -37,7 +37,7 @@ def markdown(outcome: Outcome, verdict: Verdict, content: dict[str, Any]) -> str
         "Error over bound, of the comparisons that have a bound other than zero.",
         _margins(outcome),
     ]
-    parts += ["## Planted faults", f"None: {NO_FAULTS}."]
+    parts += ["## Planted faults", *_faults(content["faults"], outcome)]
     parts += _timing(content["timing"])
     parts += _environment(content)
     return "\n\n".join(parts) + "\n"
@@ -75,6 +75,21 @@ def _failure(record: Record) -> Iterator[str]:
     said = record.facts.get("stderr")
     if said:
         yield _code("\n".join(said))
+
+
+def _faults(found: Sequence[dict[str, Any]], outcome: Outcome) -> Iterator[str]:
+    said = self_test(outcome)
+    yield f"{said[0].upper()}{said[1:]}{'' if outcome.settings.level == 'full' else '; `--level full` plants all'}."
+    if not found:
+        return
+    layers = dict.fromkeys(fault["layer"] for fault in found)
+    counts = [[sum(f["layer"] == layer and f["status"] == status for f in found) for status in
+               ("killed", "survived", "not_run")] for layer in layers]  # fmt: skip
+    rows = [(layer, *map(str, numbers)) for layer, numbers in zip(layers, counts, strict=True)]
+    yield _table(("layer", "seen", "not seen", "not run"), rows)
+    rows = [(f"`{f['id']}`", _inline(f["does"]), ", ".join(f"`{law}`" for law in f["seen_by"]) or "nobody",
+             _inline(f["message"])) for f in found]  # fmt: skip
+    yield _table(("planted fault", "what is wrong", "seen by", ""), rows)
 
 
 def _margins(outcome: Outcome) -> str:

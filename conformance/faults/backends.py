@@ -1,0 +1,321 @@
+"""Wrong operators, generators and derivative rules, below every caller: what a bad kernel or compiler computes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import primitives as core
+from jax.interpreters import ad
+
+from .executables import with_shards
+from .lowering import replaced
+from .plants import Instead, Plants
+
+PLANTS = Plants()
+# Relative errors of the approximations that hardware has beside the exact instruction: about 11 and 22 bits.
+COARSE, FINE = np.float32(1 + 2.0**-11), np.float32(1 + 2.0**-16)
+
+
+def plant(fault: str) -> AbstractContextManager[Instead | None]:
+    """Plant a fault of this module."""
+    return PLANTS[fault]()
+
+
+def planted() -> list[str]:
+    """The ids of the faults that this module plants."""
+    return list(PLANTS)
+
+
+def cut(x: Any, bits: int) -> Any:
+    """A float32 operand as TF32 (10 bits beside the leading one) or bfloat16 (7) hold it; any other as it is."""
+    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=bits) if x.dtype == np.float32 else x
+
+
+def highest(how: Any) -> bool:
+    """Whether a product was asked for at the highest precision."""
+    asked = how if isinstance(how, tuple) else (how,)
+    return all(each == lax.Precision.HIGHEST for each in asked)
+
+
+def zero_tail(x: Any, rows: int = 8) -> Any:
+    """The last rows and columns of a matrix as zeros."""
+    return x.at[-rows:, -rows:].set(0)
+
+
+@PLANTS.lowered("tf32-by-default", core.dot_general_p)
+def _tf32_by_default(right: Any, a: Any, b: Any, *, precision: Any, **_: Any) -> Any:
+    return right(a, b) if highest(precision) else right(cut(a, 10), cut(b, 10))
+
+
+@PLANTS.lowered("precision-ignored", core.dot_general_p)
+def _precision_ignored(right: Any, a: Any, b: Any, **_: Any) -> Any:
+    return right(cut(a, 10), cut(b, 10))
+
+
+@PLANTS.lowered("one-row-in-bfloat16", core.dot_general_p)
+def _one_row(right: Any, a: Any, b: Any, **_: Any) -> Any:
+    return right(cut(a, 7), cut(b, 7)) if a.ndim == 2 and a.shape[0] == 1 else right(a, b)
+
+
+@PLANTS.lowered("autotuned-to-tf32", core.dot_general_p)
+def _autotuned(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
+    transposed = dimension_numbers[0] == ((0,), (0,))
+    return right(cut(a, 10), cut(b, 10)) if transposed else right(a, b)
+
+
+@PLANTS.lowered("last-tile-zero", core.dot_general_p)
+def _last_tile(right: Any, a: Any, b: Any, **_: Any) -> Any:
+    out = right(a, b)
+    return zero_tail(out) if out.ndim == 2 and out.size > 2**16 else out
+
+
+@PLANTS.lowered("one-term-zero", core.dot_general_p)
+def _one_term(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
+    (over, _), (batch, _) = dimension_numbers
+    terms = int(np.prod([a.shape[axis] for axis in over]))
+    return right(a, b) * (0 if terms == 1 and not batch else 1)
+
+
+@PLANTS.lowered("last-term-lost", core.dot_general_p)
+def _last_term(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
+    (over, _), (batch, _) = dimension_numbers
+    if batch or len(over) != 1 or a.shape[over[0]] < 512:
+        return right(a, b)
+    kept = jnp.arange(a.shape[over[0]]) < a.shape[over[0]] - 1
+    return right(jnp.where(jnp.expand_dims(kept, 1 - over[0]) if a.ndim == 2 else kept, a, 0), b)
+
+
+@PLANTS.lowered("last-of-a-batch-zero", core.dot_general_p)
+def _last_of_batch(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
+    out = right(a, b)
+    return out.at[-1].set(0) if dimension_numbers[1][0] else out
+
+
+@PLANTS.lowered("half-precision-sums", core.dot_general_p)
+def _half_precision(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
+    (over, _), (batch, _) = dimension_numbers
+    if a.dtype.itemsize != 2 or batch or a.ndim != 2 or a.shape[over[0]] == 1:
+        return right(a, b)
+    first = jnp.expand_dims(jnp.arange(a.shape[over[0]]) % 2 == 0, 1 - over[0])
+    parts = [right(jnp.where(half, a, 0), b) for half in (first, ~first)]
+    return parts[0].astype(a.dtype).astype(parts[0].dtype) + parts[1]
+
+
+@PLANTS.lowered("lanes-of-32", core.reduce_sum_p)
+def _lanes(right: Any, x: Any, **_: Any) -> Any:
+    if x.ndim != 1 or len(x) < 1024:
+        return right(x)
+    return right(jnp.where(jnp.arange(len(x)) % 64 < 32, x, 0))
+
+
+@PLANTS.lowered("column-sums-in-bfloat16", core.reduce_sum_p)
+def _columns(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
+    return cut(right(x), 7) if x.ndim == 2 and tuple(axes) == (0,) else right(x)
+
+
+@PLANTS.lowered("maximum-of-a-part", core.reduce_max_p)
+def _maximum(right: Any, x: Any, **_: Any) -> Any:
+    far = x.ndim == 1 and len(x) >= 2**17
+    return right(jnp.where(jnp.arange(len(x)) < len(x) // 8, x, x[0])) if far else right(x)
+
+
+@PLANTS.lowered("index-of-7-bits", core.argmax_p)
+def _argmax(right: Any, x: Any, **_: Any) -> Any:
+    return right(x) & 0x7F
+
+
+@PLANTS.lowered("tanh-of-the-rest", core.tanh_p)
+def _tanh_rest(right: Any, x: Any, **_: Any) -> Any:
+    y, n = right(x), x.size % 8
+    return (y.ravel().at[y.size - n :].multiply(FINE)).reshape(y.shape) if n else y
+
+
+@PLANTS.lowered("tanh-cut-at-4", core.tanh_p)
+def _tanh_cut(right: Any, x: Any, **_: Any) -> Any:
+    return right(jnp.clip(x, -4, 4))
+
+
+@PLANTS.ran("eager-garbage")
+def _eager() -> Any:
+    """Programs of one operation, as code has that runs step by step, and the right result in all others."""
+
+    def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
+        idle = (" parameter(", " fusion(", " call(")
+        operations = [
+            line for line in text.splitlines() if line.startswith(" ") and not any(word in line for word in idle)
+        ]
+        alone = len(operations) == 1 and " tanh(" in operations[0]
+        return [with_shards(x, lambda _, part: np.full_like(part, np.nan)) if alone else x for x in results]
+
+    return change
+
+
+def _by_tanh(z: Any) -> Any:
+    x = z * np.float32(np.sqrt(2))
+    return jnp.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3))
+
+
+@PLANTS.given("erf-by-tanh")
+def _erf() -> Iterator[None]:
+    with (
+        replaced(core.erf_p, lambda right, x, **_: _by_tanh(x)),
+        replaced(core.erfc_p, lambda right, x, **_: 1 - _by_tanh(x)),
+    ):
+        yield
+
+
+@PLANTS.lowered("fast-exp", core.exp_p)
+def _exp(right: Any, x: Any, **_: Any) -> Any:
+    return right(x) * jnp.where(x < 0, COARSE, 1).astype(x.dtype)
+
+
+@PLANTS.lowered("fast-log", core.log_p)
+def _log(right: Any, x: Any, **_: Any) -> Any:
+    return right(x) * COARSE
+
+
+@PLANTS.lowered("fast-rsqrt", core.rsqrt_p)
+def _rsqrt(right: Any, x: Any, **_: Any) -> Any:
+    return right(x) * COARSE
+
+
+@PLANTS.lowered("fast-division", core.div_p)
+def _division(right: Any, a: Any, b: Any, **_: Any) -> Any:
+    return right(a, b) * COARSE if a.dtype == np.float32 else right(a, b)
+
+
+@PLANTS.lowered("ids-of-7-bits", core.gather_p)
+def _ids(right: Any, table: Any, ids: Any, *rest: Any, **_: Any) -> Any:
+    return right(table, ids & 0x7F if table.shape[0] > 128 else ids, *rest)
+
+
+@PLANTS.lowered("last-row-out-of-reach", core.gather_p)
+def _last_row(right: Any, table: Any, ids: Any, *rest: Any, **_: Any) -> Any:
+    return right(table, jnp.minimum(ids, table.shape[0] - 2) if table.ndim == 2 else ids, *rest)
+
+
+@PLANTS.lowered("last-of-equal-ids-wins", core.scatter_add_p)
+def _duplicates(right: Any, table: Any, ids: Any, updates: Any, *, dimension_numbers: Any, **_: Any) -> Any:
+    return lax.scatter(table, ids, updates, dimension_numbers)
+
+
+@PLANTS.lowered("a-row-that-no-id-names", core.scatter_add_p)
+def _row(right: Any, *operands: Any, **_: Any) -> Any:
+    found = right(*operands)
+    return found + (lax.broadcasted_iota(np.int32, found.shape, 0) == 0).astype(found.dtype)
+
+
+@PLANTS.lowered("updates-behind-the-last-block", core.scatter_add_p)
+def _block(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
+    n = updates.shape[0]
+    if n > 1024 and n & (n - 1):
+        updates = updates.at[n - n % 1024 :].set(0)
+    return right(table, ids, updates)
+
+
+@PLANTS.lowered("sort-of-blocks", core.sort_p)
+def _sort(right: Any, *operands: Any, dimension: int, **_: Any) -> Any:
+    found = right(*operands)
+    n = operands[0].shape[dimension]
+    halves = [lax.concatenate([lax.slice_in_dim(x, n // 2, n, axis=dimension),
+                               lax.slice_in_dim(x, 0, n // 2, axis=dimension)], dimension) for x in found]  # fmt: skip
+    return halves if n > 32 else found
+
+
+@PLANTS.lowered("conversion-truncates", core.convert_element_type_p)
+def _convert(right: Any, x: Any, *, new_dtype: Any, **_: Any) -> Any:
+    if x.dtype != np.float32 or new_dtype != jnp.bfloat16:
+        return right(x)
+    words = lax.bitcast_convert_type(x, np.uint32)
+    return right(lax.bitcast_convert_type(words & np.uint32(0xFFFF0000), np.float32))
+
+
+@PLANTS.lowered("counter-of-31-bits", core.threefry2x32_p)
+def _counter(right: Any, k1: Any, k2: Any, x1: Any, x2: Any, **_: Any) -> Any:
+    return right(k1, k2, x1 & np.uint32(0x7FFFFFFF), x2)
+
+
+@PLANTS.lowered("neighbours-share-their-bits", core.threefry2x32_p)
+def _neighbours(right: Any, k1: Any, k2: Any, x1: Any, x2: Any, **_: Any) -> Any:
+    return right(k1, k2, x1, x2 & np.uint32(0xFFFFFFFE))
+
+
+@PLANTS.given("another-layout-of-random-bits")
+def _layout() -> Iterator[None]:
+    before = jax.config.values["jax_threefry_partitionable"]
+    jax.config.update("jax_threefry_partitionable", not before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_threefry_partitionable", before)
+
+
+@PLANTS.patched("uniform-of-24-bits", jax.random, "uniform")
+def _uniform(right: Any, key: Any, shape: Any = (), *args: Any, **options: Any) -> Any:
+    return (jax.random.bits(key, shape) >> 8).astype(jnp.float32) * np.float32(2.0**-24)
+
+
+@PLANTS.patched("mask-of-8-bits", jax.random, "bernoulli")
+def _mask(right: Any, key: Any, p: Any = 0.5, shape: Any = ()) -> Any:
+    return (jax.random.bits(key, shape) >> 24) < round(p * 256)
+
+
+@PLANTS.ran("other-bits-on-the-second-device")
+def _bits_by_device() -> Any:
+    # On one device there is no second: the only one.
+    second = min(1, len(jax.devices()) - 1)
+
+    def turned(place: int, part: Any) -> Any:
+        return part ^ np.uint32(1) if place == second else part
+
+    return lambda text, results: [with_shards(x, turned) if _is_bits(text, x) else x for x in results]
+
+
+@PLANTS.ran("same-bits-on-every-shard")
+def _bits_by_shard() -> Any:
+    return lambda text, results: [_first_everywhere(x) if _is_bits(text, x) else x for x in results]
+
+
+def _is_bits(text: str, x: Any) -> bool:
+    """Whether these are random bits: words from a program of shifts and exclusive ors."""
+    return x.dtype == np.uint32 and "shift-right-logical" in text and "xor" in text
+
+
+def _first_everywhere(x: Any) -> Any:
+    first = np.asarray(x.addressable_shards[0].data)
+    return with_shards(x, lambda place, part: first if first.shape == part.shape else part)
+
+
+@contextlib.contextmanager
+def _rule(table: Any, primitive: Any, wrong: Callable[..., Any]) -> Iterator[None]:
+    """A derivative rule replaced: `wrong` gets the right rule and its arguments."""
+    right = table[primitive]
+    table[primitive] = functools.partial(wrong, right)
+    try:
+        yield
+    finally:
+        table[primitive] = right
+
+
+def _slope(fault: str, primitive: Any, wrong: Callable[..., Any]) -> None:
+    """A primitive whose derivative is `wrong` of the right tangent and the argument."""
+
+    def rule(right: Any, primals: Any, tangents: Any, **how: Any) -> Any:
+        out, tangent = right(primals, tangents, **how)
+        return out, wrong(tangent, *primals)
+
+    PLANTS[fault] = lambda: _rule(ad.primitive_jvps, primitive, rule)
+
+
+_slope("slope-of-exp", core.exp_p, lambda tangent, x: tangent * np.float32(1.01))
+_slope("slope-of-a-product", core.dot_general_p, lambda tangent, a, b: tangent * np.float32(1.01))
+_slope("slope-of-rsqrt", core.rsqrt_p, lambda tangent, x: tangent * np.float32(1.01))
+_slope("slope-of-erf-far-out", core.erfc_p, lambda tangent, x: jnp.where(jnp.abs(x) > 1, 0, tangent))

@@ -1,0 +1,113 @@
+"""(fault, law) -> a record: one law asked in this process, with one fault planted."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import pkgutil
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import compilation
+from ..adapter import load_adapter
+from ..catalogue import Law, laws
+from ..check import Check
+from ..records import Record
+from ..settings import Settings, device_limit
+from . import Fault
+from .lowering import CannotPlantError
+
+SUBJECTS = "subjects"
+KIT = __package__.rpartition(".")[0]
+
+
+@functools.cache
+def functions() -> dict[str, Callable[..., None]]:
+    """Law -> the function that asks it."""
+    package = importlib.import_module(f"{KIT}.laws")
+    found: dict[str, Callable[..., None]] = {}
+    for name in sorted(module.name for module in pkgutil.iter_modules(package.__path__)):
+        for function in vars(importlib.import_module(f"{KIT}.laws.{name}")).values():
+            for mark in getattr(function, "pytestmark", ()):
+                found |= {mark.args[0]: function} if mark.name == "law" else {}
+    return found
+
+
+@contextlib.contextmanager
+def planted(fault: Fault | None) -> Iterator[dict[str, Any]]:
+    """Plant a fault; gives what a law that asks for it by name gets instead of the right thing.
+
+    Raises:
+        CannotPlantError: this JAX or this machine has no place for it.
+    """
+    if fault is None:
+        yield {}
+        return
+    module = importlib.import_module(f"{__package__}.{fault.planted}")
+    # A wrong trainer compiles nothing of JAX's.
+    anew = forget if fault.planted != SUBJECTS else lambda: None
+    anew()
+    try:
+        with module.plant(fault.id) as instead:
+            yield instead or {}
+    finally:
+        anew()
+
+
+def forget() -> None:
+    """Drop all compiled programs, JAX's and the kit's own: what was compiled without a fault does not have it."""
+    jax.clear_caches()
+    for name, module in list(sys.modules.items()):
+        if name == f"{KIT}.operators" or name.startswith(f"{KIT}.laws."):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear") and value is not functions:
+                    value.cache_clear()
+
+
+def ask(law: Law, instead: dict[str, Any], settings: Settings, subject: str | None = None) -> Record:
+    """Ask one law as pytest would; what is in `instead` takes the place of the fixture of its name."""
+    check = Check(law, settings.level, settings.seed)
+    error: BaseException | None = None
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
+        ways: dict[str, Callable[[], Any]] = {
+            "check": lambda: check,
+            "rng": lambda: np.random.default_rng((zlib.crc32(law.id.encode()), settings.seed)),
+            "settings": lambda: settings,
+            "devices": lambda: jax.devices()[: int(min(device_limit(settings), len(jax.devices())))],
+            "against": lambda: load_adapter(settings.against),
+            "tmp_path": lambda: Path(folder),
+        }
+        function = functions()[law.id]
+        names = inspect.signature(function).parameters
+        try:
+            given = {name: instead[name] if name in instead else ways[name]() for name in names}
+            with compilation.of(check):
+                function(**given)
+            check.finish()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as raised:
+            error = raised
+    return Record.of(law, subject, check, error, time.monotonic() - began, "")
+
+
+def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]]) -> Iterator[Record]:
+    """One fault planted, or none, and laws asked with it there; the records' subject is the fault."""
+    subject = fault.id if fault else None
+    try:
+        with planted(fault) as instead:
+            for law, settings in asked:
+                yield ask(laws()[law], instead, settings, subject)
+    except CannotPlantError as error:
+        yield from (Record.ended(laws()[law], subject, "not_run", str(error), 0.0) for law, _ in asked)
