@@ -7,7 +7,7 @@ that cannot tell a tensor from its own shuffle proves nothing and is an error of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -16,6 +16,7 @@ import pytest
 
 from .catalogue import LEVELS, Law
 from .comparison import EXACT, Array, Bound, Comparison, distance, largest, share_that_differs, shuffled, told
+from .floors import Floors
 
 Skipped: type[Any] = pytest.skip.Exception
 # Leaves named beside the worst one.
@@ -56,6 +57,8 @@ class Check:
         seed: of all values drawn.
         comparisons: those made so far.
         facts: measured along the way, for the report: JSON values.
+        floors: the smallest errors that the comparisons so far would have seen.
+        narrows: whether a failure is asked again with less, for the diagnosis; it takes seconds.
     """
 
     law: Law
@@ -63,6 +66,8 @@ class Check:
     seed: int
     comparisons: list[Comparison] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    narrows: bool = True
+    floors: Floors = field(default_factory=Floors)
 
     def at(self, level: str) -> bool:
         """Whether this run's level is at least `level`."""
@@ -82,6 +87,7 @@ class Check:
         other = shuffled(want) if control is None else np.asarray(control)
         unlike = None if other is None else share_that_differs(other, want)
         self._add(Comparison(what, share_that_differs(got, want), EXACT, unlike, want.size), got, want)
+        self.floors.note_exact(want.dtype)
 
     def close(
         self,
@@ -105,6 +111,7 @@ class Check:
         other = shuffled(w) if control is None else np.asarray(control, np.float64)
         unlike = None if other is None else distance(other, w, size)
         self._add(Comparison(what, distance(g, w, size), bound, unlike, want.size), got, want)
+        self.floors.note(what, got.dtype, g, w, lambda other: distance(other, w, size) / bound.value)
 
     def within(
         self,
@@ -128,6 +135,7 @@ class Check:
         other = shuffled(w) if control is None else np.asarray(control, np.float64)
         unlike = None if other is None else largest(other, w, limits)
         self._add(Comparison(what, largest(g, w, limits), bound, unlike, want.size), g, w, limits)
+        self.floors.note(what, got.dtype, g, w, lambda other: largest(other, w, limits) / bound.value)
 
     def tree(self, what: str, got: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]) -> None:
         """Every leaf under its own bound, which is absolute here: the l2 norm of the difference.
@@ -148,8 +156,12 @@ class Check:
             self.comparisons.append(found)
             if not found.error <= found.bound.value:
                 broken.append((found, g, w))
+            elif found.bound.value > 0:
+                kind, most = np.asarray(got[name]).dtype, found.bound.value
+                self.floors.note(found.what, kind, g, w, _in_bounds(w, most))
         if broken:
             found, g, w = max(broken, key=lambda item: item[0].margin)
+            self._off(g, w)
             others = [item[0].what.removeprefix(f"{what} ") for item in broken if item[0] is not found]
             shown = [*others[:MOST_LEAVES], *(["..."] if len(others) > MOST_LEAVES else [])]
             text = f"{told(found, g, w)}; {len(broken)} of {len(want)} leaves are out of bounds"
@@ -204,6 +216,9 @@ class Check:
         """
         if not any(found.compared for found in self.comparisons):
             raise Vacuous(f"{self.law.id} compared nothing")
+        self.facts["floor"] = self.floors.found()
+        if self.floors.unseen:
+            self.facts["unseen"] = sorted(self.floors.unseen)
 
     @property
     def worst(self) -> Comparison | None:
@@ -217,6 +232,7 @@ class Check:
     def _add(self, found: Comparison, got: Array, want: Array, limits: Array | None = None) -> None:
         self.comparisons.append(found)
         if not found.error <= found.bound.value:
+            self._off(got, want)
             self._fail(found.what, told(found, got, want, limits))
         if found.control is not None and found.control <= found.bound.value:
             raise Vacuous(
@@ -224,5 +240,20 @@ class Check:
                 f"{found.bound.value:.2g}; the comparison is blind"
             )
 
+    def _off(self, got: Array, want: Array) -> None:
+        """Note the relative error of a comparison that failed, in the l2 norm: it tells a precision from a mistake."""
+        if want.dtype.kind in "biu":
+            return
+        g, w = got.astype(np.float64), want.astype(np.float64)
+        with np.errstate(all="ignore"):
+            error = distance(g, w, float(np.linalg.norm(w)))
+        if math.isfinite(error):
+            self.facts["off_by"] = error
+
     def _fail(self, what: str, text: str) -> NoReturn:
         raise LawBroken(f"{what}: {text} [{self.law.id}]")
+
+
+def _in_bounds(want: Array, most: float) -> Callable[[Array], float]:
+    """The l2 error of an array in units of `most`."""
+    return lambda got: distance(got, want, 1.0) / most

@@ -89,6 +89,7 @@ def run(command: str, args: dict[str, Any]) -> int:
 
 def _verify(args: dict[str, Any]) -> int:
     from . import deviations, report, runner
+    from .report.document import diagnosis
     from .screen import Screen
     from .verdict import judge
 
@@ -111,8 +112,11 @@ def _verify(args: dict[str, Any]) -> int:
     report.prepare(out)
     screen = Screen(settings, _seconds_before(out, settings.level))
     outcome = runner.verify(settings, known, file, screen)
-    screen.planted(outcome)
+    if outcome.setup is None:
+        screen.planted(outcome)
     verdict = judge(outcome)
+    if verdict.name not in ("CONFORMANT", "SETUP") and outcome.interrupted is None:
+        screen.diagnosis(diagnosis(outcome, verdict))
     try:
         report.write(out, outcome, verdict)
     except OSError as error:

@@ -14,6 +14,8 @@ from .check import Check
 STATUSES = ("pass", "fail", "error", "hang", "crash", "blocked", "not_run", "deviation")
 # XLA's autotuner says so when two of its kernels disagree, and goes on (jax-ml/jax#26846).
 MISMATCH = "Results mismatch"
+# Comparisons that held before one failed, which a record names.
+MOST_HELD = 4
 # A child writes it with the id to stderr when a check ends, so that what was said before belongs to that check.
 END_OF_CHECK = b"\x1esftref "
 
@@ -86,6 +88,10 @@ class Record:
         if check is None:
             return blank
         made = check.comparisons
+        if status == "fail":
+            # Repeated values are of no interest: what was compared is.
+            held = dict.fromkeys(found.what for found in made if found.error <= found.bound.value)
+            check.facts["held_before"] = list(held)[-MOST_HELD:]
         worst = check.worst
         if worst is None:
             return dataclasses.replace(blank, facts=check.facts)

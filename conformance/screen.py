@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .advice import advice
 from .catalogue import laws
@@ -136,6 +136,15 @@ class Screen:
         self._say(f"{GLYPHS[state][self.ascii_only]:<2} {'self-test':<24} {said}, {seconds:.1f} s", STYLES[state])
         for fate in blind[:MOST_TOLD]:
             self._say(f"     {fate.fault.id} ({fate.fault.does}): {fate.message}", None)
+
+    def diagnosis(self, found: Mapping[str, Any] | None) -> None:
+        """The layer at fault, what that rests on, and what to do, before the verdict."""
+        if found is None:
+            return
+        self._say(f"diagnosis: {found['layer']}: {found['cause']}", STYLES["bad"])
+        for text in found["evidence"][:MOST_TOLD]:
+            self._say(f"     {' '.join(text.split())[:300]}", None)
+        self._say(f"     next step: {found['next_step']}", None)
 
     def verdict(self, verdict: Verdict, where: str) -> None:
         """The last line."""

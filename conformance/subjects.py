@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from .adapter import Arrays, Case, HostBatch, StepResult, TrainerUnderTest
 from .cases import B, main_case, start_params
-from .check import Check
+from .check import Check, LawBroken
+from .comparison import distance
 from .oracle import Params, value_and_gradient
 from .reference import (
     Reference,
@@ -23,7 +24,7 @@ from .reference import (
     without,
     zero_gradients,
 )
-from .strategies import batch_of
+from .strategies import batch_of, with_weights
 
 # Seeds of dropout reach beyond 32 bits: a generator that drops the high word is wrong.
 MOST = 2**40
@@ -76,12 +77,71 @@ def gradients_hold(
 
     `rows` says how they lie.
     """
-    with precision(case):
-        subject.start(case, params, n)
-        got = subject.gradients(batch)
-    want = gradient_reference(case, params, batch)
-    check.tree(f"gradient, N = {n},{rows and f' {rows},'}", got, want.want, want.bounds)
-    check.distinct("the gradient of other labels", other_gradient(case, params, batch), want.want, want.bounds)
+
+    def holds(check: Check, case: Case, batch: HostBatch, n: int) -> None:
+        with precision(case):
+            subject.start(case, params, n)
+            got = subject.gradients(batch)
+        want = gradient_reference(case, params, batch)
+        check.tree(f"gradient, N = {n},{rows and f' {rows},'}", got, want.want, want.bounds)
+        check.distinct("the gradient of other labels", other_gradient(case, params, batch), want.want, want.bounds)
+
+    with narrowed(check, case, batch, n, holds):
+        holds(check, case, batch, n)
+
+
+@contextlib.contextmanager
+def narrowed(
+    check: Check, case: Case, batch: HostBatch, n: int, holds: Callable[[Check, Case, HostBatch, int], None]
+) -> Iterator[None]:
+    """Where what stands in here breaks the law, ask again with less, and note down what it holds without.
+
+    Args:
+        check: gets the facts `holds` and `fails`, once.
+        case: asked.
+        batch: asked.
+        n: devices.
+        holds: asks with other ones.
+    """
+    try:
+        yield
+    except LawBroken:
+        if not check.narrows or "holds" in check.facts:
+            raise
+        found: dict[str, list[str]] = {"holds": [], "fails": []}
+        for how, (other, rows, devices) in simpler(case, batch, n).items():
+            again = Check(check.law, check.level, check.seed)
+            try:
+                holds(again, other, rows, devices)
+            except LawBroken:
+                found["fails"].append(how)
+            else:
+                found["holds"].append(how)
+        check.facts |= found
+        raise
+
+
+def simpler(case: Case, batch: HostBatch, n: int) -> dict[str, tuple[Case, HostBatch, int]]:
+    """What a failure may depend on -> the same without it."""
+    found = {}
+    if case.dropout:
+        still = dataclasses.replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
+        found["without dropout"] = still, batch, n
+    real = batch.weights > 0
+    if len(np.unique(batch.weights[real])) > 1:
+        found["with equal weights"] = case, with_weights(batch, real.astype(np.float32)), n
+    unseen = batch.attention_mask == 0
+    if unseen.any() or not real.all():
+        whole = batch._replace(
+            input_ids=np.where(unseen, 0, batch.input_ids),
+            token_type_ids=np.where(unseen, 0, batch.token_type_ids),
+            attention_mask=np.ones_like(batch.attention_mask),
+            weights=np.where(real, batch.weights, 1).astype(np.float32),
+        )
+        found["without padding"] = case, whole, n
+    if n > 1:
+        found["on one device"] = case, batch, 1
+    return found
 
 
 def other_gradient(case: Case, params: Params, batch: HostBatch) -> Params:
@@ -102,7 +162,14 @@ def logits_hold(check: Check, what: str, logits: Any, batch: HostBatch, want: Re
     """The logits of the rows that count are the oracle's; those of the rows in another order are not."""
     real = batch.weights > 0
     check.same(f"{what}: shape of the logits", np.shape(logits), (len(batch.weights), want.want["logits"].shape[1]))
-    got = np.asarray(logits)[real]
+    every, right, most = np.asarray(logits, np.float64), want.want["logits"], want.bounds["logits"].value
+    got = every[real]
+    if not distance(got, right, 1.0) <= most and np.isfinite(every).all():
+        # The right rows at other places are another fault than wrong rows.
+        gaps = np.linalg.norm(every[None] - right[:, None], axis=2)
+        if (gaps.min(axis=1) <= most).all():
+            places = gaps.argmin(axis=1).tolist()
+            check.same(f"{what}: where the rows of the batch are", places, np.flatnonzero(real).tolist())
     check.tree(what, {"logits": got}, want.want, want.bounds)
     check.distinct("logits in another order", {"logits": np.roll(got, 1, axis=0)}, want.want, want.bounds)
 
@@ -114,13 +181,21 @@ def updates_hold(
 
     The loss of the first update is compared; those of later ones depend on parameters that have drifted apart.
     """
-    with precision(case):
-        subject.start(case, params, n)
-        results = [subject.step(batch) for batch in batches]
-        now = subject.params()
-    want = walk(case, params, batches)
-    loss_holds(check, f"loss of the first update, N = {n},", results[0].loss, loss_reference(case, params, batches[0]))
-    distance_holds(check, f"after {len(batches)} updates, N = {n},", case, params, now, want.distance)
+    results: list[StepResult] = []
+
+    def holds(check: Check, case: Case, first: HostBatch, n: int) -> None:
+        given = [first, *batches[1:]]
+        with precision(case):
+            subject.start(case, params, n)
+            results[:] = [subject.step(batch) for batch in given]
+            now = subject.params()
+        loss = loss_reference(case, params, first)
+        loss_holds(check, f"loss of the first update, N = {n},", results[0].loss, loss)
+        what, want = f"after {len(given)} updates, N = {n},", walk(case, params, given)
+        distance_holds(check, what, case, params, now, want.distance)
+
+    with narrowed(check, case, batches[0], n, holds):
+        holds(check, case, batches[0], n)
     return results
 
 

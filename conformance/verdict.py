@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .catalogue import RUNGS
 from .deviations import stale
 from .faults.judgement import fates
-from .outcome import BROKEN, CAPABILITY, LOST, NOT_APPLICABLE, WRONG, Outcome
+from .outcome import CAPABILITY, LOST, NOT_APPLICABLE, WRONG, Outcome
 from .records import Record
 
 CODES = {"CONFORMANT": 0, "NONCONFORMANT": 1, "SETUP": 2, "UNRESPONSIVE": 3, "INCOMPLETE": 4, "UNTRUSTED": 5}
@@ -146,8 +146,3 @@ def described(outcome: Outcome) -> str:
     level = f"{settings.level}{f' ({what} compiled without optimization)' if light else ''}"
     asked = f"level {level}{only}, {devices}, seed {settings.seed}"
     return f"{comparisons:,} comparison{'' if comparisons == 1 else 's'} in {outcome.seconds:.0f} s, {asked}"
-
-
-def broken(outcome: Outcome) -> list[Record]:
-    """The checks that did not do what their law demands, from the lowest rung up."""
-    return outcome.of_status(*BROKEN)

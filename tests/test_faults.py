@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from sftref.conformance import explain
 from sftref.conformance.adapter import AdapterError, load_adapter
 from sftref.conformance.catalogue import laws
 from sftref.conformance.faults import LAYERS, faults, seen_by
-from sftref.conformance.faults.subjects import NumpyTrainer
+from sftref.conformance.faults.subjects import planted, trainer
 
 
 @pytest.mark.parametrize("name", sorted(faults()))
@@ -32,12 +33,21 @@ def test_ids_do_not_stand_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_fault_is_an_adapter() -> None:
-    assert load_adapter("sftref.conformance.faults.subjects:mean_of_means").fault == "mean-of-means"
-    assert load_adapter("sftref.conformance.faults.subjects:NumpyTrainer").fault is None
+    assert load_adapter("sftref.conformance.faults.subjects:mean_of_means").name == "numpy (mean-of-means)"
+    assert load_adapter("sftref.conformance.faults.subjects:NumpyTrainer").name == "numpy (right)"
     with pytest.raises(AdapterError):
         load_adapter("sftref.conformance.faults.subjects:mean_of_modes")
-    with pytest.raises(ValueError, match="fault = mean-of-modes, must be one of missing-all-reduce, "):
-        NumpyTrainer("mean-of-modes")
+    with pytest.raises(ValueError, match=r"fault = mean-of-modes, must be one of .*, missing-all-reduce, "):
+        trainer("mean-of-modes")
+
+
+def test_the_catalogue_has_every_wrong_trainer() -> None:
+    assert sorted(planted()) == sorted(fault.id for fault in faults().values() if fault.planted == "subjects")
+
+
+@pytest.mark.parametrize("name", planted())
+def test_a_wrong_trainer_is_one_of_the_protocol(name: str) -> None:
+    assert load_adapter(f"sftref.conformance.faults.subjects:{name.replace('-', '_')}").name == f"numpy ({name})"
 
 
 def test_explain_names_the_planted_faults_of_a_law() -> None:
@@ -45,4 +55,5 @@ def test_explain_names_the_planted_faults_of_a_law() -> None:
     assert "It must see these planted faults:" in said
     assert all(f"- {fault.id}: {fault.does}" in said for fault in seen_by("training.decay"))
     assert "must see this planted fault:" in "\n".join(explain.explained(laws()["training.evaluation"], None))
-    assert "planted" not in "\n".join(explain.explained(laws()["operators.gelu"], None))
+    unplanted = dataclasses.replace(laws()["training.decay"], id="training.unplanted")
+    assert "planted" not in "\n".join(explain.explained(unplanted, None)).replace("unplanted", "")

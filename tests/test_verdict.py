@@ -109,7 +109,7 @@ def test_the_diagnosis_is_the_lowest_rung_that_fell() -> None:
     made = outcome("pass", "fail", "hang", "what went wrong")
     found = diagnosis(made, judge(made))
     assert found is not None
-    assert (found["layer"], found["cause"], found["next_step"]) == (HIGH.rung_name, HIGH.cause, HIGH.next_step)
+    assert (found["layer"], found["cause"], found["next_step"]) == ("collective", HIGH.cause, HIGH.next_step)
     assert found["evidence"][0] == f"{HIGH.id}: fail: what went wrong"
     good = outcome("pass", "pass", "pass")
     assert diagnosis(good, judge(good)) is None

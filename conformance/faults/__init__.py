@@ -1,4 +1,4 @@
-"""catalogue.toml -> the faults that the kit plants, so that its laws are seen to see them."""
+"""catalogue.toml, harmless.toml -> the faults that the kit plants, and changes that no law may see."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Fault:
     """
 
     id: str
-    layer: str
     does: str
-    looks_like: str
-    seen_by: tuple[str, ...]
     planted: str
+    layer: str = ""
+    looks_like: str = ""
+    seen_by: tuple[str, ...] = ()
     level: str = "quick"
     sample: bool = False
     links: tuple[str, ...] = ()
@@ -48,13 +48,28 @@ def faults() -> dict[str, Fault]:
         TypeError: an entry has a field too many or too few.
         ValueError: an id stands twice.
     """
-    entries = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8"))["fault"]
+    return _read("catalogue.toml", "fault")
+
+
+@functools.cache
+def changes() -> dict[str, Fault]:
+    """The harmless changes of `harmless.toml`, which no law may see; they have no layer.
+
+    Raises:
+        TypeError: an entry has a field too many or too few.
+        ValueError: an id stands twice.
+    """
+    return _read("harmless.toml", "change")
+
+
+def _read(name: str, kind: str) -> dict[str, Fault]:
+    entries = tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))[kind]
     found: dict[str, Fault] = {}
     for entry in entries:
         lists = {name: tuple(entry.get(name, ())) for name in ("seen_by", "links")}
         fault = Fault(**entry | lists)
         if fault.id in found:
-            raise ValueError(f"faults/catalogue.toml: the id {fault.id} stands twice")
+            raise ValueError(f"faults/{name}: the id {fault.id} stands twice")
         found[fault.id] = fault
     return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import faulthandler
 import itertools
 import json
@@ -29,6 +30,7 @@ EXAMPLES = """examples:
   python -m sftref.conformance.faults --fault mean-of-means        one
   python -m sftref.conformance.faults --law operators.gelu         those that one law must see
   python -m sftref.conformance.faults --trial operators.gelu[fast-exp]   whether a law sees what it need not
+  python -m sftref.conformance.faults --matrix selftest --level quick    all before all: tables and a picture
 
 exit code: 0 every fault was seen, 5 one was not or none was planted, 2 wrong arguments
 """
@@ -50,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--platform", choices=PLATFORMS, help="where arrays must live")
     add("--devices", type=int, metavar="N", help="at most N devices (default: all; 8 simulated ones on a CPU)")
     add("--seed", type=int, default=0, metavar="S", help="of every value drawn (default 0)")
+    add("--matrix", type=Path, metavar="DIR", help="every fault and harmless change before every law; files go to DIR")
     add("--sftref-stream", type=Path, help=argparse.SUPPRESS)
     return found
 
@@ -63,7 +66,8 @@ def trials_of(args: argparse.Namespace) -> list[str]:
     for option, given, known in (("fault", args.fault, faults()), ("law", args.law, laws())):
         for word in given:
             if word not in known:
-                raise ValueError(f"--{option} = {word}, must be one of {', '.join(known)}")
+                near = difflib.get_close_matches(word, known, 3) or list(known)[:3]
+                raise ValueError(f"--{option} = {word}, must be one of {len(known)}, such as {', '.join(near)}")
     for word in args.trial:
         law, _, fault = word.partition("[")
         if law not in laws() or fault.removesuffix("]") not in faults():
@@ -119,6 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"{parser().prog}: {error}", file=sys.stderr)
         return 2
+    if args.matrix is not None:
+        from .selftest import run
+
+        return run(settings, args.matrix, args.fault)
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     start_jax(settings)

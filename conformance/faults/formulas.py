@@ -152,7 +152,9 @@ def _keys(right: Any, q: Any, k: Any, v: Any, visible: Any) -> Any:
 
 @_wrong("softmax-sum-taken-as-constant", "softmax")
 def _constant_sum(right: Any, x: Any) -> Any:
-    return jnp.exp(x - lax.stop_gradient(jax.nn.logsumexp(x, -1, keepdims=True)))
+    y = jnp.exp(x - lax.stop_gradient(jax.nn.logsumexp(x, -1, keepdims=True)))
+    # The value is the right one; only its derivative is not.
+    return y + lax.stop_gradient(right(x) - y)
 
 
 @_wrong("bias-gradient-misses-a-row", "linear")
@@ -162,7 +164,7 @@ def _misses_row(right: Any, x: Any, w: Any, b: Any) -> Any:
 
 @_wrong("cotangents-of-equal-ids-lost", "gather")
 def _last_wins(right: Any, table: Any, ids: Any) -> Any:
-    return _gather_where_the_last_wins(table, ids)
+    return _gather_where_the_last_wins(table, ids) if table.dtype == np.float32 else right(table, ids)
 
 
 @jax.custom_vjp

@@ -74,9 +74,11 @@ def forget() -> None:
                     value.cache_clear()
 
 
-def ask(law: Law, instead: dict[str, Any], settings: Settings, subject: str | None = None) -> Record:
+def ask(
+    law: Law, instead: dict[str, Any], settings: Settings, subject: str | None = None, *, narrows: bool = False
+) -> Record:
     """Ask one law as pytest would; what is in `instead` takes the place of the fixture of its name."""
-    check = Check(law, settings.level, settings.seed)
+    check = Check(law, settings.level, settings.seed, narrows=narrows)
     error: BaseException | None = None
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
@@ -102,12 +104,12 @@ def ask(law: Law, instead: dict[str, Any], settings: Settings, subject: str | No
     return Record.of(law, subject, check, error, time.monotonic() - began, "")
 
 
-def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]]) -> Iterator[Record]:
+def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]], *, narrows: bool = False) -> Iterator[Record]:
     """One fault planted, or none, and laws asked with it there; the records' subject is the fault."""
     subject = fault.id if fault else None
     try:
         with planted(fault) as instead:
             for law, settings in asked:
-                yield ask(laws()[law], instead, settings, subject)
+                yield ask(laws()[law], instead, settings, subject, narrows=narrows)
     except CannotPlantError as error:
         yield from (Record.ended(laws()[law], subject, "not_run", str(error), 0.0) for law, _ in asked)

@@ -1,4 +1,7 @@
-"""Rung 5: random bits are those of the generator's definition, wherever they are drawn, and look random."""
+"""Rung 5: random bits are those of the generator's definition, wherever they are drawn, and look random.
+
+Generator and types are named in each call: what a user has set as the default for either is no fault.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def key_of(seed: int) -> jax.Array:
 
 def bits_of_words(words: jax.Array) -> jax.Array:
     """What JAX draws for a key of two words."""
-    return jax.random.bits(jax.random.wrap_key_data(words, impl="threefry2x32"), SHAPE)
+    return jax.random.bits(jax.random.wrap_key_data(words, impl="threefry2x32"), SHAPE, np.uint32)
 
 
 @pytest.mark.law("random.threefry")
@@ -89,7 +92,7 @@ def test_keys(check: Check) -> None:
     check.same("jax_threefry_partitionable", bool(jax.config.values["jax_threefry_partitionable"]), True)
     split = jax.jit(lambda key: jax.random.key_data(jax.random.split(key, 5)))
     fold = jax.jit(lambda key, data: jax.random.key_data(jax.random.fold_in(key, data)))
-    bits = jax.jit(lambda key: jax.random.bits(key, SHAPE))
+    bits = jax.jit(lambda key: jax.random.bits(key, SHAPE, np.uint32))
 
     def holds(rng: np.random.Generator) -> None:
         seed, data = int(rng.integers(0, 2**63)), int(rng.integers(0, 2**32))
@@ -108,7 +111,7 @@ def test_bernoulli(check: Check) -> None:
     """Uniform numbers and dropout masks are those of their bits, eager and jitted."""
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.random.uniform(key, MASK), jax.random.bernoulli(key, RATE, MASK)
+        return jax.random.uniform(key, MASK, np.float32), jax.random.bernoulli(key, np.float32(RATE), MASK)
 
     def holds(rng: np.random.Generator) -> None:
         seed = int(rng.integers(0, 2**63))
@@ -149,7 +152,7 @@ def test_sharding(check: Check, devices: list[Any]) -> None:
     layouts = (PartitionSpec("data"), PartitionSpec(None, "data"), PartitionSpec())
     for spec in layouts if check.at("standard") else layouts[:2]:
         place = NamedSharding(mesh, spec)
-        drawn = jax.jit(lambda key: jax.random.bits(key, shape), out_shardings=place)
+        drawn = jax.jit(lambda key: jax.random.bits(key, shape, np.uint32), out_shardings=place)
 
         def holds(rng: np.random.Generator, drawn: Any = drawn, spec: Any = spec) -> None:
             seed = int(rng.integers(0, 2**63))
@@ -165,7 +168,7 @@ def test_statistics(check: Check) -> None:
     The mean of n flips has deviation sqrt(p (1 - p) / n); a correlation of n pairs has deviation 1 / sqrt(n).
     """
     shape = (256, 256)
-    mask = jax.jit(lambda key: jax.random.bernoulli(key, RATE, shape))
+    mask = jax.jit(lambda key: jax.random.bernoulli(key, np.float32(RATE), shape))
     n = math.prod(shape)
     why = f"{DEVIATIONS:g} standard deviations of {n} flips"
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from ..advice import advice
 from ..catalogue import RUNGS, laws
+from ..diagnosis import diagnose
 from ..faults.judgement import Fate, fates
 from ..outcome import Outcome
 from ..records import Record, plain
-from ..verdict import Verdict, broken, stale_deviations, unmet
+from ..verdict import Verdict, stale_deviations, unmet
 
 SCHEMA = "sftref.report/1"
 SLOWEST = 10
@@ -73,21 +74,12 @@ def fate(found: Fate) -> dict[str, Any]:
 
 
 def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
-    """The lowest rung that fell, what that points at, and what to do; None where nothing is wrong."""
-    fallen = broken(outcome)
+    """What is wrong, what it rests on, and what to do; None where nothing is wrong."""
     if verdict.name == "CONFORMANT":
         return None
-    if fallen:
-        lowest = [record for record in fallen if record.rung == fallen[0].rung]
-        law = laws()[lowest[0].law]
-        cause, next_step = advice(lowest[0])
-        asked = [record for record in outcome.ended() if record.rung == law.rung]
-        below = [record for record in outcome.of_status("pass") if record.rung < law.rung]
-        evidence = [f"{record.id}: {record.status}: {record.message}" for record in lowest[:5]]
-        evidence.append(f"{len(lowest)} of {len(asked)} checks of rung {law.rung} fell; {len(below)} below it passed")
-        return {
-            "layer": RUNGS[law.rung], "cause": cause, "evidence": evidence, "next_step": next_step
-        }  # fmt: skip
+    found = diagnose(outcome) if outcome.setup is None else None
+    if found is not None:
+        return found
     missing, old = unmet(outcome), stale_deviations(outcome)
     blind = [found for found in fates(outcome) if found.status == "survived"]
     if verdict.name == "SETUP":

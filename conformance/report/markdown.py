@@ -37,6 +37,9 @@ def markdown(outcome: Outcome, verdict: Verdict, content: dict[str, Any]) -> str
         "Error over bound, of the comparisons that have a bound other than zero.",
         _margins(outcome),
     ]
+    floors = _floors(outcome)
+    if floors:
+        parts += ["## The smallest errors that are seen", FLOORS, floors]
     parts += ["## Planted faults", *_faults(content["faults"], outcome)]
     parts += _timing(content["timing"])
     parts += _environment(content)
@@ -90,6 +93,24 @@ def _faults(found: Sequence[dict[str, Any]], outcome: Outcome) -> Iterator[str]:
     rows = [(f"`{f['id']}`", _inline(f["does"]), ", ".join(f"`{law}`" for law in f["seen_by"]) or "nobody",
              _inline(f["message"])) for f in found]  # fmt: skip
     yield _table(("planted fault", "what is wrong", "seen by", ""), rows)
+
+
+FLOORS = (
+    "Relative: injected into what was computed, and bisected. All: every number is off. Tensor: every number of the "
+    "least sensitive comparison, which is named. Element: one of its numbers, of itself. Noise: the relative error of "
+    "correct arithmetic there; 0 where the same bits are demanded."
+)
+
+
+def _floors(outcome: Outcome) -> str:
+    rows = [
+        (f"`{record.id}`", dtype, *(f"{float(found[kind]):.1e}" for kind in ("all", "tensor", "element", "noise")),
+         f"{float(found['tensor']) / found['noise']:.0f}" if found["noise"] > 0 else "",
+         _inline(found.get("least_sensitive", "the same bits")))
+        for record in outcome.of_status("pass") for dtype, found in record.facts.get("floor", {}).items()
+    ]  # fmt: skip
+    head = ("check", "dtype", "all", "tensor", "element", "noise", "tensor / noise", "least sensitive")
+    return _table(head, rows) if rows else ""
 
 
 def _margins(outcome: Outcome) -> str:

@@ -1,0 +1,70 @@
+"""The kill matrix: every fault before every law of its side of the border, and what the diagnosis makes of it.
+
+Rungs are asked from the bottom up and nothing is blocked, so that it is seen which laws could replace each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from ..catalogue import LEVELS, Law, blocked_by, check_id, laws
+from ..diagnosis import diagnose
+from ..outcome import BROKEN, Outcome
+from ..records import Record
+from ..settings import Settings
+from . import Fault, harmless
+from .judgement import level_of
+from .trial import SUBJECTS, trials
+
+
+@dataclass
+class Row:
+    """One fault, and what each law said.
+
+    Attributes:
+        fault: planted.
+        records: by law.
+        layer: that the diagnosis of a run names, or None where nothing fell.
+        cause: that it gives.
+    """
+
+    fault: Fault
+    records: dict[str, Record] = field(default_factory=dict)
+    layer: str | None = None
+    cause: str = ""
+
+    @property
+    def seen_by(self) -> list[str]:
+        """The laws that see the fault."""
+        return [law for law, record in self.records.items() if record.status == "fail"]
+
+
+def side(fault: Fault) -> list[Law]:
+    """The laws that a fault of a trainer, or of the machine, is put before."""
+    ours = fault.planted == SUBJECTS or (fault.planted == "harmless" and fault.id in harmless.changed)
+    per = "subject" if ours else "machine"
+    return [law for law in laws().values() if law.per == per]
+
+
+def row(fault: Fault, settings: Settings) -> Row:
+    """One fault before all laws of its side up to the level of `settings`, each asked as lightly as may be."""
+    asked = [law.id for law in side(fault) if LEVELS.index(law.level) <= LEVELS.index(settings.level)]
+    levels = [dataclasses.replace(settings, level=level_of(settings.level, fault, law)) for law in asked]
+    found = Row(fault)
+    for record in trials(fault, list(zip(asked, levels, strict=True)), narrows=True):
+        found.records[record.law] = record
+    diagnosis = diagnose(as_run(fault, found.records, settings))
+    if diagnosis is not None:
+        found.layer, found.cause = diagnosis["layer"], diagnosis["cause"]
+    return found
+
+
+def as_run(fault: Fault, records: dict[str, Record], settings: Settings) -> Outcome:
+    """What a run of a system with this fault would have gathered: what stands on a rung that fell is blocked."""
+    failed = {(record.rung, None) for record in records.values() if record.status in BROKEN}
+    outcome = Outcome(settings=settings, expected=[check_id(law, fault.id) for law in records])
+    for law, record in records.items():
+        broken = blocked_by(failed, laws()[law], None)
+        outcome.records[record.id] = Record.ended(laws()[law], fault.id, "blocked", broken, 0.0) if broken else record
+    return outcome
