@@ -31,6 +31,7 @@ class Rule:
         layer: at fault; one of `faults.LAYERS`.
         falls: ids of laws, or starts of ids that end in a dot; at least one of them fell.
         only: whether nothing else fell on that rung.
+        besides: laws of which a check fell too.
         stands: laws of that rung of which no check fell, and at least one passed.
         says: a regular expression that a message matches.
         holds: a change under which the broken law held, as `subjects.narrowed` names it.
@@ -43,6 +44,7 @@ class Rule:
     layer: str
     falls: tuple[str, ...]
     only: bool = False
+    besides: tuple[str, ...] = ()
     stands: tuple[str, ...] = ()
     says: str = ""
     holds: str = ""
@@ -57,6 +59,8 @@ class Rule:
         if self.only and len(mine) < len(fallen):
             return None
         broken, whole = {record.law for record in fallen}, {record.law for record in stood}
+        if any(law not in broken for law in self.besides):
+            return None
         if any(law in broken or law not in whole for law in self.stands):
             return None
         return next((record for record in mine if self._fits(record)), None)
@@ -86,7 +90,7 @@ def rules() -> tuple[Rule, ...]:
         TypeError: an entry has a field too many or too few.
     """
     text = Path(__file__).with_name("diagnoses.toml").read_text(encoding="utf-8")
-    lists = ("falls", "stands", "off_by")
+    lists = ("falls", "besides", "stands", "off_by")
     entries: list[dict[str, Any]] = tomllib.loads(text)["diagnosis"]
     made: list[dict[str, Any]] = [{k: tuple(v) if k in lists else v for k, v in entry.items()} for entry in entries]
     return tuple(Rule(**entry) for entry in made)

@@ -47,9 +47,11 @@ def test_every_law_points_at_a_layer(law: str) -> None:
 def test_rules_name_laws_and_ways_that_exist() -> None:
     case, _, batch = drawn(NumpyTrainer(), np.random.default_rng(0))
     ways = simpler(case, batch_of(case, np.random.default_rng(0), real=13), 8)
+    line, _, whole = drawn(NumpyTrainer(), np.random.default_rng(0), num_labels=1, regression=True)
+    ways |= simpler(line, whole, 8)
     for rule in rules():
         assert rule.layer in LAYERS
-        for word in (*rule.falls, *rule.stands):
+        for word in (*rule.falls, *rule.besides, *rule.stands):
             assert word in laws() or any(law.startswith(word) and word.endswith(".") for law in laws())
         assert rule.holds in {"", *ways}
         re.compile(rule.says)
