@@ -72,7 +72,7 @@ def distance(got: Array, want: Array, scale: float) -> float:
     finite = np.isfinite(want)
     if not (np.isfinite(got) == finite).all() or not np.array_equal(got[~finite], want[~finite], equal_nan=True):
         return math.inf
-    gap = float(np.linalg.norm((got - want)[finite]))
+    gap = float(np.linalg.norm(got[finite] - want[finite]))
     if gap == 0.0:
         return 0.0
     return gap / scale if scale > 0 else math.inf

@@ -91,4 +91,6 @@ def test_only_what_is_zero_but_for_rounding_is_out_of_sight_of_a_gradient_law() 
     assert record.status == "pass"
     assert {name.rpartition("layer.")[2][2:] for name in record.facts["unseen"]} == {"attention.self.key.bias"}
     assert record.facts["floor"]["float64"]["all"] < 1e-5
-    assert record.facts["floor"]["float64"]["tensor"] < 1e-3
+    # Rounding is most where the embeddings' mean is large beside their deviation.
+    assert "a large mean" in record.facts["floor"]["float64"]["least_sensitive"]
+    assert record.facts["floor"]["float64"]["tensor"] < 0.02

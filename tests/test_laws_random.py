@@ -46,8 +46,8 @@ def bits_by_shard(patch: pytest.MonkeyPatch) -> None:
     """What a partitioner does that lets every shard count from 0."""
     right = jax.random.bits
 
-    def repeated(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jax.numpy.tile(right(key, (1, *shape[1:])), (shape[0], 1))
+    def repeated(key: jax.Array, shape: tuple[int, ...], dtype: object) -> jax.Array:
+        return jax.numpy.tile(right(key, (1, *shape[1:]), dtype), (shape[0], 1))
 
     patch.setattr(jax.random, "bits", repeated)
 

@@ -34,7 +34,9 @@ def logits(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Ar
         return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
 
     def norm(x: jax.Array, name: str) -> jax.Array:
-        unit = jax.nn.standardize(x, epsilon=case.layer_norm_eps)
+        # In two passes: `jax.nn.standardize` takes E[x^2] - E[x]^2, which is lost where means are large.
+        centred = x - x.mean(-1, keepdims=True)
+        unit = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + case.layer_norm_eps)
         return unit * params[f"{name}.weight"] + params[f"{name}.bias"]
 
     def heads(x: jax.Array) -> jax.Array:
