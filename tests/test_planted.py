@@ -30,6 +30,18 @@ def test_a_planted_fault_is_seen(name: str, law: str) -> None:
     assert (record.subject, record.law) == (name, law)
 
 
+@pytest.mark.parametrize("n", [2, 5])
+def test_on_fewer_devices_a_fault_is_seen_or_says_what_it_needs(n: int) -> None:
+    """A machine with two accelerators must not be called untrusted for want of the eighth."""
+    for fault in (fault for fault in MACHINE if fault.planted == "collectives" and (fault.sample or fault.devices > 1)):
+        for record in trials(
+            fault, [(fault.seen_by[0], Settings(level=level_of("full", fault, fault.seen_by[0]), devices=n))]
+        ):
+            short = record.message.startswith("needs ") and record.message.endswith(f" devices, found {n}")
+            enough = fault.devices <= n and n % fault.multiple_of == 0
+            assert (record.status, short) == (("fail", False) if enough else ("not_run", True)), record
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_the_catalogue_has_what_a_module_plants(module: str) -> None:
     planted_there = importlib.import_module(f"sftref.conformance.faults.{module}").planted()

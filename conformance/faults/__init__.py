@@ -25,6 +25,8 @@ class Fault:
         seen_by: the ids of the laws that must see it; others may see it too.
         planted: the module of this package that plants it.
         level: the lowest at which those laws can see it: some sizes are asked from `standard` on.
+        devices: the least number on which it shows: a message of the eighth device needs eight.
+        multiple_of: what must divide their number: five devices have no groups of every second one.
         sample: whether it is planted in every run; the others are at `full`.
         links: threads of people who had it.
     """
@@ -36,6 +38,8 @@ class Fault:
     looks_like: str = ""
     seen_by: tuple[str, ...] = ()
     level: str = "quick"
+    devices: int = 1
+    multiple_of: int = 1
     sample: bool = False
     links: tuple[str, ...] = ()
 

@@ -137,7 +137,7 @@ def _stale(right: Any, *operands: Any, perm: Any, **_: Any) -> Any:
 
 
 @PLANTS.lowered("strided-groups-as-neighbours", *PSUM, *ALL_GATHER, *SCATTER, core.all_to_all_p)
-def _strided(right: Any, *operands: Any, axis_index_groups: Any, **_: Any) -> Any:
+def _strided(right: Any, *operands: Any, axis_index_groups: Any = None, **_: Any) -> Any:
     if axis_index_groups is None:
         return right(*operands)
     members = iter(sorted(itertools.chain(*axis_index_groups)))
@@ -145,7 +145,7 @@ def _strided(right: Any, *operands: Any, axis_index_groups: Any, **_: Any) -> An
 
 
 @PLANTS.lowered("groups-of-one-give-zero", *PSUM)
-def _alone(right: Any, *operands: Any, axis_index_groups: Any, **_: Any) -> Any:
+def _alone(right: Any, *operands: Any, axis_index_groups: Any = None, **_: Any) -> Any:
     alone = axis_index_groups is not None and len(axis_index_groups[0]) == 1
     return _each(right, operands, lambda x: x * 0 if alone else x)
 

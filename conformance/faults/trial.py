@@ -108,8 +108,17 @@ def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]], *, narrow
     """One fault planted, or none, and laws asked with it there; the records' subject is the fault."""
     subject = fault.id if fault else None
     try:
+        if fault is not None:
+            _enough(fault, asked[0][1])
         with planted(fault) as instead:
             for law, settings in asked:
                 yield ask(laws()[law], instead, settings, subject, narrows=narrows)
     except CannotPlantError as error:
         yield from (Record.ended(laws()[law], subject, "not_run", str(error), 0.0) for law, _ in asked)
+
+
+def _enough(fault: Fault, settings: Settings) -> None:
+    found = int(min(device_limit(settings), len(jax.devices())))
+    if found < fault.devices or found % fault.multiple_of:
+        count = f"{fault.devices}{f', a multiple of {fault.multiple_of},' if fault.multiple_of > 1 else ''}"
+        raise CannotPlantError(f"needs {count} devices, found {found}")
