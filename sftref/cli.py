@@ -168,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         print(f"sftref: {found[0]}", file=sys.stderr)
         return found[1]
+    finally:
+        interrupt.forget()
     return 0
 
 

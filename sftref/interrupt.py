@@ -40,8 +40,13 @@ def remembered() -> Iterator[None]:
 
 
 def seen() -> bool:
-    """Whether a Ctrl-C has come since `remembered` began."""
+    """Whether a Ctrl-C has come since `remembered` began, and was not forgotten."""
     return _seen.is_set()
+
+
+def forget() -> None:
+    """What has come is dealt with: a later run in this process has nothing to do with it."""
+    _seen.clear()
 
 
 def check() -> None:
