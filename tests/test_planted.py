@@ -18,7 +18,7 @@ from sftref.conformance.faults.lowering import CannotPlantError, replaced
 from sftref.conformance.faults.trial import SUBJECTS, functions, planted, trials
 from sftref.conformance.settings import Settings
 
-MODULES = ("environment", "collectives", "backends", "formulas")
+MODULES = ("environment", "collectives", "backends", "generators", "derivatives", "formulas")
 MACHINE = [fault for fault in faults().values() if fault.planted != SUBJECTS]
 
 

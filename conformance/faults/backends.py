@@ -1,19 +1,15 @@
-"""Wrong operators, generators and derivative rules, below every caller: what a bad kernel or compiler computes."""
+"""Wrong operators, below every caller: what a bad kernel or compiler computes."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import primitives as core
-from jax.interpreters import ad
 
 from .executables import with_shards
 from .lowering import replaced
@@ -236,86 +232,3 @@ def _convert(right: Any, x: Any, *, new_dtype: Any, **_: Any) -> Any:
         return right(x)
     words = lax.bitcast_convert_type(x, np.uint32)
     return right(lax.bitcast_convert_type(words & np.uint32(0xFFFF0000), np.float32))
-
-
-@PLANTS.lowered("counter-of-31-bits", core.threefry2x32_p)
-def _counter(right: Any, k1: Any, k2: Any, x1: Any, x2: Any, **_: Any) -> Any:
-    return right(k1, k2, x1 & np.uint32(0x7FFFFFFF), x2)
-
-
-@PLANTS.lowered("neighbours-share-their-bits", core.threefry2x32_p)
-def _neighbours(right: Any, k1: Any, k2: Any, x1: Any, x2: Any, **_: Any) -> Any:
-    return right(k1, k2, x1, x2 & np.uint32(0xFFFFFFFE))
-
-
-@PLANTS.given("another-layout-of-random-bits")
-def _layout() -> Iterator[None]:
-    before = jax.config.values["jax_threefry_partitionable"]
-    jax.config.update("jax_threefry_partitionable", not before)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_threefry_partitionable", before)
-
-
-@PLANTS.patched("uniform-of-24-bits", jax.random, "uniform")
-def _uniform(right: Any, key: Any, shape: Any = (), *args: Any, **options: Any) -> Any:
-    return (jax.random.bits(key, shape) >> 8).astype(jnp.float32) * np.float32(2.0**-24)
-
-
-@PLANTS.patched("mask-of-8-bits", jax.random, "bernoulli")
-def _mask(right: Any, key: Any, p: Any = 0.5, shape: Any = ()) -> Any:
-    return (jax.random.bits(key, shape) >> 24) < round(p * 256)
-
-
-@PLANTS.ran("other-bits-on-the-second-device")
-def _bits_by_device() -> Any:
-    # On one device there is no second: the only one.
-    second = min(1, len(jax.devices()) - 1)
-
-    def turned(place: int, part: Any) -> Any:
-        return part ^ np.uint32(1) if place == second else part
-
-    return lambda text, results: [with_shards(x, turned) if _is_bits(text, x) else x for x in results]
-
-
-@PLANTS.ran("same-bits-on-every-shard")
-def _bits_by_shard() -> Any:
-    return lambda text, results: [_first_everywhere(x) if _is_bits(text, x) else x for x in results]
-
-
-def _is_bits(text: str, x: Any) -> bool:
-    """Whether these are random bits: words from a program of shifts and exclusive ors."""
-    return x.dtype == np.uint32 and "shift-right-logical" in text and "xor" in text
-
-
-def _first_everywhere(x: Any) -> Any:
-    first = np.asarray(x.addressable_shards[0].data)
-    return with_shards(x, lambda place, part: first if first.shape == part.shape else part)
-
-
-@contextlib.contextmanager
-def _rule(table: Any, primitive: Any, wrong: Callable[..., Any]) -> Iterator[None]:
-    """A derivative rule replaced: `wrong` gets the right rule and its arguments."""
-    right = table[primitive]
-    table[primitive] = functools.partial(wrong, right)
-    try:
-        yield
-    finally:
-        table[primitive] = right
-
-
-def _slope(fault: str, primitive: Any, wrong: Callable[..., Any]) -> None:
-    """A primitive whose derivative is `wrong` of the right tangent and the argument."""
-
-    def rule(right: Any, primals: Any, tangents: Any, **how: Any) -> Any:
-        out, tangent = right(primals, tangents, **how)
-        return out, wrong(tangent, *primals)
-
-    PLANTS[fault] = lambda: _rule(ad.primitive_jvps, primitive, rule)
-
-
-_slope("slope-of-exp", core.exp_p, lambda tangent, x: tangent * np.float32(1.01))
-_slope("slope-of-a-product", core.dot_general_p, lambda tangent, a, b: tangent * np.float32(1.01))
-_slope("slope-of-rsqrt", core.rsqrt_p, lambda tangent, x: tangent * np.float32(1.01))
-_slope("slope-of-erf-far-out", core.erfc_p, lambda tangent, x: jnp.where(jnp.abs(x) > 1, 0, tangent))
