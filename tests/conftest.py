@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 
 # Hubs are out of reach in tests, and code that asks them must say so at once instead of retrying.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -31,3 +33,11 @@ def rng() -> object:
     import numpy as np
 
     return np.random.default_rng(20240125)
+
+
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """Ctrl-C as at a keyboard: tests that run in the background have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

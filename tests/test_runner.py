@@ -172,18 +172,14 @@ def test_a_signal_leaves_a_report_of_what_ran(copy: Make, tmp_path: Path, signal
 @pytest.mark.filterwarnings("ignore:os.fork")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, signals.Stopped), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_in_the_middle_of_a_read_loses_no_result(
-    number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, sigint: None
 ) -> None:
-    # Whoever runs the tests in the background has SIGINT ignored, and so have its children.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     tells = """import sys; open(sys.argv[2], "w").write('{"event": "result", "id": "a"}\\n{"event": "trouble"}\\n')"""
     child = Child([sys.executable, "-c", tells], os.environ, 1)
     while not child.ended():
         time.sleep(0.01)
-    reads = os.read
 
-    def interrupted(pipe: int, size: int) -> bytes:
+    def interrupted(pipe: int, size: int, reads: Callable[[int, int], bytes] = os.read) -> bytes:
         data = reads(pipe, size)
         if data:
             signal.raise_signal(number)

@@ -210,7 +210,6 @@ def test_the_matrix_counts_what_was_seen_called_and_mistaken(tmp_path: Path) -> 
     text = markdown(content)
     for said in ("2 of 3 planted faults", "## Not seen", "## Harmless, and called a fault", "a \\| b"):
         assert said in text
-    pytest.importorskip("matplotlib")
     assert draw(content, tmp_path / "matrix.png")
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
 

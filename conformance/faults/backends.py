@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,21 +12,12 @@ from jax.extend.core import primitives as core
 
 from .executables import with_shards
 from .lowering import replaced
-from .plants import Instead, Plants
+from .plants import Plants
 
 PLANTS = Plants()
+plant, planted = PLANTS.plant, PLANTS.planted
 # Relative errors of the approximations that hardware has beside the exact instruction: about 11 and 22 bits.
 COARSE, FINE = np.float32(1 + 2.0**-11), np.float32(1 + 2.0**-16)
-
-
-def plant(fault: str) -> AbstractContextManager[Instead | None]:
-    """Plant a fault of this module."""
-    return PLANTS[fault]()
-
-
-def planted() -> list[str]:
-    """The ids of the faults that this module plants."""
-    return list(PLANTS)
 
 
 def cut(x: Any, bits: int) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -16,25 +15,16 @@ from jax.extend.core import primitives as core
 
 from .executables import with_shards
 from .lowering import device_number
-from .plants import Instead, Plants, primitives
+from .plants import Plants, primitives
 
 PLANTS = Plants()
+plant, planted = PLANTS.plant, PLANTS.planted
 _parallel = importlib.import_module("jax._src.lax.parallel")
 # Under the varying-axes check of `shard_map` JAX binds another primitive than without it.
 PSUM = primitives(_parallel, "psum_p", "psum_invariant_p")
 ALL_GATHER = primitives(_parallel, "all_gather_p", "all_gather_invariant_p")
 SCATTER = primitives(_parallel, "reduce_scatter_p")
 MANY, MIB = 4, 2**20
-
-
-def plant(fault: str) -> AbstractContextManager[Instead | None]:
-    """Plant a fault of this module."""
-    return PLANTS[fault]()
-
-
-def planted() -> list[str]:
-    """The ids of the faults that this module plants."""
-    return list(PLANTS)
 
 
 def _each(right: Any, operands: Sequence[Any], change: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,19 +12,10 @@ import numpy as np
 from jax.extend.core import primitives as core
 from jax.interpreters import ad
 
-from .plants import Instead, Plants
+from .plants import Plants
 
 PLANTS = Plants()
-
-
-def plant(fault: str) -> AbstractContextManager[Instead | None]:
-    """Plant a fault of this module."""
-    return PLANTS[fault]()
-
-
-def planted() -> list[str]:
-    """The ids of the faults that this module plants."""
-    return list(PLANTS)
+plant, planted = PLANTS.plant, PLANTS.planted
 
 
 @contextlib.contextmanager

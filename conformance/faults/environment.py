@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -17,17 +17,8 @@ from .lowering import CannotPlantError
 from .plants import Instead, Plants, patch
 
 PLANTS = Plants()
+plant, planted = PLANTS.plant, PLANTS.planted
 DISAGREE = b"E0000 gemm_fusion_autotuner.cc:1060] Results mismatch between different kernels (planted by sftref)\n"
-
-
-def plant(fault: str) -> AbstractContextManager[Instead | None]:
-    """Plant a fault of this module."""
-    return PLANTS[fault]()
-
-
-def planted() -> list[str]:
-    """The ids of the faults that this module plants."""
-    return list(PLANTS)
 
 
 def _rung0() -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -17,20 +16,11 @@ import numpy as np
 from jax import lax
 
 from .. import operators
-from .plants import Instead, Plants, patch
+from .plants import Plants, patch
 
 PLANTS = Plants()
+plant, planted = PLANTS.plant, PLANTS.planted
 SOFTMAX_FROM = 32
-
-
-def plant(fault: str) -> AbstractContextManager[Instead | None]:
-    """Plant a fault of this module."""
-    return PLANTS[fault]()
-
-
-def planted() -> list[str]:
-    """The ids of the faults that this module plants."""
-    return list(PLANTS)
 
 
 def _wrong(fault: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -12,19 +11,10 @@ import numpy as np
 from jax.extend.core import primitives as core
 
 from .executables import with_shards
-from .plants import Instead, Plants
+from .plants import Plants
 
 PLANTS = Plants()
-
-
-def plant(fault: str) -> AbstractContextManager[Instead | None]:
-    """Plant a fault of this module."""
-    return PLANTS[fault]()
-
-
-def planted() -> list[str]:
-    """The ids of the faults that this module plants."""
-    return list(PLANTS)
+plant, planted = PLANTS.plant, PLANTS.planted
 
 
 @PLANTS.lowered("counter-of-31-bits", core.threefry2x32_p)

@@ -17,6 +17,14 @@ Instead = dict[str, Any]
 class Plants(dict[str, Callable[[], AbstractContextManager[Instead | None]]]):
     """The faults of one module, by id. Each decorator adds one."""
 
+    def plant(self, fault: str) -> AbstractContextManager[Instead | None]:
+        """Plant one; gives what laws get in place of their fixtures."""
+        return self[fault]()
+
+    def planted(self) -> list[str]:
+        """The ids of all."""
+        return list(self)
+
     def lowered(self, fault: str, *primitives: Any) -> Callable[[Wrong], Wrong]:
         """The decorated function is compiled for the primitives; see `lowering.replaced`."""
 
