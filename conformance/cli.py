@@ -1,4 +1,4 @@
-"""`verify`, `explain`, `compare`: arguments -> a run or a page, and an exit code.
+"""`verify`, `bench`, `explain`, `compare`: arguments -> a run or a page, and an exit code.
 
 Every mistake is one line on stderr and exit code 2. Nothing here imports JAX.
 """
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from .adapter import AdapterError
+from .benchmarks import cli as bench
 from .catalogue import LEVELS, expected
 from .settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
 
-COMMANDS = ("verify", "explain", "compare")
+COMMANDS = ("verify", "bench", "explain", "compare")
 OUT = Path("sftref-report")
 VERIFY_EXAMPLES = """examples:
   sftref verify                                    this machine, on all its devices, or on 8 simulated ones
@@ -57,6 +58,7 @@ def add_commands(commands: Any) -> None:
     add("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes (default {OUT})")
     add("--deviations", type=Path, metavar="FILE", help="a TOML file of known deviations")
     add("--no-self-test", action="store_true", help="plant no faults to see that the laws see them")
+    bench.add_command(commands)
     explain = commands.add_parser("explain", help="what a law asks", epilog=EXPLAIN_EXAMPLES, formatter_class=raw)
     explain.add_argument("id", nargs="?", metavar="ID", help="a law, a check, a rung (default: all laws)")
     explain.add_argument("--report", type=Path, metavar="FILE", help=f"what it measured (default {OUT}/report.json)")
@@ -70,7 +72,7 @@ def add_commands(commands: Any) -> None:
 def run(command: str, args: dict[str, Any]) -> int:
     """Do one of `COMMANDS` with its parsed arguments; returns the exit code."""
     try:
-        return {"verify": _verify, "explain": _explain, "compare": _compare}[command](args)
+        return {"verify": _verify, "bench": bench.run, "explain": _explain, "compare": _compare}[command](args)
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads any more; Python would complain at its end
         return 1

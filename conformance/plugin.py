@@ -20,6 +20,7 @@ import pytest
 
 from . import compilation
 from .adapter import AdapterError, TrainerUnderTest, load_adapter
+from .benchmarks import options as speed
 from .catalogue import LEVELS, Law, blocked_by, check_id, laws, selects
 from .check import Blocked, Check
 from .plugin_summary import Summary, add_options
@@ -84,6 +85,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--sftref-stream", type=Path, default=None, metavar="FILE", help="append each check's record as JSON")
     add("--sftref-failed", default=None, help="rungs that failed before, as the runner passes them: 2,6:mesh")
     add_options(add)
+    speed.add_options(add)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -111,12 +113,19 @@ def pytest_configure(config: pytest.Config) -> None:
             settings.check_adapters()
         config.stash[RUN] = run = Run(option.sftref_stream, option.sftref_failed)
         config.stash[SUMMARY] = Summary(config, settings, run)
+        if option.sftref_benchmark:
+            speed.configure(config, settings)
     except (ValueError, AdapterError) as error:
         raise pytest.UsageError(str(error)) from error
     config.stash[SETTINGS] = settings
     controls = not hasattr(config, "workerinput")
     config.pluginmanager.register(Keeper(run, tells=controls), "sftref-keeper")
     config.pluginmanager.register(config.stash[SUMMARY], "sftref-summary")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Nothing is timed unless that was asked for."""
+    return True if collection_path == speed.HOME and not config.option.sftref_benchmark else None
 
 
 def _law_of(item: pytest.Item) -> Law | None:

@@ -52,7 +52,7 @@ class Child:
                 env=dict(variables),
                 pass_fds=(theirs,),
                 start_new_session=True,
-                preexec_fn=_tie_to(os.getpid()),  # noqa: PLW1509 - the runner has one thread
+                preexec_fn=tied_to(os.getpid()),  # noqa: PLW1509 - the runner has one thread
             )
         finally:
             os.close(theirs)
@@ -189,7 +189,7 @@ def wait(pipes: Iterable[int], seconds: float) -> bool:
         return bool(selector.select(seconds))
 
 
-def _tie_to(parent: int) -> Any:
+def tied_to(parent: int) -> Any:
     """What a new process does first: ask the kernel to end it with its parent (Linux only)."""
     if not sys.platform.startswith("linux"):
         return None

@@ -1,0 +1,1 @@
+"""Rung 10: how fast this machine computes what a trainer computes, and whether that got slower."""

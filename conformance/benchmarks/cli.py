@@ -1,0 +1,148 @@
+"""`sftref bench`: arguments -> benchmarks against stored runs, or two sides in turn, and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..catalogue import LEVELS
+from ..settings import DEFAULT_ADAPTERS, PLATFORMS, Settings, subject_labels
+from .options import HOME, MATTERS, SIZES
+
+OUT = Path("sftref-bench")
+EXAMPLES = """examples:
+  sftref bench                                     against the runs stored here for these devices, or record one
+  sftref bench --save --runs 3                     record a baseline: three runs say how runs scatter
+  sftref bench --against .venv-old/bin/python      is this JAX slower than that one? both in turn, so noise cancels
+  sftref bench --adapter my.kit:New --against my.kit:Old --only step
+  sftref bench --level full --only scaling         1, 2, 4 and 8 devices, weak and strong
+
+verdict and exit code: PASS 0, RECORDED 0, FAIL 1, WRONG 1 (what is timed computes something wrong), 2 set-up, 3 a hang
+or a crash, AMBIGUOUS 4, Ctrl-C 130
+"""
+# pytest's exit codes: ours. Its 5 is that no benchmark was collected.
+CODES = {0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, 6: 4}
+
+
+def add_command(commands: Any) -> None:
+    """Add `bench` to a command line."""
+    bench = commands.add_parser(
+        "bench", help="time this machine and trainers", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = bench.add_argument
+    add("--level", choices=LEVELS, default="quick", help="how much is timed, and for how long (default quick)")
+    add("--platform", choices=PLATFORMS, help="where arrays must live (default: the one that JAX chooses)")
+    add("--devices", type=int, metavar="N", help="at most N devices (default: all; 8 simulated ones on a CPU)")
+    add("--adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer to time; repeatable")
+    add("--only", action="append", default=[], metavar="ID", help="an id, its stem, or a group; repeatable")
+    add("--size", choices=SIZES, help="of the model (default: small on a CPU, else base)")
+    add("--seed", type=int, default=0, metavar="S", help="of every value drawn (default 0)")
+    add("--matters", type=float, default=MATTERS, metavar="SHARE", help=f"least slow-down that matters ({MATTERS:g})")
+    add("--against", metavar="PYTHON", help="another environment's interpreter, or MODULE:FACTORY: timed in turn")
+    add("--runs", type=int, default=1, metavar="R", help="processes to measure in, one after the other (default 1)")
+    add("--save", nargs="?", const="baseline", metavar="NAME", help="store the runs for later ones to compare with")
+    add("--storage", type=Path, metavar="DIR", help="where runs are stored (default .benchmarks, by device)")
+    add("--out", type=Path, default=OUT, metavar="DIR", help=f"where bench.json and bench.html go (default {OUT})")
+    add("--debug", action="store_true", help="show tracebacks")
+
+
+def run(args: dict[str, Any]) -> int:
+    """Do it.
+
+    Raises:
+        ValueError: an argument does not hold.
+    """
+    from .. import report
+
+    settings = Settings(
+        level=args["level"], adapters=tuple(args["adapter"]) or DEFAULT_ADAPTERS, platform=args["platform"],
+        devices=args["devices"], seed=args["seed"],
+    )  # fmt: skip
+    if not 0 < args["matters"] <= 1:
+        raise ValueError(f"--matters = {args['matters']:g}, must be above 0 and at most 1, as 0.05 is for 5 %")
+    if args["runs"] < 1:
+        raise ValueError(f"--runs = {args['runs']}, must be at least 1")
+    if args["against"] and (args["save"] or args["storage"] or args["runs"] > 1):
+        raise ValueError("--against with --save, --storage or --runs: it compares two sides now; leave them out")
+    report.prepare(args["out"])
+    return _against(args, settings) if args["against"] else _stored(args, settings)
+
+
+def _words(args: dict[str, Any], adapters: Sequence[str]) -> list[str]:
+    """Arguments that pytest's session and a worker share, less their prefix."""
+    words = ["level", args["level"], "seed", str(args["seed"])]
+    for name in ("platform", "devices", "size"):
+        if args[name] is not None:
+            words += [name, str(args[name])]
+    return words + [word for adapter in adapters for word in ("adapter", adapter)]
+
+
+def _stored(args: dict[str, Any], settings: Settings) -> int:
+    """Measure in processes of their own, and compare with what is stored."""
+    given = _words(args, args["adapter"])
+    words = [w if i % 2 else f"--sftref-{w}" for i, w in enumerate(given)]
+    words += [w for only in args["only"] for w in ("--sftref-time", only)]
+    words += ["--sftref-matters", str(args["matters"]), "--sftref-bench-out", str(args["out"])]
+    if args["save"]:
+        words += ["--benchmark-save", args["save"]]
+    if args["storage"]:
+        words += ["--benchmark-storage", f"file://{args['storage']}"]
+    fixed = ["-q", "-p", "no:cacheprovider", "-c", str(HOME.parent / "pytest.ini"), "--benchmark-quiet", "--no-header"]
+    code = 0
+    for number in range(args["runs"]):
+        if args["runs"] > 1:
+            print(f"run {number + 1} of {args['runs']}", flush=True)
+        plugin = (
+            [] if __package__ == "sftref.conformance.benchmarks" else ["-p", f"{__package__.rpartition('.')[0]}.plugin"]
+        )
+        ended = subprocess.run(
+            [sys.executable, "-m", "pytest", *fixed, *plugin, "--rootdir", str(HOME.parent), "--sftref-benchmark",
+             "--sftref-lines", *words, str(HOME)], check=False,
+        )  # fmt: skip
+        code = max(code, 3 if ended.returncode < 0 else CODES.get(ended.returncode, 3))
+        if code in (2, 3, 130):
+            break
+    return code
+
+
+def _against(args: dict[str, Any], settings: Settings) -> int:
+    """Measure two sides in turn."""
+    from . import verdict
+    from .page import write
+    from .paired import Comparison, Question
+    from .side import SideError, interpreter
+
+    try:
+        other = interpreter(args["against"])
+        before = list(settings.adapters) if other else [args["against"]]
+        if other is None and len(settings.adapters) > 1:
+            raise ValueError(
+                f"--against {args['against']}: compares one trainer with another; name yours with --adapter"
+            )
+        # Two trainers of different names have the same benchmarks when both are called the same.
+        labelled = [] if other else ["--label", subject_labels(settings.adapters)[0]]
+        shared = [w for only in args["only"] for w in ("--only", only)] + labelled
+
+        def side(adapters: Sequence[str]) -> list[str]:
+            given = _words(args, adapters)
+            return [w if i % 2 else f"--{w}" for i, w in enumerate(given)] + shared
+
+        question = Question(
+            before=(other or sys.executable, side(before)), after=(sys.executable, side(settings.adapters)),
+            matters=args["matters"], level=args["level"],
+        )  # fmt: skip
+        comparison = Comparison(question, lambda text: print(text, flush=True))
+        found = comparison.run()
+    except SideError as error:
+        print(f"sftref: {error}", file=sys.stderr)
+        return 3 if error.hung else 2
+    where = comparison.sides[1]["devices"]
+    sides = {"before": comparison.sides[0], "after": comparison.sides[1]}
+    write(args["out"], found, where, args["matters"], {"sides": sides})
+    print(f"{verdict.line(found, where)}; report: {args['out'] / 'bench.html'}")
+    return verdict.CODES[verdict.overall(found)]

@@ -1,0 +1,200 @@
+"""How the cost of an update grows with batch, length, width, layers and devices: measured, fitted, drawn.
+
+    python -m sftref.conformance.benchmarks.growth --adapter sftref.conformance.adapters.sftref:mesh --out growth
+
+One thing is varied at a time around the middle of each axis. A straight line goes through the first three points, and
+beside every further one stands how far it lies from that line: where a cost leaves it, something else has set in
+(attention's square, a cache that no longer holds, devices that share cores). Times are medians over rounds, each
+divided by that of the calibration kernel beside it and multiplied by the kernel's median over the whole run, so that a
+machine that changes its speed meanwhile bends no line. Memory is what the compiled update asks for beside its
+arguments; nothing is run for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import html
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..adapter import Case
+from ..cases import start_params
+from ..settings import Settings, start_jax
+from ..strategies import batch_of
+from .kernels import kernels
+from .measure import Timer
+from .page import STYLE
+from .suite import ENDLESS, SIZES, Bench
+from .timing import Prepared, repeats
+
+# Values of each axis; the others stay at those of the size `small`.
+AXES = {
+    "batch": (8, 16, 32, 64, 128),
+    "length": (16, 32, 64, 128, 256),
+    "width": (64, 128, 256, 384, 512),
+    "layers": (1, 2, 3, 4, 6, 8),
+    "devices": (1, 2, 3, 4, 6, 8),
+}
+HEAD = 64
+ROUNDS = 15
+# Points through which the line goes.
+STRAIGHT = 3
+WIDTH, HEIGHT, EDGE = 420, 240, 44
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size: its value on the axis, seconds of an update, and bytes of memory beside its arguments, if known."""
+
+    value: int
+    seconds: float
+    memory: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line through the first points, and how far each point lies from it, as a share."""
+
+    constant: float
+    slope: float
+    beyond: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float], costs: Sequence[float]) -> Line:
+        """Least squares of relative errors, through the first `STRAIGHT` points."""
+        x, y = np.asarray(values, float), np.asarray(costs, float)
+        first = slice(STRAIGHT)
+        design = np.stack([np.ones_like(x), x], axis=1)
+        constant, slope = np.linalg.lstsq(design[first] / y[first, None], np.ones(STRAIGHT), rcond=None)[0]
+        return cls(float(constant), float(slope), tuple((y / (constant + slope * x) - 1).tolist()))
+
+
+def sized(axis: str, value: int) -> tuple[Case, int, int | None]:
+    """The case, its rows, and the number of devices (None: all)."""
+    case, rows, _ = SIZES["small"]
+    case = dataclasses.replace(case, total_steps=ENDLESS)
+    if axis == "batch":
+        return case, value, None
+    if axis == "length":
+        return dataclasses.replace(case, max_position_embeddings=value), rows, None
+    if axis == "width":
+        wide = {"hidden_size": value, "intermediate_size": 4 * value, "num_attention_heads": value // HEAD}
+        return dataclasses.replace(case, **wide), rows, None  # type: ignore[arg-type]
+    if axis == "layers":
+        return dataclasses.replace(case, num_hidden_layers=value), rows, None
+    return case, rows, value
+
+
+def measured(bench: Bench, label: str, axes: Sequence[str]) -> Iterator[tuple[str, Point]]:
+    """All points, as they are measured."""
+    trainer = bench.trainer(label)
+    kernel = kernels(bench.devices[0])["matmul"]
+    most = bench.widest(label)
+    dropout = "dropout" in trainer.capabilities
+    for axis in axes:
+        for value in AXES[axis]:
+            case, rows, n = sized(axis, value)
+            if (n or most) > most:
+                continue
+            if not dropout:
+                case = dataclasses.replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
+            rng = bench.rng(axis)
+            batch = batch_of(case, rng, rows=rows, longest=case.max_position_embeddings)
+            trainer.start(case, start_params(case, rng), n or most)
+
+            def step(batch: Any = batch) -> Any:
+                return trainer.step(batch)
+
+            timer = Timer(Prepared(step), kernel, repeats(step))
+            for _ in range(ROUNDS):
+                timer.before()
+                timer.during()
+            pairs = timer.series(cpu=False)["wall"]
+            beside = statistics.median(k for _, k in pairs)
+            costs = trainer.costs(batch) if "costs" in trainer.capabilities else {}
+            yield axis, Point(value, beside * statistics.median(a / k for a, k in pairs), costs.get("temporary"))
+
+
+def drawn(axis: str, points: Sequence[Point]) -> str:
+    """An axis as a picture: the points, the line through the first of them, and the share beyond it at the last."""
+    values, costs = [p.value for p in points], [p.seconds * 1e3 for p in points]
+    line = Line.of(values, costs)
+    right, top = max(values), max(*costs, line.constant + line.slope * max(values))
+
+    def at(x: float, y: float) -> str:
+        return (
+            f"{EDGE + (WIDTH - 2 * EDGE) * x / right:.1f},{HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * max(y, 0) / top:.1f}"
+        )
+
+    dots = "".join(
+        f'<circle cx="{at(x, y).split(",")[0]}" cy="{at(x, y).split(",")[1]}" r="4" fill="var(--good)"/>'
+        f'<text x="{at(x, y).split(",")[0]}" y="{HEIGHT - EDGE + 14}" text-anchor="middle">{x}</text>'
+        for x, y in zip(values, costs, strict=True)
+    )
+    ends = f"{at(0, line.constant)} {at(right, line.constant + line.slope * right)}"
+    said = f"{line.constant:.2f} ms + {line.slope:.3g} ms x {axis}; at {right}: {line.beyond[-1]:+.0%} from the line"
+    return (
+        f'<figure><svg role="img" aria-label="{html.escape(said)}" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}">'
+        f'<polyline points="{ends}" fill="none" stroke="var(--quiet)" stroke-dasharray="4 3"/>{dots}'
+        f'<text x="{EDGE}" y="{EDGE - 8}">{top:.1f} ms</text><text x="{WIDTH - EDGE}" y="{HEIGHT - 8}" '
+        f'text-anchor="end">{axis}</text></svg><figcaption>{html.escape(said)}</figcaption></figure>'
+    )
+
+
+def table(axis: str, points: Sequence[Point]) -> Iterator[str]:
+    """An axis in Markdown."""
+    line = Line.of([p.value for p in points], [p.seconds for p in points])
+    yield f"| {axis} | ms a step | from the line | MiB beside its arguments |"
+    yield "| --- | --- | --- | --- |"
+    for point, beyond in zip(points, line.beyond, strict=True):
+        memory = "" if point.memory is None else f"{point.memory / 2**20:.1f}"
+        yield f"| {point.value} | {point.seconds * 1e3:.2f} | {beyond:+.0%} | {memory} |"
+
+
+def page(found: Mapping[str, Sequence[Point]], title: str) -> str:
+    """All axes on one page."""
+    pictures = "\n".join(f"<h2>{axis}</h2>{drawn(axis, points)}" for axis, points in found.items())
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width,initial-scale=1"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
+        f"<body><h1>{html.escape(title)}</h1>{pictures}</body></html>\n"
+    )
+
+
+def main() -> int:
+    """Measure, print, and write `growth.json` and `growth.html`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", default="sftref.conformance.adapters.sftref:mesh", metavar="MODULE:FACTORY")
+    parser.add_argument("--axis", action="append", choices=AXES, help="default: all")
+    parser.add_argument("--out", type=Path, default=Path("sftref-bench"), metavar="DIR")
+    given = parser.parse_args()
+    settings = Settings(adapters=(given.adapter,))
+    start_jax(settings)
+    import jax
+
+    (label,) = settings.subjects
+    bench = Bench(jax.devices(), settings.subjects, "small", 0)
+    found: dict[str, list[Point]] = {}
+    for axis, point in measured(bench, label, given.axis or list(AXES)):
+        found.setdefault(axis, []).append(point)
+        print(f"{axis} {point.value}: {point.seconds * 1e3:.2f} ms", file=sys.stderr, flush=True)
+    found = {axis: points for axis, points in found.items() if len(points) >= STRAIGHT}
+    print("\n\n".join("\n".join(table(axis, points)) for axis, points in found.items()))
+    given.out.mkdir(parents=True, exist_ok=True)
+    content = {axis: [dataclasses.asdict(p) for p in points] for axis, points in found.items()}
+    (given.out / "growth.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    title = f"Cost of an update: {label}, {len(bench.devices)} x {bench.devices[0].device_kind}"
+    (given.out / "growth.html").write_text(page(found, title), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

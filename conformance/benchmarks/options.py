@@ -1,0 +1,61 @@
+"""`--sftref-benchmark` and its kin: what every pytest run of the environment loads, without JAX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..settings import Settings, start_jax
+
+HOME = Path(__file__).parent
+SIZES = ("small", "base")
+MATTERS = 0.05
+
+
+def add_options(add: Any) -> None:
+    """The options of the benchmarks."""
+    add("--sftref-benchmark", action="store_true", help="time the trainers and this machine, instead of testing")
+    add("--sftref-size", choices=SIZES, help="of the model that is timed (default: small on a CPU, else base)")
+    add(
+        "--sftref-time", action="append", default=[], metavar="ID", help="a benchmark, its stem, or a group; repeatable"
+    )
+    add("--sftref-bench-out", type=Path, metavar="DIR", help="write bench.json and bench.html there")
+    add("--sftref-lines", action="store_true", help="tell each benchmark as it ends")
+    add(
+        "--sftref-matters", type=float, default=MATTERS, metavar="SHARE", help="the least slow-down that matters (0.05)"
+    )
+
+
+def check(option: Any) -> None:
+    """Refuse what cannot be timed.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if getattr(option, "numprocesses", None):
+        raise ValueError(
+            f"-n {option.numprocesses} with --sftref-benchmark: processes side by side slow each other; leave it out"
+        )
+    if not 0 < option.sftref_matters <= 1:
+        raise ValueError(
+            f"--sftref-matters = {option.sftref_matters:g}, must be above 0 and at most 1, as 0.05 is for 5 %"
+        )
+
+
+def configure(config: pytest.Config, settings: Settings) -> None:
+    """Set a session up that times.
+
+    Raises:
+        ValueError: an option does not hold, or pytest-benchmark is not there.
+    """
+    check(config.option)
+    if not config.pluginmanager.hasplugin("benchmark"):
+        raise ValueError("--sftref-benchmark needs pytest-benchmark; install it with: pip install pytest-benchmark")
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.args = [str(HOME)]
+    start_jax(settings)
+    from .plugin import Speed
+
+    config.pluginmanager.register(Speed(config, settings), "sftref-speed")

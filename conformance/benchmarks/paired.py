@@ -1,0 +1,205 @@
+"""Two environments, or two trainers -> the ratio of their times, measured in turn, and a verdict.
+
+The question after an upgrade is whether the *new* environment is slower than the old one, and no stored time answers
+it within ten per cent: machines drift more than that in a day. So both run at once, one process each, and take turns:
+a round of one beside a round of the other, which came first changing each time.
+
+Two processes of the same program differ for all of their lives by where their memory came to lie. So what looks slower
+is measured again by new processes, and is slower only if it is so in each pair of them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import intervals
+from .counts import differences
+from .intervals import AMBIGUOUS, FAIL, Ratio
+from .measure import Measured
+from .side import Side, SideError, labels, overlay
+from .verdict import NOTHING, WRONG, Judged, told
+
+# Pairs after which a benchmark is looked at; each look could raise a false alarm, which they share.
+LOOKS = (12, 24, 48, 96, 192)
+# Of what compiles, which takes seconds a round.
+FEW_LOOKS = (6, 12)
+# Pairs of processes that must agree that something is slower.
+PROCESSES = 3
+# Seconds of rounds for one benchmark in one pair of processes.
+SECONDS = {"quick": 30.0, "standard": 60.0, "full": 120.0}
+
+
+@dataclass
+class Pairs:
+    """What was measured of one benchmark: by series, for each pair of processes, (before, after) of each round."""
+
+    work: Mapping[str, float] = field(default_factory=dict)
+    exact: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+    blocks: list[dict[str, list[tuple[float, float]]]] = field(default_factory=list)
+
+    def ratio(self, series: str, alarms: float) -> Ratio:
+        """Over all processes."""
+        pairs = [pair for block in self.blocks for pair in block[series]]
+        return intervals.of_pairs([a for a, _ in pairs], [b for _, b in pairs], alarms)
+
+    def each(self, series: str) -> list[float]:
+        """The estimate of each pair of processes."""
+        return [
+            intervals.of_pairs([a for a, _ in block[series]], [b for _, b in block[series]], 0.5).value
+            for block in self.blocks
+        ]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared.
+
+    Attributes:
+        before: interpreter and arguments of the side compared with.
+        after: of the side judged.
+        matters: the least slow-down that matters.
+        level: how long is measured at the most.
+    """
+
+    before: tuple[str, Sequence[str]]
+    after: tuple[str, Sequence[str]]
+    matters: float
+    level: str
+
+
+class Comparison:
+    """A paired run.
+
+    Args:
+        question: what.
+        tell: is told, in a line each, how it goes.
+    """
+
+    def __init__(self, question: Question, tell: Callable[[str], None]) -> None:
+        self.question, self.tell = question, tell
+        self.found: dict[str, Pairs] = {}
+        self.said: dict[str, str] = {}
+        self.wrong: dict[str, str] = {}
+        self.sides: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+
+    def run(self) -> list[Judged]:
+        """Compare everything, and again what looks slower.
+
+        Raises:
+            SideError: a side cannot be started, hangs, or dies.
+        """
+        with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
+            where = overlay(Path(folder))
+            asked: list[str] | None = None
+            for number in range(PROCESSES):
+                sides = [Side(name, python, words, where) for name, (python, words) in
+                         (("before", self.question.before), ("after", self.question.after))]  # fmt: skip
+                try:
+                    asked = self._block(sides, asked, number)
+                finally:
+                    for side in sides:
+                        side.close()
+                if not asked:
+                    break
+        return [self.judged(name) for name in [*self.found, *self.wrong]]
+
+    def _block(self, sides: Sequence[Side], asked: list[str] | None, number: int) -> list[str]:
+        """Measure in one pair of processes; what looks slower and should be measured in another."""
+        for side in sides:
+            side.send(do="describe")
+        described = [side.answer() for side in sides]
+        self.sides = (described[0], described[1])
+        both = [name for name, _ in described[1]["entries"] if name in {n for n, _ in described[0]["entries"]}]
+        if not both:
+            raise SideError("the two sides have no benchmark in common; both need trainers of the same labels")
+        if asked is None:
+            self.tell(f"{len(both)} benchmarks on {described[1]['devices']}: {labels(described[1])}, "
+                      f"compared with {labels(described[0])}")  # fmt: skip
+        self.count = len(both)
+        again = []
+        for name in both if asked is None else asked:
+            try:
+                self._measure(sides, name)
+            except SideError as error:
+                if error.hung:
+                    raise
+                self.wrong[name] = str(error)
+                self.found.pop(name, None)
+                self.tell(f"{name}: {error}")
+                continue
+            judged = self.judged(name)
+            suspect = self._suspect(name)
+            if suspect and number + 1 < PROCESSES:
+                again.append(name)
+                self.tell(f"{name}: {judged.message or judged.word}; again in new processes")
+            else:
+                self.tell(f"{name}: {judged.word} {judged.message}")
+        return again
+
+    def _measure(self, sides: Sequence[Side], name: str) -> None:
+        for side in sides:
+            side.send(do="prepare", id=name)
+        prepared = [side.answer() for side in sides]
+        pairs = self.found.setdefault(name, Pairs())
+        pairs.work, pairs.exact = prepared[1]["work"], (prepared[0]["exact"], prepared[1]["exact"])
+        block: dict[str, list[tuple[float, float]]] = {}
+        pairs.blocks.append(block)
+        until = time.monotonic() + SECONDS[self.question.level]
+        looks = FEW_LOOKS if prepared[1]["once"] else LOOKS
+        for number in range(looks[-1]):
+            order = (0, 1) if number % 2 == 0 else (1, 0)
+            took = {place: sides[place].ask(do="round") for place in order}
+            for series in took[0]:
+                if series != "cpu" or self.sides[1]["platform"] == "cpu":
+                    block.setdefault(series, []).append((took[0][series], took[1][series]))
+            if number + 1 in looks and (self._decided(name) or time.monotonic() > until):
+                return
+
+    def _decided(self, name: str) -> bool:
+        return AMBIGUOUS not in self._words(name).values()
+
+    def _ratios(self, name: str) -> dict[str, Ratio]:
+        # Wall and processor time of each benchmark, at each look.
+        alarms = intervals.FALSE_ALARMS / (2 * self.count * len(LOOKS))
+        pairs = self.found[name]
+        series = [s for s in pairs.blocks[-1] if all(a > 0 and b > 0 for block in pairs.blocks for a, b in block[s])]
+        return {s: pairs.ratio(s, alarms) for s in series}
+
+    def _words(self, name: str) -> dict[str, str]:
+        return {s: intervals.word(ratio, self.question.matters) for s, ratio in self._ratios(name).items()}
+
+    def _suspect(self, name: str) -> bool:
+        """Whether it looks slower: what new processes must confirm."""
+        return FAIL in self._words(name).values()
+
+    def judged(self, name: str) -> Judged:
+        """The verdict on one benchmark."""
+        if name in self.wrong:
+            return Judged(name, WRONG, message=self.wrong[name])
+        pairs, ratios, words = self.found[name], self._ratios(name), self._words(name)
+        seconds = {s: statistics.median(b for block in pairs.blocks for _, b in block[s]) for s in ratios}
+        measured = Measured(
+            id=name, seconds=seconds, relative={},
+            rates={what: amount / seconds["wall"] for what, amount in pairs.work.items()},
+            exact=pairs.exact[1], rounds=ratios["wall"].n,
+        )  # fmt: skip
+        spoiled = [f"{what} {pairs.exact[1][what]:g}, must be 0" for what in NOTHING if pairs.exact[1].get(what)]
+        changed = differences(*pairs.exact)
+        for s, word in words.items():
+            if word == FAIL and min(pairs.each(s)) <= 1 + self.question.matters / 2:
+                words[s] = AMBIGUOUS  # slower in one pair of processes and not in another: it is the processes
+        word = FAIL if spoiled else next(w for w in (FAIL, AMBIGUOUS, "PASS") if w in words.values())
+        why = [told(s, ratios[s]) for s, found in words.items() if found == word]
+        if word == AMBIGUOUS:
+            wants = [intervals.needed(ratios[s], self.question.matters) for s, w in words.items() if w == AMBIGUOUS]
+            most = max(math.inf if want is None else want for want in wants)
+            why.append(f"needs about {most} pairs" if math.isfinite(most) else "too noisy here to tell")
+        why = spoiled + why + [f"another program: {'; '.join(changed)}"] * bool(changed)
+        return Judged(name, word, ratios, "; ".join(why), measured)

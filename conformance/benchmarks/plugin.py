@@ -1,0 +1,144 @@
+"""pytest's side of the benchmarks: `--sftref-benchmark`, a test for each of them, their verdict at the end.
+
+Imported where that option is given, since it needs pytest-benchmark and starts JAX; `options.py` is what every pytest
+run of the environment loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from .. import environment
+from ..settings import Settings, device_limit
+from . import baselines, verdict
+from .intervals import AMBIGUOUS, FAIL
+from .kernels import kernels
+from .measure import measure
+from .page import write
+from .suite import Bench, Benchmark, suite
+from .tables import table
+from .timing import WrongResultError
+
+AUTOMATIC = "first"
+UNDECIDED = 6  # beyond pytest's own exit codes: neither slower nor certainly not
+DEFAULT_STORAGE = "file://./.benchmarks"
+
+
+class Speed:
+    """One session's benchmarks.
+
+    Args:
+        config: pytest's.
+        settings: of the kit.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        option = config.option
+        devices = jax.devices()
+        devices = devices[: int(min(device_limit(settings), len(devices)))]
+        self.config, self.settings = config, settings
+        self.bench = Bench(devices, settings.subjects, option.sftref_size, settings.seed)
+        self.entries = {e.id: e for e in suite(self.bench, settings.level, option.sftref_time)}
+        self.widest = max(map(len, self.entries), default=0)
+        self.where = baselines.described(devices, self.bench.size)
+        self.environment = environment.static() | environment.live(device_limit(settings))
+        self.kernels = kernels(devices[0])
+        self.found: list[verdict.Judged] = []
+        if option.benchmark_storage == DEFAULT_STORAGE:
+            option.benchmark_storage = f"file://{baselines.storage(self.where)}"
+        self.runs = baselines.load(Path(option.benchmark_storage.removeprefix("file://")))
+        versions = self.environment["versions"]
+        self.judge = verdict.Judge(self.runs, versions, option.sftref_matters, len(self.entries))
+        # Until enough of them say how runs scatter, each is kept, unless something has changed since the first.
+        alike = all(baselines.same_program(run, versions) for run in self.runs)
+        self.automatic = len(self.runs) < baselines.ENOUGH and alike and not option.sftref_time
+        if self.automatic and not option.benchmark_save and not option.benchmark_autosave:
+            option.benchmark_save = AUTOMATIC
+        else:
+            self.automatic = False
+        # What is compared is what a run is made for: with its data a stored run can be looked at again.
+        option.benchmark_save_data = True
+
+    @pytest.fixture
+    def speed(self, request: pytest.FixtureRequest, benchmark: Any) -> Callable[[], None]:
+        """Times one benchmark, and fails where it is slower, wrong, or another program than it was."""
+        entry = self.entries[request.param]
+
+        def timed() -> None:
+            judged = self._judged(entry, benchmark)
+            self.found.append(judged)
+            self._tell(judged)
+            if judged.word in (FAIL, verdict.WRONG):
+                pytest.fail(f"{judged.id}: {judged.word}: {judged.message}", pytrace=False)
+
+        return timed
+
+    def _tell(self, judged: verdict.Judged) -> None:
+        if self.config.option.sftref_lines:
+            with self.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+                print("\r" + "\n".join(table([judged], self.widest)), flush=True)
+
+    def _judged(self, entry: Benchmark, benchmark: Any) -> verdict.Judged:
+        try:
+            kernel = self.kernels[entry.kernel]
+            return self.judge.judge(measure(entry, self.bench, kernel, self.settings.level, benchmark))
+        except WrongResultError as error:
+            return verdict.Judged(entry.id, verdict.WRONG, message=str(error))
+        except Exception as error:
+            self.found.append(verdict.Judged(entry.id, verdict.WRONG, message=f"{type(error).__name__}: {error}"))
+            raise
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """A test for each benchmark."""
+        if "speed" in metafunc.fixturenames:
+            metafunc.parametrize("speed", list(self.entries), indirect=True)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Store no run that is slower or wrong, unless the user asked; tell an undecided one by its exit code."""
+        word = verdict.overall(self.found)
+        if self.automatic and word in (FAIL, verdict.WRONG):
+            self.config._benchmarksession.save = None  # type: ignore[attr-defined]
+            self.automatic = False
+        yield
+        if session.exitstatus == pytest.ExitCode.OK and word == AMBIGUOUS:
+            session.exitstatus = UNDECIDED
+
+    def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
+        """Into each stored run: the devices and versions that its times belong to."""
+        machine_info[baselines.KEY] = {"devices": self.where, **self.environment}
+
+    def pytest_benchmark_compare_machine_info(self, compared_benchmark: dict[str, Any]) -> None:
+        """Refuse a baseline of other devices."""
+        try:
+            baselines.check_device(
+                compared_benchmark["machine_info"], self.where, str(self.config.option.benchmark_compare)
+            )
+        except baselines.BaselineError as error:
+            raise pytest.UsageError(str(error)) from error
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The verdict on each benchmark, and on the run."""
+        option = self.config.option
+        if not option.sftref_lines:
+            terminalreporter.section("speed")
+            for text in table(self.found, self.widest):
+                terminalreporter.write_line(text)
+        kept = ""
+        if self.automatic:
+            kept = f"; kept as run {len(self.runs) + 1} of the {baselines.ENOUGH} that later ones are compared with"
+        if option.sftref_bench_out is not None:
+            write(
+                option.sftref_bench_out,
+                self.found,
+                self.where,
+                option.sftref_matters,
+                {"environment": self.environment},
+            )
+            kept += f"; report: {option.sftref_bench_out / 'bench.html'}"
+        terminalreporter.write_line(f"{verdict.line(self.found, self.where)}{kept}")

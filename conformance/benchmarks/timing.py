@@ -1,0 +1,108 @@
+"""Something to time -> rounds of it: wall seconds and processor seconds, each beside a calibration kernel's.
+
+A round runs the work often enough to last `LEAST` seconds, between two readings of both clocks; what it computes is
+waited for inside. Compilation is over before the first round. Processor time (of all threads) is blind to what else
+the machine does, and to a program that waits; wall time sees both. So both are kept, and judged.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+LEAST = 0.004
+# Work of which a part is done once in a round, whatever its length, takes less than twice as long for twice as much.
+LINEAR = (1.5, 2.6)
+FEWEST_TRIES, MOST_TRIES = 2, 20
+# Share of a round's time that reading its results may take afterwards.
+AFTERWARDS = 0.2
+MOST_REPEATS = 1 << 16
+
+
+class WrongResultError(Exception):
+    """What was to be timed computes something wrong, or does not do its work while it is timed: it has no speed."""
+
+
+class Round(NamedTuple):
+    """Seconds of one execution: by the clock on the wall, and of all of this process's threads on a processor."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass
+class Prepared:
+    """Work that is compiled, checked, and ready to be timed.
+
+    Attributes:
+        run: does it once and waits for it.
+        work: what one execution does, for rates: `flops`, `bytes`, `bus_bytes`, `examples`, `tokens`.
+        exact: counts that do not scatter (see `counts.py`).
+        parts: reads, after each execution, what that one took in seconds, part by part; None without parts.
+        once: whether one execution is a round, whatever it takes.
+    """
+
+    run: Callable[[], Any]
+    work: Mapping[str, float] = field(default_factory=dict)
+    exact: Mapping[str, float] = field(default_factory=dict)
+    parts: Callable[[], Mapping[str, float]] | None = None
+    once: bool = False
+
+
+def rounded(run: Callable[[], Any], repeat: int) -> Round:
+    """One round of `repeat` executions."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(repeat):
+        run()
+    return Round((time.perf_counter() - wall) / repeat, (time.process_time() - cpu) / repeat)
+
+
+def repeats(run: Callable[[], Any]) -> int:
+    """How often to run it in a round: the least power of two that takes `LEAST` seconds. Warms it up as well."""
+    run()
+    count = 1
+    while rounded(run, count).wall * count < LEAST and count < MOST_REPEATS:
+        count *= 2
+    return count
+
+
+def check_waited(run: Callable[[], Any], repeat: int, pending: Callable[[], Any]) -> None:
+    """Refuse work that goes on after it returned: `pending` waits for whatever may still be computed.
+
+    Raises:
+        WrongResultError: with both times.
+    """
+    for _ in range(MOST_TRIES):
+        pending()
+        took = rounded(run, repeat).wall * repeat
+        began = time.perf_counter()
+        pending()
+        after = time.perf_counter() - began
+        if after <= AFTERWARDS * took:
+            return
+    raise WrongResultError(
+        f"after {repeat} executions in {took:.3g} s their work goes on for {after:.3g} s; it must be waited for"
+    )
+
+
+def check_linear(run: Callable[[], Any], repeat: int) -> None:
+    """Refuse work of which twice as much does not take about twice as long: it is not done each time.
+
+    The least times of several tries are compared, and on a busy machine of more tries than on a quiet one.
+
+    Raises:
+        WrongResultError: with both times.
+    """
+    once = twice = math.inf
+    for tries in range(1, MOST_TRIES + 1):
+        once = min(once, rounded(run, repeat).wall * repeat)
+        twice = min(twice, rounded(run, 2 * repeat).wall * 2 * repeat)
+        if tries >= FEWEST_TRIES and LINEAR[0] <= twice / once <= LINEAR[1]:
+            return
+    raise WrongResultError(
+        f"{2 * repeat} executions take {twice / once:.2f} times as long as {repeat} ({twice:.3g} s, {once:.3g} s), "
+        "should be 2: something in it is done once in a round, or not each time"
+    )

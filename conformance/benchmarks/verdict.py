@@ -1,0 +1,130 @@
+"""What was measured and what is stored -> PASS, FAIL or AMBIGUOUS for each benchmark, and for the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import intervals
+from .baselines import ENOUGH, Stored, same_program
+from .counts import differences
+from .intervals import AMBIGUOUS, FAIL, PASS, Ratio
+from .measure import Measured
+
+RECORDED, WRONG = "RECORDED", "WRONG"
+CODES = {PASS: 0, RECORDED: 0, FAIL: 1, WRONG: 1, AMBIGUOUS: 4}
+# What a reader of a list is told first.
+ORDER = (WRONG, FAIL, AMBIGUOUS, PASS, RECORDED)
+# Counts that must be 0 on any machine, without a baseline.
+NOTHING = ("compilations later", "arrays left")
+# Series that are compared; of the others only the median is shown.
+JUDGED = ("wall", "cpu", "trace", "lower", "compile")
+MOST_TOLD = 4
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdict on one benchmark.
+
+    Attributes:
+        id: of the benchmark.
+        word: one of `ORDER`.
+        ratios: by series, now over before.
+        message: why, in a line.
+        measured: what it rests on; None where it was wrong.
+    """
+
+    id: str
+    word: str
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    message: str = ""
+    measured: Measured | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `bench.json`."""
+        ratios = {name: ratio._asdict() for name, ratio in self.ratios.items()}
+        measured = None if self.measured is None else self.measured.to_json()
+        return {"id": self.id, "word": self.word, "message": self.message, "ratios": ratios, "measured": measured}
+
+
+class Judge:
+    """Compares benchmarks with stored runs.
+
+    Args:
+        runs: stored, of the same devices.
+        versions: of the packages here.
+        matters: the least relative slow-down that matters.
+        count: how many benchmarks this run judges; false alarms are shared among them.
+    """
+
+    def __init__(self, runs: Sequence[Stored], versions: Mapping[str, str], matters: float, count: int) -> None:
+        self.runs, self.versions, self.matters = runs, versions, matters
+        # Two series of most benchmarks, each of which could raise an alarm.
+        self.alarms = intervals.FALSE_ALARMS / (2 * max(count, 1))
+        ids = sorted({name for run in runs for name in run.measured})
+        self.before: dict[tuple[str, str], list[float]] = {
+            (name, series): [r.measured[name].relative[series] for r in runs
+                             if name in r.measured and series in r.measured[name].relative]
+            for name in ids for series in JUDGED
+        }  # fmt: skip
+        keys = list(self.before)
+        found = intervals.scatter([self.before[key] for key in keys])
+        self.scatter = {key: found[place] for place, key in enumerate(keys) if place in found}
+
+    def judge(self, measured: Measured) -> Judged:
+        """One benchmark."""
+        spoiled = [f"{name} {measured.exact[name]:g}, must be 0" for name in NOTHING if measured.exact.get(name)]
+        if spoiled:
+            return Judged(measured.id, FAIL, message="; ".join(spoiled), measured=measured)
+        changed = self._changed(measured)
+        ratios = {}
+        for series, now in measured.relative.items():
+            before = self.before.get((measured.id, series), [])
+            if before:
+                found = self.scatter.get((measured.id, series))
+                ratios[series] = intervals.of_runs(before, [now], found, self.alarms)
+        if changed:
+            return Judged(measured.id, FAIL, ratios, f"the compiled program changed: {'; '.join(changed)}", measured)
+        if not ratios:
+            return Judged(measured.id, RECORDED, message="no stored run has it", measured=measured)
+        words = {series: intervals.word(ratio, self.matters) for series, ratio in ratios.items()}
+        word = next(word for word in ORDER if word in words.values())
+        return Judged(measured.id, word, ratios, self._why(words, ratios, word), measured)
+
+    def _changed(self, measured: Measured) -> list[str]:
+        """Counts that are not those of the newest stored run of the same JAX."""
+        same = [run for run in self.runs if measured.id in run.measured and same_program(run, self.versions)]
+        return differences(same[-1].measured[measured.id].exact, measured.exact) if same else []
+
+    def _why(self, words: Mapping[str, str], ratios: Mapping[str, Ratio], word: str) -> str:
+        if word == AMBIGUOUS and len(self.runs) < ENOUGH:
+            return f"{len(self.runs)} of {ENOUGH} stored runs: how runs scatter is not known yet"
+        return "; ".join(told(series, ratios[series]) for series, found in words.items() if found == word)
+
+
+def told(series: str, ratio: Ratio) -> str:
+    """A ratio in words: `wall time 1.12 (1.08 to 1.16)`."""
+    name = series if series not in ("wall", "cpu") else f"{series} time"
+    high = "any" if ratio.high > 1e6 else f"{ratio.high:.2f}"
+    return f"{name} {ratio.value:.2f} times ({ratio.low:.2f} to {high})"
+
+
+def overall(found: Sequence[Judged]) -> str:
+    """The run's word: the worst; RECORDED only where nothing could be compared."""
+    words = {judged.word for judged in found}
+    if words & {PASS} and not words & {WRONG, FAIL, AMBIGUOUS}:
+        return PASS
+    return next((word for word in ORDER if word in words), WRONG)
+
+
+def line(found: Sequence[Judged], where: str) -> str:
+    """The last line of a run."""
+    word = overall(found)
+    if not found:
+        return f"{WRONG}: nothing was timed"
+    counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(j.word == name for j in found)))
+    worst = [judged for judged in found if judged.word == word]
+    shown = "; ".join(f"{j.id}: {j.message}" for j in worst[:MOST_TOLD]) if word not in (PASS, RECORDED) else ""
+    more = f" and {len(worst) - MOST_TOLD} more" if shown and len(worst) > MOST_TOLD else ""
+    return f"{word}: {len(found)} benchmarks on {where}: {counts}{f'; {shown}{more}' if shown else ''}"
