@@ -1,4 +1,4 @@
-"""The statistics of the benchmarks: exact where there is a formula, as often right as they say where there is chance."""
+"""The statistics of the benchmarks: exact where there is a formula, and as often right as they say elsewhere."""
 
 from __future__ import annotations
 

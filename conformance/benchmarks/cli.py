@@ -92,7 +92,19 @@ def _stored(args: dict[str, Any], settings: Settings) -> int:
         words += ["--benchmark-save", args["save"]]
     if args["storage"]:
         words += ["--benchmark-storage", f"file://{args['storage']}"]
-    fixed = ["-q", "-p", "no:cacheprovider", "-c", str(HOME.parent / "pytest.ini"), "--benchmark-quiet", "--no-header"]
+    # Our own lines instead of pytest's.
+    fixed = [
+        "-s",
+        "-p",
+        "no:terminal",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(HOME.parent / "pytest.ini"),
+        "-o",
+        "addopts=",
+    ]
+    fixed += ["--benchmark-quiet"]
     code = 0
     for number in range(args["runs"]):
         if args["runs"] > 1:

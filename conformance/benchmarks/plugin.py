@@ -44,23 +44,30 @@ class Speed:
         self.config, self.settings = config, settings
         self.bench = Bench(devices, settings.subjects, option.sftref_size, settings.seed)
         self.entries = {e.id: e for e in suite(self.bench, settings.level, option.sftref_time)}
+        if not self.entries:
+            stems = sorted({e.id.partition("[")[0] for e in suite(self.bench, "full")})
+            asked = ", ".join(option.sftref_time)
+            raise ValueError(f"--only = {asked} matches no benchmark at level {settings.level}; of: {', '.join(stems)}")
         self.widest = max(map(len, self.entries), default=0)
         self.where = baselines.described(devices, self.bench.size)
         self.environment = environment.static() | environment.live(device_limit(settings))
         self.kernels = kernels(devices[0])
         self.found: list[verdict.Judged] = []
+        self.out: Path | None = option.sftref_bench_out
         if option.benchmark_storage == DEFAULT_STORAGE:
             option.benchmark_storage = f"file://{baselines.storage(self.where)}"
         self.runs = baselines.load(Path(option.benchmark_storage.removeprefix("file://")))
         versions = self.environment["versions"]
-        self.judge = verdict.Judge(self.runs, versions, option.sftref_matters, len(self.entries))
         # Until enough of them say how runs scatter, each is kept, unless something has changed since the first.
         alike = all(baselines.same_program(run, versions) for run in self.runs)
         self.automatic = len(self.runs) < baselines.ENOUGH and alike and not option.sftref_time
-        if self.automatic and not option.benchmark_save and not option.benchmark_autosave:
+        self.judge = verdict.Judge(
+            self.runs, versions, option.sftref_matters, len(self.entries), recording=self.automatic
+        )
+        if option.benchmark_save or option.benchmark_autosave:
+            self.automatic = False  # the user's own
+        elif self.automatic:
             option.benchmark_save = AUTOMATIC
-        else:
-            self.automatic = False
         # What is compared is what a run is made for: with its data a stored run can be looked at again.
         option.benchmark_save_data = True
 
@@ -80,8 +87,7 @@ class Speed:
 
     def _tell(self, judged: verdict.Judged) -> None:
         if self.config.option.sftref_lines:
-            with self.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-                print("\r" + "\n".join(table([judged], self.widest)), flush=True)
+            print("\n".join(table([judged], self.widest)), flush=True)
 
     def _judged(self, entry: Benchmark, benchmark: Any) -> verdict.Judged:
         try:
@@ -106,6 +112,9 @@ class Speed:
             self.config._benchmarksession.save = None  # type: ignore[attr-defined]
             self.automatic = False
         yield
+        if self.out is not None:
+            matters = self.config.option.sftref_matters
+            write(self.out, self.found, self.where, matters, {"environment": self.environment})
         if session.exitstatus == pytest.ExitCode.OK and word == AMBIGUOUS:
             session.exitstatus = UNDECIDED
 
@@ -124,21 +133,19 @@ class Speed:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The verdict on each benchmark, and on the run."""
-        option = self.config.option
-        if not option.sftref_lines:
-            terminalreporter.section("speed")
-            for text in table(self.found, self.widest):
-                terminalreporter.write_line(text)
+        terminalreporter.section("speed")
+        for text in [*table(self.found, self.widest), self._line()]:
+            terminalreporter.write_line(text)
+
+    def pytest_unconfigure(self) -> None:
+        """The last line, where no terminal reporter is there to say it."""
+        if self.config.option.sftref_lines:
+            print(self._line(), flush=True)
+
+    def _line(self) -> str:
         kept = ""
         if self.automatic:
             kept = f"; kept as run {len(self.runs) + 1} of the {baselines.ENOUGH} that later ones are compared with"
-        if option.sftref_bench_out is not None:
-            write(
-                option.sftref_bench_out,
-                self.found,
-                self.where,
-                option.sftref_matters,
-                {"environment": self.environment},
-            )
-            kept += f"; report: {option.sftref_bench_out / 'bench.html'}"
-        terminalreporter.write_line(f"{verdict.line(self.found, self.where)}{kept}")
+        if self.out is not None:
+            kept += f"; report: {self.out / 'bench.html'}"
+        return f"{verdict.line(self.found, self.where)}{kept}"

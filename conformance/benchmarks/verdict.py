@@ -56,10 +56,19 @@ class Judge:
         versions: of the packages here.
         matters: the least relative slow-down that matters.
         count: how many benchmarks this run judges; false alarms are shared among them.
+        recording: whether this run joins the first of those that later ones are compared with.
     """
 
-    def __init__(self, runs: Sequence[Stored], versions: Mapping[str, str], matters: float, count: int) -> None:
-        self.runs, self.versions, self.matters = runs, versions, matters
+    def __init__(
+        self,
+        runs: Sequence[Stored],
+        versions: Mapping[str, str],
+        matters: float,
+        count: int,
+        *,
+        recording: bool = False,
+    ) -> None:
+        self.runs, self.versions, self.matters, self.recording = runs, versions, matters, recording
         # Two series of most benchmarks, each of which could raise an alarm.
         self.alarms = intervals.FALSE_ALARMS / (2 * max(count, 1))
         ids = sorted({name for run in runs for name in run.measured})
@@ -90,6 +99,9 @@ class Judge:
             return Judged(measured.id, RECORDED, message="no stored run has it", measured=measured)
         words = {series: intervals.word(ratio, self.matters) for series, ratio in ratios.items()}
         word = next(word for word in ORDER if word in words.values())
+        if word == AMBIGUOUS and len(self.runs) < ENOUGH:
+            why = f"{len(self.runs)} of {ENOUGH} stored runs: how runs scatter is not known yet"
+            return Judged(measured.id, RECORDED if self.recording else word, ratios, why, measured)
         return Judged(measured.id, word, ratios, self._why(words, ratios, word), measured)
 
     def _changed(self, measured: Measured) -> list[str]:
@@ -98,8 +110,6 @@ class Judge:
         return differences(same[-1].measured[measured.id].exact, measured.exact) if same else []
 
     def _why(self, words: Mapping[str, str], ratios: Mapping[str, Ratio], word: str) -> str:
-        if word == AMBIGUOUS and len(self.runs) < ENOUGH:
-            return f"{len(self.runs)} of {ENOUGH} stored runs: how runs scatter is not known yet"
         return "; ".join(told(series, ratios[series]) for series, found in words.items() if found == word)
 
 
