@@ -101,7 +101,7 @@ def test_the_worst_word_is_that_of_the_run(words: list[str], over_all: str) -> N
 
 def file_of(folder: Path, name: str, devices: str, entries: list[Measured]) -> Path:
     content = {
-        "machine_info": {baselines.KEY: {"devices": devices, "versions": VERSIONS}},
+        "machine_info": {baselines.KEY: {"where": devices, "versions": VERSIONS}},
         "benchmarks": [{"name": m.id, "extra_info": {baselines.KEY: m.to_json()}} for m in entries],
     }
     path = folder / name
@@ -125,7 +125,7 @@ def test_a_damaged_run_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_of_other_devices_is_refused_by_name() -> None:
-    info = {baselines.KEY: {"devices": "2 x NVIDIA H100, base"}}
+    info = {baselines.KEY: {"where": "2 x NVIDIA H100, base"}}
     with pytest.raises(BaselineError, match="measured on 2 x NVIDIA H100, base, must be 8 x cpu, small as here"):
         baselines.check_device(info, "8 x cpu, small", "0001")
 

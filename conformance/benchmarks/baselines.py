@@ -34,13 +34,13 @@ class Stored:
 
     Attributes:
         path: of its file.
-        devices: kind, number and size, as in `described`.
+        where: kind and number of devices and size, as in `described`.
         versions: of its packages.
         measured: by benchmark.
     """
 
     path: Path
-    devices: str
+    where: str
     versions: Mapping[str, str]
     measured: Mapping[str, Measured]
 
@@ -78,7 +78,7 @@ def read(path: Path) -> Stored | None:
         if ours is None or not entries:
             return None
         found = {entry["id"]: Measured.from_json(entry) for entry in entries}
-        return Stored(path, ours["devices"], ours["versions"], found)
+        return Stored(path, ours["where"], ours["versions"], found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BaselineError(f"{path}: is no stored run ({type(error).__name__}: {error}); remove it") from error
 
@@ -89,7 +89,7 @@ def check_device(stored: Mapping[str, Any], now: str, where: str) -> None:
     Raises:
         BaselineError: naming both.
     """
-    before = stored.get(KEY, {}).get("devices", "devices that it does not name")
+    before = stored.get(KEY, {}).get("where", "devices that it does not name")
     if before != now:
         raise BaselineError(
             f"--benchmark-compare {where}: was measured on {before}, must be {now} as here; "

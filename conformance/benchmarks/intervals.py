@@ -17,6 +17,7 @@ by exactly what matters sits on the edge of its word.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -67,6 +68,7 @@ def of_pairs(before: Sequence[float], after: Sequence[float], alarms: float) -> 
     return Ratio(math.exp(float(np.median(averages))), math.exp(low), math.exp(high), n)
 
 
+@functools.cache
 def signed_rank_tail(n: int, alarms: float) -> int | None:
     """How many of the n (n + 1) / 2 averages of pairs lie outside the interval on each side; None if none may.
 

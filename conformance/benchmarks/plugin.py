@@ -120,7 +120,7 @@ class Speed:
 
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
         """Into each stored run: the devices and versions that its times belong to."""
-        machine_info[baselines.KEY] = {"devices": self.where, **self.environment}
+        machine_info[baselines.KEY] = {"where": self.where, **self.environment}
 
     def pytest_benchmark_compare_machine_info(self, compared_benchmark: dict[str, Any]) -> None:
         """Refuse a baseline of other devices."""

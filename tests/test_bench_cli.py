@@ -1,0 +1,120 @@
+"""`sftref bench` and `pytest --sftref-benchmark` as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from sftref import cli
+
+# `sftref bench` never imports JAX; this process has it, and Python warns of a fork beside its threads.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+ONE = ["--sftref-benchmark", "--sftref-time", "dispatch", "--sftref-devices", "1"]
+FOLDER = Path(".benchmarks/1-x-cpu-small")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def asked(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PYTEST, *ONE, *words], capture_output=True, text=True, check=False, timeout=300)
+
+
+def stored(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*.json"))
+
+
+def test_a_run_is_stored_and_later_ones_are_held_against_it(tmp_path: Path) -> None:
+    first = asked("--benchmark-save", "mine", "--sftref-bench-out", "out")
+    assert first.returncode == 0, first.stdout
+    assert "RECORDED: 1 benchmarks on 1 x cpu, small: 1 RECORDED; report: out/bench.html" in first.stdout
+    (path,) = stored(FOLDER)
+    content = json.loads(path.read_text())
+    assert content["machine_info"]["sftref"]["where"] == "1 x cpu, small"
+    assert "jax" in content["machine_info"]["sftref"]["versions"]
+    (bench,) = content["benchmarks"]
+    assert bench["stats"]["rounds"] == len(bench["stats"]["data"]) == bench["extra_info"]["sftref"]["rounds"]
+    report = json.loads(Path("out/bench.json").read_text())
+    assert (report["verdict"], report["exit_code"]) == ("RECORDED", 0)
+    assert "<svg" not in Path("out/bench.html").read_text(), "nothing was compared yet"
+
+    # Three runs on a machine that was three times as fast, and hardly scattered.
+    relative = bench["extra_info"]["sftref"]["relative"]
+    for number in (1, 2, 3):
+        bench["extra_info"]["sftref"]["relative"] = {s: r / 3 * (1 + number / 1000) for s, r in relative.items()}
+        path.with_name(f"000{number}_mine.json").write_text(json.dumps(content))
+    slower = asked("--junitxml", "junit.xml", "--sftref-bench-out", "out", "--benchmark-autosave")
+    assert slower.returncode == 1, slower.stdout
+    assert "FAIL: 1 benchmarks on 1 x cpu, small: 1 FAIL; dispatch: wall time" in slower.stdout
+    assert "Traceback" not in slower.stdout + slower.stderr
+    assert ElementTree.parse("junit.xml").getroot()[0].get("failures") == "1"
+    assert Path("out/bench.html").read_text().count("<svg") == 1
+
+
+def test_times_of_processes_side_by_side_are_refused() -> None:
+    found = asked("-n", "2")
+    assert found.returncode == 4
+    assert "-n 2 with --sftref-benchmark: processes side by side slow each other; leave it out" in found.stderr
+
+
+def test_stored_runs_of_other_devices_are_refused_by_name() -> None:
+    assert asked("--benchmark-save", "mine").returncode == 0
+    (path,) = stored(FOLDER)
+    content = json.loads(path.read_text())
+    content["machine_info"]["sftref"]["where"] = "8 x NVIDIA H100, base"
+    Path("other.json").write_text(json.dumps(content))
+    found = asked("--benchmark-compare", "other.json")
+    assert found.returncode == 4
+    assert "other.json: was measured on 8 x NVIDIA H100, base, must be 1 x cpu, small as here" in found.stderr
+
+
+def test_benchmarks_run_only_when_asked_for() -> None:
+    words = ["--collect-only", "-q", "--pyargs", "sftref.conformance", "--sftref-only", "environment"]
+    found = subprocess.run([*PYTEST, *words], capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 0, found.stdout
+    assert "test_0_environment.py" in found.stdout
+    assert "test_speed" not in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--matters", "0"], "--matters = 0, must be above 0 and at most 1, as 0.05 is for 5 %"),
+        (["--matters", "7"], "--matters = 7, must be above 0 and at most 1, as 0.05 is for 5 %"),
+        (["--runs", "0"], "--runs = 0, must be at least 1"),
+        (["--devices", "0"], "--devices = 0, must be at least 1"),
+        (["--against", "python", "--save"], "--against with --save, --storage or --runs"),
+        (["--against", "/no/python"], "--against /no/python: must be a Python interpreter"),
+        (["--against", "a:B"], "--against a:B: compares one trainer with another; name yours with --adapter"),
+        (["--adapter", "nothing"], "must be MODULE:FACTORY"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_an_id_that_matches_nothing_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--only", "nothing"]) == 2
+    assert "--only = nothing matches no benchmark at level quick; of: collective.all_gather" in capfd.readouterr().err
+
+
+def test_two_sides_that_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(["bench", "--against", sys.executable, "--only", "dispatch", "--matters", "1", "--devices", "1"])
+    out = capsys.readouterr().out
+    assert "1 benchmarks on 1 x cpu, small: JAX" in out
+    assert code == 0, out
+    assert out.splitlines()[-1].startswith("PASS: 1 benchmarks on 1 x cpu, small: 1 PASS; report: ")
+    sides = json.loads(Path("sftref-bench/bench.json").read_text())["sides"]
+    assert sides["before"]["versions"] == sides["after"]["versions"]
