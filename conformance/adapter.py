@@ -25,6 +25,7 @@ OPTIONAL_METHODS = {
     "moments": "moments",
     "replicas": "replicas",
     "program": "program",
+    "costs": "costs",
     "save": "checkpoint",
     "restore": "checkpoint",
     "epoch": "data order",
@@ -132,6 +133,14 @@ class TrainerUnderTest(Protocol):
 
     def program(self, batch: HostBatch) -> str:
         """The compiled update for batches of this shape, as HLO text."""
+
+    def costs(self, batch: HostBatch) -> Mapping[str, float]:
+        """What the compiled update for batches of this shape needs, on each device, as JAX itself counts it.
+
+        `flops`; `bytes` that are read and written; and of memory, in bytes, `arguments`, `outputs`, `aliased` (of the
+        donated arguments that outputs take over) and `temporary`. What this JAX does not say is left out. `costs.py`
+        has them from a compiled program.
+        """
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
         """The batches of an epoch over `examples` examples, each as their indices, in training's order."""

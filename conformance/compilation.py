@@ -1,8 +1,12 @@
-"""A check -> how its programs are compiled: with XLA's optimizations or, on simulated devices, in half the time."""
+"""A check -> how its programs are compiled: with XLA's optimizations or, on simulated devices, in half the time.
+
+And what was compiled while a check looked on, by JAX's own events.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 
@@ -11,12 +15,21 @@ from .check import Check
 
 OPTION = "jax_disable_most_optimizations"
 XLA_LEVEL = "xla_backend_optimization_level"
+# The event of a program that is compiled, or taken from the cache on disk.
+COMPILING = "/jax/core/compile/backend_compile_duration"
 # The laws of a trainer whose programs are compiled without optimization; None for all. What they ask does not depend
 # on it. The machine's own rungs, where a compiler's fault shows, are compiled in full at every level. So are, at
 # `standard`, the trainer's main programs, on one device and on all; and at `full` those that a law has for itself.
 LIGHT: dict[str, tuple[str, ...] | None] = {
     "quick": None,
-    "standard": ("equivalence.device_counts", "equivalence.packing", "equivalence.accumulation", "training.schedule"),
+    "standard": (
+        "equivalence.device_counts",
+        "equivalence.packing",
+        "equivalence.accumulation",
+        "training.schedule",
+        "performance.compilations",
+        "performance.memory",
+    ),
 }
 
 
@@ -43,3 +56,34 @@ def of(check: Check) -> Iterator[None]:
         yield
     finally:
         jax.config.update(OPTION, False)
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """The names of the programs that are compiled in here, once it is over.
+
+    Example::
+
+        with heard() as names:
+            jax.jit(lambda x: x + 1)(1)
+        assert names == ["jit(<lambda>)"]
+    """
+    names: list[str] = []
+    before = len(_all())
+    yield names
+    names += _all()[before:]
+
+
+@functools.cache
+def _all() -> list[str]:
+    """The programs that this process has compiled since it first asked. A listener cannot be taken back everywhere."""
+    import jax
+
+    names: list[str] = []
+
+    def compiled(event: str, duration_secs: float, **said: str | int) -> None:
+        if event == COMPILING:
+            names.append(str(said.get("fun_name", "a program")))
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    return names

@@ -30,7 +30,7 @@ def find(word: str) -> list[Law]:
     if not found:
         near = difflib.get_close_matches(name, laws(), 3, 0.4)
         hint = f"nearest: {', '.join(near)}" if near else "without an id it lists them all"
-        raise UnknownLawError(f"explain {word}: is no law, and no rung from 0 to {len(RUNGS) - 1}; {hint}")
+        raise UnknownLawError(f"explain {word}: is no law, and no rung of 0 to {len(RUNGS) - 1} that has laws; {hint}")
     return found
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from . import deviations as known
 from . import environment
+from .compilation import COMPILING
 from .outcome import Outcome
 from .records import Record
 from .report import write
@@ -27,8 +28,6 @@ from .verdict import judge
 
 if TYPE_CHECKING:
     from .plugin import Run
-
-COMPILING = "/jax/core/compile/backend_compile_duration"
 
 
 def add_options(add: Callable[..., None]) -> None:

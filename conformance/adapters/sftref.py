@@ -26,6 +26,7 @@ from sftref.trainers import Trainer, make_trainer
 
 from ..adapter import CAPABILITIES, Arrays, Case, HostBatch, StepResult
 from ..cases import shapes
+from ..costs import costs_of
 
 # A packed row of the kit's short examples: more slots would be computed in vain.
 SLOTS = 3
@@ -84,7 +85,11 @@ class SftrefTrainer:
 
     def program(self, batch: HostBatch) -> str:
         """See `TrainerUnderTest.program`."""
-        return self.trainer.compiled_text(self.state, self._put(batch))
+        return str(self.trainer.compiled(self.state, self._put(batch)).as_text())
+
+    def costs(self, batch: HostBatch) -> Mapping[str, float]:
+        """See `TrainerUnderTest.costs`."""
+        return costs_of(self.trainer.compiled(self.state, self._put(batch)))
 
     def save(self, path: Path) -> None:
         """See `TrainerUnderTest.save`."""

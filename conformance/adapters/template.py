@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..adapter import Arrays, Case, HostBatch, StepResult
+from ..costs import costs_of
 
 
 def logits(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
@@ -100,7 +102,8 @@ def compiled(case: Case, n: int) -> Compiled:
         return optax.apply_updates(params, updates), state, loss
 
     return Compiled(
-        step=jax.jit(step, out_shardings=everywhere),
+        # The old parameters and moments are given away: the new ones take their memory.
+        step=jax.jit(step, donate_argnums=(0, 1), out_shardings=everywhere),
         gradients=jax.jit(jax.grad(functools.partial(mean_loss, case)), out_shardings=everywhere),
         logits=jax.jit(functools.partial(logits, case), out_shardings=everywhere),
         rows=NamedSharding(mesh, PartitionSpec("data")),
@@ -114,7 +117,7 @@ class Template:
     """The border: four methods, and one more for each capability beyond `devices` and `jax`."""
 
     name = "template"
-    capabilities = frozenset({"devices", "jax", "gradients"})
+    capabilities = frozenset({"devices", "jax", "gradients", "program", "costs"})
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """See `TrainerUnderTest.start`."""
@@ -134,12 +137,24 @@ class Template:
         return np.asarray(self.run.logits(self.now, self._put(batch)))[: len(batch.weights)]
 
     def params(self) -> Arrays:
-        """See `TrainerUnderTest.params`."""
-        return {name: np.asarray(leaf) for name, leaf in self.now.items()}
+        """See `TrainerUnderTest.params`: copies, for the next update may write where these lie."""
+        return {name: np.array(leaf) for name, leaf in self.now.items()}
 
     def gradients(self, batch: HostBatch) -> Arrays:
         """See `TrainerUnderTest.gradients`."""
         return {name: np.asarray(leaf) for name, leaf in self.run.gradients(self.now, self._put(batch)).items()}
+
+    def program(self, batch: HostBatch) -> str:
+        """See `TrainerUnderTest.program`."""
+        return str(self._compiled(batch).as_text())
+
+    def costs(self, batch: HostBatch) -> Mapping[str, float]:
+        """See `TrainerUnderTest.costs`."""
+        return costs_of(self._compiled(batch))
+
+    def _compiled(self, batch: HostBatch) -> Any:
+        """The program of the update, which JAX keeps: it is compiled once for `step` and for those who look at it."""
+        return self.run.step.lower(self.now, self.state, self._put(batch)).compile()
 
     def _put(self, batch: HostBatch) -> HostBatch:
         """The batch with rows of weight 0 behind, so that every device has as many, and cut by rows."""

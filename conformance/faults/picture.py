@@ -39,7 +39,8 @@ def draw(content: dict[str, Any], file: Path) -> bool:
             axes.axvline(x - 0.5, color="black", linewidth=0.6)
     for rung, name in enumerate(RUNGS):
         here = [x for x, law in enumerate(columns) if laws()[law].rung == rung]
-        axes.text(sum(here) / len(here), -1.2, f"{rung} {name}", fontsize=6, rotation=30, ha="left", va="bottom")
+        if here:
+            axes.text(sum(here) / len(here), -1.2, f"{rung} {name}", fontsize=6, rotation=30, ha="left", va="bottom")
     named = (
         (MUST, "must see it, and does"),
         (SEEN, "sees it too"),

@@ -27,7 +27,9 @@ from ..settings import Settings, device_limit
 from . import Fault
 from .lowering import CannotPlantError
 
-SUBJECTS = "subjects"
+SUBJECTS, PERFORMANCE = "subjects", "performance"
+# The modules that plant trainers; the others plant in the machine.
+TRAINERS = (SUBJECTS, PERFORMANCE)
 KIT = __package__.rpartition(".")[0]
 
 
@@ -54,8 +56,8 @@ def planted(fault: Fault | None) -> Iterator[dict[str, Any]]:
         yield {}
         return
     module = importlib.import_module(f"{__package__}.{fault.planted}")
-    # A wrong trainer compiles nothing of JAX's.
-    anew = forget if fault.planted != SUBJECTS else lambda: None
+    # A trainer of ours compiles programs of its own, or none.
+    anew = forget if fault.planted not in TRAINERS else lambda: None
     anew()
     try:
         with module.plant(fault.id) as instead:

@@ -61,10 +61,13 @@ class Trainer(abc.ABC):
         """The gradient that the optimizer would see (of the global mean loss, before clipping)."""
         return self._gradients(state, batch)
 
-    def compiled_text(self, state: TrainState, batch: Batch) -> str:
-        """The HLO text of `train_step` compiled for these placed arguments; nothing is run."""
-        text: str = self._train.lower(state, batch).compile().as_text()  # type: ignore[attr-defined]
-        return text
+    def compiled(self, state: TrainState, batch: Batch) -> jax.stages.Compiled:
+        """The program of `train_step` for these placed arguments: its HLO, its costs. Nothing is run.
+
+        JAX keeps it: after an update of the same shapes, or when it is asked for again, nothing is compiled.
+        """
+        program: jax.stages.Compiled = self._train.lower(state, batch).compile()  # type: ignore[attr-defined]
+        return program
 
     def replicas(self, tree: Any) -> list[Any]:
         """A replicated result as NumPy arrays, once for each device, as that device holds it."""
