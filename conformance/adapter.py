@@ -9,7 +9,7 @@ not claimed is reported as not run, never as passed.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +26,7 @@ OPTIONAL_METHODS = {
     "replicas": "replicas",
     "program": "program",
     "costs": "costs",
+    "parts": "parts",
     "save": "checkpoint",
     "restore": "checkpoint",
     "epoch": "data order",
@@ -140,6 +141,13 @@ class TrainerUnderTest(Protocol):
         `flops`; `bytes` that are read and written; and of memory, in bytes, `arguments`, `outputs`, `aliased` (of the
         donated arguments that outputs take over) and `temporary`. What this JAX does not say is left out. `costs.py`
         has them from a compiled program.
+        """
+
+    def parts(self, batch: HostBatch) -> Mapping[str, Callable[[], Any]]:
+        """Parts of an update of this batch, each a call that runs it once and waits: only `sftref bench` asks.
+
+        Any of `forward`, `forward_backward`, `all_reduce`, `optimizer`, and `input`, which makes a batch of as many
+        examples and places it. None of them changes the run.
         """
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from .catalogue import Law
 from .check import Check
@@ -17,6 +18,11 @@ OPTION = "jax_disable_most_optimizations"
 XLA_LEVEL = "xla_backend_optimization_level"
 # The event of a program that is compiled, or taken from the cache on disk.
 COMPILING = "/jax/core/compile/backend_compile_duration"
+STAGES = {
+    "/jax/core/compile/jaxpr_trace_duration": "trace",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
+    COMPILING: "compile",
+}
 # The laws of a trainer whose programs are compiled without optimization; None for all. What they ask does not depend
 # on it. The machine's own rungs, where a compiler's fault shows, are compiled in full at every level. So are, at
 # `standard`, the trainer's main programs, on one device and on all; and at `full` those that a law has for itself.
@@ -71,19 +77,35 @@ def heard() -> Iterator[list[str]]:
     names: list[str] = []
     before = len(_all())
     yield names
-    names += _all()[before:]
+    names += [event.program for event in _all()[before:] if event.stage == "compile"]
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[dict[str, float]]:
+    """Seconds that JAX traced, lowered and compiled in here, once it is over, by those names."""
+    found = dict.fromkeys(STAGES.values(), 0.0)
+    before = len(_all())
+    yield found
+    for event in _all()[before:]:
+        found[event.stage] += event.seconds
+
+
+class _Event(NamedTuple):
+    stage: str
+    program: str
+    seconds: float
 
 
 @functools.cache
-def _all() -> list[str]:
-    """The programs that this process has compiled since it first asked. A listener cannot be taken back everywhere."""
+def _all() -> list[_Event]:
+    """What this process has compiled since it first asked. A listener cannot be taken back everywhere."""
     import jax
 
-    names: list[str] = []
+    events: list[_Event] = []
 
-    def compiled(event: str, duration_secs: float, **said: str | int) -> None:
-        if event == COMPILING:
-            names.append(str(said.get("fun_name", "a program")))
+    def heard(event: str, duration_secs: float, **said: str | int) -> None:
+        if event in STAGES:
+            events.append(_Event(STAGES[event], str(said.get("fun_name", "a program")), duration_secs))
 
-    jax.monitoring.register_event_duration_secs_listener(compiled)
-    return names
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    return events

@@ -10,7 +10,7 @@ import jax
 import pytest
 from sftref.conformance.benchmarks import baselines, verdict
 from sftref.conformance.benchmarks.baselines import BaselineError, Stored
-from sftref.conformance.benchmarks.counts import differences, listening, operations
+from sftref.conformance.benchmarks.counts import differences, operations
 from sftref.conformance.benchmarks.intervals import AMBIGUOUS, FAIL, PASS
 from sftref.conformance.benchmarks.measure import Measured
 from sftref.conformance.benchmarks.page import page
@@ -145,20 +145,6 @@ def test_operations_of_a_program_are_counted() -> None:
     square = jax.jit(lambda x: x @ x.T).lower(jax.numpy.ones((4, 4))).compile().as_text()
     assert operations(square)["all-reduce"] == 0
     assert operations(square)["operations"] >= operations(square)["dot"] == 1
-
-
-def test_compilations_are_counted_and_forgotten() -> None:
-    double = jax.jit(lambda x: 2 * x)
-    two, three = jax.numpy.ones(2), jax.numpy.ones(3)
-    with listening() as heard:
-        double(two)
-        double(two)
-        assert heard.count == 1
-        double(three)
-    assert heard.count == 2
-    assert heard.seconds["compile"] > 0
-    jax.jit(lambda x: 3 * x)(two)
-    assert heard.count == 2, "it goes on listening"
 
 
 def test_differences_name_what_is_missing() -> None:

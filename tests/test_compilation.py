@@ -57,3 +57,15 @@ def test_who_says_how_to_compile_is_obeyed(name: str, value: str, monkeypatch: p
     with compilation.of(check):
         assert option() is False
     assert check.facts == {}
+
+
+def test_the_seconds_of_each_stage_are_told() -> None:
+    x = jax.numpy.ones(3)
+    double = jax.jit(lambda x: 2 * x)
+    with compilation.stages() as first:
+        double(x)
+    with compilation.stages() as second:
+        double(x)
+    assert set(first) == {"trace", "lower", "compile"}
+    assert min(first.values()) > 0
+    assert set(second.values()) == {0.0}

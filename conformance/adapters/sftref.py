@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ import optax
 
 from sftref.batches import Batch, Layout, epoch_order, fill
 from sftref.checkpoint import Checkpoints
-from sftref.config import ModelConfig, OptimConfig
+from sftref.config import ModelConfig, OptimConfig, TrainConfig
 from sftref.metrics import classification_metrics
 from sftref.names import from_hf, to_hf
 from sftref.packing import first_fit_decreasing, rows_for
+from sftref.pipeline import train_feed
 from sftref.step import Program, TrainState
 from sftref.tokens import TokenArrays
-from sftref.trainers import Trainer, make_trainer
+from sftref.trainers import PmapTrainer, Trainer, make_trainer
+from sftref.trainers.parts import parts
 
 from ..adapter import CAPABILITIES, Arrays, Case, HostBatch, StepResult
 from ..cases import shapes
@@ -39,6 +41,8 @@ class SftrefTrainer:
         self.name = f"sftref {kind}"
         self.kind = kind
         missing = {"processes"} | ({"devices"} if kind == "single" else set())
+        if kind != "pmap":
+            missing.add("parts")
         if importlib.util.find_spec("orbax") is None:
             missing.add("checkpoint")
         self.capabilities = CAPABILITIES - missing
@@ -90,6 +94,22 @@ class SftrefTrainer:
     def costs(self, batch: HostBatch) -> Mapping[str, float]:
         """See `TrainerUnderTest.costs`."""
         return costs_of(self.trainer.compiled(self.state, self._put(batch)))
+
+    def parts(self, batch: HostBatch) -> Mapping[str, Callable[[], Any]]:
+        """See `TrainerUnderTest.parts`; `input` packs, as training does."""
+        assert isinstance(self.trainer, PmapTrainer)
+        real = batch.attention_mask > 0
+        tokens = TokenArrays(
+            input_ids=batch.input_ids[real],
+            token_type_ids=batch.token_type_ids[real].astype(np.uint8),
+            offsets=np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64),
+            labels=batch.labels,
+            example_ids=batch.example_ids,
+        )
+        config = TrainConfig(trainer="pmap", batch_size=len(real), max_length=real.shape[1])
+        feed = train_feed(tokens, config, self.trainer, start_step=0, total_steps=self.case.total_steps)
+        found = parts(self.trainer, self.state, self._put(batch))
+        return found | {"input": lambda: jax.block_until_ready(next(feed).placed)}
 
     def save(self, path: Path) -> None:
         """See `TrainerUnderTest.save`."""

@@ -6,17 +6,9 @@ thing: its names depend on the order of compilation.)
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
-STAGES = {
-    "/jax/core/compile/jaxpr_trace_duration": "trace",
-    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
-    COMPILED: "compile",
-}
 # Kinds that are told apart; all others are only counted together.
 KINDS = (
     "fusion", "dot", "convolution", "custom-call", "while", "scatter", "gather", "all-reduce", "all-gather",
@@ -29,42 +21,6 @@ def operations(text: str) -> dict[str, int]:
     """Operations in an HLO text, all of them and by kind; kinds that do not occur are 0."""
     found = [name.removesuffix("-start") for name in OPERATION.findall(text)]
     return {"operations": len(found)} | {kind: found.count(kind) for kind in KINDS}
-
-
-class Compilations:
-    """Listens to JAX: how many programs it compiled, and the seconds of each stage.
-
-    Attributes:
-        count: programs compiled since `reset`.
-        seconds: by stage (trace, lower, compile) since `reset`.
-    """
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin anew."""
-        self.count, self.seconds = 0, dict.fromkeys(STAGES.values(), 0.0)
-
-    def heard(self, event: str, duration_secs: float, **_: Any) -> None:
-        """JAX's listener."""
-        if event in STAGES:
-            self.seconds[STAGES[event]] += duration_secs
-            self.count += event == COMPILED
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[Compilations]:
-    """Listen within this block."""
-    import jax
-
-    found = Compilations()
-    jax.monitoring.register_event_duration_secs_listener(found.heard)
-    try:
-        yield found
-    finally:
-        with contextlib.suppress(AttributeError):  # since JAX 0.7; before, it goes on listening for nobody
-            jax.monitoring.unregister_event_duration_listener(found.heard)
 
 
 def differences(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:

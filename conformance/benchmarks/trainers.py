@@ -12,10 +12,11 @@ import numpy as np
 from ..adapter import Case, HostBatch
 from ..catalogue import laws
 from ..check import Check, LawBroken
+from ..compilation import heard, stages
 from ..reference import logits_reference, loss_reference, walk
 from ..strategies import with_weights
 from ..subjects import distance_holds, logits_hold, loss_holds
-from .counts import listening, operations
+from .counts import operations
 from .suite import Bench, Benchmark, bracketed
 from .timing import Prepared, WrongResultError
 
@@ -26,6 +27,8 @@ MOST_WALKED = 10_000_000
 # Updates after the first, in which nothing may be compiled and no array may stay behind.
 LATER = 3
 DEVICES = (1, 2, 4, 8)
+# Part of an update -> the calibration kernel of its kind.
+PARTS = {"forward": "matmul", "forward_backward": "matmul", "all_reduce": "copy", "optimizer": "copy", "input": "host"}
 
 
 def benchmarks(bench: Bench, label: str) -> Iterator[Benchmark]:
@@ -50,9 +53,6 @@ def benchmarks(bench: Bench, label: str) -> Iterator[Benchmark]:
         if n <= len(bench.devices):
             yield one("scaling.strong", "scaling", "matmul", "full", _scaled, n=n)
             yield one("scaling.weak", "scaling", "matmul", "full", functools.partial(_scaled, weak=True), n=n)
-
-
-PARTS = {"forward": "matmul", "backward": "matmul", "all_reduce": "copy", "optimizer": "copy", "input": "host"}
 
 
 def begin(bench: Bench, label: str, n: int, rows: int) -> tuple[Any, Case, HostBatch]:
@@ -107,10 +107,10 @@ def exact_of(trainer: Any, batch: HostBatch) -> Mapping[str, float]:
     if "jax" in trainer.capabilities:
         trainer.step(batch)
         before = len(jax.live_arrays())
-        with listening() as compilations:
+        with heard() as programs:
             for _ in range(LATER):
                 trainer.step(batch)
-        found |= {"compilations later": compilations.count, "arrays left": len(jax.live_arrays()) - before}
+        found |= {"compilations later": len(programs), "arrays left": len(jax.live_arrays()) - before}
     return found
 
 
@@ -149,11 +149,11 @@ def _first_step(bench: Bench, label: str) -> Prepared:
 
     def run() -> None:
         jax.clear_caches()
-        with listening() as compilations:
+        with stages() as took:
             trainer.start(case, bench.params(), bench.widest(label))
             trainer.step(batch)
-        if not compilations.count:
+        if not took["compile"]:
             raise WrongResultError(f"{label}: a first step compiled nothing after jax.clear_caches(); it was not one")
-        seconds.update(compilations.seconds)
+        seconds.update(took)
 
     return Prepared(run, parts=lambda: dict(seconds), once=True)
