@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,17 @@ def test_a_mistake_is_one_line(arguments: list[str], said: str, capsys: pytest.C
 def test_an_id_that_matches_nothing_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--only", "nothing"]) == 2
     assert "--only = nothing matches no benchmark at level quick; of: collective.all_gather" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("platform", ["gpu", "cuda"])
+def test_no_other_platform_is_timed_in_its_place(platform: str, capfd: pytest.CaptureFixture[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    words = [sys.executable, "-m", "sftref.cli", "bench", "--platform", platform, "--only", "dispatch"]
+    found = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 2
+    assert f"--platform = {platform}" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not Path(".benchmarks").exists()
 
 
 def test_two_sides_that_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ..settings import Settings, start_jax
+from ..settings import Settings
 
 HOME = Path(__file__).parent
 SIZES = ("small", "base")
@@ -55,7 +55,6 @@ def configure(config: pytest.Config, settings: Settings) -> None:
         raise ValueError("--sftref-benchmark needs pytest-benchmark; install it with: pip install pytest-benchmark")
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = [str(HOME)]
-    start_jax(settings)
     from .plugin import Speed
 
     config.pluginmanager.register(Speed(config, settings), "sftref-speed")

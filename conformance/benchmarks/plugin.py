@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 
 from .. import environment
@@ -20,7 +19,7 @@ from .intervals import AMBIGUOUS, FAIL
 from .kernels import kernels
 from .measure import measure
 from .page import write
-from .suite import Bench, Benchmark, suite
+from .suite import Bench, Benchmark, find_devices, suite
 from .tables import table
 from .timing import WrongResultError
 
@@ -39,8 +38,7 @@ class Speed:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         option = config.option
-        devices = jax.devices()
-        devices = devices[: int(min(device_limit(settings), len(devices)))]
+        devices = find_devices(settings)
         self.config, self.settings = config, settings
         self.bench = Bench(devices, settings.subjects, option.sftref_size, settings.seed)
         self.entries = {e.id: e for e in suite(self.bench, settings.level, option.sftref_time)}

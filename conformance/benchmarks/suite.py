@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import environment
 from ..adapter import Case, HostBatch, TrainerUnderTest, load_adapter
 from ..cases import MAIN, start_params
 from ..catalogue import LEVELS
 from ..oracle import Params
+from ..settings import Settings, device_limit, start_jax
 from ..strategies import batch_of
 from .timing import Prepared
 
@@ -39,6 +41,30 @@ SIZES: dict[str, tuple[Case, int, int]] = {
 }  # fmt: skip
 # A run of any length: the learning rate is above 0 throughout.
 ENDLESS = 1_000_000
+
+
+def find_devices(settings: Settings) -> list[Any]:
+    """Start JAX; the devices to be timed.
+
+    Raises:
+        ValueError: the platform asked for is not there.
+    """
+    import jax
+
+    start_jax(settings)
+    try:
+        limit = device_limit(settings)
+        devices = jax.devices()[: int(min(limit, jax.device_count()))]
+        platforms = environment.live(limit)["platforms"]
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"--platform = {settings.platform}: is not there ({said}); install its plugin") from error
+    if settings.platform is not None and settings.platform not in platforms:
+        raise ValueError(
+            f"--platform = {settings.platform}, must be {' or '.join(platforms)}, which is what JAX found here; "
+            "install the plugin of the other, or leave it out"
+        )
+    return devices
 
 
 class Bench:

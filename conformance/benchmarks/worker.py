@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..settings import DEFAULT_ADAPTERS, PLATFORMS, Settings, device_limit, start_jax
+from ..settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
 
 
 class Worker:
@@ -35,14 +35,10 @@ class Worker:
     """
 
     def __init__(self, settings: Settings, size: str | None, only: Sequence[str], label: str | None) -> None:
-        import jax
+        from .suite import Bench, find_devices, suite
 
-        from .suite import Bench, suite
-
-        start_jax(settings)
         sys.path.append(os.getcwd())
-        devices = jax.devices()
-        devices = devices[: int(min(device_limit(settings), len(devices)))]
+        devices = find_devices(settings)
         subjects = settings.subjects if label is None else {label: settings.adapters[0]}
         self.bench = Bench(devices, subjects, size, settings.seed)
         self.entries = {entry.id: entry for entry in suite(self.bench, settings.level, only)}
