@@ -34,7 +34,8 @@ class BertForSequenceClassification(Module):
         # backward pass, as 0 * NaN.
         slot = jnp.maximum(batch.segments - 1, 0)
         real = (batch.segments > 0) & (jnp.take_along_axis(batch.weights, slot, axis=1) > 0)
-        tokens = Tokens(jnp.where(real, batch.segments, 0), _addresses(batch, slot, real))
+        one_hot = (batch.segments[..., None] - 1 == jnp.arange(batch.starts.shape[1])) & real[..., None]
+        tokens = Tokens(one_hot.astype(jnp.float32), _addresses(batch, slot, real))
         slot_tokens = _slots(batch)
         # Padding may hold anything, ids outside the tables included: JAX would read those as NaN.
         x = Embeddings(c, self.numerics, name="embeddings")(
@@ -58,7 +59,7 @@ def _addresses(batch: Batch, slot: Array, real: Array) -> Address:
 
 
 def _slots(batch: Batch) -> Tokens:
-    """The [CLS] token of each slot: segment = slot + 1, position 0."""
-    slots = batch.starts.shape[1]
-    segment = jnp.broadcast_to(jnp.arange(1, slots + 1, dtype=jnp.int32), batch.starts.shape)
+    """The [CLS] token of each slot, at position 0."""
+    rows, slots = batch.starts.shape
+    segment = jnp.broadcast_to(jnp.eye(slots, dtype=jnp.float32), (rows, slots, slots))
     return Tokens(segment, Address(batch.example_ids, jnp.zeros_like(batch.example_ids)))

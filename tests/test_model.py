@@ -205,7 +205,8 @@ class TestPrecision:
         micro = jax.tree.map(lambda a: jnp.asarray(a[0]), padded())
         text = jax.jit(lambda p, b: program().model.apply({"params": p}, b)).lower(PARAMS, micro).as_text()
         products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
-        assert len(products) == MODEL.num_hidden_layers * 8 + 2
+        # A layer has six products with weights, scores, context, and who sees whom.
+        assert len(products) == MODEL.num_hidden_layers * 9 + 2
         assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
     def test_layer_norm_with_a_large_mean(self) -> None:

@@ -1,180 +1,154 @@
-"""Examples per second of a training step and an evaluation pass: the article's loop against ours, alternating.
+"""Examples per second, memory, start and share of the matmul peak: our trainers against their peers, alternating.
 
-Run it with `tox -e peers -- speed.py`. Both train on the same examples in the same order, in one process on one
-device, each with its whole path: the article indexes a `datasets.Dataset`, pads to 128 tokens and adds its metric up
-on the host; ours gathers from token arrays, packs (or pads) and counts on the device. Lengths are those of QQP:
-log-normal, mean 30, at most 128. Machines are noisy, so what counts is the ratio within each pair, and its median.
+    tox -e peers -- speed.py --model small
+    tox -e peers -- speed.py --model minilm
+
+All train on the same examples in the same order, in one process on one device, each with its whole path, from
+examples in memory to an updated state. Machines are noisy, so what counts is the ratio within a round, and its median
+over the rounds; every other round goes through the peers backwards. Memory and the time to the first step are those
+of a process of its own for each peer (`alone.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import statistics
+import subprocess
+import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import article
 import jax
-import numpy as np
+from alone import NAMES, make
+from jax_peers import Ours, Peak
+from workload import BATCH, MODELS, Work, forward_flops
 
-from sftref.config import ModelConfig, OptimConfig, TrainConfig
-from sftref.loop import evaluate
-from sftref.pipeline import train_feed
-from sftref.pretrained import load_pretrained
-from sftref.step import Program
-from sftref.tasks import get_task
-from sftref.tokens import TokenArrays
-from sftref.trainers import make_trainer
-from sftref.weights import model_folder
-
-LENGTH = 128
-BATCH = 64
-MODELS = {
-    "minilm": "all-MiniLM-L6-v2, 6 layers, width 384",
-    "small": "random, 4 layers, width 256",
-}
+OURS, BARE, ARTICLE, TORCH = "ours, mesh, packed", "ours, bare jit, packed", "article, pmap", "PyTorch, loop"
+IN_ORDER = "PyTorch, loop, not sorted"
+Seconds = dict[str, list[float]]
 
 
-def qqp_like(n: int, vocab: int, seed: int = 0) -> TokenArrays:
-    """Random tokens with QQP's lengths: log-normal, mean 30, standard deviation 15, from 8 to 128."""
-    rng = np.random.default_rng(seed)
-    sigma = math.sqrt(math.log(1 + (15 / 30) ** 2))
-    lengths = np.clip(np.round(rng.lognormal(math.log(30) - sigma**2 / 2, sigma, n)), 8, LENGTH).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return TokenArrays(
-        input_ids=rng.integers(1000, vocab, offsets[-1]).astype(np.int32),
-        token_type_ids=np.zeros(offsets[-1], np.uint8),
-        offsets=offsets,
-        labels=rng.integers(0, 2, n).astype(np.int32),
-        example_ids=np.arange(n, dtype=np.uint32),
-    )
+class Compilations:
+    """How many programs each peer has compiled since `clear`; JAX reports every one of them."""
+
+    def __init__(self) -> None:
+        self.of: Counter[str] = Counter()
+        self.at_work = ""
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+    def _hear(self, event: str, _: float, **__: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.of[self.at_work] += 1
 
 
-def as_dataset(tokens: TokenArrays) -> Any:
-    """The same examples as the article holds them: padded lists in a `datasets.Dataset`."""
-    import datasets
-
-    n = len(tokens)
-    ids = np.zeros((n, LENGTH), np.int64)
-    mask = np.arange(LENGTH) < tokens.lengths[:, None]
-    ids[mask] = tokens.input_ids
-    columns = {"input_ids": ids, "token_type_ids": np.zeros_like(ids), "attention_mask": mask.astype(np.int64)}
-    lists = {name: values.tolist() for name, values in columns.items()}
-    return datasets.Dataset.from_dict(lists | {"labels": tokens.labels.tolist()})
-
-
-def models(which: str) -> tuple[Any, ModelConfig, Any]:
-    """FlaxBert, our configuration and our parameters of one of `MODELS`."""
-    if which == "minilm":
-        ours = load_pretrained("demo", num_labels=2)
-        return article.flax_bert(model_folder("demo")), ours.config, ours.params
-    from transformers import BertConfig, FlaxBertForSequenceClassification
-
-    sizes = {
-        "vocab_size": 30522, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "intermediate_size": 1024,
-    }  # fmt: skip
-    config = ModelConfig(**sizes)
-    peer = FlaxBertForSequenceClassification(BertConfig(**sizes, num_labels=2), seed=0)
-    program = Program.of(config, OptimConfig(), total_steps=1, dropout="off", precision="float32")
-    batch = next(iter(_host_batches(config)))
-    return peer, config, program.model.init(jax.random.key(0), batch)["params"]
-
-
-def _host_batches(config: ModelConfig) -> Any:
-    from sftref.batches import pad, padded_layout
-
-    tokens = qqp_like(4, config.vocab_size)
-    batch = pad(tokens, np.arange(4), padded_layout(4, LENGTH, 1))
-    yield jax.tree.map(lambda a: a[0], batch)
-
-
-class Ours:
-    """Our trainer with its whole path, one step or one evaluation at a time."""
-
-    def __init__(self, name: str, config: ModelConfig, params: Any, tokens: TokenArrays, *, pack: bool) -> None:
-        self.config = TrainConfig(trainer=name, batch_size=BATCH, max_length=LENGTH, pack=pack, eval_batch_size=256)  # type: ignore[arg-type]
-        self.program = Program.of(config, OptimConfig(), total_steps=1000, dropout="addressed", precision="float32")
-        self.trainer = make_trainer(name, self.program, jax.devices()[:1])
-        self.state = self.trainer.place(self.program.state(params, seed=0))
-        self.feeds = train_feed(tokens, self.config, self.trainer, start_step=0, total_steps=1000)
-
-    def train(self) -> np.ndarray:
-        """One update; returns the examples it was made from."""
-        feed = next(self.feeds)
-        self.state, metrics = self.trainer.train_step(self.state, feed.placed)
-        jax.block_until_ready((self.state, metrics))
-        return feed.examples
-
-    def evaluate(self, tokens: TokenArrays) -> None:
-        """One pass."""
-        evaluate(self.trainer, self.state, tokens, get_task("qqp"), self.config)
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Wall seconds of a call, and what it returned."""
+def timed(work: Callable[[], Any]) -> float:
+    """Wall seconds of a call."""
     began = time.perf_counter()
-    result = work()
-    return time.perf_counter() - began, result
+    work()
+    return time.perf_counter() - began
+
+
+def rounds(work: Work, peers: dict[str, Any], count: int) -> tuple[Seconds, Seconds, Seconds, Counter[str]]:
+    """Seconds of updates, of evaluations and of batches (with "peak" among the updates), and late compilations."""
+    peak, compilations = Peak(), Compilations()
+    training: dict[str, Callable[[], None]] = {"peak": peak} | {name: peer.train for name, peer in peers.items()}
+    evaluation = {name: peer.evaluate for name, peer in peers.items()}
+    evaluation[IN_ORDER] = peers[TORCH].evaluate_in_order
+    train: Seconds = defaultdict(list)
+    evaluate: Seconds = defaultdict(list)
+    pipeline: Seconds = defaultdict(list)
+
+    def go(calls: dict[str, Callable[[], None]], into: Seconds, *, backwards: bool) -> None:
+        for name in list(calls)[:: -1 if backwards else 1]:
+            compilations.at_work = name
+            into[name].append(timed(calls[name]))
+
+    def batches() -> None:
+        spare = Ours(work, "bare jit")
+        pipeline[OURS].extend(timed(spare.feed) for _ in range(count))
+
+    for number in range(-1, count + 1):  # the article compiles its step twice: its first state lies elsewhere
+        if number == 1:
+            compilations.of.clear()
+            for into in (train, evaluate):
+                into.clear()
+        go(training, train, backwards=number % 2 == 0)
+        if number < 2 or number % 4 == 1:
+            go(evaluation, evaluate, backwards=number % 2 == 0)
+        print(f"round {number}: {', '.join(f'{k} {v[-1]:.3f} s' for k, v in train.items())}", flush=True)
+    # The last batch of the epoch is not a full one.
+    go({name: call for name, call in training.items() if name.startswith("ours")}, defaultdict(list), backwards=False)
+    late = compilations.of.copy()
+    batches()
+    return train, evaluate, pipeline, late
+
+
+def ratios(base: list[float], mine: list[float]) -> str:
+    """Median, least and most of base / mine."""
+    found = [b / m for b, m in zip(base, mine, strict=True)]
+    return f"{statistics.median(found):.2f} ({min(found):.2f}, {max(found):.2f})"
+
+
+def table(title: str, seconds: Seconds, examples: int, flops: float, peak: list[float]) -> None:
+    """Print a row for each peer; ratios are medians with the least and the most of the rounds."""
+    print(f"\n| {title} | examples/s | times the article | times PyTorch | of the matmul peak |\n|---|---|---|---|---|")
+    for name, mine in seconds.items():
+        if name == "peak":
+            continue
+        share = statistics.median(flops * p / (Peak.flops * s) for s, p in zip(mine, peak, strict=True))
+        print(
+            f"| {name} | {examples / statistics.median(mine):.1f} | {ratios(seconds[ARTICLE], mine)} "
+            f"| {ratios(seconds[TORCH], mine)} | {100 * share:.0f} % |"
+        )
+
+
+def alone(model: str, name: str) -> dict[str, float]:
+    """One peer in a process of its own: see `alone.py`."""
+    command = [sys.executable, str(Path(__file__).with_name("alone.py")), model, name, str(time.time())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
-    """Measure and print a Markdown table."""
+    """Measure and print Markdown tables."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--model", choices=MODELS, default="small")
-    cli.add_argument("--peer", choices=("pmap", "mesh"), default="pmap", help="which of the article's trainers")
-    cli.add_argument("--rounds", type=int, default=15)
+    cli.add_argument("--rounds", type=int, default=16)
     cli.add_argument("--eval-examples", type=int, default=1024)
+    cli.add_argument("--no-alone", action="store_true", help="leave out memory and the time to the first step")
     args = cli.parse_args()
-    jax.config.update("jax_num_cpu_devices", 1)
 
-    peer_model, config, params = models(args.model)
-    tokens = qqp_like(64 * BATCH, config.vocab_size)
-    held_out = qqp_like(args.eval_examples, config.vocab_size, seed=1)
-    dataset, eval_dataset = as_dataset(tokens), as_dataset(held_out)
-    peer = article.ArticleTrainer(peer_model, args.peer, jax.devices()[:1], 1000)
-    sides = {
-        "packed": Ours("mesh", config, params, tokens, pack=True),
-        "padded": Ours("mesh", config, params, tokens, pack=False),
-    }
+    work = Work.of(args.model, args.rounds + 2, args.eval_examples)
+    peers = {name: make(name, work) for name in NAMES}
+    train, evaluate, pipeline, late = rounds(work, peers, args.rounds)
+    peers["PyTorch, Trainer"].close()
 
-    def peer_step(rows: np.ndarray) -> None:
-        jax.block_until_ready(peer.train(dataset[rows]))
-        jax.block_until_ready(peer.state)
+    peak = train["peak"]
+    print(f"\n{MODELS[args.model]}; batches of {BATCH}; ratios: median (least, most) of {args.rounds} rounds")
+    print(f"matmul peak: {Peak.flops / statistics.median(peak) / 1e9:.0f} GFLOP/s")
+    order = work.order()[2 : args.rounds + 2]
+    needed = 3 * statistics.mean(forward_flops(work.config, work.tokens.lengths[rows]) for rows in order)
+    table("training", train, BATCH, needed, peak)
+    needed = forward_flops(work.config, work.held_out.lengths)
+    slow = [statistics.median(peak)] * len(evaluate[OURS])
+    table("evaluation", evaluate, len(work.held_out), needed, slow)
 
-    def peer_pass() -> None:
-        peer.evaluate(article.eval_batches(eval_dataset, BATCH))
-
-    seconds: dict[str, list[float]] = {
-        f"{side} {kind}": [] for side in (*sides, "article") for kind in ("train", "eval")
-    }
-    for round_ in range(args.rounds + 1):  # the first compiles
-        taken = {}
-        for side, ours in sides.items():
-            taken[f"{side} train"], rows = timed(ours.train)
-        taken["article train"], _ = timed(lambda r=rows: peer_step(r))
-        if round_ <= max(3, args.rounds // 4):
-            for side, ours in sides.items():
-                taken[f"{side} eval"], _ = timed(lambda o=ours: o.evaluate(held_out))
-            taken["article eval"], _ = timed(peer_pass)
-        if round_:
-            for name, value in taken.items():
-                seconds[name].append(value)
-        print(f"round {round_}: " + ", ".join(f"{k} {v:.3f} s" for k, v in taken.items()), flush=True)
-
-    print(f"\n{MODELS[args.model]}; batches of {BATCH}; the article's loop is its {args.peer} one; medians\n")
-    print("| | examples/s | times the article's loop: median (least, most) |\n|---|---|---|")
-    for kind, examples in (("train", BATCH), ("eval", args.eval_examples)):
-        base = seconds[f"article {kind}"]
-        for side in ("article", *sides):
-            mine = seconds[f"{side} {kind}"]
-            ratios = [b / m for b, m in zip(base, mine, strict=True)]
-            print(
-                f"| {kind}, {side} | {examples / statistics.median(mine):.1f} "
-                f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f}) |"
-            )
+    print(
+        "\nof a bare jit's step: " + ", ".join(f"{n} {ratios(train[n], train[BARE])}" for n in NAMES if "packed" in n)
+    )
+    batch, step = (statistics.median(s[OURS]) for s in (pipeline, train))
+    print(f"input pipeline: {BATCH / batch:.0f} examples/s, {100 * batch / step:.2f} % of the step")
+    print(f"programs compiled after the first round: {dict(late) or 'none'}")
+    if args.no_alone:
+        return
+    print("\n| alone | peak memory, MiB | process to first step, s | of which the step, s |\n|---|---|---|---|")
+    for name in NAMES:
+        found = alone(args.model, name)
+        print(f"| {name} | {found['mib']:.0f} | {found['start']:.1f} | {found['step']:.1f} |", flush=True)
 
 
 if __name__ == "__main__":
