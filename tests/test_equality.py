@@ -20,6 +20,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
 # add up like a random walk: sqrt(200) = 14 units of round-off, 8e-7 in float32, is what two different orders of
 # summation may lie apart. In float64 that would be 2e-15; the bound leaves room for 50 times as much, and still is a
 # millionth of what any fault in float32 could hide behind.
+ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
 GRADIENT = {"float32": 1e-6, "float64": 1e-13}
 
 # A mean over 21 examples, and logits relative to the largest: the forward half of the same walk.
@@ -84,6 +85,9 @@ def test_all_compute_the_same(precision: Precision, case: Case, tables: Any, rec
     for row in rows:
         check_row(row, precision)
     assert pair.gradient <= GRADIENT[precision]
-    if case.devices == 1:  # one program, whoever compiled it
+    if case.devices == 1:
+        # XLA fuses the optimizer otherwise where arrays have pmap's leading axis, and contracts other products and sums:
+        # not one bit on an AMD EPYC, 1.4e-10 of everything after two updates on an Intel Xeon with AVX-512. What is
+        # stored may then be rounded to the neighbour.
         assert pair.gradient == 0
-        assert set(pair.params.values()) == {0}
+        assert max(pair.params.values()) <= ROUNDOFF[precision]

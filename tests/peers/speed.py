@@ -138,7 +138,8 @@ def main() -> None:
     table("evaluation", evaluate, len(work.held_out), needed, slow)
 
     print(
-        "\nof a bare jit's step: " + ", ".join(f"{n} {ratios(train[n], train[BARE])}" for n in NAMES if "packed" in n)
+        "\na step, in those of a bare jit: "
+        + ", ".join(f"{n} {ratios(train[n], train[BARE])}" for n in NAMES if "packed" in n)
     )
     batch, step = (statistics.median(s[OURS]) for s in (pipeline, train))
     print(f"input pipeline: {BATCH / batch:.0f} examples/s, {100 * batch / step:.2f} % of the step")
