@@ -23,6 +23,8 @@ FOLDER = Path(".benchmarks/1-x-cpu-small")
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # These tests may run in a worker of pytest-xdist, but what they start does not.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
 
 def asked(*words: str) -> subprocess.CompletedProcess[str]:
@@ -58,6 +60,13 @@ def test_a_run_is_stored_and_later_ones_are_held_against_it(tmp_path: Path) -> N
     assert "Traceback" not in slower.stdout + slower.stderr
     assert ElementTree.parse("junit.xml").getroot()[0].get("failures") == "1"
     assert Path("out/bench.html").read_text().count("<svg") == 1
+
+
+@pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])
+def test_a_run_that_would_time_nothing_is_refused(option: str) -> None:
+    found = asked(option)
+    assert found.returncode == 4
+    assert "nothing would be timed" in found.stderr
 
 
 def test_times_of_processes_side_by_side_are_refused() -> None:

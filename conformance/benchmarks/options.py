@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def check(option: Any) -> None:
     Raises:
         ValueError: naming the option.
     """
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        raise ValueError("--sftref-benchmark under PYTEST_XDIST_WORKER: pytest-benchmark times nothing there; unset it")
+    if option.benchmark_disable or option.benchmark_skip:
+        raise ValueError("--sftref-benchmark with --benchmark-disable or --benchmark-skip: nothing would be timed")
     if getattr(option, "numprocesses", None):
         raise ValueError(
             f"-n {option.numprocesses} with --sftref-benchmark: processes side by side slow each other; leave it out"
@@ -50,9 +55,9 @@ def configure(config: pytest.Config, settings: Settings) -> None:
     Raises:
         ValueError: an option does not hold, or pytest-benchmark is not there.
     """
-    check(config.option)
     if not config.pluginmanager.hasplugin("benchmark"):
         raise ValueError("--sftref-benchmark needs pytest-benchmark; install it with: pip install pytest-benchmark")
+    check(config.option)
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = [str(HOME)]
     from .plugin import Speed
