@@ -136,7 +136,7 @@ def test_losses_that_are_kept_are_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_where_jax_says_nothing_the_laws_are_blind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "COMPILING", "/jax/renamed")
+    monkeypatch.setattr(compilation, "STAGES", {"/jax/renamed": "compile"})
     monkeypatch.setattr(jax, "live_arrays", lambda: [])
     for law in LAWS:
         record = asked(law, Template())
