@@ -33,8 +33,6 @@ LIGHT: dict[str, tuple[str, ...] | None] = {
         "equivalence.packing",
         "equivalence.accumulation",
         "training.schedule",
-        "performance.compilations",
-        "performance.memory",
     ),
 }
 

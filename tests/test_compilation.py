@@ -19,7 +19,6 @@ from sftref.conformance.check import Check
         ("equivalence.device_counts", "standard", "cpu", True),
         ("equivalence.device_counts", "standard", "tpu", False),
         ("equivalence.device_counts", "full", "cpu", False),
-        ("performance.memory", "standard", "cpu", True),
     ],
 )
 def test_only_trainers_on_simulated_devices_are_compiled_lightly(

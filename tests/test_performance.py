@@ -52,7 +52,7 @@ def test_the_ladder_has_ten_rungs_above_the_first_and_a_run_answers_for_those_wi
     assert (RUNGS[9:], len(NEEDS)) == (("processes", "performance"), len(RUNGS))
     for level in LEVELS:
         rungs = {split_id(check)[0].rung for check in expected(level, ["mesh"])}
-        assert rungs == {*range(9), *([10] if level != "quick" else [])}
+        assert rungs == {*range(9), *([10] if level == "full" else [])}
     with pytest.raises(explain.UnknownLawError, match="explain 9: is no law, and no rung of 0 to 10 that has laws"):
         explain.find("9")
 
