@@ -46,8 +46,6 @@ def started(subject: Any, n: int = 8) -> tuple[Any, HostBatch]:
 
 
 # The rung.
-
-
 def test_the_ladder_has_ten_rungs_above_the_first_and_a_run_answers_for_those_with_laws() -> None:
     assert (RUNGS[9:], len(NEEDS)) == (("processes", "performance"), len(RUNGS))
     for level in LEVELS:
@@ -150,8 +148,6 @@ def test_explain_names_the_faults() -> None:
 
 
 # What a trainer costs.
-
-
 @pytest.mark.parametrize("name", [TEMPLATE, *DEFAULT_ADAPTERS])
 def test_costs_are_those_of_the_program_that_runs(name: str) -> None:
     subject, batch = started(load_adapter(name), 1 if name.endswith("single") else 8)
