@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from sftref.conformance.plan import KIT
 
 from sftref import cli
 
@@ -60,6 +62,24 @@ def test_a_run_is_stored_and_later_ones_are_held_against_it(tmp_path: Path) -> N
     assert "Traceback" not in slower.stdout + slower.stderr
     assert ElementTree.parse("junit.xml").getroot()[0].get("failures") == "1"
     assert Path("out/bench.html").read_text().count("<svg") == 1
+
+
+def test_bench_runs_in_a_checkout_whose_package_has_no_kit_inside(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("sftref").mkdir()
+    Path("sftref/__init__.py").touch()
+    assert cli.main(["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]) == 0
+    assert "RECORDED: 1 benchmarks on 1 x cpu, small" in capfd.readouterr().out
+
+
+def test_a_copied_kit_times_with_its_own_code(tmp_path: Path) -> None:
+    shutil.copytree(KIT, tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))
+    words = [sys.executable, "-m", "mine", "bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]
+    kernels = tmp_path / "mine" / "benchmarks" / "kernels.py"
+    kernels.write_text(kernels.read_text() + "\nprint('from the copy')\n")
+    found = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 0, found.stderr
+    assert "from the copy" in found.stdout
+    assert "RECORDED: 1 benchmarks on 1 x cpu, small" in found.stdout
 
 
 @pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])

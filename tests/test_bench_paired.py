@@ -147,6 +147,21 @@ def test_a_worker_times_what_it_is_asked_to(start: Callable[..., Side]) -> None:
     assert asked.process.returncode is not None
 
 
+def test_a_worker_is_not_taken_from_the_folder_it_starts_in(
+    start: Callable[..., Side], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a checkout, whose `sftref/` has no `conformance` inside."""
+    here = tmp_path / "checkout"
+    (here / "sftref").mkdir(parents=True)
+    (here / "sftref" / "__init__.py").touch()
+    monkeypatch.chdir(here)
+    asked = start("--only", "dispatch")
+    try:
+        assert asked.ask(do="describe")["entries"] == [["dispatch", "dispatch"]]
+    finally:
+        asked.close()
+
+
 def test_a_worker_that_dies_is_told_with_its_last_words(start: Callable[..., Side]) -> None:
     asked = start("--level", "nonsense")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue import LEVELS
+from ..plan import KIT, variables
 from ..settings import DEFAULT_ADAPTERS, PLATFORMS, Settings, subject_labels
 from .options import HOME, MATTERS, SIZES
 
@@ -92,29 +94,16 @@ def _stored(args: dict[str, Any], settings: Settings) -> int:
         words += ["--benchmark-save", args["save"]]
     if args["storage"]:
         words += ["--benchmark-storage", f"file://{args['storage']}"]
-    # Our own lines instead of pytest's.
-    fixed = [
-        "-s",
-        "-p",
-        "no:terminal",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        str(HOME.parent / "pytest.ini"),
-        "-o",
-        "addopts=",
-    ]
-    fixed += ["--benchmark-quiet"]
+    # Our own lines instead of pytest's; the plugin comes with this folder's conftest.py, also in a copy of the kit.
+    fixed = ["-s", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "benchmark", "--benchmark-quiet"]
+    fixed += ["-c", str(KIT / "pytest.ini"), "-o", "addopts=", "--rootdir", str(KIT)]
     code = 0
     for number in range(args["runs"]):
         if args["runs"] > 1:
             print(f"run {number + 1} of {args['runs']}", flush=True)
-        plugin = (
-            [] if __package__ == "sftref.conformance.benchmarks" else ["-p", f"{__package__.rpartition('.')[0]}.plugin"]
-        )
         ended = subprocess.run(
-            [sys.executable, "-m", "pytest", *fixed, *plugin, "--rootdir", str(HOME.parent), "--sftref-benchmark",
-             "--sftref-lines", *words, str(HOME)], check=False,
+            [sys.executable, "-P", "-m", "pytest", *fixed, "--sftref-benchmark", "--sftref-lines", *words, str(HOME)],
+            env=variables(os.environ, None), check=False,
         )  # fmt: skip
         code = max(code, 3 if ended.returncode < 0 else CODES.get(ended.returncode, 3))
         if code in (2, 3, 130):

@@ -46,6 +46,8 @@ class Side:
         variables = dict(os.environ)
         # The same code on both sides, whatever of it the environments have installed themselves.
         variables["PYTHONPATH"] = os.pathsep.join([str(overlay), *filter(None, [variables.get("PYTHONPATH")])])
+        # Nor the folder this starts in, which `python -m` would put before it: a checkout has a `sftref` of its own.
+        variables["PYTHONSAFEPATH"] = "1"
         # A cache of compiled programs could hold another version's.
         variables["JAX_ENABLE_COMPILATION_CACHE"] = "false"
         module = f"{MODULE}.benchmarks.worker"
