@@ -163,7 +163,7 @@ class TrainerUnderTest(Protocol):
         """Go on from what `save` wrote, on the devices of the last `start`."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: Python itself sets the traceback of what leaves a context manager
 class AdapterError(Exception):
     """An adapter that cannot be loaded or that breaks the protocol; the message says which rule."""
 

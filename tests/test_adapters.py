@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +107,14 @@ def test_an_unknown_capability_is_refused() -> None:
     subject.capabilities = frozenset({"gradient"})
     with pytest.raises(AdapterError, match="capability 'gradient' is unknown, must be one of accumulation, "):
         check_adapter(subject, "mine")
+
+
+def test_an_error_leaves_a_context_manager_as_itself() -> None:
+    """A frozen dataclass could not: Python writes the traceback into it."""
+
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        yield
+
+    with pytest.raises(AdapterError, match="--adapter nothing: must be"), around():
+        load_adapter("nothing")

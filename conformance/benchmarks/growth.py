@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ..adapter import Case
+from ..adapter import AdapterError, Case
 from ..cases import start_params
 from ..settings import Settings, start_jax
 from ..strategies import batch_of
@@ -51,12 +51,40 @@ WIDTH, HEIGHT, EDGE = 420, 240, 44
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One size as it was measured.
+
+    Attributes:
+        axis: what was varied.
+        value: on that axis.
+        relative: an update's time over the kernel's beside it, the median of rounds.
+        kernel: seconds of the kernel, the median of rounds.
+        memory: bytes beside its arguments; None where nobody says.
+    """
+
+    axis: str
+    value: int
+    relative: float
+    kernel: float
+    memory: float | None
+
+
+@dataclass(frozen=True)
 class Point:
     """One size: its value on the axis, seconds of an update, and bytes of memory beside its arguments, if known."""
 
     value: int
     seconds: float
     memory: float | None
+
+
+def gathered(samples: Sequence[Sample]) -> dict[str, list[Point]]:
+    """By axis, in seconds of a machine that all the while runs as fast as the kernel's median says."""
+    kernel = statistics.median(sample.kernel for sample in samples)
+    found: dict[str, list[Point]] = {}
+    for sample in samples:
+        found.setdefault(sample.axis, []).append(Point(sample.value, sample.relative * kernel, sample.memory))
+    return found
 
 
 @dataclass(frozen=True)
@@ -93,8 +121,8 @@ def sized(axis: str, value: int) -> tuple[Case, int, int | None]:
     return case, rows, value
 
 
-def measured(bench: Bench, label: str, axes: Sequence[str]) -> Iterator[tuple[str, Point]]:
-    """All points, as they are measured."""
+def measured(bench: Bench, label: str, axes: Sequence[str]) -> Iterator[Sample]:
+    """All sizes, as they are measured."""
     trainer = bench.trainer(label)
     kernel = kernels(bench.devices[0])["matmul"]
     most = bench.widest(label)
@@ -118,14 +146,22 @@ def measured(bench: Bench, label: str, axes: Sequence[str]) -> Iterator[tuple[st
                 timer.before()
                 timer.during()
             pairs = timer.series(cpu=False)["wall"]
-            beside = statistics.median(k for _, k in pairs)
             costs = trainer.costs(batch) if "costs" in trainer.capabilities else {}
-            yield axis, Point(value, beside * statistics.median(a / k for a, k in pairs), costs.get("temporary"))
+            yield Sample(
+                axis, value, statistics.median(a / k for a, k in pairs), statistics.median(k for _, k in pairs),
+                costs.get("temporary"),
+            )  # fmt: skip
 
 
 def drawn(axis: str, points: Sequence[Point]) -> str:
-    """An axis as a picture: the points, the line through the first of them, and the share beyond it at the last."""
-    values, costs = [p.value for p in points], [p.seconds * 1e3 for p in points]
+    """An axis as pictures: of time and, where it is known, of memory."""
+    values, memory = [point.value for point in points], _mebibytes(points)
+    took = _picture(axis, values, [point.seconds * 1e3 for point in points], "ms")
+    return took + (_picture(axis, values, memory, "MiB") if memory else "")
+
+
+def _picture(axis: str, values: Sequence[int], costs: Sequence[float], unit: str) -> str:
+    """The points, the line through the first of them, and the share beyond it at the last."""
     line = Line.of(values, costs)
     right, top = max(values), max(*costs, line.constant + line.slope * max(values))
 
@@ -140,23 +176,38 @@ def drawn(axis: str, points: Sequence[Point]) -> str:
         for x, y in zip(values, costs, strict=True)
     )
     ends = f"{at(0, line.constant)} {at(right, line.constant + line.slope * right)}"
-    said = f"{line.constant:.2f} ms + {line.slope:.3g} ms x {axis}; at {right}: {line.beyond[-1]:+.0%} from the line"
+    said = f"{line.constant:.2f} {unit} + {line.slope:.3g} {unit} x {axis}"
+    said += f"; at {right}: {line.beyond[-1]:+.0%} from the line"
     return (
         f'<figure><svg role="img" aria-label="{html.escape(said)}" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}">'
         f'<polyline points="{ends}" fill="none" stroke="var(--quiet)" stroke-dasharray="4 3"/>{dots}'
-        f'<text x="{EDGE}" y="{EDGE - 8}">{top:.1f} ms</text><text x="{WIDTH - EDGE}" y="{HEIGHT - 8}" '
+        f'<text x="{EDGE}" y="{EDGE - 8}">{top:.1f} {unit}</text><text x="{WIDTH - EDGE}" y="{HEIGHT - 8}" '
         f'text-anchor="end">{axis}</text></svg><figcaption>{html.escape(said)}</figcaption></figure>'
     )
 
 
 def table(axis: str, points: Sequence[Point]) -> Iterator[str]:
     """An axis in Markdown."""
-    line = Line.of([p.value for p in points], [p.seconds for p in points])
-    yield f"| {axis} | ms a step | from the line | MiB beside its arguments |"
-    yield "| --- | --- | --- | --- |"
-    for point, beyond in zip(points, line.beyond, strict=True):
-        memory = "" if point.memory is None else f"{point.memory / 2**20:.1f}"
-        yield f"| {point.value} | {point.seconds * 1e3:.2f} | {beyond:+.0%} | {memory} |"
+    took = [point.seconds * 1e3 for point in points]
+    columns = [[str(point.value) for point in points], *_columns(points, took, ".2f")]
+    heads = [axis, "ms a step", "from the line"]
+    memory = _mebibytes(points)
+    if memory:
+        columns += _columns(points, memory, ".1f")
+        heads += ["MiB beside its arguments", "from the line"]
+    for cells in (heads, ["---"] * len(heads), *zip(*columns, strict=True)):
+        yield f"| {' | '.join(cells)} |"
+
+
+def _columns(points: Sequence[Point], costs: Sequence[float], form: str) -> list[list[str]]:
+    line = Line.of([point.value for point in points], costs)
+    return [[f"{cost:{form}}" for cost in costs], [f"{beyond:+.0%}" for beyond in line.beyond]]
+
+
+def _mebibytes(points: Sequence[Point]) -> list[float]:
+    """Of each point; empty where one does not say."""
+    known = [point.memory / 2**20 for point in points if point.memory]
+    return known if len(known) == len(points) else []
 
 
 def page(found: Mapping[str, Sequence[Point]], title: str) -> str:
@@ -169,24 +220,37 @@ def page(found: Mapping[str, Sequence[Point]], title: str) -> str:
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write `growth.json` and `growth.html`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", default="sftref.conformance.adapters.sftref:mesh", metavar="MODULE:FACTORY")
     parser.add_argument("--axis", action="append", choices=AXES, help="default: all")
     parser.add_argument("--out", type=Path, default=Path("sftref-bench"), metavar="DIR")
-    given = parser.parse_args()
-    settings = Settings(adapters=(given.adapter,))
-    start_jax(settings)
+    given = parser.parse_args(arguments)
+    try:
+        settings = Settings(adapters=(given.adapter,))
+        start_jax(settings)
+        settings.check_adapters()
+    except (AdapterError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
     import jax
 
     (label,) = settings.subjects
     bench = Bench(jax.devices(), settings.subjects, "small", 0)
-    found: dict[str, list[Point]] = {}
-    for axis, point in measured(bench, label, given.axis or list(AXES)):
-        found.setdefault(axis, []).append(point)
-        print(f"{axis} {point.value}: {point.seconds * 1e3:.2f} ms", file=sys.stderr, flush=True)
-    found = {axis: points for axis, points in found.items() if len(points) >= STRAIGHT}
+    samples = []
+    for sample in measured(bench, label, given.axis or list(AXES)):
+        samples.append(sample)
+        took = sample.relative * sample.kernel
+        print(f"{sample.axis} {sample.value}: {took * 1e3:.2f} ms", file=sys.stderr, flush=True)
+    found = {axis: kept for axis, kept in gathered(samples).items() if len(kept) >= STRAIGHT} if samples else {}
+    if not found:
+        print(
+            f"--axis {' '.join(given.axis)}: {label} has fewer than {STRAIGHT} points on it, as it uses "
+            f"{bench.widest(label)} of {len(bench.devices)} devices; a line needs {STRAIGHT}",
+            file=sys.stderr,
+        )
+        return 2
     print("\n\n".join("\n".join(table(axis, points)) for axis, points in found.items()))
     given.out.mkdir(parents=True, exist_ok=True)
     content = {axis: [dataclasses.asdict(p) for p in points] for axis, points in found.items()}

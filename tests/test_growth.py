@@ -1,0 +1,77 @@
+"""How cost grows: the line, the pictures, the machine that drifts meanwhile, and a run as a person makes it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from sftref.conformance.benchmarks import growth
+from sftref.conformance.benchmarks.growth import Line, Point, Sample, drawn, gathered, main, page, table
+
+
+def test_the_line_is_that_of_the_first_points_and_says_how_far_the_last_lies_from_it() -> None:
+    line = Line.of([1, 2, 4, 8], [5.0, 7.0, 11.0, 38.0])
+    assert line.constant == pytest.approx(3)
+    assert line.slope == pytest.approx(2)
+    assert line.beyond == pytest.approx((0, 0, 0, 1))
+
+
+def test_a_machine_that_slows_down_meanwhile_bends_no_line() -> None:
+    samples = [Sample("layers", n, relative=10 + n, kernel=0.001 * (1 + n), memory=None) for n in (1, 2, 3, 4, 8)]
+    (points,) = gathered(samples).values()
+    line = Line.of([p.value for p in points], [p.seconds for p in points])
+    assert line.beyond == pytest.approx([0] * 5)
+    assert points[0].seconds == pytest.approx(11 * 0.004)
+
+
+POINTS = [Point(1, 0.001, 2.0**20), Point(2, 0.002, 2.0**21), Point(3, 0.003, 3 * 2.0**20), Point(6, 0.009, 2.0**23)]
+
+
+def test_time_and_memory_have_a_picture_and_columns_each() -> None:
+    assert drawn("layers", POINTS).count("<svg") == 2
+    assert list(table("layers", POINTS)) == [
+        "| layers | ms a step | from the line | MiB beside its arguments | from the line |",
+        "| --- | --- | --- | --- | --- |",
+        "| 1 | 1.00 | +0% | 1.0 | +0% |",
+        "| 2 | 2.00 | +0% | 2.0 | +0% |",
+        "| 3 | 3.00 | +0% | 3.0 | +0% |",
+        "| 6 | 9.00 | +50% | 8.0 | +33% |",
+    ]
+    unknown = [Point(p.value, p.seconds, None) for p in POINTS]
+    assert drawn("layers", unknown).count("<svg") == 1
+    assert "MiB" not in "\n".join(table("layers", unknown))
+    text = page({"layers": POINTS}, "a <title>")
+    assert "a &lt;title&gt;" in text
+    for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', text):
+        assert 0 <= float(x) <= growth.WIDTH
+        assert 0 <= float(y) <= growth.HEIGHT
+
+
+def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(growth, "AXES", {"layers": (1, 2, 3), "devices": (1, 2, 3)})
+    monkeypatch.setattr(growth, "ROUNDS", 2)
+    template = ["--adapter", "sftref.conformance.adapters.template:Template"]
+    assert main([*template, "--axis", "layers", "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("| layers | ms a step | from the line |")
+    assert err.count(" ms\n") == 3
+    found = json.loads((tmp_path / "growth.json").read_text())
+    assert [point["value"] for point in found["layers"]] == [1, 2, 3]
+    assert all(point["seconds"] > 0 for point in found["layers"])
+    assert "<svg" in (tmp_path / "growth.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--adapter", "nothing"], "nothing: must be MODULE:FACTORY"),
+        (["--adapter", "sftref.conformance.adapters.sftref:single", "--axis", "devices"], "a line needs 3"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
