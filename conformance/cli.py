@@ -26,6 +26,7 @@ VERIFY_EXAMPLES = """examples:
   sftref verify --only collectives --only 6        two parts of the ladder
   sftref verify --deviations known.toml            with failures that are known, and end
   sftref verify --level full                       everything, and every planted fault
+  sftref verify --cache ~/.cache/sftref            again and again: programs are kept, results held against cold ones
 
 verdict and exit code: CONFORMANT 0, NONCONFORMANT 1, SETUP 2, UNRESPONSIVE 3, INCOMPLETE 4, UNTRUSTED 5, Ctrl-C 130
 """
@@ -57,6 +58,12 @@ def add_commands(commands: Any) -> None:
     add("--seed", type=int, default=Settings.seed, metavar="S", help="of every value drawn (default 0)")
     add("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes (default {OUT})")
     add("--deviations", type=Path, metavar="FILE", help="a TOML file of known deviations")
+    add(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep compiled programs there, and hold their results against cold ones",
+    )
     add("--no-self-test", action="store_true", help="plant no faults to see that the laws see them")
     bench.add_command(commands)
     explain = commands.add_parser("explain", help="what a law asks", epilog=EXPLAIN_EXAMPLES, formatter_class=raw)
@@ -90,8 +97,9 @@ def run(command: str, args: dict[str, Any]) -> int:
 
 
 def _verify(args: dict[str, Any]) -> int:
-    from . import deviations, report, runner
+    from . import deviations, report
     from .report.document import diagnosis
+    from .run import verify
     from .screen import Screen
     from .verdict import judge
 
@@ -113,7 +121,7 @@ def _verify(args: dict[str, Any]) -> int:
     out: Path = args["out"]
     report.prepare(out)
     screen = Screen(settings, _seconds_before(out, settings.level))
-    outcome = runner.verify(settings, known, file, screen)
+    outcome = verify(settings, known, file, screen, args["cache"])
     if outcome.setup is None:
         screen.planted(outcome)
     verdict = judge(outcome)

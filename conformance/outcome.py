@@ -61,6 +61,8 @@ class Outcome:
         environment: see `environment.py`.
         subjects: by label, what each trainer said of itself.
         deviations: that are known and still asked.
+        kept_since: the day on which the programs were compiled that this run took from a cache; None without one.
+        doubted: the checks that found something else with kept programs than with programs compiled anew.
         troubles: of the processes, outside any check: a crash or a hang on the way out.
         interrupted: the exit code of a run that a signal ended: 130 for Ctrl-C.
         setup: why nothing could be verified here, and how to mend it.
@@ -76,6 +78,8 @@ class Outcome:
     environment: dict[str, Any] = field(default_factory=dict)
     subjects: dict[str, dict[str, Any]] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)
+    kept_since: str | None = None
+    doubted: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     interrupted: int | None = None
     setup: str | None = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .catalogue import Law, check_id
 from .check import Check
+from .comparison import Comparison
 
 STATUSES = ("pass", "fail", "error", "hang", "crash", "blocked", "not_run", "deviation")
 # XLA's autotuner says so when two of its kernels disagree, and goes on (jax-ml/jax#26846).
@@ -37,6 +40,7 @@ class Record:
         control: the error of a comparison that must fail, the nearest to its bound.
         comparisons: how many were made.
         compared: how many numbers they compared.
+        digest: of every comparison's error, in order: the same in two runs that measured the same bits.
         seconds: from the check's start to its end.
         facts: measured along the way.
         repro: the command that asks this check again.
@@ -54,6 +58,7 @@ class Record:
     control: float | None = None
     comparisons: int = 0
     compared: int = 0
+    digest: str = ""
     margin: float | None = None
     median_margin: float | None = None
     worst: str = ""
@@ -106,6 +111,7 @@ class Record:
             control=None if nearest is None else _finite(nearest.control),
             comparisons=len(made),
             compared=sum(found.compared for found in made),
+            digest=_digest(made),
             margin=_finite(worst.margin),
             median_margin=_finite(margins[len(margins) // 2]) if margins else None,
             worst=worst.what,
@@ -129,6 +135,11 @@ class Record:
     def from_json(cls, value: dict[str, Any]) -> Record:
         """Back from `to_json`."""
         return cls(**value)
+
+
+def _digest(made: Sequence[Comparison]) -> str:
+    errors = "\n".join(f"{found.what} {float(found.error).hex()}" for found in made)
+    return hashlib.sha256(errors.encode()).hexdigest()[:16]
 
 
 def _over(value: float | None, bound: float) -> float:

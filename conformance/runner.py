@@ -9,22 +9,17 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
-import shutil
-import signal
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from . import environment, process, signals
-from .catalogue import RUNGS, blocked_by, expected, split_id
-from .deviations import Deviation, accepted
-from .faults.judgement import chosen
+from . import environment, process
+from .catalogue import RUNGS, blocked_by, split_id
+from .deviations import accepted
 from .outcome import BROKEN, WRONG, Group, Outcome, groups
-from .plan import PLANTED, Unit, command, trial_command, trials, units, variables
+from .plan import PLANTED, Unit, command, trial_command, variables
 from .process import Child
 from .records import Record
-from .settings import Settings
 from .watcher import Watcher
 
 # The laws that say whether what was asked for is there at all: where one of them fails nothing else can be verified.
@@ -35,7 +30,7 @@ NO_SPACE = "No space left on device"
 USAGE_ERROR = 4
 
 
-class _SetupError(Exception):
+class SetupError(Exception):
     """Nothing can be verified here."""
 
 
@@ -50,43 +45,6 @@ class _Running:
     collect_errors: list[str] = dataclasses.field(default_factory=list)
 
 
-def verify(settings: Settings, deviations: list[Deviation], file: Path | None, watcher: Watcher) -> Outcome:
-    """Run the ladder.
-
-    Args:
-        settings: what to ask.
-        deviations: known ones.
-        file: where they stand, for the child processes.
-        watcher: is told how it goes.
-
-    Raises:
-        OSError: there is no room for temporary files.
-    """
-    ids = expected(settings.level, settings.subjects, settings.only)
-    outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=environment.static())
-    outcome.planted = chosen(settings.level, ids) if settings.self_test else []
-    scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
-    runner = Runner(outcome, watcher, scratch, file)
-    began = time.monotonic()
-    watcher.begin(ids)
-    reason = "never asked"
-    try:
-        with signals.raised():
-            runner.run()
-    except (KeyboardInterrupt, signals.Stopped) as stop:
-        outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
-        reason = "interrupted"
-        runner.listen()
-    except _SetupError as error:
-        outcome.setup = reason = str(error)
-    finally:
-        runner.end()
-        shutil.rmtree(scratch, ignore_errors=True)
-    outcome.fill(reason)
-    outcome.seconds = time.monotonic() - began
-    return outcome
-
-
 class Runner:
     """The processes of one run."""
 
@@ -94,13 +52,22 @@ class Runner:
         self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
         self.settings = outcome.settings
         self.running: list[_Running] = []
+        self.programs: Path | None = None
         self.starts = 0
         self.told: set[tuple[int, str | None]] = set()
         self.whole = {(g.rung, g.subject): len(g.records) for g in groups(map(_unanswered, outcome.expected))}
 
-    def run(self) -> None:
-        """Ask everything."""
-        waiting = units(self.outcome.expected) + trials(self.outcome.planted)
+    def run(self, waiting: list[Unit], programs: Path | None = None) -> None:
+        """Ask everything of these units.
+
+        Args:
+            waiting: units; emptied.
+            programs: where compiled ones are kept; None keeps none beyond this run.
+
+        Raises:
+            SetupError: nothing can be verified here.
+        """
+        self.programs = programs
         while waiting or self.running:
             ready = [unit for unit in waiting if unit.after <= self.outcome.records.keys()]
             for unit in ready[: self._lanes() - len(self.running)]:
@@ -155,6 +122,8 @@ class Runner:
         # Until the first process has said so, what is asked for or installed tells.
         cached = (self.outcome.platforms or environment.foreseen(self.settings.platform)) == ["cpu"]
         cache = self.scratch / "cache" if cached else None
+        if self.programs is not None and running.unit.name != PLANTED:
+            cache = self.programs
         running.child = Child(asked, variables(os.environ, cache, self.scratch), len(running.left))
         running.collect_errors = []
         self.running.append(running)
@@ -255,7 +224,7 @@ class Runner:
         if child.running is not None:
             self._lost(running, child.running, "crash", f"{said} (in the middle of the check)", list(child.stderr))
         elif code == USAGE_ERROR and not child.answered:
-            raise _SetupError(process.usage(child.stderr))
+            raise SetupError(process.usage(child.stderr))
         elif not running.left:
             if code is None or code < 0:
                 self.outcome.troubles.append(f"the process of {running.unit.name} crashed on its way out ({said})")
@@ -265,14 +234,14 @@ class Runner:
             reasons = [*running.collect_errors, said] if code not in (2, 3) else running.collect_errors or [said]
             self._without_a_check(running, "crash", f"its process ended before the check began: {reasons[0]}")
         if self.outcome.setup is not None:
-            raise _SetupError(self.outcome.setup)
+            raise SetupError(self.outcome.setup)
         self._start(running)
 
     def _never_collected(self, running: _Running) -> None:
         """A session that came to its end without some checks: they cannot be imported, or do not exist."""
         errors = running.collect_errors
         if errors and not self.outcome.records:
-            raise _SetupError(f"the checks cannot be imported: {errors[0]}; mend this installation of JAX and NumPy")
+            raise SetupError(f"the checks cannot be imported: {errors[0]}; mend this installation of JAX and NumPy")
         for check in list(running.left):
             law, subject = split_id(check)
             mine = [e for e in errors if e.startswith(f"test_{law.rung}_")]
@@ -282,7 +251,7 @@ class Runner:
     def _without_a_check(self, running: _Running, status: str, message: str) -> None:
         """A process that came to nothing: once more without progress, and then what it has left is lost."""
         if NO_SPACE in message:
-            raise _SetupError(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
+            raise SetupError(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
         running.stalled += 0 if running.child.answered else 1
         if running.stalled > 1:
             for check in list(running.left):

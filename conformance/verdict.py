@@ -84,6 +84,10 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
         return "NONCONFORMANT", reason
     if lost or outcome.troubles:
         return "UNRESPONSIVE", reason
+    if outcome.doubted:
+        more = f" and {len(outcome.doubted) - 1} more" if len(outcome.doubted) > 1 else ""
+        which = f"{outcome.doubted[0]}{more}"
+        return "UNTRUSTED", f"kept programs, now gone, gave another result than those compiled anew ({which}): {reason}"
     if not passed:
         return "UNTRUSTED", f"nothing was verified: {reason}"
     found = fates(outcome)
@@ -144,5 +148,6 @@ def described(outcome: Outcome) -> str:
     light = len(outcome.unoptimized)
     what = "trainers" if settings.level == "quick" else f"{light} law{'' if light == 1 else 's'}"
     level = f"{settings.level}{f' ({what} compiled without optimization)' if light else ''}"
-    asked = f"level {level}{only}, {devices}, seed {settings.seed}"
+    kept = f", programs compiled on {outcome.kept_since} and kept" if outcome.kept_since else ""
+    asked = f"level {level}{only}, {devices}, seed {settings.seed}{kept}"
     return f"{comparisons:,} comparison{'' if comparisons == 1 else 's'} in {outcome.seconds:.0f} s, {asked}"

@@ -33,6 +33,7 @@ FATES = {
     "segfaults": "ctypes.string_at(0)",
     "exits": "os._exit(7)",
     "aborts": "os.write(2, b'F0000 rendezvous of 8 threads failed\\n'); os.abort()",
+    "compiles": "check.close('a', A + compiled(), A, Bound(1e-2, 1e-3, 'by hand'))",
     "waits": "Path(os.environ['SFTREF_FLAG']).touch(); time.sleep(60)",
 }
 HEAD = """
@@ -41,6 +42,16 @@ from pathlib import Path
 import numpy as np, pytest
 from ..comparison import Bound
 A = np.arange(8, dtype=np.float32)
+
+
+def compiled():
+    asked = Path("asked").read_text()
+    program = Path(os.environ["JAX_COMPILATION_CACHE_DIR"], f"program-{asked}")
+    if not program.exists():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(asked)
+        print("compiled anew", file=Path("compilations").open("a"))
+    return float(program.read_text()) if program.read_text() != "hangs" else time.sleep(60)
 """
 CHECK = """
 @pytest.mark.law("{id}")

@@ -44,6 +44,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "deviations": [known.to_json() for known in outcome.deviations],
         "stale_deviations": stale_deviations(outcome),
         "troubles": outcome.troubles,
+        "kept_programs": {"since": outcome.kept_since, "doubted": outcome.doubted},
         "diagnosis": diagnosis(outcome, verdict),
         "timing": timing(outcome),
     }
@@ -94,6 +95,12 @@ def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
     elif outcome.interrupted is not None:
         layer, cause, evidence = "run", "The run was interrupted.", [verdict.reason]
         step = "Run again."
+    elif outcome.doubted:
+        layer, cause = "cache", "Kept programs do not do what the same programs do when they are compiled anew."
+        evidence = [f"{check}: another result" for check in outcome.doubted]
+        step = (
+            "Nothing: they are gone, and the next run compiles. If it comes back, look at the disk, and leave --cache."
+        )
     elif verdict.name == "UNTRUSTED" and blind:
         layer, cause = "kit", "The kit did not see a fault that it had planted: its verdict proves nothing here."
         evidence = [f"{found.fault.id} ({found.fault.does}): {found.message}" for found in blind]
