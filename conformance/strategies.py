@@ -93,17 +93,20 @@ def batch_of(
         rng: of all values.
         rows: B.
         real: how many rows count; default all.
-        longest: the most tokens of an example.
+        longest: the most tokens of an example; where that is more than L, so are the columns.
     """
     count = rows if real is None else real
     lengths = rng.integers(3, longest + 1, rows)
-    mask = (np.arange(L) < lengths[:, None]).astype(np.int32)
+    columns = max(L, longest)
+    mask = (np.arange(columns) < lengths[:, None]).astype(np.int32)
     labels = rng.normal(2, 1, rows) if case.regression else rng.integers(0, case.num_labels, rows)
     weights = rng.choice(np.array([0.25, 0.5, 1.0, 2.0], np.float32), rows)
     weights[count:] = 0
+    ids = rng.integers(0, case.vocab_size, (rows, columns))
+    types = rng.integers(0, case.type_vocab_size, (rows, columns))
     return HostBatch(
-        input_ids=np.where(mask, rng.integers(0, case.vocab_size, (rows, L)), GARBAGE).astype(np.int32),
-        token_type_ids=np.where(mask, rng.integers(0, case.type_vocab_size, (rows, L)), -GARBAGE).astype(np.int32),
+        input_ids=np.where(mask, ids, GARBAGE).astype(np.int32),
+        token_type_ids=np.where(mask, types, -GARBAGE).astype(np.int32),
         attention_mask=mask,
         labels=labels.astype(np.float32 if case.regression else np.int32),
         weights=weights,

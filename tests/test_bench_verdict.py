@@ -15,6 +15,7 @@ from sftref.conformance.benchmarks.counts import differences, operations
 from sftref.conformance.benchmarks.intervals import AMBIGUOUS, FAIL, PASS
 from sftref.conformance.benchmarks.measure import Measured
 from sftref.conformance.benchmarks.page import page
+from sftref.conformance.benchmarks.suite import SIZES, Bench
 from sftref.conformance.benchmarks.tables import duration, table
 from sftref.conformance.benchmarks.timing import (
     Round,
@@ -39,20 +40,32 @@ def stored(wall: float, *, versions: dict[str, str] = VERSIONS, path: str = "000
     return Stored(Path(path), "8 x cpu, small", versions, both)
 
 
-THREE = [stored(1.0), stored(1.01), stored(0.99)]
+THREE = [stored(1.0), stored(1.005), stored(0.995)]
 
 
 def judge(runs: list[Stored], versions: dict[str, str] = VERSIONS) -> Judge:
     return Judge(runs, versions, 0.05, count=2)
 
 
-@pytest.mark.parametrize(("wall", "word"), [(1.0, PASS), (0.8, PASS), (1.2, FAIL), (1.06, AMBIGUOUS)])
+@pytest.mark.parametrize(("wall", "word"), [(1.0, PASS), (0.8, PASS), (1.2, FAIL), (1.035, AMBIGUOUS)])
 def test_a_time_is_held_against_how_stored_runs_scatter(wall: float, word: str) -> None:
     found = judge(THREE).judge(measured(wall))
     assert found.word == word
     assert found.ratios["wall"].value == pytest.approx(wall, rel=1e-3)
     if word == FAIL:
         assert "wall time 1.20 times" in found.message
+
+
+def test_what_looks_slower_once_is_slower_only_where_others_say_so() -> None:
+    slow = judge(THREE).judge(measured(1.2))
+    assert slow.by_clock
+    assert slow.confirmed([slow, slow]) == slow
+    for word in (PASS, AMBIGUOUS):
+        found = slow.confirmed([slow, Judged(slow.id, word)])
+        assert (found.word, found.by_clock) == (AMBIGUOUS, False)
+        assert f"in one process, and not in another, which says {word}" in found.message
+    assert Judged.from_json(json.loads(json.dumps(slow.to_json()))) == slow
+    assert not judge(THREE).judge(measured(1.2, operations=101)).by_clock, "a changed program is one in any process"
 
 
 def test_one_stored_run_says_nothing_of_times() -> None:
@@ -141,6 +154,16 @@ def test_a_run_of_other_devices_is_refused_by_name() -> None:
 def test_each_kind_of_device_has_a_folder() -> None:
     names = {baselines.storage(where).name for where in ("8 x cpu, small", "4 x cpu, small", "8 x NVIDIA H100, base")}
     assert names == {"8-x-cpu-small", "4-x-cpu-small", "8-x-NVIDIA-H100-base"}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_batch_has_the_tokens_of_its_size(size: str) -> None:
+    """The kit's cases have 16 columns, and so had every batch that was timed."""
+    _, rows, tokens = SIZES[size]
+    bench = Bench(jax.devices(), {"t": "sftref.conformance.adapters.template:Template"}, size, seed=0)
+    batch = bench.batch(bench.case("t"), rows)
+    assert batch.input_ids.shape == (rows, tokens)
+    assert tokens / 3 < batch.attention_mask.sum() / rows < 2 * tokens / 3
 
 
 def test_operations_of_a_program_are_counted() -> None:

@@ -6,9 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sftref.conformance.benchmarks import growth
 from sftref.conformance.benchmarks.growth import Line, Point, Sample, drawn, gathered, main, page, table
+from sftref.conformance.strategies import batch_of
 
 
 def test_the_line_is_that_of_the_first_points_and_says_how_far_the_last_lies_from_it() -> None:
@@ -16,6 +18,29 @@ def test_the_line_is_that_of_the_first_points_and_says_how_far_the_last_lies_fro
     assert line.constant == pytest.approx(3)
     assert line.slope == pytest.approx(2)
     assert line.beyond == pytest.approx((0, 0, 0, 1))
+
+
+def test_what_is_shared_among_devices_is_a_line_over_their_inverse() -> None:
+    line = Line.of([1, 2, 4, 8], [10.0, 6.0, 4.0, 3.3], power=-1)
+    assert (line.constant, line.slope) == pytest.approx((2, 8))
+    assert line.at(8) == pytest.approx(3)
+    assert line.beyond == pytest.approx((0, 0, 0, 0.1))
+    shared = [Point(n, 0.001, 2.0**20 * (2 + 8 / n)) for n in (1, 2, 4, 8)]
+    assert "2.00 MiB + 8 MiB / devices; at 8: +0% from the line" in drawn("devices", shared)
+    assert list(table("devices", shared))[-1].endswith("| 3.0 | +0% |")
+
+
+@pytest.mark.parametrize("axis", list(growth.AXES))
+def test_an_axis_varies_what_it_says(axis: str) -> None:
+    sizes = []
+    for value in growth.AXES[axis]:
+        case, rows, n = growth.sized(axis, value)
+        batch = batch_of(case, np.random.default_rng(0), rows=rows, longest=case.max_position_embeddings)
+        sizes.append((*batch.input_ids.shape, case.hidden_size, case.num_hidden_layers, n))
+    place = {"batch": 0, "length": 1, "width": 2, "layers": 3, "devices": 4}[axis]
+    assert [size[place] for size in sizes] == list(growth.AXES[axis])
+    others = {size[:place] + size[place + 1 :] for size in sizes}
+    assert len(others) == 1
 
 
 def test_a_machine_that_slows_down_meanwhile_bends_no_line() -> None:

@@ -89,20 +89,28 @@ def gathered(samples: Sequence[Sample]) -> dict[str, list[Point]]:
 
 @dataclass(frozen=True)
 class Line:
-    """A straight line through the first points, and how far each point lies from it, as a share."""
+    """A straight line through the first points, and how far each point lies from it, as a share.
+
+    What is divided among n devices is a line over 1/n: `power` is then -1.
+    """
 
     constant: float
     slope: float
+    power: int
     beyond: tuple[float, ...]
 
     @classmethod
-    def of(cls, values: Sequence[float], costs: Sequence[float]) -> Line:
+    def of(cls, values: Sequence[float], costs: Sequence[float], power: int = 1) -> Line:
         """Least squares of relative errors, through the first `STRAIGHT` points."""
-        x, y = np.asarray(values, float), np.asarray(costs, float)
+        x, y = np.asarray(values, float) ** power, np.asarray(costs, float)
         first = slice(STRAIGHT)
         design = np.stack([np.ones_like(x), x], axis=1)
         constant, slope = np.linalg.lstsq(design[first] / y[first, None], np.ones(STRAIGHT), rcond=None)[0]
-        return cls(float(constant), float(slope), tuple((y / (constant + slope * x) - 1).tolist()))
+        return cls(float(constant), float(slope), power, tuple((y / (constant + slope * x) - 1).tolist()))
+
+    def at(self, value: float) -> float:
+        """Its cost there."""
+        return self.constant + self.slope * float(value) ** self.power
 
 
 def sized(axis: str, value: int) -> tuple[Case, int, int | None]:
@@ -126,17 +134,19 @@ def measured(bench: Bench, label: str, axes: Sequence[str]) -> Iterator[Sample]:
     trainer = bench.trainer(label)
     kernel = kernels(bench.devices[0])["matmul"]
     most = bench.widest(label)
+    # Simulated devices share the cores: what they cost would hide what is varied.
+    usual = 1 if bench.devices[0].platform == "cpu" else most
     dropout = "dropout" in trainer.capabilities
     for axis in axes:
         for value in AXES[axis]:
             case, rows, n = sized(axis, value)
-            if (n or most) > most:
+            if (n or usual) > most:
                 continue
             if not dropout:
                 case = dataclasses.replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
             rng = bench.rng(axis)
             batch = batch_of(case, rng, rows=rows, longest=case.max_position_embeddings)
-            trainer.start(case, start_params(case, rng), n or most)
+            trainer.start(case, start_params(case, rng), n or usual)
 
             def step(batch: Any = batch) -> Any:
                 return trainer.step(batch)
@@ -157,13 +167,22 @@ def drawn(axis: str, points: Sequence[Point]) -> str:
     """An axis as pictures: of time and, where it is known, of memory."""
     values, memory = [point.value for point in points], _mebibytes(points)
     took = _picture(axis, values, [point.seconds * 1e3 for point in points], "ms")
-    return took + (_picture(axis, values, memory, "MiB") if memory else "")
+    return took + (_picture(axis, values, memory, "MiB", _power(axis)) if memory else "")
 
 
-def _picture(axis: str, values: Sequence[int], costs: Sequence[float], unit: str) -> str:
+def _share(beyond: float) -> str:
+    return f"{round(beyond, 2) + 0.0:+.0%}"  # no -0 %
+
+
+def _power(axis: str) -> int:
+    """Memory of a device is shared among devices, and grows with all else."""
+    return -1 if axis == "devices" else 1
+
+
+def _picture(axis: str, values: Sequence[int], costs: Sequence[float], unit: str, power: int = 1) -> str:
     """The points, the line through the first of them, and the share beyond it at the last."""
-    line = Line.of(values, costs)
-    right, top = max(values), max(*costs, line.constant + line.slope * max(values))
+    line = Line.of(values, costs, power)
+    right, top = max(values), max(*costs, *map(line.at, values))
 
     def at(x: float, y: float) -> str:
         return (
@@ -175,9 +194,9 @@ def _picture(axis: str, values: Sequence[int], costs: Sequence[float], unit: str
         f'<text x="{at(x, y).split(",")[0]}" y="{HEIGHT - EDGE + 14}" text-anchor="middle">{x}</text>'
         for x, y in zip(values, costs, strict=True)
     )
-    ends = f"{at(0, line.constant)} {at(right, line.constant + line.slope * right)}"
-    said = f"{line.constant:.2f} {unit} + {line.slope:.3g} {unit} x {axis}"
-    said += f"; at {right}: {line.beyond[-1]:+.0%} from the line"
+    ends = " ".join(at(x, line.at(x)) for x in np.linspace(min(values), right, 40))
+    said = f"{line.constant:.2f} {unit} + {line.slope:.3g} {unit} {'x' if power == 1 else '/'} {axis}"
+    said += f"; at {right}: {_share(line.beyond[-1])} from the line"
     return (
         f'<figure><svg role="img" aria-label="{html.escape(said)}" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}">'
         f'<polyline points="{ends}" fill="none" stroke="var(--quiet)" stroke-dasharray="4 3"/>{dots}'
@@ -193,15 +212,15 @@ def table(axis: str, points: Sequence[Point]) -> Iterator[str]:
     heads = [axis, "ms a step", "from the line"]
     memory = _mebibytes(points)
     if memory:
-        columns += _columns(points, memory, ".1f")
+        columns += _columns(points, memory, ".1f", _power(axis))
         heads += ["MiB beside its arguments", "from the line"]
     for cells in (heads, ["---"] * len(heads), *zip(*columns, strict=True)):
         yield f"| {' | '.join(cells)} |"
 
 
-def _columns(points: Sequence[Point], costs: Sequence[float], form: str) -> list[list[str]]:
-    line = Line.of([point.value for point in points], costs)
-    return [[f"{cost:{form}}" for cost in costs], [f"{beyond:+.0%}" for beyond in line.beyond]]
+def _columns(points: Sequence[Point], costs: Sequence[float], form: str, power: int = 1) -> list[list[str]]:
+    line = Line.of([point.value for point in points], costs, power)
+    return [[f"{cost:{form}}" for cost in costs], [_share(beyond) for beyond in line.beyond]]
 
 
 def _mebibytes(points: Sequence[Point]) -> list[float]:

@@ -28,7 +28,8 @@ from scipy import stats  # type: ignore[import-untyped]
 PASS, FAIL, AMBIGUOUS = "PASS", "FAIL", "AMBIGUOUS"
 # How often a run of all benchmarks may call a machine slower that is not; shared among what it judges.
 FALSE_ALARMS = 0.01
-# Runs of fewer benchmarks than this say little on how one of them scatters: it is worth as much as so many runs.
+# What the scatter of all benchmarks together is worth beside one's own, in degrees of freedom. Benchmarks scatter by 2
+# to 20 % here, and with more than this the noisy ones would raise false alarms: in `test_intervals.py` 0.8 % of runs.
 POOLED_WORTH = 4
 # More rounds than this are not asked for: the machine is too noisy for the question.
 MOST_ROUNDS = 100_000
@@ -91,22 +92,30 @@ class Scatter(NamedTuple):
     freedom: int
 
 
-def scatter(runs: Sequence[Sequence[float]]) -> dict[int, Scatter]:
+def scatter(runs: Sequence[Sequence[float]], least: Sequence[float] | None = None) -> dict[int, Scatter]:
     """How runs scatter, for each benchmark: its own scatter, drawn towards that of all of them together.
+
+    The moderated variance of Smyth, "Linear models and empirical Bayes methods", 2004, section 4: (d0 s0^2 + d s^2) /
+    (d0 + d), with d0 + d degrees of freedom.
 
     Args:
         runs: for each benchmark the (normalised) times of the stored runs; each list may have a length of its own.
+        least: for each, the least that it is known to scatter; where that is not 0 it says nothing of the others.
 
     Returns:
         By the benchmark's place, for all of them as soon as one has two runs; else empty.
     """
+    known = [0.0] * len(runs) if least is None else least
     squares = [float(((np.log(r) - np.log(r).mean()) ** 2).sum()) if len(r) else 0.0 for r in runs]
     freedom = [max(len(r) - 1, 0) for r in runs]
     if not sum(freedom):
         return {}
-    pooled = sum(squares) / sum(freedom)
+    alike = [place for place, least_known in enumerate(known) if not least_known] or list(range(len(runs)))
+    pooled = sum(squares[place] for place in alike) / max(sum(freedom[place] for place in alike), 1)
     return {
-        place: Scatter(math.sqrt((POOLED_WORTH * pooled + own) / (POOLED_WORTH + df)), sum(freedom))
+        place: Scatter(
+            max(math.sqrt((POOLED_WORTH * pooled + own) / (POOLED_WORTH + df)), known[place]), POOLED_WORTH + df
+        )
         for place, (own, df) in enumerate(zip(squares, freedom, strict=True))
     }
 

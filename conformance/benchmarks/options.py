@@ -13,6 +13,8 @@ from ..settings import Settings
 HOME = Path(__file__).parent
 SIZES = ("small", "base")
 MATTERS = 0.05
+# Processes, or pairs of them, that must agree that something is slower.
+PROCESSES = 3
 
 
 def add_options(add: Any) -> None:

@@ -23,6 +23,7 @@ from . import intervals
 from .counts import differences
 from .intervals import AMBIGUOUS, FAIL, Ratio
 from .measure import Measured
+from .options import PROCESSES
 from .side import Side, SideError, labels, overlay
 from .verdict import NOTHING, WRONG, Judged, told
 
@@ -30,8 +31,6 @@ from .verdict import NOTHING, WRONG, Judged, told
 LOOKS = (12, 24, 48, 96, 192)
 # Of what compiles, which takes seconds a round.
 FEW_LOOKS = (6, 12)
-# Pairs of processes that must agree that something is slower.
-PROCESSES = 3
 # Seconds of rounds for one benchmark in one pair of processes.
 SECONDS = {"quick": 30.0, "standard": 60.0, "full": 120.0}
 

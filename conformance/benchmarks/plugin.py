@@ -59,8 +59,9 @@ class Speed:
         # Until enough of them say how runs scatter, each is kept, unless something has changed since the first.
         alike = all(baselines.same_program(run, versions) for run in self.runs)
         self.automatic = len(self.runs) < baselines.ENOUGH and alike and not option.sftref_time
+        least = {entry.id: entry.scatter for entry in self.entries.values()}
         self.judge = verdict.Judge(
-            self.runs, versions, option.sftref_matters, len(self.entries), recording=self.automatic
+            self.runs, versions, option.sftref_matters, len(self.entries), least=least, recording=self.automatic
         )
         if option.benchmark_save or option.benchmark_autosave:
             self.automatic = False  # the user's own

@@ -127,6 +127,7 @@ class Benchmark:
         level: the lowest that times it.
         build: compiles and checks it.
         subject: the trainer's label, or None.
+        scatter: how much its time is known to scatter from process to process at the least, relative.
     """
 
     id: str
@@ -135,6 +136,7 @@ class Benchmark:
     level: str
     build: Callable[[Bench], Prepared]
     subject: str | None = None
+    scatter: float = 0.0
 
 
 def suite(bench: Bench, level: str, only: Iterable[str] = ()) -> list[Benchmark]:

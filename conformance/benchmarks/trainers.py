@@ -28,7 +28,13 @@ MOST_WALKED = 10_000_000
 LATER = 3
 DEVICES = (1, 2, 4, 8)
 # Part of an update -> the calibration kernel of its kind.
-PARTS = {"forward": "matmul", "forward_backward": "matmul", "all_reduce": "copy", "optimizer": "copy", "input": "host"}
+PARTS = {
+    "forward": "matmul",
+    "forward_backward": "matmul",
+    "all_reduce": "matmul",
+    "optimizer": "matmul",
+    "input": "host",
+}
 
 
 def benchmarks(bench: Bench, label: str) -> Iterator[Benchmark]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import intervals
@@ -21,6 +21,7 @@ NOTHING = ("compilations later", "arrays left")
 # Series that are compared; of the others only the median is shown.
 JUDGED = ("wall", "cpu", "trace", "lower", "compile")
 MOST_TOLD = 4
+HINT = "--against, more stored runs (--save --runs N), or a larger --matters can tell"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Judged:
         ratios: by series, now over before.
         message: why, in a line.
         measured: what it rests on; None where it was wrong.
+        by_clock: whether it is a FAIL for its time alone, which another process may not confirm.
     """
 
     id: str
@@ -40,12 +42,29 @@ class Judged:
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
     message: str = ""
     measured: Measured | None = None
+    by_clock: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For `bench.json`."""
         ratios = {name: ratio._asdict() for name, ratio in self.ratios.items()}
         measured = None if self.measured is None else self.measured.to_json()
-        return {"id": self.id, "word": self.word, "message": self.message, "ratios": ratios, "measured": measured}
+        return {"id": self.id, "word": self.word, "message": self.message, "ratios": ratios, "measured": measured,
+                "by_clock": self.by_clock}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Judged:
+        """Back from `to_json`."""
+        ratios = {name: Ratio(**ratio) for name, ratio in value["ratios"].items()}
+        measured = None if value["measured"] is None else Measured.from_json(value["measured"])
+        return cls(**{**value, "ratios": ratios, "measured": measured})
+
+    def confirmed(self, others: Sequence[Judged]) -> Judged:
+        """The same after it was asked again in other processes: a FAIL only where each of them says so."""
+        unlike = next((other for other in others if other.word != FAIL), None)
+        if unlike is None:
+            return self
+        why = f"{self.message} in one process, and not in another, which says {unlike.word}"
+        return replace(self, word=AMBIGUOUS, message=why, by_clock=False)
 
 
 class Judge:
@@ -56,6 +75,7 @@ class Judge:
         versions: of the packages here.
         matters: the least relative slow-down that matters.
         count: how many benchmarks this run judges; false alarms are shared among them.
+        least: by benchmark, how much its runs are known to scatter at the least.
         recording: whether this run joins the first of those that later ones are compared with.
     """
 
@@ -66,6 +86,7 @@ class Judge:
         matters: float,
         count: int,
         *,
+        least: Mapping[str, float] | None = None,
         recording: bool = False,
     ) -> None:
         self.runs, self.versions, self.matters, self.recording = runs, versions, matters, recording
@@ -78,7 +99,8 @@ class Judge:
             for name in ids for series in JUDGED
         }  # fmt: skip
         keys = list(self.before)
-        found = intervals.scatter([self.before[key] for key in keys])
+        known = [(least or {}).get(name, 0.0) for name, _ in keys]
+        found = intervals.scatter([self.before[key] for key in keys], known)
         self.scatter = {key: found[place] for place, key in enumerate(keys) if place in found}
 
     def judge(self, measured: Measured) -> Judged:
@@ -102,7 +124,7 @@ class Judge:
         if word == AMBIGUOUS and len(self.runs) < ENOUGH:
             why = f"{len(self.runs)} of {ENOUGH} stored runs: how runs scatter is not known yet"
             return Judged(measured.id, RECORDED if self.recording else word, ratios, why, measured)
-        return Judged(measured.id, word, ratios, self._why(words, ratios, word), measured)
+        return Judged(measured.id, word, ratios, self._why(words, ratios, word), measured, by_clock=word == FAIL)
 
     def _changed(self, measured: Measured) -> list[str]:
         """Counts that are not those of the newest stored run of the same JAX."""
@@ -137,4 +159,5 @@ def line(found: Sequence[Judged], where: str) -> str:
     worst = [judged for judged in found if judged.word == word]
     shown = "; ".join(f"{j.id}: {j.message}" for j in worst[:MOST_TOLD]) if word not in (PASS, RECORDED) else ""
     more = f" and {len(worst) - MOST_TOLD} more" if shown and len(worst) > MOST_TOLD else ""
+    more += f"; {HINT}" if word == AMBIGUOUS else ""
     return f"{word}: {len(found)} benchmarks on {where}: {counts}{f'; {shown}{more}' if shown else ''}"
