@@ -1,4 +1,4 @@
-"""`verify`, `bench`, `explain`, `compare`: arguments -> a run or a page, and an exit code.
+"""`verify`, `bench`, `env`, `report`, `explain`, `compare`: arguments -> a run or a page, and an exit code.
 
 Every mistake is one line on stderr and exit code 2. Nothing here imports JAX.
 """
@@ -6,6 +6,8 @@ Every mistake is one line on stderr and exit code 2. Nothing here imports JAX.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,11 +19,12 @@ from .benchmarks import cli as bench
 from .catalogue import LEVELS, expected
 from .settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
 
-COMMANDS = ("verify", "bench", "explain", "compare")
+COMMANDS = ("verify", "bench", "env", "report", "explain", "compare")
 OUT = Path("sftref-report")
 VERIFY_EXAMPLES = """examples:
   sftref verify                                    this machine, on all its devices, or on 8 simulated ones
   sftref verify --level quick --platform rocm      fail unless arrays live on a ROCm device
+  sftref verify --expect rocm:8:gfx942             fail unless eight of them are here, of that kind
   sftref verify --adapter my_package.my_trainer:MyTrainer
   sftref verify --only collectives --only 6        two parts of the ladder
   sftref verify --deviations known.toml            with failures that are known, and end
@@ -34,6 +37,17 @@ EXPLAIN_EXAMPLES = """examples:
   sftref explain                                   all laws
   sftref explain copies.round_trip                 one
   sftref explain 2                                 those of a rung
+"""
+ENV_EXAMPLES = """examples:
+  sftref env                                       a block to paste into a bug report, and what is wrong here
+  sftref env --json > machine.json                 for a program
+  sftref env --no-start                            where JAX hangs when it starts
+
+exit code: 0 nothing is known to be wrong, 1 something is broken, 3 JAX hangs or crashes when it starts
+"""
+REPORT_EXAMPLES = """examples:
+  sftref report sftref-report/report.json          the page beside it, made anew
+  sftref report theirs.json --out theirs.html      the page of a report that somebody sent
 """
 COMPARE_EXAMPLES = """examples:
   sftref compare before/report.json after/report.json
@@ -52,6 +66,8 @@ def add_commands(commands: Any) -> None:
     add("--level", choices=LEVELS, default=Settings.level, help=f"how much is asked (default {Settings.level})")
     add("--platform", choices=PLATFORMS, help="where arrays must live (default: the one that JAX chooses)")
     add("--devices", type=int, metavar="N", help="at most N devices (default: all; 8 simulated ones on a CPU)")
+    add("--expect", default=os.environ.get("SFTREF_EXPECT"), metavar="PLATFORM[:COUNT[:KIND]]",
+        help="the devices that must be here, as rocm:8:gfx942 (default: SFTREF_EXPECT)")  # fmt: skip
     add("--adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer under test; repeatable")
     add("--against", default=Settings.against, metavar="MODULE:FACTORY", help="the trainer to compare with")
     add("--only", action="append", default=[], metavar="ID", help="an id, the start of one, or a rung; repeatable")
@@ -66,20 +82,30 @@ def add_commands(commands: Any) -> None:
     )
     add("--no-self-test", action="store_true", help="plant no faults to see that the laws see them")
     bench.add_command(commands)
+    env = commands.add_parser(
+        "env", help="this machine, and how JAX starts on it", epilog=ENV_EXAMPLES, formatter_class=raw
+    )
+    env.add_argument("--platform", choices=PLATFORMS, help="which to start (default: the one that JAX chooses)")
+    env.add_argument("--devices", type=int, metavar="N", help="at most N devices")
+    env.add_argument("--json", action="store_true", help="for a program")
+    env.add_argument("--no-start", action="store_true", help="look at files and versions only; do not start JAX")
+    report = commands.add_parser("report", help="the page of a report", epilog=REPORT_EXAMPLES, formatter_class=raw)
+    report.add_argument("report", type=Path, metavar="REPORT.json")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: beside the report, as .html")
     explain = commands.add_parser("explain", help="what a law asks", epilog=EXPLAIN_EXAMPLES, formatter_class=raw)
     explain.add_argument("id", nargs="?", metavar="ID", help="a law, a check, a rung (default: all laws)")
     explain.add_argument("--report", type=Path, metavar="FILE", help=f"what it measured (default {OUT}/report.json)")
     compare = commands.add_parser("compare", help="compare two reports", epilog=COMPARE_EXAMPLES, formatter_class=raw)
     compare.add_argument("before", type=Path, metavar="A.json")
     compare.add_argument("after", type=Path, metavar="B.json")
-    for command in (verify, explain, compare):
+    for command in (verify, env, report, explain, compare):
         command.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
 def run(command: str, args: dict[str, Any]) -> int:
     """Do one of `COMMANDS` with its parsed arguments; returns the exit code."""
     try:
-        return {"verify": _verify, "bench": bench.run, "explain": _explain, "compare": _compare}[command](args)
+        return COMMAND[command](args)
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads any more; Python would complain at its end
         return 1
@@ -109,6 +135,7 @@ def _verify(args: dict[str, Any]) -> int:
         against=args["against"],
         platform=args["platform"],
         devices=args["devices"],
+        expect=args["expect"],
         only=tuple(args["only"]),
         seed=args["seed"],
         self_test=not args["no_self_test"],
@@ -132,7 +159,7 @@ def _verify(args: dict[str, Any]) -> int:
     except OSError as error:
         screen.verdict(verdict, "")
         raise report.FolderError(f"--out {out}: cannot be written ({error.strerror or error}); free some") from error
-    screen.verdict(verdict, f"; report: {out / 'report.md'}")
+    screen.verdict(verdict, f"; report: {out / 'report.html'}")
     return verdict.exit_code
 
 
@@ -171,6 +198,38 @@ def _compare(args: dict[str, Any]) -> int:
     lines, worse = compare(read_report(args["before"]), read_report(args["after"]))
     print("\n".join([*lines, "something got worse" if worse else "nothing got worse"]))
     return int(worse)
+
+
+def _env(args: dict[str, Any]) -> int:
+    from . import env
+    from .host import Host
+    from .screen import Progress
+
+    settings = Settings(platform=args["platform"], devices=args["devices"])
+    content = env.gather(settings, Host(), Progress("starting JAX"), starts=not args["no_start"])
+    print(json.dumps(content, indent=1) if args["json"] else "\n".join(env.block(content)))
+    return env.exit_code(content)
+
+
+def _report(args: dict[str, Any]) -> int:
+    from .explain import read_report
+    from .report.page import page
+
+    source: Path = args["report"]
+    out: Path = args["out"] or source.with_suffix(".html")
+    content = read_report(source)
+    try:
+        text = page(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source}: is no report of `verify` ({type(error).__name__}: {error})") from error
+    out.write_text(text, encoding="utf-8")
+    print(f"{content['verdict']}: {out}")
+    return 0
+
+
+COMMAND = {
+    "verify": _verify, "bench": bench.run, "env": _env, "report": _report, "explain": _explain, "compare": _compare,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

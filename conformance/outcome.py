@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from .catalogue import RUNGS, split_id
 from .deviations import Deviation
+from .findings import Finding
 from .records import Record
 from .settings import Settings
+from .starting import Started
 
 # Statuses of a check that did not do what its law demands. Each blocks what stands on its rung.
 WRONG = ("fail", "error")
@@ -61,6 +63,8 @@ class Outcome:
         environment: see `environment.py`.
         subjects: by label, what each trainer said of itself.
         deviations: that are known and still asked.
+        findings: what was wrong with the machine before JAX was imported.
+        start: how JAX started in a process of its own; None where it could only choose the CPU, and did not.
         kept_since: the day on which the programs were compiled that this run took from a cache; None without one.
         doubted: the checks that found something else with kept programs than with programs compiled anew.
         troubles: of the processes, outside any check: a crash or a hang on the way out.
@@ -78,6 +82,8 @@ class Outcome:
     environment: dict[str, Any] = field(default_factory=dict)
     subjects: dict[str, dict[str, Any]] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    start: Started | None = None
     kept_since: str | None = None
     doubted: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)

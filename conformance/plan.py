@@ -97,6 +97,8 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
         words += ["--sftref-platform", settings.platform]
     if settings.devices is not None:
         words += ["--sftref-devices", str(settings.devices)]
+    if settings.expect is not None:
+        words += ["--sftref-expect", settings.expect]
     if deviations is not None:
         words += ["--sftref-deviations", str(deviations)]
     words += [word for check in ids for word in ("--sftref-only", check)]

@@ -80,6 +80,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--sftref-against", default=Settings.against, metavar="MODULE:FACTORY", help="the trainer to compare with")
     add("--sftref-platform", default=None, help="cpu, gpu, rocm, cuda or tpu: where arrays must live")
     add("--sftref-devices", type=int, default=None, metavar="N", help="at most N devices (CPU: simulate N)")
+    add("--sftref-expect", default=None, metavar="PLATFORM[:COUNT[:KIND]]", help="the devices that must be here")
     add("--sftref-only", action="append", default=[], metavar="ID", help="an id, the start of one, or a rung")
     add("--sftref-seed", type=int, default=0, metavar="S", help="of every value drawn (default: 0)")
     add("--sftref-stream", type=Path, default=None, metavar="FILE", help="append each check's record as JSON")
@@ -103,6 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
             against=option.sftref_against,
             platform=option.sftref_platform,
             devices=option.sftref_devices,
+            expect=option.sftref_expect,
             only=tuple(option.sftref_only),
             seed=option.sftref_seed,
         )

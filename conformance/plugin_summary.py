@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 def add_options(add: Callable[..., None]) -> None:
     """The options of the summary."""
-    add("--sftref-out", type=Path, default=None, metavar="DIR", help="write report.json, report.md and junit.xml there")
+    add(
+        "--sftref-out", type=Path, default=None, metavar="DIR", help="write report.json, .html, .md and junit.xml there"
+    )
     add("--sftref-deviations", type=Path, default=None, metavar="FILE", help="a TOML file of known deviations")
 
 
@@ -174,4 +176,4 @@ class Summary:
         if self.problem:
             terminalreporter.line(self.problem, red=True)
         elif self.out is not None:
-            terminalreporter.line(f"report: {self.out / 'report.md'}")
+            terminalreporter.line(f"report: {self.out / 'report.html'}")

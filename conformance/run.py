@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -12,11 +13,14 @@ from . import environment, signals
 from .catalogue import expected
 from .deviations import Deviation
 from .faults.judgement import chosen
+from .findings import findings
+from .host import Host, facts
 from .kept import Kept, agree
 from .outcome import Outcome
 from .plan import trials, units
 from .runner import Runner, SetupError
 from .settings import Settings
+from .starting import CRASH, HANG, start
 from .watcher import Watcher
 
 
@@ -47,6 +51,7 @@ def verify(
     reason = "never asked"
     try:
         with signals.raised():
+            look(outcome, watcher)
             runner.run(units(ids) + trials(outcome.planted), kept.programs if kept else None)
             if kept is not None:
                 hold_against_cold(runner, kept)
@@ -54,6 +59,9 @@ def verify(
         outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
         reason = "interrupted"
         runner.listen()
+    except NotStartedError as error:
+        outcome.troubles.append(str(error))
+        reason = "JAX did not start"
     except SetupError as error:
         outcome.setup = reason = str(error)
     finally:
@@ -62,6 +70,25 @@ def verify(
     outcome.fill(reason)
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+class NotStartedError(Exception):
+    """JAX hangs or crashes when it starts."""
+
+
+def look(outcome: Outcome, watcher: Watcher) -> None:
+    """At the machine before JAX is imported; and start JAX in a process of its own where it may take an accelerator.
+
+    Raises:
+        NotStartedError: it hangs or crashes.
+    """
+    outcome.findings = findings(facts(Host()), outcome.environment["versions"], os.environ)
+    watcher.found(outcome.findings)
+    if environment.foreseen(outcome.settings.platform) == ["cpu"]:
+        return
+    outcome.start = start(outcome.settings, lambda phase: watcher.waiting((), [f"starting JAX: {phase}"]))
+    if outcome.start.how in (HANG, CRASH):
+        raise NotStartedError(outcome.start.line)
 
 
 def hold_against_cold(runner: Runner, kept: Kept) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .advice import advice
 from .catalogue import laws
 from .faults.judgement import fates
+from .findings import Finding
 from .outcome import BROKEN, Group, Outcome
 from .records import Record
 from .settings import Settings
@@ -72,6 +73,21 @@ def ladder(outcome: Outcome, *, ascii_only: bool = False) -> Iterator[str]:
             yield from (f"     {text}" for text in failure(record))
 
 
+class Progress:
+    """Says on stderr what is waited for, every ten seconds."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.began = self.spoke = time.monotonic()
+
+    def __call__(self, phase: str) -> None:
+        """Wait for this."""
+        now = time.monotonic()
+        if now - self.spoke > EVERY:
+            self.spoke = now
+            print(f"   {now - self.began:.0f} s: {self.what}: {phase}", file=sys.stderr, flush=True)
+
+
 class Screen:
     """Tells a person how the run goes: results on stdout, progress on stderr.
 
@@ -97,6 +113,14 @@ class Screen:
         self._say(
             f"{len(ids)} check{'' if len(ids) == 1 else 's'} at level {self.settings.level}, trainers {trainers}", "dim"
         )
+
+    def found(self, findings: Sequence[Finding]) -> None:
+        """See `Watcher`."""
+        for finding in findings:
+            if finding.level != "note":
+                style = STYLES["bad" if finding.level == "broken" else "idle"]
+                self._say(f"{GLYPHS['bad'][self.ascii_only]:<2} {finding.level}: {finding.what}", style)
+                self._say(f"     next step: {finding.next}", None)
 
     def rung(self, group: Group) -> None:
         """See `Watcher`."""

@@ -29,6 +29,7 @@ class Settings:
         against: the trainer that they are compared with beside the oracle.
         platform: where arrays must live; None takes the one that JAX chooses.
         devices: how many to use at most; None takes all, and simulates eight on the CPU.
+        expect: `PLATFORM[:COUNT[:KIND]]` of the devices that must be here, as `rocm:8:gfx942`; None expects nothing.
         only: ids, starts of ids, or numbers of rungs; empty means all.
         seed: of every value drawn.
         self_test: whether faults are planted, to see that the laws see them.
@@ -39,6 +40,7 @@ class Settings:
     against: str = f"{SFTREF}:single"
     platform: str | None = None
     devices: int | None = None
+    expect: str | None = None
     only: tuple[str, ...] = ()
     seed: int = 0
     self_test: bool = True
@@ -51,6 +53,8 @@ class Settings:
             raise ValueError(f"--platform = {self.platform}, must be one of {', '.join(PLATFORMS)}")
         if self.devices is not None and self.devices < 1:
             raise ValueError(f"--devices = {self.devices}, must be at least 1")
+        if self.expect is not None:
+            self._check_expectation()
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed = {self.seed}, must be 0 to {2**32 - 1}")
         labels = subject_labels(self.adapters)
@@ -60,6 +64,24 @@ class Settings:
             known = known or any(name == law or name.startswith(f"{law}.") for name in laws())
             if not known or (subject and subject.removesuffix("]") not in labels):
                 raise ValueError(f"--only = {word} matches no check; `sftref explain` lists them")
+
+    def _check_expectation(self) -> None:
+        platform, count, _ = self.expectation
+        if platform not in PLATFORMS or not (count is None or count > 0):
+            raise ValueError(
+                f"--expect = {self.expect}, must be PLATFORM[:COUNT[:KIND]], as rocm:8 or rocm:8:gfx942, with one of "
+                f"{', '.join(PLATFORMS)}"
+            )
+        if self.platform not in (None, platform):
+            raise ValueError(f"--expect = {self.expect} with --platform = {self.platform}; leave one of them out")
+        object.__setattr__(self, "platform", platform)
+
+    @property
+    def expectation(self) -> tuple[str, int | None, str]:
+        """Platform, count and kind of device in `expect`; a count that is no number is 0, which no machine has."""
+        platform, _, rest = (self.expect or "").partition(":")
+        count, _, kind = rest.partition(":")
+        return platform, (int(count) if count.isdigit() else 0) if rest else None, kind
 
     @property
     def subjects(self) -> dict[str, str]:
@@ -78,6 +100,8 @@ class Settings:
             words += ["--platform", self.platform]
         if self.devices is not None:
             words += ["--devices", str(self.devices)]
+        if self.expect is not None:
+            words += ["--expect", self.expect]
         return shlex.join(words)
 
     def check_adapters(self) -> None:

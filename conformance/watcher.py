@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from .findings import Finding
 from .outcome import Group
 
 
@@ -13,6 +14,9 @@ class Watcher(Protocol):
 
     def begin(self, ids: Sequence[str]) -> None:
         """These checks will be asked."""
+
+    def found(self, findings: Sequence[Finding]) -> None:
+        """This is known of the machine before JAX is imported."""
 
     def rung(self, group: Group) -> None:
         """A line of the ladder is complete."""

@@ -76,7 +76,7 @@ def test_every_verdict_has_a_valid_report(verdict: str, tmp_path: Path) -> None:
     jsonschema.validate(found, SCHEMA, jsonschema.Draft202012Validator)
     assert found["verdict"] == verdict
     assert (found["diagnosis"] is None) == (verdict == "CONFORMANT")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "report.json", "report.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "report.html", "report.json", "report.md"]
 
 
 def test_each_status_is_in_the_schema_and_in_all_three_files(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_report_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
         report.write(tmp_path, made(), judge(made()))
     monkeypatch.undo()
     assert (tmp_path / "report.json").read_text() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "report.json", "report.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "report.html", "report.json", "report.md"]
 
 
 def test_compare_finds_nothing_between_equals() -> None:

@@ -38,7 +38,7 @@ def test_a_conformant_run(copy: Make) -> None:
     said = "CONFORMANT: 3 of 4 checks passed, 1 not run: gradients not claimed; 3 comparisons in "
     assert ended.verdict.startswith(said)
     assert "level standard, 8 simulated cpu devices, seed 7; no planted fault was run" in ended.verdict
-    assert ended.verdict.endswith("report: sftref-report/report.md")
+    assert ended.verdict.endswith("report: sftref-report/report.html")
     assert ended.err == ""
     jsonschema.validate(ended.report, json.loads((KIT / "report" / "report.schema.json").read_text()))
     assert ended.report["faults"] == []
@@ -58,6 +58,9 @@ def test_a_conformant_run(copy: Make) -> None:
         (["--seed", "-1"], "--seed = -1, must be 0 to 4294967295"),
         (["--only", "nothing"], "--only = nothing matches no check; `sftref explain` lists them"),
         (["--only", LATER, "--level", "quick"], f"--only = {LATER} matches no check at --level quick; raise the level"),
+        (["--expect", "xpu:8"], "--expect = xpu:8, must be PLATFORM[:COUNT[:KIND]], as rocm:8"),
+        (["--expect", "rocm:many"], "--expect = rocm:many, must be PLATFORM[:COUNT[:KIND]]"),
+        (["--expect", "rocm:8", "--platform", "cpu"], "--expect = rocm:8 with --platform = cpu; leave one of them out"),
         (["--adapter", "no_colon"], "--adapter no_colon: must be MODULE:FACTORY"),
         (["--deviations", "nowhere.toml"], "--deviations nowhere.toml: cannot be read (No such file or directory)"),
         (["--out", "/proc/sftref"], "--out /proc/sftref: cannot be written (No such file or directory)"),
@@ -277,3 +280,21 @@ def test_verify_imports_none_of_the_heavy_packages_in_any_process(arguments: lis
     assert report["environment"]["versions"]["jax"]
     assert len(report["environment"]["devices"]) == 8
     assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("expect", "code", "said"),
+    [
+        ("cpu:8", 0, "CONFORMANT: 1 of 1 checks passed"),
+        ("cpu:8:CPU", 0, "CONFORMANT: 1 of 1 checks passed"),
+        ("cpu:9", 2, "number of devices, --expect cpu:9"),
+        ("cpu:8:gfx942", 2, "devices of another kind, --expect cpu:8:gfx942"),
+        ("rocm:8", 2, "--platform rocm"),
+    ],
+)
+def test_what_is_expected_must_be_there(expect: str, code: int, said: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "sftref.cli", "verify", "--only", "environment.platform", "--no-self-test"]
+    given = os.environ | {"SFTREF_EXPECT": expect}
+    found = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == code, found.stdout
+    assert said in found.stdout.strip().splitlines()[-1]

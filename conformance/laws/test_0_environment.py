@@ -69,6 +69,13 @@ def test_platform(check: Check, settings: Settings) -> None:
     if unused:
         check.facts["unused"] = unused
         under += f"; installed but not in use: {', '.join(unused)}"
+    if settings.expect is not None:
+        _, count, kind = settings.expectation
+        here = [f"{names_of(device)[-1]} {device.device_kind}" for device in jax.devices()]
+        said = f"--expect {settings.expect}{under}"
+        check.same(f"number of devices, {said}", len(here), count or len(here))
+        others = [found for found in here if kind.lower() not in found.lower()]
+        check.same(f"devices of another kind, {said}", others, [])
     wanted = settings.platform or names[-1]
     host = np.arange(3, dtype=np.int32)
     arrays = {

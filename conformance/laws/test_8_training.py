@@ -39,8 +39,12 @@ def test_fifty_steps(check: Check, subject: TrainerUnderTest, devices: list[Any]
     few = [batch_of(case, rng, real=int(rng.integers(9, 17))) for _ in range(5)]
     batches = [few[step % 5] for step in range(case.total_steps)]
     subject.start(case, params, n)
+    losses = []
     for step, batch in enumerate(batches):
-        rate_holds(check, case, step, subject.step(batch).learning_rate)
+        found = subject.step(batch)
+        losses.append(float(found.loss))
+        rate_holds(check, case, step, found.learning_rate)
+    check.facts["losses"] = losses
     distance_holds(
         check,
         f"after {len(batches)} updates, N = {n},",

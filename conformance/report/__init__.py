@@ -1,4 +1,4 @@
-"""A run and its verdict -> files in one folder: report.json for programs, report.md for people, junit.xml for CI."""
+"""A run and its verdict -> one folder: report.json for programs, report.html and .md for people, junit.xml for CI."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..verdict import Verdict
 from .document import document
 from .junit import junit
 from .markdown import markdown
+from .page import page
 
 PROBE_BYTES = 1 << 18
 
@@ -52,6 +53,7 @@ def write(out: Path, outcome: Outcome, verdict: Verdict) -> None:
     content = document(outcome, verdict)
     texts = {
         "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+        "report.html": page(content),
         "report.md": markdown(outcome, verdict, content),
         "junit.xml": junit(outcome),
     }

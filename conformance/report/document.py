@@ -10,10 +10,13 @@ from ..diagnosis import diagnose
 from ..faults.judgement import Fate, fates
 from ..outcome import Outcome
 from ..records import Record, plain
+from ..starting import READY
 from ..verdict import Verdict, stale_deviations, unmet
 
 SCHEMA = "sftref.report/1"
 SLOWEST = 10
+# Of the log of a start that came to nothing.
+MOST_LINES = 4
 
 
 def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
@@ -44,6 +47,8 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "deviations": [known.to_json() for known in outcome.deviations],
         "stale_deviations": stale_deviations(outcome),
         "troubles": outcome.troubles,
+        "findings": [found.to_json() for found in outcome.findings],
+        "start": None if outcome.start is None else vars(outcome.start) | {"line": outcome.start.line},
         "kept_programs": {"since": outcome.kept_since, "doubted": outcome.doubted},
         "diagnosis": diagnosis(outcome, verdict),
         "timing": timing(outcome),
@@ -83,9 +88,15 @@ def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
         return found
     missing, old = unmet(outcome), stale_deviations(outcome)
     blind = [found for found in fates(outcome) if found.status == "survived"]
+    wrong = [found for found in outcome.findings if found.level != "note"]
     if verdict.name == "SETUP":
-        layer, cause, evidence = "environment", "What was asked for is not there.", [verdict.reason]
-        step = "Do what the verdict's line says, and run again."
+        layer, cause = "environment", "What was asked for is not there."
+        evidence = [verdict.reason, *(found.what for found in wrong)]
+        step = wrong[0].next if wrong else "Do what the verdict's line says, and run again."
+    elif outcome.start is not None and outcome.start.how != READY:
+        layer, cause = "environment", "JAX does not start here."
+        evidence = [outcome.start.line, *(found.what for found in wrong), *outcome.start.stderr[-MOST_LINES:]]
+        step = wrong[0].next if wrong else "Paste what `sftref env` prints into a report to the plugin's maker."
     elif old:
         layer, cause, evidence = "deviations", "The list of known deviations is no longer true.", old
         step = "Take these entries out, or renew them with a reason."

@@ -1,0 +1,114 @@
+"""Numbers of a report -> pictures in SVG, each with its own words for who does not see it."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+# A scale of errors: decades at its ends, and pixels.
+FIRST, LAST = -17.0, 3.0
+WIDTH, HEIGHT, EDGE = 320, 26, 6
+COLOURS = ("var(--mark)", "var(--bad)", "var(--good)", "var(--idle)", "var(--quiet)")
+
+
+def svg(said: str, width: float, height: float, marks: Iterator[str] | Sequence[str]) -> str:
+    """A picture that says `said`."""
+    text = html.escape(said)
+    return (
+        f'<svg role="img" aria-label="{text}" width="{width:g}" height="{height:g}" '
+        f'viewBox="0 0 {width:g} {height:g}"><title>{text}</title>{"".join(marks)}</svg>'
+    )
+
+
+def scale(check: Mapping[str, Any]) -> str:
+    """A check's error, noise, bound, floor and control on one logarithmic axis; empty where nothing has a bound."""
+    bound, error = check["bound"], check["measured"]
+    if not bound or error is None:
+        return ""
+    floor = min((f["all"] for f in check["facts"].get("floor", {}).values() if f.get("all")), default=None)
+    named = {"error": error, "noise": check["noise"], "bound": bound, "floor": floor, "control": check["control"]}
+    said = ", ".join(f"{name} {value:.2g}" for name, value in named.items() if value is not None)
+    y = HEIGHT / 2
+    marks = [
+        f'<line x1="{EDGE}" x2="{WIDTH - EDGE}" y1="{y}" y2="{y}" stroke="var(--line)"/>',
+        f'<rect x="{_x(bound):.1f}" y="{y - 7}" width="{WIDTH - EDGE - _x(bound):.1f}" height="14" '
+        'fill="var(--bad)" opacity=".15"/>',
+        f'<line x1="{_x(bound):.1f}" x2="{_x(bound):.1f}" y1="{y - 9}" y2="{y + 9}" stroke="var(--bad)" '
+        'stroke-width="2"/>',
+    ]
+    if check["noise"]:
+        marks.append(f'<line x1="{_x(check["noise"]):.1f}" x2="{_x(check["noise"]):.1f}" y1="{y - 6}" y2="{y + 6}" '
+                     'stroke="var(--quiet)" stroke-dasharray="2 2"/>')  # fmt: skip
+    if floor:
+        at = _x(floor)
+        marks.append(f'<path d="M{at:.1f} {y + 1} l-4 8 h8 z" fill="var(--idle)"/>')
+    if check["control"]:
+        at = _x(check["control"])
+        marks.append(f'<path d="M{at - 4:.1f} {y - 4} l8 8 m0 -8 l-8 8" stroke="var(--quiet)"/>')
+    colour = "var(--bad)" if error > bound else "var(--good)"
+    marks.append(f'<circle cx="{_x(error):.1f}" cy="{y}" r="4.5" fill="{colour}"/>')
+    return svg(said, WIDTH, HEIGHT, marks)
+
+
+def _x(value: float) -> float:
+    decade = math.log10(value) if value > 0 else FIRST
+    inside = min(max(decade, FIRST), LAST)
+    return EDGE + (WIDTH - 2 * EDGE) * (inside - FIRST) / (LAST - FIRST)
+
+
+def curves(lines: Mapping[str, Sequence[float]], what: str, width: int = 640, height: int = 260) -> str:
+    """Lines over the number of the step, on top of each other, with a legend."""
+    every = [value for line in lines.values() for value in line if math.isfinite(value)]
+    if not every:
+        return ""
+    left, bottom, top = 52, 26, 12
+    low, high = min(every), max(every)
+    span = (high - low) or 1.0
+    most = max(len(line) for line in lines.values())
+
+    def at(step: int, value: float) -> str:
+        x = left + (width - left - 8) * step / max(most - 1, 1)
+        return f"{x:.1f},{top + (height - top - bottom) * (high - value) / span:.1f}"
+
+    marks = []
+    for number, (name, line) in enumerate(lines.items()):
+        points = " ".join(at(step, value) for step, value in enumerate(line) if math.isfinite(value))
+        # The first is the widest: lines that are the same are all to be seen.
+        wide = 1.5 + 2.5 * (len(lines) - 1 - number)
+        colour = COLOURS[number % len(COLOURS)]
+        marks.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{wide:g}"/>')
+        x = left + 90 * number
+        marks.append(f'<line x1="{x}" x2="{x + 18}" y1="{height - 7}" y2="{height - 7}" stroke="{colour}" '
+                     f'stroke-width="{wide:g}"/>')  # fmt: skip
+        marks.append(f'<text x="{x + 22}" y="{height - 3}">{html.escape(name)}</text>')
+    marks.append(f'<text x="4" y="{top + 8}">{high:.3f}</text><text x="4" y="{height - bottom}">{low:.3f}</text>')
+    marks.append(f'<text x="{width - 70}" y="{height - 3}">{most} steps</text>')
+    return svg(f"{what}: {', '.join(lines)}, {most} steps, {high:.3f} to {low:.3f}", width, height, marks)
+
+
+def matrix(faults: Sequence[Mapping[str, Any]], cell: int = 14) -> str:
+    """Planted faults by the laws that were asked of them: filled where seen, red where it had to be and was not."""
+    laws = sorted({law for fault in faults for law in (*fault["expected"], *fault["seen_by"])})
+    if not laws:
+        return ""
+    left, top = 230, 150
+    marks = []
+    for column, law in enumerate(laws):
+        x = left + column * cell + cell / 2
+        marks.append(f'<text transform="rotate(-60 {x} {top - 6})" x="{x}" y="{top - 6}">{html.escape(law)}</text>')
+    for row, fault in enumerate(faults):
+        y = top + row * cell
+        marks.append(
+            f'<text x="{left - 6}" y="{y + cell - 4}" text-anchor="end">{html.escape(fault["id"][:36])}</text>'
+        )
+        for column, law in enumerate(laws):
+            seen, asked = law in fault["seen_by"], law in fault["expected"]
+            colour = "var(--good)" if seen else "none"
+            edge = "var(--bad)" if asked and not seen and fault["status"] == "survived" else "var(--line)"
+            marks.append(f'<rect x="{left + column * cell}" y="{y}" width="{cell - 2}" height="{cell - 2}" '
+                         f'fill="{colour}" stroke="{edge}"/>')  # fmt: skip
+    seen_all = sum(fault["status"] == "killed" for fault in faults)
+    said = f"{seen_all} of {len(faults)} planted faults were seen, by {len(laws)} laws"
+    return svg(said, left + len(laws) * cell + 80, top + len(faults) * cell + 4, marks)

@@ -1,0 +1,99 @@
+"""The report's page in a real browser: it opens from a file, its filters work, and nothing is said on the console.
+
+    tox run -e browser -- sftref-report/report.json shots
+
+Needs Debian's packages `chromium` and `chromium-driver`. Leaves a screenshot for a wide and a narrow screen, light and
+dark, to be looked at. Exit code 1 where something does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from sftref.conformance.report.page import page
+
+SCREENS = {"wide": (1280, 900), "phone": (390, 844)}
+
+
+def browser(size: tuple[int, int], *, dark: bool) -> webdriver.Chrome:
+    """A headless Chromium without a network."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={size[0]},{size[1]}",
+                 "--host-resolver-rules=MAP * ~NOTFOUND"):  # fmt: skip
+        options.add_argument(word)
+    if dark:
+        options.add_argument("--force-dark-mode")
+        options.add_argument("--blink-settings=preferredColorScheme=0")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver") or ""))
+
+
+def problems(driver: webdriver.Chrome, content: dict[str, object]) -> list[str]:
+    """What does not hold of the page that is open."""
+    found = []
+
+    def want(what: str, got: object, wanted: object) -> None:
+        if got != wanted:
+            found.append(f"{what}: {got}, must be {wanted}")
+
+    checks = content["checks"]
+    assert isinstance(checks, list)
+    every = driver.find_elements(By.CSS_SELECTOR, "details.check")
+    want("checks", len(every), len(checks))
+    want("heading", driver.find_element(By.TAG_NAME, "h1").text.split()[-1], content["verdict"])
+
+    def shown() -> int:
+        return sum(check.is_displayed() for check in every)
+
+    words = driver.find_element(By.ID, "words")
+    words.send_keys("step.update")
+    want("checks of step.update", shown(), sum("step.update" in json.dumps(check) for check in checks))
+    driver.find_element(By.ID, "clear").send_keys(Keys.ENTER)
+    want("checks after clearing by the keyboard", shown(), len(checks))
+    driver.execute_script("const s=document.getElementById('rung');s.value='6';s.dispatchEvent(new Event('input'))")
+    want("checks of rung 6", shown(), sum(check["rung"] == 6 for check in checks))
+    said = driver.find_element(By.ID, "count").text
+    want("count", said, f"{shown()} of {len(checks)} checks")
+    driver.find_element(By.ID, "clear").click()
+    driver.find_element(By.ID, "open").click()
+    want("open checks", sum(check.get_attribute("open") is not None for check in every), len(checks))
+    driver.find_element(By.ID, "open").click()
+    wide = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+    want("pixels beyond the screen", max(wide, 0), 0)
+    unnamed = driver.execute_script("return document.querySelectorAll('svg:not([aria-label])').length")
+    want("pictures without words", unnamed, 0)
+    found += [f"console: {entry['message']}" for entry in driver.get_log("browser")]
+    return found
+
+
+def main() -> int:
+    """Look at it on each screen."""
+    source, out = Path(sys.argv[1]), Path(sys.argv[2])
+    out.mkdir(parents=True, exist_ok=True)
+    content = json.loads(source.read_text())
+    file = out / "report.html"
+    file.write_text(page(content))
+    found = []
+    for name, size in SCREENS.items():
+        for dark in (False, True):
+            driver = browser(size, dark=dark)
+            try:
+                driver.get(file.resolve().as_uri())
+                driver.save_screenshot(str(out / f"{name}-{'dark' if dark else 'light'}.png"))
+                found += [f"{name}: {problem}" for problem in problems(driver, content)]
+            finally:
+                driver.quit()
+    print("\n".join(found) or f"nothing to complain of; look at {out}/*.png")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
