@@ -80,29 +80,34 @@ def _findings(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         )
 
 
-def _groups(checks: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str, str], list[Mapping[str, Any]]]:
-    found: dict[tuple[int, str, str], list[Mapping[str, Any]]] = {}
-    for check in checks:
-        found.setdefault((check["rung"], check["rung_name"], check["subject"] or ""), []).append(check)
-    return found
+MACHINE = "machine"
 
 
 def _ladder(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A row for each rung, a column for the machine and for each trainer."""
+    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
+    for check in checks:
+        groups.setdefault((check["rung"], check["subject"] or MACHINE), []).append(check)
+    rungs = {check["rung"]: check["rung_name"] for check in checks}
+    columns = [MACHINE, *dict.fromkeys(check["subject"] for check in checks if check["subject"])]
+    heads = "".join(f"<th>{text(name)}</th>" for name in ("rung", *columns, "comparisons", "seconds"))
     yield '<h2 id="ladder">The ladder</h2><div class="scroll"><table>'
-    yield "<caption>From the bottom up; a rung stands on those below.</caption>"
-    yield "<thead><tr><th></th><th>rung</th><th>of</th><th>checks</th><th>comparisons</th><th>seconds</th></tr></thead>"
-    for (rung, name, subject), members in sorted(_groups(checks).items()):
-        moods = {mood(check["status"]) for check in members}
-        worst = "bad" if "bad" in moods else "good" if "good" in moods else "idle"
-        counts = ", ".join(f"{sum(c['status'] == s for c in members)} {word}" for s, word in WORDS.items()
-                           if any(c["status"] == s for c in members))  # fmt: skip
-        compared = sum(check["comparisons"] for check in members)
-        took = sum(check["seconds"] for check in members)
-        yield (
-            f'<tr><td class="{worst}">{GLYPHS[worst]}</td><td>{rung} {text(name)}</td><td>{text(subject)}</td>'
-            f'<td>{text(counts)}</td><td class="n">{compared:,}</td><td class="n">{took:.1f}</td></tr>'
-        )
+    yield f"<caption>From the bottom up; a rung stands on those below.</caption><thead><tr>{heads}</tr></thead>"
+    for rung, name in sorted(rungs.items()):
+        cells = "".join(_cell(groups.get((rung, column), [])) for column in columns)
+        mine = [check for check in checks if check["rung"] == rung]
+        made, took = sum(check["comparisons"] for check in mine), sum(check["seconds"] for check in mine)
+        yield (f'<tr><th>{rung} {text(name)}</th>{cells}<td class="n">{made:,}</td><td class="n">{took:.1f}</td></tr>')
     yield "</table></div>"
+
+
+def _cell(members: Sequence[Mapping[str, Any]]) -> str:
+    if not members:
+        return "<td></td>"
+    moods = {mood(check["status"]) for check in members}
+    worst = "bad" if "bad" in moods else "good" if "good" in moods else "idle"
+    counts = [f"{n} {word}" for status, word in WORDS.items() if (n := sum(c["status"] == status for c in members))]
+    return f'<td class="{worst}">{GLYPHS[worst]} {text(", ".join(counts))}</td>'
 
 
 def _options(name: str, label: str, values: Sequence[tuple[str, str]]) -> str:

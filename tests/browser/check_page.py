@@ -55,7 +55,10 @@ def problems(driver: webdriver.Chrome, content: dict[str, object]) -> list[str]:
 
     words = driver.find_element(By.ID, "words")
     words.send_keys("step.update")
-    want("checks of step.update", shown(), sum("step.update" in json.dumps(check) for check in checks))
+    named = [check for check in every if "step.update" in check.find_element(By.TAG_NAME, "code").text]
+    want("checks of step.update", sum(check.is_displayed() for check in named), len(named))
+    if not 0 < len(named) <= shown() < len(checks):
+        found.append(f"the filter shows {shown()} of {len(checks)} checks for step.update")
     driver.find_element(By.ID, "clear").send_keys(Keys.ENTER)
     want("checks after clearing by the keyboard", shown(), len(checks))
     driver.execute_script("const s=document.getElementById('rung');s.value='6';s.dispatchEvent(new Event('input'))")
@@ -89,6 +92,9 @@ def main() -> int:
                 driver.get(file.resolve().as_uri())
                 driver.save_screenshot(str(out / f"{name}-{'dark' if dark else 'light'}.png"))
                 found += [f"{name}: {problem}" for problem in problems(driver, content)]
+                whole = driver.execute_script("return document.documentElement.scrollHeight")
+                driver.set_window_size(size[0], whole + 200)
+                driver.save_screenshot(str(out / f"{name}-{'dark' if dark else 'light'}-whole.png"))
             finally:
                 driver.quit()
     print("\n".join(found) or f"nothing to complain of; look at {out}/*.png")
