@@ -134,7 +134,9 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _check(check: Mapping[str, Any]) -> str:
     state = mood(check["status"])
-    margin = "" if check["margin"] is None else f"{check['margin']:.2g} of its bound"
+    margin = "" if not check["bound"] else f"{check['margin']:.2g} of its bound"
+    if check["bound"] == 0 and state == "good":
+        margin = "the same bits"
     rows = [("it asks", check["requirement"])]
     if check["message"]:
         rows.append(("it found", check["message"]))
