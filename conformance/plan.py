@@ -89,21 +89,24 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     words += ["-q", "-s", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--basetemp", str(scratch)]
     # The kit has no bare asserts, and pytest would compile each module of each plugin anew for theirs.
     words += ["--assert", "plain"]
-    words += ["--sftref-level", settings.level, "--sftref-seed", str(settings.seed)]
-    words += ["--sftref-against", settings.against, "--sftref-failed", failed]
+    options: list[tuple[str, object]] = [("level", settings.level), ("seed", settings.seed), ("failed", failed)]
+    options += [("against", settings.against)]
     if settings.adapters != DEFAULT_ADAPTERS:
-        words += [word for name in settings.adapters for word in ("--sftref-adapter", name)]
-    if settings.platform is not None:
-        words += ["--sftref-platform", settings.platform]
-    if settings.devices is not None:
-        words += ["--sftref-devices", str(settings.devices)]
-    if settings.expect is not None:
-        words += ["--sftref-expect", settings.expect]
-    if deviations is not None:
-        words += ["--sftref-deviations", str(deviations)]
-    words += [word for check in ids for word in ("--sftref-only", check)]
+        options += [("adapter", name) for name in settings.adapters]
+    found = {"platform": settings.platform, "devices": settings.devices, "expect": settings.expect}
+    options += [(name, value) for name, value in (*found.items(), ("deviations", deviations)) if value is not None]
+    words += given(options + [("only", check) for check in ids])
     rungs = sorted({split_id(check)[0].rung for check in ids})
     return words + [str(path) for rung in rungs for path in sorted((KIT / "laws").glob(f"test_{rung}_*.py"))]
+
+
+def given(options: Iterable[tuple[str, object]]) -> list[str]:
+    """Options of the kit's plugin for pytest, each in one word.
+
+    pytest looks for a `conftest.py` before it knows them, and would take a word of its own for a path: with `""` it ran
+    that of the folder it was called in, and those of `test*/` in there.
+    """
+    return [f"--sftref-{name}={value}" for name, value in options]
 
 
 def variables(given: Mapping[str, str], cache: Path | None, scratch: Path | None = None) -> dict[str, str]:

@@ -45,7 +45,7 @@ class Child:
         stream, theirs = os.pipe()
         try:
             self.process = subprocess.Popen(
-                [*command, "--sftref-stream", f"/dev/fd/{theirs}"],
+                [*command, f"--sftref-stream=/dev/fd/{theirs}"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

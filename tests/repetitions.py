@@ -32,9 +32,9 @@ def main() -> int:
     given = parser.parse_args()
     fixed = ["-q", "-p", "no:cacheprovider", "-c", str(KIT / "pytest.ini"), "--rootdir", str(KIT), str(KIT / "laws")]
     # Without deadlines: whoever stops this process for a while, to measure something else, raises no alarm.
-    fixed += ["-p", "no:timeout", "--sftref-level", "quick"]
-    fixed += [word for name in given.adapter for word in ("--sftref-adapter", name)]
-    fixed += [word for rung in given.rungs for word in ("--sftref-only", rung)]
+    fixed += ["-p", "no:timeout", "--sftref-level=quick"]
+    fixed += [f"--sftref-adapter={name}" for name in given.adapter]
+    fixed += [f"--sftref-only={rung}" for rung in given.rungs]
     passed: collections.Counter[str] = collections.Counter()
     margins: dict[str, float] = collections.defaultdict(float)
     alarms = 0
@@ -43,7 +43,7 @@ def main() -> int:
             stream = Path(folder) / str(number)
             seed = str(given.first_seed + number)
             with contextlib.redirect_stdout(io.StringIO()):
-                pytest.main([*fixed, "--sftref-seed", seed, "--sftref-stream", str(stream)])
+                pytest.main([*fixed, f"--sftref-seed={seed}", f"--sftref-stream={stream}"])
             for event in map(json.loads, stream.read_text(encoding="utf-8").splitlines()):
                 if event["event"] != "result":
                     continue

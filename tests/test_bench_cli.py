@@ -77,6 +77,15 @@ def test_bench_runs_in_a_checkout_whose_package_has_no_kit_inside(capfd: pytest.
     assert "RECORDED: 1 benchmarks on 1 x cpu, small" in capfd.readouterr().out
 
 
+def test_no_conftest_of_the_folder_it_is_called_in_is_run(capfd: pytest.CaptureFixture[str]) -> None:
+    for folder in (".", "tests", "quick", "cpu", "1"):
+        Path(folder).mkdir(exist_ok=True)
+        Path(folder, "conftest.py").write_text("open('run', 'a')\n")
+    assert cli.main(["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu", "--save", "1"]) == 0
+    assert "RECORDED" in capfd.readouterr().out
+    assert not Path("run").exists()
+
+
 def test_what_looks_slower_is_asked_of_new_processes(capfd: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]
     assert cli.main([*words, "--save", "mine"]) == 0

@@ -174,7 +174,8 @@ def test_a_signal_leaves_a_report_of_what_ran(copy: Make, tmp_path: Path, signal
 def test_a_signal_in_the_middle_of_a_read_loses_no_result(
     number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, sigint: None
 ) -> None:
-    tells = """import sys; open(sys.argv[2], "w").write('{"event": "result", "id": "a"}\\n{"event": "trouble"}\\n')"""
+    told = '{"event": "result", "id": "a"}\\n{"event": "trouble"}\\n'
+    tells = f"""import sys; open(sys.argv[1].partition("=")[2], "w").write('{told}')"""
     child = Child([sys.executable, "-c", tells], os.environ, 1)
     while not child.ended():
         time.sleep(0.01)

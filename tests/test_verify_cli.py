@@ -31,6 +31,19 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def test_no_conftest_of_the_folder_it_is_called_in_is_run(copy: Make) -> None:
+    # pytest takes the value of an option that it does not know yet for a path, and "" for the folder it is called in.
+    # So `tests/conftest.py` of this repository, which asks for the CPU, ran in every process of `verify`.
+    made = copy(GOOD)
+    for folder in ("", "tests", "quick", "cpu", "known"):
+        (made.folder / folder).mkdir(exist_ok=True)
+        (made.folder / folder / "conftest.py").write_text(f"open('run', 'a').write({folder!r} + ' ')\n")
+    (made.folder / "known" / "known.toml").touch()
+    deviations = ["--deviations", "known/known.toml"]
+    assert made.verify("--no-self-test", "--level", "quick", "--platform", "cpu", *deviations).code == 0
+    assert not (made.folder / "run").exists()
+
+
 def test_a_conformant_run(copy: Make) -> None:
     made = copy(GOOD)
     ended = made.verify("--no-self-test", "--seed", "7")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue import LEVELS
-from ..plan import KIT, variables
+from ..plan import KIT, given, variables
 from ..settings import DEFAULT_ADAPTERS, PLATFORMS, Settings, subject_labels
 from .options import HOME, MATTERS, PROCESSES, SIZES
 
@@ -77,24 +77,19 @@ def run(args: dict[str, Any]) -> int:
     return _against(args, settings) if args["against"] else _stored(args, settings)
 
 
-def _words(args: dict[str, Any], adapters: Sequence[str]) -> list[str]:
-    """Arguments that pytest's session and a worker share, less their prefix."""
-    words = ["level", args["level"], "seed", str(args["seed"])]
-    for name in ("platform", "devices", "size"):
-        if args[name] is not None:
-            words += [name, str(args[name])]
-    return words + [word for adapter in adapters for word in ("adapter", adapter)]
+def _shared(args: dict[str, Any], adapters: Sequence[str]) -> list[tuple[str, object]]:
+    """Options that pytest's session and a worker share."""
+    found = [(name, args[name]) for name in ("level", "seed", "platform", "devices", "size")]
+    return [(name, value) for name, value in found if value is not None] + [("adapter", name) for name in adapters]
 
 
 def _stored(args: dict[str, Any], settings: Settings) -> int:
     """Measure in processes of their own, and compare with what is stored."""
-    given = _words(args, args["adapter"])
-    words = [w if i % 2 else f"--sftref-{w}" for i, w in enumerate(given)]
-    words += ["--sftref-matters", str(args["matters"])]
-    only = [w for name in args["only"] for w in ("--sftref-time", name)]
-    saved = ["--benchmark-save", args["save"]] if args["save"] else []
+    words = given([*_shared(args, args["adapter"]), ("matters", args["matters"])])
+    only = given(("time", name) for name in args["only"])
+    saved = [f"--benchmark-save={args['save']}"] if args["save"] else []
     if args["storage"]:
-        words += ["--benchmark-storage", f"file://{args['storage']}"]
+        words += [f"--benchmark-storage=file://{args['storage']}"]
     # Our own lines instead of pytest's; the plugin comes with this folder's conftest.py, also in a copy of the kit.
     fixed = ["-s", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "benchmark", "--benchmark-quiet"]
     fixed += ["-c", str(KIT / "pytest.ini"), "-o", "addopts=", "--rootdir", str(KIT)]
@@ -102,7 +97,7 @@ def _stored(args: dict[str, Any], settings: Settings) -> int:
     for number in range(args["runs"]):
         if args["runs"] > 1:
             print(f"run {number + 1} of {args['runs']}", flush=True)
-        asked = [*fixed, *words, "--sftref-bench-out", str(args["out"]), *only, *saved]
+        asked = [*fixed, *words, *given([("bench-out", args["out"])]), *only, *saved]
         code = max(code, _session(asked))
         if code in (2, 3, 130):
             return code
@@ -131,8 +126,7 @@ def _confirmed(args: dict[str, Any], asked: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
         for number in range(PROCESSES - 1 if slow else 0):
             print(f"again in a new process, {number + 2} of {PROCESSES}: {', '.join(slow)}", flush=True)
-            only = [word for name in slow for word in ("--sftref-time", name)]
-            code = _session([*asked, "--sftref-bench-out", folder, *only])
+            code = _session([*asked, *given([("bench-out", folder), *(("time", name) for name in slow)])])
             if code in (2, 3, 130):
                 return code
             for judged in json.loads((Path(folder) / "bench.json").read_text(encoding="utf-8"))["benchmarks"]:
@@ -162,8 +156,7 @@ def _against(args: dict[str, Any], settings: Settings) -> int:
         shared = [w for only in args["only"] for w in ("--only", only)] + labelled
 
         def side(adapters: Sequence[str]) -> list[str]:
-            given = _words(args, adapters)
-            return [w if i % 2 else f"--{w}" for i, w in enumerate(given)] + shared
+            return [f"--{name}={value}" for name, value in _shared(args, adapters)] + shared
 
         question = Question(
             before=(other or sys.executable, side(before)), after=(sys.executable, side(settings.adapters)),
