@@ -199,6 +199,7 @@ def _picture(axis: str, values: Sequence[int], costs: Sequence[float], unit: str
     said += f"; at {right}: {_share(line.beyond[-1])} from the line"
     return (
         f'<figure><svg role="img" aria-label="{html.escape(said)}" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}">'
+        f'<path d="M{EDGE} {EDGE} V{HEIGHT - EDGE} H{WIDTH - EDGE}" fill="none" stroke="var(--line)"/>'
         f'<polyline points="{ends}" fill="none" stroke="var(--quiet)" stroke-dasharray="4 3"/>{dots}'
         f'<text x="{EDGE}" y="{EDGE - 8}">{top:.1f} {unit}</text><text x="{WIDTH - EDGE}" y="{HEIGHT - 8}" '
         f'text-anchor="end">{axis}</text></svg><figcaption>{html.escape(said)}</figcaption></figure>'
