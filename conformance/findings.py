@@ -135,7 +135,7 @@ def _software(facts: Mapping[str, Any], versions: Mapping[str, str]) -> Iterator
     if len(kinds) > 1:
         yield _found("two-plugins", plugins=", ".join(sorted(plugins(versions))))
     if {"jax", "jaxlib"} <= versions.keys():
-        for odd in unpaired(versions, least_jaxlib()):
+        for odd in unpaired(versions, least_jaxlib(versions["jax"])):
             yield _found("versions", odd=odd)
     yield from _runtimes(facts, installed)
 
@@ -160,8 +160,10 @@ def _runtimes(facts: Mapping[str, Any], installed: Mapping[str, list[str]]) -> I
             break
 
 
-def least_jaxlib() -> str:
-    """The oldest jaxlib that the installed jax takes, by its own requirements; 0 where it does not say."""
+def least_jaxlib(jax: str) -> str:
+    """The oldest jaxlib that this version of jax takes, by its own requirements; 0 where it is not installed here."""
+    if importlib.metadata.version("jax") != jax:
+        return "0"
     for text in importlib.metadata.requires("jax") or []:
         match = re.match(r"jaxlib\b[^;]*>=\s*([0-9.]+)", text)
         if match and "extra" not in text:

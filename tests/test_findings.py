@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from machines import machine
-from sftref.conformance.findings import LEVELS, findings, present
+from sftref.conformance.findings import LEVELS, findings, least_jaxlib, present
 from sftref.conformance.host import Host, facts
 from sftref.conformance.plan import KIT
+from sftref.conformance.versions import release
 
 JAX = {"jax": "0.10.2", "jaxlib": "0.10.2", "python": "3.11.7"}
 ROCM = JAX | {"jax-rocm7-plugin": "0.10.2", "jax-rocm7-pjrt": "0.10.2"}
@@ -71,6 +73,15 @@ def test_what_is_wrong_is_found_and_nothing_else(
     for word in words:
         assert word in said
     assert "{" not in said
+
+
+def test_a_jaxlib_that_is_too_old_is_named(tmp_path: Path) -> None:
+    jax = importlib.metadata.version("jax")
+    least = least_jaxlib(jax)
+    assert release("0.4") < release(least) <= release(importlib.metadata.version("jaxlib"))
+    host = machine(tmp_path, count=0, driver=False, files=False)
+    (found,) = asked(host, {"jax": jax, "jaxlib": "0.4.1", "python": "3.11.7"})
+    assert found.what == f"jaxlib 0.4.1 does not go with jax {jax}, which needs {least} to {jax}"
 
 
 def test_an_old_driver_is_named_with_the_plugin_that_goes_with_it(tmp_path: Path) -> None:
