@@ -100,9 +100,11 @@ def test_what_is_slower_by_less_than_matters_is_not_decided_by_force(monkeypatch
 
 
 def test_counts_that_must_be_nothing_fail_without_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, _ = compared(monkeypatch, scattered(1.0), {"compilations later": 3})
-    assert found.word == FAIL
-    assert "compilations later 3, must be 0" in found.message
+    for ratio in (1.0, 80.0):
+        found, log = compared(monkeypatch, scattered(ratio), {"compilations later": 3})
+        assert found.word == FAIL
+        assert "compilations later 3, must be 0" in found.message
+        assert log.count("close") == 2, "no other process has to confirm it"
 
 
 def test_a_wrong_side_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,8 +175,13 @@ class Comparison:
         return {s: intervals.word(ratio, self.question.matters) for s, ratio in self._ratios(name).items()}
 
     def _suspect(self, name: str) -> bool:
-        """Whether it looks slower: what new processes must confirm."""
-        return FAIL in self._words(name).values()
+        """Whether it looks slower by the clock alone: what new processes must confirm."""
+        return FAIL in self._words(name).values() and not self._spoiled(name)
+
+    def _spoiled(self, name: str) -> list[str]:
+        """What must be nothing in any process, and is not."""
+        counts = self.found[name].exact[1]
+        return [f"{what} {counts[what]:g}, must be 0" for what in NOTHING if counts.get(what)]
 
     def judged(self, name: str) -> Judged:
         """The verdict on one benchmark."""
@@ -189,7 +194,7 @@ class Comparison:
             rates={what: amount / seconds["wall"] for what, amount in pairs.work.items()},
             exact=pairs.exact[1], rounds=ratios["wall"].n,
         )  # fmt: skip
-        spoiled = [f"{what} {pairs.exact[1][what]:g}, must be 0" for what in NOTHING if pairs.exact[1].get(what)]
+        spoiled = self._spoiled(name)
         changed = differences(*pairs.exact)
         for s, word in words.items():
             if word == FAIL and min(pairs.each(s)) <= 1 + self.question.matters / 2:
