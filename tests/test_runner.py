@@ -174,8 +174,9 @@ def test_a_signal_leaves_a_report_of_what_ran(copy: Make, tmp_path: Path, signal
 def test_a_signal_in_the_middle_of_a_read_loses_no_result(
     number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, sigint: None
 ) -> None:
-    told = '{"event": "result", "id": "a"}\\n{"event": "trouble"}\\n'
-    tells = f"""import sys; open(sys.argv[1].partition("=")[2], "w").write('{told}')"""
+    tells = (
+        """import sys; print('{"event":"result","id":"a"}\\n{"event":"trouble"}', file=open(sys.argv[1][16:], "w"))"""
+    )
     child = Child([sys.executable, "-c", tells], os.environ, 1)
     while not child.ended():
         time.sleep(0.01)

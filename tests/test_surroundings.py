@@ -1,0 +1,42 @@
+"""What `verify` takes from where it is called: the devices that must be there, and no file that lies around."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ladders import Copy
+
+
+def test_no_conftest_of_the_folder_it_is_called_in_is_run(tmp_path: Path) -> None:
+    # pytest takes the value of an option that it does not know yet for a path, and "" for the folder it is called in.
+    # So `tests/conftest.py` of this repository, which asks for the CPU, ran in every process of `verify`.
+    made = Copy(tmp_path / "copy", [(0, "passes"), (1, "measures")])
+    for folder in ("", "tests", "quick", "cpu", "known"):
+        (made.folder / folder).mkdir(exist_ok=True)
+        (made.folder / folder / "conftest.py").write_text(f"open('run', 'a').write({folder!r} + ' ')\n")
+    (made.folder / "known" / "known.toml").touch()
+    deviations = ["--deviations", "known/known.toml"]
+    assert made.verify("--no-self-test", "--level", "quick", "--platform", "cpu", *deviations).code == 0
+    assert not (made.folder / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("expect", "code", "said"),
+    [
+        ("cpu:8", 0, "CONFORMANT: 1 of 1 checks passed"),
+        ("cpu:8:CPU", 0, "CONFORMANT: 1 of 1 checks passed"),
+        ("cpu:9", 2, "number of devices, --expect cpu:9"),
+        ("cpu:8:gfx942", 2, "devices of another kind, --expect cpu:8:gfx942"),
+        ("rocm:8", 2, "--platform rocm"),
+    ],
+)
+def test_what_is_expected_must_be_there(expect: str, code: int, said: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "sftref.cli", "verify", "--only", "environment.platform", "--no-self-test"]
+    given = os.environ | {"SFTREF_EXPECT": expect}
+    found = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == code, found.stdout
+    assert said in found.stdout.strip().splitlines()[-1]
