@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ladders import FATES, Copy, Ended
-from sftref.conformance import signals
-from sftref.conformance.process import Child
 
 Make = Callable[..., Copy]
 
@@ -166,39 +162,6 @@ def test_a_signal_leaves_a_report_of_what_ran(copy: Make, tmp_path: Path, signal
     }  # fmt: skip
     assert ended.check("r1.waits")["message"] == "interrupted"
     assert left_behind(made.folder) == []
-
-
-# The runner's own process never imports JAX; this one has it, and Python warns of a fork beside its threads.
-@pytest.mark.filterwarnings("ignore:os.fork")
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, signals.Stopped), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_signal_in_the_middle_of_a_read_loses_no_result(
-    number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, sigint: None
-) -> None:
-    tells = (
-        """import sys; print('{"event":"result","id":"a"}\\n{"event":"trouble"}', file=open(sys.argv[1][16:], "w"))"""
-    )
-    child = Child([sys.executable, "-c", tells], os.environ, 1)
-    while not child.ended():
-        time.sleep(0.01)
-
-    def interrupted(pipe: int, size: int, reads: Callable[[int, int], bytes] = os.read) -> bytes:
-        data = reads(pipe, size)
-        if data:
-            signal.raise_signal(number)
-        return data
-
-    def listen() -> None:
-        with signals.raised():
-            list(child.events())
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "read", interrupted)
-        with pytest.raises(error):
-            listen()
-    assert next(child.events())["id"] == "a"
-    assert [event["event"] for event in child.events()] == ["result", "trouble"], "one that was not taken stays"
-    assert list(child.events()) == []
-    assert child.close() == 0
 
 
 def test_children_end_with_a_parent_that_is_killed(copy: Make, tmp_path: Path) -> None:
