@@ -31,6 +31,8 @@ from .settings import Settings
 # Results that another run can be held against; anything else is asked again.
 COMPARABLE = ("pass", "not_run")
 CPU = Path("/proc/cpuinfo")
+# Variables that differ from run to run (tox draws this one) and on which no program may depend.
+DRAWN = ("PYTHONHASHSEED",)
 
 
 class Kept:
@@ -47,7 +49,8 @@ class Kept:
 
     def __init__(self, root: Path, settings: Settings, static: Mapping[str, Any]) -> None:
         asked = dataclasses.asdict(settings) | {"self_test": None}
-        digest = hashlib.sha256(json.dumps([asked, static, _processor()], sort_keys=True).encode())
+        machine = static | {"variables": {k: v for k, v in static["variables"].items() if k not in DRAWN}}
+        digest = hashlib.sha256(json.dumps([asked, machine, _processor()], sort_keys=True).encode())
         for path in sorted(KIT.rglob("*.py")):
             digest.update(path.read_bytes())
         self.folder = root / f"jax-{static['versions'].get('jax', 'unknown')}-{digest.hexdigest()[:12]}"

@@ -83,6 +83,19 @@ def test_another_seed_has_programs_of_its_own(made: Copy) -> None:
     assert compilations(made) == 2
 
 
+def test_what_changes_from_run_to_run_and_reaches_no_number_is_no_other_machine(made: Copy) -> None:
+    """Tox draws a seed for hashes for each run."""
+    for seed in ("1", "2"):
+        made.verify("--no-self-test", "--cache", "kept", PYTHONHASHSEED=seed)
+    assert compilations(made) == 1
+
+
+def test_another_variable_of_jax_is_another_machine(made: Copy) -> None:
+    made.verify("--no-self-test", "--cache", "kept")
+    made.verify("--no-self-test", "--cache", "kept", XLA_FLAGS="--xla_cpu_enable_fast_math=false")
+    assert compilations(made) == 2
+
+
 def test_a_damaged_record_is_no_record(made: Copy) -> None:
     verify(made)
     program(made).parents[1].joinpath("cold.json").write_text("{")
