@@ -31,7 +31,8 @@ VERIFY_EXAMPLES = """examples:
   sftref verify --level full                       everything, and every planted fault
   sftref verify --cache ~/.cache/sftref            again and again: programs are kept, results held against cold ones
 
-verdict and exit code: CONFORMANT 0, NONCONFORMANT 1, SETUP 2, UNRESPONSIVE 3, INCOMPLETE 4, UNTRUSTED 5, Ctrl-C 130
+verdict and exit code: CONFORMANT 0, NONCONFORMANT 1, WORKAROUND 1, SETUP 2, UNRESPONSIVE 3, INCOMPLETE 4, UNTRUSTED 5,
+Ctrl-C 130
 """
 EXPLAIN_EXAMPLES = """examples:
   sftref explain                                   all laws
@@ -81,6 +82,7 @@ def add_commands(commands: Any) -> None:
         help="keep compiled programs there, and hold their results against cold ones",
     )
     add("--no-self-test", action="store_true", help="plant no faults to see that the laws see them")
+    add("--no-remedies", action="store_true", help="try no settings where something falls on the machine")
     bench.add_command(commands)
     env = commands.add_parser(
         "env", help="this machine, and how JAX starts on it", epilog=ENV_EXAMPLES, formatter_class=raw
@@ -139,6 +141,7 @@ def _verify(args: dict[str, Any]) -> int:
         only=tuple(args["only"]),
         seed=args["seed"],
         self_test=not args["no_self_test"],
+        remedies=not args["no_remedies"],
     )
     for word in settings.only:
         if not expected(settings.level, settings.subjects, [word]):

@@ -18,7 +18,7 @@ def gather(settings: Settings, host: Host, tell: Callable[[str], None], *, start
     static = environment.static(host.variables)
     about = facts(host)
     found = findings(about, static["versions"], host.variables)
-    began = start(settings, tell) if starts else None
+    began = start(settings, tell, host.variables) if starts else None
     return {
         "schema": "sftref.env/1",
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -48,8 +48,9 @@ class Kept:
     """
 
     def __init__(self, root: Path, settings: Settings, static: Mapping[str, Any]) -> None:
-        asked = dataclasses.asdict(settings) | {"self_test": None}
-        machine = static | {"variables": {k: v for k, v in static["variables"].items() if k not in DRAWN}}
+        asked = dataclasses.asdict(settings) | {"self_test": None, "remedies": None}
+        variables = {name: value for name, value in static["variables"].items() if name not in DRAWN}
+        machine = {**static, "variables": variables}
         digest = hashlib.sha256(json.dumps([asked, machine, _processor()], sort_keys=True).encode())
         for path in sorted(KIT.rglob("*.py")):
             digest.update(path.read_bytes())

@@ -11,6 +11,7 @@ from .catalogue import RUNGS, split_id
 from .deviations import Deviation
 from .findings import Finding
 from .records import Record
+from .remedies import Tries
 from .settings import Settings
 from .starting import Started
 
@@ -67,6 +68,7 @@ class Outcome:
         start: how JAX started in a process of its own; None where it could only choose the CPU, and did not.
         kept_since: the day on which the programs were compiled that this run took from a cache; None without one.
         doubted: the checks that found something else with kept programs than with programs compiled anew.
+        tries: settings under which what fell was asked again; None where nothing fell, or none could matter.
         troubles: of the processes, outside any check: a crash or a hang on the way out.
         interrupted: the exit code of a run that a signal ended: 130 for Ctrl-C.
         setup: why nothing could be verified here, and how to mend it.
@@ -86,6 +88,7 @@ class Outcome:
     start: Started | None = None
     kept_since: str | None = None
     doubted: list[str] = field(default_factory=list)
+    tries: Tries | None = None
     troubles: list[str] = field(default_factory=list)
     interrupted: int | None = None
     setup: str | None = None

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from . import environment, signals
 from .catalogue import expected
 from .deviations import Deviation
 from .faults.judgement import chosen
-from .findings import findings
+from .findings import Finding, findings
 from .host import Host, facts
 from .kept import Kept, agree
-from .outcome import Outcome
+from .outcome import Group, Outcome
 from .plan import trials, units
 from .runner import Runner, SetupError
 from .settings import Settings
-from .starting import CRASH, HANG, start
+from .starting import CRASH, HANG, Started, start
+from .trying import Asking, tried
 from .watcher import Watcher
 
 
@@ -45,23 +48,26 @@ def verify(
     outcome.planted = chosen(settings.level, ids) if settings.self_test else []
     kept = Kept(cache, settings, outcome.environment) if cache is not None else None
     scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
-    runner = Runner(outcome, watcher, scratch, file)
+    runner = Runner(outcome, watcher, scratch, file, os.environ)
     began = time.monotonic()
     watcher.begin(ids)
     reason = "never asked"
     try:
         with signals.raised():
-            look(outcome, watcher)
-            runner.run(units(ids) + trials(outcome.planted), kept.programs if kept else None)
-            if kept is not None:
-                hold_against_cold(runner, kept)
+            try:
+                look(outcome, watcher)
+                runner.run(units(ids) + trials(outcome.planted), kept.programs if kept else None)
+                if kept is not None:
+                    hold_against_cold(runner, kept)
+            except NotStartedError as error:
+                outcome.troubles.append(str(error))
+                reason = "JAX did not start"
+            if settings.remedies:
+                outcome.tries = tried(outcome, os.environ, Again(outcome, watcher, scratch, file).asking())
     except (KeyboardInterrupt, signals.Stopped) as stop:
         outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
         reason = "interrupted"
         runner.listen()
-    except NotStartedError as error:
-        outcome.troubles.append(str(error))
-        reason = "JAX did not start"
     except SetupError as error:
         outcome.setup = reason = str(error)
     finally:
@@ -86,7 +92,7 @@ def look(outcome: Outcome, watcher: Watcher) -> None:
     watcher.found(outcome.findings)
     if environment.foreseen(outcome.settings.platform) == ["cpu"]:
         return
-    outcome.start = start(outcome.settings, lambda phase: watcher.waiting((), [f"starting JAX: {phase}"]))
+    outcome.start = start(outcome.settings, lambda phase: watcher.waiting((), [f"starting JAX: {phase}"]), os.environ)
     if outcome.start.how in (HANG, CRASH):
         raise NotStartedError(outcome.start.line)
 
@@ -107,3 +113,62 @@ def hold_against_cold(runner: Runner, kept: Kept) -> None:
         kept.throw_away()
     else:
         kept.keep(outcome.ended(), outcome.environment)
+
+
+class Again:
+    """Asks again what a run has asked, under other settings; nothing of it reaches that run's records."""
+
+    def __init__(self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None) -> None:
+        self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
+        self.asked = 0
+
+    def asking(self) -> Asking:
+        """For `trying.tried`."""
+        return Asking(self.ladder, self.start, self.watcher.trying)
+
+    def ladder(self, ids: Sequence[str], given: Mapping[str, str], devices: int | None) -> Outcome:
+        """Some of the checks, with no process, program or file of an earlier time."""
+        first, self.asked = self.outcome, self.asked + 1
+        settings = dataclasses.replace(first.settings, devices=devices or first.settings.devices)
+        again = Outcome(
+            settings=settings, expected=list(ids), deviations=first.deviations, environment=dict(first.environment)
+        )
+        scratch = self.scratch / f"again-{self.asked}"
+        scratch.mkdir()
+        runner = Runner(again, _Unheard(self.watcher, first.records), scratch, self.file, given)
+        began = time.monotonic()
+        try:
+            runner.run(units(ids))
+        except SetupError as error:
+            again.setup = str(error)
+        finally:
+            runner.end()
+        again.fill("never asked")
+        again.seconds = time.monotonic() - began
+        return again
+
+    def start(self, given: Mapping[str, str]) -> Started:
+        """JAX."""
+        return start(self.outcome.settings, lambda phase: self.watcher.waiting((), [f"starting JAX: {phase}"]), given)
+
+
+class _Unheard:
+    """Passes on that something is waited for, and no result."""
+
+    def __init__(self, watcher: Watcher, done: Collection[str]) -> None:
+        self.watcher, self.done = watcher, done
+
+    def begin(self, ids: Sequence[str]) -> None:
+        pass
+
+    def found(self, findings: Sequence[Finding]) -> None:
+        pass
+
+    def rung(self, group: Group) -> None:
+        pass
+
+    def trying(self, what: str) -> None:
+        pass
+
+    def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
+        self.watcher.waiting(self.done, running)

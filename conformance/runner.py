@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,20 @@ class _Running:
 
 
 class Runner:
-    """The processes of one run."""
+    """The processes of one run.
 
-    def __init__(self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None) -> None:
-        self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
+    Args:
+        outcome: is filled.
+        watcher: is told how it goes.
+        scratch: a folder for what checks write.
+        file: of known deviations.
+        given: the environment of the processes.
+    """
+
+    def __init__(
+        self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None, given: Mapping[str, str]
+    ) -> None:
+        self.outcome, self.watcher, self.scratch, self.file, self.given = outcome, watcher, scratch, file, given
         self.settings = outcome.settings
         self.running: list[_Running] = []
         self.programs: Path | None = None
@@ -124,7 +134,7 @@ class Runner:
         cache = self.scratch / "cache" if cached else None
         if self.programs is not None and running.unit.name != PLANTED:
             cache = self.programs
-        running.child = Child(asked, variables(os.environ, cache, self.scratch), len(running.left))
+        running.child = Child(asked, variables(self.given, cache, self.scratch), len(running.left))
         running.collect_errors = []
         self.running.append(running)
 
@@ -162,7 +172,7 @@ class Runner:
 
     def _what_is_missing(self, record: Record) -> str:
         """What was asked for, what JAX said to that, and what to do."""
-        platform, variable = self.settings.platform, os.environ.get("JAX_PLATFORMS")
+        platform, variable = self.settings.platform, self.given.get("JAX_PLATFORMS")
         asked = [f"--platform {platform}"] if platform else []
         asked += [f"JAX_PLATFORMS={variable}"] if variable else []
         said = " ".join(record.message.split()).removesuffix(f" [{record.law}]").rstrip(":.")[:300]

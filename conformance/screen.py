@@ -147,6 +147,10 @@ class Screen:
         said = f"{gone:.0f} s: {len(done)} of {len(self.ids)} checks done{left}; now {', '.join(running)}"
         print(f"   {said}", file=sys.stderr, flush=True)
 
+    def trying(self, what: str) -> None:
+        """See `Watcher`."""
+        self._say(f"{GLYPHS['idle'][self.ascii_only]:<2} {what}", "dim")
+
     def planted(self, outcome: Outcome) -> None:
         """What became of the planted faults, in a line like those of the ladder, and those that nobody saw."""
         found = fates(outcome)

@@ -33,6 +33,7 @@ class Settings:
         only: ids, starts of ids, or numbers of rungs; empty means all.
         seed: of every value drawn.
         self_test: whether faults are planted, to see that the laws see them.
+        remedies: whether settings are tried where something fell on the machine.
     """
 
     level: str = "standard"
@@ -44,6 +45,7 @@ class Settings:
     only: tuple[str, ...] = ()
     seed: int = 0
     self_test: bool = True
+    remedies: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, each with its reason."""

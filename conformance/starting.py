@@ -5,9 +5,8 @@ The first start of an accelerator can take minutes, and on a broken one it never
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,17 +50,18 @@ class Started:
         return f"JAX {words} in the phase '{self.phase}': {self.message}{f' (after {done})' if done else ''}"
 
 
-def start(settings: Settings, tell: Callable[[str], None]) -> Started:
+def start(settings: Settings, tell: Callable[[str], None], given: Mapping[str, str]) -> Started:
     """Start JAX, compile, run and reduce, each phase within its seconds.
 
     Args:
         settings: platform and devices.
         tell: is told several times a second which phase is waited for.
+        given: the environment to start it in.
     """
     words = [sys.executable, "-P", "-m", f"{__package__}.start"]
     for name, value in (("--platform", settings.platform), ("--devices", settings.devices)):
         words += [name, str(value)] if value is not None else []
-    child = Child(words, variables(os.environ, None), len(PHASES))
+    child = Child(words, variables(given, None), len(PHASES))
     found = Started()
     try:
         while True:

@@ -12,7 +12,10 @@ from .faults.judgement import fates
 from .outcome import CAPABILITY, LOST, NOT_APPLICABLE, WRONG, Outcome
 from .records import Record
 
-CODES = {"CONFORMANT": 0, "NONCONFORMANT": 1, "SETUP": 2, "UNRESPONSIVE": 3, "INCOMPLETE": 4, "UNTRUSTED": 5}
+CODES = {
+    "CONFORMANT": 0, "NONCONFORMANT": 1, "WORKAROUND": 1, "SETUP": 2, "UNRESPONSIVE": 3, "INCOMPLETE": 4,
+    "UNTRUSTED": 5,
+}  # fmt: skip
 NO_FAULTS = "no planted fault was run"
 MOST_NAMED = 3
 
@@ -80,6 +83,8 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
     reason = ", ".join(said)
     if outcome.interrupted is not None:
         return "INCOMPLETE", f"interrupted; {reason}"
+    if outcome.tries is not None and outcome.tries.workaround and not old:
+        return "WORKAROUND", f"everything passes with {outcome.tries.workaround}, and without it: {reason}"
     if wrong or old:
         return "NONCONFORMANT", reason
     if lost or outcome.troubles:

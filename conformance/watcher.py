@@ -23,3 +23,6 @@ class Watcher(Protocol):
 
     def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
         """Called several times a second, with the checks that are over and those that are being asked."""
+
+    def trying(self, what: str) -> None:
+        """Something fell, and this is done to find out what mends it."""

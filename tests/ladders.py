@@ -37,6 +37,18 @@ FATES = {
 }
 # Not one of those that a run of everything asks: it needs a file that says what it computes.
 COMPILES = {"compiles": "check.close('a', A + compiled(), A, Bound(1e-2, 1e-3, 'by hand'))"}
+# What a setting mends, and what comes and goes.
+MENDED = {
+    "needs_simple": "check.equal('a', A + (os.environ.get('NCCL_PROTO') != 'Simple'), A)",
+    "needs_plain": "check.equal('a', A + ('fast_math' in os.environ.get('XLA_FLAGS', '')), A)",
+    "hates_simple": "check.equal('a', A + (os.environ.get('NCCL_PROTO') == 'Simple'), A)",
+    "hangs_in_graphs": "'command_buffer=' in os.environ.get('XLA_FLAGS', '') or time.sleep(60); check.equal('a', A, A)",
+    "comes_and_goes": ("p = Path('asked_before'); first = not p.exists(); p.touch(); check.equal('a', A + first, A)"),
+    "knows_no_flag": (
+        "'command_buffer' in os.environ.get('XLA_FLAGS', '') and (os.write(2, b'Unknown flag in XLA_FLAGS: --xla\\n'), "
+        "os.abort()); check.equal('a', A + 1, A)"
+    ),
+}
 HEAD = """
 import ctypes, os, time
 from pathlib import Path
@@ -144,7 +156,7 @@ class Copy:
                 id=f"r{rung}.{fate}",
                 name=fate.replace("-", "_"),
                 arguments="check, subject" if per == "subject" else "check",
-                body=(FATES | COMPILES)[fate.partition("-")[0]],
+                body=(FATES | COMPILES | MENDED)[fate.partition("-")[0]],
             )
         (self.kit / "laws.toml").write_text("".join(entries))
         for rung, text in files.items():
@@ -156,6 +168,16 @@ class Copy:
         text = path.read_text()
         assert re.search(old, text), f"{name} has no {old}"
         path.write_text(re.sub(old, new, text))
+
+    def on(self, platform: str, maker: str, devices: int = 2) -> Copy:
+        """With another stand-in for JAX's devices; returns itself."""
+        text = STAND_IN.replace(
+            'platform, device_kind, client = "cpu"', f'platform, device_kind, client = "{platform}"'
+        )
+        text = text.replace('platform_version = "stand-in"', f'platform_version = "{maker}"')
+        text = text.replace("range(config.jax_num_cpu_devices)", f"range({devices})")
+        (self.folder / "jax" / "__init__.py").write_text(text)
+        return self
 
     def environment(self) -> dict[str, str]:
         # A pytest of the user's own may not reach in.

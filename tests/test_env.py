@@ -52,7 +52,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
 def test_a_good_start_goes_through_all_phases() -> None:
     waited: list[str] = []
-    found = start(Settings(platform="cpu", devices=3), waited.append)
+    found = start(Settings(platform="cpu", devices=3), waited.append, os.environ)
     assert found.how == "ready", found.line
     assert list(found.seconds) == list(PHASES)
     assert len(found.live["devices"]) == 3
@@ -72,7 +72,7 @@ def test_a_good_start_goes_through_all_phases() -> None:
 def test_a_bad_start_is_told_with_its_phase(plugin: Callable[[str], None], does: str, how: str, said: str) -> None:
     text, phase = PLUGINS[does]
     plugin(text)
-    found = start(Settings(), lambda _: None)
+    found = start(Settings(), lambda _: None, os.environ)
     assert (found.how, found.phase) == (how, phase)
     assert said in found.line
     assert "import" in found.seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sftref.conformance.catalogue import NEEDS, blocked_by, check_id, laws, split_id
@@ -12,6 +13,7 @@ from sftref.conformance.deviations import Deviation, DeviationsError, accepted, 
 from sftref.conformance.outcome import Outcome
 from sftref.conformance.plan import units
 from sftref.conformance.records import Record
+from sftref.conformance.remedies import Tries
 from sftref.conformance.report.document import diagnosis
 from sftref.conformance.settings import Settings
 from sftref.conformance.verdict import CODES, judge
@@ -67,7 +69,24 @@ def test_the_table(statuses: tuple[str, str, str], message: str, verdict: str) -
 
 def test_exit_codes_are_the_contract() -> None:
     names = ("CONFORMANT", "NONCONFORMANT", "SETUP", "UNRESPONSIVE", "INCOMPLETE", "UNTRUSTED")
-    assert dict(zip(names, range(6), strict=True)) == CODES
+    assert dict(zip(names, range(6), strict=True)) | {"WORKAROUND": 1} == CODES
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({}, "WORKAROUND"),
+        ({"interrupted": 130}, "INCOMPLETE"),
+        ({"setup": "no device"}, "SETUP"),
+        ({"tries": Tries(asked=["x"])}, "NONCONFORMANT"),
+    ],
+)
+def test_a_workaround_is_said_where_everything_passes_with_it(change: dict[str, Any], name: str) -> None:
+    found = outcome("pass", "fail", "pass")
+    found.tries = Tries(asked=["x"], workaround="NCCL_PROTO=Simple")
+    for field, value in change.items():
+        setattr(found, field, value)
+    assert judge(found).name == name
 
 
 def test_nothing_expected_is_nothing_verified() -> None:

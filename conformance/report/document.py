@@ -10,6 +10,7 @@ from ..diagnosis import diagnose
 from ..faults.judgement import Fate, fates
 from ..outcome import Outcome
 from ..records import Record, plain
+from ..remedies import Tries
 from ..starting import READY
 from ..verdict import Verdict, stale_deviations, unmet
 
@@ -36,6 +37,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
             "against": settings.against,
             "unoptimized": outcome.unoptimized,
             "self_test": settings.self_test,
+            "remedies": settings.remedies,
         },
         "environment": outcome.environment,
         "subject": [
@@ -50,6 +52,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "findings": [found.to_json() for found in outcome.findings],
         "start": None if outcome.start is None else vars(outcome.start) | {"line": outcome.start.line},
         "kept_programs": {"since": outcome.kept_since, "doubted": outcome.doubted},
+        "tries": None if outcome.tries is None else outcome.tries.to_json(),
         "diagnosis": diagnosis(outcome, verdict),
         "timing": timing(outcome),
     }
@@ -84,8 +87,26 @@ def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
     if verdict.name == "CONFORMANT":
         return None
     found = diagnose(outcome) if outcome.setup is None else None
-    if found is not None:
+    if found is None:
+        found = _without_a_law(outcome, verdict)
+    return with_tries(found, outcome.tries)
+
+
+def with_tries(found: dict[str, Any], tries: Tries | None) -> dict[str, Any]:
+    """A diagnosis with what other settings did to it."""
+    if tries is None:
         return found
+    step = found["next_step"]
+    best = next((one for one in tries.tries if one.words == tries.workaround), None)
+    if best is not None:
+        step = f"Set {best.words} until it is mended upstream ({best.source}), and run again with it. {step}"
+    elif tries.passed_unchanged:
+        step = f"Run again, to see how often: a fault that comes and goes is a race, memory, or heat. {step}"
+    return found | {"evidence": [*tries.said, *found["evidence"]], "next_step": step}
+
+
+def _without_a_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
+    """Where no law fell: what kept the run from its end."""
     missing, old = unmet(outcome), stale_deviations(outcome)
     blind = [found for found in fates(outcome) if found.status == "survived"]
     wrong = [found for found in outcome.findings if found.level != "note"]

@@ -19,6 +19,8 @@ def markdown(outcome: Outcome, verdict: Verdict, content: dict[str, Any]) -> str
     parts = [f"# {verdict.name}", _inline(verdict.line)]
     if content["diagnosis"] is not None:
         parts += _diagnosis(content["diagnosis"])
+    if content["tries"] is not None:
+        parts += _tries(content["tries"])
     parts += ["## The ladder", _table(("", "rung", "checks", "comparisons", "seconds"), _ladder(outcome))]
     broken = outcome.of_status(*BROKEN)
     if broken:
@@ -51,6 +53,18 @@ def _diagnosis(found: dict[str, Any]) -> Iterator[str]:
     yield f"**{found['layer']}**: {_inline(found['cause'])}"
     yield "\n".join(f"- {_inline(text)}" for text in found["evidence"])
     yield f"Next step: {_inline(found['next_step'])}"
+
+
+def _tries(found: dict[str, Any]) -> Iterator[str]:
+    yield "## Settings that were tried"
+    yield (
+        f"One at a time, before {_inline(', '.join(found['asked']))}; without any change "
+        f"{found['passed_unchanged']} of {found['unchanged']} tries passed."
+    )
+    rows = [(f"`{one['words']}`", one["result"], _inline(one["everything"] or one["message"])[:300], one["source"])
+            for one in found["tries"]]  # fmt: skip
+    if rows:
+        yield _table(("setting", "", "what came of it", "source"), rows)
 
 
 def _ladder(outcome: Outcome) -> Iterator[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..remedies import FAILS
 from ..screen import WORDS
 from .pictures import curves, matrix, scale
 
@@ -48,6 +49,7 @@ def page(content: Mapping[str, Any]) -> str:
         f'<h1 class="{"good" if good else "bad"}">{"✓" if good else "✗"} {text(content["verdict"])}</h1>',
         f"<p>{text(content['line'].partition(': ')[2])}</p>",
         *_diagnosis(content["diagnosis"]),
+        *_tries(content.get("tries")),
         *_findings(content.get("findings", [])),
         *_ladder(content["checks"]),
         *_checks(content["checks"]),
@@ -68,6 +70,26 @@ def _diagnosis(found: Mapping[str, Any] | None) -> Iterator[str]:
         f'<section class="card" aria-label="diagnosis"><h2>Diagnosis: {text(found["layer"])}</h2>'
         f"<p>{text(found['cause'])}</p><ul>{evidence}</ul><p><b>Next step:</b> {text(found['next_step'])}</p></section>"
     )
+
+
+def _tries(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        return
+    yield '<h2 id="tries">Settings that were tried</h2>'
+    yield f"<p>One at a time, before {text(', '.join(found['asked']))}; without any change "
+    yield f"{found['passed_unchanged']} of {found['unchanged']} tries passed.</p>"
+    if not found["tries"]:
+        return
+    yield '<div class="scroll"><table><thead><tr><th>setting</th><th></th><th>what came of it</th></tr></thead>'
+    for one in found["tries"]:
+        state = "good" if one["words"] == found["workaround"] else "bad" if one["result"] == FAILS else "idle"
+        yield (
+            f"<tr><td><code>{text(one['words'])}</code><br><small>{text(one['does'])} "
+            f'(<a href="{text(one["source"])}">source</a>)</small></td>'
+            f'<td class="{state}">{text(one["result"])}</td>'
+            f"<td>{text((one['everything'] or one['message'])[:300])}</td></tr>"
+        )
+    yield "</table></div>"
 
 
 def _findings(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
