@@ -143,7 +143,7 @@ class Screen:
         usual = sum(self.before.values()) / len(self.before) if self.before else 1.0
         weights = {check: self.before.get(check, usual) for check in self.ids}
         over, all_of_them = sum(weights[check] for check in done), sum(weights.values())
-        left = f", about {gone * (all_of_them - over) / over:.0f} s left" if over else ""
+        left = f", about {gone * (all_of_them - over) / over:.0f} s left" if 0 < over < all_of_them else ""
         said = f"{gone:.0f} s: {len(done)} of {len(self.ids)} checks done{left}; now {', '.join(running)}"
         print(f"   {said}", file=sys.stderr, flush=True)
 

@@ -44,7 +44,11 @@ def test_a_setting_that_mends_all_is_a_workaround_and_never_a_pass(tmp_path: Pat
     diagnosis = ended.report["diagnosis"]
     assert diagnosis["layer"] == "collectives"
     assert diagnosis["evidence"][0] == f"{SIMPLE}: everything passes with it"
-    assert "rocm-systems/issues/5480" in diagnosis["next_step"]
+    assert diagnosis["cause"].startswith(
+        f"It is wrong as this machine is set, and right with {SIMPLE}, which uses no low-"
+    )
+    assert "until it is mended upstream (https://github.com/ROCm/rocm-systems/issues/5480)" in diagnosis["next_step"]
+    assert " s left" not in ended.err.rpartition("asking again")[2]
     markdown = (tmp_path / "copy/sftref-report/report.md").read_text()
     assert f"| `{SIMPLE}` | mends |" in markdown
     assert f"<code>{SIMPLE}</code>" in page(ended.report)
@@ -86,6 +90,7 @@ def test_a_users_own_variable_is_tried_on_a_cpu_too(tmp_path: Path) -> None:
     ended = ran(tmp_path, [(1, "passes"), (2, "needs_plain")], platform="cpu", XLA_FLAGS=flags)
     assert ended.report["verdict"] == "WORKAROUND"
     assert ended.report["tries"]["workaround"] == "unset XLA_FLAGS"
+    assert "Keep to that setting for good" in ended.report["diagnosis"]["next_step"]
 
 
 @pytest.mark.parametrize("words", [["--no-remedies"], []])

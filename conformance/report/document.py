@@ -96,13 +96,17 @@ def with_tries(found: dict[str, Any], tries: Tries | None) -> dict[str, Any]:
     """A diagnosis with what other settings did to it."""
     if tries is None:
         return found
-    step = found["next_step"]
+    more: dict[str, Any] = {"evidence": [*tries.said, *found["evidence"]]}
     best = next((one for one in tries.tries if one.words == tries.workaround), None)
     if best is not None:
-        step = f"Set {best.words} until it is mended upstream ({best.source}), and run again with it. {step}"
+        more["cause"] = f"It is wrong as this machine is set, and right with {best.words}, which {best.does}."
+        own = best.words.startswith("unset")
+        until = "for good" if own else f"until it is mended upstream ({best.source})"
+        more["next_step"] = f"Keep to that setting {until}, and run again with it: {best.words}"
     elif tries.passed_unchanged:
-        step = f"Run again, to see how often: a fault that comes and goes is a race, memory, or heat. {step}"
-    return found | {"evidence": [*tries.said, *found["evidence"]], "next_step": step}
+        often = "Run again, to see how often: a fault that comes and goes is a race, memory, or heat."
+        more["next_step"] = f"{often} {found['next_step']}"
+    return found | more
 
 
 def _without_a_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
