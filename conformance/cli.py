@@ -1,4 +1,4 @@
-"""`verify`, `bench`, `env`, `report`, `explain`, `compare`: arguments -> a run or a page, and an exit code.
+"""`verify`, `bench`, `env`, `report`, `explain`, `compare`, `doctor`: arguments -> a run or a page, and an exit code.
 
 Every mistake is one line on stderr and exit code 2. Nothing here imports JAX.
 """
@@ -19,7 +19,7 @@ from .benchmarks import cli as bench
 from .catalogue import LEVELS, expected
 from .settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
 
-COMMANDS = ("verify", "bench", "env", "report", "explain", "compare")
+COMMANDS = ("verify", "bench", "env", "report", "explain", "compare", "doctor")
 OUT = Path("sftref-report")
 VERIFY_EXAMPLES = """examples:
   sftref verify                                    this machine, on all its devices, or on 8 simulated ones
@@ -54,6 +54,13 @@ COMPARE_EXAMPLES = """examples:
   sftref compare before/report.json after/report.json
 
 exit code: 0 nothing got worse, 1 something did, 2 no such report
+"""
+DOCTOR_EXAMPLES = """examples:
+  sftref doctor                                    ./conformance where there is one, else the kit of this command
+  sftref doctor third_party/sftref/conformance     a copy, held against its manifest and against this kit
+  python -m conformance doctor                     a copy, by itself
+
+exit code: 0 file for file as released, 1 something differs, 2 no such kit
 """
 
 
@@ -100,7 +107,11 @@ def add_commands(commands: Any) -> None:
     compare = commands.add_parser("compare", help="compare two reports", epilog=COMPARE_EXAMPLES, formatter_class=raw)
     compare.add_argument("before", type=Path, metavar="A.json")
     compare.add_argument("after", type=Path, metavar="B.json")
-    for command in (verify, env, report, explain, compare):
+    doctor = commands.add_parser(
+        "doctor", help="whether a copy of the kit is as released", epilog=DOCTOR_EXAMPLES, formatter_class=raw
+    )
+    doctor.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of the copy, with laws.toml in it")
+    for command in (verify, env, report, explain, compare, doctor):
         command.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
@@ -230,8 +241,19 @@ def _report(args: dict[str, Any]) -> int:
     return 0
 
 
+def _doctor(args: dict[str, Any]) -> int:
+    from .doctor import KIT, examine, told
+
+    here = Path("conformance")
+    folder: Path = args["folder"] or (here if (here / "laws.toml").is_file() else KIT)
+    found = examine(folder)
+    print("\n".join(told(folder, found, examine())))
+    return int(not found.whole)
+
+
 COMMAND = {
     "verify": _verify, "bench": bench.run, "env": _env, "report": _report, "explain": _explain, "compare": _compare,
+    "doctor": _doctor,
 }  # fmt: skip
 
 

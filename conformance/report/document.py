@@ -7,6 +7,7 @@ from typing import Any
 from ..advice import advice
 from ..catalogue import RUNGS, laws
 from ..diagnosis import diagnose
+from ..doctor import examine
 from ..faults.judgement import Fate, fates
 from ..outcome import Outcome
 from ..records import Record, plain
@@ -39,6 +40,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
             "self_test": settings.self_test,
             "remedies": settings.remedies,
         },
+        "kit": kit(),
         "environment": outcome.environment,
         "subject": [
             {"label": label, "adapter": adapter, **outcome.subjects.get(label, {})}
@@ -58,6 +60,14 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
     }
     found: dict[str, Any] = plain(content)
     return found
+
+
+def kit() -> dict[str, Any]:
+    """Of which release the kit is, and which of its files are not that release's."""
+    try:
+        return examine().to_json()
+    except ValueError as error:
+        return {"unknown": str(error)}
 
 
 def check(record: Record) -> dict[str, Any]:

@@ -149,7 +149,8 @@ def _timing(found: dict[str, Any]) -> Iterator[str]:
 def _environment(content: dict[str, Any]) -> Iterator[str]:
     found, settings = content["environment"], content["settings"]
     yield "## On what"
-    rows = [("versions", ", ".join(f"{name} {value}" for name, value in found.get("versions", {}).items()))]
+    rows = [("kit", ", ".join(f"{name} {value}" for name, value in content["kit"].items() if value))]
+    rows += [("versions", ", ".join(f"{name} {value}" for name, value in found.get("versions", {}).items()))]
     rows += [(name, str(value)) for name, value in found.get("machine", {}).items()]
     rows += [(f"driver {name}", value) for name, value in found.get("drivers", {}).items()]
     kinds = [f"{d['platform']} {d['id']} ({d['kind']})" for d in found.get("devices", ())]

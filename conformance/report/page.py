@@ -224,8 +224,8 @@ def _timing(timing: Mapping[str, Any]) -> Iterator[str]:
 def _environment(content: Mapping[str, Any]) -> Iterator[str]:
     yield '<h2 id="environment">Environment</h2>'
     for title, value in (
-        ("versions, devices, variables", content["environment"]), ("settings", content["settings"]),
-        ("trainers", content["subject"]), ("how JAX started", content.get("start")),
+        ("the kit", content.get("kit")), ("versions, devices, variables", content["environment"]),
+        ("settings", content["settings"]), ("trainers", content["subject"]), ("how JAX started", content.get("start")),
     ):  # fmt: skip
         if value:
             yield f"<details><summary>{title}</summary><pre>{text(json.dumps(value, indent=1))}</pre></details>"

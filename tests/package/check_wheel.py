@@ -45,6 +45,8 @@ def main() -> None:
 
     sftref = [str(Path(sys.executable).with_name("sftref"))]
     subprocess.run([*sftref, "--version"], check=True)
+    # Every file of the kit is in the wheel, and nothing else.
+    subprocess.run([*sftref, "doctor"], check=True)
     common = ["--model", "tiny", "--train-fraction", "0.02", "--eval-fraction", "0.2", "--max-length", "64"]
     train = [*sftref, "train", *common, "--epochs", "1", "--out", "run", "--save", "model", "--overwrite"]
     subprocess.run(train, check=True)
