@@ -105,7 +105,7 @@ def told(folder: Path, found: Examined, own: Examined) -> Iterator[str]:
         if len(names) > MOST_NAMED:
             yield f"  {word}: {len(names) - MOST_NAMED} more"
     if not found.whole:
-        yield "next step: put the files back; what a trainer needs belongs in its adapter, what is known in --deviations"
+        yield "next step: put the files back; what a trainer needs belongs in its adapter, failures in --deviations"
     if (found.kit, found.contract) != (own.kit, own.contract):
         yield f"this command is of kit {own.kit}, contract {own.contract}"
         if found.contract != own.contract:

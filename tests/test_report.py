@@ -18,6 +18,7 @@ from sftref.conformance.catalogue import check_id, laws
 from sftref.conformance.explain import read_report
 from sftref.conformance.outcome import Outcome
 from sftref.conformance.records import STATUSES, Record, plain
+from sftref.conformance.remedies import Tries, Try
 from sftref.conformance.report.document import document, margins
 from sftref.conformance.reports import compare
 from sftref.conformance.settings import Settings
@@ -28,6 +29,9 @@ MACHINE = [law for law in laws().values() if law.per == "machine"]
 # What a library may say: markup of Markdown and XML, a table's bar, fences, control characters, half a surrogate.
 NASTY = "a | b `c` ```\n<d> & [e](f) *g* \x1b[31m\x00 \ud800 ]]>"
 ENVIRONMENT = environment.static({"JAX_X": NASTY})
+
+
+NASTY_TRY = Try(id=NASTY, words=NASTY, does=NASTY, source=NASTY, result="mends", message=NASTY, everything=NASTY)
 
 
 def made(statuses: tuple[str, ...] = STATUSES, **more: object) -> Outcome:
@@ -65,6 +69,7 @@ def test_every_verdict_has_a_valid_report(verdict: str, tmp_path: Path) -> None:
     made_of = {
         "CONFORMANT": made(("pass",)),
         "NONCONFORMANT": made(),
+        "WORKAROUND": made(tries=Tries(asked=[NASTY], unchanged=2, tries=[NASTY_TRY], workaround=NASTY)),
         "SETUP": made(("not_run",), setup=NASTY),
         "UNRESPONSIVE": made(("pass", "hang")),
         "INCOMPLETE": made(("pass", "not_run"), interrupted=130),
