@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .environment import KEEPS_PROGRAMS, keeps_programs
 from .plan import KIT
 from .records import Record
 from .settings import Settings
@@ -44,10 +45,16 @@ class Kept:
         static: the machine, as `environment.static` tells.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or this JAX's programs cannot be kept.
     """
 
     def __init__(self, root: Path, settings: Settings, static: Mapping[str, Any]) -> None:
+        if not keeps_programs(static["versions"]):
+            least = ".".join(map(str, KEEPS_PROGRAMS))
+            raise ValueError(
+                f"--cache {root}: needs JAX {least} or later, and {static['versions'].get('jax')} is installed, whose "
+                "kept programs crash; leave --cache out"
+            )
         asked = dataclasses.asdict(settings) | {"self_test": None, "remedies": None}
         variables = {name: value for name, value in static["variables"].items() if name not in DRAWN}
         machine = {**static, "variables": variables}

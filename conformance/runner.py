@@ -131,6 +131,7 @@ class Runner:
         self.starts += 1
         # Until the first process has said so, what is asked for or installed tells.
         cached = (self.outcome.platforms or environment.foreseen(self.settings.platform)) == ["cpu"]
+        cached = cached and environment.keeps_programs(self.outcome.environment.get("versions", {}))
         cache = self.scratch / "cache" if cached else None
         if self.programs is not None and running.unit.name != PLANTED:
             cache = self.programs

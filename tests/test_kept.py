@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from ladders import Copy
+from sftref.conformance.environment import keeps_programs, pmap_is
 
 ASKED = "0.001"
 CHECK = "r1.compiles"
@@ -110,3 +111,26 @@ def test_a_folder_that_cannot_be_written_is_one_line(made: Copy) -> None:
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert "--cache kept: must be a folder that can be written" in ended.err
+
+
+def test_a_jax_whose_kept_programs_crash_is_given_no_cache(made: Copy) -> None:
+    made.edit("environment.py", r"KEEPS_PROGRAMS = \(0, 6\)", "KEEPS_PROGRAMS = (99, 0)")
+    ended = made.verify("--cache", "kept")
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "--cache kept: needs JAX 99.0 or later, and" in ended.err
+    ended = made.verify("--no-self-test")
+    assert "JAX_COMPILATION_CACHE_DIR" in ended.check(CHECK)["message"], "nor one for the run alone"
+
+
+@pytest.mark.parametrize(("version", "keeps"), [("0.5.3", False), ("0.6.0", True), ("0.12.0.1", True), ("", False)])
+def test_which_releases_keep_programs(version: str, keeps: bool) -> None:
+    assert keeps_programs({"jax": version}) == keeps
+
+
+@pytest.mark.parametrize(
+    ("version", "merged", "own"), [("0.7.2", False, True), ("0.8.3", True, False), ("0.8.3", False, True),
+                                   ("0.7.2", None, True), ("0.12.0.1", None, False)],
+)  # fmt: skip
+def test_what_pmap_is_made_of(version: str, merged: bool | None, own: bool) -> None:
+    assert pmap_is(version, merged).startswith("an implementation of its own") == own

@@ -155,6 +155,7 @@ def _environment(content: dict[str, Any]) -> Iterator[str]:
     rows += [(f"driver {name}", value) for name, value in found.get("drivers", {}).items()]
     kinds = [f"{d['platform']} {d['id']} ({d['kind']})" for d in found.get("devices", ())]
     rows += [("devices", ", ".join(kinds) or "unknown"), ("runtime", found.get("platform_version", "unknown"))]
+    rows += [("pmap", found["pmap"])] if "pmap" in found else []
     rows += [(name, str(value)) for name, value in found.get("config", {}).items()]
     rows += [(name, value) for name, value in found.get("variables", {}).items()]
     rows += [(f"--{name}", " ".join(value) if isinstance(value, list) else str(value))

@@ -1,0 +1,133 @@
+"""Reports of many releases of JAX -> the table of releases by rungs, with why each check that fell did so.
+
+    tox run -e jax0.5.3,jax0.6.2,jax0.7.2,jax0.8.3,jax0.9.2,jax0.10.2,jax0.11.1,jax0.12.0.1
+    python tests/versions/table.py versions
+
+Writes `README.md` beside this file. Nothing in it is written by hand: what a check found is its report's, and why is an
+entry of `known.toml`. Exits with 1 if a check fell that has no entry, or an entry has no check that fell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PACKAGES = ("jaxlib", "flax", "optax", "numpy", "python")
+FELL = ("fail", "error", "hang", "crash")
+# How a reason begins that every release shares: what the trainers do not claim, or what has no meaning there.
+APART = ("capability ", "does not apply")
+Report = Mapping[str, Any]
+
+
+def version(report: Report) -> tuple[int, ...]:
+    """Of JAX, in the order of releases."""
+    return tuple(int(part) for part in report["environment"]["versions"]["jax"].split("."))
+
+
+def jax(report: Report) -> str:
+    """Of JAX, as it is written."""
+    return str(report["environment"]["versions"]["jax"])
+
+
+def cell(checks: Sequence[Report]) -> str:
+    """What became of a rung's checks."""
+    counts = {
+        "passed": sum(check["status"] == "pass" for check in checks),
+        "**fell**": sum(check["status"] in FELL for check in checks),
+        "blocked": sum(check["status"] == "blocked" for check in checks),
+        "not run": sum(check["status"] == "not_run" and not check["message"].startswith(APART) for check in checks),
+    }
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "does not apply"
+
+
+def rows(reports: Sequence[Report]) -> Iterator[list[str]]:
+    """The table, its head first: a row for each release, a column for each rung."""
+    rungs = sorted({(check["rung"], check["rung_name"]) for report in reports for check in report["checks"]})
+    yield ["JAX", *PACKAGES, "verdict", *(f"{rung} {name}" for rung, name in rungs), "planted faults", "seconds"]
+    for report in reports:
+        versions = report["environment"]["versions"]
+        cells = [cell([check for check in report["checks"] if check["rung"] == rung]) for rung, _ in rungs]
+        seen = sum(fault["status"] == "killed" for fault in report["faults"])
+        asked = sum(fault["status"] != "not_run" for fault in report["faults"])
+        yield [
+            f"**{jax(report)}**", *(versions.get(name, "") for name in PACKAGES), report["verdict"], *cells,
+            f"{seen} of {asked} seen", f"{report['timing']['seconds']:.0f}",
+        ]  # fmt: skip
+
+
+def fallen(reports: Iterable[Report]) -> Iterator[tuple[Report, Report]]:
+    """Each check that did not do what its law demands, or was not run for want of something, with its report."""
+    for report in reports:
+        for check in report["checks"]:
+            missing = check["status"] == "not_run" and not check["message"].startswith(APART)
+            if check["status"] in FELL or missing:
+                yield report, check
+
+
+def explained(reports: Sequence[Report], known: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Lines on what fell, and what is amiss: a check without an entry, an entry without a check."""
+    lines, amiss, used = [], [], set()
+    for report, check in fallen(reports):
+        found = next((i for i, entry in enumerate(known)
+                      if check["law"] in entry["laws"] and jax(report) in entry["jax"]), None)  # fmt: skip
+        if found is None:
+            amiss.append(f"JAX {jax(report)}: {check['id']} has no entry in known.toml: {check['message'][:200]}")
+            continue
+        used.add(found)
+        message = " ".join(check["message"].split())[:240].replace("|", "\\|").replace("<", "\\<")
+        lines.append(f"- JAX {jax(report)}, `{check['id']}`, {check['status']}: {message}")
+        lines.append(f"  *{' '.join(known[found]['why'].split())}* ({known[found]['source']})")
+    for report in reports:
+        seen = [fault for fault in report["faults"] if fault["status"] == "survived"]
+        amiss += [f"JAX {jax(report)}: the planted fault {fault['id']} was not seen" for fault in seen]
+    covered = {jax(report) for report in reports}
+    amiss += [f"the entry for {', '.join(entry['laws'])} under JAX {', '.join(entry['jax'])} has no check that fell"
+              for i, entry in enumerate(known) if i not in used and covered & set(entry["jax"])]  # fmt: skip
+    return lines, amiss
+
+
+def page(reports: Sequence[Report], lines: Sequence[str]) -> str:
+    """The whole page."""
+    head, *table = rows(reports)
+    cells = [head, ["---"] * len(head), *table]
+    level, machine = reports[0]["settings"]["level"], reports[0]["environment"]["machine"]
+    said = [
+        "# Releases of JAX",
+        f"`sftref verify --level {level}` under each, on {reports[0]['environment']['platforms'][-1]} "
+        f"({machine['cores']} cores, {len(reports[0]['environment']['devices'])} devices). Made by `table.py` beside "
+        "this file, from the runs' reports.",
+        "\n".join(f"| {' | '.join(row)} |" for row in cells),
+        "Before JAX 0.8 `pmap` is an implementation of its own, and from then on `jit` of `shard_map` "
+        "(https://docs.jax.dev/en/latest/migrate_pmap.html): below, that the two trainers agree says more.",
+        "## What fell, and why",
+        "\n".join(lines) or "Nothing.",
+    ]
+    return "\n\n".join(said) + "\n"
+
+
+def main() -> int:
+    """Read, explain, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="with a folder for each release, and a report.json in each")
+    parser.add_argument("--out", type=Path, default=HERE / "README.md")
+    given = parser.parse_args()
+    reports = [json.loads(path.read_text()) for path in given.folder.glob("*/report.json")]
+    reports = sorted((report for report in reports if "jax" in report["environment"].get("versions", {})), key=version)
+    if not reports:
+        print(f"table.py {given.folder}: holds no */report.json; run tox as this file says", file=sys.stderr)
+        return 2
+    known = tomllib.loads((HERE / "known.toml").read_text()).get("known", [])
+    lines, amiss = explained(reports, known)
+    given.out.write_text(page(reports, lines), encoding="utf-8")
+    print("\n".join([*amiss, str(given.out)]))
+    return int(bool(amiss))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
