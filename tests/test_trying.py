@@ -18,6 +18,13 @@ from sftref.conformance.trying import RUNG_OF
 SIMPLE = "NCCL_PROTO=Simple"
 
 
+@pytest.fixture(autouse=True)
+def _nothing_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have set something that would be tried."""
+    for remedy in remedies(["cpu"], 0, ["fail"], os.environ, 1):
+        monkeypatch.delenv(remedy.without)
+
+
 def ran(folder: Path, ladder: list[tuple[int, str]], *words: str, platform: str = "gpu", **variables: str) -> Ended:
     made = Copy(folder / "copy", ladder).on(platform, "rocm 60400" if platform == "gpu" else platform)
     ended = made.verify("--no-self-test", *words, **variables)
