@@ -20,7 +20,7 @@ THEIRS = re.compile(
     r"(JAX|XLA|TF_(CUDNN|ENABLE|FORCE|GPU|ROCM|XLA)|HIP|HSA|ROCR|AMD|MIOPEN|NCCL|RCCL|LIBTPU)_.*|CUDA_(LAUNCH|DEVICE_MAX|MODULE).*|LD_LIBRARY_PATH|LD_PRELOAD"
 )
 # Where something lies, how many there are, and what an accident may not change while a fault is looked for.
-KEPT = re.compile(r".*(VISIBLE|PLATFORM|CACHE|_HOME|_ROOT|_PATH|_DIR|NUM_|COORDINATOR|PROCESS_ID|LOG|DEBUG).*")
+KEPT = re.compile(r".*(VISIBLE|PLATFORM|CACHE|_HOME|_ROOT|_PATH|_DIR|NUM_|CLIENT_|COORDINATOR|PROCESS_ID|LOG|DEBUG).*")
 LOADER = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 DEVICE_COUNT = "--xla_force_host_platform_device_count"
 RESULTS = MENDS, FAILS, REFUSED, SILENT, UNTRIED = (

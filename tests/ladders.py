@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sftref.conformance.remedies import remedies
+
 KIT = Path(__file__).parents[1] / "conformance"
 DEADLINE = 2.5
 # What a check does, by its fate. `check` is the Check; `A` an array.
@@ -180,8 +182,10 @@ class Copy:
         return self
 
     def environment(self) -> dict[str, str]:
-        # A pytest of the user's own may not reach in.
-        return os.environ | {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "--nonsense", "COLUMNS": "200"}
+        # A pytest of the user's own may not reach in, nor a setting of theirs: it would be tried where something falls.
+        theirs = [remedy.without for remedy in remedies(["cpu"], 0, ["fail"], os.environ, 1)]
+        kept = {name: value for name, value in os.environ.items() if name not in theirs}
+        return kept | {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "--nonsense", "COLUMNS": "200"}
 
     def start(self, *arguments: str, before: str = "", **more: Any) -> subprocess.Popen[str]:
         """`python -m conformance verify`, as a process; `before` is shell that runs first."""

@@ -18,13 +18,6 @@ from sftref.conformance.trying import RUNG_OF
 SIMPLE = "NCCL_PROTO=Simple"
 
 
-@pytest.fixture(autouse=True)
-def _nothing_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have set something that would be tried."""
-    for remedy in remedies(["cpu"], 0, ["fail"], os.environ, 1):
-        monkeypatch.delenv(remedy.without)
-
-
 def ran(folder: Path, ladder: list[tuple[int, str]], *words: str, platform: str = "gpu", **variables: str) -> Ended:
     made = Copy(folder / "copy", ladder).on(platform, "rocm 60400" if platform == "gpu" else platform)
     ended = made.verify("--no-self-test", *words, **variables)
@@ -164,7 +157,16 @@ def test_a_remedy_is_for_its_platforms_rungs_and_ends(
 
 
 @pytest.mark.parametrize(
-    "name", ["JAX_PLATFORMS", "TF_CLI_CONFIG_FILE", "CUDA_VISIBLE_DEVICES", "JAX_NUM_CPU_DEVICES", "ROCM_PATH", "HOME"]
+    "name",
+    [
+        "JAX_PLATFORMS",
+        "TF_CLI_CONFIG_FILE",
+        "XLA_PYTHON_CLIENT_PREALLOCATE",
+        "CUDA_VISIBLE_DEVICES",
+        "JAX_NUM_CPU_DEVICES",
+        "ROCM_PATH",
+        "HOME",
+    ],
 )
 def test_what_says_which_devices_there_are_is_never_left_out(name: str) -> None:
     assert remedies(["cpu"], 2, ["fail"], {name: "1"}, 8) == []
