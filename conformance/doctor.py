@@ -62,17 +62,26 @@ def hashes(folder: Path) -> dict[str, str]:
     return found
 
 
+def _version(folder: Path) -> tuple[str, int]:
+    version = tomllib.loads((folder / VERSION).read_text(encoding="utf-8"))
+    return str(version["kit"]), int(version["contract"])
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
 def examine(folder: Path = KIT) -> Examined:
-    """Hold a folder against its manifest.
+    """Hold a folder against its manifest; of this kit's release, against this kit's own, which nobody edited there.
 
     Raises:
         ValueError: it has no manifest or no version, or none that can be read.
     """
     try:
-        version = tomllib.loads((folder / VERSION).read_text(encoding="utf-8"))
-        lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-        listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        kit, contract = str(version["kit"]), int(version["contract"])
+        (kit, contract), listed = _version(folder), _listed(folder)
+        if (kit, contract) == _version(KIT):
+            listed = _listed(KIT)
     except (OSError, ValueError, KeyError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise ValueError(

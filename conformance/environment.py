@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .versions import release
+
 # Distributions that compute, place or move numbers, and those that run the checks.
 PACKAGES = re.compile(
     r"(jax|jaxlib|jax[-_].*|libtpu.*|nvidia[-_].*|.*rocm.*|flax|optax|orbax[-_]checkpoint|numpy|scipy|ml[-_]dtypes"
@@ -86,20 +88,16 @@ def live(limit: float) -> dict[str, Any]:
     }
 
 
-def release(version: str) -> tuple[int, ...]:
-    """The first two numbers of a version."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-
-
 def keeps_programs(versions: Mapping[str, str]) -> bool:
     """Whether programs that one process compiled can be run by another one, under the JAX that is installed."""
-    return release(versions.get("jax", "")) >= KEEPS_PROGRAMS
+    return "jax" in versions and release(versions["jax"]) >= KEEPS_PROGRAMS
 
 
 def pmap_is(version: str, merged: bool | None) -> str:
     """What `jax.pmap` is made of: from JAX 0.8 on `jit` of `shard_map`, unless an option asks for the older one.
 
-    Source: https://docs.jax.dev/en/latest/migrate_pmap.html. Flax before 0.12.5 and optax before 0.2.8 set that option.
+    Source: https://docs.jax.dev/en/latest/migrate_pmap.html. A library may have set that option: optax did before 0.2.8
+    (https://newreleases.io/project/github/google-deepmind/optax/release/v0.2.8).
     """
     if merged is False or (merged is None and release(version) < (0, 8)):
         return "an implementation of its own, so that it agrees with jit of a mesh says more"

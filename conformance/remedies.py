@@ -14,13 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# A user's own variables that change what is computed or how it travels, and not which devices there are, or where
-# something lies.
+# A user's own variables that change what is computed or how it travels ...
 THEIRS = re.compile(
-    r"(JAX|XLA|TF_(CUDNN|ENABLE|FORCE|GPU|ROCM|XLA)|HIP|HSA|ROCR|AMD|MIOPEN|NCCL|RCCL|LIBTPU)_.*|CUDA_(LAUNCH|DEVICE_MAX|MODULE).*|LD_LIBRARY_PATH|LD_PRELOAD"
+    r"(JAX|XLA|HIP|HSA|ROCR|AMD|MIOPEN|NCCL|RCCL|LIBTPU|TF_(CUDNN|ENABLE|FORCE|GPU|ROCM|XLA)|CUDA_(LAUNCH|DEVICE_MAX))_.*"
 )
-# Where something lies, how many there are, and what an accident may not change while a fault is looked for.
+# ... but for those that say which devices there are, where something lies, or what is logged.
 KEPT = re.compile(r".*(VISIBLE|PLATFORM|CACHE|_HOME|_ROOT|_PATH|_DIR|NUM_|CLIENT_|COORDINATOR|PROCESS_ID|LOG|DEBUG).*")
+# Whose libraries are loaded.
 LOADER = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 DEVICE_COUNT = "--xla_force_host_platform_device_count"
 RESULTS = MENDS, FAILS, REFUSED, SILENT, UNTRIED = (
@@ -170,9 +170,7 @@ def _count(given: Mapping[str, str]) -> str:
 def _theirs(given: Mapping[str, str]) -> Iterator[Remedy]:
     for name in sorted(given):
         if (THEIRS.fullmatch(name) and not KEPT.fullmatch(name)) or name in LOADER:
-            yield Remedy(
-                id=f"without-{name}", does=f"leaves out {name}={given[name]}", source=UNSET_SOURCE, without=name
-            )
+            yield Remedy(id=f"without-{name}", does=f"leaves {name} out", source=UNSET_SOURCE, without=name)
 
 
 def remedies(

@@ -25,7 +25,8 @@ MOST_CHECKS = 3
 UNCHANGED = 2
 # Ladders that are asked whole.
 MOST_WHOLE = 2
-# Seconds after which nothing more is tried, by level: on a machine where each try hangs, one costs minutes.
+# Seconds after which no further setting is tried, by level: on a machine where each try hangs, one costs minutes. A
+# whole ladder that was begun by then goes on, and takes as long as the run itself.
 MOST_SECONDS = {"quick": 300.0, "standard": 900.0, "full": 3600.0}
 # The rung on which a phase of JAX's start would stand. Before there is a device no setting of the list matters, and
 # only the user's own are left out.
@@ -81,7 +82,7 @@ def _of_a_start(outcome: Outcome, started: Started, given: Mapping[str, str], as
     platform = outcome.settings.platform
     # Without an answer nobody knows the platform: what is for any accelerator is tried.
     names = ["gpu", "rocm", "cuda", "tpu"] if platform in (None, "gpu") else ["gpu", platform]
-    rung = RUNG_OF.get(started.phase, 0)
+    rung = RUNG_OF.get(started.phase, -1)
     worth = [one for one in remedies(names, rung, [started.how], given, 1) if one.devices is None]
 
     def ask(environment: Mapping[str, str], _: int | None) -> tuple[str, str]:

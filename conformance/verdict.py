@@ -83,7 +83,10 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
     reason = ", ".join(said)
     if outcome.interrupted is not None:
         return "INCOMPLETE", f"interrupted; {reason}"
-    if outcome.tries is not None and outcome.tries.workaround and not old:
+    found = fates(outcome)
+    blind = [fate for fate in found if fate.status == "survived"]
+    # Who does not see a planted fault does not know that everything passes.
+    if outcome.tries is not None and outcome.tries.workaround and not old and not blind:
         return "WORKAROUND", f"everything passes with {outcome.tries.workaround}, and without it: {reason}"
     if wrong or old:
         return "NONCONFORMANT", reason
@@ -95,8 +98,6 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
         return "UNTRUSTED", f"kept programs, now gone, gave another result than those compiled anew ({which}): {reason}"
     if not passed:
         return "UNTRUSTED", f"nothing was verified: {reason}"
-    found = fates(outcome)
-    blind = [fate for fate in found if fate.status == "survived"]
     if blind:
         fate = blind[0]
         return "UNTRUSTED", f"a planted fault was not seen ({fate.fault.id}: {fate.message}): {reason}"

@@ -24,6 +24,7 @@ from sftref.conformance.faults.selftest import gathered, markdown
 from sftref.conformance.outcome import Outcome
 from sftref.conformance.plan import PLANTED, trial_command, trials
 from sftref.conformance.records import Record
+from sftref.conformance.remedies import Tries
 from sftref.conformance.report.document import document
 from sftref.conformance.report.markdown import markdown as report_text
 from sftref.conformance.settings import DEFAULT_ADAPTERS, Settings, subject_labels
@@ -98,6 +99,11 @@ def test_a_fault_that_was_not_seen_makes_the_verdict_untrusted() -> None:
     broken = run("pass")
     broken.records["operators.tanh"] = Record.ended(laws()["operators.tanh"], None, "fail", "off", 1.0)
     assert judge(broken).name == "NONCONFORMANT"
+    # That a setting mends everything is no result of a kit that is blind.
+    broken.tries = Tries(asked=[LAW], workaround="NCCL_PROTO=Simple")
+    assert judge(broken).name == "NONCONFORMANT"
+    broken.trials[TRIAL] = run("fail").trials[TRIAL]
+    assert judge(broken).name == "WORKAROUND"
 
 
 def test_a_self_test_that_could_not_run_is_not_one_that_passed() -> None:

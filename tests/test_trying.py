@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ SIMPLE = "NCCL_PROTO=Simple"
 
 
 def ran(folder: Path, ladder: list[tuple[int, str]], *words: str, platform: str = "gpu", **variables: str) -> Ended:
-    made = Copy(folder / "copy", ladder).on(platform, "rocm 60400" if platform == "gpu" else platform)
+    made = Copy(folder / "copy", ladder, tries=True).on(platform, "rocm 60400" if platform == "gpu" else platform)
     ended = made.verify("--no-self-test", *words, **variables)
     schema = json.loads((KIT / "report" / "report.schema.json").read_text())
     jsonschema.validate(ended.report, schema)
@@ -108,7 +110,7 @@ def test_a_trainer_of_somebody_else_is_not_the_machine(tmp_path: Path) -> None:
 
 def test_jax_that_does_not_start_is_started_with_other_settings(tmp_path: Path) -> None:
     """A preloaded library that hangs when JAX is imported: the user's own variable is the only thing to try there."""
-    made = Copy(tmp_path / "copy", [(1, "passes"), (2, "passes-2")]).on("gpu", "rocm")
+    made = Copy(tmp_path / "copy", [(1, "passes"), (2, "passes-2")], tries=True).on("gpu", "rocm")
     stand_in = made.folder / "jax" / "__init__.py"
     hang = "import os, time\nif os.environ.get('HSA_OVERRIDE_GFX_VERSION'): time.sleep(60)\n"
     more = "def device_count(): return len(devices())\n"
@@ -127,7 +129,7 @@ def test_jax_that_does_not_start_is_started_with_other_settings(tmp_path: Path) 
 
 
 def test_time_for_tries_is_bounded(tmp_path: Path) -> None:
-    made = Copy(tmp_path / "copy", [(1, "passes"), (2, "sleeps")]).on("gpu", "rocm")
+    made = Copy(tmp_path / "copy", [(1, "passes"), (2, "sleeps")], tries=True).on("gpu", "rocm")
     made.edit("trying.py", r'"standard": 900.0', '"standard": 1.0')
     ended = made.verify("--no-self-test")
     assert ended.report["verdict"] == "UNRESPONSIVE"
@@ -172,6 +174,12 @@ def test_what_says_which_devices_there_are_is_never_left_out(name: str) -> None:
     assert remedies(["cpu"], 2, ["fail"], {name: "1"}, 8) == []
 
 
+def test_what_a_variable_holds_is_not_told_twice() -> None:
+    """The report hides the values of secrets; a try names the variable only."""
+    (found,) = remedies(["cpu"], 2, ["fail"], {"NCCL_AUTH_TOKEN": "s3cret"}, 8)
+    assert "s3cret" not in f"{found.words} {found.does} {found.id}"
+
+
 def test_the_count_of_simulated_devices_stays_where_flags_are_left_out() -> None:
     count = "--xla_force_host_platform_device_count=3"
     (found,) = remedies(["cpu"], 2, ["fail"], {"XLA_FLAGS": f"--xla_cpu_enable_fast_math=true {count}"}, 8)
@@ -181,9 +189,6 @@ def test_the_count_of_simulated_devices_stays_where_flags_are_left_out() -> None
 
 def test_every_flag_of_the_list_is_one_that_this_jax_knows(tmp_path: Path) -> None:
     """An unknown one would end the process that is to try it."""
-    import subprocess
-    import sys
-
     flags = " ".join(flag for remedy in listed() for flag in remedy.flags)
     variables: dict[str, Any] = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     code = "import jax; jax.devices()"
