@@ -25,6 +25,7 @@ OPTIONAL_METHODS = {
     "moments": "moments",
     "replicas": "replicas",
     "program": "program",
+    "lowered": "lowering",
     "costs": "costs",
     "parts": "parts",
     "save": "checkpoint",
@@ -134,6 +135,13 @@ class TrainerUnderTest(Protocol):
 
     def program(self, batch: HostBatch) -> str:
         """The compiled update for batches of this shape, as HLO text."""
+
+    def lowered(self, batch: HostBatch, platform: str) -> str:
+        """The update for batches of this shape as StableHLO text, lowered for `platform`, which need not be here.
+
+        It is cpu, cuda, rocm or tpu. Of a jitted function:
+        `f.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()`.
+        """
 
     def costs(self, batch: HostBatch) -> Mapping[str, float]:
         """What the compiled update for batches of this shape needs, on each device, as JAX itself counts it.

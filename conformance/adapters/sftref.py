@@ -91,6 +91,10 @@ class SftrefTrainer:
         """See `TrainerUnderTest.program`."""
         return str(self.trainer.compiled(self.state, self._put(batch)).as_text())
 
+    def lowered(self, batch: HostBatch, platform: str) -> str:
+        """See `TrainerUnderTest.lowered`."""
+        return self.trainer.lowered(self.state, self._put(batch), platform)
+
     def costs(self, batch: HostBatch) -> Mapping[str, float]:
         """See `TrainerUnderTest.costs`."""
         return costs_of(self.trainer.compiled(self.state, self._put(batch)))

@@ -23,6 +23,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..adapter import Arrays, Case, HostBatch, StepResult
 from ..costs import costs_of
 
+# By default a product of float32 is TF32 on recent NVIDIA GPUs, and bfloat16 on a TPU.
+PRECISION = jax.lax.Precision.HIGHEST
+
 
 def logits(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
     """BERT's logits [B, C]; padding, rows of weight 0 included, is read as token 0 and seen by nobody."""
@@ -33,7 +36,7 @@ def logits(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Ar
         return params[f"bert.embeddings.{name}_embeddings.weight"]
 
     def dense(x: jax.Array, name: str) -> jax.Array:
-        return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+        return jnp.matmul(x, params[f"{name}.weight"].T, precision=PRECISION) + params[f"{name}.bias"]
 
     def norm(x: jax.Array, name: str) -> jax.Array:
         # In two passes: `jax.nn.standardize` takes E[x^2] - E[x]^2, which is lost where means are large.
@@ -49,24 +52,29 @@ def logits(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Ar
     for layer in range(case.num_hidden_layers):
         name = f"bert.encoder.layer.{layer}"
         q, k, v = (heads(dense(x, f"{name}.attention.self.{part}")) for part in ("query", "key", "value"))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1]).astype(q.dtype)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision=PRECISION) / np.sqrt(q.shape[-1]).astype(q.dtype)
         weights = jax.nn.softmax(jnp.where(real[:, None, None], scores, -1e30))
-        seen = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape)
+        seen = jnp.einsum("bhqk,bkhd->bqhd", weights, v, precision=PRECISION).reshape(x.shape)
         x = norm(x + dense(seen, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm")
         inner = jax.nn.gelu(dense(x, f"{name}.intermediate.dense"), approximate=False)
         x = norm(x + dense(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
     return dense(jnp.tanh(dense(x[:, 0], "bert.pooler.dense")), "classifier")
 
 
-def mean_loss(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
-    """The weighted mean, sum w_i loss_i / sum w_i over the examples of all devices."""
+def loss_sum(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
+    """Sum w_i loss_i over the examples of the batch."""
     labels = jnp.where(batch.weights > 0, batch.labels, 0)
     found = logits(case, params, batch)
     if case.regression:
         each = (found[:, 0] - labels) ** 2
     else:
         each = optax.softmax_cross_entropy_with_integer_labels(found, labels)
-    return (batch.weights * each).sum() / batch.weights.sum()
+    return (batch.weights * each).sum()
+
+
+def mean_loss(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
+    """The weighted mean, sum w_i loss_i / sum w_i over the examples of all devices."""
+    return loss_sum(case, params, batch) / batch.weights.sum()
 
 
 class Compiled(NamedTuple):
@@ -117,7 +125,7 @@ class Template:
     """The border: four methods, and one more for each capability beyond `devices` and `jax`."""
 
     name = "template"
-    capabilities = frozenset({"devices", "jax", "gradients", "program", "costs"})
+    capabilities = frozenset({"devices", "jax", "gradients", "program", "lowering", "costs"})
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """See `TrainerUnderTest.start`."""
@@ -147,6 +155,11 @@ class Template:
     def program(self, batch: HostBatch) -> str:
         """See `TrainerUnderTest.program`."""
         return str(self._compiled(batch).as_text())
+
+    def lowered(self, batch: HostBatch, platform: str) -> str:
+        """See `TrainerUnderTest.lowered`."""
+        traced = self.run.step.trace(self.now, self.state, self._put(batch))
+        return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
     def costs(self, batch: HostBatch) -> Mapping[str, float]:
         """See `TrainerUnderTest.costs`."""

@@ -22,22 +22,27 @@ class CannotPlantError(Exception):
 
 
 @contextlib.contextmanager
-def replaced(primitive: Any, wrong: Wrong) -> Iterator[None]:
-    """Compile `wrong` for a primitive.
+def replaced(primitive: Any, wrong: Wrong, platform: str | None = None) -> Iterator[None]:
+    """Compile `wrong` for a primitive, for every platform or for one.
 
     Args:
         primitive: of JAX.
         wrong: (right, *operands, **parameters) -> outputs, a list where the primitive has several; `right` is what the
             primitive does by itself, for operands of the same shapes, and may be given other parameters.
+        platform: as JAX calls it: cpu, cuda, rocm or tpu; None for all.
 
     Raises:
         CannotPlantError: this JAX keeps no rule for the primitive where it is looked for.
     """
     mlir = importlib.import_module("jax._src.interpreters.mlir")
     try:
-        tables = [mlir._lowerings, *mlir._platform_specific_lowerings.values()]
+        general, special = mlir._lowerings, mlir._platform_specific_lowerings
     except AttributeError as error:
         raise CannotPlantError(f"JAX {jax.__version__} keeps its lowering rules elsewhere") from error
+    tables = [general, *special.values()] if platform is None else [special[platform]]
+    lent = platform is not None and primitive in general and primitive not in tables[0]
+    if lent:
+        tables[0][primitive] = general[primitive]
     kept = [(table, table[primitive]) for table in tables if primitive in table]
     if not kept:
         raise CannotPlantError(f"JAX {jax.__version__} has no lowering rule for {primitive}")
@@ -52,6 +57,8 @@ def replaced(primitive: Any, wrong: Wrong) -> Iterator[None]:
     finally:
         for table, entry in kept:
             table[primitive] = entry
+        if lent:
+            del tables[0][primitive]
         for clone in clones:
             mlir._lowerings.pop(clone, None)
 

@@ -15,7 +15,7 @@ from ..records import Record
 from ..settings import Settings
 from . import Fault, harmless
 from .judgement import level_of
-from .trial import PERFORMANCE, SUBJECTS, trials
+from .trial import LOWERED, PERFORMANCE, SUBJECTS, trials
 
 
 @dataclass
@@ -45,6 +45,8 @@ def side(fault: Fault) -> list[Law]:
     if fault.planted == PERFORMANCE:
         # It computes what the right one does: laws of results would take minutes to say so.
         return [law for law in laws().values() if law.rung_name == PERFORMANCE or law.id in fault.seen_by]
+    if fault.planted == LOWERED:
+        return [law for law in laws().values() if law.id.startswith("lowering.") or law.id in fault.seen_by]
     ours = fault.planted == SUBJECTS or (fault.planted == "harmless" and fault.id in harmless.changed)
     per = "subject" if ours else "machine"
     return [law for law in laws().values() if law.per == per]

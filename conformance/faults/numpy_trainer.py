@@ -67,7 +67,7 @@ class NumpyTrainer:
     """A right trainer. See `TrainerUnderTest` for the methods that have no explanation here."""
 
     name = "numpy (right)"
-    capabilities = CAPABILITIES - {"processes", "program", "costs", "parts", "jax"}
+    capabilities = CAPABILITIES - {"processes", "program", "lowering", "costs", "parts", "jax"}
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """Begin a run."""

@@ -120,12 +120,13 @@ class _Leaks(Template):
         return self.batches[-1]
 
 
-class _AnotherUpdate(Template):
+class AnotherUpdate(Template):
     """The template with another program for its update."""
 
     update: ClassVar[Callable[[Case, int], Any]]
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+        """See `TrainerUnderTest.start`."""
         super().start(case, params, n_devices)
         self.run: Compiled = self.run._replace(step=type(self).update(dataclasses.replace(case, seed=0), n_devices))
 
@@ -146,7 +147,7 @@ def with_gather(case: Case, n: int) -> Any:
 
 
 @costly("extra-all-gather")
-class _ExtraAllGather(_AnotherUpdate):
+class _ExtraAllGather(AnotherUpdate):
     """Every update begins with an all-gather of all parameters; with one device there is nothing to gather."""
 
     update = with_gather
@@ -160,7 +161,7 @@ def without_donation(case: Case, n: int) -> Any:
 
 
 @costly("lost-donation")
-class _LostDonation(_AnotherUpdate):
+class _LostDonation(AnotherUpdate):
     """The update donates nothing: at its peak it needs parameters and moments twice. `costs` has `aliased` 0."""
 
     update = without_donation

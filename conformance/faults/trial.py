@@ -27,9 +27,9 @@ from ..settings import Settings, device_limit
 from . import Fault
 from .lowering import CannotPlantError
 
-SUBJECTS, PERFORMANCE = "subjects", "performance"
+SUBJECTS, PERFORMANCE, LOWERED = "subjects", "performance", "lowered"
 # The modules that plant trainers; the others plant in the machine.
-TRAINERS = (SUBJECTS, PERFORMANCE)
+TRAINERS = (SUBJECTS, PERFORMANCE, LOWERED)
 KIT = __package__.rpartition(".")[0]
 
 

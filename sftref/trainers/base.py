@@ -69,6 +69,11 @@ class Trainer(abc.ABC):
         program: jax.stages.Compiled = self._train.lower(state, batch).compile()  # type: ignore[attr-defined]
         return program
 
+    def lowered(self, state: TrainState, batch: Batch, platform: str) -> str:
+        """The program of `train_step` as StableHLO text, for a platform that need not be here: cpu, cuda, rocm, tpu."""
+        traced = self._train.trace(state, batch)  # type: ignore[attr-defined]
+        return str(traced.lower(lowering_platforms=(platform,)).as_text())
+
     def replicas(self, tree: Any) -> list[Any]:
         """A replicated result as NumPy arrays, once for each device, as that device holds it."""
         return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d), tree) for device in self.devices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,6 +74,13 @@ class PmapTrainer(Trainer):
             return np.ascontiguousarray(np.moveaxis(leaf.reshape(k, n, r // n, *leaf.shape[2:]), 1, 0))
 
         return jax.device_put(jax.tree.map(split, batch), self._sharding)
+
+    def lowered(self, state: TrainState, batch: Batch, platform: str) -> str:
+        """See `Trainer.lowered`: only what is jitted can be lowered for another platform."""
+        with warnings.catch_warnings():  # before JAX 0.8 it warns of data that would move, but nothing is run
+            warnings.filterwarnings("ignore", message=".*includes a pmap")
+            traced = jax.jit(lambda *given: self._train(*given)).trace(state, batch)
+            return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
     def replicas(self, tree: Any) -> list[Any]:
         """See `Trainer.replicas`."""
