@@ -33,13 +33,15 @@ OPTIONAL_METHODS = {
     "epoch": "data order",
     "score": "metrics",
 }
-# Beside the methods: what a `Case` may ask for; `devices`: more than one; `jax`: state in JAX arrays.
+# Beside the methods: what a `Case` may ask for; `devices`: more than one; `jax`: state in JAX arrays; `weights`: other
+# than 0 and 1.
 CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
     "devices",
     "jax",
     "dropout",
     "packing",
     "accumulation",
+    "weights",
     "processes",
     "precision:bf16",
     "precision:float64",
@@ -53,7 +55,8 @@ class Case:
     Shapes in the kit are written with B examples, L tokens, D width, H heads, F feed-forward, V vocabulary, C classes.
     Dropout above 0 is asked only of a trainer that claims `dropout` (masks as `masks.py` addresses them), `pack`
     (several examples a row) only of one that claims `packing`, `accumulate` > 1 (micro-batches an update) only with
-    `accumulation`, a `precision` other than float32 only with its own claim.
+    `accumulation`, `weighted` batches (weights other than 0 and 1) only with `weights`, a `precision` other than
+    float32 only with its own claim.
     """
 
     vocab_size: int
@@ -81,6 +84,7 @@ class Case:
     precision: str = "float32"
     pack: bool = False
     accumulate: int = 1
+    weighted: bool = True
 
     @property
     def dropout(self) -> bool:

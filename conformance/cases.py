@@ -59,8 +59,8 @@ SMALL = dataclasses.replace(
 
 
 def main_case(capabilities: frozenset[str], *, seed: int = 0, small: bool = False) -> Case:
-    """The case asked of a trainer of these capabilities: without dropout unless it is claimed."""
-    case = dataclasses.replace(SMALL if small else MAIN, seed=seed)
+    """The case asked of a trainer of these capabilities: no dropout and no weights unless they are claimed."""
+    case = dataclasses.replace(SMALL if small else MAIN, seed=seed, weighted="weights" in capabilities)
     if "dropout" in capabilities:
         return case
     return dataclasses.replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)

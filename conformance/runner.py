@@ -180,17 +180,21 @@ class Runner:
         return f"{', '.join(asked) or 'this machine'}: {said}; {split_id(record.id)[0].next_step}"
 
     def _keep(self, running: _Running, record: Record) -> None:
-        """Store the one record of a check, and tell when its line of the ladder is complete."""
+        """Store the one record of a check, and tell when its line of the ladder is complete.
+
+        A signal may end this anywhere, and what is not stored by then is taken once more: it leaves what is left last.
+        """
         if record.id not in running.left:
             return
-        running.left.remove(record.id)
         if running.unit.name == PLANTED:
             self.outcome.trials[record.id] = record
+            running.left.remove(record.id)
             return
         today = datetime.datetime.now(datetime.UTC).date()
         record = accepted(self.outcome.deviations, record, self.outcome.platforms or self._asked_platform(), today)
         record = dataclasses.replace(record, repro=self.settings.repro(record.id, record.subject))
         self.outcome.records[record.id] = record
+        running.left.remove(record.id)
         key = (record.rung, record.subject)
         mine = [r for r in self.outcome.ended() if (r.rung, r.subject) == key]
         if len(mine) == self.whole[key] and self.outcome.setup is None:

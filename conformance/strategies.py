@@ -86,7 +86,7 @@ def permutations(n: int) -> st.SearchStrategy[npt.NDArray[np.int64]]:
 def batch_of(
     case: Case, rng: np.random.Generator, *, rows: int = B, real: int | None = None, longest: int = L
 ) -> HostBatch:
-    """Ragged examples of unequal weights; the rows behind the first `real` have weight 0. Padding holds garbage.
+    """Ragged examples, of unequal weights if the case says so; padding, rows of weight 0 too, holds garbage.
 
     Args:
         case: says which ids and labels there are.
@@ -101,6 +101,8 @@ def batch_of(
     mask = (np.arange(columns) < lengths[:, None]).astype(np.int32)
     labels = rng.normal(2, 1, rows) if case.regression else rng.integers(0, case.num_labels, rows)
     weights = rng.choice(np.array([0.25, 0.5, 1.0, 2.0], np.float32), rows)
+    if not case.weighted:
+        weights[:] = 1
     weights[count:] = 0
     ids = rng.integers(0, case.vocab_size, (rows, columns))
     types = rng.integers(0, case.type_vocab_size, (rows, columns))

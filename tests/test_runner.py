@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ladders import FATES, Copy, Ended
+from sftref.conformance import runner
+from sftref.conformance.catalogue import laws
+from sftref.conformance.outcome import Outcome
+from sftref.conformance.plan import Unit
+from sftref.conformance.records import Record
+from sftref.conformance.settings import Settings
 
 Make = Callable[..., Copy]
 
@@ -162,6 +169,25 @@ def test_a_signal_leaves_a_report_of_what_ran(copy: Make, tmp_path: Path, signal
     }  # fmt: skip
     assert ended.check("r1.waits")["message"] == "interrupted"
     assert left_behind(made.folder) == []
+
+
+def test_a_result_that_a_signal_cuts_in_half_is_taken_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It was lost: the check was already off the list of what is left, and not yet among the records."""
+    outcome = Outcome(settings=Settings(), expected=["environment.versions"])
+    made = runner.Runner(outcome, unittest.mock.Mock(), tmp_path, None, {})
+    running = runner._Running(Unit("rung 0", [], frozenset()), None, ["environment.versions"])  # type: ignore[arg-type]
+    record = Record.ended(laws()["environment.versions"], None, "pass", "", 0.1)
+
+    def interrupted(*_: object) -> Record:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as half:
+        half.setattr(runner, "accepted", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made._keep(running, record)
+    made._keep(running, record)
+    assert outcome.records["environment.versions"].status == "pass"
+    assert running.left == []
 
 
 def test_children_end_with_a_parent_that_is_killed(copy: Make, tmp_path: Path) -> None:

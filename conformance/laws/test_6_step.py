@@ -10,13 +10,15 @@ import pytest
 from ..adapter import TrainerUnderTest
 from ..cases import main_case, start_params
 from ..check import Check
-from ..reference import FACTOR, gradient_reference, walk
-from ..strategies import batch_of, for_all, generators
+from ..oracle import mean_loss
+from ..reference import FACTOR, gradient_reference, loss_reference, walk
+from ..strategies import batch_of, for_all, generators, with_weights
 from ..subjects import (
     MOST,
     claims,
     evaluation_holds,
     gradients_hold,
+    loss_holds,
     precision,
     updates_hold,
 )
@@ -40,6 +42,27 @@ def test_gradients(check: Check, subject: TrainerUnderTest) -> None:
         gradients_hold(
             check, subject, case, params | {positions: params[positions] + FAR}, batch, 1, rows="a large mean"
         )
+
+    for_all(check, holds, rng=generators())
+
+
+@pytest.mark.law("step.weights")
+def test_weights(check: Check, subject: TrainerUnderTest) -> None:
+    """Loss and gradient where no two neighbours count alike; the loss of equal weights is another."""
+    claims(check, subject, "weights")
+
+    def holds(rng: np.random.Generator) -> None:
+        case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
+        params = start_params(case, rng)
+        batch = batch_of(case, rng)
+        batch = with_weights(batch, np.resize([0.25, 4.0, 1.0], len(batch.weights)))
+        subject.start(case, params, 1)
+        want = loss_reference(case, params, batch)
+        loss_holds(check, "loss of unequal weights", subject.step(batch).loss, want)
+        plain = {"loss": np.array(mean_loss(case, params, with_weights(batch, batch.weights**0)))}
+        check.distinct("the loss of equal weights", plain, want.want, want.bounds)
+        if "gradients" in subject.capabilities:
+            gradients_hold(check, subject, case, params, batch, 1, rows="unequal weights")
 
     for_all(check, holds, rng=generators())
 

@@ -1,0 +1,143 @@
+"""The loop of the article that sftref starts from, as it stands there: what costs time or moves a figure is kept.
+
+"LLM distributed supervised fine-tuning with JAX" (Douglas Jia, ROCm blogs, 25 January 2024): a state of Flax's, `pmap`
+with a key of dropout for each device and the mean of the devices' means, or `jit` over a mesh with one key.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+from flax.training import train_state
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# A sequence classifier as a function: (input_ids=, ..., params=, dropout_rng=, train=) -> (logits, ...).
+Model = Any
+
+
+class Loop:
+    """The article's loop over one kind of parallelism: programs, placement, keys.
+
+    Args:
+        model: called as `FlaxBertForSequenceClassification` is.
+        kind: "pmap" or "mesh".
+        devices: N devices; batches must be divisible by N.
+        optimizer: of the update.
+        schedule: its learning rate, for the metrics.
+        regression: a squared error of one output instead of a cross-entropy.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        kind: str,
+        devices: Sequence[jax.Device],
+        optimizer: optax.GradientTransformation,
+        schedule: optax.Schedule,
+        *,
+        regression: bool = False,
+    ) -> None:
+        self.model, self.kind, self.devices, self.optimizer = model, kind, list(devices), optimizer
+        mesh = Mesh(np.array(self.devices), ("batch",))
+        self.rows, self.everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+        given = {"schedule": schedule, "regression": regression}
+        if kind == "pmap":
+            mapped = functools.partial(jax.pmap, axis_name="batch", devices=self.devices)
+            self.train = mapped(functools.partial(train_step, reduce=_mean_over_devices, **given), donate_argnums=0)
+            self.gradients = mapped(functools.partial(gradients, reduce=_mean_over_devices, regression=regression))
+            self.logits, self.predict = mapped(logits), mapped(eval_step)
+        else:
+            self.train = jax.jit(functools.partial(train_step, reduce=_as_it_is, **given))
+            self.gradients = jax.jit(functools.partial(gradients, reduce=_as_it_is, regression=regression))
+            self.logits, self.predict = jax.jit(logits), jax.jit(eval_step)
+
+    def start(self, params: Any, seed: int) -> tuple[Any, jax.Array]:
+        """The state on all devices, and the keys of dropout: one for each device under pmap."""
+        # Copies: the state is donated, and whoever gave the parameters may need them again.
+        state = train_state.TrainState.create(
+            apply_fn=self.model.__call__, params=jax.tree.map(jnp.array, params), tx=self.optimizer
+        )
+        key = jax.random.PRNGKey(seed)
+        if self.kind == "pmap":
+            return jax.tree.map(self._stacked, state), jax.random.split(key, len(self.devices))
+        return jax.device_put(state, self.everywhere), key
+
+    def _stacked(self, leaf: Any) -> jax.Array:
+        stacked = np.broadcast_to(np.asarray(leaf)[None], (len(self.devices), *np.shape(leaf)))
+        return jax.device_put(stacked, self.rows)
+
+    def place(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Lists or arrays -> device arrays, by `jnp.array` first, as the article does."""
+        arrays = {name: jnp.array(values) for name, values in batch.items()}
+        if self.kind == "pmap":
+            n = len(self.devices)
+            arrays = {name: a.reshape(n, a.shape[0] // n, *a.shape[1:]) for name, a in arrays.items()}
+        return {name: jax.device_put(a, self.rows) for name, a in arrays.items()}
+
+    def lowered(self, state: Any, placed: Any, keys: Any, platform: str) -> str:
+        """The update as StableHLO for a platform that need not be here; pmap's as what `jit` makes of it."""
+        train = self.train if self.kind == "mesh" else jax.jit(lambda *given: self.train(*given))
+        return str(train.trace(state, placed, keys).lower(lowering_platforms=(platform,)).as_text())
+
+
+def decays(params: Any) -> Any:
+    """Every leaf but biases and LayerNorm scales."""
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+        {path: path[-1] != "bias" and path[-2:] != ("LayerNorm", "scale") for path in flat}
+    )
+
+
+def _mean_over_devices(tree: Any) -> Any:
+    return lax.pmean(tree, "batch")
+
+
+def _as_it_is(tree: Any) -> Any:
+    return tree
+
+
+def _loss_of(state: Any, batch: dict[str, Any], key: Any, regression: bool) -> Any:
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+
+    def loss(params: Any) -> jax.Array:
+        logits = state.apply_fn(**inputs, params=params, dropout_rng=key, train=True)[0]
+        if regression:
+            return jnp.mean((logits[..., 0] - batch["labels"]) ** 2)
+        one_hot = jax.nn.one_hot(batch["labels"], logits.shape[-1])
+        return jnp.mean(optax.softmax_cross_entropy(logits, one_hot))
+
+    return loss
+
+
+def train_step(
+    state: Any, batch: dict[str, Any], key: Any, *, schedule: optax.Schedule, reduce: Any, regression: bool
+) -> tuple[Any, dict[str, jax.Array], jax.Array]:
+    """(state, batch, key) -> the next state, the metrics, the next key."""
+    key, next_key = jax.random.split(key)
+    loss, found = jax.value_and_grad(_loss_of(state, batch, key, regression))(state.params)
+    metrics = reduce({"loss": loss, "learning_rate": schedule(state.step)})
+    return state.apply_gradients(grads=reduce(found)), metrics, next_key
+
+
+def gradients(state: Any, batch: dict[str, Any], key: Any, *, reduce: Any, regression: bool) -> Any:
+    """What `train_step` gives to the optimizer."""
+    return reduce(jax.grad(_loss_of(state, batch, jax.random.split(key)[0], regression))(state.params))
+
+
+def logits(state: Any, batch: dict[str, Any]) -> jax.Array:
+    """Of evaluation, [B, C]."""
+    found: jax.Array = state.apply_fn(**batch, params=state.params, train=False)[0]
+    return found
+
+
+def eval_step(state: Any, batch: dict[str, Any]) -> jax.Array:
+    """Predictions, [B]: what the article takes from the devices."""
+    return logits(state, batch).argmax(-1)
