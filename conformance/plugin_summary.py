@@ -60,6 +60,7 @@ class Summary:
         self.today = datetime.datetime.now(datetime.UTC).date()
         self.outcome = Outcome(settings=settings, expected=[], deviations=self.deviations)
         self.live: dict[str, Any] = {}
+        self.told = False
         self.held = False
         self.compiled = 0.0
         self.listens = False
@@ -128,7 +129,8 @@ class Summary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Tell the runner about this machine, once a check has passed and JAX is known to answer."""
         passed = any(n == "sftref" and isinstance(v, dict) and v["status"] == "pass" for n, v in report.user_properties)
-        if self.in_child and passed and not self.live:
+        if self.in_child and passed and not self.told:
+            self.told = True
             self.run.tell({"event": "environment", **self._ask_jax()})
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

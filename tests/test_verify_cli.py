@@ -149,6 +149,8 @@ def test_known_deviations_run_and_fail_nothing(copy: Make) -> None:
     assert ended.code == 0, ended.out
     assert list(ended.statuses.values()) == ["pass", "deviation", "deviation", "pass"], "nothing above is blocked"
     assert "2 known deviations (r1.differs, r1.exits)" in ended.verdict
+    # What asks whether a deviation is about this platform once kept the devices from being told.
+    assert "8 simulated cpu devices" in ended.verdict
 
 
 def test_plain_pytest_prints_the_ladder_and_writes_the_reports(copy: Make) -> None:

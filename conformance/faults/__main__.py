@@ -30,9 +30,10 @@ EXAMPLES = """examples:
   python -m sftref.conformance.faults --fault mean-of-means        one
   python -m sftref.conformance.faults --law operators.gelu         those that one law must see
   python -m sftref.conformance.faults --trial operators.gelu[fast-exp]   whether a law sees what it need not
+  python -m sftref.conformance.faults --read sums-of-one-size --level quick   what a person reads who has it
   python -m sftref.conformance.faults --matrix selftest --level quick    all before all: tables and a picture
 
-exit code: 0 every fault was seen, 5 one was not or none was planted, 2 wrong arguments
+exit code: 0 every fault was seen, 5 one was not or none was planted, 2 wrong arguments; of --read, the verdict's
 """
 
 
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--devices", type=int, metavar="N", help="at most N devices (default: all; 8 simulated ones on a CPU)")
     add("--seed", type=int, default=0, metavar="S", help="of every value drawn (default 0)")
     add("--matrix", type=Path, metavar="DIR", help="every fault and harmless change before every law; files go to DIR")
+    add("--read", metavar="ID", help="a planted fault before all laws, and what `verify` would print")
     add("--sftref-stream", type=Path, help=argparse.SUPPRESS)
     return found
 
@@ -63,7 +65,8 @@ def trials_of(args: argparse.Namespace) -> list[str]:
     Raises:
         ValueError: there is no such fault or law, or nothing is left.
     """
-    for option, given, known in (("fault", args.fault, faults()), ("law", args.law, laws())):
+    read = [args.read] if args.read else []
+    for option, given, known in (("fault", args.fault, faults()), ("law", args.law, laws()), ("read", read, faults())):
         for word in given:
             if word not in known:
                 near = difflib.get_close_matches(word, known, 3) or list(known)[:3]
@@ -130,6 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     start_jax(settings)
+    if args.read is not None:
+        from .reading import read
+
+        return read(faults()[args.read], settings).exit_code
     from .trial import trials
 
     teller, statuses = Teller(args.sftref_stream), []

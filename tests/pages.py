@@ -1,0 +1,75 @@
+"""Refreshes the printed blocks of `conformance/docs/failures.md`: each planted fault, and what a person reads.
+
+    python tests/pages.py [FAULT ...]
+
+A block follows its mark, `<!-- read FAULT -->`. `test_pages.py` holds each against what is printed today.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sftref.conformance.faults import faults
+
+PAGE = Path(__file__).parents[1] / "conformance" / "docs" / "failures.md"
+MARK = re.compile(r"<!-- read ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
+WIDTH = 158
+
+
+def blocks() -> dict[str, str]:
+    """Fault -> the block behind its mark."""
+    return dict(MARK.findall(PAGE.read_text(encoding="utf-8")))
+
+
+def cut(lines: list[str]) -> Iterator[str]:
+    """The lowest rung that fell with its first failure, what was blocked, the diagnosis, the verdict."""
+    told = 0
+    for line in lines:
+        if re.match(r"\S+ +\d+ ", line):
+            told = 0
+            if line.startswith("✓"):
+                continue
+        if " failed: " in line:
+            told += 1
+        if told <= 1 and not line.strip().startswith("and "):
+            yield line if len(line) <= WIDTH else f"{line[: WIDTH - 4]} ..."
+        if line.startswith("diagnosis"):
+            told = 0
+
+
+def printed(fault: str) -> str:
+    """What is read of a fault, cut."""
+    # Rung 10 is asked at `full` only; a fault of it meets no other.
+    level = "full" if faults()[fault].planted == "performance" else "quick"
+    words = [sys.executable, "-P", "-m", "sftref.conformance.faults", "--level", level, "--read", fault]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    if ended.returncode not in (1, 3):
+        raise RuntimeError(f"{fault}: exit code {ended.returncode}: {ended.stderr[-500:]}")
+    return "\n".join(cut(ended.stdout.splitlines())) + "\n"
+
+
+def main() -> int:
+    """Print, put in place."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("fault", nargs="*", help="of those on the page (default: all)")
+    for fault in parser.parse_args().fault or blocks():
+        text = printed(fault)
+        page = PAGE.read_text(encoding="utf-8")
+        found = MARK.sub(
+            lambda m, fault=fault, text=text: (
+                f"<!-- read {fault} -->\n\n```text\n{text}```\n" if m[1] == fault else m[0]
+            ),
+            page,
+        )
+        PAGE.write_text(found, encoding="utf-8")
+        print(f"{fault}: {len(text.splitlines())} lines", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""The page on failures shows what is printed today: each planted fault falls where it says, in these words."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from pages import PAGE, blocks
+from sftref.conformance.catalogue import laws
+from sftref.conformance.faults import faults
+from sftref.conformance.faults.judgement import level_of
+from sftref.conformance.faults.trial import trials
+from sftref.conformance.settings import Settings
+
+RUNGS = re.findall(
+    r"^## (\d+) \w+.*?<!-- read ([\w-]+) -->", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+)
+
+
+def masked(text: str) -> str:
+    """A text without its numbers, which differ from machine to machine."""
+    return re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", " ".join(text.split()))
+
+
+def test_every_rung_has_its_example() -> None:
+    assert [int(number) for number, _ in RUNGS] == sorted({law.rung for law in laws().values()})
+    for number, fault in RUNGS:
+        assert laws()[faults()[fault].seen_by[0]].rung == int(number), fault
+
+
+@pytest.mark.parametrize(("fault", "block"), blocks().items(), ids=blocks())
+def test_a_block_is_what_is_printed(fault: str, block: str) -> None:
+    """The law that the block tells first, asked once more: what it says, and the words of the verdict."""
+    lines = block.splitlines()
+    told = next(at for at, line in enumerate(lines) if " failed: " in line)
+    law = lines[told].split()[0].partition("[")[0]
+    entry = faults()[fault]
+    [record] = trials(entry, [(law, Settings(level=level_of("quick", entry, law)))])
+    assert record.status == "fail"
+    shown = masked(lines[told + 1].removesuffix(" ..."))
+    assert masked(record.message).startswith(shown[:60]), shown
+    assert laws()[law].cause.split(",")[0] in block
+    assert lines[-1].startswith("NONCONFORMANT: ")
+    assert f"diagnosis: {entry.layer}: " in block
