@@ -14,6 +14,8 @@ from sftref.conformance.adapter import AdapterError, check_adapter, load_adapter
 from sftref.conformance.oracle import evaluate, value_and_gradient
 from sftref.conformance.updates import OracleTrainer
 
+pytestmark = pytest.mark.jax
+
 CASE = dataclasses.replace(DROPPED, total_steps=4, warmup_steps=1, weight_decay=0.1)
 DEVICES = {"single": 1, "pmap": 4, "mesh": 4}  # six rows on four devices: the last one holds padding only
 

@@ -17,7 +17,7 @@ from sftref.conformance.plan import KIT
 from sftref import cli
 
 # `sftref bench` never imports JAX; this process has it, and Python warns of a fork beside its threads.
-pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
+pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:os.fork")]
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 ONE = ["--sftref-benchmark", "--sftref-time", "dispatch", "--sftref-devices", "1"]
 FOLDER = Path(".benchmarks/1-x-cpu-small")

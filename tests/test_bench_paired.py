@@ -16,7 +16,7 @@ from sftref.conformance.benchmarks.side import Side, SideError, interpreter, ove
 from sftref.conformance.benchmarks.verdict import WRONG, Judged, overall
 
 # `sftref bench` never imports JAX; this process has it, and Python warns of a fork beside its threads.
-pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
+pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:os.fork")]
 QUESTION = Question(("old", []), ("new", []), 0.05, "quick")
 Took = Callable[[int, np.random.Generator], float]
 

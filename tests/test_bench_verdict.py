@@ -27,6 +27,8 @@ from sftref.conformance.benchmarks.timing import (
 )
 from sftref.conformance.benchmarks.verdict import RECORDED, WRONG, Judge, Judged
 
+pytestmark = pytest.mark.once
+
 VERSIONS = {"jax": "0.10.2", "jaxlib": "0.10.2"}
 EXACT = {"operations": 100, "aliased": 4096, "compilations later": 0, "arrays left": 0}
 

@@ -8,6 +8,8 @@ from sftref.conformance import compilation
 from sftref.conformance.catalogue import laws
 from sftref.conformance.check import Check
 
+pytestmark = pytest.mark.jax
+
 
 @pytest.mark.parametrize(
     ("law", "level", "platform", "light"),

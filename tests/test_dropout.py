@@ -21,6 +21,8 @@ from sftref.dropout import Address, AddressedDropout, ArticleDropout
 from sftref.step import Program, gradient_sums, masks
 from sftref.trainers import PmapTrainer
 
+pytestmark = pytest.mark.jax
+
 UINT32 = st.integers(0, 2**32 - 1)
 ROWS, LENGTH, WIDTH, HEADS = 2, 5, 7, 5
 RATE = 0.3

@@ -14,6 +14,8 @@ from equality_table import CASES, LONG, Case, Experiment, Pair, Row, markdown
 
 from sftref.config import Precision
 
+pytestmark = pytest.mark.jax
+
 PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
 
 # Relative l2 error of a gradient, key biases apart. It passes some 200 rounded operators, there and back, whose errors

@@ -13,6 +13,8 @@ from sftref.conformance.catalogue import laws
 from sftref.conformance.faults import LAYERS, faults, seen_by
 from sftref.conformance.faults.subjects import planted, trainer
 
+pytestmark = pytest.mark.jax
+
 
 @pytest.mark.parametrize("name", sorted(faults()))
 def test_an_entry_is_whole(name: str) -> None:

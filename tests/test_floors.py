@@ -11,6 +11,8 @@ from sftref.conformance.faults.subjects import NumpyTrainer
 from sftref.conformance.faults.trial import ask
 from sftref.conformance.settings import Settings
 
+pytestmark = pytest.mark.jax
+
 BOUND = Bound(1e-3, 1e-4, "by hand")
 VALUES = np.array([1.0, -2.0, 4.0, -8.0], np.float32)
 

@@ -12,6 +12,8 @@ from sftref.conformance.benchmarks import growth
 from sftref.conformance.benchmarks.growth import Line, Point, Sample, drawn, gathered, main, page, table
 from sftref.conformance.strategies import batch_of
 
+pytestmark = pytest.mark.once
+
 
 def test_the_line_is_that_of_the_first_points_and_says_how_far_the_last_lies_from_it() -> None:
     line = Line.of([1, 2, 4, 8], [5.0, 7.0, 11.0, 38.0])

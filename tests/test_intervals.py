@@ -10,6 +10,8 @@ import pytest
 from sftref.conformance.benchmarks import intervals
 from sftref.conformance.benchmarks.intervals import FALSE_ALARMS, Ratio, Scatter
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("n", [1, 4, 9])
 @pytest.mark.parametrize("alarms", [0.001, 0.05, 0.3])

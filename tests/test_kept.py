@@ -8,6 +8,8 @@ import pytest
 from ladders import Copy
 from sftref.conformance.environment import keeps_programs, pmap_is
 
+pytestmark = pytest.mark.once
+
 ASKED = "0.001"
 CHECK = "r1.compiles"
 

@@ -16,6 +16,8 @@ from sftref.conformance.laws import test_2_partitioner as partitioner
 from sftref.conformance.meshes import DTYPES, coded, exact_limit, summed
 from test_laws_machine import N, ask, numbers
 
+pytestmark = pytest.mark.jax
+
 psum, pmax, pmin, all_gather = lax.psum, lax.pmax, lax.pmin, lax.all_gather
 psum_scatter, all_to_all, ppermute = lax.psum_scatter, lax.all_to_all, lax.ppermute
 

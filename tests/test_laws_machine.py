@@ -18,6 +18,8 @@ from sftref.conformance.laws import test_1_copies as rung1
 from sftref.conformance.settings import Settings
 from sftref.conformance.versions import unpaired
 
+pytestmark = pytest.mark.jax
+
 N = 4
 
 

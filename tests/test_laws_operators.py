@@ -18,6 +18,8 @@ from sftref.conformance.laws import test_3_matmul as matmul
 from sftref.conformance.laws import test_3_operators as rung3
 from sftref.conformance.laws import test_4_autodiff as rung4
 
+pytestmark = pytest.mark.jax
+
 
 def ask(function: Callable[..., None], level: str = "quick", n: int = 2) -> Check:
     [mark] = function.pytestmark  # type: ignore[attr-defined]

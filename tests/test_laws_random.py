@@ -12,6 +12,8 @@ from sftref.conformance.catalogue import laws
 from sftref.conformance.check import Check, LawBroken
 from sftref.conformance.laws import test_5_random as rung
 
+pytestmark = pytest.mark.jax
+
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 

@@ -20,6 +20,8 @@ from sftref.conformance.faults.subjects import trainer
 from sftref.conformance.faults.trial import SUBJECTS, TRAINERS, functions, trials
 from sftref.conformance.settings import Settings
 
+pytestmark = pytest.mark.jax
+
 FUNCTIONS = {law: function for law, function in functions().items() if laws()[law].per == "subject"}
 PLANTED = [fault for fault in faults().values() if fault.planted == SUBJECTS]
 

@@ -18,6 +18,8 @@ from sftref.config import ConfigError, OptimConfig
 from sftref.loss import REGRESSION_SHIFT, eval_sums, loss_sums
 from sftref.optim import decay_mask, linear_schedule, make_optimizer
 
+pytestmark = pytest.mark.jax
+
 ROWS, SLOTS, CLASSES = 3, 4, 3
 UNIT = 2.0**-24  # round-off of float32
 FINITE = st.floats(-1e4, 1e4, width=32)

@@ -24,6 +24,8 @@ from sftref.conformance.meshes import shard_map
 from sftref.conformance.modules import Argument, Collective, Module, Product, Tensor
 from sftref.conformance.settings import Settings
 
+pytestmark = pytest.mark.jax
+
 PLANTED = [fault for fault in faults().values() if fault.planted == "lowered"]
 SFTREF = "sftref.conformance.adapters.sftref"
 F32 = "f32"

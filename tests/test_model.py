@@ -20,6 +20,8 @@ from sftref.model import BertForSequenceClassification
 from sftref.packing import pack, packed_layout
 from sftref.step import Program, eval_step, masks
 
+pytestmark = pytest.mark.jax
+
 N, SEED, STEP = 9, 2**40 + 7, 12
 MODEL = model_config()
 TOKENS = ragged(N, seed=3)

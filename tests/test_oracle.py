@@ -27,6 +27,8 @@ from sftref.step import Program, mean_gradients
 from sftref.trainers import SingleTrainer
 from sftref.trainers.single import identity
 
+pytestmark = pytest.mark.jax
+
 CASES = {"plain": PLAIN, "dropout": DROPPED, "regression": REGRESSION}
 
 

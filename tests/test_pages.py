@@ -12,6 +12,8 @@ from sftref.conformance.faults.judgement import level_of
 from sftref.conformance.faults.trial import trials
 from sftref.conformance.settings import Settings
 
+pytestmark = pytest.mark.once
+
 RUNGS = re.findall(
     r"^## (\d+) \w+.*?<!-- read ([\w-]+) -->", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
 )

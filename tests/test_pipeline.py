@@ -20,6 +20,8 @@ from sftref.step import Program
 from sftref.tasks import get_task
 from sftref.trainers import SingleTrainer, Trainer, make_trainer
 
+pytestmark = pytest.mark.jax
+
 LENGTH = helpers.LENGTH
 
 

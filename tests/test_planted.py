@@ -18,6 +18,8 @@ from sftref.conformance.faults.lowering import CannotPlantError, replaced
 from sftref.conformance.faults.trial import TRAINERS, functions, planted, trials
 from sftref.conformance.settings import Settings
 
+pytestmark = pytest.mark.jax
+
 MODULES = ("environment", "collectives", "backends", "generators", "derivatives", "formulas")
 MACHINE = [fault for fault in faults().values() if fault.planted not in TRAINERS]
 

@@ -30,6 +30,8 @@ from sftref.conformance.report.markdown import markdown as report_text
 from sftref.conformance.settings import DEFAULT_ADAPTERS, Settings, subject_labels
 from sftref.conformance.verdict import judge
 
+pytestmark = pytest.mark.once
+
 EVERY = {level: expected(level, subject_labels(DEFAULT_ADAPTERS)) for level in LEVELS}
 FAULT, LAW = "fast-rsqrt", "operators.layer_norm"
 TRIAL = check_id(LAW, FAULT)

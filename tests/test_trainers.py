@@ -22,6 +22,8 @@ from sftref.loss import LossSums
 from sftref.step import gradient_sums
 from sftref.trainers import MeshTrainer, PmapTrainer, SingleTrainer, Trainer, make_trainer
 
+pytestmark = pytest.mark.jax
+
 NAMES = ("single", "pmap", "mesh")
 # One layer: what the trainers share is tested elsewhere, and a program costs seconds to compile.
 DEVICES, LAYERS = 3, 1

@@ -17,6 +17,8 @@ from sftref.conformance.report.page import page
 from sftref.conformance.start import PHASES
 from sftref.conformance.trying import RUNG_OF
 
+pytestmark = pytest.mark.once
+
 SIMPLE = "NCCL_PROTO=Simple"
 
 

@@ -16,6 +16,8 @@ from sftref.conformance.laws import test_2_unwaited as rung2
 from sftref.conformance.records import Record
 from test_laws_machine import ask, numbers
 
+pytestmark = pytest.mark.jax
+
 
 @pytest.mark.parametrize(
     ("platform", "version", "wanted"),

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from ladders import KIT
 
+pytestmark = pytest.mark.once
+
 ASKED = ["--only", "environment.devices", "--only", "training.decay", "--level", "quick"]
 UNDER_PYTEST = ["--sftref-only=environment.devices", "--sftref-only=training.decay", "--sftref-level=quick"]
 
