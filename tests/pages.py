@@ -1,8 +1,9 @@
-"""Refreshes the printed blocks of `conformance/docs/failures.md`: each planted fault, and what a person reads.
+"""Refreshes the printed blocks of `conformance/docs/`: planted faults, and findings on invented machines.
 
-    python tests/pages.py [FAULT ...]
+    python tests/pages.py [FAULT or FINDING ...]
 
-A block follows its mark, `<!-- read FAULT -->`. `test_pages.py` holds each against what is printed today.
+A block follows its mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` in `install.md`. `test_pages.py`
+and `test_docs.py` hold each against what is printed today.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ import argparse
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from machines import machine
 from sftref.conformance.faults import faults
+from test_findings import CASES, asked
 
-PAGE = Path(__file__).parents[1] / "conformance" / "docs" / "failures.md"
+DOCS = Path(__file__).parents[1] / "conformance" / "docs"
+PAGE, INSTALL = DOCS / "failures.md", DOCS / "install.md"
 MARK = re.compile(r"<!-- read ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
+FINDINGS = re.compile(r"<!-- finding ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 WIDTH = 158
 
 
@@ -53,11 +59,26 @@ def printed(fault: str) -> str:
     return "\n".join(cut(ended.stdout.splitlines())) + "\n"
 
 
+def finding(name: str) -> str:
+    """What is printed of a finding, on the first invented machine that has it and nothing else."""
+    _, made, versions, _ = next(case for case in CASES if case[0] == name)
+    with tempfile.TemporaryDirectory() as folder:
+        [found] = asked(machine(Path(folder), **made), versions)
+    # Whose the invented files are depends on who made them.
+    what = re.sub(r"group \w+\)", "group render)", found.what)
+    text = f"{found.level}: {what}\n     why: {found.why}\n     next step: {found.next}\n"
+    return re.sub(r"usermod -a -G \w+", "usermod -a -G render", text)
+
+
 def main() -> int:
     """Print, put in place."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("fault", nargs="*", help="of those on the page (default: all)")
-    for fault in parser.parse_args().fault or blocks():
+    parser.add_argument("name", nargs="*", help="of the blocks (default: all)")
+    names = parser.parse_args().name
+    page = INSTALL.read_text(encoding="utf-8")
+    found = FINDINGS.sub(lambda mark: f"<!-- finding {mark[1]} -->\n\n```text\n{finding(mark[1])}```\n", page)
+    INSTALL.write_text(found, encoding="utf-8")
+    for fault in [name for name in names if name in blocks()] if names else blocks():
         text = printed(fault)
         page = PAGE.read_text(encoding="utf-8")
         found = MARK.sub(

@@ -13,6 +13,8 @@ from sftref.conformance.cli import COMMANDS as KIT
 from sftref import cli
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "conformance" / "docs"
+PAGES = ["README.md", "conformance/README.md", *(f"conformance/docs/{path.name}" for path in DOCS.glob("*.md"))]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
@@ -54,7 +56,7 @@ def test_every_module_is_in_the_table_and_the_other_way_round() -> None:
     assert named == modules
 
 
-@pytest.mark.parametrize("page", ["README.md", "conformance/README.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     headings = {re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.M)}
