@@ -49,6 +49,7 @@ exit code: 0 nothing is known to be wrong, 1 something is broken, 3 JAX hangs or
 REPORT_EXAMPLES = """examples:
   sftref report sftref-report/report.json          the page beside it, made anew
   sftref report theirs.json --out theirs.html      the page of a report that somebody sent
+  sftref report sftref-report/report.json --bench sftref-bench/bench.json   with what was timed
 """
 COMPARE_EXAMPLES = """examples:
   sftref compare before/report.json after/report.json
@@ -100,6 +101,9 @@ def add_commands(commands: Any) -> None:
     env.add_argument("--no-start", action="store_true", help="look at files and versions only; do not start JAX")
     report = commands.add_parser("report", help="the page of a report", epilog=REPORT_EXAMPLES, formatter_class=raw)
     report.add_argument("report", type=Path, metavar="REPORT.json")
+    report.add_argument(
+        "--bench", type=Path, metavar="BENCH.json", help="what `sftref bench` measured, on the same page"
+    )
     report.add_argument("--out", type=Path, metavar="FILE", help="default: beside the report, as .html")
     explain = commands.add_parser("explain", help="what a law asks", epilog=EXPLAIN_EXAMPLES, formatter_class=raw)
     explain.add_argument("id", nargs="?", metavar="ID", help="a law, a check, a rung (default: all laws)")
@@ -233,9 +237,15 @@ def _report(args: dict[str, Any]) -> int:
     out: Path = args["out"] or source.with_suffix(".html")
     content = read_report(source)
     try:
-        text = page(content)
+        page(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{source}: is no report of `verify` ({type(error).__name__}: {error})") from error
+    bench: Path | None = args["bench"]
+    try:
+        text = page(content | {"speed": json.loads(bench.read_text(encoding="utf-8")) if bench else None})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise ValueError(f"--bench {bench}: is no bench.json of `sftref bench` ({reason})") from error
     out.write_text(text, encoding="utf-8")
     print(f"{content['verdict']}: {out}")
     return 0

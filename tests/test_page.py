@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sftref.conformance.benchmarks.intervals import Ratio
+from sftref.conformance.benchmarks.page import document as bench_document
+from sftref.conformance.benchmarks.verdict import Judged
 from sftref.conformance.outcome import Outcome
 from sftref.conformance.records import STATUSES
 from sftref.conformance.report.document import document
@@ -19,7 +23,7 @@ from test_report import NASTY, made
 
 from sftref import cli
 
-EMPTY = {"meta", "input"}
+EMPTY = {"meta", "input", "br"}
 
 
 class Reader(HTMLParser):
@@ -114,6 +118,26 @@ def test_the_matrix_shows_what_was_not_seen() -> None:
     seen = matrix([fault | {"status": "killed", "seen_by": ["a"]}])
     assert 'stroke="var(--bad)"' not in seen
     assert "1 of 1 planted faults were seen, by 1 laws" in seen
+
+
+def test_speed_stands_on_the_same_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, bench = tmp_path / "report.json", tmp_path / "bench.json"
+    source.write_text(json.dumps(content(made(("pass",)))))
+    slower = Judged("step[mesh]", "FAIL", {"wall": Ratio(1.2, 1.1, math.inf, 9)}, "slower")
+    bench.write_text(json.dumps(bench_document([slower], "1 x cpu", 0.05, {})))
+    assert cli.main(["report", str(source), "--bench", str(bench)]) == 0
+    seen = (tmp_path / "report.html").read_text()
+    assert not Reader(seen).open
+    assert '<h2 id="speed">Speed: FAIL</h2>' in seen
+    assert "step[mesh]" in seen
+    assert "wall time 1.20 times (1.10 to any)" in seen
+    for text, said in (("[]", "is no bench.json"), ("{", "is no bench.json"), ('{"verdict": "PASS"}', "KeyError")):
+        bench.write_text(text)
+        assert cli.main(["report", str(source), "--bench", str(bench), "--out", str(tmp_path / "other.html")]) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "other.html").exists()
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

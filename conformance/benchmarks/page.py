@@ -98,12 +98,12 @@ def _row(judged: Judged, matters: float) -> str:
     why = judged.message if judged.word != PASS else "; ".join(others)
     return (
         f'<tr><td>{html.escape(judged.id)}</td><td class="{judged.word}">{judged.word}</td><td class="n">{took}</td>'
-        f'<td class="n">{rate}</td><td>{_picture(ratios, matters)}'
+        f'<td class="n">{rate}</td><td>{picture(ratios, matters)}'
         f"{f'<br><small>{html.escape(why)}</small>' if why else ''}</td></tr>"
     )
 
 
-def _picture(ratios: Mapping[str, Ratio], matters: float) -> str:
+def picture(ratios: Mapping[str, Ratio], matters: float) -> str:
     """Each interval as a bar over a logarithmic axis, with lines at 1 and at the least that matters."""
     if not ratios:
         return ""

@@ -1,7 +1,8 @@
 """report.json -> one HTML page for a person: it opens from a file, asks no network, and needs no script to be read.
 
 Verdict and diagnosis first, then the ladder, each check with its error and bound on one axis, planted faults, curves,
-times, and the environment. Everything is taken from the JSON, so that a page can be made of any report.
+speed where a bench.json is given too, times, and the environment. Everything is taken from the JSON, so that a page can
+be made of any report.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def page(content: Mapping[str, Any]) -> str:
         *_checks(content["checks"]),
         *_faults(content["faults"]),
         *_curves(content["checks"]),
+        *_speed(content.get("speed")),
         *_timing(content["timing"]),
         *_environment(content),
         f"</main><script>{script}</script></body></html>",
@@ -209,6 +211,30 @@ def _curves(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if lines:
         yield '<h2 id="curves">Fifty updates</h2><div class="scroll">'
         yield curves(lines, "loss") + "</div>"
+
+
+def _speed(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """What `sftref bench` measured, where its bench.json was given beside the report."""
+    if found is None:
+        return
+    from ..benchmarks.intervals import Ratio
+    from ..benchmarks.page import SHOWN, picture
+    from ..benchmarks.tables import duration
+
+    yield f'<h2 id="speed">Speed: {text(found["verdict"])}</h2><p>{text(found["line"].partition(": ")[2])}</p>'
+    yield '<div class="scroll"><table><thead><tr><th>benchmark</th><th>verdict</th><th>time</th>'
+    yield "<th>times as long as before, with an interval</th></tr></thead>"
+    for one in found["benchmarks"]:
+        ratios = {name: Ratio(float(ratio["value"]), float(ratio["low"]), float(ratio["high"]), int(ratio["n"]))
+                  for name, ratio in one["ratios"].items() if name in SHOWN}  # fmt: skip
+        took = duration(one["measured"]["seconds"]["wall"]) if one["measured"] else ""
+        state = {"PASS": "good", "RECORDED": "quiet", "AMBIGUOUS": "idle"}.get(one["word"], "bad")
+        why = f"<br><small>{text(one['message'])}</small>" if one["message"] else ""
+        yield (
+            f'<tr><td><code>{text(one["id"])}</code></td><td class="{state}">{text(one["word"])}</td>'
+            f'<td class="n">{text(took)}</td><td>{picture(ratios, found["matters"])}{why}</td></tr>'
+        )
+    yield "</table></div>"
 
 
 def _timing(timing: Mapping[str, Any]) -> Iterator[str]:
