@@ -111,6 +111,8 @@ def page(reports: Sequence[Report], lines: Sequence[str]) -> str:
         f"({machine['cores']} cores, {len(reports[0]['environment']['devices'])} devices). Made by `table.py` beside "
         "this file, from the runs' reports.",
         "\n".join(f"| {' | '.join(row)} |" for row in cells),
+        "The oldest is 0.5.3: before 0.5 no setting simulates devices (`jax_num_cpu_devices`), and the bits of a key "
+        "depend on how arrays lie (`jax_threefry_partitionable` is off).",
         "Before JAX 0.8 `pmap` is an implementation of its own, and from then on `jit` of `shard_map` "
         "(https://docs.jax.dev/en/latest/migrate_pmap.html): below, that the two trainers agree says more.",
         "Unwaited steps: 300 with an all-reduce that nobody waits for, on simulated devices. Where they hang, `verify` "
