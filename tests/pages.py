@@ -3,7 +3,8 @@
     python tests/pages.py [FAULT or FINDING ...]
 
 A block follows its mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` in `install.md`. `test_pages.py`
-and `test_docs.py` hold each against what is printed today.
+and `test_docs.py` hold each against what is printed today. `--readme DIR` refreshes the first block of the README, and
+leaves the report that its picture is of in DIR: `tests/browser/check_page.py DIR/report.json DIR` takes it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from machines import machine
 from sftref.conformance.faults import faults
 from test_findings import CASES, asked
 
-DOCS = Path(__file__).parents[1] / "conformance" / "docs"
-PAGE, INSTALL = DOCS / "failures.md", DOCS / "install.md"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "conformance" / "docs"
+PAGE, INSTALL, README = DOCS / "failures.md", DOCS / "install.md", ROOT / "README.md"
+VERDICT = re.compile(r"<!-- verdict -->\n```text\n.*?```\n", re.DOTALL)
+SHOWN = ["--level", "quick", "--adapter", "sftref.conformance.faults.subjects:mean_of_means"]
 MARK = re.compile(r"<!-- read ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 FINDINGS = re.compile(r"<!-- finding ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 WIDTH = 158
@@ -32,13 +36,13 @@ def blocks() -> dict[str, str]:
     return dict(MARK.findall(PAGE.read_text(encoding="utf-8")))
 
 
-def cut(lines: list[str]) -> Iterator[str]:
-    """The lowest rung that fell with its first failure, what was blocked, the diagnosis, the verdict."""
+def cut(lines: list[str], *, stood: bool = False) -> Iterator[str]:
+    """The lowest rung that fell, its first failure, what was blocked, diagnosis, verdict; `stood`: the others too."""
     told = 0
     for line in lines:
         if re.match(r"\S+ +\d+ ", line):
             told = 0
-            if line.startswith("✓"):
+            if line.startswith("✓") and not stood:
                 continue
         if " failed: " in line:
             told += 1
@@ -59,6 +63,14 @@ def printed(fault: str) -> str:
     return "\n".join(cut(ended.stdout.splitlines())) + "\n"
 
 
+def verdict(out: Path) -> str:
+    """What `verify` prints of a trainer with a fault, cut, with its report in a folder."""
+    words = [sys.executable, "-P", "-m", "sftref.conformance", "verify", *SHOWN, "--out", str(out)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    text = "\n".join(cut(ended.stdout.splitlines(), stood=True))
+    return text.replace(f"report: {out}", "report: sftref-report") + "\n"
+
+
 def finding(name: str) -> str:
     """What is printed of a finding, on the first invented machine that has it and nothing else."""
     _, made, versions, _ = next(case for case in CASES if case[0] == name)
@@ -74,7 +86,13 @@ def main() -> int:
     """Print, put in place."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="*", help="of the blocks (default: all)")
-    names = parser.parse_args().name
+    parser.add_argument("--readme", type=Path, metavar="DIR", help="the first block of the README only; minutes")
+    given = parser.parse_args()
+    if given.readme is not None:
+        block = f"<!-- verdict -->\n```text\n{verdict(given.readme)}```\n"
+        README.write_text(VERDICT.sub(lambda _: block, README.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
+    names = given.name
     page = INSTALL.read_text(encoding="utf-8")
     found = FINDINGS.sub(lambda mark: f"<!-- finding {mark[1]} -->\n\n```text\n{finding(mark[1])}```\n", page)
     INSTALL.write_text(found, encoding="utf-8")
