@@ -39,6 +39,10 @@ MISSING = (7, "equivalence.loss", "not_run", "needs 2 devices, found 1")
 
 def test_a_row_counts_what_became_of_each_rung() -> None:
     head, row = table.rows([report("0.5.3", FELL, FINE, APART)])
+    assert dict(zip(head, row, strict=True))["unwaited steps"] == "not asked"
+    hangs = report("0.5.3", (2, "collectives.unwaited", "deviation", "hangs"))
+    head, row = table.rows([report("0.5.3", FELL, FINE, APART) | {"unwaited": hangs}])
+    assert dict(zip(head, row, strict=True))["unwaited steps"] == "**hang** (known)"
     found = dict(zip(head, row, strict=True))
     assert found["2 name"] == "1 passed, 1 **fell**"
     assert found["7 name"] == "does not apply"
@@ -86,10 +90,14 @@ def test_the_page_is_in_the_order_of_releases(
     for jax in ("0.10.2", "0.9.2"):
         (tmp_path / jax).mkdir()
         (tmp_path / jax / "report.json").write_text(json.dumps(report(jax, FINE)))
+    (tmp_path / "0.9.2" / "unwaited").mkdir()
+    ends = report("0.9.2", (2, "collectives.unwaited", "pass", ""))
+    (tmp_path / "0.9.2" / "unwaited" / "report.json").write_text(json.dumps(ends))
     out = tmp_path / "page.md"
     assert call(monkeypatch, str(tmp_path), "--out", str(out)) == 0
     text = out.read_text()
     assert text.index("**0.9.2**") < text.index("**0.10.2**")
+    assert [line.split(" | ")[-3] for line in text.splitlines() if line.startswith("| **")] == ["end", "not asked"]
     assert text.rstrip().endswith("Nothing.")
     (tmp_path / "0.9.2" / "report.json").write_text(json.dumps(report("0.9.2", FELL)))
     assert call(monkeypatch, str(tmp_path), "--out", str(out)) == 1

@@ -49,6 +49,8 @@ def cell(checks: Sequence[Report]) -> str:
 
 def queue(report: Report) -> str:
     """What became of the steps that nobody waits for, which a report of their own tells."""
+    if "unwaited" not in report:
+        return "not asked"
     check = next(check for check in report["unwaited"]["checks"] if check["law"] == UNWAITED)
     return {"pass": "end", "deviation": "**hang** (known)"}.get(check["status"], f"**{check['status']}**")
 
@@ -129,10 +131,11 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="with a folder for each release, and a report.json in each")
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
     given = parser.parse_args()
-    reports = [
-        {**json.loads(path.read_text()), "unwaited": json.loads((path.parent / "unwaited/report.json").read_text())}
-        for path in given.folder.glob("*/report.json")
-    ]
+    reports = []
+    for path in given.folder.glob("*/report.json"):
+        reports.append(json.loads(path.read_text()))
+        if (other := path.parent / "unwaited" / path.name).exists():
+            reports[-1]["unwaited"] = json.loads(other.read_text())
     reports = sorted((report for report in reports if "jax" in report["environment"].get("versions", {})), key=version)
     if not reports:
         print(f"table.py {given.folder}: holds no */report.json; run tox as this file says", file=sys.stderr)
