@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .pictures import curves, matrix, scale
 HERE = Path(__file__).parent
 MOODS = {"pass": "good", "deviation": "idle", "not_run": "idle", "blocked": "idle"}
 GLYPHS = {"good": "✓", "bad": "✗", "idle": "·"}
+# Characters of a line of evidence.
+MOST = 200
 LEGEND = (
     "One axis for all, from 1e-17 to 1e3: the dot is the error measured, the bar where its bound lies, with what is "
     "beyond it tinted; the dashed tick is the noise expected of correct arithmetic, the triangle the smallest error "
@@ -67,7 +70,8 @@ def page(content: Mapping[str, Any]) -> str:
 def _diagnosis(found: Mapping[str, Any] | None) -> Iterator[str]:
     if found is None:
         return
-    evidence = "".join(f"<li>{text(line)}</li>" for line in found["evidence"])
+    # The check itself, further down, has all of it.
+    evidence = "".join(f"<li>{text(textwrap.shorten(line, MOST))}</li>" for line in found["evidence"])
     yield (
         f'<section class="card" aria-label="diagnosis"><h2>Diagnosis: {text(found["layer"])}</h2>'
         f"<p>{text(found['cause'])}</p><ul>{evidence}</ul><p><b>Next step:</b> {text(found['next_step'])}</p></section>"
