@@ -4,7 +4,7 @@
 
 A block follows its mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` in `install.md`. `test_pages.py`
 and `test_docs.py` hold each against what is printed today. `--readme DIR` refreshes the first block of the README, and
-leaves the report that its picture is of in DIR: the top of what `tests/browser/check_page.py DIR/report.json DIR` takes.
+leaves a report in DIR; the picture is the top of what `tests/browser/check_page.py DIR/report.json DIR` takes of it.
 """
 
 from __future__ import annotations
