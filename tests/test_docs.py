@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from pages import DOCS, FINDINGS, finding
+from sftref.conformance.start import PHASES
+from sftref.conformance.starting import HANG, Started
 from test_findings import TEXTS
 
 from sftref import cli
@@ -60,6 +62,13 @@ def test_other_commands_are_ones_that_the_program_takes(page: str) -> None:
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         for line in block.splitlines():
             assert cli.parser().parse_args(shlex.split(line)[1:]).command
+
+
+def test_a_hang_reads_as_the_page_says() -> None:
+    """In the words that `test_env.py` sees of stub plugins which do hang."""
+    phase = "first device"
+    hung = Started(HANG, phase, f"no answer within {PHASES[phase]:g} s; it stood in initialize (...)")
+    assert f"\nUNRESPONSIVE: {hung.line}\n" in (DOCS / "install.md").read_text(encoding="utf-8")
 
 
 def test_every_finding_is_on_the_page_as_it_is_printed() -> None:
