@@ -41,7 +41,11 @@ def call(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=folder, env=variables, text=True, capture_output=True, timeout=600, check=False)
 
 
-@pytest.mark.parametrize("page", PAGES)
+# A minute for the upgrade's page, whose commands `test_bench_cli.py` and `test_bench_paired.py` run too.
+SLOW = {"upgrade.md": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=SLOW.get(page, [])) for page in PAGES])
 def test_the_blocks_of_a_page_do_what_it_says(page: str, tmp_path: Path) -> None:
     for step in STEP.finditer((DOCS / page).read_text(encoding="utf-8")):
         if step["what"] == "run":
