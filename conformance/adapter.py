@@ -87,6 +87,16 @@ class Case:
     weighted: bool = True
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The model's dimensions under the names of a Hugging Face `config.json`."""
+        same = (
+            "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+            "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "num_labels", "classifier_dropout",
+        )  # fmt: skip
+        rates = {"hidden_dropout_prob": self.hidden_dropout, "attention_probs_dropout_prob": self.attention_dropout}
+        return {name: getattr(self, name) for name in same} | rates
+
+    @property
     def dropout(self) -> bool:
         """Whether any mask is drawn."""
         return any((self.hidden_dropout, self.attention_dropout, self.classifier_dropout))

@@ -237,15 +237,16 @@ def _report(args: dict[str, Any]) -> int:
     out: Path = args["out"] or source.with_suffix(".html")
     content = read_report(source)
     try:
-        page(content)
+        text = page(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{source}: is no report of `verify` ({type(error).__name__}: {error})") from error
     bench: Path | None = args["bench"]
-    try:
-        text = page(content | {"speed": json.loads(bench.read_text(encoding="utf-8")) if bench else None})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise ValueError(f"--bench {bench}: is no bench.json of `sftref bench` ({reason})") from error
+    if bench is not None:
+        try:
+            text = page(content | {"speed": json.loads(bench.read_text(encoding="utf-8"))})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            raise ValueError(f"--bench {bench}: is no bench.json of `sftref bench` ({reason})") from error
     out.write_text(text, encoding="utf-8")
     print(f"{content['verdict']}: {out}")
     return 0

@@ -33,8 +33,9 @@ STARTING = 120.0
 PRIME = 65_521
 MENDED = (0, 12)
 CURE = f"wait for every {FEW}th step at the least, as sftref's own loop does, or set NPROC=32 before JAX starts"
-# How faulthandler begins, and what XLA calls the place where devices wait for each other.
-TIMEOUT, RENDEZVOUS = "Timeout (", "rendezvous"
+# What the child says when the same steps, each waited for, are over; how faulthandler begins; and what XLA calls the
+# place where devices wait for each other.
+WAITED, TIMEOUT, RENDEZVOUS = "waited for each", "Timeout (", "rendezvous"
 UPSTREAM = "https://github.com/PyAutoLabs/PyAutoFit/issues/1530, https://github.com/pytorch/xla/pull/3898"
 
 
@@ -69,25 +70,24 @@ def hung(devices: int) -> str | None:
     """Ask in a process of its own, on so many simulated devices: how it hung, or None where it came to its end.
 
     Raises:
-        RuntimeError: it ended in another way.
+        RuntimeError: it ended in another way, or before the steps that nobody waits for had begun.
+        subprocess.TimeoutExpired: it did not end itself.
     """
     words = [sys.executable, "-P", "-m", f"{__package__}.unwaited", str(devices)]
     # pytest imports a kit from its own folder, which the child does not know of.
     above = Path(__file__).parents[len(__package__.split("."))]
     given = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(above)]))}
     limit = STARTING + 2 * SECONDS
-    try:
-        ended = subprocess.run(words, env=given, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return f"no answer within {limit:g} s"
+    ended = subprocess.run(words, env=given, capture_output=True, text=True, timeout=limit, check=False)
     if ended.returncode == 0:
         return None
-    if TIMEOUT in ended.stderr:
+    begun = WAITED in ended.stdout
+    if begun and TIMEOUT in ended.stderr:
         return f"no answer within {SECONDS:g} s"
     how = process.how_it_ended(ended.returncode)
     said = process.last_words(ended.stderr.splitlines())
     # XLA itself gives up after a while in some releases.
-    if RENDEZVOUS in ended.stderr:
+    if begun and RENDEZVOUS in ended.stderr:
         return f"{how}: {said}"
     raise RuntimeError(f"{shlex.join(words)}: {how}; it said: {said}")
 
@@ -105,6 +105,7 @@ def main() -> int:
     devices = jax.devices()[: given.devices]
     first = np.ones((len(devices), 1024), np.int32)
     trajectory(devices, first, 1)
+    print(WAITED, flush=True)
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     trajectory(devices, first, None)
     return 0

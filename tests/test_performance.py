@@ -29,7 +29,6 @@ from sftref.conformance.settings import DEFAULT_ADAPTERS, SFTREF, Settings
 from sftref.conformance.strategies import batch_of
 
 pytestmark = pytest.mark.once
-
 LAWS = [law.id for law in laws().values() if law.rung_name == "performance"]
 PLANTED = [fault for fault in faults().values() if fault.planted == PERFORMANCE]
 TEMPLATE = "sftref.conformance.adapters.template:Template"

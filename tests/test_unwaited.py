@@ -58,7 +58,7 @@ def test_with_threads_enough_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_a_hang_is_a_known_deviation(code: int, said: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock, or by XLA's own end; with the way out, and no failure."""
-    ended = subprocess.CompletedProcess([], code, "", said)
+    ended = subprocess.CompletedProcess([], code, f"{unwaited.WAITED}\n", said)
     monkeypatch.setattr(unwaited.subprocess, "run", lambda *_, **__: ended)
     monkeypatch.setattr(rung2, "can_hang", lambda *_: True)
     with pytest.raises(Known, match=wanted) as found:
@@ -68,11 +68,12 @@ def test_a_hang_is_a_known_deviation(code: int, said: str, wanted: str, monkeypa
     assert record.status == "deviation"
 
 
-def test_a_child_that_cannot_start_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was one, once: a kit that a test imported from its folder was not found by its own child."""
-    ended = subprocess.CompletedProcess([], 1, "", "ModuleNotFoundError: No module named 'conformance'")
+@pytest.mark.parametrize("said", ["ModuleNotFoundError: No module named 'conformance'", "Timeout (0:02:00)!"])
+def test_a_child_that_does_not_come_to_its_steps_is_no_hang(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both were, once: a kit that was not found by its own child, and a JAX that does not start."""
+    ended = subprocess.CompletedProcess([], 1, "", said)
     monkeypatch.setattr(unwaited.subprocess, "run", lambda *_, **__: ended)
-    with pytest.raises(RuntimeError, match=r"exit code 1; it said: ModuleNotFoundError"):
+    with pytest.raises(RuntimeError, match=r"exit code 1; it said: (ModuleNotFoundError|Timeout)"):
         unwaited.hung(8)
 
 

@@ -73,21 +73,7 @@ def compiled(case: Case, kind: str, n: int) -> Compiled:
     """Compiled once for all runs of a case: the kit starts hundreds."""
     from transformers import BertConfig, FlaxBertForSequenceClassification
 
-    config = BertConfig(
-        vocab_size=case.vocab_size,
-        hidden_size=case.hidden_size,
-        num_hidden_layers=case.num_hidden_layers,
-        num_attention_heads=case.num_attention_heads,
-        intermediate_size=case.intermediate_size,
-        max_position_embeddings=case.max_position_embeddings,
-        type_vocab_size=case.type_vocab_size,
-        layer_norm_eps=case.layer_norm_eps,
-        num_labels=case.num_labels,
-        hidden_dropout_prob=case.hidden_dropout,
-        attention_probs_dropout_prob=case.attention_dropout,
-        classifier_dropout=case.classifier_dropout,
-    )
-    model = FlaxBertForSequenceClassification(config, _do_init=False)
+    model = FlaxBertForSequenceClassification(BertConfig(**case.config), _do_init=False)
     up = optax.linear_schedule(0.0, case.learning_rate, case.warmup_steps)
     down = optax.linear_schedule(case.learning_rate, 0.0, case.total_steps - case.warmup_steps)
     schedule = optax.join_schedules([up, down], [case.warmup_steps])

@@ -165,21 +165,7 @@ def stored(case: Case) -> npt.DTypeLike:
 
 def model_config(case: Case) -> ModelConfig:
     """The dimensions of a case in our own terms."""
-    return ModelConfig(
-        vocab_size=case.vocab_size,
-        hidden_size=case.hidden_size,
-        num_hidden_layers=case.num_hidden_layers,
-        num_attention_heads=case.num_attention_heads,
-        intermediate_size=case.intermediate_size,
-        max_position_embeddings=case.max_position_embeddings,
-        type_vocab_size=case.type_vocab_size,
-        layer_norm_eps=case.layer_norm_eps,
-        hidden_dropout_prob=case.hidden_dropout,
-        attention_probs_dropout_prob=case.attention_dropout,
-        classifier_dropout=case.classifier_dropout,
-        num_labels=case.num_labels,
-        regression=case.regression,
-    )
+    return ModelConfig(**case.config, regression=case.regression)
 
 
 def program(case: Case) -> Program:

@@ -32,22 +32,7 @@ def share(rows: int, rank: int, ranks: int) -> list[int]:
 
 def bert(case: Case, pad: int | None) -> Any:
     """The model of a case, whose token `pad` has an embedding that is never trained."""
-    config = transformers.BertConfig(
-        vocab_size=case.vocab_size,
-        hidden_size=case.hidden_size,
-        num_hidden_layers=case.num_hidden_layers,
-        num_attention_heads=case.num_attention_heads,
-        intermediate_size=case.intermediate_size,
-        max_position_embeddings=case.max_position_embeddings,
-        type_vocab_size=case.type_vocab_size,
-        layer_norm_eps=case.layer_norm_eps,
-        num_labels=case.num_labels,
-        hidden_dropout_prob=case.hidden_dropout,
-        attention_probs_dropout_prob=case.attention_dropout,
-        classifier_dropout=case.classifier_dropout,
-        pad_token_id=pad,
-    )
-    return transformers.BertForSequenceClassification(config)
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**case.config, pad_token_id=pad))
 
 
 class Rank:
