@@ -13,6 +13,7 @@ from sftref.conformance.diagnosis import diagnose, rules
 from sftref.conformance.faults import LAYERS
 from sftref.conformance.faults.subjects import NumpyTrainer, trainer
 from sftref.conformance.faults.trial import ask
+from sftref.conformance.laws.test_7_equivalence import EVEN, patterns
 from sftref.conformance.outcome import Outcome
 from sftref.conformance.records import Record
 from sftref.conformance.settings import Settings
@@ -42,6 +43,24 @@ def test_every_law_points_at_a_layer(law: str) -> None:
     assert found["cause"]
     assert found["next_step"]
     assert f"{name}: fail: off" in found["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "layer", "cause"),
+    [
+        ([EVEN, "unequal shards"], "training loop", "not added up once"),
+        (["unequal shards", "an empty shard", "one row a device"], "training loop", "the mean of these means"),
+        (["unequal shards", "an empty shard", "one row in all", "an empty shard in the middle"], "data", "left out"),
+        (["one row in all"], "training loop", laws()["equivalence.devices"].cause),
+    ],
+)
+def test_which_layouts_are_wrong_says_what_becomes_of_rows(wrong: list[str], layer: str, cause: str) -> None:
+    assert set(wrong) <= patterns(8).keys()
+    message = f"wrong with {', with '.join(wrong)} (of 6 layouts): gradient, N = 8"
+    found = diagnose(run("equivalence.devices[mesh]", "equivalence.layouts[mesh]", message=message))
+    assert found is not None
+    assert found["layer"] == layer
+    assert cause in found["cause"]
 
 
 def test_rules_name_laws_and_ways_that_exist() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from sftref.conformance.adapter import Arrays, Case, HostBatch, StepResult
 from sftref.conformance.adapters.template import Template
 from sftref.conformance.catalogue import laws
 from sftref.conformance.check import Check, LawBroken, NotRun
@@ -151,6 +152,44 @@ def test_what_is_not_claimed_is_not_run(tmp_path: Path) -> None:
             ask(law, plain, tmp_path)
     with pytest.raises(NotRun, match="needs 2 devices, found 1"):
         ask("equivalence.devices", NumpyTrainer(), tmp_path, [0])
+
+
+class NoWeights(OnDevices):
+    """Counts every example alike, as most trainers do, and claims nothing else."""
+
+    capabilities = OnDevices.capabilities - {"weights"}
+
+    def _alike(self, batch: HostBatch) -> HostBatch:
+        return batch._replace(weights=(batch.weights > 0).astype(np.float32))
+
+    def step(self, batch: HostBatch) -> StepResult:
+        return super().step(self._alike(batch))
+
+    def gradients(self, batch: HostBatch) -> Arrays:
+        return super().gradients(self._alike(batch))
+
+
+def test_a_trainer_without_weights_is_asked_all_the_rest(tmp_path: Path) -> None:
+    for law in ("step.gradients", "step.update", "equivalence.layouts", "equivalence.loss", "equivalence.padding"):
+        ask(law, NoWeights(), tmp_path, jax.devices())
+    with pytest.raises(NotRun, match="capability weights is not claimed"):
+        ask("step.weights", NoWeights(), tmp_path)
+
+
+def test_an_epoch_that_depends_on_devices_is_seen(tmp_path: Path) -> None:
+    """As of a sampler that repeats examples until they divide among the processes."""
+
+    class Sampled(NumpyTrainer):
+        def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+            super().start(case, params, n_devices)
+            self.shares = n_devices
+
+        def epoch(self, examples: int, batch_size: int, number: int) -> Any:
+            found = list(super().epoch(examples, batch_size, number))
+            return found + [found[0][: -examples % self.shares]] * bool(examples % self.shares)
+
+    with pytest.raises(LawBroken, match="examples of epoch 0, 37 in batches of 8"):
+        ask("training.data_order", Sampled(), tmp_path)
 
 
 @pytest.mark.parametrize("law", ["step.gradients", "step.regression", "step.update", "equivalence.devices"])
