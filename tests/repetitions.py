@@ -2,8 +2,8 @@
 
     python tests/repetitions.py --times 200 --adapter sftref.conformance.adapters.sftref:mesh
 
-Prints a line for each check that did not pass and, at the end, how often each one passed and its largest margin. Exits
-with 1 if any did not: on a machine that computes rightly that is a false alarm, and a bound's derivation is wrong.
+Prints a line for each check that did not pass and, at the end or after Ctrl-C, how often each one passed and its largest
+margin. Exits with 1 if any did not: on a machine that computes rightly that is a false alarm, and a bound's derivation is wrong.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def main() -> int:
             stream = Path(folder) / str(number)
             seed = str(given.first_seed + number)
             with contextlib.redirect_stdout(io.StringIO()):
-                pytest.main([*fixed, f"--sftref-seed={seed}", f"--sftref-stream={stream}"])
+                code = pytest.main([*fixed, f"--sftref-seed={seed}", f"--sftref-stream={stream}"])
+            if code == pytest.ExitCode.INTERRUPTED:
+                break
             for event in map(json.loads, stream.read_text(encoding="utf-8").splitlines()):
                 if event["event"] != "result":
                     continue
