@@ -10,6 +10,7 @@ NumPy buffer instead of copying it (jax-ml/jax#37830).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,28 @@ class Layout(NamedTuple):
     rows: int
     length: int
     slots: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a batch that one process holds: those of the shards `first` .. `stop` - 1 of `shards`."""
+
+    first: int
+    stop: int
+    shards: int
+
+    @property
+    def count(self) -> int:
+        """How many shards."""
+        return self.stop - self.first
+
+    def of_rows(self, rows: int) -> range:
+        """Its rows among `rows` of each micro-batch, a multiple of `shards`."""
+        each = rows // self.shards
+        return range(self.first * each, self.stop * each)
+
+
+WHOLE = Part(0, 1, 1)
 
 
 class Update(NamedTuple):
@@ -88,16 +111,24 @@ def chunked(layout: Layout, devices: int, most_rows: int) -> Layout:
     return layout._replace(micro=-(-layout.micro * layout.rows // rows) + 1, rows=rows)
 
 
-def pad(tokens: TokenArrays, index: np.ndarray, layout: Layout) -> Batch:
+def pad(tokens: TokenArrays, index: np.ndarray, layout: Layout, part: Part = WHOLE) -> Batch:
     """The examples `index` int64 [B], one a row, in that order."""
     rows = np.arange(len(index))
-    return fill(tokens, index, rows, np.zeros_like(rows), np.zeros_like(rows), layout)
+    return fill(tokens, index, rows, np.zeros_like(rows), np.zeros_like(rows), layout, part)
 
 
 def fill(
-    tokens: TokenArrays, index: np.ndarray, row: np.ndarray, slot: np.ndarray, start: np.ndarray, layout: Layout
+    tokens: TokenArrays,
+    index: np.ndarray,
+    row: np.ndarray,
+    slot: np.ndarray,
+    start: np.ndarray,
+    layout: Layout,
+    part: Part = WHOLE,
 ) -> Batch:
     """Write the examples `index` [B] to rows `row` [B] (0 .. K*R - 1), slots `slot` [B], from column `start` [B] on.
+
+    Of the rows only those of `part` are made, and only the tokens that stand in them are read: R becomes their number.
 
     Raises:
         ValueError: an example does not fit where it should stand.
@@ -106,6 +137,10 @@ def fill(
     sizes = tokens.lengths[index]
     if len(index) and (row.max() >= k * r or slot.max() >= slots or (start + sizes).max() > length):
         raise ValueError(f"{len(index)} examples do not fit the layout {layout}")
+    own = part.of_rows(r)
+    here = (row % r >= own.start) & (row % r < own.stop)
+    index, slot, start, sizes = index[here], slot[here], start[here], sizes[here]
+    row, r = row[here] // r * len(own) + row[here] % r - own.start, len(own)
     # Ragged ranges end to end: position p of example b reads tokens[offset[b] + p], writes column start[b] + p.
     owner = np.repeat(np.arange(len(index)), sizes)
     position = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -13,6 +13,12 @@ FOLDER = "checkpoints"
 KEEP = 2
 
 
+def latest(folder: Path) -> int | None:
+    """The step of the newest finished checkpoint of the run in `folder`; None where there is none."""
+    steps = [int(path.name) for path in (folder / FOLDER).glob("*") if path.name.isdecimal()]
+    return max(steps, default=None)
+
+
 class Checkpoints:
     """The checkpoints of one run, in `folder`/checkpoints/STEP.
 

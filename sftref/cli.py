@@ -1,7 +1,8 @@
 """`sftref ...`: arguments -> a run, and every mistake -> one line on stderr and an exit code.
 
 Exit codes of `train` and `evaluate`: 0 done; 1 the training went wrong (a loss that is not finite); 2 something the
-user can mend; 130 Ctrl-C. The kit's commands, and their codes, are in `conformance/cli.py`.
+user can mend; 3 a process of several was lost; 130 Ctrl-C. The kit's commands, and their codes, are in
+`conformance/cli.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftref import __version__, interrupt
+from sftref import __version__, interrupt, supervise
 from sftref.config import DROPOUT_MODES, PRECISIONS, TRAINERS, ConfigError, OptimConfig, TrainConfig, require
 from sftref.conformance import cli as kit
+from sftref.distributed import WAIT, Cluster
 
 OPTIM_FIELDS = tuple(OptimConfig.__dataclass_fields__)
 # What a resumed run may change: nothing that decides the numbers, but for the order in which sums are added.
@@ -49,6 +51,11 @@ EXAMPLES = """examples:
   sftref train --preset article                    the article's run, from the hub
   sftref train --out runs/a --save-every 50        then, after an interruption:
   sftref train --resume runs/a --devices 3
+
+several processes, each of which runs the same command, with a folder that all of them see:
+  srun   sftref train --distributed auto --out runs/a --save-every 50 --resume auto
+  mpirun sftref train --distributed auto --out runs/a
+  sftref train --coordinator host0:7777 --num-processes 2 --process-id 0 --out runs/a       and 1 on the other host
 """
 EVALUATE_EXAMPLES = """examples:
   sftref evaluate --model my/finetuned             on the bundled validation pairs
@@ -98,6 +105,12 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--overwrite", action="store_true", help="let --out replace the records of an earlier run")
     p.add_argument("--preallocate", action="store_true", help="let JAX take most of the accelerator's memory at once")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
+    several = p.add_argument_group("several processes", "each option is also read from SFTREF_ and its name")
+    several.add_argument("--distributed", choices=("auto",), help="join as Slurm, Open MPI, Kubernetes or a TPU says")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to be reached")
+    several.add_argument("--num-processes", type=int, metavar="P", help="how many there are")
+    several.add_argument("--process-id", type=int, metavar="I", help="which of them this is, from 0")
+    several.add_argument("--wait", type=int, metavar="S", help=f"for all to come, and for a step (default {WAIT})")
 
 
 def _train_options(p: argparse.ArgumentParser) -> None:
@@ -116,7 +129,9 @@ def _train_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--clip-norm", type=float, help="clip gradients to this global norm (default: no clipping)")
     p.add_argument("--save", type=Path, metavar="DIR", help="write the model there, for transformers to load")
     p.add_argument("--save-every", type=int, metavar="K", help="checkpoint into --out every K updates")
-    p.add_argument("--resume", type=Path, metavar="DIR", help="go on from the newest checkpoint of the run in DIR")
+    p.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on from the newest checkpoint in DIR; auto: of --out, if any"
+    )
 
 
 def make_config(given: dict[str, Any], saved: TrainConfig | None = None) -> TrainConfig:
@@ -141,8 +156,34 @@ def make_config(given: dict[str, Any], saved: TrainConfig | None = None) -> Trai
     return TrainConfig.from_dict(before | {k: v for k, v in values.items() if k in FREE_ON_RESUME})
 
 
+def make_cluster(given: dict[str, Any], variables: Mapping[str, str]) -> Cluster:
+    """How the processes find each other: the options, and what is not given there from SFTREF_COORDINATOR and so on.
+
+    Args:
+        given: the arguments; those of the cluster are taken out.
+        variables: the environment.
+
+    Raises:
+        ConfigError: see `Cluster`, or a variable is not a number.
+    """
+    found: dict[str, Any] = {}
+    for name in ("distributed", "coordinator", "num_processes", "process_id", "wait"):
+        variable = f"SFTREF_{name.upper()}"
+        value = given.pop(name, None)
+        if value is None and variables.get(variable):
+            value = variables[variable]
+            require(name != "distributed" or value == "auto", f"{variable} = {value!r}, must be auto")
+            if name in ("num_processes", "process_id", "wait"):
+                require(value.isdecimal(), f"{variable} = {value!r}, must be a whole number")
+                value = int(value)
+        found[name] = value
+    wait = found.pop("wait")
+    return Cluster(auto=found.pop("distributed") == "auto", wait=WAIT if wait is None else wait, **found)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
     args = vars(parser().parse_args(argv))
     if args["command"] in kit.COMMANDS:
         return kit.run(args.pop("command"), args)
@@ -153,21 +194,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     cache = os.environ.get("SFTREF_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")) + "/sftref"
     command = args.pop("command")
+    worker = supervise.WORKER in os.environ
     try:
+        cluster = make_cluster(args, os.environ)
+        if cluster.several and not worker:
+            require(
+                command != "train" or "out" in args or "resume" in args,
+                "--out: must be given with several processes; choose a folder that all of them see",
+            )
+            return supervise.run(argv, args.get("out", args.get("resume")))
         from sftref import commands
 
         run = commands.train if command == "train" else commands.evaluate
         with interrupt.remembered():
-            run(args, Path(cache))
+            run(args, Path(cache), cluster)
     except (Exception, KeyboardInterrupt) as error:
         # What a library makes of a Ctrl-C in its middle is still a Ctrl-C.
         found = (INTERRUPTED, 130) if interrupt.seen() else _explain(error)
-        if found is None:
+        if found is None and not worker:
             raise
-        if debug:
+        if debug or found is None:
             traceback.print_exception(error)
-        print(f"sftref: {found[0]}", file=sys.stderr)
-        return found[1]
+        if found is not None:
+            print(f"sftref: {found[0]}", file=sys.stderr)
+        if worker:
+            supervise.leave(found[1] if found else 1, error)
+        return found[1] if found else 1
     finally:
         interrupt.forget()
     return 0

@@ -6,29 +6,33 @@ import dataclasses
 import functools
 import itertools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress as RichProgress
 
 from sftref import devices
-from sftref.checkpoint import Checkpoints
+from sftref.checkpoint import Checkpoints, latest
 from sftref.cli import ARTICLE_BATCH_PER_DEVICE, make_config
 from sftref.config import ConfigError, TrainConfig, require
+from sftref.distributed import Cluster, agree, digest
 from sftref.loop import evaluate as evaluate_split
 from sftref.loop import fit
 from sftref.pretrained import check_target, save_pretrained
 from sftref.records import RunRecorder, Screen, versions
 from sftref.run import Run, prepare
-from sftref.tokens import Progress
+from sftref.supervise import JOINED
+from sftref.tokens import Progress, definition
 
 CONFIG = "config.json"
 
 
-def train(given: dict[str, Any], cache: Path) -> None:
-    """`sftref train`.
+def train(given: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -> None:
+    """`sftref train`, the same in each of several processes; the first of them writes.
 
     Raises:
         ConfigError, OSError, ImportError, loop.NonFiniteLossError, KeyboardInterrupt: see `cli.main`.
@@ -38,16 +42,28 @@ def train(given: dict[str, Any], cache: Path) -> None:
         not (resume and "preset" in given),
         "--preset with --resume: a resumed run keeps its own settings; leave --preset out",
     )
-    require(not (resume and "out" in given), "--out with --resume: a resumed run goes on in its own folder; leave out")
+    automatic = resume == Path("auto")
+    if automatic:
+        require("out" in given, "--resume auto: needs --out DIR, which holds the run to go on with, or will")
+        resume = given["out"] if latest(given["out"]) is not None else None
+        given["overwrite"] = True  # what came before the first checkpoint is done again
+    else:
+        require(
+            not (resume and "out" in given), "--out with --resume: a resumed run goes on in its own folder; leave out"
+        )
     config = make_config(given, _saved_config(resume) if resume else None)
-    found = devices.start(config)  # before Orbax, which would start JAX with its own number of devices
+    found = devices.start(config, cluster)  # before Orbax, which would start JAX with its own number of devices
+    first = _announce(cluster)
     if given.get("preset") == "article" and "batch_size" not in given:
         per_device = ARTICLE_BATCH_PER_DEVICE * len(found)
         config = dataclasses.replace(config, batch_size=per_device, eval_batch_size=per_device)
     save: Path | None = given.get("save")
-    if save is not None:
+    if save is not None and first:
         check_target(save)
-    out = resume or _new_folder(given.get("out"), config, overwrite=given.get("overwrite", False))
+    out = resume or given.get("out")
+    if resume is None and first:
+        out = _new_folder(out, config, overwrite=given.get("overwrite", False))
+    assert out is not None  # of several processes: see `cli.main`
     run = _prepare(config, found, cache)
     state = run.program.state(run.model.params, config.seed)
     checkpoints = None
@@ -55,17 +71,22 @@ def train(given: dict[str, Any], cache: Path) -> None:
         checkpoints = Checkpoints(out, must_exist=resume is not None)
     if checkpoints and resume:
         state = checkpoints.restore(state)
-    (out / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    if cluster.several:
+        agree(_about(run, int(state.step)))
+    if first:
+        (out / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     _describe(run, out, int(state.step))
     began = time.perf_counter()
     with Screen(run.total_steps, config.epochs, int(state.step)) as screen:
-        recorder = RunRecorder(out, screen, int(state.step))
+        recorder = RunRecorder(out if first else None, screen, int(state.step))
         try:
-            state = fit(run, state, recorder, checkpoints)
+            state = fit(run, state, recorder, checkpoints, deadline=cluster.wait if cluster.several else None)
         finally:
             recorder.close()
             if checkpoints:
                 checkpoints.close()
+    if not first:
+        return
     summary = recorder.finish(config.to_dict(), found, time.perf_counter() - began)
     if save is not None:
         save_pretrained(
@@ -74,15 +95,16 @@ def train(given: dict[str, Any], cache: Path) -> None:
     print(f"{summary['examples_per_second']:.1f} examples/s; records in {out}" + (f", model in {save}" if save else ""))
 
 
-def evaluate(given: dict[str, Any], cache: Path) -> None:
+def evaluate(given: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -> None:
     """`sftref evaluate`: scores on stdout; with `--out`, `evaluation.json` and `predictions.jsonl` as well.
 
     Raises:
         ConfigError, OSError, ImportError, KeyboardInterrupt: see `cli.main`.
     """
     config = make_config(given)
-    found = devices.start(config)
-    out: Path | None = given.get("out")
+    found = devices.start(config, cluster)
+    first = _announce(cluster)
+    out: Path | None = given.get("out") if first else None
     if out is not None:
         out = _new_folder(out, config, overwrite=given.get("overwrite", False))
     run = _prepare(config, found, cache)
@@ -90,13 +112,18 @@ def evaluate(given: dict[str, Any], cache: Path) -> None:
         not any(name.startswith("classifier") for name in run.model.fresh),
         f"--model {config.model}: has no trained classifier for --task {config.task}; train one with --save DIR first",
     )
+    if cluster.several:
+        agree(_about(run, 0))
     state = run.trainer.place(run.program.state(run.model.params, config.seed))
+    deadline = cluster.wait if cluster.several else None
     results = {}
     for name, tokens in run.validation.items():
         with RichProgress(console=Console(stderr=True), disable=not Console(stderr=True).is_terminal) as bar:
             task = bar.add_task(f"evaluating {name}", total=len(tokens))
             advance = functools.partial(bar.advance, task)
-            e = evaluate_split(run.trainer, state, tokens, run.task, config, split=name, progress=advance)
+            e = evaluate_split(
+                run.trainer, state, tokens, run.task, config, split=name, progress=advance, deadline=deadline
+            )
         results[name] = {"loss": e.loss, **e.metrics, "examples": e.examples, "seconds": e.seconds}
         print(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in {"loss": e.loss, **e.metrics}.items()), flush=True)
         if out is not None:
@@ -106,6 +133,34 @@ def evaluate(given: dict[str, Any], cache: Path) -> None:
     if out is not None:
         content = {"results": results, "config": config.to_dict(), "versions": versions()}
         (out / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _announce(cluster: Cluster) -> bool:
+    """Say who this is, where there are several processes; whether it is the first, which writes."""
+    import jax
+
+    if cluster.several:
+        print(f"{JOINED}{jax.process_index()} of {jax.process_count()}", file=sys.stderr, flush=True)
+    return jax.process_index() == 0
+
+
+def _about(run: Run, step: int) -> dict[str, bytes]:
+    """What all processes must have in common before the first step."""
+    import jax
+
+    leaves = [digest(np.asarray(leaf)).hex() for leaf in jax.tree.leaves(run.model.params)]
+    found = {
+        "the version of Python or a package": digest(versions()),
+        "the configuration (an option or a preset)": digest(run.config.to_dict()),
+        "the tokenizer": digest(definition(run.tokenizer)),
+        "the model's parameters": digest(leaves),
+        "the step to go on from": digest(step),
+    }
+    for name, tokens in {"training": run.train, **run.validation}.items():
+        # Not the tokens themselves: each process reads those of its own rows.
+        parts = [digest(values).hex() for values in (tokens.offsets, tokens.labels, tokens.example_ids)]
+        found[f"the {name} data (their lengths, labels or order)"] = digest(parts)
+    return found
 
 
 def _saved_config(folder: Path) -> TrainConfig:

@@ -6,6 +6,7 @@ waited for. No more than `IN_FLIGHT` steps are ever unfinished here; that also k
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import time
 from collections import deque
@@ -70,8 +71,22 @@ class Recorder(Protocol):
         """An epoch, or the run, is at its end; `loss` is that of the last update, as in the article."""
 
 
-def fit(run: Run, state: TrainState, recorder: Recorder, checkpoints: Checkpoints | None = None) -> TrainState:
+def fit(
+    run: Run,
+    state: TrainState,
+    recorder: Recorder,
+    checkpoints: Checkpoints | None = None,
+    *,
+    deadline: float | None = None,
+) -> TrainState:
     """Train from `state` (on the host, its step included) to the end of the run.
+
+    Args:
+        run: what to train.
+        state: where to begin.
+        recorder: is told of it.
+        checkpoints: kept every `save_every` updates.
+        deadline: seconds after which a process that waits for others in vain shows its stack and ends itself.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite; at most `IN_FLIGHT` steps after the one it names.
@@ -85,6 +100,7 @@ def fit(run: Run, state: TrainState, recorder: Recorder, checkpoints: Checkpoint
     def settle() -> None:
         nonlocal clock, last
         step, feed, metrics = waiting.popleft()
+        _arm(deadline)
         found = trainer.read(metrics)
         now = time.perf_counter()
         last = float(found.loss)
@@ -94,6 +110,7 @@ def fit(run: Run, state: TrainState, recorder: Recorder, checkpoints: Checkpoint
         recorder.step(StepRecord(step, last, rate, len(feed.examples), feed.tokens, now - clock))
         clock = now
 
+    _arm(deadline)
     placed = trainer.place(state)
     for step, feed in enumerate(ahead(feeds), start=int(state.step) + 1):
         placed, metrics = trainer.train_step(placed, feed.placed)
@@ -106,7 +123,7 @@ def fit(run: Run, state: TrainState, recorder: Recorder, checkpoints: Checkpoint
         if ends:
             epoch = step / run.steps_per_epoch
             evaluations = [
-                evaluate(trainer, placed, tokens, run.task, config, split=name)
+                evaluate(trainer, placed, tokens, run.task, config, split=name, deadline=deadline)
                 for name, tokens in run.validation.items()
             ]
             for evaluation in evaluations:
@@ -115,6 +132,7 @@ def fit(run: Run, state: TrainState, recorder: Recorder, checkpoints: Checkpoint
         if saves and checkpoints is not None:
             checkpoints.save(trainer.read(placed))
         clock = time.perf_counter() if ends or saves else clock
+    _arm(deadline)
     return trainer.read(placed)
 
 
@@ -127,6 +145,7 @@ def evaluate(
     *,
     split: str = "validation",
     progress: Callable[[int], None] | None = None,
+    deadline: float | None = None,
 ) -> Evaluation:
     """Every example of `tokens` once, the last partial batch included, with a placed state.
 
@@ -138,6 +157,7 @@ def evaluate(
         config: its packing, lengths and batch size.
         split: for the record.
         progress: called with the number of examples done.
+        deadline: see `fit`.
     """
     began = time.perf_counter()
     logits = np.full((len(tokens), task.num_labels), np.nan)
@@ -145,6 +165,7 @@ def evaluate(
     waiting: deque[tuple[EvalFeed, Any, Any]] = deque()
 
     def settle() -> None:
+        _arm(deadline)
         feed, found, out = waiting.popleft()
         sums.append(trainer.read(found))
         logits[feed.examples] = trainer.read_logits(out)[feed.row, feed.slot]
@@ -168,6 +189,12 @@ def evaluate(
     else:
         metrics = task_metrics(task, confusion=counts)
     return Evaluation(split, loss / weight, metrics, logits, len(tokens), time.perf_counter() - began)
+
+
+def _arm(deadline: float | None) -> None:
+    """Begin the deadline anew. It is kept by a thread of C, which works while Python waits in JAX."""
+    if deadline is not None:
+        faulthandler.dump_traceback_later(deadline, exit=True)
 
 
 def _non_finite(step: int, loss: float, ids: np.ndarray) -> str:

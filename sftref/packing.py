@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from sftref.batches import Batch, Layout, epoch_order, fill
+from sftref.batches import WHOLE, Batch, Layout, Part, epoch_order, fill
 from sftref.tokens import TokenArrays
 
 # How many batches are packed on trial to size the static layout.
@@ -61,7 +61,7 @@ def packed_layout(
     return Layout(micro, rows_for(needed, devices, micro), length, slots)
 
 
-def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int) -> Batch:
+def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int, part: Part = WHOLE) -> Batch:
     """The examples `index` int64 [B] in packed rows of `layout`, with more rows than that where they need them.
 
     The shape depends on these examples and not on the batches before, so that a resumed run computes the same bits.
@@ -70,7 +70,7 @@ def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int) -
     needed = int(row.max()) + 1
     if needed > layout.micro * layout.rows:
         layout = layout._replace(rows=rows_for(needed, devices, layout.micro))
-    return fill(tokens, index, row, slot, start, layout)
+    return fill(tokens, index, row, slot, start, layout, part)
 
 
 def slots_for(tokens: TokenArrays, length: int) -> int:

@@ -71,8 +71,11 @@ def train_feed(
         layout = chunked(layout, 1, max(1, CPU_TRAIN_TOKENS // config.max_length))
     updates = plan(len(tokens), config.batch_size, config.seed, drop_last=config.drop_last, start_step=start_step)
     for epoch, examples in islice(updates, total_steps - start_step):
-        batch = pack(tokens, examples, layout, n) if config.pack else pad(tokens, examples, layout)
-        yield Feed(epoch, examples, int((batch.segments > 0).sum()), trainer.put(batch))
+        if config.pack:
+            batch = pack(tokens, examples, layout, n, trainer.part)
+        else:
+            batch = pad(tokens, examples, layout, trainer.part)
+        yield Feed(epoch, examples, int(tokens.lengths[examples].sum()), trainer.put(batch))
 
 
 def eval_feed(tokens: TokenArrays, config: TrainConfig, trainer: Trainer) -> Iterator[EvalFeed]:
@@ -95,7 +98,7 @@ def eval_feed(tokens: TokenArrays, config: TrainConfig, trainer: Trainer) -> Ite
         for first in range(0, int(row.max()) + 1, layout.rows):
             here = (row >= first) & (row < first + layout.rows)
             place = (row[here] - first, slot[here])
-            batch = fill(tokens, examples[here], *place, column[here], layout)
+            batch = fill(tokens, examples[here], *place, column[here], layout, trainer.part)
             yield EvalFeed(examples[here], *place, trainer.put(batch))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import time
@@ -72,14 +73,14 @@ class RunRecorder:
     """Writes `metrics.jsonl` as the run goes and `summary.json`, `curves.png` at its end; tells the screen.
 
     Args:
-        out: the run's folder, made already.
+        out: the run's folder, made already; None for a process that keeps no records.
         screen: who shows it.
         resumed_at: the step a run goes on from; later lines of an interrupted run are dropped.
     """
 
-    def __init__(self, out: Path, screen: Screen, resumed_at: int = 0) -> None:
-        self._out, self._screen = out, screen
-        self.path = out / "metrics.jsonl"
+    def __init__(self, out: Path | None, screen: Screen, resumed_at: int = 0) -> None:
+        self._out, self._screen = out or Path(os.devnull), screen
+        self.path = self._out if out is None else out / "metrics.jsonl"
         self.lines: list[dict[str, Any]] = []
         if resumed_at and self.path.exists():
             old = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]

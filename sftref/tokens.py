@@ -136,10 +136,7 @@ def cache_key(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerFast, 
     """Everything that decides the arrays -> 64 hexadecimal digits, SHA-256."""
     import pyarrow.compute as pc
 
-    # A tokenizer's JSON carries the truncation and padding of its last call: they are no part of what it is.
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    has_types = "token_type_ids" in tokenizer.model_input_names
-    settings = [FORMAT, task.fields, task.regression, max_length, tokenizer.truncation_side, has_types, backend]
+    settings = [FORMAT, task.fields, task.regression, max_length, *definition(tokenizer)]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     table = dataset.with_format("arrow")[:].combine_chunks()
     for name in task.fields:
@@ -150,6 +147,13 @@ def cache_key(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerFast, 
     for array in _labels_and_ids(dataset, task):
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def definition(tokenizer: PreTrainedTokenizerFast) -> list[Any]:
+    """All of a tokenizer that decides what it makes of a text, as plain values."""
+    # A tokenizer's JSON carries the truncation and padding of its last call: they are no part of what it is.
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    return [tokenizer.truncation_side, "token_type_ids" in tokenizer.model_input_names, backend]
 
 
 def _labels_and_ids(dataset: Dataset, task: Task) -> tuple[Labels, npt.NDArray[np.uint32]]:

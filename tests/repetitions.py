@@ -2,8 +2,9 @@
 
     python tests/repetitions.py --times 200 --adapter sftref.conformance.adapters.sftref:mesh
 
-Prints a line for each check that did not pass and, at the end or after Ctrl-C, how often each one passed and its largest
-margin. Exits with 1 if any did not: on a machine that computes rightly that is a false alarm, and a bound's derivation is wrong.
+Prints a line for each check that did not pass and, at the end or after Ctrl-C, how often each one passed and its
+largest margin. Exits with 1 if any did not: on a machine that computes rightly that is a false alarm, and a bound's
+derivation is wrong.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 A trainer never touches the arithmetic of a step. It places the state and the batches, compiles the shared step with
 its own `reduce`, and brings results back to the host as NumPy arrays.
+
+Its devices may belong to several processes (`distributed.py`). Each process then runs the same calls in the same order;
+it gives `put` the rows of its own devices, and every result that it reads is the global one.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from sftref.batches import Batch
+from sftref.batches import Batch, Part
 from sftref.loss import EvalSums
 from sftref.step import Program, StepMetrics, TrainState
 
@@ -24,8 +27,10 @@ class Trainer(abc.ABC):
     Attributes:
         name: as on the command line.
         program: the static part of the run.
-        devices: N devices, in the order of the shards.
+        devices: N devices, of all processes, in the order of the shards.
+        local_devices: those of this process.
         shards: in how many parts a batch is divided; N, unless a mesh has other axes.
+        part: which of them this process holds: all, where there is one process.
     """
 
     name: ClassVar[str]
@@ -39,7 +44,12 @@ class Trainer(abc.ABC):
             raise ValueError("devices = [], must hold at least one device")
         self.program = program
         self.devices = tuple(devices)
+        mine = [k for k, device in enumerate(self.devices) if device.process_index == jax.process_index()]
+        if not mine or mine != list(range(mine[0], mine[-1] + 1)):
+            raise ValueError(f"devices = {list(devices)}, must hold this process's devices, one after the other")
+        self.local_devices = self.devices[mine[0] : mine[-1] + 1]
         self.shards = len(self.devices)
+        self.part = Part(mine[0], mine[-1] + 1, self.shards)
 
     @abc.abstractmethod
     def place(self, state: TrainState) -> TrainState:
@@ -47,7 +57,10 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def put(self, batch: Batch) -> Batch:
-        """`batch` [K, R, ...] on the devices, R divided among them; R must be a multiple of N. Returns at once."""
+        """`batch` [K, R, ...] on the devices, R divided among them; R must be a multiple of N. Returns at once.
+
+        With several processes the rows are those of `part`, and R is their number.
+        """
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         """One update of a placed state by a placed batch. The state is donated: use the one returned."""
@@ -75,8 +88,8 @@ class Trainer(abc.ABC):
         return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
     def replicas(self, tree: Any) -> list[Any]:
-        """A replicated result as NumPy arrays, once for each device, as that device holds it."""
-        return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d), tree) for device in self.devices]
+        """A replicated result as NumPy arrays, once for each device of this process, as that device holds it."""
+        return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d), tree) for device in self.local_devices]
 
     def read(self, tree: Any) -> Any:
         """A replicated result as NumPy arrays. Waits for it."""
@@ -87,18 +100,20 @@ class Trainer(abc.ABC):
         return np.asarray(jax.device_get(logits))
 
 
-def check_rows(batch: Batch, devices: int) -> None:
+def check_rows(batch: Batch, trainer: Trainer) -> None:
     """Refuse a batch whose rows cannot be divided, or that holds no example (its mean would be 0/0).
+
+    Of several processes one may well have no example.
 
     Raises:
         ValueError: naming both numbers.
     """
-    rows = batch.weights.shape[1]
-    if rows % devices:
+    rows, part = batch.weights.shape[1], trainer.part
+    if rows % part.count:
         raise ValueError(
-            f"rows = {rows}, must be a multiple of the {devices} devices; pad the batch with rows of weight 0"
+            f"rows = {rows}, must be a multiple of the {part.count} devices; pad the batch with rows of weight 0"
         )
-    if not np.any(batch.weights > 0):
+    if part.count == part.shards and not np.any(batch.weights > 0):
         raise ValueError("the batch has no example of positive weight: its mean loss is undefined")
 
 

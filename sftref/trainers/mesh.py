@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sftref.batches import Batch
+from sftref.batches import Batch, Part
 from sftref.config import require
 from sftref.step import Program, TrainState, eval_step, mean_gradients, train_step
 from sftref.trainers.base import Trainer, check_rows, own
@@ -42,9 +42,13 @@ class MeshTrainer(Trainer):
         super().__init__(program, list(mesh.devices.flat))
         self.mesh = mesh
         self.shards = mesh.shape[AXIS]
+        at = sorted({int(where[mesh.axis_names.index(AXIS)]) for where in np.argwhere(_own(mesh))})
+        self.part = Part(at[0], at[-1] + 1, self.shards)
         self._copies = NamedSharding(mesh, PartitionSpec())
         self._rows = NamedSharding(mesh, PartitionSpec(None, AXIS))
-        logits = NamedSharding(mesh, PartitionSpec(AXIS))
+        self._several = jax.process_count() > 1
+        # Each process reads all logits; of one process every device is its own.
+        logits = self._copies if self._several else NamedSharding(mesh, PartitionSpec(AXIS))
         step = functools.partial(train_step, program, reduce=identity)
         self._train = jax.jit(step, donate_argnums=0, out_shardings=self._copies)
         evaluate = functools.partial(eval_step, program, reduce=identity)
@@ -55,9 +59,25 @@ class MeshTrainer(Trainer):
 
     def place(self, state: TrainState) -> TrainState:
         """See `Trainer.place`."""
-        return jax.device_put(own(state), self._copies)
+        host = own(state)
+        if not self._several:
+            return jax.device_put(host, self._copies)
+        # `device_put` would compare every leaf across the processes, one collective each.
+        return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, self._copies, a.__getitem__), host)
 
     def put(self, batch: Batch) -> Batch:
         """See `Trainer.put`."""
-        check_rows(batch, self.shards)
-        return jax.device_put(batch, self._rows)
+        check_rows(batch, self)
+        if not self._several:
+            return jax.device_put(batch, self._rows)
+
+        def whole(leaf: np.ndarray) -> jax.Array:
+            rows = leaf.shape[1] // self.part.count * self.shards
+            return jax.make_array_from_process_local_data(self._rows, leaf, (leaf.shape[0], rows, *leaf.shape[2:]))
+
+        return jax.tree.map(whole, batch)
+
+
+def _own(mesh: Mesh) -> np.ndarray:
+    """Which devices of a mesh are this process's: booleans in its shape."""
+    return np.vectorize(lambda device: device.process_index == jax.process_index(), otypes=[bool])(mesh.devices)

@@ -1,4 +1,8 @@
-"""`jax.pmap`: the author writes the collective. Arrays carry a leading axis N; each device sees its own slice."""
+"""`jax.pmap`: the author writes the collective. Arrays carry a leading axis N; each device sees its own slice.
+
+With several processes the leading axis counts this process's devices only: that is how `pmap` has always worked, while
+`psum` and `axis_index` reach over all of them.
+"""
 
 from __future__ import annotations
 
@@ -36,17 +40,20 @@ class PmapTrainer(Trainer):
 
     def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
         super().__init__(program, devices)
-        self._sharding = NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
+        self._sharding = NamedSharding(Mesh(np.array(self.local_devices), (AXIS,)), PartitionSpec(AXIS))
+        several = len(self.local_devices) < len(self.devices)
 
         def train(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
             return train_step(program, state, batch, sum_over_devices, lax.axis_index(AXIS))
 
         def evaluate(state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
-            return eval_step(program, state, batch, sum_over_devices)
+            sums, logits = eval_step(program, state, batch, sum_over_devices)
+            return sums, lax.all_gather(logits, AXIS) if several else logits
 
         def gradients(state: TrainState, batch: Batch) -> Any:
             return mean_gradients(program, state, batch, sum_over_devices, lax.axis_index(AXIS))[1]
 
+        self._gathered = several
         self._train = jax.pmap(train, axis_name=AXIS, devices=self.devices, donate_argnums=0)
         self._eval = jax.pmap(evaluate, axis_name=AXIS, devices=self.devices)
         self._gradients = jax.pmap(gradients, axis_name=AXIS, devices=self.devices)
@@ -56,18 +63,18 @@ class PmapTrainer(Trainer):
         host = jax.device_get(state)
         # A copy for each device, put there directly: stacking on the host first would hold N copies there. All leaves
         # in one call a device: a call for each leaf took a third of the time of the kit's laws once they were compiled.
-        placed = [jax.device_put(jax.tree.map(lambda leaf: np.array(leaf[None]), host), d) for d in self.devices]
+        placed = [jax.device_put(jax.tree.map(lambda leaf: np.array(leaf[None]), host), d) for d in self.local_devices]
 
         def stack(*shards: jax.Array) -> jax.Array:
-            shape = (len(self.devices), *shards[0].shape[1:])
+            shape = (len(shards), *shards[0].shape[1:])
             return jax.make_array_from_single_device_arrays(shape, self._sharding, list(shards))
 
         return jax.tree.map(stack, *placed)
 
     def put(self, batch: Batch) -> Batch:
         """See `Trainer.put`; [K, R, ...] becomes [N, K, R/N, ...]."""
-        n = len(self.devices)
-        check_rows(batch, n)
+        n = len(self.local_devices)
+        check_rows(batch, self)
 
         def split(leaf: np.ndarray) -> np.ndarray:
             k, r = leaf.shape[:2]
@@ -84,13 +91,13 @@ class PmapTrainer(Trainer):
 
     def replicas(self, tree: Any) -> list[Any]:
         """See `Trainer.replicas`."""
-        return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d)[0], tree) for device in self.devices]
+        return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d)[0], tree) for device in self.local_devices]
 
     def read(self, tree: Any) -> Any:
         """See `Trainer.read`: the first device's copy, so that N copies are not brought over to use one."""
-        return jax.tree.map(lambda leaf: shard_on(leaf, self.devices[0])[0], tree)
+        return jax.tree.map(lambda leaf: shard_on(leaf, self.local_devices[0])[0], tree)
 
     def read_logits(self, logits: jax.Array) -> np.ndarray:
         """See `Trainer.read_logits`."""
-        stacked = np.asarray(jax.device_get(logits))
+        stacked = shard_on(logits, self.local_devices[0])[0] if self._gathered else np.asarray(jax.device_get(logits))
         return stacked.reshape(-1, *stacked.shape[2:])

@@ -37,5 +37,5 @@ class SingleTrainer(Trainer):
 
     def put(self, batch: Batch) -> Batch:
         """See `Trainer.put`."""
-        check_rows(batch, 1)
+        check_rows(batch, self)
         return jax.device_put(batch, self.devices[0])
