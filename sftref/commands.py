@@ -46,7 +46,8 @@ def train(given: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) 
     if automatic:
         require("out" in given, "--resume auto: needs --out DIR, which holds the run to go on with, or will")
         resume = given["out"] if latest(given["out"]) is not None else None
-        given["overwrite"] = True  # what came before the first checkpoint is done again
+        # What came before the first checkpoint is done again; a run that came to its end is not.
+        given["overwrite"] = given.get("overwrite", False) or not (given["out"] / "summary.json").exists()
     else:
         require(
             not (resume and "out" in given), "--out with --resume: a resumed run goes on in its own folder; leave out"

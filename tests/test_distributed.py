@@ -61,6 +61,16 @@ def test_several_processes_need_a_folder(capsys: pytest.CaptureFixture[str]) -> 
     assert "--out: must be given with several processes" in capsys.readouterr().err
 
 
+def test_a_run_that_came_to_its_end_is_not_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without checkpoints there is nothing to resume, and its records are kept."""
+    for name in ("config.json", "metrics.jsonl", "summary.json"):
+        (tmp_path / name).write_text("{}")
+    words = ["train", "--model", "tiny", "--trainer", "single", "--max-steps", "1", "--out", str(tmp_path)]
+    assert main([*words, "--resume", "auto"]) == 2
+    assert "holds the config.json, metrics.jsonl, summary.json of an earlier run" in capsys.readouterr().err
+    assert (tmp_path / "summary.json").read_text() == "{}"
+
+
 def test_parts_of_a_batch_make_up_the_whole() -> None:
     tokens = ragged(23)
     layout = Layout(micro=2, rows=12, length=int(tokens.lengths.max()), slots=1)
