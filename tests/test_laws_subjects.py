@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sftref.conformance.faults.judgement import level_of
 from sftref.conformance.faults.numpy_trainer import NumpyTrainer, OnDevices
 from sftref.conformance.faults.subjects import trainer
 from sftref.conformance.faults.trial import SUBJECTS, TRAINERS, functions, trials
+from sftref.conformance.laws.test_4_model import best_step
 from sftref.conformance.settings import Settings
 
 pytestmark = pytest.mark.jax
@@ -50,6 +52,14 @@ def test_every_law_of_a_subject_has_a_fault() -> None:
 def test_a_right_trainer_passes(law: str, tmp_path: Path) -> None:
     check = ask(law, OnDevices(), tmp_path, jax.devices())
     assert all(found.margin < 0.5 for found in check.comparisons)
+
+
+def test_a_step_far_too_long_is_not_taken_for_a_good_one() -> None:
+    """Over 1 and 1/2 the derivative of tanh 200 h comes out as 1 and 2, which agree better than the right ones do."""
+    lengths = [2.0**-k for k in range(0, 12, 2)]
+    length, noise = best_step(lambda h: math.tanh(200 * h), 200.0, 1e-6, lengths)
+    assert length == 2.0**-10
+    assert noise == pytest.approx(200**5 * 2 / 15 * length**4 / 4 + 1e-6 / length, rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in PLANTED for law in fault.seen_by])
