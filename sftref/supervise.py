@@ -88,7 +88,7 @@ def run(argv: Sequence[str], out: Path | None) -> int:
     """Run `sftref ARGV` in a worker; its exit code, or `LOST` where it, or a process that it needs, was lost."""
     voice = _Voice(out)
     worker = subprocess.Popen(
-        [sys.executable, "-m", "sftref.cli", *argv],
+        [sys.executable, "-P", "-m", "sftref.cli", *argv],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -58,7 +58,7 @@ def started(
     for number in sorted(set(range(processes)) - set(absent)):
         mine = ["--coordinator", f"localhost:{port}", "--num-processes", str(processes), "--process-id", str(number)]
         running[number] = subprocess.Popen(
-            [sys.executable, "-m", "sftref.cli", *words, *mine, *(extra or {}).get(number, ())],
+            [sys.executable, "-P", "-m", "sftref.cli", *words, *mine, *(extra or {}).get(number, ())],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

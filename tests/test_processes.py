@@ -28,7 +28,7 @@ SOON = 3 * HEARTBEAT + 15
 
 def alone(out: Path, *words: str) -> None:
     """The same run in one process."""
-    command = [sys.executable, "-m", "sftref.cli", *RUN, "--out", str(out), *words]
+    command = [sys.executable, "-P", "-m", "sftref.cli", *RUN, "--out", str(out), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -87,7 +87,19 @@ def test_a_process_that_is_lost_is_named_and_the_run_goes_on_elsewhere(
         assert {k: process.code for k, process in found.items()} == codes, found
         assert says in "".join(process.stderr for process in found.values())
     if victim == 1 and number == signal.SIGKILL:
-        resumed = [sys.executable, "-m", "sftref.cli", "train", "--out", str(out), "--resume", "auto", "--devices", "3"]
+        resumed = [
+            sys.executable,
+            "-P",
+            "-m",
+            "sftref.cli",
+            "train",
+            "--out",
+            str(out),
+            "--resume",
+            "auto",
+            "--devices",
+            "3",
+        ]
         subprocess.run(resumed, check=True, capture_output=True, timeout=300)
         alone(tmp_path / "whole", *LONG)
         # Roundings of 400 updates, u sqrt(400), times ten as above; 200 of them were measured to give 1.2e-7.
