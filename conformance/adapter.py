@@ -34,7 +34,7 @@ OPTIONAL_METHODS = {
     "score": "metrics",
 }
 # Beside the methods: what a `Case` may ask for; `devices`: more than one; `jax`: state in JAX arrays; `weights`: other
-# than 0 and 1.
+# than 0 and 1; `processes`: the devices may be those of several processes, which all call the same, with whole batches.
 CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
     "devices",
     "jax",
@@ -173,7 +173,10 @@ class TrainerUnderTest(Protocol):
         """
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
-        """The batches of an epoch over `examples` examples, each as their indices, in training's order."""
+        """The batches of an epoch over `examples` examples, each as their indices, in training's order.
+
+        Of several processes: what this one reads of each.
+        """
 
     def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
         """`accuracy` and `f1` (of class 1) over all examples of all batches, as the trainer's own evaluation counts."""

@@ -35,7 +35,7 @@ class Law:
 
     Attributes:
         id: stable; known deviations name it.
-        rung: of the ladder, 0 to 10; on 9, processes, there is no law yet.
+        rung: of the ladder, 0 to 10.
         requirement: a sentence with MUST.
         catches: what kinds of fault break it, in a few words each.
         cause: what is most likely wrong where it is broken.
@@ -59,6 +59,11 @@ class Law:
     def rung_name(self) -> str:
         """The rung in words."""
         return RUNGS[self.rung]
+
+    def asked(self, level: str, processes: int | None) -> bool:
+        """Whether a run at `level` asks it; those of processes at any level, where these are asked for."""
+        mine = LEVELS[0] if processes is not None and self.rung_name == "processes" else self.level
+        return LEVELS.index(mine) <= LEVELS.index(level)
 
 
 @cache
@@ -92,11 +97,12 @@ def selects(only: Sequence[str], check: str) -> bool:
     )
 
 
-def expected(level: str, subjects: Iterable[str], only: Sequence[str] = ()) -> list[str]:
+def expected(
+    level: str, subjects: Iterable[str], only: Sequence[str] = (), *, processes: int | None = None
+) -> list[str]:
     """The ids that a run at `level` must answer for, rung by rung, and within a rung subject by subject."""
     names = list(subjects)
-    highest = LEVELS.index(level)
-    asked = [law for law in laws().values() if LEVELS.index(law.level) <= highest]
+    asked = [law for law in laws().values() if law.asked(level, processes)]
     ids: list[str] = []
     for rung in range(len(RUNGS)):
         here = [law for law in asked if law.rung == rung]

@@ -29,6 +29,7 @@ VERIFY_EXAMPLES = """examples:
   sftref verify --only collectives --only 6        two parts of the ladder
   sftref verify --deviations known.toml            with failures that are known, and end
   sftref verify --level full                       everything, and every planted fault
+  sftref verify --only 9 --processes 4             2 x 2 and 4 x 1 processes x devices, joined by jax.distributed
   sftref verify --cache ~/.cache/sftref            again and again: programs are kept, results held against cold ones
 
 verdict and exit code: CONFORMANT 0, NONCONFORMANT 1, WORKAROUND 1, SETUP 2, UNRESPONSIVE 3, INCOMPLETE 4, UNTRUSTED 5,
@@ -81,6 +82,7 @@ def add_commands(commands: Any) -> None:
     add("--against", default=Settings.against, metavar="MODULE:FACTORY", help="the trainer to compare with")
     add("--only", action="append", default=[], metavar="ID", help="an id, the start of one, or a rung; repeatable")
     add("--seed", type=int, default=Settings.seed, metavar="S", help="of every value drawn (default 0)")
+    add("--processes", type=int, metavar="N", help="join up to N on rung 9 (default: 2 from standard on, 4 at full)")
     add("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes (default {OUT})")
     add("--deviations", type=Path, metavar="FILE", help="a TOML file of known deviations")
     add(
@@ -155,11 +157,12 @@ def _verify(args: dict[str, Any]) -> int:
         expect=args["expect"],
         only=tuple(args["only"]),
         seed=args["seed"],
+        processes=args["processes"],
         self_test=not args["no_self_test"],
         remedies=not args["no_remedies"],
     )
     for word in settings.only:
-        if not expected(settings.level, settings.subjects, [word]):
+        if not expected(settings.level, settings.subjects, [word], processes=settings.processes):
             raise ValueError(f"--only = {word} matches no check at --level {settings.level}; raise the level")
     file: Path | None = args["deviations"]
     known = deviations.load(file) if file else []

@@ -93,7 +93,7 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     options += [("against", settings.against)]
     if settings.adapters != DEFAULT_ADAPTERS:
         options += [("adapter", name) for name in settings.adapters]
-    found = {"platform": settings.platform, "devices": settings.devices, "expect": settings.expect}
+    found = {name: getattr(settings, name) for name in ("platform", "devices", "expect", "processes")}
     options += [(name, value) for name, value in (*found.items(), ("deviations", deviations)) if value is not None]
     words += given(options + [("only", check) for check in ids])
     rungs = sorted({split_id(check)[0].rung for check in ids})

@@ -83,6 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--sftref-expect", default=None, metavar="PLATFORM[:COUNT[:KIND]]", help="the devices that must be here")
     add("--sftref-only", action="append", default=[], metavar="ID", help="an id, the start of one, or a rung")
     add("--sftref-seed", type=int, default=0, metavar="S", help="of every value drawn (default: 0)")
+    add("--sftref-processes", type=int, metavar="N", help="at most N processes on rung 9")
     add("--sftref-stream", type=Path, default=None, metavar="FILE", help="append each check's record as JSON")
     add("--sftref-failed", default=None, help="rungs that failed before, as the runner passes them: 2,6:mesh")
     add_options(add)
@@ -107,6 +108,7 @@ def pytest_configure(config: pytest.Config) -> None:
             expect=option.sftref_expect,
             only=tuple(option.sftref_only),
             seed=option.sftref_seed,
+            processes=option.sftref_processes,
         )
         if option.sftref_adapter or option.sftref_against != Settings.against:
             # Found from where pytest was called, like the files that it is given.
@@ -120,8 +122,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except (ValueError, AdapterError) as error:
         raise pytest.UsageError(str(error)) from error
     config.stash[SETTINGS] = settings
-    controls = not hasattr(config, "workerinput")
-    config.pluginmanager.register(Keeper(run, tells=controls), "sftref-keeper")
+    config.pluginmanager.register(Keeper(run, tells=not hasattr(config, "workerinput")), "sftref-keeper")
     config.pluginmanager.register(config.stash[SUMMARY], "sftref-summary")
 
 
@@ -159,8 +160,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             others.append(item)
             continue
         item.stash[CHECK_ID] = check_id(law.id, _subject_of(item))
-        high = LEVELS.index(law.level) > LEVELS.index(settings.level)
-        if high or not selects(settings.only, item.stash[CHECK_ID]):
+        if not law.asked(settings.level, settings.processes) or not selects(settings.only, item.stash[CHECK_ID]):
             dropped.append(item)
             continue
         ours.append((law, item))
@@ -232,6 +232,12 @@ def subject(request: pytest.FixtureRequest) -> TrainerUnderTest:
     claims = sorted(found.capabilities)
     config.stash[RUN].tell({"event": "subject", "label": request.param, "name": found.name, "capabilities": claims})
     return found
+
+
+@pytest.fixture
+def adapter(request: pytest.FixtureRequest, settings: Settings) -> str:
+    """`MODULE:FACTORY` of the trainer under test, for processes that load it themselves."""
+    return settings.subjects[str(_subject_of(request.node))]
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def verify(
         ValueError: the cache cannot be written.
         OSError: there is no room for temporary files.
     """
-    ids = expected(settings.level, settings.subjects, settings.only)
+    ids = expected(settings.level, settings.subjects, settings.only, processes=settings.processes)
     outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=environment.static())
     outcome.planted = chosen(settings.level, ids) if settings.self_test else []
     kept = Kept(cache, settings, outcome.environment) if cache is not None else None

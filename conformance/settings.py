@@ -14,6 +14,7 @@ from .adapter import AdapterError, load_adapter
 from .catalogue import LEVELS, laws
 
 SIMULATED_DEVICES = 8
+MOST_PROCESSES = 8
 PLATFORMS = ("cpu", "gpu", "rocm", "cuda", "tpu")
 SFTREF = "sftref.conformance.adapters.sftref"
 DEFAULT_ADAPTERS = tuple(f"{SFTREF}:{kind}" for kind in ("single", "pmap", "mesh"))
@@ -32,6 +33,7 @@ class Settings:
         expect: `PLATFORM[:COUNT[:KIND]]` of the devices that must be here, as `rocm:8:gfx942`; None expects nothing.
         only: ids, starts of ids, or numbers of rungs; empty means all.
         seed: of every value drawn.
+        processes: at most so many on rung 9, at any level; None takes two from `standard` on, and four at `full`.
         self_test: whether faults are planted, to see that the laws see them.
         remedies: whether settings are tried where something fell on the machine.
     """
@@ -44,6 +46,7 @@ class Settings:
     expect: str | None = None
     only: tuple[str, ...] = ()
     seed: int = 0
+    processes: int | None = None
     self_test: bool = True
     remedies: bool = True
 
@@ -59,6 +62,8 @@ class Settings:
             self._check_expectation()
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed = {self.seed}, must be 0 to {2**32 - 1}")
+        if self.processes is not None and not 2 <= self.processes <= MOST_PROCESSES:
+            raise ValueError(f"--processes = {self.processes}, must be 2 to {MOST_PROCESSES} processes of this machine")
         labels = subject_labels(self.adapters)
         for word in self.only:
             law, _, subject = word.partition("[")
@@ -104,6 +109,8 @@ class Settings:
             words += ["--devices", str(self.devices)]
         if self.expect is not None:
             words += ["--expect", self.expect]
+        if self.processes is not None:
+            words += ["--processes", str(self.processes)]
         return shlex.join(words)
 
     def check_adapters(self) -> None:

@@ -46,16 +46,16 @@ def cut(lines: list[str], *, stood: bool = False) -> Iterator[str]:
                 continue
         if " failed: " in line:
             told += 1
-        if told <= 1 and not line.strip().startswith("and "):
-            yield line if len(line) <= WIDTH else f"{line[: WIDTH - 4]} ..."
         if line.startswith("diagnosis"):
             told = 0
+        if told <= 1 and not line.strip().startswith("and "):
+            yield line if len(line) <= WIDTH else f"{line[: WIDTH - 4]} ..."
 
 
 def printed(fault: str) -> str:
     """What is read of a fault, cut."""
-    # Rung 10 is asked at `full` only; a fault of it meets no other.
-    level = "full" if faults()[fault].planted == "performance" else "quick"
+    # Rungs 9 and 10 are asked from `standard` on and at `full`; their faults meet no other.
+    level = {"performance": "full", "processes": "standard"}.get(faults()[fault].planted, "quick")
     words = [sys.executable, "-P", "-m", "sftref.conformance.faults", "--level", level, "--read", fault]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     if ended.returncode not in (1, 3):

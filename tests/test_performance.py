@@ -47,13 +47,13 @@ def started(subject: Any, n: int = 8) -> tuple[Any, HostBatch]:
 
 
 # The rung.
-def test_the_ladder_has_ten_rungs_above_the_first_and_a_run_answers_for_those_with_laws() -> None:
+def test_the_ladder_has_ten_rungs_above_the_first_and_a_run_answers_for_those_of_its_level() -> None:
     assert (RUNGS[9:], len(NEEDS)) == (("processes", "performance"), len(RUNGS))
     for level in LEVELS:
         rungs = {split_id(check)[0].rung for check in expected(level, ["mesh"])}
-        assert rungs == {*range(9), *([10] if level == "full" else [])}
-    with pytest.raises(explain.UnknownLawError, match="explain 9: is no law, and no rung of 0 to 10 that has laws"):
-        explain.find("9")
+        assert rungs == {*range(9), *{"quick": [], "standard": [9], "full": [9, 10]}[level]}
+    with pytest.raises(explain.UnknownLawError, match="explain 11: is no law, and no rung of 0 to 10 that has laws"):
+        explain.find("11")
 
 
 @pytest.mark.parametrize("name", [TEMPLATE, f"{SFTREF}:mesh"])

@@ -40,7 +40,7 @@ class SftrefTrainer:
     def __init__(self, kind: str) -> None:
         self.name = f"sftref {kind}"
         self.kind = kind
-        missing = {"processes"} | ({"devices"} if kind == "single" else set())
+        missing = {"devices", "processes"} if kind == "single" else set[str]()
         if kind != "pmap":
             missing.add("parts")
         if importlib.util.find_spec("orbax") is None:
@@ -64,8 +64,8 @@ class SftrefTrainer:
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
         """See `TrainerUnderTest.evaluate`."""
         case = dataclasses.replace(self.case, accumulate=1)
-        placed, at = lay_out(batch, case, self.trainer.shards)
-        logits = self.trainer.read_logits(self.trainer.eval_step(self.state, self.trainer.put(placed))[1])
+        at = lay_out(batch, case, self.trainer.shards)[1]
+        logits = self.trainer.read_logits(self.trainer.eval_step(self.state, self._put(batch, case))[1])
         out = np.zeros((len(batch.weights), logits.shape[-1]), logits.dtype)
         out[at.examples] = logits[at.row, at.slot]
         return out
@@ -130,19 +130,22 @@ class SftrefTrainer:
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
         """See `TrainerUnderTest.epoch`."""
         order = epoch_order(examples, self.case.seed, number)
-        return [order[start : start + batch_size] for start in range(0, examples, batch_size)]
+        own = self.trainer.part.of_rows(rows_for(batch_size, self.trainer.shards, 1))
+        return [order[start : start + batch_size][own.start : own.stop] for start in range(0, examples, batch_size)]
 
     def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
         """See `TrainerUnderTest.score`."""
         case = dataclasses.replace(self.case, accumulate=1)
         counts = np.zeros((self.case.num_labels, self.case.num_labels), np.int64)
         for batch in batches:
-            placed = self.trainer.put(lay_out(batch, case, self.trainer.shards)[0])
+            placed = self._put(batch, case)
             counts += self.trainer.read(self.trainer.eval_step(self.state, placed)[0]).counts
         return classification_metrics(counts, ("accuracy", "f1"))
 
-    def _put(self, batch: HostBatch) -> Batch:
-        return self.trainer.put(lay_out(batch, self.case, self.trainer.shards)[0])
+    def _put(self, batch: HostBatch, case: Case | None = None) -> Batch:
+        laid = lay_out(batch, case or self.case, self.trainer.shards)[0]
+        own = self.trainer.part.of_rows(laid.weights.shape[1])
+        return self.trainer.put(Batch(*(leaf[:, own.start : own.stop] for leaf in laid)))
 
 
 @functools.lru_cache(maxsize=64)

@@ -125,7 +125,7 @@ class Template:
     """The border: four methods, and one more for each capability beyond `devices` and `jax`."""
 
     name = "template"
-    capabilities = frozenset({"devices", "jax", "weights", "gradients", "program", "lowering", "costs"})
+    capabilities = frozenset({"devices", "processes", "jax", "weights", "gradients", "program", "lowering", "costs"})
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """See `TrainerUnderTest.start`."""

@@ -15,7 +15,7 @@ from ..records import Record
 from ..settings import Settings
 from . import Fault, harmless
 from .judgement import level_of
-from .trial import LOWERED, PERFORMANCE, SUBJECTS, trials
+from .trial import LOWERED, PERFORMANCE, PROCESSES, SUBJECTS, trials
 
 
 @dataclass
@@ -47,9 +47,12 @@ def side(fault: Fault) -> list[Law]:
         return [law for law in laws().values() if law.rung_name == PERFORMANCE or law.id in fault.seen_by]
     if fault.planted == LOWERED:
         return [law for law in laws().values() if law.id.startswith("lowering.") or law.id in fault.seen_by]
+    if fault.planted == PROCESSES:
+        return [law for law in laws().values() if law.rung_name == PROCESSES]
     ours = fault.planted == SUBJECTS or (fault.planted == "harmless" and fault.id in harmless.changed)
     per = "subject" if ours else "machine"
-    return [law for law in laws().values() if law.per == per]
+    # Processes are started anew, and know of nothing that is planted in this one.
+    return [law for law in laws().values() if law.per == per and law.rung_name != PROCESSES]
 
 
 def row(fault: Fault, settings: Settings) -> Row:

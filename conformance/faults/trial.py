@@ -27,7 +27,7 @@ from ..settings import Settings, device_limit
 from . import Fault
 from .lowering import CannotPlantError
 
-SUBJECTS, PERFORMANCE, LOWERED = "subjects", "performance", "lowered"
+SUBJECTS, PERFORMANCE, LOWERED, PROCESSES = "subjects", "performance", "lowered", "processes"
 # The modules that plant trainers; the others plant in the machine.
 TRAINERS = (SUBJECTS, PERFORMANCE, LOWERED)
 KIT = __package__.rpartition(".")[0]
@@ -90,6 +90,8 @@ def ask(
             "settings": lambda: settings,
             "devices": lambda: jax.devices()[: int(min(device_limit(settings), len(jax.devices())))],
             "against": lambda: load_adapter(settings.against),
+            # Of a trainer that claims processes; others are not asked in several.
+            "adapter": str,
             "tmp_path": lambda: Path(folder),
         }
         function = functions()[law.id]
