@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from . import process
@@ -226,7 +227,10 @@ def _started(number: int) -> tuple[subprocess.Popen[bytes], Connection, Any]:
 
 def _variables() -> dict[str, str]:
     """The environment of a process: that of its parent, and what its parent can import; devices are its own."""
-    found = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "JAX_PLATFORMS": "cpu"}
+    # This kit first: pytest puts the folder of a checkout in front of what is installed.
+    above = str(Path(__file__).parents[len(__package__.split("."))])
+    paths = [above, *(path for path in sys.path if path)]
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
     flags = re.sub(r"--xla_force_host_platform_device_count=\S*", "", found.get("XLA_FLAGS", "")).strip()
     found.pop("JAX_NUM_CPU_DEVICES", None)
     return found | ({"XLA_FLAGS": flags} if "XLA_FLAGS" in found else {})

@@ -22,7 +22,7 @@ from sftref.distributed import WAIT, Cluster
 
 OPTIM_FIELDS = tuple(OptimConfig.__dataclass_fields__)
 # What a resumed run may change: nothing that decides the numbers, but for the order in which sums are added.
-FREE_ON_RESUME = frozenset({"trainer", "devices", "eval_batch_size", "save_every"})
+FREE_ON_RESUME = frozenset({"trainer", "devices", "mesh", "remat", "eval_batch_size", "save_every"})
 # The article's run (see README): QQP, bert-base-cased, a tenth of the training split to train on and the next tenth to
 # evaluate on, rows padded to 128 tokens, 64 examples per device, 6 epochs of full batches.
 ARTICLE: dict[str, Any] = {
@@ -49,6 +49,7 @@ EXAMPLES = """examples:
   sftref train --task mrpc --data hub --model bert-base-cased
   sftref train --task sst2 --data my/folder --model my/bert --save my/finetuned
   sftref train --preset article                    the article's run, from the hub
+  sftref train --mesh data=2,fsdp=2,tensor=2 --remat   a model that one device has no room for
   sftref train --out runs/a --save-every 50        then, after an interruption:
   sftref train --resume runs/a --devices 3
 
@@ -94,6 +95,7 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--num-layers", type=int, help="keep the model's first layers only")
     p.add_argument("--trainer", choices=TRAINERS, help=f"default {default.trainer}")
     p.add_argument("--devices", type=int, metavar="N", help="default: all; 8 simulated ones on a CPU-only machine")
+    p.add_argument("--mesh", metavar="AXES", help="data=2,fsdp=2,tensor=2 cuts the model too (default: data only)")
     p.add_argument("--eval-batch-size", type=int, help=f"over all devices (default {default.eval_batch_size})")
     p.add_argument("--max-length", type=int, help=f"tokens of an example (default {default.max_length})")
     p.add_argument("--precision", choices=PRECISIONS, help=f"default {default.precision}")
@@ -120,6 +122,7 @@ def _train_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--max-steps", type=int, metavar="K", help="stop after K updates; the schedule ends there too")
     p.add_argument("--batch-size", type=int, help=f"examples of an update, over all devices ({default.batch_size})")
     p.add_argument("--accumulate", type=int, metavar="K", help="micro-batches of an update (default 1)")
+    p.add_argument("--remat", action=argparse.BooleanOptionalAction, help="keep only the input of each layer")
     p.add_argument("--drop-last", action=argparse.BooleanOptionalAction, help="skip each epoch's incomplete batch")
     p.add_argument("--dropout", choices=DROPOUT_MODES, help=f"default {default.dropout}")
     p.add_argument("--train-fraction", type=float, help="share of the training data, drawn with --seed")

@@ -24,6 +24,8 @@ Precision = Literal["float32", "bfloat16", "float64"]
 
 TRAINERS: tuple[TrainerName, ...] = ("single", "pmap", "mesh")
 DROPOUT_MODES: tuple[DropoutMode, ...] = ("addressed", "article", "off")
+# Of a mesh, from the outermost to the innermost: neighbours share `tensor`, which sends most.
+MESH_AXES = ("data", "fsdp", "tensor")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float64")
 
 # The widths of the fields in a dropout address (see `dropout.py`): 8 bits of head group, 12 bits of query
@@ -157,6 +159,8 @@ class TrainConfig:
     eval_batch_size: int = 256
     max_length: int = 128
     accumulate: int = 1
+    mesh: str | None = None  # data=2,fsdp=2,tensor=2; None: all devices along data
+    remat: bool = False
     precision: Precision = "float32"
     dropout: DropoutMode = "addressed"
     pack: bool = True
@@ -195,6 +199,38 @@ class TrainConfig:
             self.trainer != "single" or self.devices in (None, 1),
             f"--devices = {self.devices}, must be 1 with --trainer single; choose --trainer pmap or mesh",
         )
+        shape = self.mesh_shape
+        if shape is not None:
+            count = math.prod(shape.values())
+            require(
+                self.trainer == "mesh", f"--mesh with --trainer {self.trainer}: it has no mesh; choose --trainer mesh"
+            )
+            require(
+                self.devices in (None, count),
+                f"--devices = {self.devices}, must be {count}, those of --mesh {self.mesh}; leave one of them out",
+            )
+
+    @property
+    def mesh_shape(self) -> dict[str, int] | None:
+        """Devices along each axis of `mesh`, in the order of `MESH_AXES`.
+
+        Raises:
+            ConfigError: it is not written as it must be.
+        """
+        if self.mesh is None:
+            return None
+        found = dict.fromkeys(MESH_AXES, 1)
+        seen = set[str]()
+        for word in self.mesh.split(","):
+            name, _, count = word.strip().partition("=")
+            require(
+                name in MESH_AXES and name not in seen and count.isdecimal() and int(count) > 0,
+                f"--mesh {self.mesh}: {word.strip()!r}, must be AXIS=DEVICES, each of {', '.join(MESH_AXES)} once at "
+                "most, as in data=2,fsdp=2,tensor=2",
+            )
+            seen.add(name)
+            found[name] = int(count)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values, ready for JSON."""

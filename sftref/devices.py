@@ -6,6 +6,7 @@ Of several processes each brings its share of the devices, the same number from 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,8 @@ def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
     import jax
 
     jax.config.update("jax_enable_x64", config.precision == "float64")
-    wanted = 1 if config.trainer == "single" else config.devices
+    shape = config.mesh_shape
+    wanted = 1 if config.trainer == "single" else config.devices if shape is None else math.prod(shape.values())
     processes = join(cluster)
     require(
         processes == 1 or config.trainer != "single",

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -56,21 +57,21 @@ def threshold(rate: float) -> int:
     return round(rate * (1 << LANE_BITS))
 
 
+@flax.struct.dataclass
 class AddressedDropout:
     """Masks as a function of addresses alone.
 
-    Args:
+    Attributes:
         seed: two uint32 words, high and low.
-        step: uint32 scalar, the update that the masks belong to.
+        step: integer scalar, the update that the masks belong to.
     """
 
-    def __init__(self, seed: tuple[Array, Array], step: Array) -> None:
-        self._seed = seed
-        self._step = step.astype(jnp.uint32)
+    seed: tuple[Array, Array]
+    step: Array
 
     def _lanes(self, site: int, c0: Array, c1: Array) -> list[Array]:
         """Four lanes of noise for the counters (`c0`, `c1`), uint32 and broadcastable, with the rows in front."""
-        key = threefry_2x32(self._seed, jnp.stack([self._step, jnp.uint32(site)]))
+        key = threefry_2x32(self.seed, jnp.stack([self.step.astype(jnp.uint32), jnp.uint32(site)]))
         counters = jnp.stack(jnp.broadcast_arrays(c0, c1), axis=1)
         words = jax.vmap(lambda row: threefry_2x32((key[0], key[1]), row))(counters)
         low = jnp.uint32((1 << LANE_BITS) - 1)
@@ -98,6 +99,7 @@ class AddressedDropout:
         return _drop(p, jnp.concatenate(lanes, axis=1)[:, :heads], rate)
 
 
+@flax.struct.dataclass
 class ArticleDropout:
     """Masks as the article draws them: from a key and the shape of the array, so they depend on the layout.
 
@@ -106,8 +108,7 @@ class ArticleDropout:
     (`broadcast_dropout=True` in `flax.linen.dot_product_attention_weights`).
     """
 
-    def __init__(self, key: Array) -> None:
-        self._key = key
+    key: Array
 
     def hidden(self, x: Array, rate: float, site: int, at: Address) -> Array:
         """See `Dropout.hidden`; the address plays no part."""
@@ -118,7 +119,7 @@ class ArticleDropout:
         return p if rate == 0.0 else self._bernoulli(p, rate, site, (1, 1, *p.shape[2:]))
 
     def _bernoulli(self, x: Array, rate: float, site: int, shape: tuple[int, ...]) -> Array:
-        keep = jax.random.bernoulli(jax.random.fold_in(self._key, site), 1.0 - rate, shape)
+        keep = jax.random.bernoulli(jax.random.fold_in(self.key, site), 1.0 - rate, shape)
         return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 

@@ -25,6 +25,7 @@ from sftref.dropout import (
     Address,
     Dropout,
 )
+from sftref.sharding import Places
 
 # Added to the score of a key that must not be seen. Finite, so that a query with no visible key (padding) gives
 # uniform probabilities instead of NaN, whose product with a zero weight would still be NaN; large enough that exp
@@ -68,6 +69,11 @@ class Module(nn.Module):
 
     config: ModelConfig
     numerics: Numerics
+    places: Places | None = None
+
+    def lay(self, x: Array, kind: str) -> Array:
+        """An activation where `sharding.py` has it on the mesh, if there is one that cuts anything."""
+        return x if self.places is None else self.places.constrain(x, kind)
 
     def dense(self, features: int, name: str) -> nn.Dense:
         """An affine map to `features`."""
@@ -108,8 +114,8 @@ class Embeddings(Module):
         """Ids int32 [R, L] (valid ones, padding included) -> [R, L, D]."""
         c = self.config
 
-        def table(rows: int, name: str) -> nn.Embed:
-            return nn.Embed(
+        def read(rows: int, name: str, ids: Array) -> Array:
+            table = nn.Embed(
                 rows,
                 c.hidden_size,
                 dtype=self.numerics.compute,
@@ -117,11 +123,17 @@ class Embeddings(Module):
                 embedding_init=nn.initializers.normal(c.initializer_range),
                 name=name,
             )
+            if self.places is None:
+                return table(ids)
+            # Where it is cut, it is gathered first, as any parameter is: rows of the batch are cut along the same axis.
+            whole: Array = self.lay(table.embedding, "table")
+            return jnp.take(whole.astype(self.numerics.compute), ids, axis=0)
 
-        x = table(c.vocab_size, "word_embeddings")(input_ids)
-        x = x + table(c.type_vocab_size, "token_type_embeddings")(token_type_ids)
-        x = x + table(c.max_position_embeddings, "position_embeddings")(tokens.address.position.astype(jnp.int32))
-        x = self.layer_norm("LayerNorm")(x)
+        x = read(c.vocab_size, "word_embeddings", input_ids)
+        x = x + read(c.type_vocab_size, "token_type_embeddings", token_type_ids)
+        position = tokens.address.position.astype(jnp.int32)
+        x = x + read(c.max_position_embeddings, "position_embeddings", position)
+        x = self.lay(self.layer_norm("LayerNorm")(x), "hidden")
         return x if dropout is None else dropout.hidden(x, c.hidden_dropout_prob, EMBEDDING, tokens.address)
 
 
@@ -138,7 +150,8 @@ class Attention(Module):
 
         def heads(source: Array, name: str) -> Array:
             z = self.dense(c.hidden_size, name)(source)
-            return z.reshape(*z.shape[:2], c.num_attention_heads, head_size).transpose(0, 2, 1, 3)
+            split = z.reshape(*z.shape[:2], c.num_attention_heads, head_size).transpose(0, 2, 1, 3)
+            return self.lay(split, "heads")
 
         query, key, value = heads(y, "query"), heads(x, "key"), heads(x, "value")
         query = query * jnp.asarray(head_size**-0.5, query.dtype)
@@ -156,7 +169,7 @@ class Attention(Module):
             e = dropout.attention(e, c.attention_probs_dropout_prob, site, queries.address, tokens.address)
         context = jnp.einsum("rhql,rhlk->rhqk", e.astype(value.dtype), value, precision=precision)
         context = (context / total.astype(value.dtype)).transpose(0, 2, 1, 3).reshape(y.shape)
-        out = self.dense(c.hidden_size, "output")(context)
+        out = self.lay(self.dense(c.hidden_size, "output")(self.lay(context, "inner")), "hidden")
         if dropout is not None:
             site = SITES_PER_LAYER * self.layer + ATTENTION_OUTPUT
             out = dropout.hidden(out, c.hidden_dropout_prob, site, queries.address)
@@ -172,9 +185,10 @@ class Layer(Module):
     def __call__(self, x: Array, tokens: Tokens, y: Array, queries: Tokens, dropout: Dropout | None) -> Array:
         """The layer's output for the queries `y` [R, Q, D] over all tokens `x` [R, L, D]; often `y` is `x`."""
         c = self.config
-        y = Attention(c, self.numerics, self.layer, name="attention")(x, tokens, y, queries, dropout)
-        z = gelu(self.dense(c.intermediate_size, "intermediate")(y))
-        z = self.dense(c.hidden_size, "output")(z)
+        attention = Attention(c, self.numerics, self.places, layer=self.layer, name="attention")
+        y = attention(x, tokens, y, queries, dropout)
+        z = gelu(self.lay(self.dense(c.intermediate_size, "intermediate")(y), "inner"))
+        z = self.lay(self.dense(c.hidden_size, "output")(z), "hidden")
         if dropout is not None:
             site = SITES_PER_LAYER * self.layer + FEED_FORWARD
             z = dropout.hidden(z, c.hidden_dropout_prob, site, queries.address)

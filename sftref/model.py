@@ -16,7 +16,11 @@ class BertForSequenceClassification(Module):
 
     The last layer's output is read at [CLS] only, so it is computed there only: its queries are the S slots of each
     row, its keys and values all L tokens. The gradients are those of the full layer; the work is not.
+
+    With `remat` the backward pass computes each layer's activations again, from its input, instead of keeping them.
     """
+
+    remat: bool = False
 
     @nn.compact
     def __call__(self, batch: Batch, dropout: Dropout | None = None) -> Array:
@@ -38,15 +42,18 @@ class BertForSequenceClassification(Module):
         tokens = Tokens(one_hot.astype(jnp.float32), _addresses(batch, slot, real))
         slot_tokens = _slots(batch)
         # Padding may hold anything, ids outside the tables included: JAX would read those as NaN.
-        x = Embeddings(c, self.numerics, name="embeddings")(
+        layer_of = nn.remat(Layer) if self.remat else Layer
+        x = Embeddings(c, self.numerics, self.places, name="embeddings")(
             jnp.where(real, batch.input_ids, 0), jnp.where(real, batch.token_type_ids, 0), tokens, dropout
         )
         for layer in range(c.num_hidden_layers - 1):
-            x = Layer(c, self.numerics, layer, name=f"layer_{layer}")(x, tokens, x, tokens, dropout)
+            one = layer_of(c, self.numerics, self.places, layer=layer, name=f"layer_{layer}")
+            x = one(x, tokens, x, tokens, dropout)
         last = c.num_hidden_layers - 1
         cls = jnp.take_along_axis(x, batch.starts[..., None], axis=1)
-        cls = Layer(c, self.numerics, last, name=f"layer_{last}")(x, tokens, cls, slot_tokens, dropout)
-        pooled = jnp.tanh(self.dense(c.hidden_size, "pooler")(cls))
+        one = layer_of(c, self.numerics, self.places, layer=last, name=f"layer_{last}")
+        cls = one(x, tokens, cls, slot_tokens, dropout)
+        pooled = jnp.tanh(self.lay(self.dense(c.hidden_size, "pooler")(cls), "inner"))
         if dropout is not None:
             pooled = dropout.hidden(pooled, c.head_dropout, CLASSIFIER, slot_tokens.address)
         logits = self.dense(c.num_labels, "classifier")(pooled)

@@ -104,4 +104,4 @@ def eval_feed(tokens: TokenArrays, config: TrainConfig, trainer: Trainer) -> Ite
 
 def on_one_cpu(trainer: Trainer) -> bool:
     """Whether chunks for the cache pay: on several devices, `mesh` would reduce the gradients after each of them."""
-    return trainer.shards == 1 and trainer.devices[0].platform == "cpu"
+    return len(trainer.devices) == 1 and trainer.devices[0].platform == "cpu"

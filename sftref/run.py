@@ -99,7 +99,12 @@ def prepare(
     )
     total = per_epoch * config.epochs if config.max_steps is None else config.max_steps
     program = Program.of(
-        model.config, config.optim, total_steps=total, dropout=config.dropout, precision=config.precision
+        model.config,
+        config.optim,
+        total_steps=total,
+        dropout=config.dropout,
+        precision=config.precision,
+        remat=config.remat,
     )
     return Run(
         config=config,
@@ -109,7 +114,7 @@ def prepare(
         train=train,
         validation={name: arrays(name, split) for name, split in splits.validation.items()},
         program=program,
-        trainer=make_trainer(config.trainer, program, devices),
+        trainer=make_trainer(config.trainer, program, devices, config.mesh_shape),
         steps_per_epoch=per_epoch,
         total_steps=total,
     )

@@ -11,6 +11,7 @@ that add up to N times the truth; a mean of per-device means is another objectiv
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -28,6 +29,7 @@ from sftref.layers import Numerics
 from sftref.loss import EvalSums, LossSums, eval_sums, loss_sums
 from sftref.model import BertForSequenceClassification
 from sftref.optim import linear_schedule, make_optimizer
+from sftref.sharding import Places
 
 Tree = TypeVar("Tree")
 Reduce = Callable[[Any], Any]
@@ -58,11 +60,18 @@ class Program:
 
     @classmethod
     def of(
-        cls, model: ModelConfig, optim: OptimConfig, *, total_steps: int, dropout: DropoutMode, precision: str
+        cls,
+        model: ModelConfig,
+        optim: OptimConfig,
+        *,
+        total_steps: int,
+        dropout: DropoutMode,
+        precision: str,
+        remat: bool = False,
     ) -> Program:
-        """The program of a run of `total_steps` updates."""
+        """The program of a run of `total_steps` updates; `remat`: see the model."""
         return cls(
-            BertForSequenceClassification(model, Numerics.of(precision)),
+            BertForSequenceClassification(model, Numerics.of(precision), remat=remat),
             make_optimizer(optim, total_steps),
             linear_schedule(optim, total_steps),
             dropout,
@@ -72,6 +81,10 @@ class Program:
     def regression(self) -> bool:
         """Whether labels are real numbers under a squared error."""
         return self.model.config.regression
+
+    def laid_on(self, places: Places) -> Program:
+        """The same program, whose activations lie as `places` says."""
+        return dataclasses.replace(self, model=self.model.clone(places=places))
 
     def state(self, params: Any, seed: int, step: int = 0, opt_state: Any = None) -> TrainState:
         """A state on the host's terms; a trainer places it."""
@@ -114,7 +127,7 @@ def gradient_sums(
     """
 
     def loss(params: Any, micro: Batch, k: Array) -> tuple[Array, LossSums]:
-        logits = state.apply_fn({"params": params}, micro, masks(program, state, k, device))
+        logits: Any = program.model.apply({"params": params}, micro, masks(program, state, k, device))
         sums = loss_sums(logits, micro.labels, micro.weights, regression=program.regression)
         return sums.loss, sums
 
@@ -170,6 +183,6 @@ def train_step(
 def eval_step(program: Program, state: TrainState, batch: Batch, reduce: Reduce) -> tuple[EvalSums, Array]:
     """Global sums and counts, and the logits [R, S, C] of the rows at hand. Evaluation has no micro-batches: K = 1."""
     micro = jax.tree.map(lambda a: a[0], batch)
-    logits = state.apply_fn({"params": state.params}, micro)
+    logits: Any = program.model.apply({"params": state.params}, micro)
     sums = eval_sums(logits, micro.labels, micro.weights, regression=program.regression)
     return reduce(sums), logits

@@ -35,14 +35,23 @@ SLOTS = 3
 
 
 class SftrefTrainer:
-    """One of `single`, `pmap`, `mesh` on the first devices of the default platform."""
+    """One of `single`, `pmap`, `mesh` on the first devices of the default platform.
 
-    def __init__(self, kind: str) -> None:
-        self.name = f"sftref {kind}"
-        self.kind = kind
+    Args:
+        kind: which.
+        cut: whether parameters and layers are cut too, along axes `fsdp` and `tensor` of the mesh.
+        remat: whether activations are computed again in the backward pass.
+    """
+
+    def __init__(self, kind: str, *, cut: bool = False, remat: bool = False) -> None:
+        self.name = f"sftref {kind}{' cut' if cut else ''}{' remat' if remat else ''}"
+        self.kind, self.cut, self.remat = kind, cut, remat
         missing = {"devices", "processes"} if kind == "single" else set[str]()
         if kind != "pmap":
             missing.add("parts")
+        if cut:
+            # No device has all parameters, and what is sent is another matter than one sum of the gradients.
+            missing |= {"replicas", "program", "lowering"}
         if importlib.util.find_spec("orbax") is None:
             missing.add("checkpoint")
         self.capabilities = CAPABILITIES - missing
@@ -50,7 +59,9 @@ class SftrefTrainer:
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """See `TrainerUnderTest.start`. float64 needs `jax_enable_x64`."""
         self.case, self.model = case, model_config(case)
-        self.trainer = trainer(self.kind, dataclasses.replace(case, seed=0), tuple(jax.devices()[:n_devices]))
+        axes = mesh_axes(n_devices) if self.cut else None
+        devices = tuple(jax.devices()[:n_devices])
+        self.trainer = trainer(self.kind, dataclasses.replace(case, seed=0), devices, axes, self.remat)
         tree = from_hf({name: np.asarray(value, stored(case)) for name, value in params.items()}, self.model)
         moments = no_moments(dataclasses.replace(case, seed=0))
         self.state: TrainState = self.trainer.place(self.trainer.program.state(tree, case.seed, opt_state=moments))
@@ -149,9 +160,22 @@ class SftrefTrainer:
 
 
 @functools.lru_cache(maxsize=64)
-def trainer(kind: str, case: Case, devices: tuple[jax.Device, ...]) -> Trainer:
+def trainer(
+    kind: str,
+    case: Case,
+    devices: tuple[jax.Device, ...],
+    axes: tuple[tuple[str, int], ...] | None = None,
+    remat: bool = False,
+) -> Trainer:
     """The compiled trainer of a case: one for all seeds, so that another seed compiles nothing."""
-    return make_trainer(kind, program(case), devices)
+    return make_trainer(kind, program(case, remat=remat), devices, None if axes is None else dict(axes))
+
+
+def mesh_axes(n: int) -> tuple[tuple[str, int], ...]:
+    """The axes of a mesh of n devices that is cut as many ways as n allows: 8 are 2 x 2 x 2, 6 are 3 x 1 x 2."""
+    tensor = 2 if n % 2 == 0 else 1
+    fsdp = 2 if n // tensor % 2 == 0 else 1
+    return (("data", n // tensor // fsdp), ("fsdp", fsdp), ("tensor", tensor))
 
 
 @functools.lru_cache(maxsize=64)
@@ -171,7 +195,7 @@ def model_config(case: Case) -> ModelConfig:
     return ModelConfig(**case.config, regression=case.regression)
 
 
-def program(case: Case) -> Program:
+def program(case: Case, *, remat: bool = False) -> Program:
     """The static part of a case's run."""
     optim = OptimConfig(
         learning_rate=case.learning_rate,
@@ -188,6 +212,7 @@ def program(case: Case) -> Program:
         total_steps=case.total_steps,
         dropout="addressed" if case.dropout else "off",
         precision=case.precision,
+        remat=remat,
     )
 
 
@@ -250,3 +275,5 @@ def _packed(batch: HostBatch, layout: Layout) -> tuple[Batch, Places]:
 single = functools.partial(SftrefTrainer, "single")
 pmap = functools.partial(SftrefTrainer, "pmap")
 mesh = functools.partial(SftrefTrainer, "mesh")
+sharded = functools.partial(SftrefTrainer, "mesh", cut=True)
+remat = functools.partial(SftrefTrainer, "mesh", remat=True)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
 from sftref.config import TRAINERS, require_choice
 from sftref.step import Program
 from sftref.trainers.base import Trainer
-from sftref.trainers.mesh import MeshTrainer
+from sftref.trainers.mesh import MeshTrainer, mesh_of
 from sftref.trainers.pmap import PmapTrainer
 from sftref.trainers.single import SingleTrainer
 
 __all__ = ["MeshTrainer", "PmapTrainer", "SingleTrainer", "Trainer", "make_trainer"]
 
 
-def make_trainer(name: str, program: Program, devices: Sequence[jax.Device]) -> Trainer:
-    """The trainer called `name` on `devices`.
+def make_trainer(
+    name: str, program: Program, devices: Sequence[jax.Device], mesh: Mapping[str, int] | None = None
+) -> Trainer:
+    """The trainer called `name` on `devices`; `mesh` has the sizes of its axes, where it is to have any but `data`.
 
     Raises:
-        ConfigError: there is no such trainer, or `single` was given several devices.
+        ConfigError: there is no such trainer, `single` was given several devices, or the mesh does not fit.
     """
     require_choice("--trainer", name, TRAINERS)
+    if mesh is not None:
+        return MeshTrainer(program, mesh=mesh_of(mesh, devices))
     classes: dict[str, type[Trainer]] = {"single": SingleTrainer, "pmap": PmapTrainer, "mesh": MeshTrainer}
     return classes[name](program, devices)

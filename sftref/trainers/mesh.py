@@ -1,69 +1,79 @@
-"""`jax.jit` over a `Mesh`: the author says where arrays live, the partitioner inserts the collective."""
+"""`jax.jit` over a `Mesh`: the author says where arrays live, the partitioner inserts the collectives."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sftref.batches import Batch, Part
 from sftref.config import require
-from sftref.step import Program, TrainState, eval_step, mean_gradients, train_step
+from sftref.sharding import DATA, Places, check_mesh
+from sftref.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
 from sftref.trainers.base import Trainer, check_rows, own
 from sftref.trainers.single import identity
 
-AXIS = "data"
-
 
 class MeshTrainer(Trainer):
-    """Data parallelism by sharding: batches along `data`, state replicated; `reduce` is the identity.
+    """Batches cut by rows along `data` and `fsdp`; `reduce` is the identity.
 
-    With one micro-batch the compiled step has one all-reduce. With several the partitioner puts it inside their loop,
-    once for each: the same sums, more messages than under `pmap`.
+    The state is replicated, unless the mesh has an axis `fsdp` or `tensor` of more than one device: then parameters,
+    moments and activations lie as the table of `sharding.py` says.
+
+    With one micro-batch the compiled step of a replicated state has one all-reduce. With several the partitioner puts
+    it inside their loop, once for each: the same sums, more messages than under `pmap`.
 
     Args:
         program: the static part of the run.
         devices: the devices of a one-dimensional mesh, unless `mesh` is given.
-        mesh: the caller's own mesh; it must have an axis `data`. Its other axes hold copies.
+        mesh: the caller's own mesh; it must have an axis `data`. Axes other than those of `sharding.py` hold copies.
 
     Raises:
-        ConfigError: the mesh has no axis `data`.
+        ConfigError: the mesh has no axis `data`, or `tensor` does not divide the model.
     """
 
     name = "mesh"
 
     def __init__(self, program: Program, devices: Sequence[jax.Device] = (), mesh: Mesh | None = None) -> None:
         # `Mesh(...)` has Auto axes on every JAX; `jax.make_mesh` makes Explicit ones since 0.9.
-        mesh = Mesh(np.array(devices), (AXIS,)) if mesh is None else mesh
-        require(AXIS in mesh.axis_names, f"mesh axes = {mesh.axis_names}, must include {AXIS!r}")
+        mesh = Mesh(np.array(devices), (DATA,)) if mesh is None else mesh
+        require(DATA in mesh.axis_names, f"mesh axes = {mesh.axis_names}, must include {DATA!r}")
+        check_mesh(mesh, program.model.config)
+        self.mesh, self.places = mesh, Places(mesh)
+        program = program.laid_on(self.places) if self.places.cuts else program
         super().__init__(program, list(mesh.devices.flat))
-        self.mesh = mesh
-        self.shards = mesh.shape[AXIS]
-        at = sorted({int(where[mesh.axis_names.index(AXIS)]) for where in np.argwhere(_own(mesh))})
+        self.shards = self.places.row_shards
+        at = sorted(set(_row_shard(self.places)[_own(mesh)].tolist()))
         self.part = Part(at[0], at[-1] + 1, self.shards)
         self._copies = NamedSharding(mesh, PartitionSpec())
-        self._rows = NamedSharding(mesh, PartitionSpec(None, AXIS))
+        self._rows = NamedSharding(mesh, PartitionSpec(None, self.places.row_axes))
         self._several = jax.process_count() > 1
         # Each process reads all logits; of one process every device is its own.
-        logits = self._copies if self._several else NamedSharding(mesh, PartitionSpec(AXIS))
-        step = functools.partial(train_step, program, reduce=identity)
-        self._train = jax.jit(step, donate_argnums=0, out_shardings=self._copies)
+        logits = self._copies if self._several else NamedSharding(mesh, PartitionSpec(self.places.row_axes))
+        # Where the state is cut, `_step` says for each leaf where it lies.
+        out: Any = {} if self.places.cuts else {"out_shardings": self._copies}
+        self._train = jax.jit(functools.partial(_step, program, self.places), donate_argnums=0, **out)
         evaluate = functools.partial(eval_step, program, reduce=identity)
         self._eval = jax.jit(evaluate, out_shardings=(self._copies, logits))
         self._gradients = jax.jit(
             lambda state, batch: mean_gradients(program, state, batch, identity)[1], out_shardings=self._copies
         )
+        self._gathered = jax.jit(identity, out_shardings=self._copies)
 
     def place(self, state: TrainState) -> TrainState:
-        """See `Trainer.place`."""
+        """See `Trainer.place`; each device gets its part only."""
         host = own(state)
+        where = self.places.of_state(host) if self.places.cuts else jax.tree.map(lambda _: self._copies, host)
         if not self._several:
-            return jax.device_put(host, self._copies)
+            return jax.device_put(host, where)
         # `device_put` would compare every leaf across the processes, one collective each.
-        return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, self._copies, a.__getitem__), host)
+        return jax.tree.map(lambda a, at: jax.make_array_from_callback(a.shape, at, a.__getitem__), host, where)
 
     def put(self, batch: Batch) -> Batch:
         """See `Trainer.put`."""
@@ -76,6 +86,40 @@ class MeshTrainer(Trainer):
             return jax.make_array_from_process_local_data(self._rows, leaf, (leaf.shape[0], rows, *leaf.shape[2:]))
 
         return jax.tree.map(whole, batch)
+
+    def read(self, tree: Any) -> Any:
+        """See `Trainer.read`; what is cut over processes is gathered first."""
+        return jax.device_get(self._gathered(tree) if self._several and self.places.cuts else tree)
+
+
+def mesh_of(shape: Mapping[str, int], devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh with these axes, from the outermost to the innermost.
+
+    Raises:
+        ConfigError: there are more or fewer devices.
+    """
+    count, said = math.prod(shape.values()), ",".join(f"{axis}={size}" for axis, size in shape.items())
+    require(
+        count == len(devices),
+        f"--mesh {said}: has {count} devices, must have {len(devices)}, those there are; choose other sizes",
+    )
+    return Mesh(np.array(devices).reshape(tuple(shape.values())), tuple(shape))
+
+
+def _step(program: Program, places: Places, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    state, metrics = train_step(program, state, batch, identity)
+    return (lax.with_sharding_constraint(state, places.of_state(state)) if places.cuts else state), metrics
+
+
+def _row_shard(places: Places) -> np.ndarray:
+    """The part of a batch that each device of a mesh has, in the mesh's shape."""
+    shape = places.mesh.devices.shape
+    found = np.zeros(shape, np.int64)
+    for axis in places.row_axes:
+        at = places.mesh.axis_names.index(axis)
+        place = np.arange(shape[at]).reshape([-1 if k == at else 1 for k in range(len(shape))])
+        found = found * shape[at] + place
+    return found
 
 
 def _own(mesh: Mesh) -> np.ndarray:

@@ -1,0 +1,105 @@
+"""Name and shape -> where an array lies on a mesh with axes data, fsdp and tensor: one table for all of them.
+
+- `data`: the batch is cut by rows, and each device has all parameters.
+- `fsdp`: the batch is cut by rows too, and parameters and Adam's moments are cut; whoever computes with a parameter
+  gathers it for as long as that takes (Rajbhandari et al., "ZeRO", SC 2020).
+- `tensor`: the heads of attention and the inner width of the feed-forward are cut, so that a pair of products needs one
+  sum over the axis, behind the second one (Shoeybi et al., "Megatron-LM", 2019).
+
+The partitioner does the rest: what is said here is where things lie, never what is sent.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sftref.config import MESH_AXES, ModelConfig, require
+
+DATA, FSDP, TENSOR = MESH_AXES
+# The axes along which a batch is cut.
+ROWS = (DATA, FSDP)
+Axis = str | tuple[str, ...] | None
+
+# The end of a parameter's path, or a moment's: the axis of each dimension. Kernels are (in, out), tables (rows, D); the
+# first rule that fits counts. What is left, biases, LayerNorms and positions, is under a hundredth: everybody has it.
+RULES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
+    (r"(query|key|value|intermediate|pooler)/kernel$", (FSDP, TENSOR)),
+    (r"(query|key|value|intermediate|pooler)/bias$", (TENSOR,)),
+    (r"(attention|layer_\d+)/output/kernel$", (TENSOR, FSDP)),
+    (r"classifier/kernel$", (TENSOR, None)),
+    (r"word_embeddings/embedding$", (TENSOR, FSDP)),
+)
+# Activations by what they are.
+ACTIVATIONS: Mapping[str, tuple[Axis, ...]] = {
+    "hidden": (ROWS, None, None),  # [R, L, D]
+    "heads": (ROWS, TENSOR, None, None),  # [R, H, L, D / H]
+    "inner": (ROWS, None, TENSOR),  # [R, L, F], or D in front of the classifier
+    "table": (None, None),  # [V, D], while it is read
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """The table on a mesh. An axis that the mesh does not have, or that does not divide a dimension, cuts nothing."""
+
+    mesh: Mesh
+
+    @property
+    def cuts(self) -> bool:
+        """Whether anything but a batch is cut."""
+        return any(self.mesh.shape.get(axis, 1) > 1 for axis in (FSDP, TENSOR))
+
+    @property
+    def row_axes(self) -> tuple[str, ...]:
+        """Those of `ROWS` that the mesh has."""
+        return tuple(axis for axis in ROWS if axis in self.mesh.axis_names)
+
+    @property
+    def row_shards(self) -> int:
+        """In how many parts a batch is cut."""
+        return math.prod(self.mesh.shape[axis] for axis in self.row_axes)
+
+    def of(self, axes: Sequence[Axis], shape: Sequence[int]) -> NamedSharding:
+        """The sharding of an array whose dimensions lie along these axes."""
+        found: list[Axis] = []
+        for axis, size in zip(axes, shape, strict=False):
+            names = tuple(n for n in ((axis,) if isinstance(axis, str) else axis or ()) if n in self.mesh.axis_names)
+            parts = math.prod(self.mesh.shape[name] for name in names)
+            found.append(names if names and size % parts == 0 else None)
+        return NamedSharding(self.mesh, PartitionSpec(*found))
+
+    def of_leaf(self, path: Sequence[Any], leaf: Any) -> NamedSharding:
+        """The sharding of a leaf of the state, by the rule that fits its path."""
+        name = "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path)
+        axes = next((axes for rule, axes in RULES if re.search(rule, name)), ())
+        return self.of(axes, leaf.shape)
+
+    def of_state(self, state: Any) -> Any:
+        """A sharding for each leaf."""
+        return jax.tree_util.tree_map_with_path(self.of_leaf, state)
+
+    def constrain(self, x: Array, kind: str) -> Array:
+        """An activation of `ACTIVATIONS`, laid where it belongs."""
+        return lax.with_sharding_constraint(x, self.of(ACTIVATIONS[kind], x.shape))
+
+
+def check_mesh(mesh: Mesh, model: ModelConfig) -> None:
+    """Refuse a mesh whose axis `tensor` would cut a head, or the inner width, in unequal parts.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    parts = mesh.shape.get(TENSOR, 1)
+    for name, size in (("heads", model.num_attention_heads), ("inner width", model.intermediate_size)):
+        require(
+            size % parts == 0,
+            f"--mesh tensor = {parts}, must divide the model's {name} = {size}; choose a divisor of both",
+        )
