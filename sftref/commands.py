@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress as RichProgress
 
 from sftref import devices
+from sftref.batches import Batch
 from sftref.checkpoint import Checkpoints, latest
 from sftref.cli import ARTICLE_BATCH_PER_DEVICE, make_config
 from sftref.config import ConfigError, TrainConfig, require
@@ -25,8 +26,10 @@ from sftref.loop import fit
 from sftref.pretrained import check_target, save_pretrained
 from sftref.records import RunRecorder, Screen, versions
 from sftref.run import Run, prepare
+from sftref.step import TrainState
 from sftref.supervise import JOINED
 from sftref.tokens import Progress, definition
+from sftref.trainers import Trainer
 
 CONFIG = "config.json"
 
@@ -81,7 +84,10 @@ def train(given: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) 
     with Screen(run.total_steps, config.epochs, int(state.step)) as screen:
         recorder = RunRecorder(out if first else None, screen, int(state.step))
         try:
-            state = fit(run, state, recorder, checkpoints, deadline=cluster.wait if cluster.several else None)
+            several: dict[str, Any] = {}
+            if cluster.several:
+                several = {"deadline": cluster.wait, "compare": functools.partial(_agree_on_the_step, run.trainer)}
+            state = fit(run, state, recorder, checkpoints, **several)
         finally:
             recorder.close()
             if checkpoints:
@@ -162,6 +168,16 @@ def _about(run: Run, step: int) -> dict[str, bytes]:
         parts = [digest(values).hex() for values in (tokens.offsets, tokens.labels, tokens.example_ids)]
         found[f"the {name} data (their lengths, labels or order)"] = digest(parts)
     return found
+
+
+def _agree_on_the_step(trainer: Trainer, state: TrainState, batch: Batch) -> None:
+    """Compare the first update: what XLA is about to compile, before anybody waits for anybody in it."""
+    agree(
+        {
+            "the shape of the first batch": digest([[str(leaf.dtype), list(leaf.shape)] for leaf in batch]),
+            "the program of a step (a flag, a version, a shape)": digest(trainer.step_text(state, batch)),
+        }
+    )
 
 
 def _saved_config(folder: Path) -> TrainConfig:

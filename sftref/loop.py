@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from sftref import interrupt
+from sftref.batches import Batch
 from sftref.checkpoint import Checkpoints
 from sftref.config import TrainConfig
 from sftref.loss import REGRESSION_SHIFT
@@ -78,6 +79,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     *,
     deadline: float | None = None,
+    compare: Callable[[TrainState, Batch], None] | None = None,
 ) -> TrainState:
     """Train from `state` (on the host, its step included) to the end of the run.
 
@@ -87,6 +89,7 @@ def fit(
         recorder: is told of it.
         checkpoints: kept every `save_every` updates.
         deadline: seconds after which a process that waits for others in vain shows its stack and ends itself.
+        compare: given the placed state and the first batch, before the first update.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite; at most `IN_FLIGHT` steps after the one it names.
@@ -113,6 +116,9 @@ def fit(
     _arm(deadline)
     placed = trainer.place(state)
     for step, feed in enumerate(ahead(feeds), start=int(state.step) + 1):
+        if compare is not None:
+            compare(placed, feed.placed)
+            compare = None
         placed, metrics = trainer.train_step(placed, feed.placed)
         waiting.append((step, feed, metrics))
         interrupt.check()

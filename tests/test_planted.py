@@ -15,13 +15,14 @@ from sftref.conformance.faults import faults
 from sftref.conformance.faults.executables import results_changed
 from sftref.conformance.faults.judgement import level_of
 from sftref.conformance.faults.lowering import CannotPlantError, replaced
-from sftref.conformance.faults.trial import TRAINERS, functions, planted, trials
+from sftref.conformance.faults.trial import PROCESSES, TRAINERS, functions, planted, trials
 from sftref.conformance.settings import Settings
 
 pytestmark = pytest.mark.jax
 
 MODULES = ("environment", "collectives", "backends", "generators", "derivatives", "formulas")
-MACHINE = [fault for fault in faults().values() if fault.planted not in TRAINERS]
+# Those of processes are asked by `test_ranks.py`.
+MACHINE = [fault for fault in faults().values() if fault.planted not in (*TRAINERS, PROCESSES)]
 
 
 @pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in MACHINE for law in fault.seen_by])

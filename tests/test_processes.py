@@ -157,3 +157,46 @@ def test_another_version_is_named(tmp_path: Path) -> None:
     assert {process.code for process in found.values()} == {2}, found
     for process in found.values():
         assert "the version of Python or a package of process 1 differs" in process.stderr
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_save_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """Two processes killed while Orbax writes: one process goes on from the save before, as if nothing had been."""
+    out = tmp_path / "hurt"
+    words = [*RUN, "--max-steps", "400", "--save-every", "1", "--eval-fraction", "0.3", "--out", str(out)]
+    with started(2, words) as run:
+        until(out / "checkpoints" / "3")
+        end = time.monotonic() + 60
+        while not (writing := list((out / "checkpoints").glob("*.orbax-checkpoint-tmp*"))):
+            assert time.monotonic() < end, "no save was seen"
+        for process in run.values():
+            os.kill(worker(process), signal.SIGKILL)
+        ends(run, SOON)
+    assert any(path.exists() for path in writing), "the save came to its end before the kill"
+    saved = max(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdecimal())
+    resumed = [sys.executable, "-P", "-m", "sftref.cli", "train", "--resume", str(out), "--save-every", "200"]
+    done = subprocess.run(resumed, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"steps {saved + 1} to 400" in done.stderr
+    assert [line["step"] for line in records(out) if line["kind"] == "step"] == list(range(1, 401))
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    """One byte of its data, one file less: exit code 2, and which folder it was."""
+    out = tmp_path / "run"
+    alone(out, "--max-steps", "4", "--save-every", "2", "--eval-fraction", "0.3")
+    newest = out / "checkpoints" / "4"
+    (out / "summary.json").unlink()
+    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = largest.read_bytes()
+    middle = len(content) // 2
+    for damage in (content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :], content[:middle], None):
+        if damage is None:
+            largest.unlink()
+        else:
+            largest.write_bytes(damage)
+        command = [sys.executable, "-P", "-m", "sftref.cli", "train", "--resume", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 2, (largest, done.stderr)
+        assert f"checkpoint {newest}: cannot be read" in done.stderr

@@ -223,9 +223,10 @@ def test_resume(
     rng: np.random.Generator,
     tmp_path: Path,
 ) -> None:
-    """Saved by several processes: restored bit for bit by as many, and by one on other devices; the run goes on."""
+    """Saved by several processes: restored bit for bit by as many, by others, and by one on other devices."""
     claims(check, subject, "checkpoint")
-    for layout in asked(check, settings, devices):
+    several, few = asked(check, settings, devices), min(3, len(devices))
+    for layout in several:
         here = across(check, subject, adapter, layout)
         case, params, batch = drawn(subject, rng)
         batches = [rows_of(batch, rng.permutation(len(batch.weights))) for _ in range(4)]
@@ -239,12 +240,11 @@ def test_resume(
         want = walk(case, params, batches).distance
         # Only the checkpoint can bring the parameters back: these are others.
         other = {name: leaf * 0.5 for name, leaf in params.items()}
-        later: list[tuple[TrainerUnderTest, int]] = [(here, layout.n), (subject, min(3, len(devices))), (subject, 1)]
-        for again, n in later:
+        later = [(across(check, subject, adapter, elsewhere), elsewhere.n, str(elsewhere)) for elsewhere in several]
+        for again, n, who in [*later, (subject, few, f"1 x {few}"), (subject, 1, "1 x 1")]:
             again.start(case, other, n)
             again.restore(folder)
-            who = f"{layout} processes x devices" if again is here else f"one process with {n} devices"
-            what = f"saved by {layout} processes x devices and restored by {who}"
+            what = f"saved by {layout} and restored by {who} processes x devices"
             check.same(f"{what}: parameters that are not those saved", unlike(dict(again.params()), saved), None)
             for one in batches[2:]:
                 again.step(one)

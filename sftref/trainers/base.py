@@ -82,6 +82,10 @@ class Trainer(abc.ABC):
         program: jax.stages.Compiled = self._train.lower(state, batch).compile()  # type: ignore[attr-defined]
         return program
 
+    def step_text(self, state: TrainState, batch: Batch) -> str:
+        """The program of `train_step` as StableHLO text, for these devices. Nothing is compiled."""
+        return str(self._train.lower(state, batch).as_text())  # type: ignore[attr-defined]
+
     def lowered(self, state: TrainState, batch: Batch, platform: str) -> str:
         """The program of `train_step` as StableHLO text, for a platform that need not be here: cpu, cuda, rocm, tpu."""
         traced = self._train.trace(state, batch)  # type: ignore[attr-defined]
