@@ -26,8 +26,11 @@ WAIT = 300
 HEARTBEAT = 10
 # The exit code of a run that lost a process, as that of the kit's verdict UNRESPONSIVE.
 LOST = 3
-# How JAX's client says that nobody answers it any more.
-SERVICE_GONE = r"(?is)coordination[ _]?service.{0,600}(socket closed|connection (reset|refused)|failed to connect)"
+# How JAX's client says that nobody answers it any more: at once, or after a time without an answer.
+SERVICE_GONE = (
+    r"(?is)coordination[ _]?service.{0,600}(socket closed|connection (reset|refused)|failed to connect)"
+    r"|deadline exceeded\s+RPC: \S*CoordinationService/Heartbeat"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,8 @@ def test_a_part_reads_the_tokens_of_its_own_rows_only() -> None:
         (UNHEALTHY.replace("\n1\n", "\n/job:jax_worker/replica:0/task:3\n"), [3]),  # JAX 0.5
         (SOCKET, [0]),
         ("step 20/200 | loss 0.7", []),
+        # Behind a partition of the network that lasts nobody refuses: nothing comes.
+        ("DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/Heartbeat", [0]),
     ],
 )
 def test_the_lost_are_named(words: str, who: list[int]) -> None:
