@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from sftref.config import ConfigError, require
 from sftref.step import TrainState
 
 FOLDER = "checkpoints"
+# Orbax does not see a bit that turned over in its files: what it reads then is another number.
+SUMS = "crc32"
 KEEP = 2
 
 
@@ -53,7 +56,8 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Save a state of host arrays. Returns when it is on disk."""
-        self._manager.save(int(state.step), args=self._ocp.args.StandardSave(_arrays(state)))
+        tree = _arrays(state)
+        self._manager.save(int(state.step), args=self._ocp.args.StandardSave(tree | {SUMS: _sums(tree)}))
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest state, bit for bit, as host arrays.
@@ -64,9 +68,12 @@ class Checkpoints:
         Raises:
             ConfigError: the checkpoint is damaged, or of another model.
         """
-        step = self._manager.latest_step()
+        step, tree = self._manager.latest_step(), _arrays(like)
         try:
-            found = self._manager.restore(step, args=self._ocp.args.StandardRestore(_arrays(like)))
+            found = self._manager.restore(step, args=self._ocp.args.StandardRestore(tree | {SUMS: _sums(tree)}))
+            written = found.pop(SUMS)
+            if (written != _sums(found)).any():
+                raise ValueError("its values are not those that were saved")
         except Exception as error:  # tensorstore, JSON and Orbax raise their own kinds
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
@@ -85,3 +92,11 @@ def _arrays(state: TrainState) -> dict[str, Any]:
 
     tree = {"step": state.step, "params": state.params, "opt_state": state.opt_state, "seed": state.seed}
     return jax.tree.map(np.asarray, tree)
+
+
+def _sums(tree: dict[str, Any]) -> Any:
+    """CRC-32 of the bytes of each leaf, uint32."""
+    import jax
+    import numpy as np
+
+    return np.array([zlib.crc32(np.ascontiguousarray(leaf).data) for leaf in jax.tree.leaves(tree)], np.uint32)
