@@ -2,9 +2,10 @@
 
     python tests/pages.py [FAULT or FINDING ...]
 
-A block follows its mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` in `install.md`. `test_pages.py`
-and `test_docs.py` hold each against what is printed today. `--readme DIR` refreshes the first block of the README, and
-leaves a report in DIR; the picture is the top of what `tests/browser/check_page.py DIR/report.json DIR` takes of it.
+A block follows its mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` and `<!-- workaround -->` in
+`install.md`. `test_pages.py`, `test_docs.py` and `test_trying.py` hold each against what is printed today.
+`--readme DIR` refreshes the first block of the README, and leaves a report in DIR; the picture is the top of what
+`tests/browser/check_page.py DIR/report.json DIR` takes of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ VERDICT = re.compile(r"<!-- verdict -->\n```text\n.*?```\n", re.DOTALL)
 SHOWN = ["--level", "quick", "--adapter", "sftref.conformance.faults.subjects:mean_of_means"]
 MARK = re.compile(r"<!-- read ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 FINDINGS = re.compile(r"<!-- finding ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
+WORKAROUND = re.compile(r"<!-- workaround -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 WIDTH = 158
 
 
@@ -71,6 +73,16 @@ def verdict(out: Path) -> str:
     return text.replace(f"report: {out}", "report: sftref-report") + "\n"
 
 
+def workaround() -> str:
+    """What is printed where a setting mends everything: on an invented machine with three stand-ins for laws, cut."""
+    from test_trying import ran
+
+    with tempfile.TemporaryDirectory() as folder:
+        lines = ran(Path(folder), [(1, "passes"), (2, "needs_simple"), (6, "passes-2")]).out.splitlines()
+    begins = next(at for at, line in enumerate(lines) if "asking again" in line)
+    return "".join(f"{line if len(line) <= WIDTH else f'{line[: WIDTH - 4]} ...'}\n" for line in lines[begins:])
+
+
 def finding(name: str) -> str:
     """What is printed of a finding, on the first invented machine that has it and nothing else."""
     _, made, versions, _ = next(case for case in CASES if case[0] == name)
@@ -95,6 +107,7 @@ def main() -> int:
     names = given.name
     page = INSTALL.read_text(encoding="utf-8")
     found = FINDINGS.sub(lambda mark: f"<!-- finding {mark[1]} -->\n\n```text\n{finding(mark[1])}```\n", page)
+    found = WORKAROUND.sub(lambda _: f"<!-- workaround -->\n\n```text\n{workaround()}```\n", found)
     INSTALL.write_text(found, encoding="utf-8")
     for fault in [name for name in names if name in blocks()] if names else blocks():
         text = printed(fault)

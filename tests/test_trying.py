@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 from ladders import KIT, Copy, Ended
+from pages import INSTALL, WORKAROUND
 from sftref.conformance.remedies import Remedy, Tries, Try, listed, remedies
 from sftref.conformance.report.page import page
 from sftref.conformance.start import PHASES
@@ -56,6 +58,12 @@ def test_a_setting_that_mends_all_is_a_workaround_and_never_a_pass(tmp_path: Pat
     markdown = (tmp_path / "copy/sftref-report/report.md").read_text()
     assert f"| `{SIMPLE}` | mends |" in markdown
     assert f"<code>{SIMPLE}</code>" in page(ended.report)
+    # The page for a fresh install shows this run.
+    [block] = WORKAROUND.findall(INSTALL.read_text(encoding="utf-8"))
+    said = [re.sub(r"\d+ s,", "# s,", line) for line in ended.out.splitlines()]
+    for line in block.splitlines():
+        start = re.sub(r"\d+ s,", "# s,", line.removesuffix(" ..."))
+        assert any(one.startswith(start) for one in said), f"{line}: python tests/pages.py"
 
 
 def test_a_setting_that_breaks_something_else_is_no_workaround(tmp_path: Path) -> None:

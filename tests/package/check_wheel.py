@@ -19,6 +19,8 @@ FILES = (
     "sftref/bundled/stats.json",
     "sftref/bundled/train.parquet",
     "sftref/bundled/validation.parquet",
+    "sftref/clusters/jobset.yaml",
+    "sftref/clusters/slurm.sbatch",
     "sftref/conformance/__init__.py",
     "sftref/conformance/adapters/sftref.py",
     "sftref/conformance/laws.toml",
