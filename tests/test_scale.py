@@ -18,6 +18,7 @@ pytestmark = pytest.mark.once
 def test_bert_base_has_the_parameters_that_it_is_known_for() -> None:
     """109,482,240 of the encoder with its pooler (Hugging Face's bert-base-uncased), and a classifier of two."""
     assert BASE.parameters == 109_482_240 + 2 * 768 + 2
+    assert BASE.leaves == 199 + 2, "of that checkpoint, and a classifier"
 
 
 def test_operations_are_those_of_the_products_written_out() -> None:
@@ -62,4 +63,4 @@ def test_a_fit_finds_the_line_and_the_check_adds_it_up() -> None:
     ]
     alone, four = checked({"layouts": layouts})
     assert (alone["model"], alone["sent"]) == (0.5, 0.0)
-    assert four["model"] == pytest.approx(2.0 + 1e-4, rel=1e-3)
+    assert four["model"] == pytest.approx(2.0 + 73 * 1e-4, rel=1e-3), "a message for each leaf"

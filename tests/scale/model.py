@@ -30,6 +30,11 @@ class Bert:
         layer = 4 * (d * d + d) + 2 * d * f + f + d + 4 * d
         return (self.words + self.positions + 2) * d + 2 * d + self.layers * layer + d * d + d + 2 * d + 2
 
+    @property
+    def leaves(self) -> int:
+        """Arrays of parameters: 16 a layer, five of the embeddings, two each of pooler and classifier."""
+        return 16 * self.layers + 9
+
     def flops(self, tokens: int, length: int) -> float:
         """Of an update over so many tokens in rows of `length`: three forward passes, two operations a product."""
         d, f = self.width, self.inner

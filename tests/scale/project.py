@@ -46,7 +46,8 @@ def checked(measured: dict[str, Any]) -> list[dict[str, Any]]:
     for entry in measured["layouts"]:
         n = entry["processes"] * entry["devices"]
         a, b = fitted(entry["reduce"]) if n > 1 else (0.0, 0.0)
-        sent = a + b * 4 * SMALL.parameters if n > 1 else 0.0
+        messages = SMALL.leaves if entry["processes"] > 1 else 1
+        sent = messages * a + b * 4 * SMALL.parameters if n > 1 else 0.0
         said = n * alone["update"] + sent
         layout = f"{entry['processes']} x {entry['devices']}"
         found.append({"layout": layout, "measured": entry["update"], "model": said, "sent": sent})
@@ -99,12 +100,12 @@ def page(measured: dict[str, Any]) -> str:
 
 A BERT of {SMALL.layers} layers of width {SMALL.width}, 8 rows of 64 tokens a device, on {measured["cores"]} cores, so
 that N devices have N times the work of one. The model adds the all-reduce, measured apart and fitted as a + b bytes, to
-N times the update of one device. Seconds, medians:
+N times the update of one device. Between processes `a` counts {SMALL.leaves} times: gloo sends each leaf of the
+gradient by itself, though the program has one all-reduce. Seconds, medians:
 
 {table(("processes x devices", "measured", "model", "of it all-reduce", "model / measured"), check)}
 
-Within one process the model is a sum of two measurements, and what is left over is what it does not know: threads that
-wait for each other, and the optimizer, which every device runs on all parameters.
+The model is a sum of measurements; what it does not know are threads that wait for each other on two cores.
 
 ## Projected
 
