@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from sftref.conformance.across import unlike
+from sftref.conformance.catalogue import expected as expected_checks
 from sftref.conformance.catalogue import laws
 from sftref.conformance.faults import faults
 from sftref.conformance.faults.judgement import level_of
@@ -18,6 +19,8 @@ from sftref.conformance.faults.trial import ask, trials
 from sftref.conformance.messages import AXES, expected, groups
 from sftref.conformance.ranks import Gone, Layout, Ranks, RanksBroken, close_all, layouts
 from sftref.conformance.settings import Settings
+
+from sftref.cli import main
 
 pytestmark = pytest.mark.once
 
@@ -112,9 +115,26 @@ def test_a_fault_is_seen(fault: str, law: str) -> None:
     assert f"[{law}]" in record.message or "processes x devices" in record.message
 
 
-def test_accelerators_are_not_shared_by_processes() -> None:
+def test_processes_are_simulated_beside_an_accelerator_too() -> None:
+    """An accelerator is this process's: not to ask at all would leave each of its runs incomplete."""
+
     class Accelerator:
         platform = "gpu"
 
     record = ask(laws()["processes.devices"], {"devices": [Accelerator()]}, Settings())
-    assert (record.status, "ask with --platform cpu" in record.message) == ("not_run", True)
+    assert (record.status, record.facts["platform"]) == ("pass", "cpu")
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_number_of_processes_that_cannot_be_is_refused(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--processes", str(count)]) == 2
+    assert f"--processes = {count}, must be 2 to 8 processes of this machine" in capsys.readouterr().err
+
+
+def test_where_processes_are_asked_for_their_laws_are_asked_at_any_level() -> None:
+    assert not {law for law in LAWS if any(law in check for check in expected_checks("quick", ["mesh"]))}
+    for level, processes in (("quick", 2), ("standard", None)):
+        found = expected_checks(level, ["mesh"], processes=processes)
+        assert {law for law in LAWS if any(law in check for check in found)} == set(LAWS)
+    repro = Settings(level="quick", processes=2).repro("processes.devices", None)
+    assert repro == "sftref verify --only processes.devices --level quick --seed 0 --processes 2"

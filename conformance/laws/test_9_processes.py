@@ -1,6 +1,6 @@
 """Rung 9: the same laws where the devices belong to several processes, joined by `jax.distributed` on this machine.
 
-Asked on simulated devices: an accelerator belongs to one process at a time, and it is this one's.
+Asked on simulated devices, on whatever machine: an accelerator belongs to one process at a time, and it is this one's.
 """
 
 from __future__ import annotations
@@ -34,13 +34,9 @@ SIZES = {"quick": (64, 3 * KIB, 4 * MIB), "standard": (512 * KIB,), "full": (MIB
 WITHIN = (3 * KIB,)
 
 
-def asked(check: Check, settings: Settings, devices: list[Any]) -> list[Layout]:
+def asked(check: Check, settings: Settings) -> list[Layout]:
     """The layouts of this run."""
-    check.need(
-        devices[0].platform == "cpu",
-        f"processes share simulated devices, and this run is on {devices[0].platform}; ask with --platform cpu",
-    )
-    check.narrows = False
+    check.narrows, check.facts["platform"] = False, "cpu"
     return layouts(settings.processes or (4 if check.at("full") else 2))
 
 
@@ -52,9 +48,9 @@ def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout
 
 
 @pytest.mark.law("processes.devices")
-def test_devices(check: Check, settings: Settings, devices: list[Any]) -> None:
+def test_devices(check: Check, settings: Settings) -> None:
     """Each process has its own devices, all of them see the same ones, and each knows which process it is."""
-    for layout in asked(check, settings, devices):
+    for layout in asked(check, settings):
         found = shared(layout).every("devices")
         for number, seen in enumerate(found):
             who = f"rank {number} of {layout} processes x devices"
@@ -67,10 +63,10 @@ def test_devices(check: Check, settings: Settings, devices: list[Any]) -> None:
 
 
 @pytest.mark.law("processes.collectives")
-def test_collectives(check: Check, settings: Settings, devices: list[Any], rng: np.random.Generator) -> None:
+def test_collectives(check: Check, settings: Settings, rng: np.random.Generator) -> None:
     """Each collective, over all devices and over groups within and across processes, by size; sums are exact."""
     sizes = [size for level, several in SIZES.items() if check.at(level) for size in several]
-    for layout in asked(check, settings, devices):
+    for layout in asked(check, settings):
         ranks, shape = shared(layout), (layout.processes, layout.devices)
         for axes in (AXES, AXES[:1], AXES[1:]):
             if axes == AXES[1:] and layout.devices == 1:
@@ -90,9 +86,9 @@ def test_collectives(check: Check, settings: Settings, devices: list[Any], rng: 
 
 
 @pytest.mark.law("processes.lost")
-def test_lost(check: Check, settings: Settings, devices: list[Any]) -> None:
+def test_lost(check: Check, settings: Settings) -> None:
     """One process is killed between two updates: none of the others waits for it for ever, or goes on without it."""
-    layout = asked(check, settings, devices)[-1]
+    layout = asked(check, settings)[-1]
     limit = Bound(SOON, HEARTBEAT, "two of JAX's heartbeat timeouts, and time to look for them")
     for victim in (layout.processes - 1, 0) if check.at("full") else (layout.processes - 1,):
         with Ranks(layout) as ranks:
@@ -119,11 +115,10 @@ def test_training(
     subject: TrainerUnderTest,
     adapter: str,
     settings: Settings,
-    devices: list[Any],
     rng: np.random.Generator,
 ) -> None:
     """Gradient, two updates and logits are the oracle's, the same on every process."""
-    for layout in asked(check, settings, devices):
+    for layout in asked(check, settings):
         here = across(check, subject, adapter, layout)
         case, params, batch = drawn(subject, rng)
         if "gradients" in subject.capabilities:
@@ -138,11 +133,10 @@ def test_agreement(
     subject: TrainerUnderTest,
     adapter: str,
     settings: Settings,
-    devices: list[Any],
     rng: np.random.Generator,
 ) -> None:
     """All processes run one program, and have the same parameters and losses bit for bit, also when asked again."""
-    for layout in asked(check, settings, devices):
+    for layout in asked(check, settings):
         ranks = across(check, subject, adapter, layout).ranks
         case, params, batch = drawn(subject, rng)
         ends = []
@@ -172,12 +166,11 @@ def test_layouts(
     subject: TrainerUnderTest,
     adapter: str,
     settings: Settings,
-    devices: list[Any],
     rng: np.random.Generator,
 ) -> None:
     """The mean is over the examples of all processes, however they lie: one in all, none in some processes, unequal."""
     claims(check, subject, "gradients")
-    for layout in asked(check, settings, devices):
+    for layout in asked(check, settings):
         here = across(check, subject, adapter, layout)
         case, params, _ = drawn(subject, rng)
         for rows, real in (("one row in all", 1), ("rows of one process only", 3), ("unequal shares", 13)):
@@ -191,12 +184,11 @@ def test_data(
     subject: TrainerUnderTest,
     adapter: str,
     settings: Settings,
-    devices: list[Any],
     rng: np.random.Generator,
 ) -> None:
     """What the processes read is together each batch of one process, each example once; nobody reads all."""
     claims(check, subject, "data order")
-    for layout in asked(check, settings, devices):
+    for layout in asked(check, settings):
         ranks = across(check, subject, adapter, layout).ranks
         case, params, _ = drawn(subject, rng)
         ranks.every("call", "start", case, params, layout.n)
@@ -225,7 +217,7 @@ def test_resume(
 ) -> None:
     """Saved by several processes: restored bit for bit by as many, by others, and by one on other devices."""
     claims(check, subject, "checkpoint")
-    several, few = asked(check, settings, devices), min(3, len(devices))
+    several, few = asked(check, settings), min(3, len(devices))
     for layout in several:
         here = across(check, subject, adapter, layout)
         case, params, batch = drawn(subject, rng)

@@ -34,6 +34,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
             "seed": settings.seed,
             "platform": settings.platform,
             "devices": settings.devices,
+            "processes": settings.processes,
             "only": list(settings.only),
             "against": settings.against,
             "unoptimized": outcome.unoptimized,
