@@ -46,6 +46,11 @@ class Across:
         found: Arrays = self._one("gradients", batch)
         return found
 
+    def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
+        """See `TrainerUnderTest.score`."""
+        found: Mapping[str, float] = self._one("score", batches)
+        return found
+
     def save(self, path: Path) -> None:
         """See `TrainerUnderTest.save`: all write to one folder."""
         self._all("save", path)

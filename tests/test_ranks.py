@@ -16,6 +16,7 @@ from sftref.conformance.faults.judgement import level_of
 from sftref.conformance.faults.processes import planted
 from sftref.conformance.faults.sharing import Sharing
 from sftref.conformance.faults.trial import ask, trials
+from sftref.conformance.laws.test_9_processes import instructions
 from sftref.conformance.messages import AXES, expected, groups
 from sftref.conformance.ranks import Gone, Layout, Ranks, RanksBroken, close_all, layouts
 from sftref.conformance.settings import Settings
@@ -58,6 +59,15 @@ def test_what_each_device_has_after_a_collective() -> None:
     assert expected("all_gather", (2, 2), across, data)[3].tolist() == [10, 20, 1000, 2000]
     assert expected("all_to_all", (2, 2), within, data).tolist() == [[1, 10], [2, 20], [100, 1000], [200, 2000]]
     assert expected("ppermute", (2, 2), AXES, data).tolist() == [[1000, 2000], [1, 2], [10, 20], [100, 200]]
+
+
+def test_a_program_is_its_instructions_whoever_compiled_it() -> None:
+    header = 'HloModule jit_step, is_scheduled=true\n\nFileNames\n1 "/home/a/step.py"\n\nENTRY %main () {\n'
+    body = '  %a = f32[] constant(1), metadata={op_name="a" source_line=12}, origin=x\n  ROOT %b = f32[] add(%a, %a)\n}'
+    plain = ["  %a = f32[] constant(1), origin=x", "  ROOT %b = f32[] add(%a, %a)"]
+    assert instructions(header + body) == plain
+    assert instructions(header.replace("home/a", "b") + body.replace("12", "40")) == plain
+    assert instructions(header + body.replace("add", "multiply")) != plain
 
 
 def test_answers_that_are_not_the_same_bits_are_told() -> None:

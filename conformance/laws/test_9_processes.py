@@ -5,8 +5,11 @@ Asked on simulated devices, on whatever machine: an accelerator belongs to one p
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 from .. import compilation
 from ..across import Across, unlike
 from ..adapter import TrainerUnderTest
-from ..check import Check
+from ..check import Check, LawBroken, NotRun
 from ..comparison import Bound
 from ..meshes import coded
 from ..messages import AXES, CALLS, expected
@@ -26,6 +29,9 @@ from ..reference import walk
 from ..settings import Settings
 from ..strategies import batch_of, rows_of
 from ..subjects import claims, distance_holds, drawn, evaluation_holds, gradients_hold, updates_hold
+from . import test_7_equivalence as equal
+from . import test_7_invariance as seven
+from . import test_8_training as eight
 
 KIB, MIB = 1024, 1024 * 1024
 # Bytes of a message. Of 4 MiB, a reduce-scatter over gloo came out wrong: https://github.com/jax-ml/jax/issues/40830.
@@ -45,6 +51,20 @@ def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout
     claims(check, subject, "processes")
     light = compilation.is_light(check.law, check.level, "cpu")
     return Across(shared(layout, adapter, light=light), subject.name, subject.capabilities)
+
+
+def also(check: Check, here: Across, rng: np.random.Generator, *functions: Callable[..., None]) -> None:
+    """Laws of other rungs, asked of a trainer in several processes; what it does not claim is left out, as there."""
+    given = {"check": check, "subject": here, "devices": list(range(here.ranks.layout.n)), "rng": rng}
+    # What values do was asked on one process; here it is where they lie.
+    check.level = "full" if check.at("full") else "quick"
+    for function in functions:
+        try:
+            function(**{name: given[name] for name in inspect.signature(function).parameters})
+        except NotRun as left_out:
+            check.facts.setdefault("left_out", []).append(f"{function.__name__}: {left_out}")
+        except LawBroken as broken:
+            raise LawBroken(f"{here.ranks.layout} processes x devices: {broken}") from broken
 
 
 @pytest.mark.law("processes.devices")
@@ -117,7 +137,7 @@ def test_training(
     settings: Settings,
     rng: np.random.Generator,
 ) -> None:
-    """Gradient, two updates and logits are the oracle's, the same on every process."""
+    """Gradient, two updates, logits, a whole run and its scores are the oracle's, and the same on every process."""
     for layout in asked(check, settings):
         here = across(check, subject, adapter, layout)
         case, params, batch = drawn(subject, rng)
@@ -125,6 +145,7 @@ def test_training(
             gradients_hold(check, here, case, params, batch, layout.n, rows=f"{layout} processes x devices")
         updates_hold(check, here, case, params, [batch, batch_of(case, rng)], layout.n)
         evaluation_holds(check, here, case, params, batch, layout.n)
+        also(check, here, rng, eight.test_fifty_steps, eight.test_evaluation, eight.test_metrics)
 
 
 @pytest.mark.law("processes.agreement")
@@ -153,11 +174,20 @@ def test_agreement(
         check.same(f"{layout} processes x devices: losses of the same run again", again[0], losses)
         check.same(f"{layout}: parameters that differ in the same run again", unlike(again[1][0], leaves[0]), None)
         if "program" in subject.capabilities:
-            texts = ranks.every("call", "program", batch)
+            texts = [instructions(text) for text in ranks.every("call", "program", batch)]
+            check.same(f"{layout}: the program has instructions", len(texts[0]) > 10, True)
             for number, text in enumerate(texts):
-                pairs = itertools.zip_longest(text.splitlines(), texts[0].splitlines())
-                odd = [line for line, (own, other) in enumerate(pairs, start=1) if own != other]
-                check.same(f"rank {number}: lines of its program unlike rank 0's, {layout}", odd[:3], [])
+                pairs = itertools.zip_longest(text, texts[0])
+                odd = [f"{own}, not {other}"[:200] for own, other in pairs if own != other]
+                check.same(f"rank {number}: instructions unlike rank 0's, {layout}", odd[:2], [])
+
+
+def instructions(program: str) -> list[str]:
+    """The instructions of HLO text, without what says from which line of which file each came.
+
+    That is of whoever compiled: a process that found the program in JAX's cache has another's.
+    """
+    return [re.sub(r", metadata=\{[^}]*\}", "", line) for line in program.splitlines() if " = " in line]
 
 
 @pytest.mark.law("processes.layouts")
@@ -168,14 +198,12 @@ def test_layouts(
     settings: Settings,
     rng: np.random.Generator,
 ) -> None:
-    """The mean is over the examples of all processes, however they lie: one in all, none in some processes, unequal."""
+    """What rung 7 says of one process: shares, none in some processes, order, padding, packing, micro-batches."""
     claims(check, subject, "gradients")
     for layout in asked(check, settings):
         here = across(check, subject, adapter, layout)
-        case, params, _ = drawn(subject, rng)
-        for rows, real in (("one row in all", 1), ("rows of one process only", 3), ("unequal shares", 13)):
-            batch = batch_of(case, rng, real=real)
-            gradients_hold(check, here, case, params, batch, layout.n, rows=f"{rows}, {layout} processes x devices")
+        also(check, here, rng, equal.test_layouts, equal.test_loss_is_global, equal.test_float64)
+        also(check, here, rng, seven.test_row_order, seven.test_padding, seven.test_packing, seven.test_accumulation)
 
 
 @pytest.mark.law("processes.data")
