@@ -5,6 +5,7 @@ Asked on simulated devices, on whatever machine: an accelerator belongs to one p
 
 from __future__ import annotations
 
+import collections
 import inspect
 import itertools
 import re
@@ -227,8 +228,10 @@ def test_data(
             what = f"{examples} examples in batches of {size}, {layout} processes x devices"
             check.same(f"{what}: batches of each process", [len(s) for s in shares], [len(whole)] * layout.processes)
             for number, batch in enumerate(whole):
-                read = [int(i) for share in shares for i in share[number]]
+                read = collections.Counter(int(i) for share in shares for i in share[number])
                 check.same(f"{what}: what all read of batch {number}", sorted(read), sorted(batch))
+                # Processes that compute one layer together read the same rows.
+                check.same(f"{what}: each of batch {number} read equally often", len(set(read.values())), 1)
             most = max(len(share[0]) for share in shares)
             check.same(f"{what}: the first batch is shared", most < len(whole[0]), True)
 
