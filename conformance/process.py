@@ -17,6 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from . import signals
@@ -201,6 +202,11 @@ def tied_to(parent: int) -> Any:
             os._exit(1)
 
     return tie
+
+
+def home() -> Path:
+    """The folder in which Python finds this kit, be it installed or a copy."""
+    return Path(__file__).parents[len(str(__package__).split("."))]
 
 
 def how_it_ended(code: int | None) -> str:

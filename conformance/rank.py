@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import inspect
@@ -19,11 +18,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from .messages import CALLS, sent
+from .process import tied_to
 
 # Seconds without a sign of life after which JAX takes a process for lost, where it can be told (from 0.7 on).
 HEARTBEAT = 10
 JOINING = 60
-PR_SET_PDEATHSIG = 1
 
 
 class Rank:
@@ -49,7 +48,6 @@ class Rank:
         limits: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
         limits = {name: value for name, value in limits.items() if name in known}
         jax.distributed.initialize(coordinator, ranks, number, initialization_timeout=JOINING, **limits)
-        self.mesh = None
 
     def devices(self) -> dict[str, Any]:
         """Which process this is of how many, and the devices that it sees: (number, process that has it)."""
@@ -131,18 +129,12 @@ def serve(pipe: Connection, rank: Rank) -> None:
                 pipe.send((None, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"))
 
 
-def _tie(parent: int) -> None:
-    """End with the parent (Linux)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def main() -> None:
     """Serve the pipe PIPE of the process PARENT; with a third word, wrongly: as a planted fault says."""
     descriptor, parent, *fault = sys.argv[1:]
-    _tie(int(parent))
+    tie = tied_to(int(parent))
+    if tie is not None:
+        tie()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     pipe = Connection(int(descriptor))
     # Not this file's class where it runs as __main__: faults are planted in the one that others import.

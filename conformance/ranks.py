@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from . import process
@@ -81,7 +80,7 @@ class Ranks:
         self.layout = layout
         self.running: list[tuple[subprocess.Popen[bytes], Connection, Any]] = []
         self._waiting: set[int] = set()
-        coordinator = f"localhost:{_free_port()}"
+        coordinator = f"localhost:{free_port()}"
         for number in range(layout.processes):
             self.running.append(_started(number))
         each = [(coordinator, layout.processes, number, layout.devices) for number in range(layout.processes)]
@@ -228,15 +227,15 @@ def _started(number: int) -> tuple[subprocess.Popen[bytes], Connection, Any]:
 def _variables() -> dict[str, str]:
     """The environment of a process: that of its parent, and what its parent can import; devices are its own."""
     # This kit first: pytest puts the folder of a checkout in front of what is installed.
-    above = str(Path(__file__).parents[len(__package__.split("."))])
-    paths = [above, *(path for path in sys.path if path)]
+    paths = [str(process.home()), *(path for path in sys.path if path)]
     found = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
     flags = re.sub(r"--xla_force_host_platform_device_count=\S*", "", found.get("XLA_FLAGS", "")).strip()
     found.pop("JAX_NUM_CPU_DEVICES", None)
     return found | ({"XLA_FLAGS": flags} if "XLA_FLAGS" in found else {})
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens at now."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         return int(found.getsockname()[1])

@@ -13,7 +13,6 @@ import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,8 +74,8 @@ def hung(devices: int) -> str | None:
     """
     words = [sys.executable, "-P", "-m", f"{__package__}.unwaited", str(devices)]
     # pytest imports a kit from its own folder, which the child does not know of.
-    above = Path(__file__).parents[len(__package__.split("."))]
-    given = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(above)]))}
+    paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(process.home())]))
+    given = os.environ | {"PYTHONPATH": paths}
     limit = STARTING + 2 * SECONDS
     ended = subprocess.run(words, env=given, capture_output=True, text=True, timeout=limit, check=False)
     if ended.returncode == 0:

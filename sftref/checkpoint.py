@@ -7,6 +7,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sftref.config import ConfigError, require
 from sftref.step import TrainState
 
@@ -68,9 +70,12 @@ class Checkpoints:
         Raises:
             ConfigError: the checkpoint is damaged, or of another model.
         """
+        import jax
+
         step, tree = self._manager.latest_step(), _arrays(like)
         try:
-            found = self._manager.restore(step, args=self._ocp.args.StandardRestore(tree | {SUMS: _sums(tree)}))
+            like_sums = np.zeros(len(jax.tree.leaves(tree)), np.uint32)
+            found = self._manager.restore(step, args=self._ocp.args.StandardRestore(tree | {SUMS: like_sums}))
             written = found.pop(SUMS)
             if (written != _sums(found)).any():
                 raise ValueError("its values are not those that were saved")
@@ -88,7 +93,6 @@ class Checkpoints:
 
 def _arrays(state: TrainState) -> dict[str, Any]:
     import jax
-    import numpy as np
 
     tree = {"step": state.step, "params": state.params, "opt_state": state.opt_state, "seed": state.seed}
     return jax.tree.map(np.asarray, tree)
@@ -97,6 +101,5 @@ def _arrays(state: TrainState) -> dict[str, Any]:
 def _sums(tree: dict[str, Any]) -> Any:
     """CRC-32 of the bytes of each leaf, uint32."""
     import jax
-    import numpy as np
 
     return np.array([zlib.crc32(np.ascontiguousarray(leaf).data) for leaf in jax.tree.leaves(tree)], np.uint32)

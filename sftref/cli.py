@@ -156,6 +156,11 @@ def make_config(given: dict[str, Any], saved: TrainConfig | None = None) -> Trai
             name in FREE_ON_RESUME or value == old,
             f"--{name.replace('_', '-')} = {value}, must be {old} as in the run that --resume continues; leave it out",
         )
+    # Where the run was laid out before says nothing against another layout that is asked for.
+    if "mesh" in values:
+        before["devices"] = None
+    elif values.keys() & {"trainer", "devices"}:
+        before["mesh"] = None
     return TrainConfig.from_dict(before | {k: v for k, v in values.items() if k in FREE_ON_RESUME})
 
 

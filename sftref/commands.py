@@ -20,7 +20,7 @@ from sftref.batches import Batch
 from sftref.checkpoint import Checkpoints, latest
 from sftref.cli import ARTICLE_BATCH_PER_DEVICE, make_config
 from sftref.config import ConfigError, TrainConfig, require
-from sftref.distributed import Cluster, agree, digest
+from sftref.distributed import Cluster, agree, compiler_flags, digest
 from sftref.loop import evaluate as evaluate_split
 from sftref.loop import fit
 from sftref.pretrained import check_target, save_pretrained
@@ -159,6 +159,7 @@ def _about(run: Run, step: int) -> dict[str, bytes]:
     found = {
         "the version of Python or a package": digest(versions()),
         "the configuration (an option or a preset)": digest(run.config.to_dict()),
+        "XLA_FLAGS": digest(compiler_flags()),
         "the tokenizer": digest(definition(run.tokenizer)),
         "the model's parameters": digest(leaves),
         "the step to go on from": digest(step),
@@ -175,7 +176,7 @@ def _agree_on_the_step(trainer: Trainer, state: TrainState, batch: Batch) -> Non
     agree(
         {
             "the shape of the first batch": digest([[str(leaf.dtype), list(leaf.shape)] for leaf in batch]),
-            "the program of a step (a flag, a version, a shape)": digest(trainer.step_text(state, batch)),
+            "the program of a step": digest(trainer.step_text(state, batch)),
         }
     )
 

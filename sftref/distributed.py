@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,6 +128,12 @@ def _not_joined(cluster: Cluster, reason: str) -> str:
         f"{cluster.num_processes} processes within --wait {cluster.wait} s ({reason}); start them all, with an address "
         "that each of them reaches"
     )
+
+
+def compiler_flags() -> list[str]:
+    """What XLA_FLAGS says, but for the number of simulated devices: processes may differ in it."""
+    words = os.environ.get("XLA_FLAGS", "").split()
+    return sorted(word for word in words if "xla_force_host_platform_device_count" not in word)
 
 
 def digest(value: Any) -> bytes:

@@ -145,6 +145,27 @@ def test_processes_that_would_run_different_things_do_not_begin(tmp_path: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        ({"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}, "XLA_FLAGS of process 1 differs"),
+        ({}, "the program of a step of process 1 differs"),
+    ],
+)
+def test_another_program_is_named(tmp_path: Path, odd: dict[str, str], says: str) -> None:
+    """One process has another flag; or, on its own host, a file of ours that somebody changed: no version tells."""
+    (tmp_path / "changed").mkdir()
+    changed = "import sftref.layers\nsftref.layers.MASKED = -1e29\n"
+    (tmp_path / "changed" / "sitecustomize.py").write_text(changed)
+    variables = {1: odd or {"PYTHONPATH": str(tmp_path / "changed")}}
+    with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "out")], variables=variables) as running:
+        found = ends(running, 120)
+    assert {process.code for process in found.values()} == {2}, found
+    for process in found.values():
+        assert says in process.stderr
+
+
+@pytest.mark.slow
 def test_another_version_is_named(tmp_path: Path) -> None:
     """What is installed on a host is compared first: anything else may follow from it."""
     (tmp_path / "old").mkdir()

@@ -19,7 +19,7 @@ from sftref.conformance.reference import gradient_reference, loss_reference, wal
 from sftref.conformance.strategies import batch_of
 from sftref.conformance.subjects import distance_holds
 
-from sftref.cli import main
+from sftref.cli import main, make_config
 from sftref.config import ConfigError, TrainConfig
 from sftref.names import from_hf, to_hf
 from sftref.sharding import Places
@@ -212,3 +212,22 @@ def _forget(checkpoint: Path) -> None:
     for path in sorted(checkpoint.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     checkpoint.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("began", "given", "then"),
+    [
+        ({"mesh": "data=2,fsdp=2"}, {"devices": 3}, ("mesh", None, 3)),
+        ({"mesh": "data=2,fsdp=2"}, {"trainer": "pmap"}, ("pmap", None, None)),
+        ({"mesh": "data=2,fsdp=2"}, {"trainer": "single"}, ("single", None, None)),
+        ({"devices": 4}, {"mesh": "data=2,fsdp=3"}, ("mesh", "data=2,fsdp=3", None)),
+        ({"trainer": "pmap", "devices": 4}, {"mesh": "data=8", "trainer": "mesh"}, ("mesh", "data=8", None)),
+        ({"mesh": "data=2,fsdp=2"}, {"mesh": "tensor=2"}, ("mesh", "tensor=2", None)),
+        ({"mesh": "data=2,fsdp=2"}, {"save_every": 5}, ("mesh", "data=2,fsdp=2", None)),
+    ],
+)
+def test_a_resumed_run_keeps_no_layout_that_contradicts_the_one_asked_for(
+    began: dict[str, Any], given: dict[str, Any], then: tuple[str, str | None, int | None]
+) -> None:
+    found = make_config(given, TrainConfig(**began))
+    assert (found.trainer, found.mesh, found.devices) == then

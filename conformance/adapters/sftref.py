@@ -75,8 +75,8 @@ class SftrefTrainer:
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
         """See `TrainerUnderTest.evaluate`."""
         case = dataclasses.replace(self.case, accumulate=1)
-        at = lay_out(batch, case, self.trainer.shards)[1]
-        logits = self.trainer.read_logits(self.trainer.eval_step(self.state, self._put(batch, case))[1])
+        laid, at = lay_out(batch, case, self.trainer.shards)
+        logits = self.trainer.read_logits(self.trainer.eval_step(self.state, self._place(laid))[1])
         out = np.zeros((len(batch.weights), logits.shape[-1]), logits.dtype)
         out[at.examples] = logits[at.row, at.slot]
         return out
@@ -149,12 +149,15 @@ class SftrefTrainer:
         case = dataclasses.replace(self.case, accumulate=1)
         counts = np.zeros((self.case.num_labels, self.case.num_labels), np.int64)
         for batch in batches:
-            placed = self._put(batch, case)
+            placed = self._place(lay_out(batch, case, self.trainer.shards)[0])
             counts += self.trainer.read(self.trainer.eval_step(self.state, placed)[0]).counts
         return classification_metrics(counts, ("accuracy", "f1"))
 
-    def _put(self, batch: HostBatch, case: Case | None = None) -> Batch:
-        laid = lay_out(batch, case or self.case, self.trainer.shards)[0]
+    def _put(self, batch: HostBatch) -> Batch:
+        return self._place(lay_out(batch, self.case, self.trainer.shards)[0])
+
+    def _place(self, laid: Batch) -> Batch:
+        """The rows that are this process's, on its devices."""
         own = self.trainer.part.of_rows(laid.weights.shape[1])
         return self.trainer.put(Batch(*(leaf[:, own.start : own.stop] for leaf in laid)))
 

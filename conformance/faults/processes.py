@@ -213,8 +213,8 @@ def _rows_of_another(put: Any, self: Any, batch: HostBatch) -> HostBatch:
     return found
 
 
-@patched("a-rank-that-pads-otherwise", Sharing, "_put")
-def _pads_otherwise(put: Any, self: Any, batch: HostBatch) -> HostBatch:
+@patched("tokens-shifted-on-one-rank", Sharing, "_put")
+def _shifted(put: Any, self: Any, batch: HostBatch) -> HostBatch:
     longer = {name: np.pad(getattr(batch, name), [(0, 0), (0, 1)]) for name in batch._fields[:3]}
     found: HostBatch = put(self, batch._replace(**{name: leaf[:, 1:] for name, leaf in longer.items()}))
     return found

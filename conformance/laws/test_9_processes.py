@@ -34,6 +34,7 @@ from . import test_7_equivalence as equal
 from . import test_7_invariance as seven
 from . import test_8_training as eight
 
+Rng = np.random.Generator
 KIB, MIB = 1024, 1024 * 1024
 # Bytes of a message. Of 4 MiB, a reduce-scatter over gloo came out wrong: https://github.com/jax-ml/jax/issues/40830.
 SIZES = {"quick": (64, 3 * KIB, 4 * MIB), "standard": (512 * KIB,), "full": (MIB - 64, MIB + 64, 8 * MIB, 16 * MIB)}
@@ -54,7 +55,7 @@ def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout
     return Across(shared(layout, adapter, light=light), subject.name, subject.capabilities)
 
 
-def also(check: Check, here: Across, rng: np.random.Generator, *functions: Callable[..., None]) -> None:
+def also(check: Check, here: Across, rng: Rng, *functions: Callable[..., None]) -> None:
     """Laws of other rungs, asked of a trainer in several processes; what it does not claim is left out, as there."""
     given = {"check": check, "subject": here, "devices": list(range(here.ranks.layout.n)), "rng": rng}
     # What values do was asked on one process; here it is where they lie.
@@ -84,7 +85,7 @@ def test_devices(check: Check, settings: Settings) -> None:
 
 
 @pytest.mark.law("processes.collectives")
-def test_collectives(check: Check, settings: Settings, rng: np.random.Generator) -> None:
+def test_collectives(check: Check, settings: Settings, rng: Rng) -> None:
     """Each collective, over all devices and over groups within and across processes, by size; sums are exact."""
     sizes = [size for level, several in SIZES.items() if check.at(level) for size in several]
     for layout in asked(check, settings):
@@ -131,13 +132,7 @@ def test_lost(check: Check, settings: Settings) -> None:
 
 
 @pytest.mark.law("processes.training")
-def test_training(
-    check: Check,
-    subject: TrainerUnderTest,
-    adapter: str,
-    settings: Settings,
-    rng: np.random.Generator,
-) -> None:
+def test_training(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
     """Gradient, two updates, logits, a whole run and its scores are the oracle's, and the same on every process."""
     for layout in asked(check, settings):
         here = across(check, subject, adapter, layout)
@@ -150,13 +145,7 @@ def test_training(
 
 
 @pytest.mark.law("processes.agreement")
-def test_agreement(
-    check: Check,
-    subject: TrainerUnderTest,
-    adapter: str,
-    settings: Settings,
-    rng: np.random.Generator,
-) -> None:
+def test_agreement(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
     """All processes run one program, and have the same parameters and losses bit for bit, also when asked again."""
     for layout in asked(check, settings):
         ranks = across(check, subject, adapter, layout).ranks
@@ -192,13 +181,7 @@ def instructions(program: str) -> list[str]:
 
 
 @pytest.mark.law("processes.layouts")
-def test_layouts(
-    check: Check,
-    subject: TrainerUnderTest,
-    adapter: str,
-    settings: Settings,
-    rng: np.random.Generator,
-) -> None:
+def test_layouts(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
     """What rung 7 says of one process: shares, none in some processes, order, padding, packing, micro-batches."""
     claims(check, subject, "gradients")
     for layout in asked(check, settings):
@@ -208,13 +191,7 @@ def test_layouts(
 
 
 @pytest.mark.law("processes.data")
-def test_data(
-    check: Check,
-    subject: TrainerUnderTest,
-    adapter: str,
-    settings: Settings,
-    rng: np.random.Generator,
-) -> None:
+def test_data(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
     """What the processes read is together each batch of one process, each example once; nobody reads all."""
     claims(check, subject, "data order")
     for layout in asked(check, settings):
@@ -243,7 +220,7 @@ def test_resume(
     adapter: str,
     settings: Settings,
     devices: list[Any],
-    rng: np.random.Generator,
+    rng: Rng,
     tmp_path: Path,
 ) -> None:
     """Saved by several processes: restored bit for bit by as many, by others, and by one on other devices."""

@@ -50,6 +50,8 @@ class MeshTrainer(Trainer):
         super().__init__(program, list(mesh.devices.flat))
         self.shards = self.places.row_shards
         at = sorted(set(_row_shard(self.places)[_own(mesh)].tolist()))
+        if at != list(range(at[0], at[-1] + 1)):
+            raise ValueError(f"mesh = {mesh}, must give this process rows one after the other, not parts {at}")
         self.part = Part(at[0], at[-1] + 1, self.shards)
         self._copies = NamedSharding(mesh, PartitionSpec())
         self._rows = NamedSharding(mesh, PartitionSpec(None, self.places.row_axes))

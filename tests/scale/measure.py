@@ -12,7 +12,6 @@ import argparse
 import functools
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -62,19 +61,11 @@ def update_seconds(devices: list[Any]) -> float:
     from model import SMALL
 
     from sftref.batches import Batch
-    from sftref.config import ModelConfig, OptimConfig
+    from sftref.config import OptimConfig
     from sftref.step import Program
     from sftref.trainers import make_trainer
 
-    config = ModelConfig(
-        vocab_size=SMALL.words,
-        hidden_size=SMALL.width,
-        num_hidden_layers=SMALL.layers,
-        num_attention_heads=4,
-        intermediate_size=SMALL.inner,
-        max_position_embeddings=SMALL.positions,
-    )
-    program = Program.of(config, OptimConfig(), total_steps=100, dropout="off", precision="float32")
+    program = Program.of(SMALL.config(heads=4), OptimConfig(), total_steps=100, dropout="off", precision="float32")
     trainer = make_trainer("mesh", program, devices)
     rng = np.random.default_rng(0)
     rows = ROWS * len(trainer.local_devices)
@@ -119,9 +110,9 @@ def worker(processes: int, devices: int, number: int, port: int) -> None:
 
 def measured(processes: int, devices: int) -> dict[str, Any]:
     """A layout, in processes of its own."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    from sftref.conformance.ranks import free_port
+
+    port = free_port()
     words = [sys.executable, __file__, "--layout", *map(str, (processes, devices))]
     running = [
         subprocess.Popen([*words, str(number), str(port)], stdout=subprocess.PIPE, text=True, env=dict(os.environ))

@@ -22,7 +22,7 @@ from sftref.conformance.costs import costs_of
 from sftref.conformance.laws.test_7_invariance import collective_elements
 
 from sftref.batches import Batch
-from sftref.config import ModelConfig, OptimConfig
+from sftref.config import OptimConfig
 from sftref.step import Program
 from sftref.trainers import MeshTrainer, make_trainer
 
@@ -43,15 +43,9 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 
 def compiled(shape: tuple[int, int, int], *, remat: bool) -> Any:
     """The update of bert-base on a mesh."""
-    config = ModelConfig(
-        vocab_size=BASE.words,
-        hidden_size=BASE.width,
-        num_hidden_layers=BASE.layers,
-        num_attention_heads=12,
-        intermediate_size=BASE.inner,
-        max_position_embeddings=BASE.positions,
+    program = Program.of(
+        BASE.config(heads=12), OptimConfig(), total_steps=100, dropout="addressed", precision="float32", remat=remat
     )
-    program = Program.of(config, OptimConfig(), total_steps=100, dropout="addressed", precision="float32", remat=remat)
     axes = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
     trainer = make_trainer("mesh", program, jax.devices(), axes)
     assert isinstance(trainer, MeshTrainer)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sftref.config import ModelConfig
+
 
 @dataclass(frozen=True)
 class Bert:
@@ -34,6 +36,17 @@ class Bert:
     def leaves(self) -> int:
         """Arrays of parameters: 16 a layer, five of the embeddings, two each of pooler and classifier."""
         return 16 * self.layers + 9
+
+    def config(self, heads: int) -> ModelConfig:
+        """These sizes in sftref's terms."""
+        return ModelConfig(
+            vocab_size=self.words,
+            hidden_size=self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=heads,
+            intermediate_size=self.inner,
+            max_position_embeddings=self.positions,
+        )
 
     def flops(self, tokens: int, length: int) -> float:
         """Of an update over so many tokens in rows of `length`: three forward passes, two operations a product."""
