@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from .catalogue import Law
 from .check import Check
@@ -18,6 +19,8 @@ OPTION = "jax_disable_most_optimizations"
 XLA_LEVEL = "xla_backend_optimization_level"
 # The event of a program that is compiled, or taken from the cache on disk.
 COMPILING = "/jax/core/compile/backend_compile_duration"
+# The event of one that is taken from there.
+FOUND = "/jax/compilation_cache/cache_hits"
 STAGES = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
@@ -60,6 +63,64 @@ def of(check: Check) -> Iterator[None]:
         yield
     finally:
         jax.config.update(OPTION, False)
+
+
+@contextlib.contextmanager
+def kept_in(folder: Path) -> Iterator[list[str]]:
+    """Let JAX keep the programs of this process in a folder, all of them, and take them from there.
+
+    Gives a list with an entry for each program that was taken from the folder, which grows in here. What JAX was told
+    before about its cache holds again afterwards.
+
+    Example::
+
+        with kept_in(Path("programs")) as found:
+            jax.jit(lambda x: x + 1)(1)
+            jax.jit(lambda x: x + 1)(1)
+        assert found == [FOUND]
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    told = {
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in told}
+    listening = _listener()
+
+    def tell(values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        # JAX opens its cache once, and looks at these when it does.
+        compilation_cache.reset_cache()
+
+    tell(told)
+    found: list[str] = []
+    listening.append(found)
+    try:
+        yield found
+    finally:
+        listening.remove(found)
+        tell(before)
+
+
+@functools.cache
+def _listener() -> list[list[str]]:
+    """The lists to which what JAX takes from its cache is added. A listener cannot be taken back everywhere."""
+    import jax
+
+    lists: list[list[str]] = []
+
+    def heard(event: str, **_: str | int) -> None:
+        if event == FOUND:
+            for found in lists:
+                found.append(event)
+
+    jax.monitoring.register_event_listener(heard)
+    return lists
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import pytest
 from sftref.conformance import compilation
@@ -70,3 +72,20 @@ def test_the_seconds_of_each_stage_are_told() -> None:
     assert set(first) == {"trace", "lower", "compile"}
     assert min(first.values()) > 0
     assert set(second.values()) == {0.0}
+
+
+def test_kept_programs_are_found_again_and_only_in_here(tmp_path: Path) -> None:
+    def tripled() -> float:
+        return float(jax.jit(lambda x: x * 3)(2.0))
+
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    with compilation.kept_in(tmp_path) as found:
+        assert (tripled(), found) == (6.0, [])
+        kept = set(tmp_path.iterdir())
+        assert (tripled(), found) == (6.0, [compilation.FOUND])
+    assert tripled() == 6.0
+    assert found == [compilation.FOUND]
+    assert kept
+    assert {path for path in tmp_path.iterdir() if path not in kept and not path.name.endswith("-atime")} == set()
+    assert [getattr(jax.config, name) for name in names] == before

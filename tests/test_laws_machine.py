@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sftref.conformance import compilation
 from sftref.conformance.catalogue import laws
 from sftref.conformance.check import Check, LawBroken, NotRun
 from sftref.conformance.faults.subjects import trainer
 from sftref.conformance.laws import test_0_environment as rung0
 from sftref.conformance.laws import test_1_copies as rung1
+from sftref.conformance.laws import test_1_programs as programs
 from sftref.conformance.settings import Settings
 from sftref.conformance.versions import unpaired
 
@@ -243,3 +248,32 @@ def test_a_trainer_that_is_not_immune(fault: str, message: str) -> None:
 
 def test_a_trainer_that_copies_is_immune() -> None:
     rung1.test_trainer_is_immune(asked("copies.trainer_is_immune", "standard"), numbers(), trainer(), jax.devices())
+
+
+@pytest.mark.parametrize("n", [1, 3, N])
+def test_programs_that_take_over_and_are_kept_hold_on_any_number_of_devices(n: int, tmp_path: Path) -> None:
+    check = ask(programs.test_donated, "copies.donated", n=n)
+    assert check.facts["arguments_taken_over"] == programs.LEAVES * programs.STEPS * 4 * min(n, 2)
+    programs.test_kept_programs(asked("copies.kept_programs", "standard"), numbers(), jax.devices()[:n], tmp_path)
+
+
+def test_a_platform_whose_programs_are_not_kept_is_not_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compilation, "kept_in", lambda _: contextlib.nullcontext([]))
+    with pytest.raises(NotRun, match="does not apply: JAX keeps no programs of cpu"):
+        programs.test_kept_programs(asked("copies.kept_programs", "standard"), numbers(), jax.devices(), tmp_path)
+
+
+def test_an_update_that_writes_to_its_batch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = programs.program
+
+    def wrong(order: str, sharding: Any) -> Any:
+        def step(leaves: list[Any], batch: Any) -> Any:
+            found = jax.block_until_ready(right(order, sharding)(leaves, batch))
+            ctypes.memset(batch.addressable_shards[0].data.unsafe_buffer_pointer(), 0, 4)
+            return found
+
+        return step
+
+    monkeypatch.setattr(programs, "program", wrong)
+    with pytest.raises(LawBroken, match="state first, update 0: its batch, which it must not write to: error"):
+        ask(programs.test_donated, "copies.donated")

@@ -20,7 +20,7 @@ from sftref.conformance.settings import Settings
 
 pytestmark = pytest.mark.jax
 
-MODULES = ("environment", "collectives", "backends", "generators", "derivatives", "formulas")
+MODULES = ("environment", "collectives", "programs", "backends", "generators", "derivatives", "formulas")
 # Those of processes are asked by `test_ranks.py`.
 MACHINE = [fault for fault in faults().values() if fault.planted not in (*TRAINERS, PROCESSES)]
 
@@ -59,6 +59,7 @@ def test_nothing_is_left_of_a_fault() -> None:
     def state() -> list[object]:
         places = [jax, jnp, lax, jax.random, pxla.ExecuteReplicated]
         places += [importlib.import_module(f"sftref.conformance.{name}") for name in ("operators", "precision")]
+        places += [importlib.import_module("jax._src.compilation_cache")]
         found: list[object] = [value for place in places for _, value in sorted(vars(place).items())]
         found += list(mlir._lowerings.items())
         found += [pair for table in mlir._platform_specific_lowerings.values() for pair in table.items()]

@@ -38,7 +38,7 @@ def sizes(check: Check) -> list[int]:
     return [size for level, found in SIZES.items() if check.at(level) for size in found]
 
 
-def words(rng: np.random.Generator, size: int) -> npt.NDArray[np.uint32]:
+def words(rng: np.random.Generator, size: int | tuple[int, ...]) -> npt.NDArray[np.uint32]:
     """Random words."""
     return rng.integers(0, 2**32, size, dtype=np.uint32)
 
