@@ -29,6 +29,7 @@ from .masks import (
 Array = npt.NDArray[np.float64]
 Params = dict[str, Array]
 Back = Callable[[Array], Array]
+Rounding = Callable[[Array], Array]
 
 
 class Tape:
@@ -211,24 +212,38 @@ class Gradient(NamedTuple):
     gradients: Params
 
 
-def example_losses(case: Case, logits: Array, labels: npt.NDArray[np.generic]) -> tuple[Array, Array]:
-    """Each example's loss [B], cross-entropy or squared error, and its derivative by the logits [B, C]."""
+def unrounded(x: Array) -> Array:
+    """Exact arithmetic: the same."""
+    return x
+
+
+def example_losses(
+    case: Case, logits: Array, labels: npt.NDArray[np.generic], rounding: Rounding = unrounded
+) -> tuple[Array, Array]:
+    """Each example's loss [B], cross-entropy or squared error, and its derivative by the logits [B, C].
+
+    `rounding` is what becomes of the probabilities before 1 is taken from the label's: of a p near 1 little is left.
+    """
     if case.regression:
         error = logits[:, 0] - labels.astype(np.float64)
         return error**2, 2.0 * error[:, None]
     at = np.arange(len(labels)), labels.astype(np.int64)
     top = logits.max(axis=-1, keepdims=True)
     log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(axis=-1))
-    slope = np.exp(logits - log_sum[:, None])
+    slope = rounding(np.exp(logits - log_sum[:, None]))
     slope[at] -= 1.0
     return log_sum - logits[at], slope
 
 
 def value_and_gradient(
-    case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch, step: int = 0
+    case: Case,
+    params: Mapping[str, npt.NDArray[np.generic]],
+    batch: HostBatch,
+    step: int = 0,
+    rounding: Rounding = unrounded,
 ) -> Gradient:
     """sum_i w_i loss_i / sum_i w_i and its gradient, with the dropout of (case.seed, `step`)."""
-    network, back, loss, d_logits = _forward(case, params, batch, step)
+    network, back, loss, d_logits = _forward(case, params, batch, step, rounding)
     back(d_logits)
     return Gradient(loss, network.tape.gradients)
 
@@ -239,12 +254,16 @@ def mean_loss(case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: 
 
 
 def _forward(
-    case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch, step: int
+    case: Case,
+    params: Mapping[str, npt.NDArray[np.generic]],
+    batch: HostBatch,
+    step: int,
+    rounding: Rounding = unrounded,
 ) -> tuple[Network, Callable[[Array], None], float, Array]:
     """The network, its backward pass, the mean loss, and that loss's gradient by the logits."""
     network = Network(case, params, batch, Masks(case.seed, step) if case.dropout else None)
     logits, back = network.logits()
-    losses, slopes = example_losses(case, logits, np.where(batch.weights > 0, batch.labels, 0))
+    losses, slopes = example_losses(case, logits, np.where(batch.weights > 0, batch.labels, 0), rounding)
     share = batch.weights.astype(np.float64) / batch.weights.sum(dtype=np.float64)
     return network, back, float((share * losses).sum()), share[:, None] * slopes
 

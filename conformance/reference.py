@@ -7,11 +7,15 @@ mean square u / sqrt(3), and a sum of n terms gathers about sqrt(n) of them. By 
 product are as good as a perturbation of the factors, so
 
     noise = root mean square, over DRAWS draws, of the change of the float64 result when every parameter is multiplied
-            by 1 + u sqrt(n / 3) e,   e normal,   n the longest product's length
+            by 1 + u sqrt(n / 3) e,   e normal,   n the longest product's length, and every probability of the
+            loss by 1 + u e: three roundings, of exp, of the sum and of the quotient
 
 and the bound is FACTOR times it: two for a result that is itself an order of summation away from another correct
 one, two for what the model leaves out (roundings of activations in the backward pass and of exp, erf and tanh), and
-two for the chance that few draws come out small. A float64 trainer is held to the same noise in its own u.
+two for the chance that few draws come out small. The probabilities are rounded by themselves since 1 is taken from the
+label's: near 1 the parameters move p - 1 by ever less, and p's own rounding stays. (One repetition in 400 met it: at
+p - 1 = -0.0033 the gradient was off by 2.7e-8, and 2.68e-8 was allowed.) A float64 trainer is held to the same noise
+in its own u.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import numpy.typing as npt
 
 from .adapter import Case, HostBatch, StepResult
 from .comparison import Bound
-from .oracle import Array, Params, evaluate, mean_loss, value_and_gradient
+from .oracle import Array, Params, Rounding, evaluate, mean_loss, unrounded, value_and_gradient
 from .updates import OracleTrainer
 
 DRAWS = 4
@@ -51,23 +55,25 @@ def roundings(case: Case) -> float:
     return u * math.sqrt(n / 3)
 
 
-def jittered(case: Case, params: Params, draw: int) -> Params:
-    """The parameters as rounding might have left them."""
+def jittered(case: Case, params: Params, draw: int) -> tuple[Params, Rounding]:
+    """The parameters as rounding might have left them, and what it might do to the loss's probabilities."""
     rng = np.random.default_rng((draw, 0x5EED))
-    return {name: p * (1.0 + roundings(case) * rng.standard_normal(p.shape)) for name, p in params.items()}
+    moved = {name: p * (1.0 + roundings(case) * rng.standard_normal(p.shape)) for name, p in params.items()}
+    # A loss is computed in float32 where the products are of bfloat16.
+    return moved, lambda p: p * (1.0 + ROUNDOFF["float32"] * rng.standard_normal(p.shape))
 
 
-def reference(case: Case, params: Params, compute: Callable[[Params], Mapping[str, Array]]) -> Reference:
-    """`compute` of the parameters, and bounds from how it moves under rounding.
+def reference(case: Case, params: Params, compute: Callable[[Params, Rounding], Mapping[str, Array]]) -> Reference:
+    """`compute` of the parameters and of a rounding of probabilities, and bounds from how it moves under rounding.
 
     A leaf's noise is at least the round-off of its own size, and a tenth of what an average leaf of as many elements
     has: few elements and few draws can come out small by chance. A gradient that is zero but for rounding (see
     `zero_gradients`) does not move with the parameters; it gets the average whole.
     """
-    want = {name: np.asarray(leaf, np.float64) for name, leaf in compute(params).items()}
+    want = {name: np.asarray(leaf, np.float64) for name, leaf in compute(params, unrounded).items()}
     squares = dict.fromkeys(want, 0.0)
     for draw in range(DRAWS):
-        moved = compute(jittered(case, params, draw))
+        moved = compute(*jittered(case, params, draw))
         for name, leaf in want.items():
             squares[name] += float(((moved[name] - leaf) ** 2).sum()) / DRAWS
     total, count = sum(squares.values()), sum(leaf.size for leaf in want.values())
@@ -85,18 +91,18 @@ def reference(case: Case, params: Params, compute: Callable[[Params], Mapping[st
 
 def gradient_reference(case: Case, params: Params, batch: HostBatch, step: int = 0) -> Reference:
     """The gradient of the mean loss."""
-    return reference(case, params, lambda p: value_and_gradient(case, p, batch, step).gradients)
+    return reference(case, params, lambda p, rounding: value_and_gradient(case, p, batch, step, rounding).gradients)
 
 
 def loss_reference(case: Case, params: Params, batch: HostBatch, step: int = 0) -> Reference:
     """The mean loss, under the name `loss`."""
-    return reference(case, params, lambda p: {"loss": np.array(mean_loss(case, p, batch, step))})
+    return reference(case, params, lambda p, _: {"loss": np.array(mean_loss(case, p, batch, step))})
 
 
 def logits_reference(case: Case, params: Params, batch: HostBatch) -> Reference:
     """The logits of the rows that count, under the name `logits`."""
     real = batch.weights > 0
-    return reference(case, params, lambda p: {"logits": evaluate(case, p, batch)[real]})
+    return reference(case, params, lambda p, _: {"logits": evaluate(case, p, batch)[real]})
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,8 @@ def walk(case: Case, params: Params, batches: Sequence[HostBatch]) -> Walk:
     """One update for each batch. Storing parameters in float32 rounds them at each step, which joins the noise."""
     runs: list[tuple[OracleTrainer, list[StepResult]]] = []
 
-    def run(start: Params) -> dict[str, Array]:
-        trainer = OracleTrainer.start(case, start)
+    def run(start: Params, rounding: Rounding) -> dict[str, Array]:
+        trainer = OracleTrainer.start(case, start, rounding)
         results = [trainer.step(batch) for batch in batches]
         runs.append((trainer, results))
         return {name: trainer.params[name] - start[name] for name in start}
@@ -129,9 +135,9 @@ def walk(case: Case, params: Params, batches: Sequence[HostBatch]) -> Walk:
         noise = math.hypot(bound.noise, stored)
         bounds[name] = Bound(FACTOR * noise, noise, f"{bound.why} and {len(batches)} roundings of what is stored")
     moments = iter(runs)
-    first = reference(case, params, lambda _: next(moments)[0].first)
+    first = reference(case, params, lambda *_: next(moments)[0].first)
     moments = iter(runs)
-    second = reference(case, params, lambda _: next(moments)[0].second)
+    second = reference(case, params, lambda *_: next(moments)[0].second)
     return Walk(results, true.params, Reference(distance.want, bounds), first, second)
 
 

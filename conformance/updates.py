@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .adapter import Arrays, Case, HostBatch, StepResult
-from .oracle import Params, value_and_gradient
+from .oracle import Params, Rounding, unrounded, value_and_gradient
 
 
 def learning_rate(case: Case, step: int) -> float:
@@ -39,6 +39,7 @@ class OracleTrainer:
         p -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p),    t = 1, 2, ...
 
     the decay on the parameters of `decays` only (AdamW, Loshchilov and Hutter, 2019, algorithm 2).
+    `rounding` is that of `example_losses`.
     """
 
     case: Case
@@ -46,16 +47,17 @@ class OracleTrainer:
     step_number: int = 0
     first: Params = field(default_factory=dict)
     second: Params = field(default_factory=dict)
+    rounding: Rounding = unrounded
 
     @classmethod
-    def start(cls, case: Case, params: Arrays) -> OracleTrainer:
+    def start(cls, case: Case, params: Arrays, rounding: Rounding = unrounded) -> OracleTrainer:
         """A run at step 0, from a copy of `params`."""
-        return cls(case, {name: np.array(value, np.float64) for name, value in params.items()})
+        return cls(case, {name: np.array(value, np.float64) for name, value in params.items()}, rounding=rounding)
 
     def step(self, batch: HostBatch) -> StepResult:
         """One update."""
         case = self.case
-        found = value_and_gradient(case, self.params, batch, self.step_number)
+        found = value_and_gradient(case, self.params, batch, self.step_number, self.rounding)
         rate = learning_rate(case, self.step_number)
         self.step_number += 1
         for name, g in clip(found.gradients, case.clip_norm).items():

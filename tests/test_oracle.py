@@ -17,6 +17,7 @@ from sftref.conformance.adapter import StepResult
 from sftref.conformance.adapters.sftref import model_config
 from sftref.conformance.masks import ATTENTION, CLASSIFIER, FEED_FORWARD, Masks, threefry_2x32
 from sftref.conformance.oracle import evaluate, value_and_gradient
+from sftref.conformance.reference import gradient_reference
 from sftref.conformance.updates import OracleTrainer, decays, learning_rate
 
 from sftref.config import OptimConfig
@@ -170,6 +171,21 @@ class TestUpdates:
 def _masked(params: dict[str, np.ndarray]) -> tuple[Any, Any]:
     tree = from_hf(params, model_config(PLAIN))
     return decay_mask(tree), tree
+
+
+def test_what_is_left_of_a_probability_near_1_is_known_to_its_roundoff() -> None:
+    """A false alarm: p - 1 of a label that is all but certain carries p's rounding, whatever the parameters do."""
+    sure = np.zeros(PLAIN.num_labels)
+    sure[0] = 12.0
+    params = params_of(PLAIN) | {"classifier.bias": sure}
+    batch = batch_of(PLAIN)
+    batch = batch._replace(labels=0 * batch.labels, weights=(np.arange(len(batch.weights)) == 0).astype(np.float32))
+    found = gradient_reference(PLAIN, params, batch)
+    left, bound = found.want["classifier.bias"], found.bounds["classifier.bias"].value
+    rounded = np.float32(1 + left[0]) - 1
+    # At worst half the distance between two numbers below 1; and not so much that 1 - p could be anything.
+    assert 2**-25 < bound < 0.1 * abs(left[0])
+    assert abs(rounded - left[0]) < bound
 
 
 def test_the_oracle_imports_no_jax() -> None:
