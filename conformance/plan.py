@@ -132,7 +132,12 @@ def variables(given: Mapping[str, str], cache: Path | None, scratch: Path | None
             kept["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
     if cache is None:
         return kept | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    return kept | {
+    return kept | keeping(cache)
+
+
+def keeping(cache: Path) -> dict[str, str]:
+    """The variables by which JAX keeps all programs in a folder, and takes them from there."""
+    return {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -12,13 +12,15 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..catalogue import laws
-from ..environment import cores, static
+from ..environment import cores, keeps_programs, static
+from ..plan import keeping
 from ..records import plain
 from ..settings import Settings, start_jax
 from . import Fault, changes, faults
@@ -47,9 +49,18 @@ def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
 def _rows(asked: Sequence[Fault], settings: Settings) -> Iterable[dict[str, Any]]:
     """What each law said of each, as the processes come to it; a line for each on stderr."""
     # An accelerator's devices are for one process at a time.
-    many = cores() if settings.platform in (None, "cpu") else 1
+    simulated = settings.platform in (None, "cpu")
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(many, spawn, initializer=_begin, initargs=(settings,)) as pool:
+    with (
+        # What a fault does not touch compiles once: a wrong lowering is another program, with a key of its own.
+        tempfile.TemporaryDirectory(prefix="sftref-") as folder,
+        concurrent.futures.ProcessPoolExecutor(
+            cores() if simulated else 1,
+            spawn,
+            initializer=_begin,
+            initargs=(settings, Path(folder) if simulated and keeps_programs(static()["versions"]) else None),
+        ) as pool,
+    ):
         waiting = [pool.submit(_row, entry, settings) for entry in asked]
         for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
             found = future.result()
@@ -59,7 +70,8 @@ def _rows(asked: Sequence[Fault], settings: Settings) -> Iterable[dict[str, Any]
             yield found
 
 
-def _begin(settings: Settings) -> None:
+def _begin(settings: Settings, cache: Path | None) -> None:
+    os.environ |= keeping(cache) if cache is not None else {}
     # The optimization level of a trainer's laws is the user's where JAX's own variable is set; see `compilation.py`.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     start_jax(settings)
