@@ -61,6 +61,7 @@ several processes, each of which runs the same command, with a folder that all o
 EVALUATE_EXAMPLES = """examples:
   sftref evaluate --model my/finetuned             on the bundled validation pairs
   sftref evaluate --model my/finetuned --task sst2 --data my/folder --out scores
+  sftref train --resume runs/a --save my/finetuned the model of a run with checkpoints
 """
 
 

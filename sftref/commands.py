@@ -207,12 +207,13 @@ def _describe(run: Run, out: Path, step: int) -> None:
     c, model = run.config, run.model.config
     where = f"{len(run.trainer.devices)} {run.trainer.devices[0].platform} device(s)"
     fresh = f"; fresh: {', '.join(run.model.fresh)}" if run.model.fresh and c.model != "tiny" else ""
+    steps = f"steps {step + 1} to {run.total_steps}" if step < run.total_steps else f"all {step} steps done before"
     Console(stderr=True, soft_wrap=True).print(
         f"{c.task} ({c.data}): {len(run.train)} training examples, "
         + ", ".join(f"{len(t)} {name}" for name, t in run.validation.items())
         + f"\n{c.model}: {model.num_hidden_layers} layers, width {model.hidden_size}{fresh}"
         + f"\n{c.trainer} on {where}, {c.precision}, dropout {c.dropout}, "
-        + f"steps {step + 1} to {run.total_steps}, records in {out}",
+        + f"{steps}, records in {out}",
         highlight=False,
     )
 

@@ -247,6 +247,11 @@ def _model_config(
 ) -> ModelConfig:
     """The content of config.json -> a ModelConfig, if it is one that the model here computes."""
     kind = hf_config.get("model_type")
+    # What `sftref train` writes into --out has a file of that name too.
+    require(
+        not {"task", "trainer"} <= hf_config.keys(),
+        f"{source}: has a run's records, no model; `sftref train --resume DIR --save MODEL` writes it from checkpoints",
+    )
     require(kind == "bert", f"{source}: model_type in {CONFIG} = {kind!r}, must be 'bert'; choose a BERT")
     for name, value in FIXED.items():
         got = hf_config.get(name, value)

@@ -166,15 +166,17 @@ def test_a_run_is_recorded_saved_and_evaluated_again(data: Path, capsys: pytest.
     assert found["f1"] == f1_score(truth, guess, zero_division=0)
 
 
-def test_2_and_2_steps_are_4_steps_bit_for_bit(data: Path) -> None:
+def test_2_and_2_steps_are_4_steps_bit_for_bit(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = ["--data", str(data), "--max-steps", "4", "--save-every", "2"]
     assert train(*whole, "--out", "whole", "--save", "model-whole") == 0
     shutil.copytree("whole", "half")
     shutil.rmtree("half/checkpoints/4")  # as if it had ended in the middle of epoch 1, of three updates
     assert cli.main(["train", "--resume", "half", "--save", "model-half"]) == 0
     assert records(Path("half")) == records(Path("whole"))
-    weights = [Path(name, "model.safetensors").read_bytes() for name in ("model-whole", "model-half")]
-    assert weights[0] == weights[1]
+    assert cli.main(["train", "--resume", "whole", "--save", "model-again"]) == 0
+    assert "all 4 steps done before, records in whole" in capsys.readouterr().err
+    weights = [Path(f"model-{name}", "model.safetensors").read_bytes() for name in ("whole", "half", "again")]
+    assert weights[0] == weights[1] == weights[2]
 
 
 def test_a_resumed_run_stays_the_same_run(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from checkpoints import BERT, KEY, both, cut, edit, put, refusal, remove, tensors, tiny_model, write, write_sharded
 
+from sftref.config import TrainConfig
 from sftref.names import to_hf
 from sftref.pretrained import load_pretrained
 from sftref.weights import CONFIG, DEMO_SHA256, INDEX, OLD_WEIGHTS, WEIGHTS
@@ -155,6 +156,14 @@ class TestRefusals:
         if "REASON" in want:  # the words of another library
             message = re.sub(r"file \(.*\);", "file (REASON);", message)
         assert message == f"--model {tmp_path}: {want}"
+
+    def test_the_folder_of_a_run(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(json.dumps(TrainConfig().to_dict()))
+        message = refusal(lambda: load_pretrained(str(tmp_path), num_labels=2))
+        assert message == (
+            f"--model {tmp_path}: has a run's records, no model; "
+            "`sftref train --resume DIR --save MODEL` writes it from checkpoints"
+        )
 
     def test_more_layers_than_there_are(self, flat: dict[str, np.ndarray], tmp_path: Path) -> None:
         write(tmp_path, flat)
