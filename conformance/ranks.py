@@ -78,6 +78,7 @@ class Ranks:
             RanksBroken: one did not.
         """
         self.layout = layout
+        self.broken = ""
         self.running: list[tuple[subprocess.Popen[bytes], Connection, Any]] = []
         self._waiting: set[int] = set()
         coordinator = f"localhost:{free_port()}"
@@ -99,14 +100,18 @@ class Ranks:
         """Ask all of them the same, or each with its own arguments; their answers, within `LIMIT` seconds.
 
         Raises:
-            RanksBroken: not all answered; they are ended then.
+            RanksBroken: not all answered; they are ended then, and whoever asks them again is told why.
         """
+        what = f"{self.layout} processes x devices, {_in_words(method, arguments)}"
+        if self.broken:
+            raise RanksBroken(f"{what}: are no longer there, since {self.broken}")
         self.send(method, *arguments, each=each, **keywords)
         found = self.answers(LIMIT if seconds is None else seconds)
         gone = [f"rank {number} {answer.how}" for number, answer in sorted(found.items()) if isinstance(answer, Gone)]
         if gone:
             self.close()
-            raise RanksBroken(f"{self.layout} processes x devices, {_in_words(method, arguments)}: {'; '.join(gone)}")
+            self.broken = f"{_in_words(method, arguments)}: {'; '.join(gone)}"
+            raise RanksBroken(f"{what}: {'; '.join(gone)}")
         return [found[number] for number in range(self.layout.processes)]
 
     def send(

@@ -89,6 +89,8 @@ def test_a_process_that_fails_is_named_and_all_are_ended() -> None:
             ranks.every("devices", seconds=2)
         assert time.monotonic() - began < 10
         assert all(child.poll() is not None for child in children)
+        with pytest.raises(RanksBroken, match=r"2 x 1 .*, start: are no longer there, since devices: rank 1 did not"):
+            ranks.every("start")
     with Ranks(Layout(2, 1)) as ranks:
         children = [child for child, _, _ in ranks.running]
         with pytest.raises(RanksBroken, match=r"load no_such_module:X: rank 0 raised AdapterError: .*; rank 1 raised"):

@@ -215,8 +215,15 @@ def _rows_of_another(put: Any, self: Any, batch: HostBatch) -> HostBatch:
 
 @patched("tokens-shifted-on-one-rank", Sharing, "_put")
 def _shifted(put: Any, self: Any, batch: HostBatch) -> HostBatch:
-    longer = {name: np.pad(getattr(batch, name), [(0, 0), (0, 1)]) for name in batch._fields[:3]}
-    found: HostBatch = put(self, batch._replace(**{name: leaf[:, 1:] for name, leaf in longer.items()}))
+    left = {name: np.pad(getattr(batch, name), [(0, 0), (0, 1)])[:, 1:] for name in batch._fields[:3]}
+    found: HostBatch = put(self, batch._replace(**left))
+    return found
+
+
+@patched("a-rank-that-pads-longer", Sharing, "_put")
+def _longer(put: Any, self: Any, batch: HostBatch) -> HostBatch:
+    more = {name: np.pad(getattr(batch, name), [(0, 0), (0, 1)]) for name in batch._fields[:3]}
+    found: HostBatch = put(self, batch._replace(**more))
     return found
 
 
