@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import functools
 import os
 import shlex
 import subprocess
@@ -72,6 +73,12 @@ def hung(devices: int) -> str | None:
         RuntimeError: it ended in another way, or before the steps that nobody waits for had begun.
         subprocess.TimeoutExpired: it did not end itself.
     """
+    return _ended(devices)
+
+
+@functools.cache
+def _ended(devices: int) -> str | None:
+    """See `hung`. Whoever asks again gets the same answer: nothing that is planted in this process is in that one."""
     words = [sys.executable, "-P", "-m", f"{__package__}.unwaited", str(devices)]
     # pytest imports a kit from its own folder, which the child does not know of.
     paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(process.home())]))

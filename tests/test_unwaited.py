@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,6 +44,13 @@ def test_every_number_of_every_step_counts() -> None:
     assert (unwaited.trajectory(devices, first, unwaited.FEW) == end).all()
 
 
+@pytest.fixture(autouse=True)
+def _anew() -> Iterator[None]:
+    unwaited._ended.cache_clear()
+    yield
+    unwaited._ended.cache_clear()
+
+
 def test_with_threads_enough_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The way out that a report names, in a real process."""
     monkeypatch.setenv("NPROC", "64")
@@ -62,6 +70,9 @@ def test_a_hang_is_a_known_deviation(code: int, said: str, wanted: str, monkeypa
     monkeypatch.setattr(unwaited.subprocess, "run", lambda *_, **__: ended)
     monkeypatch.setattr(rung2, "can_hang", lambda *_: True)
     with pytest.raises(Known, match=wanted) as found:
+        ask(rung2.test_unwaited, "collectives.unwaited")
+    monkeypatch.setattr(unwaited.subprocess, "run", lambda *_, **__: pytest.fail("another process was asked"))
+    with pytest.raises(Known, match=wanted):
         ask(rung2.test_unwaited, "collectives.unwaited")
     assert "NPROC=32" in str(found.value)
     record = Record.of(laws()["collectives.unwaited"], None, None, found.value, 1.0, "")
