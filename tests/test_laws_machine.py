@@ -266,9 +266,9 @@ def test_a_platform_whose_programs_are_not_kept_is_not_asked(monkeypatch: pytest
 def test_an_update_that_writes_to_its_batch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     right = programs.program
 
-    def wrong(order: str, sharding: Any) -> Any:
+    def wrong(order: str, sharding: Any, **how: Any) -> Any:
         def step(leaves: list[Any], batch: Any) -> Any:
-            found = jax.block_until_ready(right(order, sharding)(leaves, batch))
+            found = jax.block_until_ready(right(order, sharding, **how)(leaves, batch))
             ctypes.memset(batch.addressable_shards[0].data.unsafe_buffer_pointer(), 0, 4)
             return found
 
