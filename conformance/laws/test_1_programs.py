@@ -112,7 +112,7 @@ def test_donated(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
         for order in ORDERS:
             step, now = program(order, sharding), jax.device_put(leaves, sharding)
             for number, batch in enumerate(batches):
-                # Of a copy: on a CPU the device may keep the host's array, and what is written there would be written here.
+                # A copy: a CPU may keep the host's array, and what a program writes there it would write here.
                 before, placed = now, jax.device_put(batch.copy(), sharding)
                 now, told = sorted_back(order, step(before, placed))
                 what = f"{where}, {order}, update {number}"
