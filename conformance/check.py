@@ -24,9 +24,14 @@ MOST_LEAVES = 5
 
 
 class LawBroken(AssertionError):  # noqa: N818 - the verdict on a law, not a mishap
-    """What was computed is not what the law demands."""
+    """What was computed is not what the law demands.
+
+    Attributes:
+        final: whether what was asked is gone, so that nothing more can be.
+    """
 
     status = "fail"
+    final = False
 
 
 class Vacuous(Exception):  # noqa: N818 - as above

@@ -67,6 +67,8 @@ class Gone:
 class RanksBroken(LawBroken):
     """A process ended, raised, or did not answer."""
 
+    final = True
+
 
 class Ranks:
     """The processes of a layout, running. A context manager; `shared` keeps those that several checks ask."""

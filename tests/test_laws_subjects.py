@@ -21,6 +21,7 @@ from sftref.conformance.faults.numpy_trainer import NumpyTrainer, OnDevices
 from sftref.conformance.faults.subjects import trainer
 from sftref.conformance.faults.trial import PROCESSES, SUBJECTS, TRAINERS, functions, trials
 from sftref.conformance.laws.test_4_model import best_step
+from sftref.conformance.ranks import RanksBroken
 from sftref.conformance.settings import Settings
 
 pytestmark = pytest.mark.jax
@@ -115,6 +116,18 @@ def test_the_layouts_that_are_wrong_tell_means_from_a_missing_sum(fault: str, sa
     ) as broken:
         ask("equivalence.layouts", trainer(fault), tmp_path)
     assert str(broken.value).startswith(said)
+
+
+def test_processes_that_are_gone_are_wrong_in_no_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that hung read as wrong with all layouts, which means that nothing is added up."""
+
+    def gone(*_: object) -> None:
+        raise RanksBroken("rank 1 did not answer")
+
+    right = trainer()
+    monkeypatch.setattr(right, "gradients", gone)
+    with pytest.raises(RanksBroken, match=r"^rank 1 did not answer"):
+        ask("equivalence.layouts", right, tmp_path)
 
 
 @pytest.mark.parametrize(

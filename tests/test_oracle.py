@@ -17,7 +17,7 @@ from sftref.conformance.adapter import StepResult
 from sftref.conformance.adapters.sftref import model_config
 from sftref.conformance.masks import ATTENTION, CLASSIFIER, FEED_FORWARD, Masks, threefry_2x32
 from sftref.conformance.oracle import evaluate, value_and_gradient
-from sftref.conformance.reference import gradient_reference
+from sftref.conformance.reference import gradient_reference, walk
 from sftref.conformance.updates import OracleTrainer, decays, learning_rate
 
 from sftref.config import OptimConfig
@@ -186,6 +186,8 @@ def test_what_is_left_of_a_probability_near_1_is_known_to_its_roundoff() -> None
     # At worst half the distance between two numbers below 1; and not so much that 1 - p could be anything.
     assert 2**-25 < bound < 0.1 * abs(left[0])
     assert abs(rounded - left[0]) < bound
+    # And so in updates: a first moment is (1 - b1) g.
+    assert walk(PLAIN, params, [batch]).first.bounds["classifier.bias"].value > (1 - PLAIN.b1) * 2**-25
 
 
 def test_the_oracle_imports_no_jax() -> None:
