@@ -161,7 +161,12 @@ def mean_gradients(
 
 
 def train_step(
-    program: Program, state: TrainState, batch: Batch, reduce: Reduce, device: Array | None = None
+    program: Program,
+    state: TrainState,
+    batch: Batch,
+    reduce: Reduce,
+    device: Array | None = None,
+    update: Callable[[TrainState, Any], TrainState] = lambda state, gradients: state.apply_gradients(grads=gradients),
 ) -> tuple[TrainState, StepMetrics]:
     """One update.
 
@@ -171,13 +176,14 @@ def train_step(
         batch: this device's share under `pmap` and `single`; the whole, with a sharded axis R, under `mesh`.
         reduce: adds a tree of sums up over the devices; the identity where the partitioner does it.
         device: see `masks`.
+        update: what applies the mean gradients; a trainer's own does the same arithmetic.
 
     Returns:
         The next state and the global metrics, the same on every device.
     """
     sums, gradients = mean_gradients(program, state, batch, reduce, device)
     metrics = StepMetrics(sums.loss / sums.weight, sums.weight, jnp.asarray(program.schedule(state.step)))
-    return state.apply_gradients(grads=gradients), metrics
+    return update(state, gradients), metrics
 
 
 def eval_step(program: Program, state: TrainState, batch: Batch, reduce: Reduce) -> tuple[EvalSums, Array]:

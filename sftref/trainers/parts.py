@@ -16,7 +16,7 @@ from jax import lax
 from sftref.batches import Batch
 from sftref.loss import LossSums, loss_sums
 from sftref.step import Program, TrainState, gradient_sums, masks
-from sftref.trainers.pmap import AXIS, PmapTrainer, sum_over_devices
+from sftref.trainers.pmap import AXIS, PmapTrainer, sum_over_devices, update_in_place
 
 
 def parts(trainer: PmapTrainer, state: TrainState, batch: Batch) -> dict[str, Callable[[], Any]]:
@@ -37,7 +37,7 @@ def parts(trainer: PmapTrainer, state: TrainState, batch: Batch) -> dict[str, Ca
 
     run_forward = compiled(lambda state, batch: forward(program, state, batch))
     run_backward, run_reduce = compiled(backward), compiled(sum_over_devices)
-    run_optimizer = compiled(lambda state, gradients: state.apply_gradients(grads=gradients))
+    run_optimizer = compiled(update_in_place)
     _, gradients = run_backward(state, batch)
     return {
         "forward": lambda: jax.block_until_ready(run_forward(state, batch)),

@@ -33,6 +33,21 @@ def sum_over_devices(tree: Any) -> Any:
     return lax.psum(tree, AXIS) if devices > 1 else tree
 
 
+def update_in_place(state: TrainState, gradients: Any) -> TrainState:
+    """`state.apply_gradients` in the shape that `pmap` keeps its arrays in, [1, ...] on a device.
+
+    Between two reshapes XLA does not see that a donated buffer can be written where it lies, and copies every leaf of
+    the state: 7 % of a step of 11 million parameters on a CPU. With the axis back on, the reshapes cancel.
+    """
+
+    def lift(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[None] if leaf.ndim else leaf, tree)
+
+    lifted = state.replace(params=lift(state.params), opt_state=lift(state.opt_state))
+    updated = lifted.apply_gradients(grads=lift(gradients))
+    return jax.tree.map(lambda new, old: new.reshape(old.shape), updated, state)
+
+
 class PmapTrainer(Trainer):
     """Data parallelism by `pmap`; `reduce` is `psum`. State and results are stacked: leaves [N, ...]."""
 
@@ -44,7 +59,7 @@ class PmapTrainer(Trainer):
         several = len(self.local_devices) < len(self.devices)
 
         def train(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-            return train_step(program, state, batch, sum_over_devices, lax.axis_index(AXIS))
+            return train_step(program, state, batch, sum_over_devices, lax.axis_index(AXIS), update_in_place)
 
         def evaluate(state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
             sums, logits = eval_step(program, state, batch, sum_over_devices)
