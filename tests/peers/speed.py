@@ -5,8 +5,8 @@
 
 All train on the same examples in the same order, in one process on one device, each with its whole path, from
 examples in memory to an updated state. Machines are noisy, so what counts is the ratio within a round, and its median
-over the rounds; every other round goes through the peers backwards. Memory and the time to the first step are those
-of a process of its own for each peer (`alone.py`).
+over the rounds; every other round goes through the peers backwards, and every other evaluation, of which there is one
+in four rounds. Memory and the time to the first step are those of a process of its own for each peer (`alone.py`).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def rounds(work: Work, peers: dict[str, Any], count: int) -> tuple[Seconds, Seco
                 into.clear()
         go(training, train, backwards=number % 2 == 0)
         if number < 2 or number % 4 == 1:
-            go(evaluation, evaluate, backwards=number % 2 == 0)
+            go(evaluation, evaluate, backwards=number // 4 % 2 == 1)
         print(f"round {number}: {', '.join(f'{k} {v[-1]:.3f} s' for k, v in train.items())}", flush=True)
     # The last batch of the epoch is not a full one.
     go({name: call for name, call in training.items() if name.startswith("ours")}, defaultdict(list), backwards=False)
