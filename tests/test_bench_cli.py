@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:os.fork")]
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 ONE = ["--sftref-benchmark", "--sftref-time", "dispatch", "--sftref-devices", "1"]
 FOLDER = Path(".benchmarks/1-x-cpu-small")
+# Against runs three times as fast. Beside other work the wall clock may leave it open, and the processor's tells.
+SLOWER = re.compile("FAIL: 1 benchmarks on 1 x cpu, small: 1 FAIL; dispatch: (wall|cpu) time")
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +67,7 @@ def test_a_run_is_stored_and_later_ones_are_held_against_it(tmp_path: Path) -> N
     three_times_as_fast(path, content)
     slower = asked("--junitxml", "junit.xml", "--sftref-bench-out", "out", "--benchmark-autosave")
     assert slower.returncode == 1, slower.stdout
-    assert "FAIL: 1 benchmarks on 1 x cpu, small: 1 FAIL; dispatch: wall time" in slower.stdout
+    assert SLOWER.search(slower.stdout)
     assert "Traceback" not in slower.stdout + slower.stderr
     assert ElementTree.parse("junit.xml").getroot()[0].get("failures") == "1"
     assert Path("out/bench.html").read_text().count("<svg") == 1
@@ -97,7 +100,7 @@ def test_what_looks_slower_is_asked_of_new_processes(capfd: pytest.CaptureFixtur
     assert "again in a new process, 2 of 3: dispatch" in out
     assert "again in a new process, 3 of 3: dispatch" in out
     last = out.strip().splitlines()[-1]
-    assert last.startswith("FAIL: 1 benchmarks on 1 x cpu, small: 1 FAIL; dispatch: wall time")
+    assert SLOWER.match(last)
     assert last.endswith("report: sftref-bench/bench.html")
     report = json.loads(Path("sftref-bench/bench.json").read_text())
     assert (report["verdict"], report["benchmarks"][0]["by_clock"]) == ("FAIL", True)
