@@ -171,8 +171,8 @@ class _LostDonation(AnotherUpdate):
 def _serial(right: Any, table: Any, ids: Any, updates: Any, *, dimension_numbers: Any, mode: Any, **_: Any) -> Any:
     """The gradient of an embedding whose ids are all one or two rows adds row after row, and each waits its turn.
 
-    So do atomic additions to one address, as those of BERT's two token types. Where ids are spread it is as fast as
-    ever.
+    So do atomic additions to one address, as those of BERT's two token types. Where ids are spread only the
+    choice between the two costs: 1.3 to 1.7 times on a CPU, where two rows take some hundred times as long.
     """
     rows = lax.ScatterDimensionNumbers((updates.ndim - 1,), (0,), (0,))
     if table.ndim != 2 or dimension_numbers != rows or updates.shape[-1] != table.shape[1]:
