@@ -61,6 +61,9 @@ class Part:
 
 WHOLE = Part(0, 1, 1)
 
+# Scores cost the square of a row. Rows of a multiple of so many tokens are attended block by block where they can be.
+BLOCK = 64
+
 
 class Update(NamedTuple):
     """One update of the plan: its epoch and the rows of `TokenArrays` it reads."""
@@ -109,6 +112,11 @@ def chunked(layout: Layout, devices: int, most_rows: int) -> Layout:
     if rows == layout.rows:
         return layout
     return layout._replace(micro=-(-layout.micro * layout.rows // rows) + 1, rows=rows)
+
+
+def blocks_of(length: int) -> int:
+    """In how many blocks rows of `length` tokens can be cut; 1 leaves them whole."""
+    return max(1, length // BLOCK) if length % BLOCK == 0 else 1
 
 
 def pad(tokens: TokenArrays, index: np.ndarray, layout: Layout, part: Part = WHOLE) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -23,12 +24,14 @@ class BertForSequenceClassification(Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, batch: Batch, dropout: Dropout | None = None) -> Array:
+    def __call__(self, batch: Batch, dropout: Dropout | None = None, blocks: int = 1) -> Array:
         """One micro-batch -> logits.
 
         Args:
             batch: token arrays [R, L] and slot arrays [R, S], without the axis K.
             dropout: the source of masks; None computes without dropout (evaluation).
+            blocks: a divisor of L; all layers but the last see rows of L / blocks tokens, which is the same where no
+                example stands in two of them (`crossing`), and saves that share of the scores.
 
         Returns:
             Logits [R, S, C] in at least float32; a slot of weight 0 holds something finite, whatever its tokens are.
@@ -43,12 +46,15 @@ class BertForSequenceClassification(Module):
         slot_tokens = _slots(batch)
         # Padding may hold anything, ids outside the tables included: JAX would read those as NaN.
         layer_of = nn.remat(Layer) if self.remat else Layer
-        x = Embeddings(c, self.numerics, self.places, name="embeddings")(
-            jnp.where(real, batch.input_ids, 0), jnp.where(real, batch.token_type_ids, 0), tokens, dropout
+        input_ids, token_type_ids, parts = jax.tree.map(
+            lambda a: a.reshape(a.shape[0] * blocks, a.shape[1] // blocks, *a.shape[2:]),
+            (jnp.where(real, batch.input_ids, 0), jnp.where(real, batch.token_type_ids, 0), tokens),
         )
+        x = Embeddings(c, self.numerics, self.places, name="embeddings")(input_ids, token_type_ids, parts, dropout)
         for layer in range(c.num_hidden_layers - 1):
             one = layer_of(c, self.numerics, self.places, layer=layer, name=f"layer_{layer}")
-            x = one(x, tokens, x, tokens, dropout)
+            x = one(x, parts, x, parts, dropout)
+        x = x.reshape(*real.shape, c.hidden_size)
         last = c.num_hidden_layers - 1
         cls = jnp.take_along_axis(x, batch.starts[..., None], axis=1)
         one = layer_of(c, self.numerics, self.places, layer=last, name=f"layer_{last}")
@@ -58,6 +64,13 @@ class BertForSequenceClassification(Module):
             pooled = dropout.hidden(pooled, c.head_dropout, CLASSIFIER, slot_tokens.address)
         logits = self.dense(c.num_labels, "classifier")(pooled)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def crossing(batch: Batch, blocks: int) -> Array:
+    """Whether an example stands in more than one of `blocks` equal parts of its row, bool [K] for each micro-batch."""
+    parts = batch.segments.reshape(*batch.segments.shape[:2], blocks, -1)
+    there = jnp.any(parts[..., None] == jnp.arange(1, batch.starts.shape[2] + 1), axis=3)  # [K, R, blocks, S]
+    return jnp.any(there.sum(axis=2) > 1, axis=(1, 2))
 
 
 def _addresses(batch: Batch, slot: Array, real: Array) -> Address:

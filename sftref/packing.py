@@ -10,38 +10,56 @@ import math
 
 import numpy as np
 
-from sftref.batches import WHOLE, Batch, Layout, Part, epoch_order, fill
+from sftref.batches import WHOLE, Batch, Layout, Part, blocks_of, epoch_order, fill
 from sftref.tokens import TokenArrays
 
 # How many batches are packed on trial to size the static layout.
 TRIAL_BATCHES = 64
 
 
-def first_fit_decreasing(lengths: np.ndarray, capacity: int, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def first_fit_decreasing(
+    lengths: np.ndarray, capacity: int, slots: int, block: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bins for items: each item, longest first, goes to the first bin with room (and a free slot).
 
     Args:
         lengths: int [B], each at most `capacity`.
         capacity: tokens a row holds.
         slots: examples a row holds.
+        block: a divisor of `capacity`; no example crosses a multiple of it, but in the rows, in front, that hold a
+            longer one. None lets all cross.
 
     Returns:
-        Row, slot and start column of each item, int64 [B] each. First-fit decreasing needs at most 11/9 of the best
-        number of bins plus 6/9 (Dosa 2007) where slots do not bind.
+        Row, slot and start column of each item, int64 [B] each. Without blocks a bin is a row, and first-fit
+        decreasing needs at most 11/9 of the best number of bins plus 6/9 (Dosa 2007) where slots do not bind.
     """
-    n = len(lengths)
+    n, block = len(lengths), block or capacity
+    each, longer = capacity // block, int((lengths > block).sum())
+    # The bins in order: a whole row for each of the longer items, and rows of `each` blocks behind them.
+    bin_row = np.concatenate([np.arange(longer), longer + np.arange(n * each) // each])
+    start_of = np.concatenate([np.zeros(longer, np.int64), np.tile(np.arange(each) * block, n)])
+    # Tokens left in each; 0 once the slots of its row are used up.
+    free = np.repeat([capacity, block], [longer, n * each])
+    used = np.zeros(longer + n, np.int64)
     row, slot, start = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-    free = np.full(n, capacity, np.int64)  # tokens left in each bin; 0 once the slots are used up
-    used = np.zeros(n, np.int64)
-    filled = np.zeros(n, np.int64)
-    for item in np.argsort(-lengths, kind="stable"):
-        size = lengths[item]
-        bin_ = int((free >= size).argmax())
-        row[item], slot[item], start[item] = bin_, used[bin_], filled[bin_]
-        filled[bin_] += size
-        used[bin_] += 1
-        free[bin_] = capacity - filled[bin_] if used[bin_] < slots else 0
-    return row, slot, start
+
+    def place(items: np.ndarray) -> None:
+        for item in items:
+            size = lengths[item]
+            bin_ = int((free >= size).argmax())
+            r = bin_row[bin_]
+            row[item], slot[item], start[item] = r, used[r], start_of[bin_]
+            start_of[bin_] += size
+            free[bin_] -= size
+            used[r] += 1
+            if used[r] == slots:
+                free[bin_row == r] = 0
+
+    order = np.argsort(-lengths, kind="stable")
+    place(order[:longer])
+    free[:longer][used[:longer] == 0] = 0  # longer ones may have shared rows
+    place(order[longer:])
+    return np.unique(row, return_inverse=True)[1], slot, start
 
 
 def packed_layout(
@@ -65,8 +83,14 @@ def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int, p
     """The examples `index` int64 [B] in packed rows of `layout`, with more rows than that where they need them.
 
     The shape depends on these examples and not on the batches before, so that a resumed run computes the same bits.
+    Examples are kept within blocks where that takes no more rows.
     """
-    row, slot, start = first_fit_decreasing(tokens.lengths[index], layout.length, layout.slots)
+    lengths = tokens.lengths[index]
+    places = first_fit_decreasing(lengths, layout.length, layout.slots)
+    if (blocks := blocks_of(layout.length)) > 1:
+        within = first_fit_decreasing(lengths, layout.length, layout.slots, layout.length // blocks)
+        places = min(within, places, key=lambda found: int(found[0].max()))
+    row, slot, start = places
     needed = int(row.max()) + 1
     if needed > layout.micro * layout.rows:
         layout = layout._replace(rows=rows_for(needed, devices, layout.micro))

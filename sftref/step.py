@@ -22,12 +22,12 @@ import optax
 from flax.training import train_state
 from jax import Array, lax
 
-from sftref.batches import Batch
+from sftref.batches import Batch, blocks_of
 from sftref.config import DropoutMode, ModelConfig, OptimConfig
 from sftref.dropout import AddressedDropout, ArticleDropout, Dropout
 from sftref.layers import Numerics
 from sftref.loss import EvalSums, LossSums, eval_sums, loss_sums
-from sftref.model import BertForSequenceClassification
+from sftref.model import BertForSequenceClassification, crossing
 from sftref.optim import linear_schedule, make_optimizer
 from sftref.sharding import Places
 
@@ -123,29 +123,41 @@ def gradient_sums(
     """Loss sums of the examples at hand and the gradient of their weighted loss sum; nothing is reduced or divided.
 
     Micro-batches are added up one after the other, so their sizes need not be equal; empty ones at the end are not
-    computed. Under `pmap` each device stops at its own last one: there is no collective in the loop.
+    computed. Under `pmap` each device stops at its own last one: there is no collective in the loop. Those behind the
+    last one with an example across two blocks of its row are computed block by block.
     """
 
-    def loss(params: Any, micro: Batch, k: Array) -> tuple[Array, LossSums]:
-        logits: Any = program.model.apply({"params": params}, micro, masks(program, state, k, device))
+    def loss(params: Any, micro: Batch, k: Array, blocks: int) -> tuple[Array, LossSums]:
+        logits: Any = program.model.apply({"params": params}, micro, masks(program, state, k, device), blocks)
         sums = loss_sums(logits, micro.labels, micro.weights, regression=program.regression)
         return sums.loss, sums
 
-    def one(k: Array) -> tuple[LossSums, Any]:
+    def one(k: Array, blocks: int = 1) -> tuple[LossSums, Any]:
         micro = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, k, keepdims=False), batch)
-        (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, micro, k)
+        (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, micro, k, blocks)
         return sums, gradients
 
     count = batch.weights.shape[0]
     if count == 1:
         return one(jnp.int32(0))
-    occupied = jnp.any(batch.weights > 0, axis=(1, 2))
-    stop = jnp.max(jnp.where(occupied, jnp.arange(1, count + 1, dtype=jnp.int32), 0))
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, jnp.int32(0)))
-    total: tuple[LossSums, Any] = lax.fori_loop(
-        jnp.int32(0), stop, lambda k, so_far: jax.tree.map(jnp.add, so_far, one(k)), zeros
-    )
-    return total
+    stop = _last(jnp.any(batch.weights > 0, axis=(1, 2)))
+
+    def add_up(total: Any, first: Array, end: Array, blocks: int) -> tuple[LossSums, Any]:
+        return lax.fori_loop(first, end, lambda k, so_far: jax.tree.map(jnp.add, so_far, one(k, blocks)), total)
+
+    zero = jnp.int32(0)
+    zeros: Any = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, zero))
+    # The article's masks have the shape of a row.
+    blocks = 1 if program.dropout == "article" else blocks_of(batch.segments.shape[2])
+    if blocks == 1:
+        return add_up(zeros, zero, stop, 1)
+    whole = _last(crossing(batch, blocks))
+    return add_up(add_up(zeros, zero, whole, 1), whole, stop, blocks)
+
+
+def _last(flags: Array) -> Array:
+    """The number, from 1, of the last that is true of `flags` [K]; 0 if none is."""
+    return jnp.max(jnp.where(flags, jnp.arange(1, len(flags) + 1, dtype=jnp.int32), 0))
 
 
 def mean_gradients(
