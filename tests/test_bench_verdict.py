@@ -73,6 +73,7 @@ def test_what_looks_slower_once_is_slower_only_where_others_say_so() -> None:
 def test_one_stored_run_says_nothing_of_times() -> None:
     found = judge([stored(1.0)]).judge(measured(1.5))
     assert (found.word, found.message) == (AMBIGUOUS, "1 of 3 stored runs: how runs scatter is not known yet")
+    assert verdict.told("wall", found.ratios["wall"]) == "wall time 1.50 times (scatter not known yet)"
 
 
 def test_nothing_stored_is_no_pass() -> None:

@@ -136,10 +136,11 @@ class Judge:
 
 
 def told(series: str, ratio: Ratio) -> str:
-    """A ratio in words: `wall time 1.12 (1.08 to 1.16)`."""
+    """A ratio in words: `wall time 1.12 times (1.08 to 1.16)`, or that one cannot say yet how far it reaches."""
     name = series if series not in ("wall", "cpu") else f"{series} time"
     high = "any" if ratio.high > 1e6 else f"{ratio.high:.2f}"
-    return f"{name} {ratio.value:.2f} times ({ratio.low:.2f} to {high})"
+    interval = "scatter not known yet" if high == "any" and ratio.low <= 0 else f"{ratio.low:.2f} to {high}"
+    return f"{name} {ratio.value:.2f} times ({interval})"
 
 
 def overall(found: Sequence[Judged]) -> str:
