@@ -116,7 +116,7 @@ def chunked(layout: Layout, devices: int, most_rows: int) -> Layout:
 
 def blocks_of(length: int) -> int:
     """In how many blocks rows of `length` tokens can be cut; 1 leaves them whole."""
-    return max(1, length // BLOCK) if length % BLOCK == 0 else 1
+    return length // BLOCK if length % BLOCK == 0 else 1
 
 
 def pad(tokens: TokenArrays, index: np.ndarray, layout: Layout, part: Part = WHOLE) -> Batch:

@@ -30,8 +30,8 @@ class BertForSequenceClassification(Module):
         Args:
             batch: token arrays [R, L] and slot arrays [R, S], without the axis K.
             dropout: the source of masks; None computes without dropout (evaluation).
-            blocks: a divisor of L; all layers but the last see rows of L / blocks tokens, which is the same where no
-                example stands in two of them (`crossing`), and saves that share of the scores.
+            blocks: a divisor of L; all layers but the last see rows of L / blocks tokens, with so many times fewer
+                scores. Right where no example stands in two of them (`crossing`), wrong elsewhere.
 
         Returns:
             Logits [R, S, C] in at least float32; a slot of weight 0 holds something finite, whatever its tokens are.
