@@ -24,8 +24,9 @@ BLOCK = LENGTH // 2
 # Three rows of which the first holds one across the middle, the second one that ends and one that begins there.
 LENGTHS = [LENGTH - 3, BLOCK, BLOCK - 2, 3, 3]
 ROW, SLOT, START = np.array([0, 1, 1, 2, 2]), np.array([0, 0, 1, 0, 1]), np.array([1, 0, BLOCK, BLOCK - 3, BLOCK])
-# Two ways to compute the same sum in float64, some hundred roundings of 1.1e-16 each apart; measured: 5e-16.
-CLOSE = 1e-13
+# Two orders of the same sums in float64, at most 16 terms each, through two layers of three such sums, there and back:
+# less than a hundred roundings. Measured: 1.6e-16.
+CLOSE = 100 * 2.0**-53
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +67,8 @@ class TestPlaces:
 
     def test_blocks_where_they_cost_nothing(self) -> None:
         def across(lengths: list[int]) -> bool:
-            return bool(
-                crossing(pack(token_arrays(lengths), np.arange(len(lengths)), Layout(1, 2, LENGTH, 5), 1), 2)[0]
-            )
+            batch = pack(token_arrays(lengths), np.arange(len(lengths)), Layout(1, 2, LENGTH, 5), 1)
+            return bool(crossing(batch, 2)[0])
 
         assert not across([6, 5, 5, 5, 3, 2])  # 6 + 5 + 5 crosses, 6 + 2 and 5 + 3 does not
         assert across([5, 5, 5, 5, 5, 5])  # three a row, two where they keep within blocks
@@ -113,16 +113,6 @@ class TestNumbers:
         assert relative_error(got, want) < CLOSE
         assert abs(got_sums.loss - want_sums.loss) < CLOSE * want_sums.loss
         assert got_sums.weight == want_sums.weight == 5
-
-    def test_an_example_of_weight_0_across_the_middle_is_padding(self) -> None:
-        keep = np.float32([0, 1, 1])[:, None, None]
-        batch = batch_of(1, 3)._replace(weights=batch_of(1, 3).weights * keep)
-        nothing = jax.tree.map(lambda a: a * keep.astype(a.dtype), batch)
-        assert crossing(batch, 2)[0]
-        assert not crossing(nothing, 2)[0]
-        (got_sums, got), (_, want) = gradient(batch), gradient(nothing)
-        assert relative_error(got, want) < CLOSE
-        assert got_sums.weight == 4
 
     def test_where_one_crosses_blocks_would_be_wrong(self) -> None:
         """What `crossing` guards against, or the others would prove nothing."""
