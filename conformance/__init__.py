@@ -1,4 +1,1 @@
-"""The verification kit: what a trainer is held against, and the border where it plugs in.
-
-So far the border (`adapter`) and the oracle (`oracle`, `masks`, `updates`); the ladder of laws builds on them.
-"""
+"""The verification kit: laws of distributed training, the oracle they rest on, and one verdict. Start at README.md."""

@@ -200,6 +200,36 @@ class AdapterError(Exception):
         return f"--adapter {self.adapter}: {self.message}"
 
 
+def shapes(case: Case) -> dict[str, tuple[int, ...]]:
+    """Every parameter of a BERT classifier under its Hugging Face name; linear weights are (out, in)."""
+    d, f = case.hidden_size, case.intermediate_size
+    found: dict[str, tuple[int, ...]] = {
+        "bert.embeddings.word_embeddings.weight": (case.vocab_size, d),
+        "bert.embeddings.position_embeddings.weight": (case.max_position_embeddings, d),
+        "bert.embeddings.token_type_embeddings.weight": (case.type_vocab_size, d),
+    }
+
+    def norm(name: str) -> None:
+        found.update({f"{name}.weight": (d,), f"{name}.bias": (d,)})
+
+    def linear(name: str, outputs: int, inputs: int) -> None:
+        found.update({f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)})
+
+    norm("bert.embeddings.LayerNorm")
+    for layer in range(case.num_hidden_layers):
+        name = f"bert.encoder.layer.{layer}"
+        for part in ("query", "key", "value"):
+            linear(f"{name}.attention.self.{part}", d, d)
+        linear(f"{name}.attention.output.dense", d, d)
+        norm(f"{name}.attention.output.LayerNorm")
+        linear(f"{name}.intermediate.dense", f, d)
+        linear(f"{name}.output.dense", d, f)
+        norm(f"{name}.output.LayerNorm")
+    linear("bert.pooler.dense", d, d)
+    linear("classifier", case.num_labels, d)
+    return found
+
+
 def load_adapter(name: str) -> TrainerUnderTest:
     """`package.module:factory` -> what the factory returns.
 

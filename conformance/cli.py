@@ -16,8 +16,9 @@ from typing import Any
 
 from .adapter import AdapterError
 from .benchmarks import cli as bench
-from .catalogue import LEVELS, expected
-from .settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
+from .core.kit import PACKAGE
+from .core.law import LEVELS, expected
+from .core.settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
 
 COMMANDS = ("verify", "bench", "env", "report", "explain", "compare", "doctor")
 OUT = Path("sftref-report")
@@ -142,11 +143,12 @@ def run(command: str, args: dict[str, Any]) -> int:
 
 
 def _verify(args: dict[str, Any]) -> int:
-    from . import deviations, report
+    from . import report
+    from .core import deviations, output
+    from .judge.verdict import judge
     from .report.document import diagnosis
-    from .run import verify
-    from .screen import Screen
-    from .verdict import judge
+    from .report.terminal import Screen
+    from .run.verify import verify
 
     settings = Settings(
         level=args["level"],
@@ -167,7 +169,7 @@ def _verify(args: dict[str, Any]) -> int:
     file: Path | None = args["deviations"]
     known = deviations.load(file) if file else []
     out: Path = args["out"]
-    report.prepare(out)
+    output.prepare(out)
     screen = Screen(settings, _seconds_before(out, settings.level))
     outcome = verify(settings, known, file, screen, args["cache"])
     if outcome.setup is None:
@@ -179,14 +181,14 @@ def _verify(args: dict[str, Any]) -> int:
         report.write(out, outcome, verdict)
     except OSError as error:
         screen.verdict(verdict, "")
-        raise report.FolderError(f"--out {out}: cannot be written ({error.strerror or error}); free some") from error
+        raise output.FolderError(f"--out {out}: cannot be written ({error.strerror or error}); free some") from error
     screen.verdict(verdict, f"; report: {out / 'report.html'}")
     return verdict.exit_code
 
 
 def _seconds_before(out: Path, level: str) -> dict[str, float]:
     """How long each check took in the run whose report lies there, if it was one of this level."""
-    from .explain import read_report
+    from .report.explain import read_report
 
     try:
         report = read_report(out / "report.json")
@@ -198,8 +200,8 @@ def _seconds_before(out: Path, level: str) -> dict[str, float]:
 
 
 def _explain(args: dict[str, Any]) -> int:
-    from . import explain
-    from .catalogue import laws
+    from .core.law import laws
+    from .report import explain
 
     if args["id"] is None:
         lines = list(explain.table(list(laws().values())))
@@ -213,8 +215,8 @@ def _explain(args: dict[str, Any]) -> int:
 
 
 def _compare(args: dict[str, Any]) -> int:
-    from .explain import read_report
-    from .reports import compare
+    from .report.compare import compare
+    from .report.explain import read_report
 
     lines, worse = compare(read_report(args["before"]), read_report(args["after"]))
     print("\n".join([*lines, "something got worse" if worse else "nothing got worse"]))
@@ -222,9 +224,9 @@ def _compare(args: dict[str, Any]) -> int:
 
 
 def _env(args: dict[str, Any]) -> int:
-    from . import env
-    from .host import Host
-    from .screen import Progress
+    from .machine import env
+    from .machine.host import Host
+    from .report.terminal import Progress
 
     settings = Settings(platform=args["platform"], devices=args["devices"])
     content = env.gather(settings, Host(), Progress("starting JAX"), starts=not args["no_start"])
@@ -233,7 +235,7 @@ def _env(args: dict[str, Any]) -> int:
 
 
 def _report(args: dict[str, Any]) -> int:
-    from .explain import read_report
+    from .report.explain import read_report
     from .report.page import page
 
     source: Path = args["report"]
@@ -256,10 +258,11 @@ def _report(args: dict[str, Any]) -> int:
 
 
 def _doctor(args: dict[str, Any]) -> int:
-    from .doctor import KIT, examine, told
+    from .core.kit import KIT
+    from .core.release import examine, told
 
     here = Path("conformance")
-    folder: Path = args["folder"] or (here if (here / "laws.toml").is_file() else KIT)
+    folder: Path = args["folder"] or (here if (here / "VERSION").is_file() and (here / "adapter.py").is_file() else KIT)
     found = examine(folder)
     print("\n".join(told(folder, found, examine())))
     return int(not found.whole)
@@ -273,7 +276,7 @@ COMMAND = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of a copy of the kit: `python -m conformance verify`."""
-    top = argparse.ArgumentParser(prog=f"python -m {__package__}", description="Verify distributed training in JAX.")
+    top = argparse.ArgumentParser(prog=f"python -m {PACKAGE}", description="Verify distributed training in JAX.")
     add_commands(top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS)))
     args = vars(top.parse_args(argv))
     return run(args.pop("command"), args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from . import plugin
+from .pytest_plugin import plugin
 
 INSTALLED = "sftref.pytest_plugin"
 

@@ -15,31 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftref import __version__, interrupt, supervise
+from sftref import __version__
+from sftref.cluster import supervise
+from sftref.cluster.distributed import WAIT, Cluster
 from sftref.config import DROPOUT_MODES, PRECISIONS, TRAINERS, ConfigError, OptimConfig, TrainConfig, require
 from sftref.conformance import cli as kit
-from sftref.distributed import WAIT, Cluster
-
-OPTIM_FIELDS = tuple(OptimConfig.__dataclass_fields__)
-# What a resumed run may change: nothing that decides the numbers, but for the order in which sums are added.
-FREE_ON_RESUME = frozenset({"trainer", "devices", "mesh", "remat", "eval_batch_size", "save_every"})
-# The article's run (see README): QQP, bert-base-cased, a tenth of the training split to train on and the next tenth to
-# evaluate on, rows padded to 128 tokens, 64 examples per device, 6 epochs of full batches.
-ARTICLE: dict[str, Any] = {
-    "task": "qqp",
-    "data": "hub",
-    "model": "bert-base-cased",
-    "epochs": 6,
-    "max_length": 128,
-    "dropout": "article",
-    "pack": False,
-    "drop_last": True,
-    "seed": 0,
-    "train_fraction": 0.1,
-    "eval_fraction": 0.1,
-    "eval_from": "train",
-}
-ARTICLE_BATCH_PER_DEVICE = 64
+from sftref.train import interrupt
 
 INTERRUPTED = "interrupted; a run with --save-every goes on with --resume DIR"
 
@@ -138,33 +119,6 @@ def _train_options(p: argparse.ArgumentParser) -> None:
     )
 
 
-def make_config(given: dict[str, Any], saved: TrainConfig | None = None) -> TrainConfig:
-    """The configuration that the arguments mean: a preset or a saved run, and what was `given` on top of it.
-
-    Raises:
-        ConfigError: a value is out of range, or a resumed run would no longer be the same run.
-    """
-    base = ARTICLE if given.get("preset") == "article" else {}
-    known = set(TrainConfig.__dataclass_fields__) - {"optim"}
-    values = base | {k: v for k, v in given.items() if k in known}
-    optim = {k: v for k, v in given.items() if k in OPTIM_FIELDS}
-    if saved is None:
-        return TrainConfig(**values, optim=OptimConfig(**optim))
-    before = saved.to_dict()
-    for name, value in (values | optim).items():
-        old = before["optim"][name] if name in OPTIM_FIELDS else before[name]
-        require(
-            name in FREE_ON_RESUME or value == old,
-            f"--{name.replace('_', '-')} = {value}, must be {old} as in the run that --resume continues; leave it out",
-        )
-    # Where the run was laid out before says nothing against another layout that is asked for.
-    if "mesh" in values:
-        before["devices"] = None
-    elif values.keys() & {"trainer", "devices"}:
-        before["mesh"] = None
-    return TrainConfig.from_dict(before | {k: v for k, v in values.items() if k in FREE_ON_RESUME})
-
-
 def make_cluster(given: dict[str, Any], variables: Mapping[str, str]) -> Cluster:
     """How the processes find each other: the options, and what is not given there from SFTREF_COORDINATOR and so on.
 
@@ -236,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain(error: BaseException) -> tuple[str, int] | None:
     """The line and the exit code for an error; None for one that is our own fault and deserves its traceback."""
-    from sftref.loop import NonFiniteLossError
+    from sftref.train.loop import NonFiniteLossError
 
     if isinstance(error, ConfigError):
         return str(error), 2

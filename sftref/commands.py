@@ -15,20 +15,21 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress as RichProgress
 
-from sftref import devices
-from sftref.batches import Batch
-from sftref.checkpoint import Checkpoints, latest
-from sftref.cli import ARTICLE_BATCH_PER_DEVICE, make_config
+from sftref.cluster import devices
+from sftref.cluster.distributed import Cluster, agree, compiler_flags, digest
+from sftref.cluster.supervise import JOINED
 from sftref.config import ConfigError, TrainConfig, require
-from sftref.distributed import Cluster, agree, compiler_flags, digest
-from sftref.loop import evaluate as evaluate_split
-from sftref.loop import fit
-from sftref.pretrained import check_target, save_pretrained
-from sftref.records import RunRecorder, Screen, versions
-from sftref.run import Run, prepare
-from sftref.step import TrainState
-from sftref.supervise import JOINED
-from sftref.tokens import Progress, definition
+from sftref.data.batches import Batch
+from sftref.data.tokens import Progress, definition
+from sftref.model.pretrained import check_target, save_pretrained
+from sftref.prepare import prepare
+from sftref.presets import ARTICLE_BATCH_PER_DEVICE, make_config
+from sftref.train.checkpoint import Checkpoints, latest
+from sftref.train.loop import evaluate as evaluate_split
+from sftref.train.loop import fit
+from sftref.train.records import RunRecorder, Screen, versions
+from sftref.train.run import Run
+from sftref.train.step import TrainState
 from sftref.trainers import Trainer
 
 CONFIG = "config.json"

@@ -1,3 +1,3 @@
 """The entry point that pytest loads: the conformance kit's plugin, under a name of its own."""
 
-from sftref.conformance.plugin import *  # noqa: F403
+from sftref.conformance.pytest_plugin.plugin import *  # noqa: F403

@@ -263,7 +263,7 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(data: Path) -> None:
     assert process.returncode == 130, error
     # Not always the last line: a thread of Orbax's may still complain while Python shuts down.
     assert "sftref: interrupted; a run with --save-every goes on with --resume DIR" in error.splitlines(), error
-    from sftref.checkpoint import Checkpoints
+    from sftref.train.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(Path("run"), must_exist=True)
     checkpoints.close()
@@ -273,8 +273,8 @@ def test_a_ctrl_c_lost_in_a_callback_still_ends_the_run(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As in JAX's callback of the garbage collector, which swallows what is raised in it."""
-    from sftref import interrupt
-    from sftref.records import RunRecorder
+    from sftref.train import interrupt
+    from sftref.train.records import RunRecorder
 
     steps: list[int] = []
     record = RunRecorder.step

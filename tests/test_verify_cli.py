@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from ladders import KIT, Copy
-from sftref.conformance.catalogue import laws
+from sftref.conformance.core.law import laws
 
 from sftref import cli
 
@@ -99,7 +99,7 @@ def test_a_trainer_that_cannot_be_loaded_is_a_setup(copy: Make, arguments: list[
 
 def test_a_missing_platform_is_one_line(copy: Make) -> None:
     made = copy([(0, "raises"), (0, "differs"), (1, "passes")])
-    for name in ("laws.toml", "laws/test_0_fates.py"):
+    for name in ("laws/machine/test_0_fates.toml", "laws/machine/test_0_fates.py"):
         made.edit(name, "r0.differs", "environment.platform")
     ended = made.verify("--platform", "rocm")
     assert ended.code == 2
@@ -233,7 +233,11 @@ def test_compare_has_three_exit_codes(copy: Make, capsys: pytest.CaptureFixture[
     assert "worse: r1.differs, new: fail" in printed
     assert cli.main(["compare", broken, whole]) == 1, "a check that is gone is worse"
     capsys.readouterr()
-    for bad in ("nowhere.json", str(made.kit / "laws.toml"), str(KIT / "report" / "report.schema.json")):
+    for bad in (
+        "nowhere.json",
+        str(made.kit / "laws" / "machine" / "test_0_fates.toml"),
+        str(KIT / "report" / "report.schema.json"),
+    ):
         assert cli.main(["compare", whole, bad]) == 2
         error = capsys.readouterr().err
         assert bad in error

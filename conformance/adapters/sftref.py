@@ -14,21 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import optax
 
-from sftref.batches import Batch, Layout, epoch_order, fill
-from sftref.checkpoint import Checkpoints
 from sftref.config import ModelConfig, OptimConfig, TrainConfig
-from sftref.metrics import classification_metrics
-from sftref.names import from_hf, to_hf
-from sftref.packing import first_fit_decreasing, rows_for
-from sftref.pipeline import train_feed
-from sftref.step import Program, TrainState
-from sftref.tokens import TokenArrays
+from sftref.data.batches import Batch, Layout, epoch_order, fill
+from sftref.data.packing import first_fit_decreasing, rows_for
+from sftref.data.tokens import TokenArrays
+from sftref.model.names import from_hf, to_hf
+from sftref.train.checkpoint import Checkpoints
+from sftref.train.metrics import classification_metrics
+from sftref.train.pipeline import train_feed
+from sftref.train.step import Program, TrainState
 from sftref.trainers import PmapTrainer, Trainer, make_trainer
 from sftref.trainers.parts import parts
 
-from ..adapter import CAPABILITIES, Arrays, Case, HostBatch, StepResult
-from ..cases import shapes
-from ..costs import costs_of
+from ..adapter import CAPABILITIES, Arrays, Case, HostBatch, StepResult, shapes
+from .costs import costs_of
 
 # A packed row of the kit's short examples: more slots would be computed in vain.
 SLOTS = 3

@@ -21,7 +21,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..adapter import Arrays, Case, HostBatch, StepResult
-from ..costs import costs_of
+from .costs import costs_of
 
 # By default a product of float32 is TF32 on recent NVIDIA GPUs, and bfloat16 on a TPU.
 PRECISION = jax.lax.Precision.HIGHEST

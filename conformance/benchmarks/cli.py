@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import LEVELS
-from ..plan import KIT, given, variables
-from ..settings import DEFAULT_ADAPTERS, PLATFORMS, Settings, subject_labels
+from ..core.kit import KIT
+from ..core.law import LEVELS
+from ..core.settings import DEFAULT_ADAPTERS, PLATFORMS, Settings, subject_labels
+from ..workers.plan import given, variables
 from .options import HOME, MATTERS, PROCESSES, SIZES
 
 OUT = Path("sftref-bench")
@@ -61,7 +62,7 @@ def run(args: dict[str, Any]) -> int:
     Raises:
         ValueError: an argument does not hold.
     """
-    from .. import report
+    from ..core import output
 
     settings = Settings(
         level=args["level"], adapters=tuple(args["adapter"]) or DEFAULT_ADAPTERS, platform=args["platform"],
@@ -73,7 +74,7 @@ def run(args: dict[str, Any]) -> int:
         raise ValueError(f"--runs = {args['runs']}, must be at least 1")
     if args["against"] and (args["save"] or args["storage"] or args["runs"] > 1):
         raise ValueError("--against with --save, --storage or --runs: it compares two sides now; leave them out")
-    report.prepare(args["out"])
+    output.prepare(args["out"])
     return _against(args, settings) if args["against"] else _stored(args, settings)
 
 
@@ -115,9 +116,9 @@ def _session(asked: Sequence[str]) -> int:
 
 def _confirmed(args: dict[str, Any], asked: Sequence[str]) -> int:
     """Ask again, in new processes, what looks slower: where memory comes to lie makes one run in twenty an outlier."""
-    from . import verdict
+    from .judging import verdict
+    from .judging.verdict import Judged
     from .page import write
-    from .verdict import Judged
 
     content = json.loads((args["out"] / "bench.json").read_text(encoding="utf-8"))
     found = [Judged.from_json(judged) for judged in content["benchmarks"]]
@@ -139,7 +140,7 @@ def _confirmed(args: dict[str, Any], asked: Sequence[str]) -> int:
 
 def _against(args: dict[str, Any], settings: Settings) -> int:
     """Measure two sides in turn."""
-    from . import verdict
+    from .judging import verdict
     from .page import write
     from .paired import Comparison, Question
     from .side import SideError, interpreter

@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 
 from ..adapter import AdapterError, Case
-from ..cases import start_params
-from ..settings import Settings, start_jax
-from ..strategies import batch_of
-from .kernels import kernels
-from .measure import Timer
+from ..core.settings import Settings, start_jax
+from ..oracle.cases import start_params
+from ..oracle.draws import batch_of
+from .measuring.bench import ENDLESS, SIZES, Bench
+from .measuring.kernels import kernels
+from .measuring.rounds import Timer
+from .measuring.timing import Prepared, repeats
 from .page import STYLE
-from .suite import ENDLESS, SIZES, Bench
-from .timing import Prepared, repeats
 
 # Values of each axis; the others stay at those of the size `small`.
 AXES = {

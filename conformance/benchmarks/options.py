@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..settings import Settings
+from ..core.settings import Settings
 
 HOME = Path(__file__).parent
 SIZES = ("small", "base")

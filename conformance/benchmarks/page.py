@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..records import plain
-from . import verdict
-from .intervals import FAIL, PASS, Ratio, word
+from ..core.result import plain
+from .judging import verdict
+from .judging.intervals import FAIL, PASS, Ratio, word
+from .judging.verdict import Judged, told
 from .tables import duration, rates
-from .verdict import Judged, told
 
 SCHEMA = "sftref.bench/1"
 # The picture of a row, in pixels, and the ratios at its ends: half as long, twice as long.

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import intervals
-from .counts import differences
-from .intervals import AMBIGUOUS, FAIL, Ratio
-from .measure import Measured
+from .judging import intervals
+from .judging.intervals import AMBIGUOUS, FAIL, Ratio
+from .judging.verdict import NOTHING, WRONG, Judged, told
+from .measuring.counts import differences
+from .measuring.rounds import Measured
 from .options import PROCESSES
 from .side import Side, SideError, labels, overlay
-from .verdict import NOTHING, WRONG, Judged, told
 
 # Pairs after which a benchmark is looked at; each look could raise a false alarm, which they share.
 LOOKS = (12, 24, 48, 96, 192)

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from .. import environment
-from ..settings import Settings, device_limit
-from . import baselines, verdict
-from .intervals import AMBIGUOUS, FAIL
-from .kernels import kernels
-from .measure import measure
+from ..core.settings import Settings, device_limit
+from ..machine import snapshot
+from .judging import stored_runs, verdict
+from .judging.intervals import AMBIGUOUS, FAIL
+from .measuring.bench import Bench, Benchmark, find_devices
+from .measuring.kernels import kernels
+from .measuring.rounds import measure
+from .measuring.suite import suite
+from .measuring.timing import WrongResultError
 from .page import write
-from .suite import Bench, Benchmark, find_devices, suite
 from .tables import table
-from .timing import WrongResultError
 
 AUTOMATIC = "first"
 UNDECIDED = 6  # beyond pytest's own exit codes: neither slower nor certainly not
@@ -47,18 +48,18 @@ class Speed:
             asked = ", ".join(option.sftref_time)
             raise ValueError(f"--only = {asked} matches no benchmark at level {settings.level}; of: {', '.join(stems)}")
         self.widest = max(map(len, self.entries), default=0)
-        self.where = baselines.described(devices, self.bench.size)
-        self.environment = environment.static() | environment.live(device_limit(settings))
+        self.where = stored_runs.described(devices, self.bench.size)
+        self.environment = snapshot.static() | snapshot.live(device_limit(settings))
         self.kernels = kernels(devices[0])
         self.found: list[verdict.Judged] = []
         self.out: Path | None = option.sftref_bench_out
         if option.benchmark_storage == DEFAULT_STORAGE:
-            option.benchmark_storage = f"file://{baselines.storage(self.where)}"
-        self.runs = baselines.load(Path(option.benchmark_storage.removeprefix("file://")))
+            option.benchmark_storage = f"file://{stored_runs.storage(self.where)}"
+        self.runs = stored_runs.load(Path(option.benchmark_storage.removeprefix("file://")))
         versions = self.environment["versions"]
         # Until enough of them say how runs scatter, each is kept, unless something has changed since the first.
-        alike = all(baselines.same_program(run, versions) for run in self.runs)
-        self.automatic = len(self.runs) < baselines.ENOUGH and alike and not option.sftref_time
+        alike = all(stored_runs.same_program(run, versions) for run in self.runs)
+        self.automatic = len(self.runs) < stored_runs.ENOUGH and alike and not option.sftref_time
         least = {entry.id: entry.scatter for entry in self.entries.values()}
         self.judge = verdict.Judge(
             self.runs, versions, option.sftref_matters, len(self.entries), least=least, recording=self.automatic
@@ -119,15 +120,15 @@ class Speed:
 
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
         """Into each stored run: the devices and versions that its times belong to."""
-        machine_info[baselines.KEY] = {"where": self.where, **self.environment}
+        machine_info[stored_runs.KEY] = {"where": self.where, **self.environment}
 
     def pytest_benchmark_compare_machine_info(self, compared_benchmark: dict[str, Any]) -> None:
         """Refuse a baseline of other devices."""
         try:
-            baselines.check_device(
+            stored_runs.check_device(
                 compared_benchmark["machine_info"], self.where, str(self.config.option.benchmark_compare)
             )
-        except baselines.BaselineError as error:
+        except stored_runs.BaselineError as error:
             raise pytest.UsageError(str(error)) from error
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -144,7 +145,7 @@ class Speed:
     def _line(self) -> str:
         kept = ""
         if self.automatic:
-            kept = f"; kept as run {len(self.runs) + 1} of the {baselines.ENOUGH} that later ones are compared with"
+            kept = f"; kept as run {len(self.runs) + 1} of the {stored_runs.ENOUGH} that later ones are compared with"
         if self.out is not None:
             kept += f"; report: {self.out / 'bench.html'}"
         return f"{verdict.line(self.found, self.where)}{kept}"

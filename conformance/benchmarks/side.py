@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import process
+from ..core.kit import INSTALLED, KIT, PACKAGE
+from ..workers import process
 
-KIT = Path(__file__).parents[1]
 # Seconds in which a question must be answered: most of a minute compiles, the rest is a machine that is busy.
 DEADLINE = 600.0
 MOST_LINES = 12
@@ -50,7 +50,7 @@ class Side:
         variables["PYTHONSAFEPATH"] = "1"
         # A cache of compiled programs could hold another version's.
         variables["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-        module = f"{MODULE}.benchmarks.worker"
+        module = f"{PACKAGE}.benchmarks.worker"
         try:
             self.process = subprocess.Popen(
                 [python, "-m", module, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
@@ -113,15 +113,10 @@ class Side:
                 stream.close()
 
 
-# A copy of the kit in another repository is a package of its own name.
-INSTALLED = "sftref.conformance"
-MODULE = __name__.removesuffix(".benchmarks.side")
-
-
 def overlay(folder: Path) -> Path:
     """Lay links out in `folder` by which any Python finds this kit, and `sftref` where the kit is installed in it."""
-    if MODULE != INSTALLED:
-        (folder / MODULE.partition(".")[0]).symlink_to(KIT, target_is_directory=True)
+    if PACKAGE != INSTALLED:
+        (folder / PACKAGE.partition(".")[0]).symlink_to(KIT, target_is_directory=True)
         return folder
     home = Path(sys.modules["sftref"].__file__ or "").parent
     inside = folder / "sftref"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .verdict import Judged, told
+from .judging.verdict import Judged, told
 
 GLYPHS = {"PASS": "✓", "RECORDED": "·", "AMBIGUOUS": "?", "FAIL": "✗", "WRONG": "✗"}
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (0.0, "ns"))

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
+from ..core.settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
 
 
 class Worker:
@@ -35,7 +35,8 @@ class Worker:
     """
 
     def __init__(self, settings: Settings, size: str | None, only: Sequence[str], label: str | None) -> None:
-        from .suite import Bench, find_devices, suite
+        from .measuring.bench import Bench, find_devices
+        from .measuring.suite import suite
 
         sys.path.append(os.getcwd())
         devices = find_devices(settings)
@@ -45,10 +46,10 @@ class Worker:
 
     def describe(self) -> dict[str, Any]:
         """Where this runs, and what it can time."""
-        from .. import environment
-        from .baselines import described
+        from ..machine import snapshot
+        from .judging.stored_runs import described
 
-        versions = environment.static()["versions"]
+        versions = snapshot.static()["versions"]
         platform = self.bench.devices[0].platform
         entries = [(entry.id, entry.group) for entry in self.entries.values()]
         where = described(self.bench.devices, self.bench.size)
@@ -56,8 +57,8 @@ class Worker:
 
     def prepare(self, name: str) -> dict[str, Any]:
         """Compile and check one benchmark; rounds are of it from now on."""
-        from .measure import guard
-        from .timing import repeats
+        from .measuring.rounds import guard
+        from .measuring.timing import repeats
 
         self.prepared = self.entries[name].build(self.bench)
         self.repeat = 1
@@ -68,7 +69,7 @@ class Worker:
 
     def round(self) -> dict[str, float]:
         """Run one."""
-        from .timing import rounded
+        from .measuring.timing import rounded
 
         found = rounded(self.prepared.run, self.repeat)
         parts = {} if self.prepared.parts is None else dict(self.prepared.parts())

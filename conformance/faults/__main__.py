@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import LEVELS, check_id, laws, split_id
-from ..records import END_OF_CHECK
-from ..settings import PLATFORMS, Settings, start_jax
-from . import faults
-from .judgement import level_of
+from ..core.fault import faults
+from ..core.kit import PACKAGE
+from ..core.law import LEVELS, check_id, laws, split_id
+from ..core.result import END_OF_CHECK
+from ..core.settings import PLATFORMS, Settings, start_jax
+from ..judge.mutation_score import level_of
 
 EXAMPLES = """examples:
   python -m sftref.conformance.faults                              every planted fault
@@ -40,7 +41,7 @@ exit code: 0 every fault was seen, 5 one was not or none was planted, 2 wrong ar
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
-        prog=f"python -m {__package__}",
+        prog=f"python -m {PACKAGE}.faults",
         description="Plant faults, and see whether the laws see them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

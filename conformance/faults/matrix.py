@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from ..catalogue import LEVELS, Law, blocked_by, check_id, laws
-from ..diagnosis import diagnose
-from ..outcome import BROKEN, Outcome
-from ..records import Record
-from ..settings import Settings
-from . import Fault, harmless
-from .judgement import level_of
+from ..core.fault import Fault
+from ..core.law import LEVELS, Law, blocked_by, check_id, laws
+from ..core.result import Record
+from ..core.settings import Settings
+from ..judge.diagnosis import diagnose
+from ..judge.mutation_score import level_of
+from ..judge.outcome import BROKEN, Outcome
+from . import equivalent
 from .trial import LOWERED, PERFORMANCE, PROCESSES, SUBJECTS, trials
 
 
@@ -49,7 +50,7 @@ def side(fault: Fault) -> list[Law]:
         return [law for law in laws().values() if law.id.startswith("lowering.") or law.id in fault.seen_by]
     if fault.planted == PROCESSES:
         return [law for law in laws().values() if law.rung_name == PROCESSES]
-    ours = fault.planted == SUBJECTS or (fault.planted == "harmless" and fault.id in harmless.changed)
+    ours = fault.planted == SUBJECTS or (fault.planted == "harmless" and fault.id in equivalent.changed)
     per = "subject" if ours else "machine"
     # Processes are started anew, and know of nothing that is planted in this one.
     return [law for law in laws().values() if law.per == per and law.rung_name != PROCESSES]

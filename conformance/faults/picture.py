@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import RUNGS, laws
+from ..core.law import RUNGS, laws
 
 # Inches of a cell; colours that are told apart without red and green, too.
 CELL, SEEN, MUST, MISSED, UNASKED = 0.14, "#4c78a8", "#1b3a5c", "#d62728", "#eeeeee"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from .. import environment
-from ..diagnosis import diagnose
-from ..outcome import Outcome
-from ..records import Record
-from ..screen import Screen
-from ..settings import Settings, device_limit
-from ..verdict import Verdict, judge
-from . import Fault
+from ..core.fault import Fault
+from ..core.result import Record
+from ..core.settings import Settings, device_limit
+from ..judge.diagnosis import diagnose
+from ..judge.outcome import Outcome
+from ..judge.verdict import Verdict, judge
+from ..machine import snapshot
+from ..report.terminal import Screen
 from .matrix import as_run, row
 from .trial import TRAINERS
 
@@ -23,7 +23,7 @@ def read(fault: Fault, settings: Settings) -> Verdict:
     outcome = as_run(fault, row(fault, settings).records, settings)
     if fault.planted not in TRAINERS:
         outcome = of_the_machine(outcome)
-    outcome.environment = environment.static() | environment.live(device_limit(settings))
+    outcome.environment = snapshot.static() | snapshot.live(device_limit(settings))
     outcome.seconds = time.monotonic() - began
     screen, verdict = Screen(settings, {}), judge(outcome)
     for group in outcome.groups():

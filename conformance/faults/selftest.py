@@ -18,12 +18,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import laws
-from ..environment import cores, keeps_programs, static
-from ..plan import keeping
-from ..records import plain
-from ..settings import Settings, start_jax
-from . import Fault, changes, faults
+from ..core.fault import Fault, changes, faults
+from ..core.law import laws
+from ..core.result import plain
+from ..core.settings import Settings, start_jax
+from ..machine.snapshot import cores, keeps_programs, static
+from ..workers.plan import keeping
 from .picture import draw
 
 

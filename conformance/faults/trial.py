@@ -18,28 +18,30 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import compilation
 from ..adapter import load_adapter
-from ..catalogue import Law, laws
-from ..check import Check
-from ..records import Record
-from ..settings import Settings, device_limit
-from . import Fault
-from .lowering import CannotPlantError
+from ..core.check import Check
+from ..core.fault import Fault
+from ..core.kit import PACKAGE
+from ..core.law import Law, laws
+from ..core.result import Record
+from ..core.settings import Settings, device_limit
+from ..laws.support import compilation
+from .backend.lowering import CannotPlantError
 
-SUBJECTS, PERFORMANCE, LOWERED, PROCESSES = "subjects", "performance", "lowered", "processes"
+SUBJECTS, PERFORMANCE, LOWERED, PROCESSES = "trainers", "trainers.performance", "trainers.lowered", "trainers.processes"
 # The modules that plant trainers; the others plant in the machine.
 TRAINERS = (SUBJECTS, PERFORMANCE, LOWERED)
-KIT = __package__.rpartition(".")[0]
 
 
 @functools.cache
 def functions() -> dict[str, Callable[..., None]]:
     """Law -> the function that asks it."""
-    package = importlib.import_module(f"{KIT}.laws")
+    package = importlib.import_module(f"{PACKAGE}.laws")
     found: dict[str, Callable[..., None]] = {}
-    for name in sorted(module.name for module in pkgutil.iter_modules(package.__path__)):
-        for function in vars(importlib.import_module(f"{KIT}.laws.{name}")).values():
+    for name in sorted(
+        m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if ".test_" in m.name
+    ):
+        for function in vars(importlib.import_module(name)).values():
             for mark in getattr(function, "pytestmark", ()):
                 found |= {mark.args[0]: function} if mark.name == "law" else {}
     return found
@@ -55,7 +57,7 @@ def planted(fault: Fault | None) -> Iterator[dict[str, Any]]:
     if fault is None:
         yield {}
         return
-    module = importlib.import_module(f"{__package__}.{fault.planted}")
+    module = importlib.import_module(f"{PACKAGE}.faults.{fault.planted}")
     # A trainer of ours compiles programs of its own, or none.
     anew = forget if fault.planted not in TRAINERS else lambda: None
     anew()
@@ -70,7 +72,7 @@ def forget() -> None:
     """Drop all compiled programs, JAX's and the kit's own: what was compiled without a fault does not have it."""
     jax.clear_caches()
     for name, module in list(sys.modules.items()):
-        if name == f"{KIT}.operators" or name.startswith(f"{KIT}.laws."):
+        if name.startswith(f"{PACKAGE}.laws."):
             for value in vars(module).values():
                 if hasattr(value, "cache_clear") and value is not functions:
                     value.cache_clear()

@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-from ..outcome import Outcome
-from ..verdict import Verdict
+from ..judge.outcome import Outcome
+from ..judge.verdict import Verdict
 from .document import document
 from .junit import junit
 from .markdown import markdown
 from .page import page
-
-PROBE_BYTES = 1 << 18
-
-
-class FolderError(ValueError):
-    """A folder that no report can be written to."""
-
-
-def prepare(out: Path) -> None:
-    """Make the folder, and prove that a report can be written to it.
-
-    Raises:
-        FolderError: it cannot.
-    """
-    if out.exists() and not out.is_dir():
-        raise FolderError(f"--out {out}: is a file, must be a folder; choose another name")
-    probe = out / ".sftref-probe"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        try:
-            with probe.open("wb") as file:
-                file.write(b"\0" * PROBE_BYTES)
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise FolderError(f"--out {out}: cannot be written ({reason}); free some space, or choose another") from error
 
 
 def write(out: Path, outcome: Outcome, verdict: Verdict) -> None:

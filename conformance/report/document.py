@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..advice import advice
-from ..catalogue import RUNGS, laws
-from ..diagnosis import diagnose
-from ..doctor import examine
-from ..faults.judgement import Fate, fates
-from ..outcome import Outcome
-from ..records import Record, plain
-from ..remedies import Tries
-from ..starting import READY
-from ..verdict import Verdict, stale_deviations, unmet
+from ..core.law import RUNGS, laws
+from ..core.release import examine
+from ..core.result import Record, plain
+from ..judge.advice import advice
+from ..judge.diagnosis import diagnose
+from ..judge.mutation_score import Fate, fates
+from ..judge.outcome import Outcome
+from ..judge.verdict import Verdict, stale_deviations, unmet
+from ..machine.remedies import Tries
+from ..machine.startup import READY
 
 SCHEMA = "sftref.report/1"
 SLOWEST = 10

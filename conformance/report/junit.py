@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as Xml
 
-from ..outcome import BROKEN, Outcome
-from ..records import Record
-from ..screen import failure
+from ..core.result import Record
+from ..judge.outcome import BROKEN, Outcome
+from .terminal import failure
 
 # What XML 1.0 cannot hold.
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ..advice import advice
-from ..catalogue import RUNGS, laws
-from ..outcome import BROKEN, Outcome
-from ..records import Record, printable
-from ..screen import GLYPHS, WORDS, mood
-from ..verdict import Verdict, self_test
+from ..core.law import RUNGS, laws
+from ..core.result import Record, printable
+from ..judge.advice import advice
+from ..judge.outcome import BROKEN, Outcome
+from ..judge.verdict import Verdict, self_test
 from .document import margins
+from .terminal import GLYPHS, WORDS, mood
 
 
 def markdown(outcome: Outcome, verdict: Verdict, content: dict[str, Any]) -> str:

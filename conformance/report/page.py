@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..remedies import FAILS
-from ..screen import WORDS
+from ..machine.remedies import FAILS
 from .pictures import curves, matrix, scale
+from .terminal import WORDS
 
 HERE = Path(__file__).parent
 MOODS = {"pass": "good", "deviation": "idle", "not_run": "idle", "blocked": "idle"}
@@ -221,7 +221,7 @@ def _speed(found: Mapping[str, Any] | None) -> Iterator[str]:
     """What `sftref bench` measured, where its bench.json was given beside the report."""
     if found is None:
         return
-    from ..benchmarks.intervals import Ratio
+    from ..benchmarks.judging.intervals import Ratio
     from ..benchmarks.page import SHOWN, picture
     from ..benchmarks.tables import duration
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from sftref.config import TRAINERS, require_choice
-from sftref.step import Program
-from sftref.trainers.base import Trainer
+from sftref.train.step import Program
+from sftref.train.trainer import Trainer
 from sftref.trainers.mesh import MeshTrainer, mesh_of
 from sftref.trainers.pmap import PmapTrainer
 from sftref.trainers.single import SingleTrainer

@@ -12,11 +12,11 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sftref.batches import Batch, Part
 from sftref.config import require
-from sftref.sharding import DATA, Places, check_mesh
-from sftref.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
-from sftref.trainers.base import Trainer, check_rows, own
+from sftref.data.batches import Batch, Part
+from sftref.model.sharding import DATA, Places, check_mesh
+from sftref.train.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
+from sftref.train.trainer import Trainer, check_rows, own
 from sftref.trainers.single import identity
 
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sftref.batches import Batch
-from sftref.loss import LossSums, loss_sums
-from sftref.step import Program, TrainState, gradient_sums, masks
+from sftref.data.batches import Batch
+from sftref.train.loss import LossSums, loss_sums
+from sftref.train.step import Program, TrainState, gradient_sums, masks
 from sftref.trainers.pmap import AXIS, PmapTrainer, sum_over_devices, update_in_place
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sftref.batches import Batch
-from sftref.loss import EvalSums
-from sftref.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
-from sftref.trainers.base import Trainer, check_rows, shard_on
+from sftref.data.batches import Batch
+from sftref.train.loss import EvalSums
+from sftref.train.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
+from sftref.train.trainer import Trainer, check_rows, shard_on
 
 AXIS = "data"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from sftref.batches import Batch
 from sftref.config import require
-from sftref.step import Program, TrainState, eval_step, mean_gradients, train_step
-from sftref.trainers.base import Trainer, check_rows, own
+from sftref.data.batches import Batch
+from sftref.train.step import Program, TrainState, eval_step, mean_gradients, train_step
+from sftref.train.trainer import Trainer, check_rows, own
 
 
 def identity(tree: Any) -> Any:

@@ -18,14 +18,14 @@ import jax
 import numpy as np
 import pytest
 
-from sftref import tiny
-from sftref.batches import Batch, pad
 from sftref.config import ModelConfig, OptimConfig
-from sftref.names import Flat, Params, from_hf, leaves, to_hf
-from sftref.packing import pack, packed_layout
-from sftref.pretrained import load_pretrained, save_pretrained
-from sftref.step import Program, eval_step, mean_gradients
-from sftref.tokens import TokenArrays
+from sftref.data.batches import Batch, pad
+from sftref.data.packing import pack, packed_layout
+from sftref.data.tokens import TokenArrays
+from sftref.model import tiny
+from sftref.model.names import Flat, Params, from_hf, leaves, to_hf
+from sftref.model.pretrained import load_pretrained, save_pretrained
+from sftref.train.step import Program, eval_step, mean_gradients
 from sftref.trainers.single import identity
 
 EXAMPLES = 9

@@ -13,8 +13,8 @@ import transformers
 from parity_cases import Parity, rectangle
 
 from sftref.config import ModelConfig
-from sftref.names import Flat
-from sftref.tokens import TokenArrays
+from sftref.data.tokens import TokenArrays
+from sftref.model.names import Flat
 
 assert transformers.__version__ == "4.57.6", f"transformers {transformers.__version__}, must be 4.57.6"
 

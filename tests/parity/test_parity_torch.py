@@ -11,8 +11,8 @@ import transformers
 from parity_cases import Parity, rectangle
 
 from sftref.config import ModelConfig
-from sftref.names import Flat
-from sftref.tokens import TokenArrays
+from sftref.data.tokens import TokenArrays
+from sftref.model.names import Flat
 
 assert torch.__version__.split("+")[0] == "2.13.0", f"torch {torch.__version__}, must be 2.13.0"
 assert transformers.__version__.startswith("5."), f"transformers {transformers.__version__}, must be 5"

@@ -1,0 +1,160 @@
+"""One process of a PyTorch trainer: `transformers`' own BERT, `torch.optim.AdamW`, and DistributedDataParallel or not.
+
+As a user writes it: the model's own loss (a mean over its rows), the mean of the processes' gradients by DDP, clipping
+by `clip_grad_norm_`, `LambdaLR`, and of each batch what `DistributedSampler` would give this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
+
+from ...adapter import Arrays, Case, HostBatch
+
+COLUMNS = ("input_ids", "token_type_ids", "attention_mask")
+
+
+def share(rows: int, rank: int, ranks: int) -> list[int]:
+    """The rows of a batch that are this process's: with repeats, where they do not divide, as the sampler has them."""
+    return list(DistributedSampler(range(rows), ranks, rank, shuffle=False))
+
+
+def bert(case: Case, pad: int | None) -> Any:
+    """The model of a case, whose token `pad` has an embedding that is never trained."""
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**case.config, pad_token_id=pad))
+
+
+class Rank:
+    """One of `ranks` processes that train together; with one, no process group is asked for."""
+
+    def __init__(self, rank: int = 0, ranks: int = 1, pad: int | None = None) -> None:
+        self.rank, self.ranks, self.pad = rank, ranks, pad
+
+    def start(self, case: Case, params: Arrays) -> None:
+        """Begin a run."""
+        self.case, self.model = case, bert(case, self.pad)
+        with torch.no_grad():
+            for name, leaf in self.model.named_parameters():
+                leaf.copy_(torch.from_numpy(np.array(params[name], np.float32)))
+        self.parallel = DistributedDataParallel(self.model) if self.ranks > 1 else self.model
+        named = list(self.model.named_parameters())
+        still = [leaf for name, leaf in named if name.endswith("bias") or "LayerNorm" in name]
+        decaying = [leaf for name, leaf in named if not (name.endswith("bias") or "LayerNorm" in name)]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decaying, "weight_decay": case.weight_decay}, {"params": still, "weight_decay": 0.0}],
+            lr=case.learning_rate,
+            betas=(case.b1, case.b2),
+            eps=case.eps,
+        )
+
+        def rate(step: int) -> float:
+            if step < case.warmup_steps:
+                return step / case.warmup_steps
+            return max(0.0, (case.total_steps - step) / (case.total_steps - case.warmup_steps))
+
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
+
+    def step(self, batch: HostBatch) -> tuple[float, float]:
+        """One update: the loss of this process's rows, and the learning rate."""
+        loss = self._backward(batch)
+        if self.case.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.case.clip_norm)
+        rate = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return loss, rate
+
+    def gradients(self, batch: HostBatch) -> Arrays:
+        """After the reduction, before clipping."""
+        self._backward(batch)
+        found = {name: leaf.grad.numpy().copy() for name, leaf in self.model.named_parameters()}
+        self.optimizer.zero_grad()
+        return found
+
+    def _backward(self, batch: HostBatch) -> float:
+        self.parallel.train()
+        rows = self.own(batch)
+        labels = torch.from_numpy(batch.labels[rows] if self.case.regression else batch.labels[rows].astype(np.int64))
+        loss = self.parallel(**self._inputs(batch, rows), labels=labels).loss
+        loss.backward()
+        return float(loss.detach())
+
+    def logits(self, batch: HostBatch) -> tuple[list[int], npt.NDArray[np.float32]]:
+        """The rows of a batch that are this process's, and their logits."""
+        self.model.eval()
+        rows = self.own(batch)
+        with torch.no_grad():
+            return rows, self.model(**self._inputs(batch, rows)).logits.numpy()
+
+    def params(self) -> Arrays:
+        """Copies."""
+        return {name: leaf.detach().numpy().copy() for name, leaf in self.model.named_parameters()}
+
+    def moments(self) -> tuple[Arrays, Arrays]:
+        """Of Adam."""
+        named = dict(self.model.named_parameters())
+        state = {name: self.optimizer.state[leaf] for name, leaf in named.items()}
+        first, second = ({n: s[key].numpy().copy() for n, s in state.items()} for key in ("exp_avg", "exp_avg_sq"))
+        return first, second
+
+    def save(self, path: Path) -> None:
+        """Of the first process, which has all that the others have."""
+        if self.rank == 0:
+            parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+            torch.save({name: part.state_dict() for name, part in parts.items()}, path / "state.pt")
+
+    def restore(self, path: Path) -> None:
+        """Go on from there."""
+        state = torch.load(path / "state.pt", weights_only=True)
+        for name, part in (("model", self.model), ("optimizer", self.optimizer), ("schedule", self.schedule)):
+            part.load_state_dict(state[name])
+
+    def epoch(self, examples: int, batch_size: int, number: int) -> list[npt.NDArray[np.int64]]:
+        """This process's batches of an epoch, `batch_size` rows over all, as `DistributedSampler` draws them."""
+        each = batch_size // self.ranks or 1
+        sampler = DistributedSampler(range(examples), self.ranks, self.rank, seed=self.case.seed % 2**32)
+        sampler.set_epoch(number)
+        return [np.array(rows, np.int64) for rows in _batched(iter(sampler), each)]
+
+    def own(self, batch: HostBatch) -> list[int]:
+        """The rows of a batch that count and are this process's."""
+        kept = np.flatnonzero(batch.weights > 0)
+        return [int(kept[place]) for place in share(len(kept), self.rank, self.ranks)]
+
+    def _inputs(self, batch: HostBatch, rows: list[int]) -> dict[str, torch.Tensor]:
+        # A tokenizer pads with token 0 of type 0.
+        real = batch.attention_mask > 0
+        return {
+            name: torch.from_numpy(np.where(real, getattr(batch, name), 0)[rows].astype(np.int64)) for name in COLUMNS
+        }
+
+
+def _batched(items: Iterator[int], size: int) -> Iterator[list[int]]:
+    while found := list(itertools.islice(items, size)):
+        yield found
+
+
+def serve(rank: int, ranks: int, pipe: Any, meeting: str) -> None:
+    """A process of DDP: does what its pipe says, until that is closed."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
+    mine = Rank(rank, ranks)
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            method, arguments = pipe.recv()
+            try:
+                pipe.send((getattr(mine, method)(*arguments), None))
+            except Exception as error:  # it is the one who asked to whom this is to be told
+                pipe.send((None, f"rank {rank}: {type(error).__name__}: {error}"))

@@ -1,0 +1,1 @@
+"""Times -> PASS, FAIL or AMBIGUOUS: intervals, exact counts, stored runs."""

@@ -1,0 +1,164 @@
+"""What was measured and what is stored -> PASS, FAIL or AMBIGUOUS for each benchmark, and for the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..measuring.counts import differences
+from ..measuring.rounds import Measured
+from . import intervals
+from .intervals import AMBIGUOUS, FAIL, PASS, Ratio
+from .stored_runs import ENOUGH, Stored, same_program
+
+RECORDED, WRONG = "RECORDED", "WRONG"
+CODES = {PASS: 0, RECORDED: 0, FAIL: 1, WRONG: 1, AMBIGUOUS: 4}
+# What a reader of a list is told first.
+ORDER = (WRONG, FAIL, AMBIGUOUS, PASS, RECORDED)
+# Counts that must be 0 on any machine, without a baseline.
+NOTHING = ("compilations later", "arrays left")
+# Series that are compared; of the others only the median is shown.
+JUDGED = ("wall", "cpu", "trace", "lower", "compile")
+MOST_TOLD = 4
+HINT = "--against, more stored runs (--save --runs N), or a larger --matters can tell"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdict on one benchmark.
+
+    Attributes:
+        id: of the benchmark.
+        word: one of `ORDER`.
+        ratios: by series, now over before.
+        message: why, in a line.
+        measured: what it rests on; None where it was wrong.
+        by_clock: whether it is a FAIL for its time alone, which another process may not confirm.
+    """
+
+    id: str
+    word: str
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    message: str = ""
+    measured: Measured | None = None
+    by_clock: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """For `bench.json`."""
+        ratios = {name: ratio._asdict() for name, ratio in self.ratios.items()}
+        measured = None if self.measured is None else self.measured.to_json()
+        return {"id": self.id, "word": self.word, "message": self.message, "ratios": ratios, "measured": measured,
+                "by_clock": self.by_clock}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Judged:
+        """Back from `to_json`."""
+        ratios = {name: Ratio(**ratio) for name, ratio in value["ratios"].items()}
+        measured = None if value["measured"] is None else Measured.from_json(value["measured"])
+        return cls(**{**value, "ratios": ratios, "measured": measured})
+
+    def confirmed(self, others: Sequence[Judged]) -> Judged:
+        """The same after it was asked again in other processes: a FAIL only where each of them says so."""
+        unlike = next((other for other in others if other.word != FAIL), None)
+        if unlike is None:
+            return self
+        why = f"{self.message} in one process, and not in another, which says {unlike.word}"
+        return replace(self, word=AMBIGUOUS, message=why, by_clock=False)
+
+
+class Judge:
+    """Compares benchmarks with stored runs.
+
+    Args:
+        runs: stored, of the same devices.
+        versions: of the packages here.
+        matters: the least relative slow-down that matters.
+        count: how many benchmarks this run judges; false alarms are shared among them.
+        least: by benchmark, how much its runs are known to scatter at the least.
+        recording: whether this run joins the first of those that later ones are compared with.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Stored],
+        versions: Mapping[str, str],
+        matters: float,
+        count: int,
+        *,
+        least: Mapping[str, float] | None = None,
+        recording: bool = False,
+    ) -> None:
+        self.runs, self.versions, self.matters, self.recording = runs, versions, matters, recording
+        # Two series of most benchmarks, each of which could raise an alarm.
+        self.alarms = intervals.FALSE_ALARMS / (2 * max(count, 1))
+        ids = sorted({name for run in runs for name in run.measured})
+        self.before: dict[tuple[str, str], list[float]] = {
+            (name, series): [r.measured[name].relative[series] for r in runs
+                             if name in r.measured and series in r.measured[name].relative]
+            for name in ids for series in JUDGED
+        }  # fmt: skip
+        keys = list(self.before)
+        known = [(least or {}).get(name, 0.0) for name, _ in keys]
+        found = intervals.scatter([self.before[key] for key in keys], known)
+        self.scatter = {key: found[place] for place, key in enumerate(keys) if place in found}
+
+    def judge(self, measured: Measured) -> Judged:
+        """One benchmark."""
+        spoiled = [f"{name} {measured.exact[name]:g}, must be 0" for name in NOTHING if measured.exact.get(name)]
+        if spoiled:
+            return Judged(measured.id, FAIL, message="; ".join(spoiled), measured=measured)
+        changed = self._changed(measured)
+        ratios = {}
+        for series, now in measured.relative.items():
+            before = self.before.get((measured.id, series), [])
+            if before:
+                found = self.scatter.get((measured.id, series))
+                ratios[series] = intervals.of_runs(before, [now], found, self.alarms)
+        if changed:
+            return Judged(measured.id, FAIL, ratios, f"the compiled program changed: {'; '.join(changed)}", measured)
+        if not ratios:
+            return Judged(measured.id, RECORDED, message="no stored run has it", measured=measured)
+        words = {series: intervals.word(ratio, self.matters) for series, ratio in ratios.items()}
+        word = next(word for word in ORDER if word in words.values())
+        if word == AMBIGUOUS and len(self.runs) < ENOUGH:
+            why = f"{len(self.runs)} of {ENOUGH} stored runs: how runs scatter is not known yet"
+            return Judged(measured.id, RECORDED if self.recording else word, ratios, why, measured)
+        return Judged(measured.id, word, ratios, self._why(words, ratios, word), measured, by_clock=word == FAIL)
+
+    def _changed(self, measured: Measured) -> list[str]:
+        """Counts that are not those of the newest stored run of the same JAX."""
+        same = [run for run in self.runs if measured.id in run.measured and same_program(run, self.versions)]
+        return differences(same[-1].measured[measured.id].exact, measured.exact) if same else []
+
+    def _why(self, words: Mapping[str, str], ratios: Mapping[str, Ratio], word: str) -> str:
+        return "; ".join(told(series, ratios[series]) for series, found in words.items() if found == word)
+
+
+def told(series: str, ratio: Ratio) -> str:
+    """A ratio in words: `wall time 1.12 times (1.08 to 1.16)`, or that one cannot say yet how far it reaches."""
+    name = series if series not in ("wall", "cpu") else f"{series} time"
+    high = "any" if ratio.high > 1e6 else f"{ratio.high:.2f}"
+    interval = "scatter not known yet" if high == "any" and ratio.low <= 0 else f"{ratio.low:.2f} to {high}"
+    return f"{name} {ratio.value:.2f} times ({interval})"
+
+
+def overall(found: Sequence[Judged]) -> str:
+    """The run's word: the worst; RECORDED only where nothing could be compared."""
+    words = {judged.word for judged in found}
+    if words & {PASS} and not words & {WRONG, FAIL, AMBIGUOUS}:
+        return PASS
+    return next((word for word in ORDER if word in words), WRONG)
+
+
+def line(found: Sequence[Judged], where: str) -> str:
+    """The last line of a run."""
+    word = overall(found)
+    if not found:
+        return f"{WRONG}: nothing was timed"
+    counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(j.word == name for j in found)))
+    worst = [judged for judged in found if judged.word == word]
+    shown = "; ".join(f"{j.id}: {j.message}" for j in worst[:MOST_TOLD]) if word not in (PASS, RECORDED) else ""
+    more = f" and {len(worst) - MOST_TOLD} more" if shown and len(worst) > MOST_TOLD else ""
+    more += f"; {HINT}" if word == AMBIGUOUS else ""
+    return f"{word}: {len(found)} benchmarks on {where}: {counts}{f'; {shown}{more}' if shown else ''}"

@@ -1,0 +1,143 @@
+"""What all benchmarks of a process share: devices, model sizes, trainers, drawn values; and what one benchmark is."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...adapter import Case, HostBatch, TrainerUnderTest, load_adapter
+from ...core.settings import Settings, device_limit, start_jax
+from ...machine import snapshot
+from ...oracle.cases import MAIN, start_params
+from ...oracle.draws import batch_of
+from ...oracle.model import Params
+from .timing import Prepared
+
+# The sizes of what is trained: (model, rows, tokens). `small` takes some ten milliseconds a step on two CPU cores;
+# `base` is bert-base on rows of GLUE, 32 for each device.
+SIZES: dict[str, tuple[Case, int, int]] = {
+    "small": (
+        replace(
+            MAIN, vocab_size=2_000, hidden_size=128, num_attention_heads=2, intermediate_size=512,
+            max_position_embeddings=32,
+        ),
+        32,
+        32,
+    ),
+    "base": (
+        replace(
+            MAIN, vocab_size=30_522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
+            intermediate_size=3_072, max_position_embeddings=128,
+        ),
+        256,
+        128,
+    ),
+}  # fmt: skip
+# A run of any length: the learning rate is above 0 throughout.
+ENDLESS = 1_000_000
+
+
+def find_devices(settings: Settings) -> list[Any]:
+    """Start JAX; the devices to be timed.
+
+    Raises:
+        ValueError: the platform asked for is not there.
+    """
+    import jax
+
+    start_jax(settings)
+    try:
+        limit = device_limit(settings)
+        devices = jax.devices()[: int(min(limit, jax.device_count()))]
+        platforms = snapshot.live(limit)["platforms"]
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"--platform = {settings.platform}: is not there ({said}); install its plugin") from error
+    if settings.platform is not None and settings.platform not in platforms:
+        raise ValueError(
+            f"--platform = {settings.platform}, must be {' or '.join(platforms)}, which is what JAX found here; "
+            "install the plugin of the other, or leave it out"
+        )
+    return devices
+
+
+class Bench:
+    """What all benchmarks of a process share: devices, sizes, the trainers, and the values drawn for them.
+
+    Args:
+        devices: to be timed.
+        subjects: label -> `MODULE:FACTORY` of each trainer.
+        size: one of `SIZES`; None for the one that fits the platform.
+        seed: of all values.
+    """
+
+    def __init__(self, devices: Sequence[Any], subjects: Mapping[str, str], size: str | None, seed: int) -> None:
+        self.devices, self.subjects, self.seed = list(devices), dict(subjects), seed
+        self.size = size or ("small" if devices[0].platform == "cpu" else "base")
+
+    def rng(self, name: str) -> np.random.Generator:
+        """The generator of a benchmark's values."""
+        return np.random.default_rng((zlib.crc32(name.encode()), self.seed))
+
+    @functools.cache  # noqa: B019 - there is one of these in a process
+    def trainer(self, label: str) -> TrainerUnderTest:
+        """The trainer of that label."""
+        return load_adapter(self.subjects[label])
+
+    def case(self, label: str, length: int | None = None) -> Case:
+        """The case asked of a trainer: with dropout if it claims it."""
+        case, _, tokens = SIZES[self.size]
+        case = replace(case, seed=self.seed, total_steps=ENDLESS, max_position_embeddings=length or tokens)
+        if "dropout" in self.trainer(label).capabilities:
+            return case
+        return replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
+
+    def rows(self) -> int:
+        """B."""
+        return SIZES[self.size][1]
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019
+    def params(self) -> Params:
+        """Parameters of the size's model."""
+        return start_params(SIZES[self.size][0], self.rng("parameters"))
+
+    def batch(self, case: Case, rows: int) -> HostBatch:
+        """Ragged examples, all of which count."""
+        return batch_of(case, self.rng("batch"), rows=rows, longest=case.max_position_embeddings)
+
+    def widest(self, label: str) -> int:
+        """The most devices that a trainer can use."""
+        return len(self.devices) if "devices" in self.trainer(label).capabilities else 1
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One thing to time.
+
+    Attributes:
+        id: stable; baselines name it.
+        group: of the table.
+        kernel: the calibration kernel of its kind.
+        level: the lowest that times it.
+        build: compiles and checks it.
+        subject: the trainer's label, or None.
+        scatter: how much its time is known to scatter from process to process at the least, relative.
+    """
+
+    id: str
+    group: str
+    kernel: str
+    level: str
+    build: Callable[[Bench], Prepared]
+    subject: str | None = None
+    scatter: float = 0.0
+
+
+def bracketed(stem: str, inside: str) -> str:
+    """An id with what it is of in brackets, as checks have them."""
+    return f"{stem}[{inside}]"

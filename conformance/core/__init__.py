@@ -1,0 +1,1 @@
+"""Laws, checks, comparisons, results, settings: what every other part of the kit speaks in."""

@@ -1,0 +1,35 @@
+"""The folder of a report: made, and proven writable, before anything runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PROBE_BYTES = 1 << 18
+
+
+class FolderError(ValueError):
+    """A folder that no report can be written to."""
+
+
+def prepare(out: Path) -> None:
+    """Make the folder, and prove that a report can be written to it.
+
+    Raises:
+        FolderError: it cannot.
+    """
+    if out.exists() and not out.is_dir():
+        raise FolderError(f"--out {out}: is a file, must be a folder; choose another name")
+    probe = out / ".sftref-probe"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with probe.open("wb") as file:
+                file.write(b"\0" * PROBE_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise FolderError(f"--out {out}: cannot be written ({reason}); free some space, or choose another") from error

@@ -1,0 +1,170 @@
+"""What a run of the kit is asked: level, subjects, devices, seed; shared by the command line and by pytest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..adapter import AdapterError, load_adapter
+from .kit import INSTALLED, PACKAGE
+from .law import LEVELS, laws
+
+SIMULATED_DEVICES = 8
+MOST_PROCESSES = 8
+PLATFORMS = ("cpu", "gpu", "rocm", "cuda", "tpu")
+SFTREF = "sftref.conformance.adapters.sftref"
+DEFAULT_ADAPTERS = tuple(f"{SFTREF}:{kind}" for kind in ("single", "pmap", "mesh"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One run's questions.
+
+    Attributes:
+        level: quick, standard or full.
+        adapters: `MODULE:FACTORY` of each trainer under test.
+        against: the trainer that they are compared with beside the oracle.
+        platform: where arrays must live; None takes the one that JAX chooses.
+        devices: how many to use at most; None takes all, and simulates eight on the CPU.
+        expect: `PLATFORM[:COUNT[:KIND]]` of the devices that must be here, as `rocm:8:gfx942`; None expects nothing.
+        only: ids, starts of ids, or numbers of rungs; empty means all.
+        seed: of every value drawn.
+        processes: at most so many on rung 9, at any level; None takes two from `standard` on, and four at `full`.
+        self_test: whether faults are planted, to see that the laws see them.
+        remedies: whether settings are tried where something fell on the machine.
+    """
+
+    level: str = "standard"
+    adapters: tuple[str, ...] = DEFAULT_ADAPTERS
+    against: str = f"{SFTREF}:single"
+    platform: str | None = None
+    devices: int | None = None
+    expect: str | None = None
+    only: tuple[str, ...] = ()
+    seed: int = 0
+    processes: int | None = None
+    self_test: bool = True
+    remedies: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run, each with its reason."""
+        if self.level not in LEVELS:
+            raise ValueError(f"--level = {self.level}, must be one of {', '.join(LEVELS)}")
+        if self.platform is not None and self.platform not in PLATFORMS:
+            raise ValueError(f"--platform = {self.platform}, must be one of {', '.join(PLATFORMS)}")
+        if self.devices is not None and self.devices < 1:
+            raise ValueError(f"--devices = {self.devices}, must be at least 1")
+        if self.expect is not None:
+            self._check_expectation()
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed = {self.seed}, must be 0 to {2**32 - 1}")
+        if self.processes is not None and not 2 <= self.processes <= MOST_PROCESSES:
+            raise ValueError(f"--processes = {self.processes}, must be 2 to {MOST_PROCESSES} processes of this machine")
+        labels = subject_labels(self.adapters)
+        for word in self.only:
+            law, _, subject = word.partition("[")
+            known = word.isdigit() and any(str(entry.rung) == word for entry in laws().values())
+            known = known or any(name == law or name.startswith(f"{law}.") for name in laws())
+            if not known or (subject and subject.removesuffix("]") not in labels):
+                raise ValueError(f"--only = {word} matches no check; `sftref explain` lists them")
+
+    def _check_expectation(self) -> None:
+        platform, count, _ = self.expectation
+        if platform not in PLATFORMS or not (count is None or count > 0):
+            raise ValueError(
+                f"--expect = {self.expect}, must be PLATFORM[:COUNT[:KIND]], as rocm:8 or rocm:8:gfx942, with one of "
+                f"{', '.join(PLATFORMS)}"
+            )
+        if self.platform not in (None, platform):
+            raise ValueError(f"--expect = {self.expect} with --platform = {self.platform}; leave one of them out")
+        object.__setattr__(self, "platform", platform)
+
+    @property
+    def expectation(self) -> tuple[str, int | None, str]:
+        """Platform, count and kind of device in `expect`; a count that is no number is 0, which no machine has."""
+        platform, _, rest = (self.expect or "").partition(":")
+        count, _, kind = rest.partition(":")
+        return platform, (int(count) if count.isdigit() else 0) if rest else None, kind
+
+    @property
+    def subjects(self) -> dict[str, str]:
+        """Label of each adapter in ids -> its `MODULE:FACTORY`."""
+        return dict(zip(subject_labels(self.adapters), self.adapters, strict=True))
+
+    def repro(self, check: str, subject: str | None) -> str:
+        """The command that asks one check again with the same values."""
+        start = ["sftref"] if PACKAGE == INSTALLED else ["python", "-m", PACKAGE]
+        words = [*start, "verify", "--only", check, "--level", self.level, "--seed", str(self.seed)]
+        if subject is not None and self.adapters != DEFAULT_ADAPTERS:
+            words += ["--adapter", self.subjects[subject]]
+        if self.against != f"{SFTREF}:single":
+            words += ["--against", self.against]
+        if self.platform is not None:
+            words += ["--platform", self.platform]
+        if self.devices is not None:
+            words += ["--devices", str(self.devices)]
+        if self.expect is not None:
+            words += ["--expect", self.expect]
+        if self.processes is not None:
+            words += ["--processes", str(self.processes)]
+        return shlex.join(words)
+
+    def check_adapters(self) -> None:
+        """Load every adapter once, and the trainer to compare with.
+
+        Raises:
+            AdapterError: one of them cannot be used.
+        """
+        for name in dict.fromkeys((*self.adapters, self.against)):
+            load_adapter(name)
+
+
+def subject_labels(adapters: Sequence[str]) -> list[str]:
+    """A short name for each adapter: its factory, with the module's last part where two share it.
+
+    Raises:
+        AdapterError: a name without a colon, or given twice.
+    """
+    for name in adapters:
+        if ":" not in name:
+            raise AdapterError(f"must be MODULE:FACTORY, as in {SFTREF}:mesh", name)
+        if list(adapters).count(name) > 1:
+            raise AdapterError("is given twice", name)
+    short = [name.partition(":")[2] for name in adapters]
+    return [
+        label if short.count(label) == 1 else name.replace(":", ".")
+        for label, name in zip(short, adapters, strict=True)
+    ]
+
+
+def start_jax(settings: Settings) -> None:
+    """Set JAX up before its first backend starts: the platform asked for, and simulated devices on the CPU.
+
+    On a machine with an accelerator the CPU backend exists beside it, and its simulated devices cost nothing.
+    """
+    import jax
+
+    # A count in XLA_FLAGS is the user's own, and JAX refuses to have both; where a backend runs already, in a notebook
+    # for instance, its devices are what there is.
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", settings.devices or SIMULATED_DEVICES)
+    if settings.platform is not None and not os.environ.get("JAX_PLATFORMS"):
+        names = {"gpu": "cuda,rocm"}.get(settings.platform, settings.platform)
+        if settings.platform != "gpu":
+            jax.config.update("jax_platforms", names if names == "cpu" else f"{names},cpu")
+
+
+def device_limit(settings: Settings) -> float:
+    """How many devices a check may use."""
+    return math.inf if settings.devices is None else settings.devices
+
+
+def with_only(settings: Settings, only: Sequence[str]) -> Settings:
+    """The same run, asked for some checks."""
+    return dataclasses.replace(settings, only=tuple(only))

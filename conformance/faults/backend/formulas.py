@@ -1,0 +1,204 @@
+"""Wrong operators of several primitives: what a fused kernel, a rewrite or a library puts in place of BERT's formulas.
+
+They are planted where the kit writes the formula down, since there is no one primitive that has them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ...core.kit import PACKAGE
+from ...laws.support import operators
+from .plants import Plants, patch
+
+PLANTS = Plants()
+plant, planted = PLANTS.plant, PLANTS.planted
+SOFTMAX_FROM = 32
+
+
+def _wrong(fault: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The decorated function, whose first argument is the right one, takes the place of an operator."""
+    return PLANTS.patched(fault, operators, name)
+
+
+@_wrong("scale-misses-the-bias", "linear_forms")
+def _scale(right: Any, x: Any, w: Any, dy: Any, bias: Any, alpha: Any, *how: Any) -> Any:
+    *products, _ = right(x, w, dy, bias, alpha, *how)
+    return *products, alpha * products[0] + bias
+
+
+@_wrong("heads-for-tokens", "attention_products")
+def _heads(right: Any, q: Any, k: Any, p: Any, v: Any) -> Any:
+    return right(q, k.swapaxes(1, 2) if k.shape[1] == k.shape[2] else k, p, v)
+
+
+@_wrong("sum-stalls-in-bfloat16", "total")
+def _stalls(right: Any, x: Any) -> Any:
+    # 256 + 1 is 256 in bfloat16: one term after the other comes no further.
+    return jnp.minimum(right(x), 256).astype(x.dtype)
+
+
+@_wrong("softmax-without-its-maximum", "softmax")
+def _softmax(right: Any, x: Any) -> Any:
+    e = jnp.exp(x)
+    return e / e.sum(-1, keepdims=True)
+
+
+@_wrong("softmax-short-of-long-rows", "softmax")
+def _long_rows(right: Any, x: Any) -> Any:
+    e = jnp.exp(x - x.max(-1, keepdims=True))
+    return e / e[..., :SOFTMAX_FROM].sum(-1, keepdims=True)
+
+
+@_wrong("softmax-drops-nan", "softmax")
+def _nan(right: Any, x: Any) -> Any:
+    return right(jnp.nan_to_num(x, nan=0.0))
+
+
+@_wrong("fused-layer-norm-in-one-pass", "layer_norm")
+def _one_pass(right: Any, x: Any, scale: Any, bias: Any) -> Any:
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.maximum((x * x).mean(-1, keepdims=True) - mean * mean, 0.0)
+    return (x - mean) * lax.rsqrt(variance + 1e-12) * scale + bias
+
+
+@_wrong("layer-norm-with-another-epsilon", "layer_norm")
+def _epsilon(right: Any, x: Any, scale: Any, bias: Any) -> Any:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * scale + bias
+
+
+@_wrong("variance-taken-as-constant", "layer_norm")
+def _constant(right: Any, x: Any, scale: Any, bias: Any) -> Any:
+    centred = x - x.mean(-1, keepdims=True)
+    inverse = lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
+    return centred * lax.stop_gradient(inverse) * scale + bias
+
+
+@_wrong("fused-gelu-by-tanh", "gelu")
+def _gelu(right: Any, x: Any) -> Any:
+    return jax.nn.gelu(x, approximate=True)
+
+
+@_wrong("gelu-with-the-slope-of-another", "gelu")
+def _slope(right: Any, x: Any) -> Any:
+    return _gelu_with_slope_of_tanh(x)
+
+
+@jax.custom_jvp
+def _gelu_with_slope_of_tanh(x: Any) -> Any:
+    return jax.nn.gelu(x, approximate=False)
+
+
+@_gelu_with_slope_of_tanh.defjvp
+def _slope_of_tanh(primals: Any, tangents: Any) -> Any:
+    slope = jax.jvp(lambda x: jax.nn.gelu(x, approximate=True), primals, tangents)[1]
+    return _gelu_with_slope_of_tanh(*primals), slope
+
+
+@_wrong("tanh-differs-in-eager-code", "tanh")
+def _eager_only(right: Any, x: Any) -> Any:
+    return right(x) if isinstance(x, jax.core.Tracer) else right(x) * np.float32(1.00001)
+
+
+@_wrong("tanh-differs-when-compiled", "tanh")
+def _compiled_only(right: Any, x: Any) -> Any:
+    return right(x) * np.float32(1.00001) if isinstance(x, jax.core.Tracer) else right(x)
+
+
+@_wrong("nan-reaches-other-rows", "tanh")
+def _leaks(right: Any, x: Any) -> Any:
+    return right(x) + 0 * x.sum()
+
+
+@_wrong("loss-by-probabilities", "cross_entropy")
+def _log_of_softmax(right: Any, logits: Any, labels: Any) -> Any:
+    return -jnp.log(jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0])
+
+
+@_wrong("attention-mask-ignored", "attention")
+def _no_mask(right: Any, q: Any, k: Any, v: Any, visible: Any) -> Any:
+    return right(q, k, v, jnp.ones_like(visible))
+
+
+@_wrong("attention-mask-of-infinities", "attention")
+def _infinite_mask(right: Any, q: Any, k: Any, v: Any, visible: Any) -> Any:
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.float32(np.sqrt(q.shape[-1]))
+    p = jax.nn.softmax(jnp.where(visible[:, None, None, :], scores, -jnp.inf), axis=-1)
+    return jnp.einsum("bhqk,bkhd->bqhd", p, v)
+
+
+@_wrong("attention-without-its-keys-gradient", "attention")
+def _keys(right: Any, q: Any, k: Any, v: Any, visible: Any) -> Any:
+    return right(q, lax.stop_gradient(k), v, visible)
+
+
+@_wrong("softmax-sum-taken-as-constant", "softmax")
+def _constant_sum(right: Any, x: Any) -> Any:
+    y = jnp.exp(x - lax.stop_gradient(jax.nn.logsumexp(x, -1, keepdims=True)))
+    # The value is the right one; only its derivative is not.
+    return y + lax.stop_gradient(right(x) - y)
+
+
+@_wrong("bias-gradient-misses-a-row", "linear")
+def _misses_row(right: Any, x: Any, w: Any, b: Any) -> Any:
+    return operators.dot(x, w) + jnp.where(jnp.arange(len(x))[:, None] > 0, b, lax.stop_gradient(b))
+
+
+@_wrong("cotangents-of-equal-ids-lost", "gather")
+def _last_wins(right: Any, table: Any, ids: Any) -> Any:
+    return _gather_where_the_last_wins(table, ids) if table.dtype == np.float32 else right(table, ids)
+
+
+@jax.custom_vjp
+def _gather_where_the_last_wins(table: Any, ids: Any) -> Any:
+    return table[ids]
+
+
+_gather_where_the_last_wins.defvjp(
+    lambda table, ids: (table[ids], (table, ids)),
+    lambda kept, cotangent: (jnp.zeros_like(kept[0]).at[kept[1]].set(cotangent), None),
+)
+
+
+@_wrong("recomputed-from-other-values", "feed_forward_again")
+def _recomputed(right: Any, x: Any, w_in: Any, b_in: Any, w_out: Any) -> Any:
+    return operators.feed_forward(x, w_in, b_in, w_out) + 1e-4 * x[:, : w_out.shape[1]]
+
+
+@_wrong("nan-from-an-untaken-branch", "guarded_losses")
+def _untaken(right: Any, x: Any, seen: Any) -> Any:
+    return jnp.where(seen, (jax.nn.softmax(x) * x).sum(-1), 0.0)
+
+
+def _in_the_law(fault: str, law: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """As `_wrong`, of a formula that stands in the file of the law that asks it."""
+
+    def add(wrong: Callable[..., Any]) -> Callable[..., Any]:
+        def swap() -> Iterator[None]:
+            module = importlib.import_module(f"{PACKAGE}.laws.machine.{law}")
+            with patch(module, name, functools.partial(wrong, getattr(module, name))):
+                yield
+
+        PLANTS.given(fault)(swap)
+        return wrong
+
+    return add
+
+
+@_in_the_law("summed-inside-of-the-derivative", "test_4_autodiff", "gradient_of_sum")
+def _within(right: Any, w: Any, x: Any, y: Any, weights: Any) -> Any:
+    return jax.value_and_grad(lambda w: lax.psum((weights * (x @ w - y) ** 2).sum() / 2, "data"))(w)
+
+
+@_in_the_law("branch-taken-for-all-devices", "test_4_autodiff", "branching_gradient")
+def _branch(right: Any, w: Any, x: Any) -> Any:
+    return lax.psum(jax.grad(lambda w: (x * w).sum())(w), "data")

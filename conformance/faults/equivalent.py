@@ -1,0 +1,260 @@
+"""Changes that are no faults: other orders, layouts, roundings and settings, under which every law must hold.
+
+What a law calls broken here is a false alarm: its bound, or what it takes for granted, is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import primitives as core
+
+from ..adapter import Arrays, HostBatch
+from ..oracle.draws import rows_of
+from ..oracle.model import Array, Params
+from .backend.lowering import CannotPlantError
+from .backend.plants import Instead, Plants
+from .trainers.numpy_trainer import NumpyTrainer, Sums, Wrong, added
+
+PLANTS = Plants()
+changed = Wrong()
+# What a trainer in NumPy takes for devices.
+DEVICES = 8
+ULP = np.float32(1 + 2.0**-23)
+
+
+@contextlib.contextmanager
+def _subject(change: str) -> Iterator[Instead]:
+    yield {"subject": changed[change](), "against": NumpyTrainer(), "devices": list(range(DEVICES))}
+
+
+def plant(change: str) -> AbstractContextManager[Instead | None]:
+    """Make a change of this module."""
+    return _subject(change) if change in changed else PLANTS[change]()
+
+
+def planted() -> list[str]:
+    """The ids of the changes: those of the machine, and those of a trainer."""
+    return [*PLANTS, *changed]
+
+
+# Of the machine.
+
+
+@PLANTS.lowered("sums-from-the-end", core.reduce_sum_p)
+def _reverse(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
+    return right(lax.rev(x, tuple(axes)))
+
+
+@PLANTS.lowered("sums-by-halves", core.reduce_sum_p)
+def _halves(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
+    first = lax.broadcasted_iota(np.int32, x.shape, axes[0]) % 2 == 0
+    zero = jnp.zeros_like(x)
+    return right(jnp.where(first, x, zero)) + right(jnp.where(first, zero, x))
+
+
+@PLANTS.lowered("products-by-blocks", core.dot_general_p)
+def _blocks(right: Any, a: Any, b: Any, *, dimension_numbers: Any, preferred_element_type: Any, **_: Any) -> Any:
+    over = dimension_numbers[0][0]
+    if len(over) != 1 or (preferred_element_type or a.dtype) != np.float32:
+        return right(a, b)
+    first = lax.broadcasted_iota(np.int32, a.shape, over[0]) < a.shape[over[0]] // 2
+    zero = jnp.zeros_like(a)
+    return right(jnp.where(first, a, zero), b) + right(jnp.where(first, zero, a), b)
+
+
+@PLANTS.lowered("products-without-subnormals", core.dot_general_p)
+def _flushed(right: Any, a: Any, b: Any, **_: Any) -> Any:
+    def flush(x: Any) -> Any:
+        return jnp.where(jnp.abs(x) < np.finfo(x.dtype).tiny, 0, x) if x.dtype in (np.float32, np.float16) else x
+
+    return right(flush(a), flush(b))
+
+
+@PLANTS.lowered("rows-added-from-the-last", core.scatter_add_p)
+def _from_the_last(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
+    rows = ids.ndim == 2 and updates.ndim == 2 and len(ids) == len(updates)
+    return right(table, lax.rev(ids, (0,)), lax.rev(updates, (0,))) if rows else right(table, ids, updates)
+
+
+@PLANTS.lowered("exp-of-another-library", core.exp_p)
+def _exp(right: Any, x: Any, **_: Any) -> Any:
+    return right(x) * ULP if x.dtype == np.float32 else right(x)
+
+
+@PLANTS.lowered("tanh-of-another-library", core.tanh_p)
+def _tanh(right: Any, x: Any, **_: Any) -> Any:
+    y = right(x)
+    # What is 1 stays 1: that is the limit at infinity.
+    return jnp.where(jnp.abs(y) < 1, y * (2 - ULP), y) if x.dtype == np.float32 else y
+
+
+@PLANTS.lowered("rsqrt-by-division", core.rsqrt_p)
+def _rsqrt(right: Any, x: Any, **_: Any) -> Any:
+    return 1 / lax.sqrt(x)
+
+
+@PLANTS.lowered("division-by-reciprocal", core.div_p)
+def _division(right: Any, a: Any, b: Any, **_: Any) -> Any:
+    return a * right(jnp.ones_like(b), b) if a.dtype == np.float32 else right(a, b)
+
+
+@PLANTS.given("devices-from-the-last")
+def _devices() -> Iterator[Instead]:
+    yield {"devices": jax.devices()[::-1]}
+
+
+@PLANTS.given("five-devices")
+def _five() -> Iterator[Instead]:
+    if len(jax.devices()) < 5:
+        raise CannotPlantError(f"needs 5 devices, found {len(jax.devices())}")
+    yield {"devices": jax.devices()[:5]}
+
+
+def _setting(change: str, name: str, value: Any) -> None:
+    @contextlib.contextmanager
+    def swap() -> Iterator[None]:
+        before = jax.config.values[name]
+        jax.config.update(name, value)
+        try:
+            yield
+        finally:
+            jax.config.update(name, before)
+
+    PLANTS[change] = swap
+
+
+_setting("compiled-without-optimization", "jax_disable_most_optimizations", True)
+_setting("highest-precision-declared", "jax_default_matmul_precision", "highest")
+_setting("another-default-generator", "jax_default_prng_impl", "rbg")
+_setting("64-bit-types-on", "jax_enable_x64", True)
+
+
+# Of a trainer.
+
+
+@changed("rows-dealt-in-turn")
+class _InTurn(NumpyTrainer):
+    def shards(self, batch: HostBatch) -> list[HostBatch]:
+        every = [np.arange(d, len(batch.weights), self.n) for d in range(self.n)]
+        return [rows_of(batch, rows) for rows in every if len(rows)]
+
+
+@changed("devices-added-from-the-last")
+class _FromTheLast(NumpyTrainer):
+    def reduce(self, parts: list[Sums]) -> Sums:
+        return added(parts[::-1])
+
+
+@changed("devices-added-as-a-tree")
+class _Tree(NumpyTrainer):
+    def reduce(self, parts: list[Sums]) -> Sums:
+        while len(parts) > 1:
+            parts = [added(parts[i : i + 2]) for i in range(0, len(parts), 2)]
+        return parts[0]
+
+
+@changed("rows-sorted-by-length")
+class _Sorted(NumpyTrainer):
+    def shards(self, batch: HostBatch) -> list[HostBatch]:
+        return super().shards(rows_of(batch, np.argsort(batch.attention_mask.sum(axis=1), kind="stable")))
+
+
+@changed("padding-trimmed")
+class _Trimmed(NumpyTrainer):
+    def shards(self, batch: HostBatch) -> list[HostBatch]:
+        return super().shards(trimmed(batch))
+
+    def evaluate(self, batch: HostBatch) -> Array:
+        return super().evaluate(trimmed(batch))
+
+
+def trimmed(batch: HostBatch) -> HostBatch:
+    """The columns that the longest example needs."""
+    longest = int(batch.attention_mask.sum(axis=1).max())
+    return batch._replace(**{name: getattr(batch, name)[:, :longest] for name in HostBatch._fields[:3]})
+
+
+@changed("more-rows-of-padding")
+class _MoreRows(NumpyTrainer):
+    def shards(self, batch: HostBatch) -> list[HostBatch]:
+        more = rows_of(batch, np.arange(5))
+        more = more._replace(weights=np.zeros_like(more.weights), labels=more.labels + 10**6)
+        return super().shards(HostBatch(*(np.concatenate(pair) for pair in zip(batch, more, strict=True))))
+
+
+@changed("weights-in-another-unit")
+class _Unit(NumpyTrainer):
+    def shards(self, batch: HostBatch) -> list[HostBatch]:
+        return super().shards(batch._replace(weights=batch.weights * np.float32(4)))
+
+
+@changed("more-micro-batches")
+class _MicroBatches(NumpyTrainer):
+    def micro_batches(self, batch: HostBatch) -> list[list[HostBatch]]:
+        parts = super().micro_batches(batch)
+        return [[rows_of(s, np.arange(len(s.weights)) % 3 == k) for s in shards] for shards in parts for k in range(3)]
+
+
+def in_float32(leaves: Params) -> Params:
+    """Rounded to float32."""
+    return {name: leaf.astype(np.float32).astype(np.float64) for name, leaf in leaves.items()}
+
+
+@changed("state-in-float32")
+class _Float32(NumpyTrainer):
+    def update(self, gradients: Params, rate: float) -> None:
+        if self.case.precision != "float32":
+            return super().update(gradients, rate)
+        super().update(in_float32(gradients), rate)
+        self.now, self.first, self.second = in_float32(self.now), in_float32(self.first), in_float32(self.second)
+        return None
+
+
+@changed("adam-rearranged")
+class _Adam(NumpyTrainer):
+    def directions(self, first: Params, second: Params) -> Params:
+        one, two = self.corrections()
+        root, eps = np.sqrt(two), self.case.eps
+        return {name: m * (root / one) / (np.sqrt(second[name]) + eps * root) for name, m in first.items()}
+
+
+@changed("decay-before-the-step")
+class _Decay(NumpyTrainer):
+    def update(self, gradients: Params, rate: float) -> None:
+        self.first, self.second = self.moments_after(gradients)
+        toward, decay = self.directions(self.first, self.second), self.case.weight_decay
+        kept = {k: p * (1 - rate * decay * self.decays(k)) for k, p in self.now.items()}
+        self.now = {k: p - rate * toward[k] for k, p in kept.items()}
+
+
+@changed("evaluation-by-three-rows")
+class _Evaluation(NumpyTrainer):
+    def evaluate(self, batch: HostBatch) -> Array:
+        parts = np.array_split(np.arange(len(batch.weights)), -(-len(batch.weights) // 3))
+        return np.concatenate([super(_Evaluation, self).evaluate(rows_of(batch, part)) for part in parts])
+
+
+@changed("checkpoint-of-another-format")
+class _Checkpoint(NumpyTrainer):
+    def save(self, path: Path) -> None:
+        state = {"now": self.now, "first": self.first, "second": self.second}
+        flat = {f"{kind}/{name}": leaf for kind, leaves in state.items() for name, leaf in leaves.items()}
+        np.savez(path / "state.npz", t=np.array(self.t), **flat)  # type: ignore[arg-type]
+
+    def restore(self, path: Path) -> None:
+        with np.load(path / "state.npz") as found:
+            self.t = int(found["t"])
+            kinds: list[Arrays] = [
+                {name.partition("/")[2]: found[name] for name in found.files if name.startswith(f"{kind}/")}
+                for kind in ("now", "first", "second")
+            ]
+        self.now, self.first, self.second = (dict(leaves) for leaves in kinds)

@@ -1,0 +1,69 @@
+"""The template in several processes, each with its share of the data, and a checkpoint: right, and to be made wrong.
+
+sftref verify --only 9 --processes 2 --adapter sftref.conformance.faults.trainers.sharing:Sharing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from ...adapter import Arrays, Case, HostBatch
+from ...adapters import template
+from ...adapters.template import Template
+
+Batches = Sequence[npt.NDArray[Any]]
+
+
+class Sharing(Template):
+    """The template where each process puts what it has itself, reads its share of an epoch, and the first one saves."""
+
+    name = "template that shares"
+    capabilities = Template.capabilities | {"checkpoint", "data order"}
+
+    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+        """See `TrainerUnderTest.start`."""
+        self.run, self.n, self.count, self.case = template.compiled(case, n_devices), n_devices, 0, case
+        own = {name: np.array(leaf, np.float32) for name, leaf in params.items()}
+        self.now, self.state = self._everywhere((own, self.run.optimizer.init(own)))
+
+    def save(self, path: Path) -> None:
+        """See `TrainerUnderTest.save`."""
+        if jax.process_index() == 0:
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((self.now, self.state))]
+            np.savez(path / "state.npz", *leaves, count=self.count)
+
+    def restore(self, path: Path) -> None:
+        """See `TrainerUnderTest.restore`."""
+        tree: Any = jax.tree.structure((self.now, self.state))
+        with np.load(path / "state.npz") as saved:
+            self.count = int(saved["count"])
+            leaves = [saved[f"arr_{number}"] for number in range(tree.num_leaves)]
+        self.now, self.state = self._everywhere(jax.tree.unflatten(tree, leaves))
+
+    def epoch(self, examples: int, batch_size: int, number: int) -> Batches:
+        """See `TrainerUnderTest.epoch`."""
+        order = np.random.default_rng((self.case.seed, number)).permutation(examples)
+        return [self.share(order[k : k + batch_size]) for k in range(0, examples, batch_size)]
+
+    def share(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What this process reads of a batch."""
+        return np.array_split(batch, jax.process_count())[jax.process_index()]
+
+    def _everywhere(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: _placed(np.asarray(leaf), self.run.everywhere), tree)
+
+    def _put(self, batch: HostBatch) -> HostBatch:
+        more = -len(batch.weights) % self.n
+        padded = (np.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in batch)
+        return HostBatch(*(_placed(leaf, self.run.rows) for leaf in padded))
+
+
+def _placed(leaf: npt.NDArray[Any], place: Any) -> Any:
+    """As `jax.device_put` does, which first compares what the processes give."""
+    return jax.make_array_from_callback(leaf.shape, place, lambda where: leaf[where])

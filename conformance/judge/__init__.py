@@ -1,0 +1,1 @@
+"""Results -> verdict and diagnosis."""

@@ -1,0 +1,244 @@
+"""Rung 1: bytes arrive where they are sent, and stay there."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ...adapter import HostBatch, TrainerUnderTest
+from ...core.check import Check
+from ...core.meshes import mesh_of
+from ...oracle.bounds_measured import loss_reference, walk
+from ...oracle.draws import batch_of
+from ..support.trainer_checks import distance_holds, drawn, loss_holds, precision, widest
+
+Array = npt.NDArray[Any]
+
+# Words of 4 B: 4 B, 12 B, one word around a page, and around 256 KiB; 1 MiB, nearly 8 MiB; 64 MiB; and the word
+# embeddings of BERT-base, 30,522 x 768.
+SIZES = {
+    "quick": (1, 3, 1023, 1025, 65_537, 262_144, 2_097_151),
+    "standard": (16_777_216,),
+    "full": (23_440_896,),
+}
+KINDS = ("uint8", "int8", "uint16", "float16", "bfloat16", "int32", "float32")
+
+
+def sizes(check: Check) -> list[int]:
+    """The sizes of this run's level."""
+    return [size for level, found in SIZES.items() if check.at(level) for size in found]
+
+
+def words(rng: np.random.Generator, size: int | tuple[int, ...]) -> npt.NDArray[np.uint32]:
+    """Random words."""
+    return rng.integers(0, 2**32, size, dtype=np.uint32)
+
+
+def arrives(check: Check, what: str, got: Array, want: Array) -> None:
+    """The bits that came are those that were sent, at their places; one place on, they are not."""
+    check.equal(what, got, want, control=np.roll(want, 1) if want.size > 1 else ~want)
+
+
+@pytest.mark.law("copies.round_trip")
+def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """Random words to every device and back; elements of every width; host arrays in every order of memory."""
+    for size in sizes(check):
+        sent = words(rng, size)
+        for device in devices:
+            placed = jax.device_put(sent, device)
+            check.same(f"where {size} words for {device} lie", placed.devices(), {device})
+            arrives(check, f"{size} words through {device}", np.asarray(placed), sent)
+    bits = words(rng, 4 * 1001)
+    for device in devices:
+        for kind in KINDS:
+            sent = bits.view(jnp.dtype(kind))[:-1]
+            # Bits and not values: some of them are NaN.
+            arrives(check, f"{kind} through {device}", _bits(np.asarray(jax.device_put(sent, device))), _bits(sent))
+        for order, sent in layouts(bits.reshape(13, 28, 11)).items():
+            got = np.asarray(jax.device_put(sent, device))
+            arrives(check, f"{order} array through {device}", got, np.array(sent, order="C"))
+
+
+def _bits(values: Array) -> Array:
+    return np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
+
+
+def layouts(block: Array) -> dict[str, Array]:
+    """Host arrays whose memory is not in the order of their elements."""
+    return {
+        "Fortran-ordered": np.asfortranarray(block),
+        "transposed": block.transpose(1, 2, 0),
+        "strided": block[1::3, ::-2, 2::4],
+        "reversed": block[::-1],
+        "broadcast": np.broadcast_to(block[:, :1], block.shape),
+    }
+
+
+@pytest.mark.law("copies.between_devices")
+def test_between_devices(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """Every ordered pair, each with words of its own; then all the way round; what was sent is still there."""
+    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    for size in (2, *sizes(check)):
+        base = words(rng, size)
+        # Large ones for each of N (N - 1) pairs would take too long: neighbours only, in both directions.
+        most = 4_000_000 if check.at("standard") else 100_000
+        pairs = _neighbours(len(devices)) if size > most else list(itertools.permutations(range(len(devices)), 2))
+        for source, target in pairs:
+            sent = base ^ np.uint32(0x9E3779B1 * (1 + source * len(devices) + target) % 2**32)
+            there = jax.block_until_ready(jax.device_put(sent, devices[source]))
+            came = jax.block_until_ready(jax.device_put(there, devices[target]))
+            what = f"{size} words from {devices[source]} to {devices[target]}"
+            check.same(f"{what}: where they lie", came.devices(), {devices[target]})
+            arrives(check, what, np.asarray(came), sent)
+            arrives(check, f"{what}: what was sent", np.asarray(there), sent)
+        passed = jax.device_put(base, devices[0])
+        for device in (*devices[1:], devices[0]):
+            passed = jax.device_put(passed, device)
+        arrives(check, f"{size} words round all devices", np.asarray(passed), base)
+
+
+def _neighbours(n: int) -> list[tuple[int, int]]:
+    ring = [(i, (i + 1) % n) for i in range(n)]
+    return sorted({*ring, *((j, i) for i, j in ring)})
+
+
+@pytest.mark.law("copies.sharded")
+def test_sharded(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """Each device holds its own block of a sharded array, no more and no less, and the blocks make the array again."""
+    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    width = 65_536 if check.at("full") else 4_096 if check.at("standard") else 36
+    for mesh, spec in _shardings(devices):
+        rows, columns = 6 * mesh.size, width * mesh.size
+        sent = words(rng, rows * columns).reshape(rows, columns)
+        placed = jax.device_put(sent, NamedSharding(mesh, spec))
+        what = f"{spec} on a mesh of {dict(mesh.shape)}"
+        shards = {shard.device: np.asarray(shard.data) for shard in placed.addressable_shards}
+        check.same(f"{what}: devices with a shard", sorted(map(str, shards)), sorted(map(str, mesh.devices.flat)))
+        for at in np.ndindex(mesh.devices.shape):
+            arrives(
+                check, f"{what}: shard of {mesh.devices[at]}", shards[mesh.devices[at]], _block(sent, mesh, spec, at)
+            )
+        arrives(check, f"{what}: all of it", np.asarray(placed), sent)
+
+
+def _shardings(devices: Sequence[Any]) -> Iterator[tuple[Mesh, PartitionSpec]]:
+    """1-D and 2-D meshes, and the ways of laying a matrix on them."""
+    both, halves = ("data", "model"), len(devices) // 2
+    for mesh in (mesh_of(devices), mesh_of(devices[::-1])):
+        yield from ((mesh, PartitionSpec(*axes)) for axes in (("data",), (None, "data"), ()))
+    for shape in ((2, halves), (halves, 2)) if halves >= 2 else ():
+        mesh = mesh_of(devices, *shape)
+        for axes in (both, both[::-1], ("data",), (None, "model"), (both,), (None, both[::-1]), ()):
+            yield mesh, PartitionSpec(*axes)
+
+
+def _block(matrix: Array, mesh: Mesh, spec: PartitionSpec, at: tuple[int, ...]) -> Array:
+    """The part of `matrix` that belongs to the device at `at`: axes of one dimension count from the left."""
+    where = dict(zip(mesh.axis_names, at, strict=True))
+    for dimension, entry in enumerate(spec):
+        number, count = 0, 1
+        for axis in () if entry is None else (entry,) if isinstance(entry, str) else entry:
+            number, count = number * mesh.shape[axis] + where[axis], count * mesh.shape[axis]
+        matrix = np.split(matrix, count, axis=dimension)[number]
+    return matrix
+
+
+@pytest.mark.law("copies.host_buffer")
+def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """Whether the device follows a host buffer that changes later is measured; `jnp.array` must not.
+
+    `device_put` may keep the caller's buffer instead of copying it (on CPU where it is 64-byte aligned), and says so
+    nowhere: a hazard for whoever writes into a buffer again, and no fault of the machine.
+    """
+    followed: dict[str, int] = {}
+    size, tries = 4_099, 4
+    for offset, device, _ in itertools.product((0, 4), devices, range(tries)):
+        old, new = words(rng, size), words(rng, size)
+        buffer = aligned(old, offset)
+        private = jnp.array(buffer, device=device)
+        placed = jax.block_until_ready(jax.device_put(buffer, device))
+        buffer[:] = new
+        got = np.array(placed)
+        arrives(check, f"what jnp.array copied of a buffer that changes, offset {offset}", np.asarray(private), old)
+        changed = bool((got == new).all())
+        # The old words or the new ones; never a mixture.
+        arrives(check, f"what {device} holds of a buffer that changes, offset {offset}", got, new if changed else old)
+        key = "64-byte aligned" if offset == 0 else "not aligned"
+        followed[key] = followed.get(key, 0) + changed
+    total = tries * len(devices)
+    if any(followed.values()):
+        counts = ", ".join(f"{count} of {total} {key}" for key, count in followed.items())
+        check.facts["hazard"] = f"device_put keeps the caller's buffer: writing to it changes the device ({counts})"
+    check.facts["followed"] = {key: count / total for key, count in followed.items()}
+
+
+@pytest.mark.law("copies.trainer_is_immune")
+def test_trainer_is_immune(
+    check: Check, rng: np.random.Generator, subject: TrainerUnderTest, devices: list[Any]
+) -> None:
+    """Parameters and batches lie in buffers that `device_put` would keep, and are written again after each call.
+
+    What that run gives is held against the same trainer's run of arrays of its own: whether the trainer is right is for
+    the rungs above to say.
+    """
+    case, params, _ = drawn(subject, rng)
+    batches = [batch_of(case, rng) for _ in range(3)]
+    n = widest(subject, devices)
+    with precision(case):
+        subject.start(case, {name: leaf.astype(np.float32) for name, leaf in params.items()}, n)
+        own = [subject.step(copied(batch)).loss for batch in batches]
+        alone = {name: np.array(leaf, np.float64) for name, leaf in subject.params().items()}
+        given = {name: aligned(leaf.astype(np.float32)) for name, leaf in params.items()}
+        buffers = HostBatch._make(map(aligned, batches[0]))
+        losses = []
+        subject.start(case, given, n)
+        for name, leaf in given.items():
+            check.equal(f"{name} after start, which must not write to it", leaf, params[name].astype(np.float32))
+            leaf[...] = 3.0
+        for number, batch in enumerate(batches):
+            for buffer, leaf in zip(buffers, batch, strict=True):
+                buffer[...] = leaf
+            losses.append(subject.step(buffers).loss)
+            for field, buffer, leaf in zip(HostBatch._fields, buffers, batch, strict=True):
+                check.equal(f"{field} after step {number}, which must not write to it", buffer, leaf, control=leaf + 1)
+                buffer[...] = 1
+            if number == 1:
+                early = subject.params()
+                kept = {name: np.array(leaf) for name, leaf in early.items()}
+        now = subject.params()
+    for name, leaf in early.items():
+        check.equal(f"{name} as params() gave it, one update later", np.asarray(leaf), kept[name])
+    what = "with buffers that are written again"
+    first = loss_reference(case, params, batches[0])
+    loss_holds(
+        check,
+        f"loss of the first update {what}",
+        losses[0],
+        dataclasses.replace(first, want={"loss": np.array(own[0])}),
+    )
+    went = {name: leaf - params[name] for name, leaf in alone.items()}
+    want = dataclasses.replace(walk(case, params, batches).distance, want=went)
+    distance_holds(check, f"{what},", case, params, now, want)
+
+
+def copied(batch: HostBatch) -> HostBatch:
+    """The same in arrays of its own."""
+    return HostBatch._make(leaf.copy() for leaf in batch)
+
+
+def aligned(values: Array, offset: int = 0) -> Array:
+    """A copy whose memory begins `offset` bytes behind a multiple of 64."""
+    room = np.empty(values.nbytes + 128, np.uint8)
+    start = -room.ctypes.data % 64 + offset
+    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy

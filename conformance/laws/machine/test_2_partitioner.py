@@ -1,0 +1,127 @@
+"""Rung 2: the collectives that XLA's partitioner inserts, where arrays are sharded and the program does not say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ...core.check import Check, LawBroken
+from ...core.meshes import Array, mesh_of
+
+Spec = tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One function of whole arrays, NumPy's version of it, and how arguments and result lie on the mesh."""
+
+    name: str
+    ours: Callable[..., Any]
+    numpys: Callable[..., Array]
+    arguments: tuple[Array, ...]
+    lie: tuple[Spec, ...]
+    result: Spec
+
+
+def programs(rng: np.random.Generator, mesh: Mesh, scale: int) -> Iterator[Program]:
+    """What a data-parallel or sharded step is made of; integers that are exact at any matmul precision.
+
+    Factors are at most 15 in absolute value, exact in bfloat16, and sums of at most 225 x 8192 stay below 2^24.
+    """
+    axes, n = mesh.axis_names, mesh.size
+    first, last = axes[0], axes[-1]
+    rows, width, table = 2 * n * scale, 3 * n * scale, 5 * n
+    x = rng.integers(-15, 16, (rows, width)).astype(np.float32)
+    w = rng.integers(-15, 16, (width, 2 * n)).astype(np.float32)
+    whole = rng.integers(-(2**31), 2**31, (table, 2 * n)).astype(np.int32)
+    ids = rng.integers(0, table, rows).astype(np.int32)
+    updates = rng.integers(-(2**31), 2**31, (rows, 2 * n)).astype(np.int32)
+
+    def added(index: Array, more: Array) -> Array:
+        total = np.zeros((table, more.shape[1]), more.dtype)
+        np.add.at(total, index, more)
+        return total
+
+    def scattered(index: Any, more: Any) -> Any:
+        return jnp.zeros((table, more.shape[1]), more.dtype).at[index].add(more)
+
+    words = rng.integers(-(2**31), 2**31, (rows, width)).astype(np.int32)
+    whole_sum = (lambda v: jnp.sum(v, 0, v.dtype)), (lambda v: np.add.reduce(v, axis=0, dtype=v.dtype))
+    yield Program("sum over a sharded axis", *whole_sum, (words,), ((first,),), ())
+    yield Program("sum over a sharded axis, result sharded", *whole_sum, (words,), ((first,),), (last,))
+    yield Program("maximum over a sharded axis", lambda v: v.max(0), lambda v: v.max(0), (words,), ((first,),), ())
+    yield Program("matmul, contraction sharded", jnp.matmul, np.matmul, (x, w), ((None, last), (last,)), ())
+    yield Program("matmul, rows sharded", jnp.matmul, np.matmul, (x, w), ((first,), ()), (first,))
+    yield Program(
+        "gradient of a weight, rows sharded", lambda a, b: a.T @ b, lambda a, b: a.T @ b,
+        (x, x[:, ::-1].copy()), ((first,), (first,)), (),
+    )  # fmt: skip
+    yield Program("gather, ids sharded", lambda t, i: t[i], lambda t, i: t[i], (whole, ids), ((), (first,)), (first,))
+    yield Program("gather, table sharded", lambda t, i: t[i], lambda t, i: t[i], (whole, ids), ((last,), ()), ())
+    yield Program("scatter-add, updates sharded", scattered, added, (ids, updates), ((first,), (first,)), ())
+    yield Program("scatter-add, table sharded", scattered, added, (ids, updates), ((first,), (first,)), (last,))
+    yield Program("rows to columns", lambda v: v + 1, lambda v: v + 1, (words,), ((first,),), (None, first))
+    yield Program("all to one copy each", lambda v: v + 1, lambda v: v + 1, (words,), ((first, None),), ())
+    yield Program(
+        "neighbours across the blocks", lambda v: jnp.roll(v, 1, 0) - v, lambda v: np.roll(v, 1, 0) - v,
+        (words,), ((first,),), (first,),
+    )  # fmt: skip
+    odd = rows - 1
+    yield Program(
+        "sum over an axis that does not divide",
+        lambda v: lax.with_sharding_constraint(v[:odd] + 1, NamedSharding(mesh, PartitionSpec(first))).sum(0, v.dtype),
+        lambda v: np.add.reduce(v[:odd] + 1, axis=0, dtype=v.dtype), (words,), ((first,),), (),
+    )  # fmt: skip
+    if len(axes) == 2:
+        yield Program(
+            "matmul, rows and contraction sharded", jnp.matmul, np.matmul, (x, w), ((first, last), (last,)), (first,)
+        )
+
+
+@pytest.mark.law("collectives.partitioner")
+def test_partitioner(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+    """Each program's result is NumPy's in every copy, on a 1-D mesh and on a 2-D one."""
+    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    half = len(devices) // 2
+    meshes = [mesh_of(devices)] + [mesh_of(devices, 2, half)] * (half >= 2)
+    if check.at("standard"):
+        meshes += [mesh_of(devices[:n]) for n in (2, 3) if n < len(devices)]
+    inserted: dict[str, str] = {}
+    for mesh in meshes:
+        for program in programs(rng, mesh, 16 if check.at("full") else 4 if check.at("standard") else 1):
+            _holds(check, program, mesh, inserted)
+    check.facts["collectives"] = inserted
+
+
+def _holds(check: Check, program: Program, mesh: Mesh, inserted: dict[str, str]) -> None:
+    def place(spec: Spec) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    placed = [jax.device_put(given, place(spec)) for given, spec in zip(program.arguments, program.lie, strict=True)]
+    compiled = jax.jit(program.ours, out_shardings=place(program.result)).lower(*placed).compile()
+    text = compiled.as_text() or ""
+    kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+    inserted[f"{program.name}, {dict(mesh.shape)}"] = ", ".join(kind for kind in kinds if kind in text) or "none"
+    result = jax.block_until_ready(compiled(*placed))
+    with np.errstate(over="ignore"):
+        want = program.numpys(*program.arguments)
+    what = f"{program.name}, mesh {dict(mesh.shape)}"
+    check.same(f"{what}: devices of the result", result.sharding.device_set, set(mesh.devices.flat))
+    shards = sorted(result.addressable_shards, key=lambda shard: shard.device.id)
+    got = np.concatenate([np.ravel(shard.data) for shard in shards])
+    try:
+        check.equal(
+            f"{what}, device after device", got, np.concatenate([want[shard.index].ravel() for shard in shards])
+        )
+    except LawBroken:
+        alone = np.asarray(jax.jit(program.ours)(*jax.device_put(program.arguments, mesh.devices.flat[0])))
+        check.facts["holds" if np.array_equal(alone, want) else "fails"] = ["on one device"]
+        raise

@@ -1,0 +1,1 @@
+"""What laws share: operators, trainer checks, lowered text, process groups."""

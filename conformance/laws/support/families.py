@@ -1,0 +1,197 @@
+"""Family of operators -> arguments, the float64 value, and the allowance of each element: for laws that ask all.
+
+The laws of one operator draw harder values; here each family has one small shape that shows its structure: rows that do
+not depend on each other, ids that occur twice, a masked key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...oracle import bounds_derived
+from ...oracle.model import softmax as softmax_64
+from . import operators
+
+Array = npt.NDArray[Any]
+Args = tuple[Array, ...]
+
+
+class Exact(NamedTuple):
+    """A value in float64, and how far each element may be from it."""
+
+    value: Array
+    allowance: Array
+
+
+@dataclass(frozen=True)
+class Family:
+    """One operator, at one shape.
+
+    Attributes:
+        name: of the formula in `operators`.
+        draw: a generator -> arguments.
+        exact: arguments -> the value.
+        rows: for each row of the first argument, the rows of the output that may depend on it; None: itself alone.
+    """
+
+    name: str
+    draw: Callable[[np.random.Generator], Args]
+    exact: Callable[..., Exact]
+    rows: Callable[[Args, int], Array] | None = None
+
+    @property
+    def formula(self) -> operators.Formula:
+        """As it stands now in `operators`, so that what is put there is what is asked."""
+        found: operators.Formula = getattr(operators, self.name)
+        return found
+
+
+def normal(g: np.random.Generator, *shape: int) -> npt.NDArray[np.float32]:
+    """Of mean zero and variance one."""
+    return g.standard_normal(shape, np.float32)
+
+
+def tail(x: Array) -> Array:
+    """The upper tail of the normal distribution at |x|, from the C library's erfc."""
+    z = np.abs(np.asarray(x, np.float64)) / math.sqrt(2.0)
+    return 0.5 * np.fromiter(map(math.erfc, z.ravel()), np.float64, z.size).reshape(z.shape)
+
+
+def matmul(x: Array, w: Array) -> Exact:
+    """Product x W."""
+    a, b = x.astype(np.float64), w.astype(np.float64)
+    return Exact(a @ b, bounds_derived.product(a, b))
+
+
+def softmax(x: Array) -> Exact:
+    """Over the last axis."""
+    p = softmax_64(x.astype(np.float64))[0]
+    return Exact(p, bounds_derived.softmax(x.astype(np.float64), p))
+
+
+def layer_norm(x: Array, scale: Array, bias: Array) -> Exact:
+    """With epsilon 1e-12."""
+    s, b = scale.astype(np.float64), bias.astype(np.float64)
+    norm = bounds_derived.LayerNorm(x.astype(np.float64), 1e-12)
+    return Exact(norm.unit * s + b, norm.forward(s, b))
+
+
+def gelu(x: Array) -> Exact:
+    """GELU, x Phi(x)."""
+    wide, t = x.astype(np.float64), tail(x)
+    return Exact(wide * np.where(wide > 0, 1.0 - t, t), bounds_derived.gelu(wide, t))
+
+
+def gelu_slope(x: Array) -> Exact:
+    """Phi(x) + x phi(x)."""
+    wide, t = x.astype(np.float64), tail(x)
+    bell = wide * np.exp(-0.5 * wide**2) / math.sqrt(2.0 * math.pi)
+    return Exact(np.where(wide > 0, 1.0 - t, t) + bell, bounds_derived.gelu_slope(wide, t))
+
+
+def tanh(x: Array) -> Exact:
+    """From the C library."""
+    y = np.tanh(x.astype(np.float64))
+    return Exact(y, bounds_derived.tanh(y))
+
+
+def cross_entropy(logits: Array, labels: Array) -> Exact:
+    """The log sum exp less the label's logit."""
+    x, at = logits.astype(np.float64), (np.arange(len(labels)), labels)
+    top = x.max(axis=-1, keepdims=True)
+    losses = np.log(np.exp(x - top).sum(axis=-1)) + (top - x)[at]
+    return Exact(losses, bounds_derived.cross_entropy(x, losses, at))
+
+
+def gather(table: Array, ids: Array) -> Exact:
+    """Rows, exactly."""
+    return Exact(table[ids].astype(np.float64), np.zeros(1))
+
+
+def scatter_add(start: Array, ids: Array, updates: Array) -> Exact:
+    """A row is a sum of as many terms as have its id, in any order."""
+    total, size, count = start.astype(np.float64), np.abs(start.astype(np.float64)), np.zeros(len(start))
+    np.add.at(total, ids, updates.astype(np.float64))
+    np.add.at(size, ids, np.abs(updates.astype(np.float64)))
+    np.add.at(count, ids, 1)
+    return Exact(total, bounds_derived.LAMBDA * bounds_derived.U * np.sqrt(count)[:, None] * size)
+
+
+class Attention(NamedTuple):
+    """The parts of attention in float64, by head [B, H, L, ...], and how far scores and probabilities may be off."""
+
+    q: Array
+    k: Array
+    v: Array
+    visible: Array
+    scores: Array
+    p: Array
+    p_off: Array
+    out: Array
+    out_off: Array
+
+
+def attention_parts(q: Array, k: Array, v: Array, visible: Array) -> Attention:
+    """Scores are off by their product and two roundings, which exp turns into a relative error; a row's largest counts.
+
+    Masked keys have probability zero, unless a row is masked everywhere: then all are alike, exactly.
+    """
+    q, k, v = (leaf.astype(np.float64).transpose(0, 2, 1, 3) for leaf in (q, k, v))
+    root = math.sqrt(q.shape[-1])
+    seen = np.broadcast_to(visible[:, None, None, :], (*q.shape[:3], k.shape[2]))
+    some = seen.any(axis=-1, keepdims=True)
+    raw = q @ k.swapaxes(-1, -2) / root
+    scores = np.where(seen, raw, np.where(some, -np.inf, 0.0))
+    off = bounds_derived.product(q, k.swapaxes(-1, -2)) / root + 3 * bounds_derived.U * np.abs(raw)
+    # A row's probabilities share the sum, so each may be off by its own score's error and by the largest of them.
+    off = np.where(seen, off, 0.0)
+    off = off + off.max(axis=-1, keepdims=True)
+    p = softmax_64(scores)[0]
+    p_off = p * (off + bounds_derived.softmax_relative(scores)) + bounds_derived.TINY["float32"]
+    out = p @ v
+    return Attention(q, k, v, seen, scores, p, p_off, out, bounds_derived.product_of(p, p_off, v, np.zeros_like(v)))
+
+
+def attention(q: Array, k: Array, v: Array, visible: Array) -> Exact:
+    """Over [B, L, H, D]."""
+    parts = attention_parts(q, k, v, visible)
+    return Exact(parts.out.transpose(0, 2, 1, 3), parts.out_off.transpose(0, 2, 1, 3))
+
+
+def _mask(g: np.random.Generator, b: int, length: int) -> Array:
+    """Ragged, the first example whole and the last one masked everywhere."""
+    lengths = g.integers(1, length + 1, b)
+    lengths[0], lengths[-1] = length, 0
+    return np.arange(length) < lengths[:, None]
+
+
+def draw_attention(g: np.random.Generator, b: int, length: int, h: int, d: int) -> Args:
+    """Queries, keys, values and a mask."""
+    return normal(g, b, length, h, d) * np.float32(2), *(normal(g, b, length, h, d) for _ in "kv"), _mask(g, b, length)
+
+
+def _rows_of_ids(args: Args, row: int) -> Array:
+    return np.flatnonzero(args[1] == row)
+
+
+FAMILIES = (
+    Family("matmul", lambda g: (normal(g, 9, 48), normal(g, 48, 17)), matmul),
+    Family("softmax", lambda g: (4 * normal(g, 9, 33),), softmax),
+    Family("layer_norm", lambda g: (normal(g, 9, 33) + 3, normal(g, 33), normal(g, 33)), layer_norm),
+    Family("gelu", lambda g: (3 * normal(g, 9, 33),), gelu),
+    Family("tanh", lambda g: (2 * normal(g, 9, 33),), tanh),
+    Family("cross_entropy", lambda g: (9 * normal(g, 9, 33), g.integers(0, 33, 9).astype(np.int32)), cross_entropy),
+    Family("gather", lambda g: (normal(g, 19, 33), g.integers(0, 19, 23).astype(np.int32)), gather, _rows_of_ids),
+    Family(
+        "scatter_add",
+        lambda g: (normal(g, 9, 33), g.integers(0, 9, 23).astype(np.int32), normal(g, 23, 33)),
+        scatter_add,
+    ),
+    Family("attention", lambda g: draw_attention(g, 4, 6, 3, 5), attention),
+)

@@ -1,0 +1,251 @@
+"""Rung 9: the same laws where the devices belong to several processes, joined by `jax.distributed` on this machine.
+
+Asked on simulated devices, on whatever machine: an accelerator belongs to one process at a time, and it is this one's.
+"""
+
+from __future__ import annotations
+
+import collections
+import inspect
+import itertools
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ...adapter import TrainerUnderTest
+from ...core.check import Check, LawBroken, NotRun
+from ...core.comparison import Bound
+from ...core.meshes import coded
+from ...core.settings import Settings
+from ...oracle.bounds_measured import walk
+from ...oracle.draws import batch_of, rows_of
+from ..support import compilation
+from ..support.group_trainer import Across, unlike
+from ..support.messages import AXES, CALLS, expected
+from ..support.process_group import SOON, Gone, Layout, Ranks, layouts, shared
+from ..support.rank import HEARTBEAT
+from ..support.trainer_checks import claims, distance_holds, drawn, evaluation_holds, gradients_hold, updates_hold
+from . import test_7_equivalence as equal
+from . import test_7_invariance as seven
+from . import test_8_training as eight
+
+Rng = np.random.Generator
+KIB, MIB = 1024, 1024 * 1024
+# Bytes of a message. Of 4 MiB, a reduce-scatter over gloo came out wrong: https://github.com/jax-ml/jax/issues/40830.
+SIZES = {"quick": (64, 3 * KIB, 4 * MIB), "standard": (512 * KIB,), "full": (MIB - 64, MIB + 64, 8 * MIB, 16 * MIB)}
+# Within one process no message leaves it, and rung 2 has asked more.
+WITHIN = (3 * KIB,)
+
+
+def asked(check: Check, settings: Settings) -> list[Layout]:
+    """The layouts of this run."""
+    check.narrows, check.facts["platform"] = False, "cpu"
+    return layouts(settings.processes or (4 if check.at("full") else 2))
+
+
+def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout) -> Any:
+    """An `Across`: the trainer in the processes of a layout, compiled as this level says."""
+    claims(check, subject, "processes")
+    light = compilation.is_light(check.law, check.level, "cpu")
+    return Across(shared(layout, adapter, light=light), subject.name, subject.capabilities)
+
+
+def also(check: Check, here: Across, rng: Rng, *functions: Callable[..., None]) -> None:
+    """Laws of other rungs, asked of a trainer in several processes; what it does not claim is left out, as there."""
+    given = {"check": check, "subject": here, "devices": list(range(here.ranks.layout.n)), "rng": rng}
+    # What values do was asked on one process; here it is where they lie.
+    check.level = "full" if check.at("full") else "quick"
+    for function in functions:
+        try:
+            function(**{name: given[name] for name in inspect.signature(function).parameters})
+        except NotRun as left_out:
+            check.facts.setdefault("left_out", []).append(f"{function.__name__}: {left_out}")
+        except LawBroken as broken:
+            raise LawBroken(f"{here.ranks.layout} processes x devices: {broken}") from broken
+
+
+@pytest.mark.law("processes.devices")
+def test_devices(check: Check, settings: Settings) -> None:
+    """Each process has its own devices, all of them see the same ones, and each knows which process it is."""
+    for layout in asked(check, settings):
+        found = shared(layout).every("devices")
+        for number, seen in enumerate(found):
+            who = f"rank {number} of {layout} processes x devices"
+            check.same(f"{who}: (process, processes)", (seen["process"], seen["processes"]), (number, layout.processes))
+            check.same(f"{who}: devices that it sees", len(seen["all"]), layout.n)
+            check.same(f"{who}: devices that are numbered once", len({device for device, _ in seen["all"]}), layout.n)
+            check.same(f"{who}: its own devices", seen["own"], [d for d in seen["all"] if d[1] == number])
+            check.same(f"{who}: number of its own devices", len(seen["own"]), layout.devices)
+            check.same(f"{who}: devices and their processes, as rank 0 has them", seen["all"], found[0]["all"])
+
+
+@pytest.mark.law("processes.collectives")
+def test_collectives(check: Check, settings: Settings, rng: Rng) -> None:
+    """Each collective, over all devices and over groups within and across processes, by size; sums are exact."""
+    sizes = [size for level, several in SIZES.items() if check.at(level) for size in several]
+    for layout in asked(check, settings):
+        ranks, shape = shared(layout), (layout.processes, layout.devices)
+        for axes in (AXES, AXES[:1], AXES[1:]):
+            if axes == AXES[1:] and layout.devices == 1:
+                continue
+            for size in WITHIN if axes == AXES[1:] else sizes:
+                for kind in (np.float32, np.int32) if size == WITHIN[0] else (np.float32,):
+                    count = -(-size // 4 // layout.n) * layout.n
+                    data = coded(rng, layout.n, count, np.dtype(kind))
+                    for operation in CALLS:
+                        answers = ranks.every("collective", operation, axes, data)
+                        what = f"{operation} over {' and '.join(axes)}, {data[0].nbytes} B of {data.dtype}, {layout}"
+                        places = sorted(place for answer in answers for place in answer)
+                        check.same(f"{what}: devices that have a result", places, list(range(layout.n)))
+                        got = {place: values for answer in answers for place, values in answer.items()}
+                        want = expected(operation, shape, axes, data)
+                        check.equal(what, np.stack([got[k] for k in places]), want, control=want + want.dtype.type(1))
+
+
+@pytest.mark.law("processes.lost")
+def test_lost(check: Check, settings: Settings) -> None:
+    """One process is killed between two updates: none of the others waits for it for ever, or goes on without it."""
+    layout = asked(check, settings)[-1]
+    limit = Bound(SOON, HEARTBEAT, "two of JAX's heartbeat timeouts, and time to look for them")
+    for victim in (layout.processes - 1, 0) if check.at("full") else (layout.processes - 1,):
+        with Ranks(layout) as ranks:
+            data = np.ones((layout.n, 1024), np.float32)
+            ranks.every("collective", "psum", AXES, data)
+            ranks.send("spin", 10 * SOON)
+            time.sleep(0.5)
+            ranks.kill(victim)
+            began = time.monotonic()
+            found = ranks.answers(SOON)
+            seconds = time.monotonic() - began
+        for number in set(range(layout.processes)) - {victim}:
+            answer = found[number]
+            who = f"rank {number} after rank {victim} of {layout.processes} was killed"
+            check.same(f"{who}: goes on as if nothing had happened", not isinstance(answer, Gone), False)
+            check.same(f"{who}: waits for it, {answer.how}", answer.silent, False)
+            check.facts.setdefault("told", []).append(f"{number} when {victim} is gone: {answer.how[:200]}")
+        check.at_most(f"seconds until the others knew, rank {victim} killed", seconds, limit)
+
+
+@pytest.mark.law("processes.training")
+def test_training(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
+    """Gradient, two updates, logits, a whole run and its scores are the oracle's, and the same on every process."""
+    for layout in asked(check, settings):
+        here = across(check, subject, adapter, layout)
+        case, params, batch = drawn(subject, rng)
+        if "gradients" in subject.capabilities:
+            gradients_hold(check, here, case, params, batch, layout.n, rows=f"{layout} processes x devices")
+        updates_hold(check, here, case, params, [batch, batch_of(case, rng)], layout.n)
+        evaluation_holds(check, here, case, params, batch, layout.n)
+        also(check, here, rng, eight.test_fifty_steps, eight.test_evaluation, eight.test_metrics)
+
+
+@pytest.mark.law("processes.agreement")
+def test_agreement(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
+    """All processes run one program, and have the same parameters and losses bit for bit, also when asked again."""
+    for layout in asked(check, settings):
+        ranks = across(check, subject, adapter, layout).ranks
+        case, params, batch = drawn(subject, rng)
+        ends = []
+        for _ in range(2):
+            ranks.every("call", "start", case, params, layout.n)
+            losses = [ranks.every("call", "step", one) for one in (batch, batch)]
+            ends.append((losses, ranks.every("call", "params")))
+        (losses, leaves), again = ends[0], ends[1]
+        for number in range(1, layout.processes):
+            who = f"rank {number} of {layout} processes x devices"
+            for step, answers in enumerate(losses):
+                check.same(f"{who}: loss and rate of update {step}", tuple(answers[number]), tuple(answers[0]))
+            check.same(f"{who}: parameters that differ from rank 0's", unlike(leaves[number], leaves[0]), None)
+        check.same(f"{layout} processes x devices: losses of the same run again", again[0], losses)
+        check.same(f"{layout}: parameters that differ in the same run again", unlike(again[1][0], leaves[0]), None)
+        if "program" in subject.capabilities:
+            texts = [instructions(text) for text in ranks.every("call", "program", batch)]
+            check.same(f"{layout}: the program has instructions", len(texts[0]) > 10, True)
+            for number, text in enumerate(texts):
+                pairs = itertools.zip_longest(text, texts[0])
+                odd = [f"{own}, not {other}"[:200] for own, other in pairs if own != other]
+                check.same(f"rank {number}: instructions unlike rank 0's, {layout}", odd[:2], [])
+
+
+def instructions(program: str) -> list[str]:
+    """The instructions of HLO text, without what says from which line of which file each came.
+
+    That is of whoever compiled: a process that found the program in JAX's cache has another's.
+    """
+    return [re.sub(r", metadata=\{[^}]*\}", "", line) for line in program.splitlines() if " = " in line]
+
+
+@pytest.mark.law("processes.layouts")
+def test_layouts(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
+    """What rung 7 says of one process: shares, none in some processes, order, padding, packing, micro-batches."""
+    claims(check, subject, "gradients")
+    for layout in asked(check, settings):
+        here = across(check, subject, adapter, layout)
+        also(check, here, rng, equal.test_layouts, equal.test_loss_is_global, equal.test_float64)
+        also(check, here, rng, seven.test_row_order, seven.test_padding, seven.test_packing, seven.test_accumulation)
+
+
+@pytest.mark.law("processes.data")
+def test_data(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
+    """What the processes read is together each batch of one process, each example once; nobody reads all."""
+    claims(check, subject, "data order")
+    for layout in asked(check, settings):
+        ranks = across(check, subject, adapter, layout).ranks
+        case, params, _ = drawn(subject, rng)
+        ranks.every("call", "start", case, params, layout.n)
+        subject.start(case, params, 1)
+        for examples, size in ((37, 8), (64, 16), (5, 8)):
+            whole = [[int(i) for i in batch] for batch in subject.epoch(examples, size, 1)]
+            shares = ranks.every("call", "epoch", examples, size, 1)
+            what = f"{examples} examples in batches of {size}, {layout} processes x devices"
+            check.same(f"{what}: batches of each process", [len(s) for s in shares], [len(whole)] * layout.processes)
+            for number, batch in enumerate(whole):
+                read = collections.Counter(int(i) for share in shares for i in share[number])
+                check.same(f"{what}: what all read of batch {number}", sorted(read), sorted(batch))
+                # Processes that compute one layer together read the same rows.
+                check.same(f"{what}: each of batch {number} read equally often", len(set(read.values())), 1)
+            most = max(len(share[0]) for share in shares)
+            check.same(f"{what}: the first batch is shared", most < len(whole[0]), True)
+
+
+@pytest.mark.law("processes.resume")
+def test_resume(
+    check: Check,
+    subject: TrainerUnderTest,
+    adapter: str,
+    settings: Settings,
+    devices: list[Any],
+    rng: Rng,
+    tmp_path: Path,
+) -> None:
+    """Saved by several processes: restored bit for bit by as many, by others, and by one on other devices."""
+    claims(check, subject, "checkpoint")
+    several, few = asked(check, settings), min(3, len(devices))
+    for layout in several:
+        here = across(check, subject, adapter, layout)
+        case, params, batch = drawn(subject, rng)
+        batches = [rows_of(batch, rng.permutation(len(batch.weights))) for _ in range(4)]
+        folder = tmp_path / str(layout).replace(" ", "")
+        folder.mkdir()
+        here.start(case, params, layout.n)
+        for one in batches[:2]:
+            here.step(one)
+        here.save(folder)
+        saved = {name: np.array(leaf) for name, leaf in here.params().items()}
+        want = walk(case, params, batches).distance
+        # Only the checkpoint can bring the parameters back: these are others.
+        other = {name: leaf * 0.5 for name, leaf in params.items()}
+        later = [(across(check, subject, adapter, elsewhere), elsewhere.n, str(elsewhere)) for elsewhere in several]
+        for again, n, who in [*later, (subject, few, f"1 x {few}"), (subject, 1, "1 x 1")]:
+            again.start(case, other, n)
+            again.restore(folder)
+            what = f"saved by {layout} and restored by {who} processes x devices"
+            check.same(f"{what}: parameters that are not those saved", unlike(dict(again.params()), saved), None)
+            for one in batches[2:]:
+                again.step(one)
+            distance_holds(check, f"{what}, after two more updates,", case, params, again.params(), want)

@@ -1,0 +1,204 @@
+"""Values -> how far each computed element may be from the exact one: the bounds of operators and of their derivatives.
+
+Notation: u is the unit round-off (2^-24 in float32), n the number of terms of a sum. Every function here returns an
+allowance for each element, absolute, to which `Check.within` compares the error. They rest on three facts.
+
+1. fl(a op b) = (a op b)(1 + d) with |d| <= u (Higham, "Accuracy and Stability of Numerical Algorithms", section 2.2).
+2. Rounding errors of a long sum behave as independent and of mean zero (Higham and Mary, "A new approach to
+   probabilistic rounding error analysis", SISC 2019). Which order the machine adds in is unknown; partial sums are
+   largest for one after the other, so that order is bounded.
+   - Terms of any signs (`one_sign`): no partial sum exceeds sum |t|, so the sum is off by LAMBDA u sqrt(n) sum |t| at
+     most, but for a chance of 2 exp(-LAMBDA^2 / 2). LAMBDA = 5; as a rounding is 0.42 u on average (root mean square,
+     the significand spread logarithmically), that is 12 standard deviations.
+   - Terms of random signs (`random_signs`; Higham and Mary, "Sharper probabilistic backward error analysis for basic
+     linear algebra kernels with random data", 2020): the partial sums are a random walk W, so the rms error
+     is 0.42 u sqrt((n + 1) / 2) sqrt(sum t^2). Its tail is longer than a normal one, as a walk far out rounds more:
+     P(integral of W^2 > v) falls like exp(-pi^2 v / 8), which makes P(error > x root mean squares) fall like
+     exp(-1.11 x). WALK = 11 = 0.42 * 26 leaves 10^-12 for each element: 10^-1 for 10^4 runs of 10^7 elements each, all
+     of them in the worst order.
+3. Elementary functions are as good as OpenCL 3.0 demands of a full profile (specification, section 7.4, in ulp, and
+   1 ulp <= 2 u): division 2.5, exp 3, log 3, rsqrt 2, tanh 5, erfc 16. CUDA's and ROCm's libraries promise more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.comparison import Bound
+
+Array = npt.NDArray[np.float64]
+
+# Unit round-off 2^-p, p the bits of the significand with the leading one (IEEE 754; NVIDIA A100 white paper for TF32).
+UNIT = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "bfloat16_3x": 2.0**-16,
+    "tensorfloat32": 2.0**-11,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
+U = UNIT["float32"]
+LAMBDA, WALK = 5.0, 11.0
+DIVISION, EXP, LOG, RSQRT, TANH, ERFC = 5, 6, 6, 4, 10, 32  # in u: twice the ulp of fact 3
+# Below the smallest normal number a machine may round to zero (flush-to-zero is allowed by OpenCL, and usual on TPU).
+TINY = {"float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}
+# The largest error expected of correct arithmetic, as a share of its allowance: 0.42 of 5, or 4 * 0.42 of 11.
+TYPICAL = 0.1
+
+
+def allowed(why: str) -> Bound:
+    """The bound of a comparison by allowances: the largest error is at most one allowance."""
+    return Bound(1.0, TYPICAL, why)
+
+
+def random_signs(squares: Any, n: int, u: float = U) -> Array:
+    """Of a sum of n terms of random signs, `squares` their sum of squares; (n + 3) / 2 counts products too."""
+    return WALK * u * math.sqrt((n + 3) / 2) * np.sqrt(np.asarray(squares, np.float64))
+
+
+def one_sign(total: Any, n: int, u: float = U) -> Array:
+    """Of a sum of n terms of any signs, `total` the sum of their magnitudes."""
+    return LAMBDA * u * math.sqrt(n + 1) * np.asarray(total, np.float64)
+
+
+def product(a: Array, b: Array, *, operand: float = 0.0, accumulate: float = U) -> Array:
+    """Of a @ b whose elements have random signs.
+
+    Args:
+        a: [..., M, K] in float64.
+        b: [..., K, N] in float64.
+        operand: unit round-off to which operands are cut first; twice it is allowed, as a cut may truncate.
+        accumulate: unit round-off of the sums.
+    """
+    # Sizes of allowances need no more than float32, which takes half the time.
+    root = np.sqrt(((a * a).astype(np.float32) @ (b * b).astype(np.float32)).astype(np.float64))
+    terms = WALK * accumulate * math.sqrt((a.shape[-1] + 3) / 2)
+    # Two operands, each cut by at most 2 u: the products' errors add up as the products do, in random directions.
+    return (terms + LAMBDA * math.sqrt(2) * operand) * root
+
+
+def product_norm(a: Array, b: Array, *, operand: float = 0.0) -> tuple[Bound, float]:
+    """The bound of the l2 error of a @ b with random signs, and its scale: the l2 norm of the root of summed squares.
+
+    Over thousands of elements the mean of squares lies at its expectation, 0.42 u of the worst order; u is allowed.
+    """
+    scale = math.sqrt(float((a * a).sum(axis=0) @ (b * b).sum(axis=1)))
+    worst = U * math.sqrt((a.shape[-1] + 3) / 2)
+    typical = 0.42 * U * math.sqrt(math.log2(a.shape[-1]) + 1)
+    why = f"u sqrt((n + 3) / 2), n = {a.shape[-1]}"
+    if not operand:
+        return Bound(worst, typical, why), scale
+    cut = math.sqrt(2) * operand
+    return Bound(worst + 2 * cut, 0.42 * cut, f"{why}, and two operands cut by 2 u = {2 * operand:.1e}"), scale
+
+
+def product_of(a: Array, a_off: Any, b: Array, b_off: Any) -> Array:
+    """Of a @ b, both themselves off by allowances: to first order, and in the worst direction."""
+    return one_product(a, b) + np.abs(a) @ b_off + a_off @ np.abs(b)
+
+
+def one_product(a: Array, b: Array) -> Array:
+    """Of a @ b with elements of any signs."""
+    return one_sign(np.abs(a) @ np.abs(b), a.shape[-1])
+
+
+def softmax_relative(x: Array) -> Array:
+    """Relative, of softmax: x - max rounds once (exp turns that into u |x - max|), exp, the sum of n, the division."""
+    top = x.max(axis=-1, keepdims=True)
+    drop = np.where(np.isfinite(x), top - x, 0.0)
+    p = np.exp(x - top)
+    p /= p.sum(axis=-1, keepdims=True)
+    of_sum = (p * drop).sum(axis=-1, keepdims=True) + EXP + LAMBDA * math.sqrt(x.shape[-1])
+    return U * (drop + EXP + of_sum + DIVISION)
+
+
+def softmax(x: Array, p: Array) -> Array:
+    """Of softmax; exp and the quotient may each be cut to zero below the normal numbers."""
+    return p * softmax_relative(x) + 2 * TINY["float32"]
+
+
+def softmax_backward(x: Array, p: Array, dp: Array) -> Array:
+    """Of p (dp - sum dp p): p is off by its allowance in both places, and two products may be cut to zero."""
+    off = softmax(x, p)
+    mixed = np.abs(dp) * p
+    mean = mixed.sum(axis=-1, keepdims=True)
+    of_sum = one_sign(mean, x.shape[-1]) + (np.abs(dp) * off).sum(axis=-1, keepdims=True)
+    return (np.abs(dp) + mean) * (off + 3 * U * p) + p * of_sum + 2 * TINY["float32"]
+
+
+class LayerNorm:
+    """The allowances of LayerNorm in two passes.
+
+    The mean is off by m = LAMBDA u sqrt(n + 1) mean |x|, which moves every element by m / sqrt(variance + eps): a large
+    mean costs its size over the deviation, once. In one pass (mean of squares less square of mean) it would cost that
+    ratio squared, which is what the law is after. The root is off by half the error of the mean square, which holds
+    the rounding of its sum and (m / deviation)^2, and by its own.
+    """
+
+    def __init__(self, x: Array, eps: float) -> None:
+        n = x.shape[-1]
+        self.n = n
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = (centred**2).mean(axis=-1, keepdims=True)
+        self.inverse = 1.0 / np.sqrt(variance + eps)
+        self.unit = centred * self.inverse
+        shift = one_sign(np.abs(x).mean(axis=-1, keepdims=True), n) * self.inverse
+        self.root_off = 0.5 * (one_sign(1.0, n) + 3 * U + shift**2) + RSQRT * U
+        self.unit_off = shift + np.abs(self.unit) * (self.root_off + 3 * U)
+
+    def forward(self, scale: Array, bias: Array) -> Array:
+        """Of unit * scale + bias."""
+        y = np.abs(self.unit * scale) + np.abs(bias)
+        return self.unit_off * np.abs(scale) + 2 * U * y
+
+    def backward(self, d: Array) -> Array:
+        """Of (d - mean d - unit mean(d unit)) / root, d the gradient times the scale.
+
+        Two means, each over terms that are off with `unit`; JAX takes the mean of all three parts, hence `spread`.
+        """
+        along = np.abs(d * self.unit).mean(axis=-1, keepdims=True)
+        parts = np.abs(d) + np.abs(d).mean(axis=-1, keepdims=True) + np.abs(self.unit) * along
+        spread = parts + parts.mean(axis=-1, keepdims=True)
+        by_unit = self.unit_off * along + np.abs(self.unit) * (np.abs(d) * self.unit_off).mean(axis=-1, keepdims=True)
+        by_unit = by_unit + by_unit.mean(axis=-1, keepdims=True)
+        return self.inverse * (spread * (one_sign(1.0, self.n) + 3 * self.root_off + 8 * U) + by_unit)
+
+
+def gelu(x: Array, tail: Array) -> Array:
+    """Of x erfc(-x / sqrt(2)) / 2; `tail` is the upper tail of the normal distribution at |x|.
+
+    erfc(z), z = |x| / sqrt(2): three roundings of z and z^2 turn into 5 z^2 u of erfc, which itself errs by 16 ulp.
+    Worst cases, not averages: in the tail the roundings of z^2 come near them, and a margin of 0.66 is usual there.
+    """
+    value = np.where(x > 0, 1.0 - tail, tail) * np.abs(x)
+    return U * ((ERFC + 4) * value + 2.5 * x**2 * np.abs(x) * tail) + np.abs(x) * TINY["float32"]
+
+
+def gelu_slope(x: Array, tail: Array) -> Array:
+    """Of Phi(x) + x phi(x), as `gelu`; phi holds exp of a square that has been rounded."""
+    share = np.where(x > 0, 1.0 - tail, tail)
+    bell = np.abs(x) * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+    terms = (ERFC + 4) * share + 2.5 * x**2 * tail + (2 * EXP + 2.5 * x**2) * bell
+    return U * terms + (1 + np.abs(x)) * TINY["float32"]
+
+
+def tanh(y: Array) -> Array:
+    """Of tanh, y its value."""
+    return TANH * U * np.abs(y) + TINY["float32"]
+
+
+def cross_entropy(logits: Array, losses: Array, at: tuple[npt.NDArray[Any], npt.NDArray[Any]]) -> Array:
+    """Of log sum exp(x - max) - (x_label - max): each difference and the sum round, exp and log err.
+
+    A loss far above 1 is two roundings in all, each at most u: a margin of 0.55 is usual.
+    """
+    top = logits.max(axis=-1, keepdims=True)
+    drop = top - logits
+    e = np.exp(-drop)
+    total = e.sum(axis=-1)
+    of_sum = (e * drop).sum(axis=-1) / total + EXP + LAMBDA * math.sqrt(logits.shape[-1])
+    return U * (drop[at] + of_sum + LOG * np.log(total) + 2 * np.abs(losses))

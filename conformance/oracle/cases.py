@@ -1,0 +1,87 @@
+"""The few fixed shapes of the kit: models, and parameters that are nowhere neutral.
+
+Every shape costs a compilation of seconds, so laws share these and vary values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from ..adapter import Case, shapes
+from .model import Params
+
+# Rows of a batch and tokens of a row. 16 rows lie on 8 devices two by two and are no multiple of 3 or 6.
+B, L = 16, 16
+
+# Two layers, so that one of them is not the last, whose output a classifier reads at [CLS] only; no dimension is a
+# multiple of another's neighbour, so that swapped axes do not fit. Neither Adam's constants nor LayerNorm's are
+# anybody's default, and no two rates are the same: what a trainer has written down, or takes from the wrong field, is
+# then wrong. (A LayerNorm's 1e-12 beside a variance of 1 could be 1e-5 unseen, one rate stand for another.)
+MAIN = Case(
+    vocab_size=67,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=56,
+    max_position_embeddings=L,
+    num_labels=3,
+    layer_norm_eps=1e-2,
+    hidden_dropout=0.1,
+    attention_dropout=0.15,
+    classifier_dropout=0.3,
+    learning_rate=1e-3,
+    weight_decay=0.1,
+    b1=0.8,
+    b2=0.95,
+    eps=1e-5,
+    clip_norm=1.0,
+    warmup_steps=3,
+    total_steps=50,
+)
+# For laws of the schedule, each of which compiles its own program: one narrow layer, and BERT's own constants.
+SMALL = dataclasses.replace(
+    MAIN,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=12,
+    layer_norm_eps=1e-12,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-6,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    classifier_dropout=0.0,
+)
+
+
+def main_case(capabilities: frozenset[str], *, seed: int = 0, small: bool = False) -> Case:
+    """The case asked of a trainer of these capabilities: no dropout and no weights unless they are claimed."""
+    case = dataclasses.replace(SMALL if small else MAIN, seed=seed, weighted="weights" in capabilities)
+    if "dropout" in capabilities:
+        return case
+    return dataclasses.replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
+
+
+def start_params(case: Case, rng: np.random.Generator) -> Params:
+    """Random parameters, float64 arrays of float32 values, none of them at a neutral 0 or 1.
+
+    Weights keep the size of what passes through them (variance 1 / inputs), so that attention is neither flat nor
+    saturated and the derivative of every leaf has something to say.
+    """
+    found: Params = {}
+    for name, shape in shapes(case).items():
+        noise = rng.standard_normal(shape)
+        if name.endswith("LayerNorm.weight"):
+            value = 1.0 + 0.3 * noise
+        elif name.endswith(".bias"):
+            value = 0.3 * noise
+        elif "embeddings" in name:
+            value = noise
+        else:
+            value = noise * (1.5 / math.sqrt(shape[1]))
+        found[name] = value.astype(np.float32).astype(np.float64)
+    return found

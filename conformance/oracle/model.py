@@ -1,0 +1,265 @@
+"""Case, parameters, batch -> loss, gradients and updated parameters: one training step of BERT in NumPy float64.
+
+Forward and backward are written by hand, from Devlin et al. (2019), Hendrycks and Gimpel (2016, GELU by erf), Ba et al.
+(2016, LayerNorm) and Loshchilov and Hutter (2019, AdamW); no JAX and no automatic differentiation is involved. It is
+slow and short: what it computes is to be believed by reading it. Every operator returns its value and a function that
+turns the gradient of its output into that of its input, adding the gradients of its parameters up in a dict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..adapter import Case, HostBatch
+from .masks import ATTENTION, ATTENTION_OUTPUT, CLASSIFIER, EMBEDDING, FEED_FORWARD, SITES_PER_LAYER, Masks
+
+Array = npt.NDArray[np.float64]
+Params = dict[str, Array]
+Back = Callable[[Array], Array]
+Rounding = Callable[[Array], Array]
+
+
+class Tape:
+    """Parameters to read, and gradients to add to, under the names of a Hugging Face checkpoint."""
+
+    def __init__(self, params: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        self.params: Params = {name: np.asarray(value, np.float64) for name, value in params.items()}
+        self.gradients: Params = {name: np.zeros_like(value) for name, value in self.params.items()}
+
+    def linear(self, x: Array, name: str) -> tuple[Array, Back]:
+        """The affine map x W^T + b over the last axis; W is (out, in)."""
+        weight, bias = self.params[f"{name}.weight"], self.params[f"{name}.bias"]
+
+        def back(dy: Array) -> Array:
+            flat = dy.reshape(-1, dy.shape[-1])
+            self.gradients[f"{name}.weight"] += flat.T @ x.reshape(-1, x.shape[-1])
+            self.gradients[f"{name}.bias"] += flat.sum(axis=0)
+            return dy @ weight
+
+        return x @ weight.T + bias, back
+
+    def layer_norm(self, x: Array, name: str, eps: float) -> tuple[Array, Back]:
+        """(x - mean) / sqrt(variance + eps), scaled and shifted, over the last axis."""
+        scale = self.params[f"{name}.weight"]
+        centred = x - x.mean(axis=-1, keepdims=True)
+        root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
+        unit = centred / root
+
+        def back(dy: Array) -> Array:
+            axes = tuple(range(dy.ndim - 1))
+            self.gradients[f"{name}.weight"] += (dy * unit).sum(axis=axes)
+            self.gradients[f"{name}.bias"] += dy.sum(axis=axes)
+            d = dy * scale
+            along = (d * unit).mean(axis=-1, keepdims=True)
+            return (d - d.mean(axis=-1, keepdims=True) - unit * along) / root
+
+        return unit * scale + self.params[f"{name}.bias"], back
+
+    def embedding(self, ids: npt.NDArray[np.integer], name: str) -> tuple[Array, Callable[[Array], None]]:
+        """Rows of a table."""
+
+        def back(dy: Array) -> None:
+            np.add.at(self.gradients[f"{name}.weight"], ids, dy)
+
+        return self.params[f"{name}.weight"][ids], back
+
+
+def gelu(x: Array) -> tuple[Array, Back]:
+    """GELU: x Phi(x), with Phi the distribution function of the normal distribution; slope Phi(x) + x phi(x)."""
+    # Imported here: it takes most of a second, and the machine's own rungs have no use for it.
+    from scipy.special import erf  # type: ignore[import-untyped]
+
+    phi = 0.5 * (1.0 + erf(x / math.sqrt(2.0)))
+    slope = phi + x * np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
+    return x * phi, lambda dy: dy * slope
+
+
+def softmax(x: Array) -> tuple[Array, Back]:
+    """exp(x) / sum exp(x) over the last axis."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    return p, lambda dp: p * (dp - (dp * p).sum(axis=-1, keepdims=True))
+
+
+class Network:
+    """The forward pass of one batch, which leaves behind the functions of its backward pass.
+
+    Args:
+        case: dimensions and dropout rates.
+        params: under Hugging Face names; read in float64.
+        batch: rows of weight 0 are computed as if they held padding only, and count nothing.
+        masks: of this step; None for evaluation.
+    """
+
+    def __init__(
+        self, case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch, masks: Masks | None
+    ) -> None:
+        self.case, self.batch, self.masks = case, batch, masks
+        self.tape = Tape(params)
+        # Padding, rows of weight 0 included, may hold ids outside the tables; what is read there reaches no result.
+        real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
+        self.visible = real[:, None, None, :]
+        self._ids = np.where(real, batch.input_ids, 0), np.where(real, batch.token_type_ids, 0)
+
+    def _drop(self, x: Array, rate: float, site: int) -> tuple[Array, Back]:
+        if self.masks is None or rate == 0.0:
+            return x, lambda dy: dy
+        ids = self.batch.example_ids
+        if x.ndim == 4:
+            factors = self.masks.attention(rate, site, ids, x.shape[2], x.shape[1])
+        else:
+            factors = self.masks.hidden(rate, site, ids, x.shape[1], x.shape[2])
+        return x * factors, lambda dy: dy * factors
+
+    def _embed(self) -> tuple[Array, Callable[[Array], None]]:
+        ids, types = self._ids
+        positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        tables = zip(("word", "token_type", "position"), (ids, types, positions), strict=True)
+        parts = [self.tape.embedding(i, f"bert.embeddings.{kind}_embeddings") for kind, i in tables]
+        total = np.sum([value for value, _ in parts], axis=0)
+        x, norm_back = self.tape.layer_norm(total, "bert.embeddings.LayerNorm", self.case.layer_norm_eps)
+        x, drop_back = self._drop(x, self.case.hidden_dropout, EMBEDDING)
+
+        def back(dx: Array) -> None:
+            d = norm_back(drop_back(dx))
+            for _, part_back in parts:
+                part_back(d)
+
+        return x, back
+
+    def _attention(self, x: Array, layer: int) -> tuple[Array, Back]:
+        """Multi-head attention with its output projection and dropout, before the residual."""
+        name, case = f"bert.encoder.layer.{layer}.attention", self.case
+        heads, size = case.num_attention_heads, case.hidden_size // case.num_attention_heads
+        b, length, width = x.shape
+        split: Back = lambda z: z.reshape(b, length, heads, size).transpose(0, 2, 1, 3)  # noqa: E731
+        join: Back = lambda z: z.transpose(0, 2, 1, 3).reshape(b, length, width)  # noqa: E731
+        (q, q_back), (k, k_back), (v, v_back) = (
+            self.tape.linear(x, f"{name}.self.{part}") for part in ("query", "key", "value")
+        )
+        q, k, v = split(q), split(k), split(v)
+        scores = np.where(self.visible, q @ k.swapaxes(-1, -2) / math.sqrt(size), -1e30)
+        p, p_back = softmax(scores)
+        kept, kept_back = self._drop(p, case.attention_dropout, SITES_PER_LAYER * layer + ATTENTION)
+        out, out_back = self.tape.linear(join(kept @ v), f"{name}.output.dense")
+        out, drop_back = self._drop(out, case.hidden_dropout, SITES_PER_LAYER * layer + ATTENTION_OUTPUT)
+
+        def back(dy: Array) -> Array:
+            d = split(out_back(drop_back(dy)))
+            ds = np.where(self.visible, p_back(kept_back(d @ v.swapaxes(-1, -2))), 0.0) / math.sqrt(size)
+            dv = kept.swapaxes(-1, -2) @ d
+            return q_back(join(ds @ k)) + k_back(join(ds.swapaxes(-1, -2) @ q)) + v_back(join(dv))
+
+        return out, back
+
+    def _layer(self, x: Array, layer: int) -> tuple[Array, Back]:
+        name, case = f"bert.encoder.layer.{layer}", self.case
+        a, attention_back = self._attention(x, layer)
+        y, first_back = self.tape.layer_norm(a + x, f"{name}.attention.output.LayerNorm", case.layer_norm_eps)
+        h, up_back = self.tape.linear(y, f"{name}.intermediate.dense")
+        g, gelu_back = gelu(h)
+        z, down_back = self.tape.linear(g, f"{name}.output.dense")
+        z, drop_back = self._drop(z, case.hidden_dropout, SITES_PER_LAYER * layer + FEED_FORWARD)
+        out, second_back = self.tape.layer_norm(z + y, f"{name}.output.LayerNorm", case.layer_norm_eps)
+
+        def back(dy: Array) -> Array:
+            d = second_back(dy)
+            d = d + up_back(gelu_back(down_back(drop_back(d))))
+            d = first_back(d)
+            return d + attention_back(d)
+
+        return out, back
+
+    def logits(self) -> tuple[Array, Callable[[Array], None]]:
+        """Logits [B, C], and the backward pass from their gradient into `tape.gradients`."""
+        x, embed_back = self._embed()
+        backs = []
+        for layer in range(self.case.num_hidden_layers):
+            x, layer_back = self._layer(x, layer)
+            backs.append(layer_back)
+        pre, pool_back = self.tape.linear(x[:, :1], "bert.pooler.dense")
+        pooled = np.tanh(pre)
+        dropped, drop_back = self._drop(pooled, self.case.classifier_dropout, CLASSIFIER)
+        out, head_back = self.tape.linear(dropped, "classifier")
+
+        def back(d_logits: Array) -> None:
+            d = np.zeros_like(x)
+            d[:, :1] = pool_back(drop_back(head_back(d_logits[:, None])) * (1.0 - pooled**2))
+            for layer_back in reversed(backs):
+                d = layer_back(d)
+            embed_back(d)
+
+        return out[:, 0], back
+
+
+class Gradient(NamedTuple):
+    """The weighted mean loss of a batch, and its gradient by name."""
+
+    loss: float
+    gradients: Params
+
+
+def unrounded(x: Array) -> Array:
+    """Exact arithmetic: the same."""
+    return x
+
+
+def example_losses(
+    case: Case, logits: Array, labels: npt.NDArray[np.generic], rounding: Rounding = unrounded
+) -> tuple[Array, Array]:
+    """Each example's loss [B], cross-entropy or squared error, and its derivative by the logits [B, C].
+
+    `rounding` is what becomes of the probabilities before 1 is taken from the label's: of a p near 1 little is left.
+    """
+    if case.regression:
+        error = logits[:, 0] - labels.astype(np.float64)
+        return error**2, 2.0 * error[:, None]
+    at = np.arange(len(labels)), labels.astype(np.int64)
+    top = logits.max(axis=-1, keepdims=True)
+    log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(axis=-1))
+    slope = rounding(np.exp(logits - log_sum[:, None]))
+    slope[at] -= 1.0
+    return log_sum - logits[at], slope
+
+
+def value_and_gradient(
+    case: Case,
+    params: Mapping[str, npt.NDArray[np.generic]],
+    batch: HostBatch,
+    step: int = 0,
+    rounding: Rounding = unrounded,
+) -> Gradient:
+    """sum_i w_i loss_i / sum_i w_i and its gradient, with the dropout of (case.seed, `step`)."""
+    network, back, loss, d_logits = _forward(case, params, batch, step, rounding)
+    back(d_logits)
+    return Gradient(loss, network.tape.gradients)
+
+
+def mean_loss(case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch, step: int = 0) -> float:
+    """The loss of `value_and_gradient` alone, in half the time."""
+    return _forward(case, params, batch, step)[2]
+
+
+def _forward(
+    case: Case,
+    params: Mapping[str, npt.NDArray[np.generic]],
+    batch: HostBatch,
+    step: int,
+    rounding: Rounding = unrounded,
+) -> tuple[Network, Callable[[Array], None], float, Array]:
+    """The network, its backward pass, the mean loss, and that loss's gradient by the logits."""
+    network = Network(case, params, batch, Masks(case.seed, step) if case.dropout else None)
+    logits, back = network.logits()
+    losses, slopes = example_losses(case, logits, np.where(batch.weights > 0, batch.labels, 0), rounding)
+    share = batch.weights.astype(np.float64) / batch.weights.sum(dtype=np.float64)
+    return network, back, float((share * losses).sum()), share[:, None] * slopes
+
+
+def evaluate(case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch) -> Array:
+    """Logits [B, C] without dropout."""
+    return Network(case, params, batch, None).logits()[0]

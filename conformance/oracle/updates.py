@@ -1,0 +1,71 @@
+"""Gradients, step -> new parameters in NumPy float64: clipping, AdamW, the decay mask and the linear schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..adapter import Arrays, Case, HostBatch, StepResult
+from .model import Params, Rounding, unrounded, value_and_gradient
+
+
+def learning_rate(case: Case, step: int) -> float:
+    """Of update `step` = 0, 1, ...: up from 0 over the warm-up, then down to 0 at `total_steps`."""
+    if step < case.warmup_steps:
+        return case.learning_rate * step / case.warmup_steps
+    left = max(case.total_steps - step, 0)
+    return case.learning_rate * left / (case.total_steps - case.warmup_steps)
+
+
+def decays(name: str) -> bool:
+    """Whether a parameter decays: all but biases and LayerNorm scales."""
+    return not name.endswith((".bias", "LayerNorm.weight"))
+
+
+def clip(gradients: Params, most: float | None) -> Params:
+    """Scale all gradients by one factor so that their global l2 norm is at most `most`."""
+    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+    factor = 1.0 if most is None or norm <= most else most / norm
+    return {name: g * factor for name, g in gradients.items()}
+
+
+@dataclass
+class OracleTrainer:
+    """A run of the oracle: what a trainer under test must do, step by step.
+
+        m = b1 m + (1 - b1) g           v = b2 v + (1 - b2) g^2
+        p -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p),    t = 1, 2, ...
+
+    the decay on the parameters of `decays` only (AdamW, Loshchilov and Hutter, 2019, algorithm 2).
+    `rounding` is that of `example_losses`.
+    """
+
+    case: Case
+    params: Params
+    step_number: int = 0
+    first: Params = field(default_factory=dict)
+    second: Params = field(default_factory=dict)
+    rounding: Rounding = unrounded
+
+    @classmethod
+    def start(cls, case: Case, params: Arrays, rounding: Rounding = unrounded) -> OracleTrainer:
+        """A run at step 0, from a copy of `params`."""
+        return cls(case, {name: np.array(value, np.float64) for name, value in params.items()}, rounding=rounding)
+
+    def step(self, batch: HostBatch) -> StepResult:
+        """One update."""
+        case = self.case
+        found = value_and_gradient(case, self.params, batch, self.step_number, self.rounding)
+        rate = learning_rate(case, self.step_number)
+        self.step_number += 1
+        for name, g in clip(found.gradients, case.clip_norm).items():
+            m = case.b1 * self.first.get(name, 0.0) + (1.0 - case.b1) * g
+            v = case.b2 * self.second.get(name, 0.0) + (1.0 - case.b2) * g * g
+            self.first[name], self.second[name] = m, v
+            direction = m / (1.0 - case.b1**self.step_number)
+            direction = direction / (np.sqrt(v / (1.0 - case.b2**self.step_number)) + case.eps)
+            decay = case.weight_decay * self.params[name] if decays(name) else 0.0
+            self.params[name] = self.params[name] - rate * (direction + decay)
+        return StepResult(found.loss, rate)

@@ -1,0 +1,1 @@
+"""The kit under pytest: options, fixtures, one result for each check, the summary."""

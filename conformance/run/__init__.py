@@ -1,0 +1,1 @@
+"""One verification: schedule, deadlines, workarounds, cached programs."""

@@ -1,0 +1,7 @@
+"""`python -m sftref` does what `sftref` does."""
+
+import sys
+
+from sftref.cli import main
+
+sys.exit(main())

@@ -1,0 +1,87 @@
+"""A wish -> JAX devices: starts the backend, once, with 8 simulated devices where there is only a CPU.
+
+Of several processes each brings its share of the devices, the same number from each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from typing import TYPE_CHECKING
+
+from sftref.cluster.distributed import Cluster, join
+from sftref.config import TrainConfig, require
+
+if TYPE_CHECKING:
+    import jax
+
+SIMULATED = 8
+MOST_SIMULATED = 64
+ALONE = Cluster()
+
+
+def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
+    """Start JAX for a run and return its devices; to be called before anything else touches JAX's devices.
+
+    On a machine with a CPU only, `--devices` are simulated (8 unless said otherwise, those of all processes together).
+    With an accelerator they are real ones, and the count must be there.
+
+    Args:
+        config: its precision, trainer and number of devices.
+        cluster: joined first, where there are several processes.
+
+    Raises:
+        ConfigError: more devices are asked for than there are, or the processes cannot share them, or do not join.
+    """
+    import jax
+
+    jax.config.update("jax_enable_x64", config.precision == "float64")
+    shape = config.mesh_shape
+    wanted = 1 if config.trainer == "single" else config.devices if shape is None else math.prod(shape.values())
+    processes = join(cluster)
+    require(
+        processes == 1 or config.trainer != "single",
+        f"--trainer single with {processes} processes: it has one device; choose --trainer pmap or mesh",
+    )
+    require(
+        (wanted or SIMULATED) % processes == 0,
+        f"--devices = {wanted or SIMULATED}, must be a multiple of the {processes} processes",
+    )
+    # A count in XLA_FLAGS is the user's own, and JAX refuses to have both.
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        simulated = max(SIMULATED, wanted or 0)
+        require(
+            simulated <= MOST_SIMULATED,
+            f"--devices = {wanted}, must be at most {MOST_SIMULATED}, the most that are simulated; ask for fewer",
+        )
+        # Refused where a backend runs already, in a notebook for instance: then its devices are what there is.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", (wanted or SIMULATED) // processes if processes > 1 else simulated)
+    devices = jax.devices()
+    if processes > 1:
+        return _shares(devices, wanted, processes)
+    count = len(devices) if wanted is None else wanted
+    require(
+        count <= len(devices),
+        f"--devices = {count}, must be at most {len(devices)}, the {devices[0].platform} devices of this machine; "
+        "ask for fewer",
+    )
+    return devices[:count]
+
+
+def _shares(devices: list[jax.Device], wanted: int | None, processes: int) -> list[jax.Device]:
+    """The first devices of each process, in the order of the processes."""
+    by_process = [[d for d in devices if d.process_index == process] for process in range(processes)]
+    counts = [len(several) for several in by_process]
+    require(
+        len(set(counts)) == 1 or wanted is not None,
+        f"the processes see {', '.join(map(str, counts))} devices, must be as many each; give --devices, or look at "
+        "the visibility variables of the process that sees another number",
+    )
+    each = counts[0] if wanted is None else wanted // processes
+    require(
+        each <= min(counts),
+        f"--devices = {wanted}, must be at most {min(counts)} in each of the {processes} processes; ask for fewer",
+    )
+    return [device for several in by_process for device in several[:each]]

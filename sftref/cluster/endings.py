@@ -1,0 +1,52 @@
+"""How a child process ends: with its parent, by which signal, and after which last words."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable
+
+# prctl's option, from Linux's <sys/prctl.h>: the signal that a process gets when its parent dies.
+PR_SET_PDEATHSIG = 1
+# How many of the last lines, and how many frames of a fatal error, one message holds.
+LINES, FRAMES = 4, 3
+
+
+def tied_to(parent: int) -> Callable[[], None] | None:
+    """A `preexec_fn` that has the kernel end the new process when its parent dies; None where this is not Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def tie() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
+
+
+def how_it_ended(code: int) -> str:
+    """The exit code of a child process in words; `code` is negative where a signal ended it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name}, which the kernel also sends when memory runs out" if name == "SIGKILL" else name
+
+
+def last_words(lines: Iterable[str], most: int = LINES) -> str:
+    """The last lines that a process printed, as one line; of a fatal Python error the innermost frames too."""
+    kept = [line.strip() for line in lines if line.strip()]
+    fatal = next((i for i, line in enumerate(kept) if line.startswith("Fatal Python error")), None)
+    if fatal is None:
+        return " | ".join(kept[-most:])
+    current = next((i for i, line in enumerate(kept) if line.startswith("Current thread")), fatal)
+    frames = re.findall(r'File ".*?([^/"]+/[^/"]+)", line (\d+) in (\S+)', "\n".join(kept[current:]))
+    where = [f"{name} ({file}:{line})" for file, line, name in frames[:FRAMES]]
+    return " | ".join([*kept[max(fatal - 2, 0) : fatal + 1], *([f"in {', '.join(where)}"] if where else [])])

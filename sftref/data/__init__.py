@@ -1,0 +1,1 @@
+"""Text -> batches: tasks, examples, tokens, batches, packing, and the bundled pairs."""

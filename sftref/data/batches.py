@@ -1,0 +1,177 @@
+"""Token arrays -> batches (NumPy): the order of an epoch, padded rows, padding of weight 0.
+
+A batch is rows of tokens plus, for each row, a few *slots*: one per example that stands in the row. Padded rows have
+one slot; packed rows (`packing.py`) several. What is empty has weight 0 and segment 0 and may hold anything.
+
+Every batch is made of fresh arrays that nobody writes again: on a CPU `jax.device_put` may keep pointing at the
+NumPy buffer instead of copying it (jax-ml/jax#37830).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sftref.data.tokens import TokenArrays
+
+
+class Batch(NamedTuple):
+    """One update's data. The leaves are NumPy arrays here, and device arrays after `Trainer.put`."""
+
+    input_ids: Any  # int32 [K, R, L]
+    token_type_ids: Any  # int32 [K, R, L]
+    positions: Any  # int32 [K, R, L], counted from the start of the example
+    segments: Any  # int32 [K, R, L], 0 = padding, s + 1 = the example in slot s
+    starts: Any  # int32 [K, R, S], the column of the example's [CLS]
+    labels: Any  # int32 [K, R, S]; float32 for regression
+    weights: Any  # float32 [K, R, S], 0 = no example here
+    example_ids: Any  # uint32 [K, R, S]
+
+
+class Layout(NamedTuple):
+    """The static shape of batches: K micro-batches of R rows (over all devices) of L tokens and S slots."""
+
+    micro: int
+    rows: int
+    length: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a batch that one process holds: those of the shards `first` .. `stop` - 1 of `shards`."""
+
+    first: int
+    stop: int
+    shards: int
+
+    @property
+    def count(self) -> int:
+        """How many shards."""
+        return self.stop - self.first
+
+    def of_rows(self, rows: int) -> range:
+        """Its rows among `rows` of each micro-batch, a multiple of `shards`."""
+        each = rows // self.shards
+        return range(self.first * each, self.stop * each)
+
+
+WHOLE = Part(0, 1, 1)
+
+# Scores cost the square of a row. Rows of a multiple of so many tokens are attended block by block where they can be.
+BLOCK = 64
+
+
+class Update(NamedTuple):
+    """One update of the plan: its epoch and the rows of `TokenArrays` it reads."""
+
+    epoch: int
+    examples: np.ndarray  # int64 [B]; fewer in the last one of an epoch
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of `n` examples in an epoch, int64 [n]: a function of (seed, epoch) and of nothing else.
+
+    The order sorts by random 64-bit words, straight from the Philox counter generator: NumPy promises the bits of a
+    generator for all time, but not the stream of `permutation`.
+    """
+    words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
+    return np.argsort(words, kind="stable")
+
+
+def steps_per_epoch(n: int, batch_size: int, *, drop_last: bool) -> int:
+    """The updates of an epoch over `n` examples."""
+    return n // batch_size if drop_last else -(-n // batch_size)
+
+
+def plan(n: int, batch_size: int, seed: int, *, drop_last: bool, start_step: int = 0) -> Iterator[Update]:
+    """The updates from `start_step` on, without end; the caller stops at its last step."""
+    per_epoch = steps_per_epoch(n, batch_size, drop_last=drop_last)
+    epoch, step = divmod(start_step, per_epoch)
+    while True:
+        order = epoch_order(n, seed, epoch)
+        for k in range(step, per_epoch):
+            yield Update(epoch, order[k * batch_size : (k + 1) * batch_size])
+        epoch, step = epoch + 1, 0
+
+
+def padded_layout(batch_size: int, length: int, devices: int, micro: int = 1) -> Layout:
+    """The layout of one example a row: rows are rounded up so that every device gets as many in each micro-batch."""
+    return Layout(micro, devices * -(-batch_size // (devices * micro)), length, 1)
+
+
+def chunked(layout: Layout, devices: int, most_rows: int) -> Layout:
+    """The same rows in more micro-batches, so that no device has more than `most_rows` of them at once.
+
+    Where it splits anything, it adds a micro-batch to spare: empty ones at the end are not computed.
+    """
+    rows = min(layout.rows, devices * most_rows)
+    if rows == layout.rows:
+        return layout
+    return layout._replace(micro=-(-layout.micro * layout.rows // rows) + 1, rows=rows)
+
+
+def blocks_of(length: int) -> int:
+    """In how many blocks rows of `length` tokens can be cut; 1 leaves them whole."""
+    return length // BLOCK if length % BLOCK == 0 else 1
+
+
+def pad(tokens: TokenArrays, index: np.ndarray, layout: Layout, part: Part = WHOLE) -> Batch:
+    """The examples `index` int64 [B], one a row, in that order."""
+    rows = np.arange(len(index))
+    return fill(tokens, index, rows, np.zeros_like(rows), np.zeros_like(rows), layout, part)
+
+
+def fill(
+    tokens: TokenArrays,
+    index: np.ndarray,
+    row: np.ndarray,
+    slot: np.ndarray,
+    start: np.ndarray,
+    layout: Layout,
+    part: Part = WHOLE,
+) -> Batch:
+    """Write the examples `index` [B] to rows `row` [B] (0 .. K*R - 1), slots `slot` [B], from column `start` [B] on.
+
+    Of the rows only those of `part` are made, and only the tokens that stand in them are read: R becomes their number.
+
+    Raises:
+        ValueError: an example does not fit where it should stand.
+    """
+    k, r, length, slots = layout
+    sizes = tokens.lengths[index]
+    if len(index) and (row.max() >= k * r or slot.max() >= slots or (start + sizes).max() > length):
+        raise ValueError(f"{len(index)} examples do not fit the layout {layout}")
+    own = part.of_rows(r)
+    here = (row % r >= own.start) & (row % r < own.stop)
+    index, slot, start, sizes = index[here], slot[here], start[here], sizes[here]
+    row, r = row[here] // r * len(own) + row[here] % r - own.start, len(own)
+    # Ragged ranges end to end: position p of example b reads tokens[offset[b] + p], writes column start[b] + p.
+    owner = np.repeat(np.arange(len(index)), sizes)
+    position = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    source = tokens.offsets[index][owner] + position
+    target = (row * length + start)[owner] + position
+
+    def token_array(values: np.ndarray) -> np.ndarray:
+        out = np.zeros(k * r * length, np.int32)
+        out[target] = values
+        return out.reshape(k, r, length)
+
+    def slot_array(values: np.ndarray) -> np.ndarray:
+        out = np.zeros(k * r * slots, values.dtype)
+        out[row * slots + slot] = values
+        return out.reshape(k, r, slots)
+
+    return Batch(
+        input_ids=token_array(tokens.input_ids[source]),
+        token_type_ids=token_array(tokens.token_type_ids[source]),
+        positions=token_array(position),
+        segments=token_array((slot + 1)[owner]),
+        starts=slot_array(start.astype(np.int32)),
+        labels=slot_array(tokens.labels[index]),
+        weights=slot_array(np.ones(len(index), np.float32)),
+        example_ids=slot_array(tokens.example_ids[index]),
+    )

@@ -1,0 +1,28 @@
+"""Paraphrase pairs that come with the package, in QQP's columns: question1, question2, label (1 = paraphrase), idx.
+
+Two English translations of one Bible verse say the same in other words; two verses of a book that share many words do
+not. All four translations are in the public domain. `README.md` beside this file is the data card; `build.py` made
+the files: `python -m sftref.data.bundled.build`.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import pathlib
+
+SPLITS = ("train", "validation")
+
+
+def path(split: str) -> pathlib.Path:
+    """The Parquet file of one split.
+
+    Raises:
+        ValueError: there is no such split.
+
+    Example:
+        >>> path("validation").name
+        'validation.parquet'
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split = {split!r}, should be one of {SPLITS}")
+    return pathlib.Path(str(importlib.resources.files(__name__) / f"{split}.parquet"))

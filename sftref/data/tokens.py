@@ -1,0 +1,246 @@
+"""`Dataset` of examples -> `TokenArrays`, with the model's own tokenizer; cached on disk and memory-mapped.
+
+Nothing is padded here: the tokens of all examples stand end to end, and `batches.py` lays them out in rows.
+
+A cache is a folder named by what its content depends on: the texts, labels and example ids themselves (not the data
+set's fingerprint, which knows the file's name rather than what is in it), the tokenizer, the length and `FORMAT`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sftref.config import ConfigError, require
+from sftref.data.examples import EXAMPLE_ID, LABEL
+from sftref.data.tasks import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of the cache; raise it when the arrays of the same key change
+BATCH = 1000  # examples a call of the tokenizer, the default of `datasets.Dataset.map`
+
+Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenArrays:
+    """The T tokens of n examples, end to end: example i has those from `offsets[i]` to `offsets[i + 1]`."""
+
+    input_ids: npt.NDArray[np.int32]  # [T]
+    token_type_ids: npt.NDArray[np.uint8]  # [T]
+    offsets: npt.NDArray[np.int64]  # [n + 1]
+    labels: Labels  # [n]; float32 for regression
+    example_ids: npt.NDArray[np.uint32]  # [n]
+
+    def __len__(self) -> int:
+        """The number of examples, n."""
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """int32 [n]: the number of tokens of each example."""
+        return np.diff(self.offsets).astype(np.int32)
+
+
+def load_tokenizer(path_or_id: str) -> PreTrainedTokenizerFast:
+    """A folder with a tokenizer, or a model's id on the hub -> the tokenizer, by `transformers.AutoTokenizer`.
+
+    Raises:
+        ConfigError: it is missing, broken, not a fast tokenizer, or the hub is out of reach.
+    """
+    import transformers
+
+    local = Path(path_or_id).is_dir()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path_or_id, local_files_only=local)
+    except Exception as error:  # OSError, ValueError, KeyError, JSONDecodeError, and Rust's bare Exception
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        way_out = "give a folder with tokenizer.json and tokenizer_config.json" + (
+            "" if local else ", or the id of a model on the hub that can be reached"
+        )
+        raise ConfigError(f"--model {path_or_id}: no tokenizer could be loaded ({reason}); {way_out}") from error
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
+        kind = type(tokenizer).__name__
+        raise ConfigError(f"--model {path_or_id}: tokenizer is a {kind}, must be a fast one; add a tokenizer.json")
+    return tokenizer
+
+
+def tokenize(
+    dataset: Dataset,
+    task: Task,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    cache_dir: Path | None = None,
+    *,
+    vocab_size: int | None = None,
+    progress: Progress | None = None,
+) -> TokenArrays:
+    """Tokenize every example, special tokens included; the longer text loses tokens first where both are too long.
+
+    Args:
+        dataset: the task's text columns, `label` and `example_id`, of at least one example (`examples.py`).
+        task: names the text columns, in the order in which the tokenizer gets them.
+        tokenizer: the model's own.
+        max_length: the most tokens of an example.
+        cache_dir: the folder of all caches; None for none. If it cannot be written, a warning is logged.
+        vocab_size: V of the model, to be checked if given.
+        progress: called with the examples done and the examples in all, after every 1,000 and at the end.
+
+    Returns:
+        Arrays in the order of the data set; memory-mapped and read-only if they come from the cache.
+
+    Raises:
+        ConfigError: `max_length` has no room for the special tokens and one token a text; an id is not below V.
+    """
+    room = tokenizer.num_special_tokens_to_add(pair=len(task.fields) == 2) + len(task.fields)
+    require(
+        max_length >= room,
+        f"--max-length = {max_length}, must be at least {room}, the special tokens and one for each text",
+    )
+    folder = cache_dir / cache_key(dataset, task, tokenizer, max_length) if cache_dir is not None else None
+    arrays = None if folder is None else _open(folder)
+    if arrays is None:
+        arrays = _tokenize(dataset, task, tokenizer, max_length, progress)
+        if folder is not None:
+            arrays = _save(arrays, folder)
+    elif progress is not None:
+        progress(len(arrays), len(arrays))
+    highest = int(arrays.input_ids.max())
+    require(
+        vocab_size is None or highest < vocab_size,
+        f"tokenizer gives id {highest}, must be less than the model's vocab_size = {vocab_size}; "
+        "give the tokenizer that belongs to --model",
+    )
+    return arrays
+
+
+def cache_key(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerFast, max_length: int) -> str:
+    """Everything that decides the arrays -> 64 hexadecimal digits, SHA-256."""
+    import pyarrow.compute as pc
+
+    settings = [FORMAT, task.fields, task.regression, max_length, *definition(tokenizer)]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    table = dataset.with_format("arrow")[:].combine_chunks()
+    for name in task.fields:
+        column = table.column(name)
+        digest.update(np.asarray(pc.binary_length(column), np.int64).tobytes())  # so that "ab", "c" is not "a", "bc"
+        for chunk in column.chunks:
+            digest.update("".join(chunk.to_pylist()).encode())
+    for array in _labels_and_ids(dataset, task):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def definition(tokenizer: PreTrainedTokenizerFast) -> list[Any]:
+    """All of a tokenizer that decides what it makes of a text, as plain values."""
+    # A tokenizer's JSON carries the truncation and padding of its last call: they are no part of what it is.
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    return [tokenizer.truncation_side, "token_type_ids" in tokenizer.model_input_names, backend]
+
+
+def _labels_and_ids(dataset: Dataset, task: Task) -> tuple[Labels, npt.NDArray[np.uint32]]:
+    table = dataset.select_columns([LABEL, EXAMPLE_ID]).with_format("arrow")[:]
+    labels, ids = np.asarray(table.column(LABEL)), np.asarray(table.column(EXAMPLE_ID))
+    return labels.astype(np.float32) if task.regression else labels.astype(np.int32), ids.astype(np.uint32)
+
+
+def _tokenize(
+    dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerFast, max_length: int, progress: Progress | None
+) -> TokenArrays:
+    ids: list[npt.NDArray[np.int32]] = []
+    types: list[npt.NDArray[np.uint8]] = []
+    lengths: list[int] = []
+    for start in range(0, len(dataset), BATCH):
+        rows = dataset[start : start + BATCH]
+        encoded = tokenizer(
+            *(list(rows[name]) for name in task.fields),
+            truncation="longest_first",
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+        )
+        batch: list[list[int]] = encoded["input_ids"]
+        lengths.extend(len(row) for row in batch)
+        ids.append(np.fromiter((token for row in batch for token in row), np.int32))
+        kinds = encoded.get("token_type_ids")  # RoBERTa's has none
+        if kinds is None:
+            types.append(np.zeros(len(ids[-1]), np.uint8))
+        else:
+            types.append(np.fromiter((kind for row in kinds for kind in row), np.uint8))
+        if progress is not None:
+            progress(min(start + BATCH, len(dataset)), len(dataset))
+    labels, example_ids = _labels_and_ids(dataset, task)
+    return TokenArrays(
+        input_ids=np.concatenate(ids),
+        token_type_ids=np.concatenate(types),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        labels=labels,
+        example_ids=example_ids,
+    )
+
+
+def _description(arrays: TokenArrays) -> dict[str, Any]:
+    """What `_open` checks: of each array the dtype, the shape and a CRC-32 of its bytes."""
+    found: dict[str, Any] = {field.name: getattr(arrays, field.name) for field in fields(TokenArrays)}
+    return {name: [a.dtype.str, list(a.shape), zlib.crc32(np.ascontiguousarray(a).data)] for name, a in found.items()}
+
+
+def _open(folder: Path) -> TokenArrays | None:
+    """The arrays of a cache; None if there is none, or only a damaged one, which is removed."""
+    if not folder.is_dir():
+        return None
+    try:
+        saved = json.loads((folder / "arrays.json").read_text())
+        arrays = TokenArrays(**{f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r") for f in fields(TokenArrays)})
+        if saved == _description(arrays):
+            return arrays
+        reason = "its content is not what was written"
+    except (OSError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())[:160]
+    logger.warning("token cache %s is damaged (%s); building it again", folder, reason)
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def _save(arrays: TokenArrays, folder: Path) -> TokenArrays:
+    """Write a cache, whole or not at all, and open it; the arrays as they are, with a warning, if that fails."""
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+        for field in fields(TokenArrays):
+            np.save(temporary / f"{field.name}.npy", getattr(arrays, field.name))
+        (temporary / "arrays.json").write_text(json.dumps(_description(arrays)))
+        temporary.chmod(0o755)  # mkdtemp's 0700 would keep the others of a shared cache out
+        if not folder.is_dir():
+            try:
+                os.rename(temporary, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster, and wrote the same
+                    raise
+        mapped = _open(folder)
+        return arrays if mapped is None else mapped
+    except OSError as error:
+        logger.warning("token cache %s cannot be written (%s); going on without it", folder.parent, error)
+        return arrays
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)

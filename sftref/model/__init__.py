@@ -1,0 +1,1 @@
+"""Tokens -> logits, and a Hugging Face checkpoint <-> our parameters."""

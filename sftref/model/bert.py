@@ -1,0 +1,85 @@
+"""Batch -> logits: BERT for sequence classification and regression, over padded or packed rows alike."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from sftref.data.batches import Batch
+from sftref.model.dropout import CLASSIFIER, Address, Dropout
+from sftref.model.layers import Embeddings, Layer, Module, Tokens
+
+
+class BertForSequenceClassification(Module):
+    """BERT, its pooler and a linear head.
+
+    The last layer's output is read at [CLS] only, so it is computed there only: its queries are the S slots of each
+    row, its keys and values all L tokens. The gradients are those of the full layer; the work is not.
+
+    With `remat` the backward pass computes each layer's activations again, from its input, instead of keeping them.
+    """
+
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, batch: Batch, dropout: Dropout | None = None, blocks: int = 1) -> Array:
+        """One micro-batch -> logits.
+
+        Args:
+            batch: token arrays [R, L] and slot arrays [R, S], without the axis K.
+            dropout: the source of masks; None computes without dropout (evaluation).
+            blocks: a divisor of L; all layers but the last see rows of L / blocks tokens, with so many times fewer
+                scores. Right where no example stands in two of them (`crossing`), wrong elsewhere.
+
+        Returns:
+            Logits [R, S, C] in at least float32; a slot of weight 0 holds something finite, whatever its tokens are.
+        """
+        c = self.config
+        # An example of weight 0 is padding too: were it computed, a NaN of its own would pass the zero weight in the
+        # backward pass, as 0 * NaN.
+        slot = jnp.maximum(batch.segments - 1, 0)
+        real = (batch.segments > 0) & (jnp.take_along_axis(batch.weights, slot, axis=1) > 0)
+        one_hot = (batch.segments[..., None] - 1 == jnp.arange(batch.starts.shape[1])) & real[..., None]
+        tokens = Tokens(one_hot.astype(jnp.float32), _addresses(batch, slot, real))
+        slot_tokens = _slots(batch)
+        # Padding may hold anything, ids outside the tables included: JAX would read those as NaN.
+        layer_of = nn.remat(Layer) if self.remat else Layer
+        input_ids, token_type_ids, parts = jax.tree.map(
+            lambda a: a.reshape(a.shape[0] * blocks, a.shape[1] // blocks, *a.shape[2:]),
+            (jnp.where(real, batch.input_ids, 0), jnp.where(real, batch.token_type_ids, 0), tokens),
+        )
+        x = Embeddings(c, self.numerics, self.places, name="embeddings")(input_ids, token_type_ids, parts, dropout)
+        for layer in range(c.num_hidden_layers - 1):
+            one = layer_of(c, self.numerics, self.places, layer=layer, name=f"layer_{layer}")
+            x = one(x, parts, x, parts, dropout)
+        x = x.reshape(*real.shape, c.hidden_size)
+        last = c.num_hidden_layers - 1
+        cls = jnp.take_along_axis(x, batch.starts[..., None], axis=1)
+        one = layer_of(c, self.numerics, self.places, layer=last, name=f"layer_{last}")
+        cls = one(x, tokens, cls, slot_tokens, dropout)
+        pooled = jnp.tanh(self.lay(self.dense(c.hidden_size, "pooler")(cls), "inner"))
+        if dropout is not None:
+            pooled = dropout.hidden(pooled, c.head_dropout, CLASSIFIER, slot_tokens.address)
+        logits = self.dense(c.num_labels, "classifier")(pooled)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def crossing(batch: Batch, blocks: int) -> Array:
+    """Whether an example stands in more than one of `blocks` equal parts of its row, bool [K] for each micro-batch."""
+    parts = batch.segments.reshape(*batch.segments.shape[:2], blocks, -1)
+    there = jnp.any(parts[..., None] == jnp.arange(1, batch.starts.shape[2] + 1), axis=3)  # [K, R, blocks, S]
+    return jnp.any(there.sum(axis=2) > 1, axis=(1, 2))
+
+
+def _addresses(batch: Batch, slot: Array, real: Array) -> Address:
+    example = jnp.take_along_axis(batch.example_ids, slot, axis=1)
+    return Address(example, jnp.where(real, batch.positions, 0).astype(jnp.uint32))
+
+
+def _slots(batch: Batch) -> Tokens:
+    """The [CLS] token of each slot, at position 0."""
+    rows, slots = batch.starts.shape
+    segment = jnp.broadcast_to(jnp.eye(slots, dtype=jnp.float32), (rows, slots, slots))
+    return Tokens(segment, Address(batch.example_ids, jnp.zeros_like(batch.example_ids)))

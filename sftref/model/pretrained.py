@@ -1,0 +1,300 @@
+"""A model's name -> its configuration, parameters and tokenizer; and back into a folder that `transformers` opens.
+
+Each parameter is checked by name, shape and content. What a pre-trained checkpoint does not have (the classifier, and
+sometimes the pooler) is drawn afresh, as a function of the seed and the parameter's name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sftref.config import ConfigError, ModelConfig, require
+from sftref.model.names import OPTIONAL, Flat, Leaf, Params, canonical, check_known, from_hf, layer_of, leaves, to_hf
+from sftref.model.weights import (
+    CONFIG,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    load_module,
+    model_folder,
+    one_line,
+    read_json,
+    read_tensors,
+    tensor_files,
+    tensor_shape,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# What `config.json` must say; what it may say, else it means the default of `ModelConfig`, which is BERT's; and what it
+# may not say otherwise, because the model here computes nothing else.
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+SETTINGS = (
+    "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_dropout_prob",
+    "attention_probs_dropout_prob", "classifier_dropout", "initializer_range",
+)  # fmt: skip
+HEAD = "BertForSequenceClassification"
+FIXED = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A loaded model.
+
+    Attributes:
+        config: its dimensions, with the labels of the task.
+        params: the tree of `BertForSequenceClassification`; NumPy leaves of the dtype asked for.
+        source: the name it was asked for by.
+        folder: where config.json and the tokenizer lie; None for "tiny", which lies nowhere.
+        hf_config: the content of config.json.
+        fresh: the names of the parameters that no checkpoint gave.
+    """
+
+    config: ModelConfig
+    params: Params
+    source: str
+    folder: Path | None
+    hf_config: dict[str, Any]
+    fresh: tuple[str, ...]
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The model's own tokenizer.
+
+        Raises:
+            ConfigError: the folder has none.
+        """
+        from sftref.data import tokens
+        from sftref.model import tiny
+
+        return tiny.tokenizer() if self.folder is None else tokens.load_tokenizer(str(self.folder))
+
+
+def load_pretrained(
+    model: str,
+    *,
+    num_labels: int,
+    regression: bool = False,
+    num_layers: int | None = None,
+    seed: int = 0,
+    dtype: Any = np.float32,
+) -> Pretrained:
+    """Load a model for a task.
+
+    Args:
+        model: "demo" (all-MiniLM-L6-v2, from a package), "tiny" (random, for tests), a folder with config.json and
+            model.safetensors (whole, or sharded with an index), or a model's id on the Hugging Face hub.
+        num_labels: C; 1 for regression.
+        regression: whether the head is a real number under a squared error.
+        num_layers: keep the first layers only; None for all.
+        seed: decides the fresh parameters, 0 to 2^64 - 1.
+        dtype: of all parameters, whatever the checkpoint stores: float32 or float64.
+
+    Raises:
+        ConfigError: there is no such model; its files are missing, damaged or of another kind of model; a parameter is
+            unknown, missing, not finite or of another shape.
+    """
+    source = f"--model {model}"
+    if model == "tiny":
+        from sftref.model import tiny
+
+        folder, hf_config = None, tiny.hf_config()
+    else:
+        folder = model_folder(model)
+        hf_config = read_json(folder / CONFIG, source)
+    config = _model_config(hf_config, source, num_labels, regression, num_layers)
+    stored: Flat = {} if folder is None else _read(folder, config, hf_config, np.dtype(dtype), source)
+    # A module is fresh as a whole: half a classifier is a damaged file.
+    modules = {name.rpartition(".")[0] for name in stored}
+    absent = [leaf for leaf in leaves(config) if leaf.name.rpartition(".")[0] not in modules]
+    fresh = [leaf for leaf in absent if folder is None or leaf.name.startswith(OPTIONAL)]
+    drawn = {leaf.name: initial(leaf, seed, config.initializer_range).astype(dtype) for leaf in fresh}
+    params = from_hf(stored | drawn, config, source=source)
+    return Pretrained(config, params, model, folder, hf_config, tuple(drawn))
+
+
+def initial(leaf: Leaf, seed: int, scale: float) -> np.ndarray:
+    """The initial value of a parameter, float32: N(0, scale^2); 1 for a LayerNorm's weight, 0 for a bias.
+
+    A function of (seed, name) and of nothing else. NumPy promises a generator's bits for all time, but not the stream
+    of `normal`, so the normal numbers are made from the bits here (Box and Muller, Ann. Math. Statist. 29, 1958).
+    """
+    if leaf.path[-1] in ("scale", "bias"):
+        return np.full(leaf.shape, float(leaf.path[-1] == "scale"), np.float32)
+    key = np.array([seed, zlib.crc32(leaf.name.encode())], np.uint64)
+    bits = np.random.Philox(key=key).random_raw((2, *leaf.shape)) >> np.uint64(11)
+    radius = np.sqrt(-2.0 * np.log((bits[0] + 1.0) * 2.0**-53))  # from (0, 1]: the logarithm is finite
+    return (scale * radius * np.cos(2.0 * np.pi * (bits[1] * 2.0**-53))).astype(np.float32)
+
+
+def save_pretrained(
+    folder: str | Path,
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    hf_config: Mapping[str, Any],
+    *,
+    label_names: Sequence[str] = (),
+) -> None:
+    """Write a folder that `transformers.AutoModelForSequenceClassification` and `load_pretrained` open.
+
+    The folder appears whole or not at all; an earlier save of the same name is replaced.
+
+    Args:
+        folder: to be written; see `check_target`.
+        params: the tree of the model on the host; stored as it is, in float32 or float64.
+        config: what its leaves are checked against.
+        tokenizer: the model's own.
+        hf_config: the config.json that the model came with; its other entries are kept.
+        label_names: the classes, C of them; none for "LABEL_0", "LABEL_1", ...
+
+    Raises:
+        ConfigError: the folder is taken or cannot be written; a parameter is unknown, missing or of another shape.
+    """
+    safetensors = load_module("safetensors.numpy")
+    flat = to_hf(from_hf(to_hf(params), config))
+    target = Path(folder)
+    check_target(target)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
+        dtype = np.result_type(*flat.values()).name
+        content = export_config(config, hf_config, label_names, dtype)
+        (new / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        # "pt" is what transformers asks for: the layouts are PyTorch's.
+        safetensors.save_file(flat, new / WEIGHTS, metadata={"format": "pt"})
+        tokenizer.save_pretrained(str(new))
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
+    except (OSError, load_module("safetensors").SafetensorError) as error:
+        raise ConfigError(f"model folder {target}: cannot be written ({one_line(error)}); choose another") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_target(folder: str | Path) -> None:
+    """Refuse a folder that `save_pretrained` would not replace; to be asked before training, not after.
+
+    Raises:
+        ConfigError: it is a file, or holds a file that no save wrote.
+    """
+    target = Path(folder)
+    require(not target.exists() or target.is_dir(), f"model folder {target}: is a file; choose another name")
+    known = {CONFIG, WEIGHTS, *TOKENIZER_FILES}
+    foreign = sorted(p.name for p in target.iterdir() if p.name not in known) if target.is_dir() else []
+    require(
+        not foreign,
+        f"model folder {target}: holds {', '.join(foreign[:3])}, must be new, empty or an earlier save; choose another",
+    )
+
+
+def export_config(
+    config: ModelConfig, hf_config: Mapping[str, Any], label_names: Sequence[str] = (), dtype: str = "float32"
+) -> dict[str, Any]:
+    """The config.json of a fine-tuned model.
+
+    Raises:
+        ConfigError: the number of names is not that of the labels.
+    """
+    names = list(label_names) or [f"LABEL_{i}" for i in range(config.num_labels)]
+    require(
+        len(names) == config.num_labels,
+        f"label_names = {', '.join(names)}, must be {config.num_labels} as the model's num_labels",
+    )
+    # Of the checkpoint before: its place, its versions, and the old spelling of `dtype`.
+    stale = ("_name_or_path", "transformers_version", "torch_dtype", "num_labels")
+    return (
+        {key: value for key, value in hf_config.items() if key not in stale}
+        | {name: getattr(config, name) for name in (*SIZES, *SETTINGS)}
+        | FIXED
+        | {
+            "architectures": [HEAD],
+            "dtype": dtype,
+            "id2label": {str(i): name for i, name in enumerate(names)},
+            "label2id": {name: i for i, name in enumerate(names)},
+            "model_type": "bert",
+            "num_labels": config.num_labels,
+            "problem_type": "regression" if config.regression else "single_label_classification",
+        }
+    )
+
+
+def _model_config(
+    hf_config: Mapping[str, Any], source: str, num_labels: int, regression: bool, num_layers: int | None
+) -> ModelConfig:
+    """The content of config.json -> a ModelConfig, if it is one that the model here computes."""
+    kind = hf_config.get("model_type")
+    # What `sftref train` writes into --out has a file of that name too.
+    require(
+        not {"task", "trainer"} <= hf_config.keys(),
+        f"{source}: has a run's records, no model; `sftref train --resume DIR --save MODEL` writes it from checkpoints",
+    )
+    require(kind == "bert", f"{source}: model_type in {CONFIG} = {kind!r}, must be 'bert'; choose a BERT")
+    for name, value in FIXED.items():
+        got = hf_config.get(name, value)
+        require(got == value, f"{source}: {name} in {CONFIG} = {got!r}, must be {value!r}; choose another checkpoint")
+    for name in SIZES:
+        require(name in hf_config, f"{source}: {name} is missing in {CONFIG}; download it again")
+    values = {name: hf_config[name] for name in (*SIZES, *SETTINGS) if name in hf_config}
+    for name, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        require(
+            number or (value is None and name == "classifier_dropout"),
+            f"{source}: {name} in {CONFIG} = {value!r}, must be a number; download it again",
+        )
+    layers = values["num_hidden_layers"]
+    if num_layers is not None:
+        require(num_layers <= layers, f"--num-layers = {num_layers}, must be at most {layers}, the layers of {source}")
+        values["num_hidden_layers"] = num_layers
+    try:
+        return ModelConfig(**values, num_labels=num_labels, regression=regression)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _read(folder: Path, config: ModelConfig, hf_config: Mapping[str, Any], dtype: np.dtype[Any], source: str) -> Flat:
+    """The parameters that a folder has, under their canonical names, without the layers cut off."""
+    files = tensor_files(folder, source)
+    stored = canonical(files, source=source)
+    if "classifier.weight" in stored:
+        made_by = hf_config.get("architectures") or [HEAD]
+        require(
+            HEAD in made_by,
+            f"{source}: its classifier is that of {', '.join(map(str, made_by))}, must be of {HEAD}; "
+            "choose a checkpoint of that, or a pre-trained one",
+        )
+        labels = tensor_shape(stored["classifier.weight"], files, source)[0]
+        require(
+            labels == config.num_labels,
+            f"{source}: its classifier has num_labels = {labels}, must have {config.num_labels} for this task; "
+            f"choose a task of {labels}, or a checkpoint without classifier",
+        )
+    cut = range(config.num_hidden_layers, hf_config["num_hidden_layers"])
+    kept = {name: file_name for name, file_name in stored.items() if layer_of(name) not in cut}
+    check_known(kept, config, source=source)
+    tensors = read_tensors(kept.values(), files, dtype, source)
+    return {name: tensors[file_name] for name, file_name in kept.items()}

@@ -1,0 +1,1 @@
+"""Logits -> a trained model: loss, metrics, optimizer, the step, the loop, checkpoints and records."""

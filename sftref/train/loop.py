@@ -1,0 +1,211 @@
+"""Run, state -> a trained state: epochs, evaluation, checkpoints, and what is recorded on the way.
+
+On simulated CPU devices JAX before 0.12 deadlocks when some hundred steps with a collective are started and none is
+waited for. No more than `IN_FLIGHT` steps are ever unfinished here; that also keeps the host one batch ahead.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from sftref.config import TrainConfig
+from sftref.data.batches import Batch
+from sftref.data.tasks import Task
+from sftref.data.tokens import TokenArrays
+from sftref.train import interrupt
+from sftref.train.checkpoint import Checkpoints
+from sftref.train.loss import REGRESSION_SHIFT
+from sftref.train.metrics import Moments, task_metrics
+from sftref.train.pipeline import EvalFeed, Feed, ahead, eval_feed, train_feed
+from sftref.train.run import Run
+from sftref.train.step import TrainState
+from sftref.train.trainer import Trainer
+
+IN_FLIGHT = 2
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss of an update is NaN or infinite; the message has the step and the examples."""
+
+
+class StepRecord(NamedTuple):
+    """One update: its number from 1, the mean loss, the rate applied, what it cost."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    examples: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One pass over a split; logits float [n, C] in the order of its examples."""
+
+    split: str
+    loss: float
+    metrics: dict[str, float]
+    logits: np.ndarray
+    examples: int
+    seconds: float
+
+
+class Recorder(Protocol):
+    """Who wants to know."""
+
+    def step(self, record: StepRecord) -> None:
+        """An update is finished."""
+
+    def evaluation(self, step: int, epoch: float, evaluation: Evaluation) -> None:
+        """A split is evaluated."""
+
+    def epoch(self, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
+        """An epoch, or the run, is at its end; `loss` is that of the last update, as in the article."""
+
+
+def fit(
+    run: Run,
+    state: TrainState,
+    recorder: Recorder,
+    checkpoints: Checkpoints | None = None,
+    *,
+    deadline: float | None = None,
+    compare: Callable[[TrainState, Batch], None] | None = None,
+) -> TrainState:
+    """Train from `state` (on the host, its step included) to the end of the run.
+
+    Args:
+        run: what to train.
+        state: where to begin.
+        recorder: is told of it.
+        checkpoints: kept every `save_every` updates.
+        deadline: seconds after which a process that waits for others in vain shows its stack and ends itself.
+        compare: given the placed state and the first batch, before the first update.
+
+    Raises:
+        NonFiniteLossError: a loss is NaN or infinite; at most `IN_FLIGHT` steps after the one it names.
+    """
+    trainer, config = run.trainer, run.config
+    feeds = train_feed(run.train, config, trainer, start_step=int(state.step), total_steps=run.total_steps)
+    waiting: deque[tuple[int, Feed, Any]] = deque()
+    clock = time.perf_counter()
+    last = math.nan
+
+    def settle() -> None:
+        nonlocal clock, last
+        step, feed, metrics = waiting.popleft()
+        _arm(deadline)
+        found = trainer.read(metrics)
+        now = time.perf_counter()
+        last = float(found.loss)
+        if not math.isfinite(last):
+            raise NonFiniteLossError(_non_finite(step, last, run.train.example_ids[feed.examples]))
+        rate = float(found.learning_rate)
+        recorder.step(StepRecord(step, last, rate, len(feed.examples), feed.tokens, now - clock))
+        clock = now
+
+    _arm(deadline)
+    placed = trainer.place(state)
+    for step, feed in enumerate(ahead(feeds), start=int(state.step) + 1):
+        if compare is not None:
+            compare(placed, feed.placed)
+            compare = None
+        placed, metrics = trainer.train_step(placed, feed.placed)
+        waiting.append((step, feed, metrics))
+        interrupt.check()
+        ends = step % run.steps_per_epoch == 0 or step == run.total_steps
+        saves = checkpoints is not None and config.save_every is not None and step % config.save_every == 0
+        while waiting and (len(waiting) > IN_FLIGHT or ends or saves):
+            settle()
+        if ends:
+            epoch = step / run.steps_per_epoch
+            evaluations = [
+                evaluate(trainer, placed, tokens, run.task, config, split=name, deadline=deadline)
+                for name, tokens in run.validation.items()
+            ]
+            for evaluation in evaluations:
+                recorder.evaluation(step, epoch, evaluation)
+            recorder.epoch(epoch, last, evaluations)
+        if saves and checkpoints is not None:
+            checkpoints.save(trainer.read(placed))
+        clock = time.perf_counter() if ends or saves else clock
+    _arm(deadline)
+    return trainer.read(placed)
+
+
+def evaluate(
+    trainer: Trainer,
+    state: TrainState,
+    tokens: TokenArrays,
+    task: Task,
+    config: TrainConfig,
+    *,
+    split: str = "validation",
+    progress: Callable[[int], None] | None = None,
+    deadline: float | None = None,
+) -> Evaluation:
+    """Every example of `tokens` once, the last partial batch included, with a placed state.
+
+    Args:
+        trainer: placed the state.
+        state: not changed.
+        tokens: n examples.
+        task: says which metrics.
+        config: its packing, lengths and batch size.
+        split: for the record.
+        progress: called with the number of examples done.
+        deadline: see `fit`.
+    """
+    began = time.perf_counter()
+    logits = np.full((len(tokens), task.num_labels), np.nan)
+    sums: list[Any] = []
+    waiting: deque[tuple[EvalFeed, Any, Any]] = deque()
+
+    def settle() -> None:
+        _arm(deadline)
+        feed, found, out = waiting.popleft()
+        sums.append(trainer.read(found))
+        logits[feed.examples] = trainer.read_logits(out)[feed.row, feed.slot]
+        if progress is not None:
+            progress(len(feed.examples))
+
+    for feed in ahead(eval_feed(tokens, config, trainer)):
+        waiting.append((feed, *trainer.eval_step(state, feed.placed)))
+        interrupt.check()
+        if len(waiting) > IN_FLIGHT:
+            settle()
+    while waiting:
+        settle()
+    loss, weight = (math.fsum(float(s[i]) for s in sums) for i in range(2))
+    assert weight == len(tokens), f"{weight} examples evaluated, must be {len(tokens)}"
+    counts: Any = np.sum([s.counts for s in sums], axis=0, dtype=np.float64 if task.regression else np.int64)
+    if task.regression:
+        n, x, y, xx, yy, xy = counts.tolist()
+        moments = Moments(n, x, y, xx, yy, xy, shift_x=REGRESSION_SHIFT, shift_y=REGRESSION_SHIFT)
+        metrics = task_metrics(task, moments=moments, predictions=logits[:, 0], labels=np.asarray(tokens.labels))
+    else:
+        metrics = task_metrics(task, confusion=counts)
+    return Evaluation(split, loss / weight, metrics, logits, len(tokens), time.perf_counter() - began)
+
+
+def _arm(deadline: float | None) -> None:
+    """Begin the deadline anew. It is kept by a thread of C, which works while Python waits in JAX."""
+    if deadline is not None:
+        faulthandler.dump_traceback_later(deadline, exit=True)
+
+
+def _non_finite(step: int, loss: float, ids: np.ndarray) -> str:
+    shown = ", ".join(map(str, ids[:16])) + (f", … ({len(ids)} in all)" if len(ids) > 16 else "")
+    return (
+        f"loss = {loss} at step {step}, must be finite; the examples of this update have ids {shown}. "
+        "Lower --learning-rate, add --warmup-steps or --clip-norm, or look at these examples"
+    )

@@ -1,0 +1,181 @@
+"""What happens in a run -> lines for a person, metrics.jsonl, summary.json and curves.png."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sftref.train.loop import Evaluation, StepRecord
+
+if TYPE_CHECKING:
+    import jax
+
+# Seconds between two lines of progress where no bar can be drawn.
+EVERY = 10.0
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "datasets", "orbax-checkpoint", "sftref")
+
+
+class Screen:
+    """Progress for a person on stderr: a bar in a terminal or notebook, plain lines in a pipe; results on stdout."""
+
+    def __init__(self, total_steps: int, epochs: int, done: int = 0) -> None:
+        self.console = Console(stderr=True)
+        self._live = self.console.is_terminal or self.console.is_jupyter
+        self._total, self._epochs = total_steps, epochs
+        self._shown = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("training", total=total_steps, completed=done, state="compiling")
+
+    def __enter__(self) -> Screen:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, record: StepRecord) -> None:
+        """Move the bar; in a pipe, a line every 10 seconds."""
+        state = f"loss {record.loss:.4f}, {record.examples / max(record.seconds, 1e-9):.0f} examples/s"
+        self._bar.update(self._task, completed=record.step, state=state)
+        if not self._live and time.monotonic() - self._shown >= EVERY:
+            self._shown = time.monotonic()
+            print(f"step {record.step}/{self._total} | {state}", file=sys.stderr, flush=True)
+
+    def epoch(self, epoch: float, loss: float, evaluations: Sequence[Evaluation]) -> None:
+        """The article's line: epoch, the loss of the last update, the metrics."""
+        scores = " | ".join(_scores(e, named=len(evaluations) > 1) for e in evaluations)
+        line = f"{epoch:.4g}/{self._epochs} | Train loss: {round(loss, 3)} | {scores}"
+        if self._live:
+            self._bar.console.print(line, highlight=False)
+        if not self._live or not sys.stdout.isatty():
+            print(line, flush=True)
+
+
+class RunRecorder:
+    """Writes `metrics.jsonl` as the run goes and `summary.json`, `curves.png` at its end; tells the screen.
+
+    Args:
+        out: the run's folder, made already; None for a process that keeps no records.
+        screen: who shows it.
+        resumed_at: the step a run goes on from; later lines of an interrupted run are dropped.
+    """
+
+    def __init__(self, out: Path | None, screen: Screen, resumed_at: int = 0) -> None:
+        self._out, self._screen = out or Path(os.devnull), screen
+        self.path = self._out if out is None else out / "metrics.jsonl"
+        self.lines: list[dict[str, Any]] = []
+        if resumed_at and self.path.exists():
+            old = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+            self.lines = [line for line in old if line["step"] <= resumed_at]
+        self._file = self.path.open("w", buffering=1)
+        for line in self.lines:
+            self._file.write(json.dumps(line) + "\n")
+
+    def step(self, record: StepRecord) -> None:
+        """See `loop.Recorder.step`."""
+        self._write({"kind": "step", **record._asdict()})
+        self._screen.step(record)
+
+    def evaluation(self, step: int, epoch: float, evaluation: Evaluation) -> None:
+        """See `loop.Recorder.evaluation`."""
+        self._write(
+            {
+                "kind": "eval",
+                "step": step,
+                "epoch": epoch,
+                "split": evaluation.split,
+                "loss": evaluation.loss,
+                **evaluation.metrics,
+                "examples": evaluation.examples,
+                "seconds": evaluation.seconds,
+            }
+        )
+
+    def epoch(self, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
+        """See `loop.Recorder.epoch`."""
+        self._screen.epoch(epoch, loss, evaluations)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        """Close `metrics.jsonl`."""
+        self._file.close()
+
+    def finish(self, config: dict[str, Any], devices: Sequence[jax.Device], seconds: float) -> dict[str, Any]:
+        """Write `summary.json` and `curves.png`; returns the summary."""
+        steps = [line for line in self.lines if line["kind"] == "step"]
+        evals = [line for line in self.lines if line["kind"] == "eval"]
+        final = {e["split"]: {k: v for k, v in e.items() if k not in ("kind", "split")} for e in evals}
+        summary = {
+            "steps": len(steps),
+            "train_loss": steps[-1]["loss"] if steps else None,
+            "final": final,
+            "seconds": seconds,
+            "examples_per_second": sum(s["examples"] for s in steps) / max(sum(s["seconds"] for s in steps), 1e-9),
+            "config": config,
+            "versions": versions(),
+            "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in devices],
+        }
+        (self._out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        draw(steps, evals, self._out / "curves.png")
+        return summary
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that decide numbers; "absent" where one is not installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def draw(steps: Sequence[dict[str, Any]], evals: Sequence[dict[str, Any]], path: Path) -> None:
+    """A picture of the loss by step and of the metrics by step."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot([s["step"] for s in steps], [s["loss"] for s in steps], lw=0.8, label="training, each step")
+    for split in dict.fromkeys(e["split"] for e in evals):
+        mine = [e for e in evals if e["split"] == split]
+        at = [e["step"] for e in mine]
+        left.plot(at, [e["loss"] for e in mine], "o-", label=split)
+        for name in mine[0]:
+            if name not in ("kind", "step", "epoch", "split", "loss", "examples", "seconds"):
+                right.plot(at, [e[name] for e in mine], "o-", label=f"{split} {name}")
+    for axes, title in ((left, "mean loss"), (right, "metrics")):
+        axes.set(xlabel="step", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _scores(evaluation: Evaluation, *, named: bool) -> str:
+    scores = ", ".join(f"{name}: {round(value, 3)}" for name, value in evaluation.metrics.items())
+    return f"Eval {evaluation.split} {scores}" if named else f"Eval {scores}"

@@ -1,0 +1,196 @@
+"""`sftref bench` and `pytest --sftref-benchmark` as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from sftref.conformance.workers.plan import KIT
+
+from sftref import cli
+
+# `sftref bench` never imports JAX; this process has it, and Python warns of a fork beside its threads.
+pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:os.fork")]
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+ONE = ["--sftref-benchmark", "--sftref-time", "dispatch", "--sftref-devices", "1"]
+FOLDER = Path(".benchmarks/1-x-cpu-small")
+# Against runs three times as fast. Beside other work the wall clock may leave it open, and the processor's tells.
+SLOWER = re.compile("FAIL: 1 benchmarks on 1 x cpu, small: 1 FAIL; dispatch: (wall|cpu) time")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # These tests may run in a worker of pytest-xdist, but what they start does not.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
+def asked(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PYTEST, *ONE, *words], capture_output=True, text=True, check=False, timeout=300)
+
+
+def stored(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*.json"))
+
+
+def three_times_as_fast(path: Path, content: dict[str, Any]) -> None:
+    """Three runs on a machine that was that, and hardly scattered."""
+    (bench,) = content["benchmarks"]
+    relative = bench["extra_info"]["sftref"]["relative"]
+    for number in (1, 2, 3):
+        bench["extra_info"]["sftref"]["relative"] = {s: r / 3 * (1 + number / 1000) for s, r in relative.items()}
+        path.with_name(f"000{number}_mine.json").write_text(json.dumps(content))
+
+
+def test_a_run_is_stored_and_later_ones_are_held_against_it(tmp_path: Path) -> None:
+    first = asked("--benchmark-save", "mine", "--sftref-bench-out", "out")
+    assert first.returncode == 0, first.stdout
+    assert "RECORDED: 1 benchmarks on 1 x cpu, small: 1 RECORDED; report: out/bench.html" in first.stdout
+    (path,) = stored(FOLDER)
+    content = json.loads(path.read_text())
+    assert content["machine_info"]["sftref"]["where"] == "1 x cpu, small"
+    assert "jax" in content["machine_info"]["sftref"]["versions"]
+    (bench,) = content["benchmarks"]
+    assert bench["stats"]["rounds"] == len(bench["stats"]["data"]) == bench["extra_info"]["sftref"]["rounds"]
+    report = json.loads(Path("out/bench.json").read_text())
+    assert (report["verdict"], report["exit_code"]) == ("RECORDED", 0)
+    assert "<svg" not in Path("out/bench.html").read_text(), "nothing was compared yet"
+
+    three_times_as_fast(path, content)
+    slower = asked("--junitxml", "junit.xml", "--sftref-bench-out", "out", "--benchmark-autosave")
+    assert slower.returncode == 1, slower.stdout
+    assert SLOWER.search(slower.stdout)
+    assert "Traceback" not in slower.stdout + slower.stderr
+    assert ElementTree.parse("junit.xml").getroot()[0].get("failures") == "1"
+    assert Path("out/bench.html").read_text().count("<svg") == 1
+
+
+def test_bench_runs_in_a_checkout_whose_package_has_no_kit_inside(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("sftref").mkdir()
+    Path("sftref/__init__.py").touch()
+    assert cli.main(["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]) == 0
+    assert "RECORDED: 1 benchmarks on 1 x cpu, small" in capfd.readouterr().out
+
+
+def test_no_conftest_of_the_folder_it_is_called_in_is_run(capfd: pytest.CaptureFixture[str]) -> None:
+    for folder in (".", "tests", "quick", "cpu", "1"):
+        Path(folder).mkdir(exist_ok=True)
+        Path(folder, "conftest.py").write_text("open('run', 'a')\n")
+    assert cli.main(["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu", "--save", "1"]) == 0
+    assert "RECORDED" in capfd.readouterr().out
+    assert not Path("run").exists()
+
+
+def test_what_looks_slower_is_asked_of_new_processes(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]
+    assert cli.main([*words, "--save", "mine"]) == 0
+    (path,) = stored(FOLDER)
+    three_times_as_fast(path, json.loads(path.read_text()))
+    capfd.readouterr()
+    assert cli.main(words) == 1
+    out = capfd.readouterr().out
+    assert "again in a new process, 2 of 3: dispatch" in out
+    assert "again in a new process, 3 of 3: dispatch" in out
+    last = out.strip().splitlines()[-1]
+    assert SLOWER.match(last)
+    assert last.endswith("report: sftref-bench/bench.html")
+    report = json.loads(Path("sftref-bench/bench.json").read_text())
+    assert (report["verdict"], report["benchmarks"][0]["by_clock"]) == ("FAIL", True)
+    assert len(stored(FOLDER)) == 3, "a slower run is not stored"
+
+
+def test_a_copied_kit_times_with_its_own_code(tmp_path: Path) -> None:
+    shutil.copytree(KIT, tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))
+    words = [sys.executable, "-m", "mine", "bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]
+    kernels = tmp_path / "mine" / "benchmarks" / "kernels.py"
+    kernels.write_text(kernels.read_text() + "\nprint('from the copy')\n")
+    found = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 0, found.stderr
+    assert "from the copy" in found.stdout
+    assert "RECORDED: 1 benchmarks on 1 x cpu, small" in found.stdout
+
+
+@pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])
+def test_a_run_that_would_time_nothing_is_refused(option: str) -> None:
+    found = asked(option)
+    assert found.returncode == 4
+    assert "nothing would be timed" in found.stderr
+
+
+def test_times_of_processes_side_by_side_are_refused() -> None:
+    found = asked("-n", "2")
+    assert found.returncode == 4
+    assert "-n 2 with --sftref-benchmark: processes side by side slow each other; leave it out" in found.stderr
+
+
+def test_stored_runs_of_other_devices_are_refused_by_name() -> None:
+    assert asked("--benchmark-save", "mine").returncode == 0
+    (path,) = stored(FOLDER)
+    content = json.loads(path.read_text())
+    content["machine_info"]["sftref"]["where"] = "8 x NVIDIA H100, base"
+    Path("other.json").write_text(json.dumps(content))
+    found = asked("--benchmark-compare", "other.json")
+    assert found.returncode == 4
+    assert "other.json: was measured on 8 x NVIDIA H100, base, must be 1 x cpu, small as here" in found.stderr
+
+
+def test_benchmarks_run_only_when_asked_for() -> None:
+    words = ["--collect-only", "-q", "--pyargs", "sftref.conformance", "--sftref-only", "environment"]
+    found = subprocess.run([*PYTEST, *words], capture_output=True, text=True, check=False, timeout=300)
+    assert "test_0_environment.py" in found.stdout
+    assert "test_speed" not in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--matters", "0"], "--matters = 0, must be above 0 and at most 1, as 0.05 is for 5 %"),
+        (["--matters", "7"], "--matters = 7, must be above 0 and at most 1, as 0.05 is for 5 %"),
+        (["--runs", "0"], "--runs = 0, must be at least 1"),
+        (["--devices", "0"], "--devices = 0, must be at least 1"),
+        (["--against", "python", "--save"], "--against with --save, --storage or --runs"),
+        (["--against", "/no/python"], "--against /no/python: must be a Python interpreter"),
+        (["--against", "a:B"], "--against a:B: compares one trainer with another; name yours with --adapter"),
+        (["--adapter", "nothing"], "must be MODULE:FACTORY"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_an_id_that_matches_nothing_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--only", "nothing"]) == 2
+    assert "--only = nothing matches no benchmark at level quick; of: collective.all_gather" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("platform", ["gpu", "cuda"])
+def test_no_other_platform_is_timed_in_its_place(platform: str, capfd: pytest.CaptureFixture[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    words = [sys.executable, "-m", "sftref.cli", "bench", "--platform", platform, "--only", "dispatch"]
+    found = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 2
+    assert f"--platform = {platform}" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not Path(".benchmarks").exists()
+
+
+def test_two_sides_that_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(["bench", "--against", sys.executable, "--only", "dispatch", "--matters", "1", "--devices", "1"])
+    out = capsys.readouterr().out
+    assert "1 benchmarks on 1 x cpu, small: JAX" in out
+    assert code == 0, out
+    assert out.splitlines()[-1].startswith("PASS: 1 benchmarks on 1 x cpu, small: 1 PASS; report: ")
+    sides = json.loads(Path("sftref-bench/bench.json").read_text())["sides"]
+    assert sides["before"]["versions"] == sides["after"]["versions"]

@@ -1,0 +1,117 @@
+"""Faults planted in the machine are seen by every law that the catalogue names, and leave nothing behind."""
+
+from __future__ import annotations
+
+import importlib
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from sftref.conformance.core.fault import faults
+from sftref.conformance.core.law import laws
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.faults.backend.executables import results_changed
+from sftref.conformance.faults.backend.lowering import CannotPlantError, replaced
+from sftref.conformance.faults.trial import PROCESSES, TRAINERS, functions, planted, trials
+from sftref.conformance.judge.mutation_score import level_of
+
+pytestmark = pytest.mark.jax
+
+MODULES = ("environment", "collectives", "programs", "backends", "generators", "derivatives", "formulas")
+# Those of processes are asked by `test_ranks.py`.
+MACHINE = [fault for fault in faults().values() if fault.planted not in (*TRAINERS, PROCESSES)]
+
+
+@pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in MACHINE for law in fault.seen_by])
+def test_a_planted_fault_is_seen(name: str, law: str) -> None:
+    fault = faults()[name]
+    [record] = trials(fault, [(law, Settings(level=level_of("full", fault, law)))])
+    assert record.status == "fail", record.message
+    assert (record.subject, record.law) == (name, law)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_on_fewer_devices_a_fault_is_seen_or_says_what_it_needs(n: int) -> None:
+    """A machine with two accelerators must not be called untrusted for want of the eighth."""
+    for fault in (fault for fault in MACHINE if fault.planted == "collectives" and (fault.sample or fault.devices > 1)):
+        for record in trials(
+            fault, [(fault.seen_by[0], Settings(level=level_of("full", fault, fault.seen_by[0]), devices=n))]
+        ):
+            short = record.message.startswith("needs ") and record.message.endswith(f" devices, found {n}")
+            enough = fault.devices <= n and n % fault.multiple_of == 0
+            assert (record.status, short) == (("fail", False) if enough else ("not_run", True)), record
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_catalogue_has_what_a_module_plants(module: str) -> None:
+    planted_there = importlib.import_module(f"sftref.conformance.faults.{module}").planted()
+    assert sorted(planted_there) == sorted(fault.id for fault in MACHINE if fault.planted == module)
+
+
+def test_nothing_is_left_of_a_fault() -> None:
+    """What was replaced is as it was: the same rules, functions, settings and results."""
+    mlir = importlib.import_module("jax._src.interpreters.mlir")
+    pxla = importlib.import_module("jax._src.interpreters.pxla")
+
+    def state() -> list[object]:
+        places = [jax, jnp, lax, jax.random, pxla.ExecuteReplicated]
+        places += [importlib.import_module(f"sftref.conformance.{name}") for name in ("operators", "precision")]
+        places += [importlib.import_module("jax._src.compilation_cache")]
+        found: list[object] = [value for place in places for _, value in sorted(vars(place).items())]
+        found += list(mlir._lowerings.items())
+        found += [pair for table in mlir._platform_specific_lowerings.values() for pair in table.items()]
+        return [*found, *importlib.import_module("jax.interpreters.ad").primitive_jvps.items()]
+
+    with planted(next(fault for fault in MACHINE if fault.id == "erf-by-tanh")):
+        pass  # what JAX registers at the first use is not the fault's
+    before = state()
+    for fault in MACHINE:
+        with planted(fault):
+            pass
+    after = state()
+    assert len(before) == len(after)
+    assert all(one is other or one == other for one, other in zip(before, after, strict=True))
+
+
+def test_a_wrong_lowering_reaches_every_caller() -> None:
+    x = np.linspace(-1, 1, 8, dtype=np.float32)
+    with replaced(lax.tanh_p, lambda right, x, **_: right(x) * 2):
+        jax.clear_caches()
+        want = 2 * np.tanh(x)
+        # The derivative is of the right function: 1 - y^2 of what came out.
+        np.testing.assert_allclose(jax.grad(lambda x: jnp.tanh(x).sum())(x), 1 - want**2, rtol=1e-5)
+        for how in (jnp.tanh, jax.jit(jnp.tanh), jax.vmap(jnp.tanh), lambda x: jax.pmap(jnp.tanh)(x[:, None])[:, 0]):
+            np.testing.assert_allclose(how(x), want, rtol=1e-6)
+    jax.clear_caches()
+    np.testing.assert_allclose(jnp.tanh(x), np.tanh(x), rtol=1e-6)
+
+
+def test_wrong_results_come_from_compiled_code_also_when_called_again() -> None:
+    doubled = jax.jit(lambda x: 2 * x)
+    doubled(1.0)
+    jax.clear_caches()
+    with results_changed(lambda text, results: [leaf + 1 for leaf in results] if "multiply" in text else results):
+        assert [float(doubled(1.0)) for _ in range(3)] == [3.0] * 3
+    jax.clear_caches()
+    assert float(doubled(1.0)) == 2.0
+
+
+def test_a_fault_without_a_place_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CannotPlantError, match="has no lowering rule for"), replaced(object(), lambda *_: None):
+        pass
+    monkeypatch.delattr(importlib.import_module("jax._src.interpreters.mlir"), "_lowerings")
+    [record] = trials(faults()["fast-exp"], [("operators.softmax", Settings(level="quick"))])
+    assert (record.status, "keeps its lowering rules elsewhere" in record.message) == ("not_run", True)
+
+
+def test_a_law_without_a_fault_holds_in_a_trial() -> None:
+    [record] = trials(None, [("operators.tanh", Settings(level="quick"))])
+    assert (record.status, record.subject) == ("pass", None)
+
+
+def test_every_law_has_one_function() -> None:
+    assert functions().keys() == laws().keys()
+    assert all(isinstance(function, types.FunctionType) for function in functions().values())

@@ -1,0 +1,233 @@
+"""Planted faults in a run: which are chosen, what becomes of them, and what that does to the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ladders import KIT
+from sftref.conformance.core.fault import LAYERS, changes, faults
+from sftref.conformance.core.law import LEVELS, check_id, expected, laws, split_id
+from sftref.conformance.core.result import Record
+from sftref.conformance.core.settings import DEFAULT_ADAPTERS, Settings, subject_labels
+from sftref.conformance.faults import __main__ as command
+from sftref.conformance.faults.picture import draw
+from sftref.conformance.faults.selftest import gathered, markdown
+from sftref.conformance.judge.mutation_score import chosen, fates, level_of
+from sftref.conformance.judge.outcome import Outcome
+from sftref.conformance.judge.verdict import judge
+from sftref.conformance.machine.remedies import Tries
+from sftref.conformance.machine.snapshot import static
+from sftref.conformance.report.document import document
+from sftref.conformance.report.markdown import markdown as report_text
+from sftref.conformance.workers.plan import PLANTED, trial_command, trials
+
+pytestmark = pytest.mark.once
+
+EVERY = {level: expected(level, subject_labels(DEFAULT_ADAPTERS)) for level in LEVELS}
+FAULT, LAW = "fast-rsqrt", "operators.layer_norm"
+TRIAL = check_id(LAW, FAULT)
+
+
+def run(trial: str | None, law: str = "pass", message: str = "") -> Outcome:
+    """One check, and one trial of a fault that its law must see; None: never tried."""
+    found = Outcome(settings=Settings(), expected=[LAW, "operators.tanh"], planted=[TRIAL], environment=static({}))
+    for name, status in ((LAW, law), ("operators.tanh", "pass")):
+        record = Record.ended(laws()[name], None, status, "" if status == "pass" else "needs 2 devices", 1.0)
+        found.records[name] = dataclasses.replace(record, comparisons=3)
+    if trial is not None:
+        found.trials[TRIAL] = Record.ended(laws()[LAW], FAULT, trial, message, 2.0)
+    return found
+
+
+def test_a_sample_of_all_layers_is_planted_at_every_level_and_everything_at_full() -> None:
+    for level in LEVELS[:2]:
+        names = [split_id(trial)[1] for trial in chosen(level, EVERY[level])]
+        assert len(names) == len(set(names)), "each once"
+        layers = {faults()[str(name)].layer for name in names}
+        laws_asked = {split_id(check)[0].id for check in EVERY[level]}
+        here = [f for f in faults().values() if LEVELS.index(f.level) <= LEVELS.index(level)]
+        assert layers == {f.layer for f in here if laws_asked & {*f.seen_by}}
+        assert all(faults()[str(name)].sample for name in names)
+    whole = chosen("full", EVERY["full"])
+    assert sorted(whole) == sorted(check_id(law, f.id) for f in faults().values() for law in f.seen_by)
+
+
+def test_only_laws_that_the_run_asks_are_asked_under_a_fault() -> None:
+    assert chosen("full", ["operators.gelu"]) == [
+        check_id("operators.gelu", fault.id) for fault in faults().values() if "operators.gelu" in fault.seen_by
+    ]
+    assert chosen("quick", []) == []
+    for level in LEVELS:
+        for trial in chosen(level, EVERY[level]):
+            law, fault = split_id(trial)
+            asked_at = level_of(level, faults()[str(fault)], law.id)
+            assert LEVELS.index(law.level) <= LEVELS.index(asked_at) <= LEVELS.index(level)
+
+
+@pytest.mark.parametrize(
+    ("trial", "law", "status", "said"),
+    [
+        ("fail", "pass", "killed", ""),
+        ("pass", "pass", "survived", "operators.layer_norm: pass"),
+        ("error", "pass", "survived", "operators.layer_norm: error: boom"),
+        ("hang", "pass", "survived", "hang"),
+        ("not_run", "pass", "not_run", "boom"),
+        (None, "pass", "not_run", "never tried"),
+        ("fail", "fail", "not_run", "did not hold without it (fail)"),
+        ("fail", "not_run", "not_run", "did not run"),
+    ],
+)
+def test_what_becomes_of_a_fault(trial: str | None, law: str, status: str, said: str) -> None:
+    [fate] = fates(run(trial, law, "boom" if trial in ("error", "not_run") else ""))
+    assert (fate.status, fate.fault.id, fate.expected) == (status, FAULT, (LAW,))
+    assert said in fate.message
+    assert fate.seen_by == ((LAW,) if status == "killed" else ())
+
+
+def test_a_fault_that_was_not_seen_makes_the_verdict_untrusted() -> None:
+    good, blind = judge(run("fail")), judge(run("pass"))
+    assert (good.name, good.line.endswith("1 of 1 planted faults seen")) == ("CONFORMANT", True)
+    assert (blind.name, blind.exit_code) == ("UNTRUSTED", 5)
+    assert "a planted fault was not seen (fast-rsqrt: operators.layer_norm: pass)" in blind.line
+    assert blind.line.endswith("0 of 1 planted faults seen, not fast-rsqrt")
+    # A result that is wrong is certain, whatever else the kit does not see.
+    broken = run("pass")
+    broken.records["operators.tanh"] = Record.ended(laws()["operators.tanh"], None, "fail", "off", 1.0)
+    assert judge(broken).name == "NONCONFORMANT"
+    # That a setting mends everything is no result of a kit that is blind.
+    broken.tries = Tries(asked=[LAW], workaround="NCCL_PROTO=Simple")
+    assert judge(broken).name == "NONCONFORMANT"
+    broken.trials[TRIAL] = run("fail").trials[TRIAL]
+    assert judge(broken).name == "WORKAROUND"
+
+
+def test_a_self_test_that_could_not_run_is_not_one_that_passed() -> None:
+    assert judge(run("not_run", message="JAX 9 keeps its lowering rules elsewhere")).name == "UNTRUSTED"
+    # On one device a law that needs two is left out, and so is its fault: the run is incomplete for that reason.
+    assert judge(run("not_run", law="not_run", message="needs 2 devices")).name == "INCOMPLETE"
+
+
+def test_the_report_has_every_fault() -> None:
+    schema = json.loads((KIT / "report" / "report.schema.json").read_text())
+    for trial in ("fail", "pass", None):
+        outcome = run(trial)
+        verdict = judge(outcome)
+        content = document(outcome, verdict)
+        jsonschema.validate(content, schema, jsonschema.Draft202012Validator)
+        [told] = content["faults"]
+        assert (told["id"], told["layer"], told["expected"]) == (FAULT, "operator", [LAW])
+        assert f"| `{FAULT}` |" in report_text(outcome, verdict, content)
+    content = document(run("pass"), judge(run("pass")))
+    assert content["diagnosis"]["layer"] == "kit"
+    assert FAULT in content["diagnosis"]["evidence"][0]
+
+
+def test_the_process_of_the_planted_faults() -> None:
+    assert trials([]) == []
+    [unit] = trials([TRIAL])
+    assert (unit.name, unit.ids, unit.after) == (PLANTED, [TRIAL], frozenset())
+    words = trial_command(Settings(level="quick", platform="cpu", devices=4, seed=3), [TRIAL])
+    args = command.parser().parse_args([*words[4:]])
+    assert (args.trial, args.level, args.platform, args.devices, args.seed) == ([TRIAL], "quick", "cpu", 4, 3)
+    assert command.trials_of(args) == [TRIAL]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--fault", "fast-rsqr"), f"--fault = fast-rsqr, must be one of {len(faults())}, such as fast-rsqrt"),
+        (("--law", "operators.gemm"), f"--law = operators.gemm, must be one of {len(laws())}, such as operators."),
+        (("--trial", "operators.gelu[no]"), "--trial = operators.gelu[no], must be a law with a planted fault"),
+        (("--fault", FAULT, "--law", "operators.tanh"), "no planted fault is left"),
+        (("--devices", "0"), "--devices = 0, must be at least 1"),
+    ],
+)
+def test_wrong_arguments(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_by_hand_it_says_what_was_seen_and_what_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--fault", FAULT, "--level", "quick"]) == 0
+    assert f"seen      {FAULT}  by {LAW}" in capsys.readouterr().out
+    assert command.main(["--trial", f"operators.tanh[{FAULT}]"]) == 5
+    out = capsys.readouterr().out
+    assert f"NOT SEEN  {FAULT}  by operators.tanh" in out
+    assert "0 of 1 trials saw the fault" in out
+
+
+def verify(kit: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    """A copy of the kit, run as a stranger runs it."""
+    asked = [sys.executable, "-m", "conformance", "verify", "--level", "quick", "--out", "report", *words]
+    given = os.environ | {"JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(asked, cwd=kit.parent, env=given, capture_output=True, text=True, timeout=300, check=False)
+    return ended.returncode, json.loads((kit.parent / "report" / "report.json").read_text()) | {"out": ended.stdout}
+
+
+def test_a_law_that_went_blind_is_found_out(tmp_path: Path) -> None:
+    """The copy's threefry law compares what it wants with itself: it passes, and the self-test says so."""
+    kit = Path(shutil.copytree(KIT, tmp_path / "conformance", ignore=shutil.ignore_patterns("__pycache__")))
+    code, report = verify(kit, "--only", "random.threefry")
+    assert (code, report["verdict"]) == (0, "CONFORMANT")
+    assert [fault["status"] for fault in report["faults"]] == ["killed"] * len(report["faults"])
+    assert report["faults"]
+    assert "self-test" in report["out"]
+    law = kit / "laws" / "test_5_random.py"
+    text = law.read_text()
+    assert "np.asarray(noise(key, counter.ravel())), want)" in text
+    text = text.replace("np.asarray(noise(key, counter.ravel())), want)", "want, want)")
+    law.write_text(text.replace("np.asarray(got), np.array(want, np.uint32))", "*[np.array(want, np.uint32)] * 2)"))
+    code, report = verify(kit, "--only", "random.threefry")
+    assert (code, report["verdict"], report["diagnosis"]["layer"]) == (5, "UNTRUSTED", "kit")
+    assert {fault["status"] for fault in report["faults"]} == {"survived"}
+    code, report = verify(kit, "--only", "random.threefry", "--no-self-test")
+    assert (code, report["verdict"], report["faults"]) == (0, "CONFORMANT", [])
+
+
+def row(name: str, laws_said: dict[str, str], layer: str | None) -> dict[str, Any]:
+    entry = (faults() | changes())[name]
+    return {
+        "id": name, "does": entry.does, "expected_layer": entry.layer, "expected": list(entry.seen_by), "layer": layer,
+        "cause": "", "seen_by": [law for law, status in laws_said.items() if status == "fail"], "laws": laws_said,
+        "messages": {law: "a | b" for law, status in laws_said.items() if status != "pass"}, "seconds": 1.0,
+    }  # fmt: skip
+
+
+def test_the_matrix_counts_what_was_seen_called_and_mistaken(tmp_path: Path) -> None:
+    rows = [
+        row(FAULT, {LAW: "fail", "operators.tanh": "pass"}, "operator"),
+        row("fast-log", {"operators.cross_entropy": "fail", LAW: "fail"}, "precision"),
+        row("tanh-cut-at-4", {"operators.tanh": "pass"}, None),
+        row("sums-by-halves", {LAW: "pass"}, None),
+        row("five-devices", {"copies.sharded": "error"}, "copy"),
+    ]
+    content = gathered(rows, Settings(), 1.0)
+    summary = {"planted": 3, "killed": 2, "attributed": 1, "harmless": 2, "false_alarms": 1}
+    assert content["summary"] == summary
+    assert (content["survivors"], content["misattributed"]) == (["tanh-cut-at-4"], ["fast-log"])
+    assert content["seen_by_one_law"] == {FAULT: LAW}
+    assert LAW not in content["idle_laws"]
+    assert "operators.tanh" in content["idle_laws"]
+    text = markdown(content)
+    for said in ("2 of 3 planted faults", "## Not seen", "## Harmless, and called a fault", "a \\| b"):
+        assert said in text
+    assert draw(content, tmp_path / "matrix.png")
+    assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_catalogues() -> None:
+    assert len(faults()) >= 70
+    assert len(changes()) >= 15
+    assert not faults().keys() & changes().keys()
+    assert {fault.layer for fault in faults().values()} <= set(LAYERS)
+    seen = {law for fault in faults().values() for law in fault.seen_by}
+    assert seen == set(laws()), "every law has a fault that it alone or with others must see"

@@ -1,0 +1,156 @@
+"""What fell and what stood -> one layer: the rules, each law's diagnosis by itself, and the values told with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from sftref.conformance.core.check import Check, LawBroken
+from sftref.conformance.core.fault import LAYERS
+from sftref.conformance.core.law import check_id, laws
+from sftref.conformance.core.result import Record
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.faults.trainers import NumpyTrainer, trainer
+from sftref.conformance.faults.trial import ask
+from sftref.conformance.judge.diagnosis import diagnose, rules
+from sftref.conformance.judge.outcome import Outcome
+from sftref.conformance.laws.support.trainer_checks import drawn, simpler
+from sftref.conformance.laws.trainer.test_7_equivalence import EVEN, patterns
+from sftref.conformance.oracle.draws import batch_of
+
+
+def run(*fell: str, passed: tuple[str, ...] = (), message: str = "off", **facts: object) -> Outcome:
+    """A run in which these laws fell and those passed."""
+    found = Outcome(settings=Settings(), expected=[])
+    for status, ids in (("fail", fell), ("pass", passed)):
+        for name in ids:
+            law, _, subject = name.partition("[")
+            record = Record.ended(laws()[law], subject.removesuffix("]") or None, status, message, 1.0)
+            found.records[record.id] = dataclasses.replace(record, facts=dict(facts) if status == "fail" else {})
+    order = {law: place for place, law in enumerate(laws())}
+    found.expected = sorted(found.records, key=lambda check: order[check.partition("[")[0]])
+    return found
+
+
+@pytest.mark.parametrize("law", laws())
+def test_every_law_points_at_a_layer(law: str) -> None:
+    name = law if laws()[law].per == "machine" else check_id(law, "mesh")
+    found = diagnose(run(name))
+    assert found is not None
+    assert found["layer"] in LAYERS
+    assert found["cause"]
+    assert found["next_step"]
+    assert f"{name}: fail: off" in found["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "layer", "cause"),
+    [
+        ([EVEN, "unequal shards"], "training loop", "not added up once"),
+        (["unequal shards", "an empty shard", "one row a device"], "training loop", "the mean of these means"),
+        (["unequal shards", "an empty shard", "one row in all", "an empty shard in the middle"], "data", "left out"),
+        (["one row in all"], "training loop", laws()["equivalence.devices"].cause),
+    ],
+)
+def test_which_layouts_are_wrong_says_what_becomes_of_rows(wrong: list[str], layer: str, cause: str) -> None:
+    assert set(wrong) <= patterns(8).keys()
+    message = f"wrong with {', with '.join(wrong)} (of 6 layouts): gradient, N = 8"
+    found = diagnose(run("equivalence.devices[mesh]", "equivalence.layouts[mesh]", message=message))
+    assert found is not None
+    assert found["layer"] == layer
+    assert cause in found["cause"]
+
+
+def test_rules_name_laws_and_ways_that_exist() -> None:
+    case, _, batch = drawn(NumpyTrainer(), np.random.default_rng(0))
+    ways = simpler(case, batch_of(case, np.random.default_rng(0), real=13), 8)
+    line, _, whole = drawn(NumpyTrainer(), np.random.default_rng(0), num_labels=1, regression=True)
+    ways |= simpler(line, whole, 8)
+    for rule in rules():
+        assert rule.layer in LAYERS
+        for word in (*rule.falls, *rule.besides, *rule.stands):
+            assert word in laws() or any(law.startswith(word) and word.endswith(".") for law in laws())
+        assert rule.holds in {"", *ways}
+        re.compile(rule.says)
+    assert batch.weights.size
+
+
+def test_nothing_fell_nothing_to_say() -> None:
+    assert diagnose(run(passed=("copies.round_trip",))) is None
+
+
+@pytest.mark.parametrize(
+    ("fell", "passed", "facts", "layer"),
+    [
+        (("copies.round_trip", "operators.matmul", "step.gradients[mesh]"), (), {}, "copy"),
+        (("operators.matmul",), ("operators.precision",), {"off_by": 2.0**-11}, "precision"),
+        (("operators.matmul",), ("operators.precision",), {"off_by": 0.3}, "operator"),
+        (("step.update[mesh]",), ("step.gradients[mesh]",), {}, "optimizer"),
+        (("step.update[mesh]",), ("step.gradients[mesh]",), {"holds": ["without dropout"]}, "random numbers"),
+        (("step.gradients[mesh]", "step.update[mesh]"), (), {"holds": ["with equal weights"]}, "data"),
+        (("step.gradients[mesh]", "step.logits[mesh]"), (), {"holds": []}, "operator"),
+        (("equivalence.devices[mesh]",), (), {"holds": ["on one device"], "off_by": 2.0**-9}, "precision"),
+        (("equivalence.devices[mesh]",), (), {"holds": ["on one device"], "off_by": 0.5}, "training loop"),
+        (("equivalence.replicas[mesh]", "equivalence.devices[mesh]"), (), {}, "training loop"),
+        (("equivalence.replicas[mesh]",), ("equivalence.devices[mesh]",), {}, "collective"),
+    ],
+)
+def test_what_fell_and_stood_decides(
+    fell: tuple[str, ...], passed: tuple[str, ...], facts: dict[str, object], layer: str
+) -> None:
+    found = diagnose(run(*fell, passed=passed, **facts))
+    assert found is not None
+    assert found["layer"] == layer
+
+
+def test_the_evidence_has_the_values_and_whom_it_befell() -> None:
+    facts = {"holds": ["without dropout"], "fails": ["on one device"], "held_before": ["a", "b"], "off_by": 0.25}
+    passed = ("step.gradients[mesh]", "step.logits[pmap]", "copies.sharded")
+    found = diagnose(run("step.gradients[pmap]", "step.gradients[single]", passed=passed, **facts))
+    assert found is not None
+    for said in ("it holds without dropout", "it fails on one device too", "held before: a; b", "a share of 0.25"):
+        assert any(said in line for line in found["evidence"]), said
+    assert {"single fell before the same laws", "mesh stood before the same laws"} <= set(found["evidence"])
+    assert found["evidence"][-1] == "1 of 2 checks of rung 6 of pmap fell; 1 below it passed"
+
+
+@pytest.mark.parametrize(
+    ("fault", "law", "way"),
+    [
+        ("dropout-by-row", "equivalence.devices", "without dropout"),
+        ("weights-ignored", "step.gradients", "with equal weights"),
+        ("padding-counts", "step.gradients", "without padding"),
+        ("missing-all-reduce", "equivalence.devices", "on one device"),
+        ("one-mask-for-all-steps", "step.update", "without dropout"),
+    ],
+)
+def test_a_failure_is_asked_again_with_less(fault: str, law: str, way: str) -> None:
+    instead = {"subject": trainer(fault), "devices": list(range(8))}
+    record = ask(laws()[law], instead, Settings(level="quick"), narrows=True)
+    assert record.status == "fail"
+    assert way in record.facts["holds"]
+    assert record.facts["held_before"]
+    hasty = ask(laws()[law], instead, Settings(level="quick"))
+    assert hasty.message == record.message
+    assert "holds" not in hasty.facts
+
+
+def test_right_logits_at_other_rows_are_called_so() -> None:
+    record = ask(laws()["step.logits"], {"subject": trainer("logits-by-device")}, Settings(level="quick"))
+    assert "where the rows of the batch are" in record.message
+    record = ask(laws()["step.logits"], {"subject": trainer("dropout-in-evaluation")}, Settings(level="quick"))
+    assert "where the rows" not in record.message
+
+
+def test_how_far_off_a_failure_is() -> None:
+    check = Check(laws()["operators.tanh"], "quick", 0)
+    values = np.linspace(1, 2, 9, dtype=np.float32)
+    with pytest.raises(LawBroken):
+        check.equal("a", values * np.float32(1.5), values)
+    assert check.facts["off_by"] == pytest.approx(0.5)
+    whole = Check(laws()["operators.tanh"], "quick", 0)
+    with pytest.raises(LawBroken):
+        whole.equal("ids", np.arange(9) + 1, np.arange(9))
+    assert "off_by" not in whole.facts

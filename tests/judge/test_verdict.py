@@ -1,0 +1,255 @@
+"""The verdict's table, the diagnosis, and known deviations: from records that a test makes up."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sftref.conformance.core.deviations import Deviation, DeviationsError, accepted, load, stale
+from sftref.conformance.core.law import NEEDS, blocked_by, check_id, laws, split_id
+from sftref.conformance.core.result import Record
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.judge.outcome import Outcome
+from sftref.conformance.judge.verdict import CODES, judge
+from sftref.conformance.machine.remedies import Tries
+from sftref.conformance.report.document import diagnosis
+from sftref.conformance.workers.plan import units
+
+# Two laws of the machine on different rungs, and one that is asked of trainers.
+LOW = next(law for law in laws().values() if law.per == "machine" and law.rung == 1)
+HIGH = next(law for law in laws().values() if law.per == "machine" and law.rung > 1)
+ASKED = next(law for law in laws().values() if law.per == "subject")
+MESH = check_id(ASKED.id, "mesh")
+DAY = datetime.date(2030, 1, 31)
+CLAIM, NEED = "capability gradients is not claimed", "needs 2 devices, found 1"
+
+
+def outcome(low: str, high: str, asked: str, message: str = "", **more: object) -> Outcome:
+    """Three checks that ended so."""
+    found = Outcome(settings=Settings(), expected=[LOW.id, HIGH.id, MESH], **more)
+    for law, subject, status in ((LOW, None, low), (HIGH, None, high), (ASKED, "mesh", asked)):
+        record = Record.ended(law, subject, status, message if status != "pass" else "", 1.0)
+        found.records[record.id] = dataclasses.replace(record, comparisons=2)
+    return found
+
+
+def deviation(name: str, **more: object) -> Deviation:
+    return Deviation(**{"id": name, "reason": "known", "issue": "a link", "expires": DAY} | more)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "message", "verdict"),
+    [
+        (("pass", "pass", "pass"), "", "CONFORMANT"),
+        (("pass", "pass", "not_run"), CLAIM, "CONFORMANT"),
+        (("pass", "pass", "not_run"), "does not apply to a trainer without JAX arrays", "CONFORMANT"),
+        (("pass", "pass", "deviation"), "known", "CONFORMANT"),
+        (("pass", "pass", "not_run"), NEED, "INCOMPLETE"),
+        (("pass", "pass", "not_run"), "anything else", "INCOMPLETE"),
+        (("pass", "fail", "pass"), "off", "NONCONFORMANT"),
+        (("pass", "error", "blocked"), "boom", "NONCONFORMANT"),
+        (("fail", "hang", "crash"), "off", "NONCONFORMANT"),
+        (("pass", "hang", "pass"), "late", "UNRESPONSIVE"),
+        (("pass", "pass", "crash"), "SIGSEGV", "UNRESPONSIVE"),
+        (("pass", "crash", "not_run"), NEED, "UNRESPONSIVE"),
+        (("not_run", "not_run", "not_run"), NEED, "UNTRUSTED"),
+        (("not_run", "not_run", "not_run"), CLAIM, "UNTRUSTED"),
+        (("deviation", "deviation", "deviation"), "known", "UNTRUSTED"),
+    ],
+)
+def test_the_table(statuses: tuple[str, str, str], message: str, verdict: str) -> None:
+    found = judge(outcome(*statuses, message=message))
+    assert (found.name, found.exit_code) == (verdict, CODES[verdict])
+    assert found.line.startswith(f"{verdict}: ")
+    assert "\n" not in found.line
+
+
+def test_exit_codes_are_the_contract() -> None:
+    names = ("CONFORMANT", "NONCONFORMANT", "SETUP", "UNRESPONSIVE", "INCOMPLETE", "UNTRUSTED")
+    assert dict(zip(names, range(6), strict=True)) | {"WORKAROUND": 1} == CODES
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({}, "WORKAROUND"),
+        ({"interrupted": 130}, "INCOMPLETE"),
+        ({"setup": "no device"}, "SETUP"),
+        ({"tries": Tries(asked=["x"])}, "NONCONFORMANT"),
+    ],
+)
+def test_a_workaround_is_said_where_everything_passes_with_it(change: dict[str, Any], name: str) -> None:
+    found = outcome("pass", "fail", "pass")
+    found.tries = Tries(asked=["x"], workaround="NCCL_PROTO=Simple")
+    for field, value in change.items():
+        setattr(found, field, value)
+    assert judge(found).name == name
+
+
+def test_nothing_expected_is_nothing_verified() -> None:
+    assert judge(Outcome(settings=Settings(), expected=[])).name == "UNTRUSTED"
+
+
+def test_the_line_names_what_was_run_and_what_was_not() -> None:
+    line = judge(outcome("pass", "pass", "not_run", CLAIM, seconds=61.6)).line
+    assert "2 of 3 checks passed, 1 not run: gradients not claimed; 6 comparisons in 62 s, level standard" in line
+    assert line.endswith("no planted fault was run")
+
+
+def test_the_line_has_the_whole_name_of_a_capability_and_how_trainers_were_compiled() -> None:
+    found = outcome("pass", "pass", "not_run", "capability data order is not claimed")
+    assert "1 not run: data order not claimed; " in judge(found).line
+    assert "level standard, " in judge(found).line
+    found.records[MESH].facts["optimized"] = False
+    assert "level standard (1 law compiled without optimization), " in judge(found).line
+    found.settings = dataclasses.replace(found.settings, level="quick")
+    assert "level quick (trainers compiled without optimization), " in judge(found).line
+
+
+def test_an_interrupted_run_is_incomplete_whatever_it_found() -> None:
+    found = judge(outcome("fail", "pass", "not_run", "interrupted", interrupted=130))
+    assert (found.name, found.exit_code) == ("INCOMPLETE", 130)
+    assert "1 wrong" in found.line
+
+
+def test_a_setup_says_only_what_to_mend() -> None:
+    found = judge(outcome("fail", "blocked", "blocked", setup="no ROCm device; install the plugin"))
+    assert found.line == "SETUP: no ROCm device; install the plugin"
+
+
+def test_trouble_outside_of_any_check_is_a_verdict() -> None:
+    assert judge(outcome("pass", "pass", "pass", troubles=["a process crashed on its way out"])).exit_code == 3
+
+
+def test_the_diagnosis_is_the_lowest_rung_that_fell() -> None:
+    made = outcome("pass", "fail", "hang", "what went wrong")
+    found = diagnosis(made, judge(made))
+    assert found is not None
+    assert (found["layer"], found["cause"], found["next_step"]) == ("collective", HIGH.cause, HIGH.next_step)
+    assert found["evidence"][0] == f"{HIGH.id}: fail: what went wrong"
+    good = outcome("pass", "pass", "pass")
+    assert diagnosis(good, judge(good)) is None
+    short = outcome("pass", "not_run", "pass", NEED)
+    assert diagnosis(short, judge(short))["evidence"] == [f"{HIGH.id}: {NEED}"]
+
+
+@pytest.mark.parametrize("status", ["fail", "error", "hang", "crash"])
+def test_a_known_failure_fails_nothing(status: str) -> None:
+    known = [deviation(HIGH.id)]
+    record = accepted(known, Record.ended(HIGH, None, status, "off", 1.0), [], DAY)
+    assert record.status == "deviation"
+    assert f"seen again as {status}: off" in record.message
+    assert stale(known, [record], ["mesh"], [], DAY) == []
+
+
+@pytest.mark.parametrize(
+    ("known", "platforms", "day"),
+    [
+        (deviation(LOW.id), [], DAY),
+        (deviation(HIGH.id, subject="mesh"), [], DAY),
+        (deviation(HIGH.id, platform="rocm"), ["cpu"], DAY),
+        (deviation(HIGH.id, platform="rocm"), [], DAY),
+        (deviation(HIGH.id), [], DAY + datetime.timedelta(days=1)),
+    ],
+    ids=["another law", "another subject", "another platform", "a platform nobody knows", "expired"],
+)
+def test_what_a_deviation_does_not_cover_still_fails(
+    known: Deviation, platforms: list[str], day: datetime.date
+) -> None:
+    assert accepted([known], Record.ended(HIGH, None, "fail", "off", 1.0), platforms, day).status == "fail"
+
+
+def test_a_scope_narrows_to_a_platform_and_a_subject() -> None:
+    known = [deviation(ASKED.id, subject="mesh", platform="gpu")]
+    for subject, status in (("mesh", "deviation"), ("pmap", "fail")):
+        record = Record.ended(ASKED, subject, "fail", "off", 1.0)
+        assert accepted(known, record, ["gpu", "rocm"], DAY).status == status
+
+
+@pytest.mark.parametrize(
+    ("known", "status", "said"),
+    [
+        (deviation(HIGH.id), "pass", f"{HIGH.id} passes"),
+        (deviation(HIGH.id, expires=DAY - datetime.timedelta(days=1)), "fail", f"{HIGH.id} expired on 2030-01-30"),
+        (deviation("copies.nowhere"), "fail", "copies.nowhere matches nothing"),
+        (deviation(f"{ASKED.id}[nobody]"), "fail", f"{ASKED.id}[nobody] matches nothing"),
+    ],
+)
+def test_what_is_no_longer_true_fails_the_run(known: Deviation, status: str, said: str) -> None:
+    made = outcome("pass", status, "pass", deviations=[known])
+    found = judge(made, DAY)
+    assert found.exit_code == 1
+    assert f"deviation {said}" in found.line
+
+
+@pytest.mark.parametrize("status", ["not_run", "blocked"])
+def test_what_was_not_seen_is_not_stale(status: str) -> None:
+    assert stale([deviation(HIGH.id)], [Record.ended(HIGH, None, status, "", 0.0)], ["mesh"], [], DAY) == []
+    assert stale([deviation(HIGH.id)], [], ["mesh"], [], DAY) == [], "a narrower run was not asked about it"
+
+
+ENTRY = '[[deviation]]\nid = "a.b"\nreason = "r"\nissue = "i"\nexpires = 2030-01-31\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[deviation]\n", "must be [[deviation]] entries only"),
+        ("[[deviations]]\n", "deviations stands there"),
+        ("[[deviation]]\n", "entry 1: id = None, must be a text"),
+        (ENTRY.replace("2030-01-31", '"2030-01-31"'), "must be a date such as"),
+        (ENTRY.replace("2030-01-31", "2030-01-31T00:00:00"), "must be a date such as"),
+        (ENTRY + 'note = "x"\n', "note is unknown"),
+        (ENTRY + 'scope = "cpu"\n', "must be a table of texts"),
+        (ENTRY + 'scope = { host = "x" }\n', "must be of subject, platform"),
+        (ENTRY + 'scope = { platform = "amd" }\n', "must be of subject, platform"),
+    ],
+)
+def test_a_file_of_deviations_is_validated(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "known.toml"
+    path.write_text(text)
+    with pytest.raises(DeviationsError) as caught:
+        load(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_of_deviations_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "known.toml"
+    path.write_text(ENTRY + 'scope = { platform = "rocm" }\n')
+    assert load(path) == [Deviation(id="a.b", reason="r", issue="i", expires=DAY, platform="rocm")]
+
+
+def test_a_fallen_rung_blocks_what_stands_on_it_and_nothing_else() -> None:
+    for law in laws().values():
+        for rung in range(9):
+            assert (blocked_by({(rung, None)}, law, None) is not None) == (rung in NEEDS[law.rung])
+    assert blocked_by({(1, "mesh")}, HIGH, None) is None
+    assert blocked_by({(6, "mesh"), (3, None)}, max(laws().values(), key=lambda law: law.rung), "mesh") == (
+        "rung 3 (operators)"
+    )
+
+
+def test_units_hold_every_check_once_and_what_a_rung_needs_before_it() -> None:
+    ids = [law.id if law.per == "machine" else check_id(law.id, name) for law in laws().values() for name in "ab"]
+    ids = list(dict.fromkeys(ids))
+    made = units(ids)
+    assert sorted(check for unit in made for check in unit.ids) == sorted(ids)
+    answered: set[str] = set()
+    for unit in made:
+        assert unit.after <= answered, f"{unit.name} would wait for what comes after it"
+        for check in unit.ids:
+            law, subject = split_id(check)
+            stood_on = {i for i in ids if split_id(i)[0].rung in NEEDS[law.rung] and split_id(i)[1] in (None, subject)}
+            assert stood_on <= unit.after | set(unit.ids), f"{unit.name} does not wait for what {check} stands on"
+        answered |= set(unit.ids)
+
+
+def test_operators_begin_when_copies_are_done_and_beside_the_collectives() -> None:
+    ids = [law.id for law in laws().values() if law.rung < 5]
+    waits = next(unit for unit in units(ids) if unit.name == "rungs 3 and 4").after
+    assert {split_id(check)[0].rung for check in waits} == {0, 1}

@@ -1,0 +1,217 @@
+"""The laws of rung 2 see planted faults, and the data that they send tells devices and positions apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from sftref.conformance.core.check import LawBroken, NotRun
+from sftref.conformance.core.meshes import DTYPES, coded, exact_limit, summed
+from sftref.conformance.laws.machine import test_2_collectives as rung2
+from sftref.conformance.laws.machine import test_2_groups as groups
+from sftref.conformance.laws.machine import test_2_partitioner as partitioner
+from test_laws_machine import N, ask, numbers
+
+pytestmark = pytest.mark.jax
+
+psum, pmax, pmin, all_gather = lax.psum, lax.pmax, lax.pmin, lax.all_gather
+psum_scatter, all_to_all, ppermute = lax.psum_scatter, lax.all_to_all, lax.ppermute
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 16, 64, 128])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_contribution_counts(n: int, dtype: np.dtype[Any]) -> None:
+    """Sums are exact in every order of addition; dropping or doubling one device's part changes every element."""
+    stacked = coded(numbers(), n, 3 * n + 1, dtype)
+    total = summed(stacked)
+    if dtype.kind == "f" or dtype.kind == "V":
+        assert float(stacked.astype(np.float64).min()) >= 1
+        assert float(total.max()) <= (exact_limit(dtype) or 0)
+    for dropped in range(n):
+        assert (summed(np.delete(stacked, dropped, axis=0)) != total).all()
+    limit = exact_limit(dtype)
+    if limit is None or limit >= 4 * n * n:  # there are enough values for a code of each device's own
+        assert all(len(set(stacked[:, at].tolist())) == n for at in range(3 * n + 1))
+        winners = set(np.argmax(stacked[:, :n].astype(np.float64), axis=0).tolist())
+        assert winners == set(range(n)) or dtype.kind in "iu"
+
+
+def last(axis: Any) -> Any:
+    return lax.axis_index(axis) == N - 1
+
+
+SUMS = {
+    "missing": (lambda x, axis: x, "4 B of float32"),
+    "a mean": (lambda x, axis: (psum(x, axis) / N).astype(x.dtype), "4 B of float32"),
+    "one dropped": (lambda x, axis: psum(jnp.where(last(axis), 0, x), axis), "4 B of float32"),
+    "one twice": (lambda x, axis: psum(jnp.where(last(axis), 2 * x, x), axis), "4 B of float32"),
+    "one for another": (
+        lambda x, axis: psum(jnp.where(last(axis), ppermute(x, axis, [(i, (i + 1) % N) for i in range(N)]), x), axis),
+        "4 B of float32",
+    ),
+    "one shifted": (lambda x, axis: psum(jnp.where(last(axis), jnp.roll(x, 1), x), axis), "4 B of bfloat16"),
+    "in bfloat16": (lambda x, axis: psum(x.astype(jnp.bfloat16), axis).astype(x.dtype), "B of float32"),
+    "at one size": (lambda x, axis: psum(x, axis) + (x.nbytes == 524284), "524284 B of float32"),
+    "of one dtype": (lambda x, axis: psum(x, axis) + (x.dtype == jnp.uint32), "3072 B of uint32"),
+    "on one device": (lambda x, axis: psum(x, axis) + last(axis), "4 B of float32"),
+    "its last element": (
+        lambda x, axis: psum(x, axis) + (jnp.arange(x.size) == 1023 * 128).astype(x.dtype), "524284 B of float32",
+    ),
+}  # fmt: skip
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, name: str, wrong: Any) -> None:
+    """Replace a collective where the laws look it up."""
+    typed = lambda x, *rest, **words: jnp.asarray(wrong(x, *rest, **words)).astype(x.dtype)  # noqa: E731
+    typed.__name__ = name
+    monkeypatch.setattr(lax, name, typed)
+
+
+@pytest.mark.parametrize("fault", SUMS)
+def test_a_sum_that_is_wrong(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, where = SUMS[fault]
+    plant(monkeypatch, "psum", wrong)
+    with pytest.raises(LawBroken, match=f"psum, .*{where} on {N} devices: error"):
+        ask(rung2.test_psum, "collectives.psum")
+
+
+OTHERS = {
+    "pmean: a sum": ("pmean", lambda x, axis: psum(x, axis)),
+    "pmean: over another number": ("pmean", lambda x, axis: psum(x, axis) / (N - 1)),
+    "pmax: one left out": ("pmax", lambda x, axis: pmax(jnp.where(last(axis), 0, x), axis)),
+    "pmax: unsigned": ("pmax", lambda x, axis: pmax(abs(x), axis)),
+    "pmin: begins at zero": ("pmin", lambda x, axis: jnp.minimum(pmin(x, axis), 0)),
+    "all_gather: backwards": ("all_gather", lambda x, axis, tiled: all_gather(x, axis, tiled=tiled)[::-1]),
+    "all_gather: one is zero": (
+        "all_gather", lambda x, axis, tiled: all_gather(jnp.where(last(axis), 0, x), axis, tiled=tiled),
+    ),
+    "psum_scatter: parts of a neighbour": (
+        "psum_scatter",
+        lambda x, axis, tiled: psum_scatter(jnp.roll(x, x.size // N), axis, tiled=tiled),
+    ),
+    "all_to_all: nothing moves": ("all_to_all", lambda x, axis, split, concat, tiled: x),
+    "all_to_all: columns as rows": (
+        "all_to_all",
+        lambda x, axis, split, concat, tiled: (
+            all_to_all(x, axis, split, concat, tiled=tiled)[:: -1 if split else 1]
+        ),
+    ),
+    "ppermute: the wrong way": (
+        "ppermute", lambda x, axis, pairs: ppermute(x, axis, [(target, source) for source, target in pairs]),
+    ),
+    "ppermute: old content": (
+        "ppermute",
+        lambda x, axis, pairs: jnp.where(ppermute(x, axis, pairs) == 0, x, ppermute(x, axis, pairs)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", OTHERS)
+def test_a_collective_that_is_wrong(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, wrong = OTHERS[fault]
+    plant(monkeypatch, name, wrong)
+    with pytest.raises(LawBroken, match=name):
+        ask(getattr(rung2, f"test_{name}"), f"collectives.{name}")
+
+
+def test_a_mean_over_a_number_that_is_no_power_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(rung2.test_pmean, "collectives.pmean", n=3)
+    plant(monkeypatch, "pmean", lambda x, axis: psum(jnp.where(lax.axis_index(axis) == 1, x + 2, x), axis) / 3)
+    with pytest.raises(LawBroken, match=r"bound 4 \(rounded reciprocal"):
+        ask(rung2.test_pmean, "collectives.pmean", n=3)
+
+
+def test_groups_that_are_ignored_or_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lax, "pmax", lambda x, axis, axis_index_groups: pmax(x, axis))
+    with pytest.raises(LawBroken, match="pmax, groups of 2 neighbours, 3072 B"):
+        ask(groups.test_subgroups, "collectives.subgroups")
+    monkeypatch.setattr(lax, "pmax", pmax)
+    neighbours = [[0, 1], [2, 3]]
+
+    def contiguous(x: Any, axis: Any, axis_index_groups: Any) -> Any:
+        return psum(
+            x, axis, axis_index_groups=neighbours if axis_index_groups == [[0, 2], [1, 3]] else axis_index_groups
+        )
+
+    monkeypatch.setattr(lax, "psum", contiguous)
+    with pytest.raises(LawBroken, match=r"psum, groups of every 2\., 3072 B"):
+        ask(groups.test_subgroups, "collectives.subgroups")
+
+
+@pytest.mark.parametrize("wrong", ["model", ("data", "model")])
+def test_an_axis_taken_for_another(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lax, "psum", lambda x, axis, axis_index_groups: psum(x, wrong if axis == "data" else axis))
+    with pytest.raises(LawBroken, match=r"psum, axis data of \(2, 2\)"):
+        ask(groups.test_two_axes, "collectives.two_axes")
+
+
+def test_pmap_on_other_devices_or_with_parts_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    pmap = jax.pmap
+    monkeypatch.setattr(jax, "pmap", lambda f, axis, devices: pmap(f, axis, devices=jax.devices()[N:]))
+    with pytest.raises(LawBroken, match="devices of pmap's result, N = 4"):
+        ask(groups.test_pmap, "collectives.pmap")
+    monkeypatch.setattr(jax, "pmap", lambda f, axis, devices: pmap(lambda x: f(x[::-1]), axis, devices=devices))
+    with pytest.raises(LawBroken, match="psum, pmap, N = 4"):
+        ask(groups.test_pmap, "collectives.pmap")
+
+
+def test_a_fault_that_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = rung2.on_each
+
+    def sometimes(*program: Any) -> Any:
+        call, times = compiled(*program), []
+
+        def run(*given: Any) -> Any:
+            times.append(1)
+            got = [np.array(leaf) for leaf in call(*given)]
+            got[1][2, 5] += len(times) == 17
+            return got
+
+        return run
+
+    monkeypatch.setattr(rung2, "on_each", sometimes)
+    with pytest.raises(LawBroken, match="psum of 3072 B, time 16: error"):
+        ask(rung2.test_repeated, "collectives.repeated")
+
+
+@pytest.mark.parametrize(
+    ("program", "wrong"),
+    [
+        ("sum over a sharded axis", lambda v: v[: len(v) - len(v) // N].sum(0)),
+        ("matmul, contraction sharded", lambda a, b: a[:, ::2] @ b[::2]),
+        ("scatter-add, table sharded", lambda i, u: jnp.zeros((5 * N, u.shape[1]), u.dtype).at[i + 1].add(u)),
+        ("rows to columns", lambda v: jnp.roll(v, 1, 1) + 1),
+    ],
+)
+def test_a_partitioned_program_that_is_wrong(program: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = partitioner.programs
+
+    def planted(*given: Any) -> Any:
+        for found in programs(*given):
+            if found.name == program:
+                yield partitioner.Program(found.name, wrong, found.numpys, found.arguments, found.lie, found.result)
+
+    monkeypatch.setattr(partitioner, "programs", planted)
+    with pytest.raises(LawBroken, match=f"{program}, mesh .*, device after device: error"):
+        ask(partitioner.test_partitioner, "collectives.partitioner")
+
+
+@pytest.mark.parametrize(
+    ("law", "function"),
+    [
+        ("psum", rung2.test_psum),
+        ("ppermute", rung2.test_ppermute),
+        ("repeated", rung2.test_repeated),
+        ("subgroups", groups.test_subgroups),
+        ("two_axes", groups.test_two_axes),
+        ("pmap", groups.test_pmap),
+        ("partitioner", partitioner.test_partitioner),
+    ],
+)
+def test_one_device_is_not_verified(law: str, function: Any) -> None:
+    with pytest.raises(NotRun, match=r"needs [24] devices, found 1"):
+        ask(function, f"collectives.{law}", n=1)

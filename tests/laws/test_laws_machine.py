@@ -1,0 +1,279 @@
+"""The laws of rungs 0 and 1 see planted faults."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sftref.conformance.core.check import Check, LawBroken, NotRun
+from sftref.conformance.core.law import laws
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.faults.trainers import trainer
+from sftref.conformance.laws.machine import test_0_environment as rung0
+from sftref.conformance.laws.machine import test_1_copies as rung1
+from sftref.conformance.laws.machine import test_1_programs as programs
+from sftref.conformance.laws.support import compilation
+from sftref.conformance.machine.versions import unpaired
+
+pytestmark = pytest.mark.jax
+
+N = 4
+
+
+def asked(law: str, level: str = "quick") -> Check:
+    return Check(laws()[law], level, 0)
+
+
+def numbers() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def ask(function: Callable[..., None], law: str, n: int = N) -> Check:
+    check = asked(law)
+    function(check, numbers(), jax.devices()[:n])
+    return check
+
+
+def changed(**versions: str) -> dict[str, str]:
+    return {"jax": "0.12.0.1", "jaxlib": "0.12.0.1"} | {k.replace("_", "-"): v for k, v in versions.items()}
+
+
+@pytest.mark.parametrize(
+    ("versions", "odd"),
+    [
+        (changed(), None),
+        (changed(jaxlib="0.11.2"), None),
+        (changed(jax_rocm7_plugin="0.12.0.1", jax_rocm7_pjrt="0.12.0.1.post2"), None),
+        (changed(jax="0.9.2", jaxlib="0.9.2", jax_cuda13_plugin="0.9.2+build7"), None),
+        (changed(jax="0.12.0", jaxlib="0.12", jax_cuda12_pjrt="0.12.0.post1"), None),
+        (changed(jaxlib="0.12.1"), "jaxlib 0.12.1 does not go with jax 0.12.0.1, which needs 0.9.0 to 0.12.0.1"),
+        (changed(jaxlib="0.8.3"), "jaxlib 0.8.3 does not go with jax 0.12.0.1"),
+        (changed(jax_rocm7_plugin="0.12.0"), "jax-rocm7-plugin 0.12.0 does not go with jaxlib 0.12.0.1"),
+        (changed(jaxlib="0.12.0", jax_cuda13_plugin="0.12.0"), "must be of one release beside jax-cuda13-plugin"),
+        (changed(jax_cuda12_plugin="0.12.0.1", jax_cuda12_pjrt="0.11.2"), "jax-cuda12-pjrt 0.11.2 does not go"),
+    ],
+)
+def test_parts_of_other_releases_are_told(versions: dict[str, str], odd: str | None) -> None:
+    found = unpaired(versions, "0.9.0")
+    assert found == [] if odd is None else odd in " ".join(found)
+
+
+def test_an_installation_that_is_not_the_one_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "__version__", "0.4.99")
+    with pytest.raises(LawBroken, match=r"version of the imported jax .*'0\.4\.99', should be"):
+        rung0.test_versions(asked("environment.versions"))
+
+
+def test_a_wrong_copy_is_left_to_rung_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit is turned in arrays of 1 MiB and more: rung 0 called it a fault of the environment."""
+    put = jax.device_put
+
+    def turned(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray) and leaf.nbytes >= 2**20:
+            leaf = leaf.copy()
+            leaf.view(np.uint8).reshape(-1)[leaf.nbytes // 2] ^= 1
+        return leaf
+
+    monkeypatch.setattr(jax, "device_put", lambda x, *to, **how: put(jax.tree.map(turned, x), *to, **how))
+    ask(rung0.test_messages, "environment.messages")
+    with pytest.raises(LawBroken):
+        ask(rung1.test_round_trip, "copies.round_trip")
+
+
+@pytest.mark.parametrize("platform", ["gpu", "rocm", "cuda", "tpu"])
+def test_a_platform_that_is_not_there_fails(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    settings = Settings(platform=platform)
+    with pytest.raises(LawBroken, match=f"JAX_PLATFORMS=cpu: 'cpu', should be '{platform}'"):
+        rung0.test_platform(asked("environment.platform"), settings)
+    monkeypatch.setattr(jax, "devices", lambda: (_ for _ in ()).throw(RuntimeError("Unable to initialize backend")))
+    with pytest.raises(LawBroken, match=f"Unable to initialize backend', should be '{platform}'"):
+        rung0.test_platform(asked("environment.platform"), settings)
+
+
+@pytest.mark.parametrize(
+    ("names", "asked_for", "holds"),
+    [
+        (["gpu", "rocm"], "rocm", True),
+        (["gpu", "rocm"], "gpu", True),
+        (["gpu", "rocm"], None, True),
+        (["gpu", "rocm"], "cuda", False),
+        (["gpu", "cuda"], "rocm", False),
+    ],
+)
+def test_the_makers_of_gpus_are_told_apart(
+    names: list[str], asked_for: str | None, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rung0, "names_of", lambda _: names)
+    check = asked("environment.platform")
+    if holds:
+        rung0.test_platform(check, Settings(platform=asked_for))
+        assert check.facts["platform"] == names[-1]
+    else:
+        with pytest.raises(LawBroken, match=f"'{names[-1]}', should be '{asked_for}'"):
+            rung0.test_platform(check, Settings(platform=asked_for))
+
+
+def test_an_eager_result_that_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is on the last device, which plays the accelerator, but for what an eager operation leaves."""
+    cpu, accelerator = jax.devices()[0], jax.devices()[-1]
+    monkeypatch.setattr(rung0, "names_of", lambda device: ["cpu"] if device == cpu else ["gpu", "rocm"])
+    monkeypatch.setattr(jax, "devices", lambda: [accelerator])
+    with jax.default_device(accelerator):
+        rung0.test_platform(asked("environment.platform"), Settings(platform="rocm"))
+        asarray = jnp.asarray
+        monkeypatch.setattr(jnp, "asarray", lambda x: jax.device_put(asarray(x), cpu))
+        with pytest.raises(LawBroken, match=r"platform of an eager operation.*: 'cpu', should be 'rocm'"):
+            rung0.test_platform(asked("environment.platform"), Settings(platform="rocm"))
+
+
+def test_too_few_devices_or_work_that_lands_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = jax.devices()
+    with pytest.raises(LawBroken, match="number of devices: 2, should be 4"):
+        rung0.test_devices(asked("environment.devices"), devices[:2], Settings(devices=4))
+    with pytest.raises(LawBroken, match="number of distinct devices: 1, should be 2"):
+        rung0.test_devices(asked("environment.devices"), [devices[1]] * 2, Settings())
+    put = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda x, device: put(x, devices[0]))
+    with pytest.raises(LawBroken, match=r"where .*1 left its result"):
+        rung0.test_devices(asked("environment.devices"), devices[:2], Settings())
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "wrong", "family"),
+    [
+        (jnp, "matmul", lambda a, b: jnp.dot(a, b) * (1 + 2.0**-12), "matmul, eager"),
+        (jnp, "sort", lambda x, axis: x, "sort"),
+        (jnp, "tanh", lambda x: x, "elementwise"),
+        (jax.random, "uniform", lambda key, shape, *dtype: jnp.full(shape, 0.5, *dtype), "uniform"),
+    ],
+)
+def test_a_kernel_that_computes_something_else(
+    place: Any, name: str, wrong: Any, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picked = rung0.families(numbers())[family.partition(",")[0]]
+    monkeypatch.setattr(rung0, "families", lambda _: {family.partition(",")[0]: picked})
+    if name == "matmul":
+        picked = (wrong, *picked[1:])
+    monkeypatch.setattr(place, name, wrong)
+    with pytest.raises(LawBroken, match=family):
+        ask(rung0.test_kernels, "environment.kernels")
+
+
+def test_a_message_of_kernels_that_disagree(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    line = b"E0000 gemm_fusion_autotuner.cc:1060] Results mismatch between different kernels\n"
+
+    def product(a: Any, b: Any) -> Any:
+        os.write(2, line)
+        return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+    monkeypatch.setattr(rung0, "_product", product)
+    with pytest.raises(LawBroken, match="Results mismatch between different kernels"):
+        ask(rung0.test_messages, "environment.messages")
+    assert "Results mismatch" in capfd.readouterr().err, "what was captured is handed on"
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    with pytest.raises(NotRun, match="hides XLA's errors"):
+        ask(rung0.test_messages, "environment.messages")
+
+
+def zeroed(x: Any, place: Any) -> Any:
+    """Every copy to the second device arrives as zeros."""
+    put = _PUT(x, place)
+    return put if place != jax.devices()[1] else _PUT(np.zeros(x.shape, x.dtype), place)
+
+
+def one_way(x: Any, place: Any) -> Any:
+    """From the third device to the second, one word is wrong; host copies are right."""
+    put = _PUT(x, place)
+    if isinstance(x, jax.Array) and x.devices() == {jax.devices()[2]} and place == jax.devices()[1] and x.size > 1024:
+        return put.at[1024].add(1)
+    return put
+
+
+def other_order(x: Any, place: Any) -> Any:
+    """Blocks lie on the devices in the order of their ids, not of the mesh."""
+    mesh = place.mesh
+    there = sorted(mesh.devices.flat, key=lambda device: device.id)
+    ordered = jax.sharding.Mesh(np.array(there).reshape(mesh.devices.shape), mesh.axis_names)
+    return _PUT(x, jax.sharding.NamedSharding(ordered, place.spec))
+
+
+_PUT = jax.device_put
+
+
+@pytest.mark.parametrize(
+    ("law", "put", "message"),
+    [
+        ("copies.round_trip", zeroed, "1 words through .*1: error 1"),
+        ("copies.between_devices", one_way, r"1025 words from .*2 to .*1: error 0\.000976"),
+        ("copies.sharded", other_order, "shard of .*: error"),
+    ],
+)
+def test_copies_that_go_wrong(law: str, put: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "device_put", put)
+    with pytest.raises(LawBroken, match=message):
+        ask(getattr(rung1, f"test_{law.partition('.')[2]}"), law)
+
+
+def test_a_copy_that_shares_memory_and_the_hazard_that_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = ask(rung1.test_host_buffer, "copies.host_buffer", n=1)
+    if check.facts["followed"]["64-byte aligned"]:
+        assert "device_put keeps the caller's buffer" in check.facts["hazard"]
+    monkeypatch.setattr(jnp, "array", lambda x, device: x)
+    with pytest.raises(LawBroken, match=r"what jnp\.array copied"):
+        ask(rung1.test_host_buffer, "copies.host_buffer", n=1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("keeps-the-callers-buffer", "loss of the first update with buffers"),
+        ("writes-into-the-batch", "input_ids after step 0, which must not write to it"),
+        ("parameters-are-views", r"as params\(\) gave it, one update later"),
+    ],
+)
+def test_a_trainer_that_is_not_immune(fault: str, message: str) -> None:
+    check = asked("copies.trainer_is_immune", "standard")
+    with pytest.raises(LawBroken, match=message):
+        rung1.test_trainer_is_immune(check, numbers(), trainer(fault), jax.devices())
+
+
+def test_a_trainer_that_copies_is_immune() -> None:
+    rung1.test_trainer_is_immune(asked("copies.trainer_is_immune", "standard"), numbers(), trainer(), jax.devices())
+
+
+@pytest.mark.parametrize("n", [1, 3, N])
+def test_programs_that_take_over_and_are_kept_hold_on_any_number_of_devices(n: int, tmp_path: Path) -> None:
+    check = ask(programs.test_donated, "copies.donated", n=n)
+    assert check.facts["arguments_taken_over"] == programs.LEAVES * programs.STEPS * 4 * min(n, 2)
+    programs.test_kept_programs(asked("copies.kept_programs", "standard"), numbers(), jax.devices()[:n], tmp_path)
+
+
+def test_a_platform_whose_programs_are_not_kept_is_not_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compilation, "kept_in", lambda _: contextlib.nullcontext([]))
+    with pytest.raises(NotRun, match="does not apply: JAX keeps no programs of cpu"):
+        programs.test_kept_programs(asked("copies.kept_programs", "standard"), numbers(), jax.devices(), tmp_path)
+
+
+def test_an_update_that_writes_to_its_batch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = programs.program
+
+    def wrong(order: str, sharding: Any, **how: Any) -> Any:
+        def step(leaves: list[Any], batch: Any) -> Any:
+            found = jax.block_until_ready(right(order, sharding, **how)(leaves, batch))
+            ctypes.memset(batch.addressable_shards[0].data.unsafe_buffer_pointer(), 0, 4)
+            return found
+
+        return step
+
+    monkeypatch.setattr(programs, "program", wrong)
+    with pytest.raises(LawBroken, match="state first, update 0: its batch, which it must not write to: error"):
+        ask(programs.test_donated, "copies.donated")

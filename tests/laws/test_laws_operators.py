@@ -1,0 +1,143 @@
+"""The laws of operators and of their gradients see planted faults, and bounds hold what they are derived for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from sftref.conformance.core.check import Check, LawBroken, NotRun
+from sftref.conformance.core.law import laws
+from sftref.conformance.faults.backend.primitives import cut
+from sftref.conformance.laws.machine import test_3_indices as indices
+from sftref.conformance.laws.machine import test_3_matmul as matmul
+from sftref.conformance.laws.machine import test_3_operators as rung3
+from sftref.conformance.laws.machine import test_4_autodiff as rung4
+from sftref.conformance.laws.support import operators, precision
+from sftref.conformance.oracle import bounds_derived, draws
+
+pytestmark = pytest.mark.jax
+
+
+def ask(function: Callable[..., None], level: str = "quick", n: int = 2) -> Check:
+    [mark] = function.pytestmark  # type: ignore[attr-defined]
+    check = Check(laws()[mark.args[0]], level, 0)
+    known = {"check": check, "rng": np.random.default_rng(0), "devices": jax.devices()[:n]}
+    function(**{name: known[name] for name in inspect.signature(function).parameters})
+    return check
+
+
+@pytest.fixture(autouse=True)
+def _one_small_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilation is what takes time: few shapes."""
+    monkeypatch.setitem(draws.EXAMPLES, "quick", 1)
+    monkeypatch.setitem(draws.EXAMPLES, "standard", 1)
+    monkeypatch.setitem(matmul.SHAPES, "quick", ((33, 65, 7), (1, 64, 2)))
+    monkeypatch.setitem(indices.POWERS, "quick", (10,))
+
+
+def in_force(bits: int, *, rows: int | None = None, context: bool = True) -> Callable[..., tuple[Any, ...]]:
+    """Products in fewer bits unless `highest` is in force, if the context is heard; of that many rows only."""
+
+    def asked(*operands: Any) -> tuple[Any, ...]:
+        exact = context and jax.config.jax_default_matmul_precision == "highest"
+        return highest(*(cut(x, 23 if exact or rows not in (None, len(operands[0])) else bits) for x in operands))
+
+    return asked
+
+
+highest = precision.highest
+WAYS = {
+    "TF32": ("in_force", in_force(10), None, "the precision in force: 'tensorfloat32', should be 'float32'"),
+    "bfloat16": ("in_force", in_force(7), None, "the precision in force: 'bfloat16', should be 'float32'"),
+    "a row alone": ("in_force", in_force(7, rows=1), None, "of a row alone: 'bfloat16', should be 'float32'"),
+    "HIGHEST ignored": ("highest", in_force(10), None, "with argument HIGHEST: 'tensorfloat32', should be 'float32'"),
+    "context ignored": ("in_force", in_force(10, context=False), None, "with context highest: 'tensorfloat32', should"),
+    "declared and not used": (
+        "fastest",
+        in_force(10),
+        "high",
+        "the precision in force: 'float32', should be 'bfloat16_3x",
+    ),
+    "less than declared": (
+        "in_force",
+        in_force(7),
+        "high",
+        "the precision in force: 'bfloat16', should be 'bfloat16_3x",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_another_precision_than_asked_for_is_seen(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, wrong, declared, message = WAYS[way]
+    monkeypatch.setattr(precision, name, wrong)
+    with jax.default_matmul_precision(declared), pytest.raises(LawBroken, match=message):
+        ask(matmul.test_precision)
+
+
+def test_a_lower_precision_that_is_declared_and_used_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "in_force", in_force(10))
+    monkeypatch.setattr(precision, "fastest", in_force(10))
+    with jax.default_matmul_precision("high"):
+        check = ask(matmul.test_precision)
+    assert check.facts["precision"]["in force"] == "tensorfloat32"
+    assert check.facts["less_than_float32_exists_here"]
+
+
+def test_an_error_below_that_of_the_precision_is_seen() -> None:
+    """The probe met TF32, and another kernel made the product: an autotuner's choice."""
+    a, b = (np.random.default_rng(i).standard_normal((64, 64), np.float32) for i in range(2))
+    with pytest.raises(LawBroken, match="should be at least"):
+        matmul._two_sided(Check(laws()["operators.precision"], "quick", 0), "x W", a @ b, a, b, "tensorfloat32")
+
+
+def test_one_device_says_nothing_of_collectives() -> None:
+    with pytest.raises(NotRun, match="needs 2 devices, found 1"):
+        ask(rung4.test_collectives, n=1)
+
+
+def test_every_device_is_asked_from_the_standard_level_on() -> None:
+    check = ask(rung3.test_tanh, "standard", n=3)
+    assert {what.what.partition(" on ")[2] for what in check.comparisons} == {"", *map(str, jax.devices()[:3])}
+
+
+@pytest.mark.parametrize("n", [64, 1000])
+def test_the_bound_of_sums_of_random_signs_is_what_one_after_the_other_makes(n: int) -> None:
+    """0.42 u of the walk on average, in the order that the bound is derived for."""
+    terms = np.random.default_rng(0).standard_normal((4000, n), np.float32)
+    error = np.add.accumulate(terms, axis=1)[:, -1] - terms.sum(axis=1, dtype=np.float64)
+    walk = bounds_derived.U * np.sqrt((n + 1) / 2 * (terms.astype(np.float64) ** 2).sum(axis=1))
+    assert np.sqrt(((error / walk) ** 2).mean()) == pytest.approx(0.42, abs=0.04)
+    limit = bounds_derived.random_signs((terms.astype(np.float64) ** 2).sum(axis=1), n)
+    assert 0.05 < (np.abs(error) / limit).max() < 0.5
+
+
+def test_a_fault_that_comes_and_goes_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis asks again what failed; a machine that then computes rightly has failed all the same."""
+    once = iter([np.float32(1.01)])
+    run = operators.Machine.run
+
+    def sometimes(machine: Any, formula: Any, *args: Any, **options: Any) -> Any:
+        factor = next(once, np.float32(1))
+        return [
+            (where, tuple(out * factor for out in found)) for where, found in run(machine, formula, *args, **options)
+        ]
+
+    monkeypatch.setattr(operators.Machine, "run", sometimes)
+    with pytest.raises(LawBroken, match="tanh: error") as error:
+        ask(rung3.test_tanh)
+    assert "it did not fail" in " ".join(error.value.__notes__)
+
+
+def test_the_slope_of_attention_is_far_from_its_control() -> None:
+    """Along random directions it came out at 30 bounds to 4000, and once in some thousand draws within its bound."""
+    for seed in range(5):
+        check = Check(laws()["autodiff.attention"], "quick", seed)
+        rung4.test_attention(check, jax.devices()[:1])
+        slopes = [found for found in check.comparisons if "direction" in found.what]
+        assert slopes
+        assert all(found.control is not None and found.control > 1e4 * found.bound.value for found in slopes)

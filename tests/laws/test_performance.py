@@ -1,0 +1,302 @@
+"""Rung 10, what a trainer costs, and the planted slow-downs: each is right, and costs what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from sftref.conformance.adapter import AdapterError, Arrays, Case, HostBatch, StepResult, load_adapter
+from sftref.conformance.adapters import template
+from sftref.conformance.adapters.costs import costs_of
+from sftref.conformance.adapters.template import Template
+from sftref.conformance.core.fault import faults
+from sftref.conformance.core.law import LEVELS, NEEDS, RUNGS, expected, laws, split_id
+from sftref.conformance.core.result import Record
+from sftref.conformance.core.settings import DEFAULT_ADAPTERS, SFTREF, Settings
+from sftref.conformance.faults.matrix import as_run, side
+from sftref.conformance.faults.trainers import performance
+from sftref.conformance.faults.trial import PERFORMANCE, ask, trials
+from sftref.conformance.judge.diagnosis import diagnose
+from sftref.conformance.judge.mutation_score import level_of
+from sftref.conformance.laws.support import compilation
+from sftref.conformance.laws.trainer.test_7_invariance import collective_elements
+from sftref.conformance.laws.trainer.test_10_performance import small
+from sftref.conformance.oracle.cases import start_params
+from sftref.conformance.oracle.draws import batch_of
+from sftref.conformance.report import explain
+
+pytestmark = pytest.mark.once
+LAWS = [law.id for law in laws().values() if law.rung_name == "performance"]
+PLANTED = [fault for fault in faults().values() if fault.planted == PERFORMANCE]
+TEMPLATE = "sftref.conformance.adapters.template:Template"
+KEYS = {"flops", "bytes", "arguments", "outputs", "aliased", "temporary"}
+
+
+def asked(law: str, subject: Any) -> Record:
+    return ask(laws()[law], {"subject": subject}, Settings(level="standard"))
+
+
+def started(subject: Any, n: int = 8) -> tuple[Any, HostBatch]:
+    rng = np.random.default_rng(0)
+    case = small(subject, rng)
+    subject.start(case, start_params(case, rng), n)
+    return subject, batch_of(case, rng)
+
+
+# The rung.
+def test_the_ladder_has_ten_rungs_above_the_first_and_a_run_answers_for_those_of_its_level() -> None:
+    assert (RUNGS[9:], len(NEEDS)) == (("processes", "performance"), len(RUNGS))
+    for level in LEVELS:
+        rungs = {split_id(check)[0].rung for check in expected(level, ["mesh"])}
+        assert rungs == {*range(9), *{"quick": [], "standard": [9], "full": [9, 10]}[level]}
+    with pytest.raises(explain.UnknownLawError, match="explain 11: is no law, and no rung of 0 to 10 that has laws"):
+        explain.find("11")
+
+
+@pytest.mark.parametrize("name", [TEMPLATE, f"{SFTREF}:mesh"])
+def test_the_laws_hold_of_a_right_trainer(name: str) -> None:
+    subject = load_adapter(name)
+    for law in LAWS:
+        record = asked(law, subject)
+        assert record.status == "pass", record.message
+
+
+@pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in PLANTED for law in fault.seen_by])
+def test_a_fault_is_seen_and_called_by_its_layer(name: str, law: str) -> None:
+    fault, said = faults()[name], {
+        "recompiles": "compiled by the second update and evaluation: ['jit(<lambda>)'], should be []",
+        "leaks": "6 updates, 6 more uint32[16], 6 more float32[16], ",
+        "extra-all-gather": "share of elements moved beyond the gradient: ",
+    }  # fmt: skip
+    assert laws()[law] in side(fault)
+    [record] = trials(fault, [(law, Settings(level=level_of("full", fault, law)))])
+    assert record.status == "fail"
+    assert said[name] in record.message
+    found = diagnose(as_run(fault, {law: record}, Settings()))
+    assert found is not None
+    assert found["layer"] == fault.layer == "performance"
+
+
+class SeedInTheProgram(Template):
+    """A program for each seed, as of a step that closes over it."""
+
+    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+        super().start(case, params, n_devices)
+        self.run = template.compiled(case, n_devices)
+
+
+class OtherAtTheStart(Template):
+    """The first parameters lie in parts where they can, and those that an update gives back do not.
+
+    The template was compiled for the second kind before, which must hide nothing.
+    """
+
+    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+        super().start(case, params, n_devices)
+        parts = NamedSharding(self.run.everywhere.mesh, PartitionSpec("data"))
+        self.now = {k: jax.device_put(p, parts) if len(p) % n_devices == 0 else p for k, p in self.now.items()}
+
+
+class LastBatchCut(Template):
+    """Rows of weight 0 are cut off, as a loader does that gives a last batch of its own shape."""
+
+    def _put(self, batch: HostBatch) -> HostBatch:
+        return super()._put(HostBatch(*(leaf[batch.weights > 0] for leaf in batch)))
+
+
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")  # those of the first update
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        (SeedInTheProgram, "compiled by a run of another seed: ['jit(step)', "),
+        (OtherAtTheStart, "compiled by the second update and evaluation: ['jit(step)'"),
+        (LastBatchCut, "compiled for a last batch that is not full: ['jit(step)', "),
+    ],
+)
+def test_what_compiles_again_is_named(subject: type[Template], said: str) -> None:
+    record = asked("performance.compilations", subject())
+    assert (record.status, said in record.message) == ("fail", True), record.message
+
+
+def test_losses_that_are_kept_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+
+    class KeepsLosses(Template):
+        def step(self, batch: HostBatch) -> StepResult:
+            found = super().step(batch)
+            kept.append(jnp.float32(found.loss))
+            return found
+
+    record = asked("performance.memory", KeepsLosses())
+    assert "6 updates, 3 more float32[]: " in record.message
+
+
+def test_where_jax_says_nothing_the_laws_are_blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "STAGES", {"/jax/renamed": "compile"})
+    monkeypatch.setattr(jax, "live_arrays", lambda: [])
+    for law in LAWS:
+        record = asked(law, Template())
+        assert (record.status, "does not tell of" in record.message) == ("error", True)
+
+
+def test_explain_names_the_faults() -> None:
+    for fault in PLANTED:
+        for law in fault.seen_by:
+            assert f"- {fault.id}: " in "\n".join(explain.explained(laws()[law], None))
+
+
+# What a trainer costs.
+@pytest.mark.parametrize("name", [TEMPLATE, *DEFAULT_ADAPTERS])
+def test_costs_are_those_of_the_program_that_runs(name: str) -> None:
+    subject, batch = started(load_adapter(name), 1 if name.endswith("single") else 8)
+    with compilation.heard() as first:
+        found = subject.costs(batch)
+    with compilation.heard() as again:
+        subject.program(batch)
+        subject.step(batch)
+        assert subject.costs(batch) == found
+    assert found.keys() == KEYS
+    assert all(value > 0 for value in found.values())
+    assert found["aliased"] <= found["arguments"]
+    parameters = sum(leaf.size for leaf in subject.params().values())
+    assert found["aliased"] >= 3 * 4 * parameters, "parameters and both moments are taken over"
+    assert len([name for name in first if "step" in name or "_fun" in name]) <= 1
+    assert not [name for name in again if "step" in name or "_fun" in name]
+
+
+def test_what_a_platform_does_not_say_is_left_out() -> None:
+    class Silent:
+        def cost_analysis(self) -> Any:
+            raise NotImplementedError
+
+        memory_analysis = cost_analysis
+
+    class Older(Silent):
+        def cost_analysis(self) -> Any:
+            return [{"flops": 3, "utilization0{}": 1.0}]
+
+        def memory_analysis(self) -> None:
+            return None
+
+    assert costs_of(Silent()) == {}
+    assert costs_of(Older()) == {"flops": 3.0}
+
+
+def test_the_template_donates_what_is_its_own_only() -> None:
+    rng = np.random.default_rng(0)
+    subject = Template()
+    case = small(subject, rng)
+    # Laid out as a CPU device takes them without a copy.
+    given = {name: np.asarray(jnp.asarray(leaf, jnp.float32)) for name, leaf in start_params(case, rng).items()}
+    want = {name: np.array(leaf) for name, leaf in given.items()}
+    subject.start(case, given, 1)
+    first = subject.params()
+    for _ in range(3):
+        subject.step(batch_of(case, rng))
+    for name, leaf in want.items():
+        np.testing.assert_array_equal(given[name], leaf)
+        np.testing.assert_array_equal(first[name], leaf)
+
+
+# The planted slow-downs.
+
+
+def test_the_catalogue_has_what_a_law_sees_and_no_more() -> None:
+    assert sorted(performance.planted()) == sorted([*performance.TIMED, *(fault.id for fault in PLANTED)])
+    assert load_adapter("sftref.conformance.faults.trainers.performance:slower_10").name == "template (slower-10)"
+    with pytest.raises(AdapterError, match="slower_11 is no planted fault"):
+        load_adapter("sftref.conformance.faults.trainers.performance:slower_11")
+
+
+def test_a_lost_donation_and_an_all_gather_are_in_the_program() -> None:
+    right, batch = started(Template())
+    undonated, _ = started(performance.COSTLY["lost-donation"]())
+    assert undonated.costs(batch)["aliased"] == 0 < right.costs(batch)["aliased"]
+    gathered, _ = started(performance.COSTLY["extra-all-gather"]())
+    assert "all-gather" not in collective_elements(right.program(batch))
+    parameters = sum(leaf.size for leaf in right.params().values())
+    assert collective_elements(gathered.program(batch))["all-gather"] >= parameters
+
+
+@pytest.mark.parametrize("name", [name for name in performance.COSTLY if not name.startswith("slower")])
+def test_a_costly_trainer_is_right(name: str) -> None:
+    right, batch = started(Template())
+    costly, _ = started(performance.COSTLY[name]())
+    for _ in range(2):
+        want, got = right.step(batch), costly.step(batch)
+        assert got.learning_rate == want.learning_rate
+        assert got.loss == pytest.approx(want.loss, rel=1e-6)
+    for leaf, other in zip(costly.params().values(), right.params().values(), strict=True):
+        np.testing.assert_allclose(leaf, other, atol=1e-5)
+
+
+class Clock:
+    """Time that passes where it is told to, and a little when it is looked at."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize("percent", [5, 10, 20])
+def test_a_slower_trainer_is_slower_by_its_share(percent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, real = Clock(), iter([2.0, 0.02, 0.02, *[0.02] * 4, 0.5, *[0.04] * 9])
+
+    def step(self: Any, batch: HostBatch) -> StepResult:
+        self.count += 1
+        clock.now += next(real)
+        return StepResult(0.0, 0.0)
+
+    monkeypatch.setattr(performance, "time", clock)
+    monkeypatch.setattr(Template, "step", step)
+    subject, batch = started(load_adapter(f"sftref.conformance.faults.trainers.performance:slower_{percent}"), 1)
+    took = []
+    for _ in range(17):
+        began = clock.now
+        subject.step(batch)
+        took.append(clock.now - began)
+    share = 1 + percent / 100
+    assert took[:3] == pytest.approx([2.0, 0.02, 0.02], rel=1e-3), "compiling is nobody's step time"
+    assert took[3:7] == pytest.approx([0.02 * share] * 4, rel=1e-3)
+    assert took[7] == pytest.approx(0.5 + 0.02 * (share - 1), rel=1e-3), "of one outlier it makes no rule"
+    assert took[-1] == pytest.approx(0.04 * share, rel=1e-3)
+
+
+def test_a_serial_scatter_add_is_right_and_serial() -> None:
+    rng = np.random.default_rng(0)
+    table, ct = np.zeros((7, 5), np.float32), rng.standard_normal((4, 6, 5)).astype(np.float32)
+
+    def gradient(mode: str, ids: Any) -> Any:
+        return jax.grad(lambda table: (table.at[ids].get(mode=mode) * ct).sum())(jnp.asarray(table))
+
+    few, spread = rng.choice([2, 5], (4, 6)), rng.integers(0, 7, (4, 6))
+    beyond = np.where(few == 2, 9, 5)
+    cases = [(mode, ids) for mode in ("clip", "fill", "promise_in_bounds") for ids in (few, spread)]
+    cases += [("clip", beyond), ("fill", beyond)]
+    want = [np.asarray(gradient(*case)) for case in cases]
+    whole = jax.jit(gradient, static_argnums=0)
+    assert "stablehlo.while" not in whole.lower("clip", few).as_text()
+    with performance.plant("serial-scatter-add"):
+        assert "stablehlo.while" in whole.lower("clip", few).as_text()
+        got = [np.asarray(gradient(*case)) for case in cases]
+        columns = jax.grad(lambda table: (table[:, few[0] % 5] * 2).sum())(jnp.asarray(table))
+    assert "stablehlo.while" not in whole.lower("clip", few).as_text()
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_allclose(columns.sum(), 2 * 7 * 6, rtol=1e-6)
+
+
+def test_faults_of_performance_are_put_before_the_laws_that_can_see_them_only() -> None:
+    for fault in PLANTED:
+        assert {law.id for law in side(fault)} == {*LAWS, *fault.seen_by}
+    assert set(LAWS) <= {law.id for law in side(dataclasses.replace(PLANTED[0], planted="subjects"))}

@@ -1,0 +1,152 @@
+"""Processes that the kit starts: what is expected of their messages, how one that fails is named, and the faults."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from sftref.conformance.core.fault import faults
+from sftref.conformance.core.law import expected as expected_checks
+from sftref.conformance.core.law import laws
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.faults.trainers.processes import planted
+from sftref.conformance.faults.trainers.sharing import Sharing
+from sftref.conformance.faults.trial import ask, trials
+from sftref.conformance.judge.mutation_score import level_of
+from sftref.conformance.laws.support.group_trainer import unlike
+from sftref.conformance.laws.support.messages import AXES, expected, groups
+from sftref.conformance.laws.support.process_group import Gone, Layout, Ranks, RanksBroken, close_all, layouts
+from sftref.conformance.laws.trainer.test_9_processes import instructions
+
+from sftref.cli import main
+
+pytestmark = pytest.mark.once
+
+LAWS = [law.id for law in laws().values() if law.rung == 9]
+RIGHT = {"subject": Sharing(), "adapter": "sftref.conformance.faults.trainers.sharing:Sharing"}
+# Two laws, and of each kind of fault one, are asked in every run; the others take minutes.
+QUICK = ("processes.devices", "processes.data")
+FEW = ("every-rank-alone", "one-share-for-all", "a-rank-that-dies")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ended() -> object:
+    yield
+    close_all()
+
+
+@pytest.mark.parametrize(
+    ("most", "found"),
+    [(2, ["2 x 2"]), (3, ["3 x 1"]), (4, ["2 x 2", "4 x 1"]), (6, ["2 x 3", "3 x 2", "6 x 1"])],
+)
+def test_so_many_processes_share_the_devices(most: int, found: list[str]) -> None:
+    assert [str(layout) for layout in layouts(most)] == found
+
+
+def test_what_each_device_has_after_a_collective() -> None:
+    """Written down by hand, for two processes with two devices: groups are rows, columns, or all."""
+    assert groups((2, 2), AXES) == [[0, 1, 2, 3]]
+    assert groups((2, 2), AXES[1:]) == [[0, 1], [2, 3]]
+    assert groups((2, 2), AXES[:1]) == [[0, 2], [1, 3]]
+    data = np.array([[1, 2], [10, 20], [100, 200], [1000, 2000]], np.int32)
+    across, within = AXES[:1], AXES[1:]
+    assert expected("psum", (2, 2), within, data).tolist() == [[11, 22], [11, 22], [1100, 2200], [1100, 2200]]
+    assert expected("psum", (2, 2), across, data).tolist() == [[101, 202], [1010, 2020], [101, 202], [1010, 2020]]
+    assert expected("reduce_scatter", (2, 2), within, data).tolist() == [[11], [22], [1100], [2200]]
+    assert expected("all_gather", (2, 2), across, data)[3].tolist() == [10, 20, 1000, 2000]
+    assert expected("all_to_all", (2, 2), within, data).tolist() == [[1, 10], [2, 20], [100, 1000], [200, 2000]]
+    assert expected("ppermute", (2, 2), AXES, data).tolist() == [[1000, 2000], [1, 2], [10, 20], [100, 200]]
+
+
+def test_a_program_is_its_instructions_whoever_compiled_it() -> None:
+    header = 'HloModule jit_step, is_scheduled=true\n\nFileNames\n1 "/home/a/step.py"\n\nENTRY %main () {\n'
+    body = '  %a = f32[] constant(1), metadata={op_name="a" source_line=12}, origin=x\n  ROOT %b = f32[] add(%a, %a)\n}'
+    plain = ["  %a = f32[] constant(1), origin=x", "  ROOT %b = f32[] add(%a, %a)"]
+    assert instructions(header + body) == plain
+    assert instructions(header.replace("home/a", "b") + body.replace("12", "40")) == plain
+    assert instructions(header + body.replace("add", "multiply")) != plain
+
+
+def test_answers_that_are_not_the_same_bits_are_told() -> None:
+    one = {"a": np.zeros(2, np.float32), "b": np.ones(2, np.float32)}
+    assert unlike(one, {name: leaf.copy() for name, leaf in one.items()}) is None
+    assert unlike(one, one | {"b": np.nextafter(one["b"], np.float32(2))}) == "b"
+    assert unlike(one, one | {"a": -one["a"]}) == "a", "0 and -0 are other bits"
+    assert unlike(one, one | {"c": one["a"]}) == "the set of leaves"
+    assert unlike((1.0, 2.0), (1.0, 2.0 + 1e-15)) == "the result"
+
+
+def test_a_process_that_fails_is_named_and_all_are_ended() -> None:
+    with Ranks(Layout(2, 1)) as ranks:
+        children = [child for child, _, _ in ranks.running]
+        ranks.every("devices")
+        os.kill(children[1].pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(RanksBroken, match=r"2 x 1 processes x devices, devices: rank 1 did not answer within 2 s"):
+            ranks.every("devices", seconds=2)
+        assert time.monotonic() - began < 10
+        assert all(child.poll() is not None for child in children)
+        with pytest.raises(RanksBroken, match=r"2 x 1 .*, start: are no longer there, since devices: rank 1 did not"):
+            ranks.every("start")
+    with Ranks(Layout(2, 1)) as ranks:
+        children = [child for child, _, _ in ranks.running]
+        with pytest.raises(RanksBroken, match=r"load no_such_module:X: rank 0 raised AdapterError: .*; rank 1 raised"):
+            ranks.every("load", "no_such_module:X")
+    with Ranks(Layout(2, 1)) as ranks:
+        ranks.every("devices")
+        ranks.kill(1)
+        ranks.send("devices")
+        found = ranks.answers(20)
+        assert isinstance(found[1], Gone)
+        assert found[1].how.startswith("ended by SIGKILL")
+        assert found[0]["processes"] == 2
+
+
+@pytest.mark.parametrize("law", [pytest.param(law, marks=() if law in QUICK else pytest.mark.slow) for law in LAWS])
+def test_a_law_holds_of_a_right_trainer(law: str) -> None:
+    record = ask(laws()[law], RIGHT, Settings(level="quick"))
+    assert record.status == "pass", record.message
+    assert record.comparisons > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "law"),
+    [
+        pytest.param(name, law, marks=() if name in FEW else pytest.mark.slow)
+        for name in planted()
+        for law in faults()[name].seen_by
+    ],
+)
+def test_a_fault_is_seen(fault: str, law: str) -> None:
+    entry = faults()[fault]
+    [record] = trials(entry, [(law, Settings(level=level_of("quick", entry, law)))])
+    assert record.status == "fail", record.message
+    assert f"[{law}]" in record.message or "processes x devices" in record.message
+
+
+def test_processes_are_simulated_beside_an_accelerator_too() -> None:
+    """An accelerator is this process's: not to ask at all would leave each of its runs incomplete."""
+
+    class Accelerator:
+        platform = "gpu"
+
+    record = ask(laws()["processes.devices"], {"devices": [Accelerator()]}, Settings())
+    assert (record.status, record.facts["platform"]) == ("pass", "cpu")
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_number_of_processes_that_cannot_be_is_refused(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--processes", str(count)]) == 2
+    assert f"--processes = {count}, must be 2 to 8 processes of this machine" in capsys.readouterr().err
+
+
+def test_where_processes_are_asked_for_their_laws_are_asked_at_any_level() -> None:
+    assert not {law for law in LAWS if any(law in check for check in expected_checks("quick", ["mesh"]))}
+    for level, processes in (("quick", 2), ("standard", None)):
+        found = expected_checks(level, ["mesh"], processes=processes)
+        assert {law for law in LAWS if any(law in check for check in found)} == set(LAWS)
+    repro = Settings(level="quick", processes=2).repro("processes.devices", None)
+    assert repro == "sftref verify --only processes.devices --level quick --seed 0 --processes 2"

@@ -1,0 +1,124 @@
+"""`sftref env`, and JAX's start against the clock: with stub plugins that hang, fail and crash where real ones do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+from machines import machine
+from sftref.conformance import cli as kit
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.machine import env
+from sftref.conformance.machine.startup import start
+from sftref.conformance.machine.startup_phases import PHASES
+from sftref.conformance.workers.plan import KIT
+
+from sftref import cli
+
+# What these tests start is a process of its own; this one has JAX, and Python warns of a fork beside its threads.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
+# What a plugin does, and where JAX comes to it.
+PLUGINS = {
+    "hangs when imported": ("import time\ntime.sleep(600)\n", "plugin"),
+    "hangs when it looks for devices": ("import time\ndef initialize():\n    time.sleep(600)\n", "first device"),
+    "aborts": ("import os\nos.write(2, b'HSA_STATUS_ERROR: queue died\\n')\nos.abort()\n", "plugin"),
+    "raises": ("raise OSError('libamdhip64.so.7: cannot open shared object file')\n", "plugin"),
+}
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Install a stub plugin for JAX into a folder that Python finds."""
+
+    def install(text: str) -> None:
+        folder = tmp_path / "site"
+        about = folder / "jax_stub_plugin-1.0.dist-info"
+        about.mkdir(parents=True)
+        (folder / "jax_stub.py").write_text(text)
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: jax-stub-plugin\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text("[jax_plugins]\nstub = jax_stub\n")
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+        monkeypatch.setenv("SFTREF_START_SECONDS", "15")
+
+    return install
+
+
+def test_a_good_start_goes_through_all_phases() -> None:
+    waited: list[str] = []
+    found = start(Settings(platform="cpu", devices=3), waited.append, os.environ)
+    assert found.how == "ready", found.line
+    assert list(found.seconds) == list(PHASES)
+    assert len(found.live["devices"]) == 3
+    assert found.line.startswith("JAX started: import ")
+    assert "import" in waited
+
+
+@pytest.mark.parametrize(
+    ("does", "how", "said"),
+    [
+        ("hangs when imported", "hang", "in the phase 'plugin': no answer within 15 s; it stood in <module> (site/"),
+        ("hangs when it looks for devices", "hang", "'first device': no answer within 15 s; it stood in initialize"),
+        ("aborts", "crash", "JAX crashed in the phase 'plugin': SIGABRT; it said: HSA_STATUS_ERROR: queue died"),
+        ("raises", "failed", "JAX failed in the phase 'plugin': OSError: libamdhip64.so.7: cannot open shared"),
+    ],
+)  # fmt: skip
+def test_a_bad_start_is_told_with_its_phase(plugin: Callable[[str], None], does: str, how: str, said: str) -> None:
+    text, phase = PLUGINS[does]
+    plugin(text)
+    found = start(Settings(), lambda _: None, os.environ)
+    assert (found.how, found.phase) == (how, phase)
+    assert said in found.line
+    assert "import" in found.seconds
+
+
+def test_verify_does_not_wait_for_a_driver_that_hangs(plugin: Callable[[str], None], tmp_path: Path) -> None:
+    plugin(PLUGINS["hangs when it looks for devices"][0])
+    words = [sys.executable, "-P", "-m", "sftref.cli", "verify", "--level", "quick", "--out", str(tmp_path / "out")]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    last = ended.stdout.strip().splitlines()[-1]
+    assert last.startswith("UNRESPONSIVE: 0 of ")
+    assert "JAX hung in the phase 'first device'" in last
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    jsonschema.validate(report, json.loads((KIT / "report" / "report.schema.json").read_text()))
+    assert report["start"]["phase"] == "first device"
+    assert report["diagnosis"]["cause"] == "JAX does not start here."
+    assert {check["message"] for check in report["checks"]} == {"JAX did not start"}
+
+
+def test_the_block_has_the_machine_and_what_is_wrong_with_it(tmp_path: Path) -> None:
+    host = machine(tmp_path, mode=0o660, shm=64 << 20, variables={"JAX_PLATFORMS": "cpu", "HF_TOKEN": "secret"})
+    content = env.gather(Settings(), host, lambda _: None, starts=False)
+    text = "\n".join(env.block(content))
+    for words in (
+        "Debian GNU/Linux 13 (trixie), kernel 6.12.1", "iommu=pt", "accelerators: 8 x amd", "/dev/shm: 64 MiB",
+        "`/dev/kfd` -rw-rw----", "**not yours to use**", "drivers: amd 6.14.14", "runtimes: rocm 7.0.2", "jax ",
+        "`JAX_PLATFORMS=cpu`", "**broken**: /dev/kfd", "**risk**: /dev/shm has 64 MiB", "next: docker run --shm-size",
+    ):  # fmt: skip
+        assert words in text
+    assert "secret" not in text
+    assert env.exit_code(content) == 1
+    assert json.loads(json.dumps(content)) == content
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    code = cli.main(["env", "--devices", "2", "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert code == env.exit_code(content)
+    assert content["start"]["how"] == "ready"
+    assert len(content["start"]["live"]["devices"]) == 2
+    assert cli.main(["env", "--no-start"]) == int(any(f["level"] == "broken" for f in content["findings"]))
+    assert capsys.readouterr().out.startswith("### sftref env, 20")
+    assert cli.main(["env", "--devices", "0"]) == 2
+    assert capsys.readouterr().err == "sftref: --devices = 0, must be at least 1\n"
+    assert "env" in kit.COMMANDS
+    assert os.environ["JAX_PLATFORMS"] == "cpu", "this process's own environment is as it was"

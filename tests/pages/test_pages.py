@@ -1,0 +1,56 @@
+"""The page on failures shows what is printed today: each planted fault falls where it says, in these words."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from pages import PAGE, README, ROOT, SHOWN, VERDICT, blocks
+from sftref.conformance.core.fault import faults
+from sftref.conformance.core.law import laws
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.faults.trial import trials
+from sftref.conformance.judge.mutation_score import level_of
+
+pytestmark = pytest.mark.once
+
+RUNGS = re.findall(
+    r"^## (\d+) \w+.*?<!-- read ([\w-]+) -->", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+)
+
+
+def masked(text: str) -> str:
+    """A text without its numbers, which differ from machine to machine."""
+    return re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", " ".join(text.split()))
+
+
+def test_every_rung_has_its_example() -> None:
+    assert [int(number) for number, _ in RUNGS] == sorted({law.rung for law in laws().values()})
+    for number, fault in RUNGS:
+        assert laws()[faults()[fault].seen_by[0]].rung == int(number), fault
+
+
+def test_the_readme_begins_with_a_verdict_and_its_picture() -> None:
+    [block] = VERDICT.findall(README.read_text(encoding="utf-8"))
+    told = [line for line in blocks()["mean-of-means"].splitlines() if line.startswith("diagnosis: ")]
+    assert told
+    assert told[0] in block, "python tests/pages.py --readme DIR"
+    assert "NONCONFORMANT: " in block
+    assert " ".join(SHOWN) in README.read_text(encoding="utf-8")
+    assert (ROOT / "conformance/docs/report.png").is_file()
+
+
+@pytest.mark.parametrize(("fault", "block"), blocks().items(), ids=blocks())
+def test_a_block_is_what_is_printed(fault: str, block: str) -> None:
+    """The law that the block tells first, asked once more: what it says, and the words of the verdict."""
+    lines = block.splitlines()
+    told = next(at for at, line in enumerate(lines) if " failed: " in line)
+    law = lines[told].split()[0].partition("[")[0]
+    entry = faults()[fault]
+    [record] = trials(entry, [(law, Settings(level=level_of("quick", entry, law)))])
+    assert record.status == "fail"
+    shown = masked(lines[told + 1].removesuffix(" ..."))
+    assert masked(record.message).startswith(shown[:60]), shown
+    assert laws()[law].cause.split(",")[0] in block
+    assert lines[-1].startswith("NONCONFORMANT: ")
+    assert f"diagnosis: {entry.layer}: " in block

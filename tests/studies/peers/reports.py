@@ -1,0 +1,141 @@
+"""The kit's report on trainers that others wrote: the article's loops on FlaxBert, and PyTorch, alone and with DDP.
+
+    tox run -e peers -- reports.py [--kept FOLDER]
+
+Runs `verify --level quick` on each, with what is known of it, and writes `REPORTS.md` beside this file; `--kept` takes
+reports that an earlier run left there. Nothing in the page is written by hand: a law that is broken is a deviation in
+the adapter's own file, whose reason stands there. Exits with 1 where a verdict is not the one expected of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+ADAPTERS = HERE.parents[2] / "conformance" / "adapters" / "examples"
+Report = Mapping[str, Any]
+
+
+class Peer(NamedTuple):
+    """A trainer, how it is asked, and what is known of it."""
+
+    name: str
+    factory: str
+    deviations: str = ""
+    options: tuple[str, ...] = ()
+    verdict: str = "CONFORMANT"
+
+    @property
+    def words(self) -> list[str]:
+        """What a person types after `sftref`."""
+        found = [
+            "verify",
+            "--level",
+            "quick",
+            "--adapter",
+            f"sftref.conformance.adapters.{self.factory}",
+            *self.options,
+        ]
+        return found + (["--deviations", f"conformance/adapters/{self.deviations}"] if self.deviations else [])
+
+    def run(self, folder: Path) -> Report:
+        """Verify it, unless its report lies in the folder."""
+        out = folder / self.factory.replace(":", "-")
+        if not (out / "report.json").exists():
+            words = [*self.words, "--no-remedies", "--out", str(out)]
+            subprocess.run(
+                [sys.executable, "-P", "-m", "sftref.conformance", *words], cwd=ADAPTERS.parents[2], check=False
+            )
+        found: Report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        return found
+
+
+ONE = ("--only", "step.update", "--no-self-test")
+PEERS = (
+    Peer("The article's `pmap` loop, on FlaxBert", "article:pmap", "article.toml"),
+    Peer("The article's `jit` loop over a mesh, on FlaxBert", "article:mesh", "article.toml"),
+    Peer("PyTorch, one process", "torch:single"),
+    # One law of the machine needs more devices than the two that these processes are.
+    Peer("PyTorch, DistributedDataParallel over gloo, two processes", "torch:ddp", "ddp.toml", ("--devices", "2"),
+         "INCOMPLETE"),
+    Peer("The article's `pmap` loop with its own dropout", "article:pmap_dropout", "", ONE, "NONCONFORMANT"),
+    Peer("The article's loop over a mesh with its own dropout", "article:mesh_dropout", "", ONE, "NONCONFORMANT"),
+    Peer("PyTorch, whose token 0 is padding", "torch:with_padding_token", "", ONE, "NONCONFORMANT"),
+)  # fmt: skip
+
+
+def of_status(report: Report, *statuses: str) -> list[Mapping[str, Any]]:
+    """The checks of a trainer that ended so."""
+    return [check for check in report["checks"] if check["subject"] and check["status"] in statuses]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the head first -> Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def broken(report: Report) -> Iterator[list[str]]:
+    """What a trainer breaks: the law, by how much, where, and why."""
+    reasons = {known["id"]: known["reason"] for known in report["deviations"]}
+    for check in of_status(report, "deviation", "fail"):
+        figure = ""
+        if check["measured"] is not None and check["bound"]:
+            figure = f"{check['measured']:.2g} ({check['bound']:.1g})"
+        said = check["message"].rpartition("seen again as fail: ")[2]
+        why = reasons.get(check["law"]) or report["diagnosis"]["cause"]
+        yield [f"`{check['law']}`", figure, " ".join((check["worst"] if figure else said).split())[:160], why]
+
+
+def section(peer: Peer, report: Report) -> str:
+    """All of one trainer."""
+    kept = ", ".join(f"`{check['law']}`" for check in of_status(report, "pass")) or "none of those asked"
+    unclaimed = sorted({check["message"] for check in of_status(report, "not_run")})
+    parts = [
+        f"## {peer.name}",
+        f"`sftref {' '.join(peer.words)}`",
+        f"{re.sub(r' [(][^)]*[)]', '', report['line']).partition(';')[0]}; {report['timing']['seconds']:.0f} s.",
+        f"Keeps: {kept}.",
+    ]
+    if unclaimed:
+        parts.append(f"Not asked: {'; '.join(unclaimed)}.")
+    if rows := list(broken(report)):
+        parts.append(table([["breaks", "error (bound)", "where", "why"], *rows]))
+    return "\n\n".join(parts)
+
+
+def main() -> int:
+    """Verify each, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kept", type=Path, help="a folder for the reports, and of those that there are")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        reports = [peer.run(given.kept or Path(scratch)) for peer in PEERS]
+    versions = reports[0]["environment"]["versions"]
+    amiss = [
+        f"{peer.factory}: {report['line']}"
+        for peer, report in zip(PEERS, reports, strict=True)
+        if report["verdict"] != peer.verdict
+    ]
+    parts = [
+        "# What the kit says of trainers that others wrote",
+        f"Made by `reports.py` beside this file: JAX {versions['jax']}, Flax {versions['flax']}, transformers 4.57.6, "
+        "PyTorch 2.13.0 on a CPU. A law that a trainer is known to break stands in its file of deviations, with the "
+        "reason; all else has to pass. The last three are asked more than they can do, to show what is said then.",
+        *(section(peer, report) for peer, report in zip(PEERS, reports, strict=True)),
+    ]
+    (HERE / "REPORTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print("\n".join([*amiss, str(HERE / "REPORTS.md")]))
+    return int(bool(amiss))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""How often the verdict against stored runs is right: whole runs of `sftref bench`, held against one another.
+
+    python tests/power_runs.py --runs 10 --slowed 4 --out power-runs
+
+Records runs, each a process of its own: of the kit's template trainer as it is, and planted to be 5, 10, 20 % slower. A
+trial draws three runs of the trainer as it is, and judges another one, or one of a slow one, by them, with the
+verdict's own code. Prints the share of verdicts on the update, and of runs in which something else was called slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from sftref.conformance.benchmarks.judging import intervals, stored_runs, verdict
+from sftref.conformance.benchmarks.judging.stored_runs import Stored
+from sftref.conformance.benchmarks.measuring.machine import COPIES, COPIES_SCATTER
+from sftref.conformance.benchmarks.options import MATTERS, PROCESSES
+
+PLAIN = "sftref.conformance.adapters.template:Template"
+SLOWED = {f"{percent} %": f"sftref.conformance.faults.trainers.performance:slower_{percent}" for percent in (5, 10, 20)}
+TIMED = "step[trainer]"
+# Here the devices are a CPU's.
+LEAST = {f"copy.{way}[{size}]": COPIES_SCATTER for way in ("to_device", "to_host") for size in COPIES}
+WORDS = (intervals.FAIL, intervals.AMBIGUOUS, intervals.PASS)
+
+
+def record(adapter: str, folder: Path, count: int, level: str) -> list[Stored]:
+    """As many stored runs of a trainer; those that are there already are kept."""
+    for number in range(len(stored_runs.load(folder)), count):
+        words = [sys.executable, "-P", "-m", "sftref.cli", "bench", "--adapter", adapter, "--save", "run"]
+        words += ["--storage", str(folder.resolve()), "--out", str(folder / "report"), "--level", level]
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+        if len(stored_runs.load(folder)) <= number:
+            raise SystemExit(f"{adapter}: no run was stored: {ended.stdout[-500:]}{ended.stderr[-500:]}")
+        print(f"{adapter.partition(':')[2]}: {number + 1} of {count} runs", file=sys.stderr, flush=True)
+    return [renamed(run) for run in stored_runs.load(folder)]
+
+
+def renamed(run: Stored) -> Stored:
+    """The same with one label for every trainer."""
+    label = next(name.partition("[")[2] for name in run.measured if name.startswith("step["))
+    found = {}
+    for name, measured in run.measured.items():
+        new = name.removesuffix(label) + "trainer]" if name.endswith(f"[{label}") else name
+        found[new] = dataclasses.replace(measured, id=new)
+    return dataclasses.replace(run, measured=found)
+
+
+def main() -> int:
+    """Record, judge, tell."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=10, help="of the trainer as it is (default 10)")
+    parser.add_argument("--slowed", type=int, default=4, help="runs of each slow one (default 4)")
+    parser.add_argument("--trials", type=int, default=400, help="of each kind (default 400)")
+    parser.add_argument("--stored", type=int, default=stored_runs.ENOUGH, help="runs that are stored (default 3)")
+    parser.add_argument("--level", default="quick")
+    parser.add_argument("--out", type=Path, default=Path("power-runs"))
+    given = parser.parse_args()
+    plain = record(PLAIN, given.out / "plain", given.runs, given.level)
+    slowed = {"0 %": plain} | {name: record(adapter, given.out / name.split()[0], given.slowed, given.level)
+                               for name, adapter in SLOWED.items()}  # fmt: skip
+    print("how the ratio to the kernel scatters over runs, and how runs of the plain trainer do without it\n")
+    print("| benchmark | ratio, wall | ratio, processor | wall alone |\n|---|---|---|---|")
+    for name in plain[0].measured:
+        rows = [run.measured[name] for run in plain]
+        cells = [[m.relative.get("wall", 1) for m in rows], [m.relative.get("cpu", 1) for m in rows],
+                 [m.seconds["wall"] for m in rows]]  # fmt: skip
+        print(f"| {name} | {' | '.join(f'{np.std(np.log(values), ddof=1):.1%}' for values in cells)} |")
+    rng = np.random.default_rng(0)
+    print("\n| slow-down | FAIL | AMBIGUOUS | PASS | something else FAIL |\n|---|---|---|---|---|")
+    for name, runs in slowed.items():
+        words: Counter[str] = Counter()
+        others = 0
+        for _ in range(given.trials):
+            chosen = [plain[place] for place in rng.permutation(len(plain))[: given.stored + PROCESSES]]
+            stored = chosen[: given.stored]
+            # As on the command line: what looks slower is asked of two more processes.
+            asked = (
+                chosen[given.stored :] if name == "0 %" else [runs[p] for p in rng.permutation(len(runs))[:PROCESSES]]
+            )
+            judge = verdict.Judge(stored, asked[0].versions, MATTERS, len(asked[0].measured), least=LEAST)
+            found = {m.id: judge.judge(m) for m in asked[0].measured.values()}
+            for name_, judged in found.items():
+                if judged.by_clock:
+                    found[name_] = judged.confirmed([judge.judge(run.measured[name_]) for run in asked[1:]])
+            words[found[TIMED].word] += 1
+            others += any(judged.word == intervals.FAIL for name_, judged in found.items() if name_ != TIMED)
+        shares = " | ".join(f"{words[word] / given.trials:.1%}" for word in WORDS)
+        print(f"| {name} | {shares} | {others / given.trials:.1%} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

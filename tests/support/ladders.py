@@ -1,0 +1,222 @@
+"""What the runner's tests share: a copy of the kit whose laws pass, fail, hang or crash as a test wants.
+
+The copy is run as a stranger would run it, in real processes. JAX is a stand-in there, since what is under test is
+around the checks: it makes a process start in half a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftref.conformance.machine.remedies import remedies
+
+KIT = Path(__file__).parents[2] / "conformance"
+DEADLINE = 2.5
+# What a check does, by its fate. `check` is the Check; `A` an array.
+FATES = {
+    "passes": "check.equal('a', A, A)",
+    "measures": "check.facts['ratio'] = np.float32('nan'); check.close('a', A + 1e-3, A, Bound(1e-2, 1e-3, 'by hand'))",
+    "differs": "check.equal('a', A + 1, A)",
+    "raises": "raise RuntimeError('boom \\x1b[31m')",
+    "compares_nothing": "pass",
+    "needs_more": "check.need(False, 'needs 2 devices, found 1')",
+    "is_not_claimed": "check.need(False, 'capability gradients is not claimed')",
+    "disagrees": "os.write(2, b'E0000 Results mismatch between two kernels\\n'); check.equal('a', A, A)",
+    "sleeps": "time.sleep(60)",
+    "holds_the_gil": "[ctypes.PyDLL(None).sleep(60) for _ in range(60)]",
+    "segfaults": "ctypes.string_at(0)",
+    "exits": "os._exit(7)",
+    "aborts": "os.write(2, b'F0000 rendezvous of 8 threads failed\\n'); os.abort()",
+    "waits": "Path(os.environ['SFTREF_FLAG']).touch(); time.sleep(60)",
+}
+# Not one of those that a run of everything asks: it needs a file that says what it computes.
+COMPILES = {"compiles": "check.close('a', A + compiled(), A, Bound(1e-2, 1e-3, 'by hand'))"}
+# What a setting mends, and what comes and goes.
+MENDED = {
+    "needs_simple": "check.equal('a', A + (os.environ.get('NCCL_PROTO') != 'Simple'), A)",
+    "needs_plain": "check.equal('a', A + ('fast_math' in os.environ.get('XLA_FLAGS', '')), A)",
+    "hates_simple": "check.equal('a', A + (os.environ.get('NCCL_PROTO') == 'Simple'), A)",
+    "hangs_in_graphs": "'command_buffer=' in os.environ.get('XLA_FLAGS', '') or time.sleep(60); check.equal('a', A, A)",
+    "comes_and_goes": ("p = Path('asked_before'); first = not p.exists(); p.touch(); check.equal('a', A + first, A)"),
+    "knows_no_flag": (
+        "'command_buffer' in os.environ.get('XLA_FLAGS', '') and (os.write(2, b'Unknown flag in XLA_FLAGS: --xla\\n'), "
+        "os.abort()); check.equal('a', A + 1, A)"
+    ),
+}
+HEAD = """
+import ctypes, os, time
+from pathlib import Path
+import numpy as np, pytest
+from ...core.comparison import Bound
+A = np.arange(8, dtype=np.float32)
+
+
+def compiled():
+    asked = Path("asked").read_text()
+    program = Path(os.environ["JAX_COMPILATION_CACHE_DIR"], f"program-{asked}")
+    if not program.exists():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(asked)
+        print("compiled anew", file=Path("compilations").open("a"))
+    return float(program.read_text()) if program.read_text() != "hangs" else time.sleep(60)
+"""
+CHECK = """
+@pytest.mark.law("{id}")
+def test_{name}({arguments}):
+    {body}
+"""
+ENTRY = """
+[[law]]
+id = "{id}"
+rung = {rung}
+per = "{per}"
+deadline = {deadline}
+requirement = "It MUST be so."
+catches = ["this"]
+cause = "The cause."
+next_step = "The next step."
+"""
+STAND_IN = """
+class Config:
+    jax_platforms = None
+    def update(self, name, value):
+        setattr(self, name, value)
+class Client:
+    platform_version = "stand-in"
+class Device:
+    platform, device_kind, client = "cpu", "stand-in", Client()
+    def __init__(self, id):
+        self.id = id
+class monitoring:
+    register_event_duration_secs_listener = staticmethod(lambda heard: heard("/jax/core/compile/x", 1.0))
+config, __version__ = Config(), "0.10.2"
+def devices():
+    return [Device(i) for i in range(config.jax_num_cpu_devices)]
+"""
+ADAPTER = """
+class Trainer:
+    name, capabilities = "a stand-in", frozenset({"replicas"})
+    start = step = evaluate = params = replicas = lambda self, *_: None
+"""
+
+
+@dataclass
+class Ended:
+    """A command that came to its end."""
+
+    code: int
+    out: str
+    err: str
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        return {check["id"]: check["status"] for check in self.report["checks"]}
+
+    def check(self, name: str) -> dict[str, Any]:
+        return next(check for check in self.report["checks"] if check["id"] == name)
+
+    @property
+    def verdict(self) -> str:
+        return self.out.strip().splitlines()[-1]
+
+
+class Copy:
+    """A folder with a copy of the kit, and laws of the test's own.
+
+    Args:
+        folder: to be made.
+        ladder: (rung, fate) of each law, in order; a fate is one of `FATES`, which a suffix as in `passes-2` makes
+            another law. The id is `r3.fate`, asked of a subject where the rung is 6 or higher.
+        deadline: of each check.
+        tries: ask again, with one setting after another, what falls.
+    """
+
+    def __init__(
+        self, folder: Path, ladder: list[tuple[int, str]], deadline: float = DEADLINE, tries: bool = False
+    ) -> None:
+        self.tries = tries
+        self.folder, self.kit = folder, folder / "conformance"
+        # What is compiled already stays so: times of change are copied too.
+        ignore = shutil.ignore_patterns("test_[0-9]*", ".*")
+        shutil.copytree(KIT, self.kit, ignore=ignore)
+        (folder / "jax").mkdir()
+        (folder / "jax" / "__init__.py").write_text(STAND_IN)
+        (folder / "stand_in.py").write_text(ADAPTER)
+        entries: dict[int, str] = {}
+        files: dict[int, str] = {}
+        for rung, fate in ladder:
+            per = "subject" if rung >= 6 else "machine"
+            entry = ENTRY.format(id=f"r{rung}.{fate}", rung=rung, per=per, deadline=deadline)
+            entries[rung] = entries.get(rung, "") + entry
+            files[rung] = files.get(rung, HEAD) + CHECK.format(
+                id=f"r{rung}.{fate}",
+                name=fate.replace("-", "_"),
+                arguments="check, subject" if per == "subject" else "check",
+                body=(FATES | COMPILES | MENDED)[fate.partition("-")[0]],
+            )
+        for rung, text in files.items():
+            (self.kit / "laws" / "machine" / f"test_{rung}_fates.py").write_text(text)
+            (self.kit / "laws" / "machine" / f"test_{rung}_fates.toml").write_text(entries[rung])
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Change the copy's own code."""
+        path = self.kit / name
+        text = path.read_text()
+        assert re.search(old, text), f"{name} has no {old}"
+        path.write_text(re.sub(old, new, text))
+
+    def on(self, platform: str, maker: str, devices: int = 2) -> Copy:
+        """With another stand-in for JAX's devices; returns itself."""
+        text = STAND_IN.replace(
+            'platform, device_kind, client = "cpu"', f'platform, device_kind, client = "{platform}"'
+        )
+        text = text.replace('platform_version = "stand-in"', f'platform_version = "{maker}"')
+        text = text.replace("range(config.jax_num_cpu_devices)", f"range({devices})")
+        (self.folder / "jax" / "__init__.py").write_text(text)
+        return self
+
+    def environment(self) -> dict[str, str]:
+        # A pytest of the user's own may not reach in, nor a setting of theirs: it would be tried where something falls.
+        theirs = [remedy.without for remedy in remedies(["cpu"], 0, ["fail"], os.environ, 1)]
+        kept = {name: value for name, value in os.environ.items() if name not in theirs}
+        return kept | {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "--nonsense", "COLUMNS": "200"}
+
+    def start(self, *arguments: str, before: str = "", **more: Any) -> subprocess.Popen[str]:
+        """`python -m conformance verify`, as a process; `before` is shell that runs first."""
+        # A test run in the background inherits a SIGINT that is ignored; the person at the keyboard does not.
+        code = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        code += "runpy.run_module('conformance', run_name='__main__', alter_sys=True)"
+        words = [sys.executable, "-c", code, "verify", "--adapter", "stand_in:Trainer", *arguments]
+        words += [] if "--against" in arguments else ["--against", "stand_in:Trainer"]
+        words += [] if self.tries else ["--no-remedies"]
+        return subprocess.Popen(
+            ["sh", "-c", f'{before} exec "$@"', "sh", *words], cwd=self.folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment() | more,
+        )  # fmt: skip
+
+    def ended(self, process: subprocess.Popen[str]) -> Ended:
+        out, err = process.communicate(timeout=120)
+        path = self.folder / "sftref-report" / "report.json"
+        return Ended(process.returncode, out, err, json.loads(path.read_text()) if path.exists() else {})
+
+    def verify(self, *arguments: str, **more: Any) -> Ended:
+        return self.ended(self.start(*arguments, **more))
+
+    def pytest(self, *arguments: str) -> Ended:
+        """A plain pytest of the copy."""
+        words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:sftref.pytest_plugin", *arguments]
+        variables = self.environment() | {"PYTEST_ADDOPTS": ""}
+        found = subprocess.run(
+            [*words, "--sftref-adapter", "stand_in:Trainer", "--sftref-against", "stand_in:Trainer", "conformance"],
+            cwd=self.folder, text=True, capture_output=True, env=variables, timeout=120, check=False,
+        )  # fmt: skip
+        return Ended(found.returncode, found.stdout, found.stderr)

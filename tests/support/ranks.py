@@ -1,0 +1,108 @@
+"""Processes of one `sftref train` on this machine: started, watched, hurt, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftref.conformance.laws.support.process_group import free_port
+
+
+@dataclass
+class Ended:
+    """How one process ended: its exit code, what it said, and when, in seconds after the others were told of."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+@contextlib.contextmanager
+def started(
+    processes: int,
+    words: Sequence[str],
+    *,
+    extra: Mapping[int, Sequence[str]] | None = None,
+    variables: Mapping[int, Mapping[str, str]] | None = None,
+    folders: Mapping[int, Path] | None = None,
+    absent: Sequence[int] = (),
+) -> Iterator[dict[int, subprocess.Popen[str]]]:
+    """`sftref WORDS` in so many processes, each with options and variables of its own; killed at the end.
+
+    Args:
+        processes: how many there should be.
+        words: the command and its options.
+        extra: options of some of them.
+        variables: of some of them.
+        folders: the working directory of some of them.
+        absent: those that never come.
+    """
+    port = free_port()
+    running = {}
+    for number in sorted(set(range(processes)) - set(absent)):
+        mine = ["--coordinator", f"localhost:{port}", "--num-processes", str(processes), "--process-id", str(number)]
+        running[number] = subprocess.Popen(
+            [sys.executable, "-P", "-m", "sftref.cli", *words, *mine, *(extra or {}).get(number, ())],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=(folders or {}).get(number),
+            env=os.environ | dict((variables or {}).get(number, {})),
+            start_new_session=True,
+        )
+    try:
+        yield running
+    finally:
+        for process in running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def ends(running: Mapping[int, subprocess.Popen[str]], timeout: float) -> dict[int, Ended]:
+    """Wait for all, at most so many seconds in all.
+
+    Raises:
+        subprocess.TimeoutExpired: one of them has not ended.
+    """
+    began = time.monotonic()
+    found = {}
+    for number, process in running.items():
+        out, err = process.communicate(timeout=max(1.0, began + timeout - time.monotonic()))
+        found[number] = Ended(process.returncode, out, err, time.monotonic() - began)
+    return found
+
+
+def worker(process: subprocess.Popen[str]) -> int:
+    """The number of the child that does the work of one `sftref train` of several."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(children[0])
+
+
+def until(path: Path, timeout: float = 120.0) -> None:
+    """Wait for a file or a folder."""
+    end = time.monotonic() + timeout
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{path} did not appear within {timeout:g} s")
+        time.sleep(0.1)
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[float]:
+    """The loss of each update."""
+    return [line["loss"] for line in records(out) if line["kind"] == "step"]

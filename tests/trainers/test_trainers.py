@@ -1,0 +1,299 @@
+"""Trainers, fast: one case on three devices in detail, and what each must refuse. All cases: `test_equality.py`."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from equality_table import REFERENCE, SEED, Case, Course, Experiment, same_bits
+from helpers import GARBAGE, difference, norm, relative_error
+from jax import lax
+from jax.sharding import Mesh
+from test_equality import GRADIENT, check_row
+
+from sftref.config import ConfigError
+from sftref.data.batches import Batch
+from sftref.train.loss import LossSums
+from sftref.train.step import gradient_sums
+from sftref.trainers import MeshTrainer, PmapTrainer, SingleTrainer, Trainer, make_trainer
+
+pytestmark = pytest.mark.jax
+
+NAMES = ("single", "pmap", "mesh")
+# One layer: what the trainers share is tested elsewhere, and a program costs seconds to compile.
+DEVICES, LAYERS = 3, 1
+
+
+class Run(NamedTuple):
+    """A trainer and what it did."""
+
+    trainer: Trainer
+    case: Case
+    course: Course
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    return Experiment("float32", LAYERS)
+
+
+@pytest.fixture(scope="module")
+def runs(experiment: Experiment) -> dict[str, Run]:
+    """Two updates of packed rows in two micro-batches on three devices; and of padded rows on one, the reference."""
+    found = {"single": Run(experiment.single, REFERENCE, experiment.reference)}
+    for name in ("pmap", "mesh"):
+        case = Case(DEVICES, packed=True, micro=2)
+        trainer = make_trainer(name, experiment.program, jax.devices()[: case.devices])
+        found[name] = Run(trainer, case, experiment.course(trainer, case))
+    return found
+
+
+@pytest.fixture(scope="module")
+def batches(experiment: Experiment) -> dict[Any, Batch]:
+    """The first update in the case of each run, by (number of devices, arrangement)."""
+    update, cases = next(experiment.updates()), (REFERENCE, Case(DEVICES, packed=True, micro=2))
+    return {(c.devices, a): experiment.batch(update, c, a) for c in cases for a in ("empty", "uneven")}
+
+
+class TestEquality:
+    """Whoever computes a step, loss, gradient and parameters MUST be those of one device with padded rows."""
+
+    @pytest.mark.parametrize("name", ["pmap", "mesh"])
+    def test_packed_micro_batches(self, name: str, experiment: Experiment, runs: dict[str, Run]) -> None:
+        run = runs[name]
+        check_row(experiment.compare(name, run.case, run.course), "float32")
+
+    def test_the_layouts_are_what_they_claim(self, batches: dict[Any, Batch]) -> None:
+        def shares(arrangement: str) -> list[int]:
+            weights = batches[DEVICES, arrangement].weights
+            return [int(part.sum()) for part in np.split(weights, DEVICES, axis=1)]
+
+        empty, uneven = shares("empty"), shares("uneven")
+        assert empty[-1] == 0 < min(empty[:-1])
+        assert len(set(uneven)) == DEVICES
+        assert min(uneven) > 0
+        assert sum(empty) == sum(uneven) == batches[1, "empty"].weights.sum()
+        assert (batches[DEVICES, "uneven"].input_ids == GARBAGE).any()  # padding holds garbage
+
+    def test_training_moves_the_parameters(self, experiment: Experiment, runs: dict[str, Run]) -> None:
+        one, two = (runs["mesh"].course.params[step] for step in (1, 2))
+        moved = [norm(difference(one, experiment.params)), norm(difference(two, one))]
+        assert min(moved) > 10 * 1e-3 * 0.5  # hundreds of parameters, 1e-3 each
+
+
+@pytest.fixture(scope="module")
+def wrong(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """By arrangement and fault: the gradient under each wrong `reduce`, all from one compiled program."""
+
+    def mean(sums: LossSums, gradients: Any) -> Any:
+        return jax.tree.map(lambda g: g / sums.weight, gradients)
+
+    def gradients(state: Any, batch: Batch) -> dict[str, Any]:
+        sums, local = gradient_sums(experiment.program, state, batch)
+        psum, pmean = (functools.partial(f, axis_name="data") for f in (lax.psum, lax.pmean))
+        share = mean(sums._replace(weight=jnp.maximum(sums.weight, 1)), local)
+        return {
+            "right": mean(*psum((sums, local))),
+            "all-reduce missing": share,
+            "mean of per-device means": pmean(share),
+            "sum of per-device means": psum(share),
+            "sum instead of mean": psum(local),
+            "mean over devices, sum of weights": mean(psum(sums), pmean(local)),
+            "reduced twice": mean(psum(sums), psum(psum(local))),
+            "mean over rows, padding counted": psum(jax.tree.map(lambda g: g / batch.weights.size, local)),
+        }
+
+    trainer = make_trainer("pmap", experiment.program, jax.devices()[:DEVICES])
+    function = jax.pmap(gradients, axis_name="data", devices=trainer.devices)
+    update, found = next(experiment.updates()), {}
+    for arrangement in ("empty", "uneven"):
+        batch = experiment.batch(update, Case(DEVICES, packed=True, micro=1), arrangement)
+        found[arrangement] = trainer.read(function(trainer.place(experiment.state()), trainer.put(batch)))
+    return found
+
+
+class TestFaults:
+    """The bound on gradients MUST be one that wrong reductions miss by far, or the comparison would prove nothing."""
+
+    def test_the_right_one_is_within_the_bound(self, wrong: Any, experiment: Experiment) -> None:
+        for arrangement, found in wrong.items():
+            assert relative_error(found["right"], experiment.reference.gradient[arrangement]) < GRADIENT["float32"]
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            "all-reduce missing",
+            "mean of per-device means",
+            "sum of per-device means",
+            "sum instead of mean",
+            "mean over devices, sum of weights",
+            "reduced twice",
+            "mean over rows, padding counted",
+        ],
+    )
+    def test_a_wrong_one_misses_it_10000_times(self, fault: str, wrong: Any, experiment: Experiment) -> None:
+        for arrangement, found in wrong.items():
+            error = relative_error(found[fault], experiment.reference.gradient[arrangement])
+            assert error > 1e4 * GRADIENT["float32"], (arrangement, error)
+
+    def test_not_finite_is_an_error_too(self, experiment: Experiment) -> None:
+        want = experiment.reference.gradient["empty"]
+        got = jax.tree.map(np.copy, want)
+        got["classifier"]["bias"][0] = np.nan
+        assert relative_error(got, want) == np.inf
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestPlacement:
+    """State MUST be whole and the same on every device, batches divided among all, and the caller's data its own."""
+
+    def test_replicas_are_equal_bit_for_bit(self, name: str, experiment: Experiment, runs: Any, batches: Any) -> None:
+        trainer = runs[name].trainer
+        n = len(trainer.devices)
+        state, metrics = trainer.train_step(trainer.place(experiment.state()), trainer.put(batches[n, "uneven"]))
+        replicas = trainer.replicas((state, metrics))
+        assert len(replicas) == n == (1 if name == "single" else DEVICES)
+        assert all(same_bits(replica, replicas[0]) for replica in replicas)
+        assert same_bits(trainer.read((state, metrics)), replicas[0])
+        assert int(replicas[0][0].step) == 1
+        assert float(replicas[0][1].weight) == 21
+        assert float(replicas[0][1].learning_rate) == np.float32(1e-3)
+
+    def test_every_device_is_used(self, name: str, experiment: Experiment, runs: Any, batches: Any) -> None:
+        trainer = runs[name].trainer
+        n = len(trainer.devices)
+        state, batch = trainer.place(experiment.state()), trainer.put(batches[n, "uneven"])
+        rows = batches[n, "uneven"].weights.shape[1]
+        for leaf in jax.tree.leaves(batch):
+            assert {shard.device for shard in leaf.addressable_shards} == set(trainer.devices)
+            assert leaf.sharding.device_set == set(trainer.devices)
+            assert [np.prod(s.data.shape[:3]) for s in leaf.addressable_shards] == [
+                np.prod(leaf.addressable_shards[0].data.shape[:3])
+            ] * n
+        for index, device in enumerate(trainer.devices):  # shard i of the rows is on device i
+            shard = next(s for s in batch.example_ids.addressable_shards if s.device == device)
+            want = np.split(batches[n, "uneven"].example_ids, n, axis=1)[index]
+            assert want.shape[1] == rows // n
+            np.testing.assert_array_equal(np.asarray(shard.data).reshape(want.shape), want)
+        for leaf in jax.tree.leaves(state):
+            assert {shard.device for shard in leaf.addressable_shards} == set(trainer.devices)
+        state, _ = trainer.train_step(state, batch)
+        for leaf in jax.tree.leaves(state):
+            assert {shard.device for shard in leaf.addressable_shards} == set(trainer.devices)
+
+    def test_the_state_given_to_a_step_is_donated(self, name: str, experiment: Any, runs: Any, batches: Any) -> None:
+        trainer = runs[name].trainer
+        placed, batch = trainer.place(experiment.state()), trainer.put(batches[len(trainer.devices), "empty"])
+        after, _ = trainer.train_step(placed, batch)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(placed.params))
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, batch)))
+
+    def test_what_the_caller_gave_stays_its_own(self, name: str, experiment: Any, runs: Any, batches: Any) -> None:
+        trainer = runs[name].trainer
+        batch = trainer.put(batches[len(trainer.devices), "uneven"])
+        mine = jax.tree.map(np.copy, experiment.params)
+        placed = trainer.place(experiment.program.state(mine, SEED))
+        for leaf in jax.tree.leaves(mine):
+            leaf[...] = np.nan  # neither now nor later
+        assert same_bits(trainer.read(placed).params, experiment.params)
+        on_device = jax.tree.map(jnp.asarray, experiment.params)
+        state = experiment.program.state(on_device, SEED)
+        after, _ = trainer.train_step(trainer.place(state), batch)
+        assert same_bits(trainer.read(after).params, runs[name].course.params[1])
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+        assert same_bits(on_device, experiment.params)
+
+
+@pytest.fixture(scope="module")
+def compiled(experiment: Experiment) -> tuple[MeshTrainer, Any, Any]:
+    """On a mesh of 2 x 3: the trainer, its compiled step, a batch."""
+    mesh = Mesh(np.array(jax.devices()[:6]).reshape(2, 3), ("copies", "data"))
+    trainer = MeshTrainer(experiment.program, mesh=mesh)
+    batch = experiment.batch(next(experiment.updates()), Case(DEVICES, packed=False, micro=1), "empty")
+    placed = trainer.put(batch)
+    return trainer, trainer._train.lower(trainer.place(experiment.state()), placed).compile(), placed
+
+
+class TestMesh:
+    """A mesh of the caller's MUST do, and the compiled step MUST hold one all-reduce and no other collective."""
+
+    def test_one_all_reduce(self, compiled: Any) -> None:
+        assert collectives(compiled[1].as_text()) == ["all-reduce"]
+
+    def test_the_step_of_a_second_axis_is_the_same(self, compiled: Any, experiment: Experiment) -> None:
+        trainer, step, batch = compiled
+        assert trainer.shards == DEVICES
+        assert len(trainer.devices) == 6
+        state, metrics = step(trainer.place(experiment.state()), batch)
+        replicas = trainer.replicas(state)
+        assert len(replicas) == 6
+        assert all(same_bits(replica, replicas[0]) for replica in replicas)
+        want = experiment.reference
+        assert float(trainer.read(metrics).loss) == pytest.approx(want.loss["empty"], rel=1e-6)
+        gradient = jax.tree.map(lambda m: m / (1 - experiment.b1), trainer.read(state).opt_state[0].mu)
+        assert relative_error(gradient, want.gradient["empty"]) < GRADIENT["float32"]
+
+
+def collectives(text: str) -> list[str]:
+    """The collective operations of an optimised program, once each: `-done` belongs to `-start`."""
+    names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast|ragged-all-to-all"
+    return re.findall(rf"\s({names})(?:-start)?\(", text)
+
+
+def test_gradient_step_is_what_the_optimizer_sees(experiment: Experiment) -> None:
+    """Read from Adam's first moment, as the tables do, and asked for, the gradient MUST be the same."""
+    case = Case(DEVICES, packed=True, micro=1)
+    trainer = make_trainer("mesh", experiment.program, jax.devices()[:DEVICES])
+    batch = experiment.batch(next(experiment.updates()), case, "uneven")
+    gradient = trainer.gradient_step(trainer.place(experiment.state()), trainer.put(batch))
+    replicas = trainer.replicas(gradient)
+    assert all(same_bits(replica, replicas[0]) for replica in replicas)
+    assert relative_error(replicas[0], experiment.reference.gradient["uneven"]) < GRADIENT["float32"]
+
+
+class TestRefusals:
+    """What cannot be computed rightly MUST be refused, with both values in the message."""
+
+    @pytest.mark.parametrize("name", ["pmap", "mesh"])
+    def test_rows_that_cannot_be_divided(self, name: str, experiment: Experiment, batches: dict[Any, Batch]) -> None:
+        trainer = make_trainer(name, experiment.program, jax.devices()[:DEVICES])
+        short = jax.tree.map(lambda a: a[:, : DEVICES + 1], batches[DEVICES, "uneven"])
+        with pytest.raises(ValueError, match=r"rows = 4, must be a multiple of the 3 devices"):
+            trainer.put(short)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_batch_without_examples(self, name: str, experiment: Experiment, batches: dict[Any, Batch]) -> None:
+        n = 1 if name == "single" else DEVICES
+        batch = batches[n, "uneven"]
+        with pytest.raises(ValueError, match="no example of positive weight"):
+            make_trainer(name, experiment.program, jax.devices()[:n]).put(batch._replace(weights=0 * batch.weights))
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_no_devices(self, name: str, experiment: Experiment) -> None:
+        with pytest.raises(ValueError, match=r"devices = \[\], must hold at least one device"):
+            make_trainer(name, experiment.program, [])
+
+    def test_single_with_two(self, experiment: Experiment) -> None:
+        with pytest.raises(ConfigError, match="--devices = 2, must be 1 with --trainer single"):
+            make_trainer("single", experiment.program, jax.devices()[:2])
+
+    def test_a_mesh_without_the_axis(self, experiment: Experiment) -> None:
+        mesh = Mesh(np.array(jax.devices()[:2]), ("batch",))
+        with pytest.raises(ConfigError, match=r"mesh axes = \('batch',\), must include 'data'"):
+            MeshTrainer(experiment.program, mesh=mesh)
+
+    def test_a_name_that_is_none(self, experiment: Experiment) -> None:
+        with pytest.raises(ConfigError, match="--trainer = 'fsdp', must be one of single, pmap, mesh"):
+            make_trainer("fsdp", experiment.program, jax.devices()[:1])
+
+    def test_names(self, experiment: Experiment) -> None:
+        kinds = {"single": SingleTrainer, "pmap": PmapTrainer, "mesh": MeshTrainer}
+        for name, kind in kinds.items():
+            trainer = make_trainer(name, experiment.program, jax.devices()[:1])
+            assert type(trainer) is kind
+            assert trainer.name == name

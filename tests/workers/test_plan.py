@@ -1,0 +1,82 @@
+"""What a run's processes are given: which checks share one, their variables, and how their programs are compiled."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from sftref.conformance.machine import snapshot
+from sftref.conformance.workers.plan import keeps_bytecode, variables
+
+
+def test_a_compilation_cache_of_the_user_cannot_answer() -> None:
+    given = {"JAX_COMPILATION_CACHE_DIR": "theirs"}
+    assert variables(given, None)["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+    assert variables(given, Path("ours"))["JAX_COMPILATION_CACHE_DIR"] == "ours"
+
+
+def test_what_hypothesis_keeps_goes_to_the_scratch_folder() -> None:
+    assert variables({}, None, scratch=Path("mine"))["HYPOTHESIS_STORAGE_DIRECTORY"].startswith("mine")
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "writable", "compiled", "kept"),
+    [
+        (False, True, False, True),
+        (True, True, False, False),
+        (False, False, False, False),
+        (True, False, True, True),
+    ],
+)
+def test_bytecode_goes_to_the_scratch_folder_where_python_would_not_keep_it(
+    forbidden: bool, writable: bool, compiled: bool, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", forbidden)
+    monkeypatch.setattr("os.access", lambda path, mode: writable)
+    source, cached = tmp_path / "jax.py", tmp_path / "jax.pyc"
+    source.touch()
+    if compiled:
+        cached.touch()
+    spec = types.SimpleNamespace(origin=str(source), cached=str(cached))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    assert keeps_bytecode("jax") is kept
+    given = variables({"PYTHONDONTWRITEBYTECODE": "1"}, None, scratch=tmp_path)
+    assert ("PYTHONDONTWRITEBYTECODE" in given) is kept
+    assert given.get("PYTHONPYCACHEPREFIX") == (None if kept else str(tmp_path / "bytecode"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "variable", "installed", "known"),
+    [
+        (None, None, [], ["cpu"]),
+        ("cpu", None, ["jax-cuda13-plugin"], ["cpu"]),
+        (None, "cpu", ["jax_rocm7_pjrt"], ["cpu"]),
+        (None, None, ["jax-cuda13-plugin"], []),
+        (None, None, ["libtpu"], []),
+        ("gpu", None, [], []),
+        (None, "rocm,cpu", [], []),
+    ],
+)
+def test_the_cpu_is_foreseen_only_where_nothing_else_can_come(
+    asked: str | None,
+    variable: str | None,
+    installed: list[str],
+    known: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [types.SimpleNamespace(metadata={"Name": name}) for name in ("jax", "jaxlib", *installed)]
+    monkeypatch.setattr(snapshot.importlib.metadata, "distributions", lambda: found)
+    monkeypatch.setattr(snapshot.importlib.metadata, "entry_points", lambda group: [])
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", variable)
+    assert snapshot.foreseen(asked) == known
+
+
+def test_a_plugin_that_announces_itself_is_not_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(snapshot.importlib.metadata, "entry_points", lambda group: [group])
+    assert snapshot.foreseen(None) == []
