@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .law import laws
-from .result import Record
+from .result import Result
 from .settings import PLATFORMS
 
 FIELDS = ("id", "reason", "issue", "expires")
@@ -54,7 +54,7 @@ class Deviation:
     subject: str | None = None
     platform: str | None = None
 
-    def names(self, record: Record, platforms: Sequence[str]) -> bool:
+    def names(self, record: Result, platforms: Sequence[str]) -> bool:
         """Whether it is about this check, here."""
         if self.subject is not None and record.subject != self.subject:
             return False
@@ -104,13 +104,13 @@ def _one(where: str, entry: dict[str, Any]) -> Deviation:
 
 
 def covering(
-    deviations: Iterable[Deviation], record: Record, platforms: Sequence[str], today: datetime.date
+    deviations: Iterable[Deviation], record: Result, platforms: Sequence[str], today: datetime.date
 ) -> Deviation | None:
     """The deviation that accepts a failure today, or None."""
     return next((d for d in deviations if d.names(record, platforms) and today <= d.expires), None)
 
 
-def accepted(deviations: Iterable[Deviation], record: Record, platforms: Sequence[str], today: datetime.date) -> Record:
+def accepted(deviations: Iterable[Deviation], record: Result, platforms: Sequence[str], today: datetime.date) -> Result:
     """The record, which reads `deviation` where its failure is a known one."""
     if record.status not in ("fail", "error", "hang", "crash"):
         return record
@@ -123,7 +123,7 @@ def accepted(deviations: Iterable[Deviation], record: Record, platforms: Sequenc
 
 def stale(
     deviations: Iterable[Deviation],
-    records: Iterable[Record],
+    records: Iterable[Result],
     subjects: Iterable[str],
     platforms: Sequence[str],
     today: datetime.date,

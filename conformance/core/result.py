@@ -24,7 +24,7 @@ END_OF_CHECK = b"\x1esftref "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class Result:
     """What one check found.
 
     Attributes:
@@ -76,7 +76,7 @@ class Record:
         error: BaseException | None,
         seconds: float,
         stderr: str,
-    ) -> Record:
+    ) -> Result:
         """The record of a check that ended with `error`, or with None, in this process."""
         status, message = "pass", ""
         if error is not None:
@@ -120,7 +120,7 @@ class Record:
         )
 
     @classmethod
-    def ended(cls, law: Law, subject: str | None, status: str, message: str, seconds: float) -> Record:
+    def ended(cls, law: Law, subject: str | None, status: str, message: str, seconds: float) -> Result:
         """The record of a check that could not tell its own end: a hang, a crash, or never reached."""
         return cls(
             id=check_id(law.id, subject), law=law.id, rung=law.rung, subject=subject, status=status,
@@ -132,7 +132,7 @@ class Record:
         return dataclasses.asdict(self) | {"facts": plain(self.facts)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Record:
+    def from_json(cls, value: dict[str, Any]) -> Result:
         """Back from `to_json`."""
         return cls(**value)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..core.fault import Fault
 from ..core.law import LEVELS, Law, blocked_by, check_id, laws
-from ..core.result import Record
+from ..core.result import Result
 from ..core.settings import Settings
 from ..judge.diagnosis import diagnose
 from ..judge.mutation_score import level_of
@@ -31,7 +31,7 @@ class Row:
     """
 
     fault: Fault
-    records: dict[str, Record] = field(default_factory=dict)
+    records: dict[str, Result] = field(default_factory=dict)
     layer: str | None = None
     cause: str = ""
 
@@ -69,11 +69,11 @@ def row(fault: Fault, settings: Settings) -> Row:
     return found
 
 
-def as_run(fault: Fault, records: dict[str, Record], settings: Settings) -> Outcome:
+def as_run(fault: Fault, records: dict[str, Result], settings: Settings) -> Outcome:
     """What a run of a system with this fault would have gathered: what stands on a rung that fell is blocked."""
     failed = {(record.rung, None) for record in records.values() if record.status in BROKEN}
     outcome = Outcome(settings=settings, expected=[check_id(law, fault.id) for law in records])
     for law, record in records.items():
         broken = blocked_by(failed, laws()[law], None)
-        outcome.records[record.id] = Record.ended(laws()[law], fault.id, "blocked", broken, 0.0) if broken else record
+        outcome.records[record.id] = Result.ended(laws()[law], fault.id, "blocked", broken, 0.0) if broken else record
     return outcome

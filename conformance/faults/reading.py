@@ -6,7 +6,7 @@ import dataclasses
 import time
 
 from ..core.fault import Fault
-from ..core.result import Record
+from ..core.result import Result
 from ..core.settings import Settings, device_limit
 from ..judge.diagnosis import diagnose
 from ..judge.outcome import Outcome
@@ -36,7 +36,7 @@ def read(fault: Fault, settings: Settings) -> Verdict:
 def of_the_machine(outcome: Outcome) -> Outcome:
     """The same run where checks bear no trainer's name: a trial has the fault's in its place."""
 
-    def bare(record: Record) -> Record:
+    def bare(record: Result) -> Result:
         return dataclasses.replace(record, id=record.law, subject=None)
 
     records = {record.law: bare(record) for record in outcome.records.values()}

@@ -23,7 +23,7 @@ from ..core.check import Check
 from ..core.fault import Fault
 from ..core.kit import PACKAGE
 from ..core.law import Law, laws
-from ..core.result import Record
+from ..core.result import Result
 from ..core.settings import Settings, device_limit
 from ..laws.support import compilation
 from .backend.lowering import CannotPlantError
@@ -80,7 +80,7 @@ def forget() -> None:
 
 def ask(
     law: Law, instead: dict[str, Any], settings: Settings, subject: str | None = None, *, narrows: bool = False
-) -> Record:
+) -> Result:
     """Ask one law as pytest would; what is in `instead` takes the place of the fixture of its name."""
     check = Check(law, settings.level, settings.seed, narrows=narrows)
     error: BaseException | None = None
@@ -107,10 +107,10 @@ def ask(
             raise
         except BaseException as raised:
             error = raised
-    return Record.of(law, subject, check, error, time.monotonic() - began, "")
+    return Result.of(law, subject, check, error, time.monotonic() - began, "")
 
 
-def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]], *, narrows: bool = False) -> Iterator[Record]:
+def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]], *, narrows: bool = False) -> Iterator[Result]:
     """One fault planted, or none, and laws asked with it there; the records' subject is the fault."""
     subject = fault.id if fault else None
     try:
@@ -120,7 +120,7 @@ def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]], *, narrow
             for law, settings in asked:
                 yield ask(laws()[law], instead, settings, subject, narrows=narrows)
     except CannotPlantError as error:
-        yield from (Record.ended(laws()[law], subject, "not_run", str(error), 0.0) for law, _ in asked)
+        yield from (Result.ended(laws()[law], subject, "not_run", str(error), 0.0) for law, _ in asked)
 
 
 def _enough(fault: Fault, settings: Settings) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..core.law import laws
-from ..core.result import Record
+from ..core.result import Result
 
 
-def advice(record: Record) -> tuple[str, str]:
+def advice(record: Result) -> tuple[str, str]:
     """Likely cause and next step: the law's own, unless something raised before the law could be judged."""
     law = laws()[record.law]
     if record.status != "error":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.law import RUNGS
-from ..core.result import Record
+from ..core.result import Result
 from .advice import advice
 from .outcome import BROKEN, Outcome
 
@@ -53,7 +53,7 @@ class Rule:
     cause: str = ""
     next_step: str = ""
 
-    def matches(self, fallen: Sequence[Record], stood: Sequence[Record]) -> Record | None:
+    def matches(self, fallen: Sequence[Result], stood: Sequence[Result]) -> Result | None:
         """The record that the rule speaks of, if it fits what fell and stood on one rung."""
         mine = [record for record in fallen if self._names(record.law)]
         if self.only and len(mine) < len(fallen):
@@ -68,7 +68,7 @@ class Rule:
     def _names(self, law: str) -> bool:
         return any(law == word or (word.endswith(".") and law.startswith(word)) for word in self.falls)
 
-    def _fits(self, record: Record) -> bool:
+    def _fits(self, record: Result) -> bool:
         if self.says and not re.search(self.says, record.message):
             return False
         if any(
@@ -127,7 +127,7 @@ def diagnose(outcome: Outcome) -> dict[str, Any] | None:
     return {"layer": layer, "cause": cause, "evidence": evidence, "next_step": next_step}
 
 
-def _values(record: Record) -> list[str]:
+def _values(record: Result) -> list[str]:
     """What the failure depends on: where it holds, and how far off it is."""
     facts, said = record.facts, []
     if facts.get("holds"):
@@ -141,7 +141,7 @@ def _values(record: Record) -> list[str]:
     return said
 
 
-def _who(lowest: Sequence[Record], here: Sequence[Record]) -> list[str]:
+def _who(lowest: Sequence[Result], here: Sequence[Result]) -> list[str]:
     """What other trainers did before the same laws."""
     laws, mine = {record.law for record in lowest}, lowest[0].subject
     others: dict[str, set[str]] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..core.fault import Fault, faults
 from ..core.law import LEVELS, check_id, laws, split_id
-from ..core.result import Record
+from ..core.result import Result
 from .outcome import Outcome
 
 
@@ -62,7 +62,7 @@ def fates(outcome: Outcome) -> list[Fate]:
 
 
 def _fate(outcome: Outcome, fault: Fault, expected: list[str]) -> Fate:
-    ended: dict[str, Record] = {}
+    ended: dict[str, Result] = {}
     reasons = []
     for law in expected:
         record = outcome.trials.get(check_id(law, fault.id))

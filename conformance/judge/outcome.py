@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..core.deviations import Deviation
 from ..core.law import RUNGS, split_id
-from ..core.result import Record
+from ..core.result import Result
 from ..core.settings import Settings
 from ..machine.findings import Finding
 from ..machine.remedies import Tries
@@ -28,7 +28,7 @@ class Group(NamedTuple):
 
     rung: int
     subject: str | None
-    records: list[Record]
+    records: list[Result]
 
     @property
     def name(self) -> str:
@@ -77,9 +77,9 @@ class Outcome:
 
     settings: Settings
     expected: list[str]
-    records: dict[str, Record] = field(default_factory=dict)
+    records: dict[str, Result] = field(default_factory=dict)
     planted: list[str] = field(default_factory=list)
-    trials: dict[str, Record] = field(default_factory=dict)
+    trials: dict[str, Result] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     subjects: dict[str, dict[str, Any]] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)
@@ -105,11 +105,11 @@ class Outcome:
         found: list[str] = self.environment.get("platforms", [])
         return found
 
-    def ended(self) -> list[Record]:
+    def ended(self) -> list[Result]:
         """The records in the order of the ladder."""
         return [self.records[check] for check in self.expected if check in self.records]
 
-    def of_status(self, *statuses: str) -> list[Record]:
+    def of_status(self, *statuses: str) -> list[Result]:
         """The records of these statuses, from the lowest rung up."""
         return [record for record in self.ended() if record.status in statuses]
 
@@ -118,16 +118,16 @@ class Outcome:
         for check in self.expected:
             if check not in self.records:
                 law, subject = split_id(check)
-                self.records[check] = Record.ended(law, subject, "not_run", reason, 0.0)
+                self.records[check] = Result.ended(law, subject, "not_run", reason, 0.0)
 
     def groups(self) -> list[Group]:
         """The ladder's lines, from the bottom up."""
         return groups(self.ended())
 
 
-def groups(records: Iterable[Record]) -> list[Group]:
+def groups(records: Iterable[Result]) -> list[Group]:
     """Records -> the ladder's lines, in the order in which they first appear."""
-    found: dict[tuple[int, str | None], list[Record]] = {}
+    found: dict[tuple[int, str | None], list[Result]] = {}
     for record in records:
         found.setdefault((record.rung, record.subject), []).append(record)
     return [Group(rung, subject, members) for (rung, subject), members in found.items()]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..core.check import NOT_APPLICABLE
 from ..core.deviations import stale
 from ..core.law import RUNGS
-from ..core.result import Record
+from ..core.result import Result
 from .mutation_score import fates
 from .outcome import CAPABILITY, LOST, WRONG, Outcome
 
@@ -108,13 +108,13 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
     return ("INCOMPLETE" if missing else "CONFORMANT"), reason
 
 
-def unmet(outcome: Outcome) -> list[Record]:
+def unmet(outcome: Outcome) -> list[Result]:
     """The checks that the run must answer for and that did not run."""
     allowed = (CAPABILITY, NOT_APPLICABLE)
     return [record for record in outcome.of_status("not_run") if not record.message.startswith(allowed)]
 
 
-def first(records: Sequence[Record]) -> str:
+def first(records: Sequence[Result]) -> str:
     """The lowest of them, and how many there are besides."""
     more = f" and {len(records) - 1} more" if len(records) > 1 else ""
     return f"rung {records[0].rung}, {RUNGS[records[0].rung]}: {records[0].id}{more}"

@@ -20,7 +20,7 @@ from ..adapter import AdapterError, TrainerUnderTest, load_adapter
 from ..benchmarks import options as speed
 from ..core.check import Blocked, Check
 from ..core.law import LEVELS, Law, blocked_by, check_id, laws, selects
-from ..core.result import Record
+from ..core.result import Result
 from ..core.settings import Settings, device_limit, start_jax
 from ..laws.support import compilation
 from .session import Run
@@ -233,7 +233,7 @@ def pytest_runtest_makereport(
         stderr = "".join(text for name, text in report.sections if "stderr" in name)
         settings = item.config.stash[SETTINGS]
         subject = _subject_of(item)
-        record = Record.of(law, subject, item.stash.get(CHECK, None), error, call.duration, stderr)
+        record = Result.of(law, subject, item.stash.get(CHECK, None), error, call.duration, stderr)
         record = dataclasses.replace(record, repro=settings.repro(record.id, subject))
         if record.status == "fail" and report.outcome == "passed":
             report.outcome, report.longrepr = "failed", record.message
@@ -256,7 +256,7 @@ class Keeper:
         """Keep and tell the record of a check that ended."""
         for name, value in report.user_properties:
             if name == "sftref" and isinstance(value, dict) and value["id"] not in self.run.ended:
-                record = Record.from_json(value)
+                record = Result.from_json(value)
                 self.run.add(record)
                 if self.tells:
                     self.run.tell({"event": "result", **value})

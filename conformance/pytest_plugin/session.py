@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..core.result import END_OF_CHECK, Record
+from ..core.result import END_OF_CHECK, Result
 
 
 class Run:
@@ -19,7 +19,7 @@ class Run:
     """
 
     def __init__(self, stream: Path | None, failed: str | None) -> None:
-        self.records: list[Record] = []
+        self.records: list[Result] = []
         self.stream = stream
         self.failed: set[tuple[int, str | None]] = set()
         for word in failed.split(",") if failed else ():
@@ -35,7 +35,7 @@ class Run:
             with self.stream.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Result) -> None:
         """Keep the record of an ended check."""
         self.records.append(record)
         if record.status in ("fail", "error"):

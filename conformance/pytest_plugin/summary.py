@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ..core import deviations as known
-from ..core.result import Record
+from ..core.result import Result
 from ..core.settings import Settings, device_limit
 from ..judge.outcome import Outcome
 from ..judge.verdict import judge
@@ -106,7 +106,7 @@ class Summary:
         report = yield
         for name, value in report.user_properties:
             if name == "sftref" and isinstance(value, dict) and self.deviations:
-                record = known.accepted(self.deviations, Record.from_json(value), self._platforms(), self.today)
+                record = known.accepted(self.deviations, Result.from_json(value), self._platforms(), self.today)
                 if record.status == "deviation" and value["status"] != "deviation":
                     value.update(record.to_json())
                     report.outcome, report.wasxfail = "skipped", record.message

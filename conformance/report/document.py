@@ -6,7 +6,7 @@ from typing import Any
 
 from ..core.law import RUNGS, laws
 from ..core.release import examine
-from ..core.result import Record, plain
+from ..core.result import Result, plain
 from ..judge.advice import advice
 from ..judge.diagnosis import diagnose
 from ..judge.mutation_score import Fate, fates
@@ -71,7 +71,7 @@ def kit() -> dict[str, Any]:
         return {"unknown": str(error)}
 
 
-def check(record: Record) -> dict[str, Any]:
+def check(record: Result) -> dict[str, Any]:
     """One check with what its law says of it."""
     law = laws()[record.law]
     cause, next_step = advice(record)

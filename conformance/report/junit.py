@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as Xml
 
-from ..core.result import Record
+from ..core.result import Result
 from ..judge.outcome import BROKEN, Outcome
 from .terminal import failure
 
@@ -36,7 +36,7 @@ def junit(outcome: Outcome) -> str:
     return Xml.tostring(top, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _case(suite: Xml.Element, record: Record) -> None:
+def _case(suite: Xml.Element, record: Result) -> None:
     where = f"sftref.{record.law.partition('.')[0]}"
     case = Xml.SubElement(suite, "testcase", classname=where, name=record.id, time=f"{record.seconds:.3f}")
     if record.status == "pass":

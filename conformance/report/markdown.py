@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..core.law import RUNGS, laws
-from ..core.result import Record, printable
+from ..core.result import Result, printable
 from ..judge.advice import advice
 from ..judge.outcome import BROKEN, Outcome
 from ..judge.verdict import Verdict, self_test
@@ -74,7 +74,7 @@ def _ladder(outcome: Outcome) -> Iterator[tuple[str, ...]]:
         yield GLYPHS[mood(group)][0], who, said, f"{group.comparisons:,}", f"{group.seconds:.1f}"
 
 
-def _failure(record: Record) -> Iterator[str]:
+def _failure(record: Result) -> Iterator[str]:
     law = laws()[record.law]
     yield f"### `{record.id}` ({WORDS[record.status]})"
     yield f"{law.requirement}"

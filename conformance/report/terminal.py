@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.law import laws
-from ..core.result import Record
+from ..core.result import Result
 from ..core.settings import Settings
 from ..judge.advice import advice
 from ..judge.mutation_score import fates
@@ -54,7 +54,7 @@ def line(group: Group, *, ascii_only: bool = False) -> str:
     return f"{glyph:<2} {who:<24} {said}{comparisons}, {group.seconds:.1f} s"
 
 
-def failure(record: Record) -> list[str]:
+def failure(record: Result) -> list[str]:
     """A check that did not do what its law demands -> what, what it means, and what to do."""
     law = laws()[record.law]
     said = [f"{record.id} {WORDS[record.status]}: {law.requirement}"]

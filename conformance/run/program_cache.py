@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.kit import KIT
-from ..core.result import Record
+from ..core.result import Result
 from ..core.settings import Settings
 from ..machine.snapshot import KEEPS_PROGRAMS, keeps_programs
 
@@ -87,7 +87,7 @@ class Kept:
         """The day of the run that compiled the programs; None where this one does."""
         return self.cold.get("since")
 
-    def doubtful(self, records: Iterable[Record], live: Mapping[str, Any]) -> list[str]:
+    def doubtful(self, records: Iterable[Result], live: Mapping[str, Any]) -> list[str]:
         """The checks whose results with kept programs are not those of the run that compiled them."""
         same_devices = self.cold["devices"] == _devices(live)
         exact = live.get("platforms") == ["cpu"]
@@ -97,7 +97,7 @@ class Kept:
             if not same_devices or cold.get(record.id) != _result(record, exact=exact)
         ]  # fmt: skip
 
-    def keep(self, records: Iterable[Record], live: Mapping[str, Any]) -> None:
+    def keep(self, records: Iterable[Result], live: Mapping[str, Any]) -> None:
         """Store what was measured with programs that were compiled anew, or held against such a result.
 
         Raises:
@@ -116,13 +116,13 @@ class Kept:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def agree(first: Record, second: Record, live: Mapping[str, Any]) -> bool:
+def agree(first: Result, second: Result, live: Mapping[str, Any]) -> bool:
     """Whether a check found the same with kept programs and with those that were compiled anew."""
     exact = live.get("platforms") == ["cpu"]
     return _result(first, exact=exact) == _result(second, exact=exact)
 
 
-def _result(record: Record, *, exact: bool) -> list[Any]:
+def _result(record: Result, *, exact: bool) -> list[Any]:
     # Errors in words hold addresses and times.
     why = record.message if record.status == "not_run" else ""
     return [record.status, why, record.comparisons, record.compared, record.digest if exact else ""]

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.deviations import accepted
 from ..core.law import RUNGS, blocked_by, split_id
-from ..core.result import Record
+from ..core.result import Result
 from ..judge.outcome import BROKEN, WRONG, Group, Outcome, groups
 from ..machine import snapshot
 from ..workers import process
@@ -121,7 +121,7 @@ class Runner:
             if broken is None and hangs >= MOST_HANGS:
                 broken = f"rung {law.rung} ({RUNGS[law.rung]}) itself: {hangs} of its checks hung"
             if broken is not None:
-                self._keep(running, Record.ended(law, subject, "blocked", f"blocked by {broken}", 0.0))
+                self._keep(running, Result.ended(law, subject, "blocked", f"blocked by {broken}", 0.0))
         if not running.left:
             return
         words = ",".join(f"{rung}:{subject}" if subject else f"{rung}" for rung, subject in sorted(failed, key=str))
@@ -154,7 +154,7 @@ class Runner:
         kind = event.pop("event")
         if kind == "result":
             mismatch = event.pop("mismatch", "")
-            record = Record.from_json(event)
+            record = Result.from_json(event)
             if running.unit.name == PLANTED:
                 self._keep(running, record)
                 return
@@ -172,7 +172,7 @@ class Runner:
         elif kind == "trouble":
             running.collect_errors.append(event["message"])
 
-    def _what_is_missing(self, record: Record) -> str:
+    def _what_is_missing(self, record: Result) -> str:
         """What was asked for, what JAX said to that, and what to do."""
         platform, variable = self.settings.platform, self.given.get("JAX_PLATFORMS")
         asked = [f"--platform {platform}"] if platform else []
@@ -180,7 +180,7 @@ class Runner:
         said = " ".join(record.message.split()).removesuffix(f" [{record.law}]").rstrip(":.")[:300]
         return f"{', '.join(asked) or 'this machine'}: {said}; {split_id(record.id)[0].next_step}"
 
-    def _keep(self, running: _Running, record: Record) -> None:
+    def _keep(self, running: _Running, record: Result) -> None:
         """Store the one record of a check, and tell when its line of the ladder is complete.
 
         A signal may end this anywhere, and what is not stored by then is taken once more: it leaves what is left last.
@@ -206,7 +206,7 @@ class Runner:
 
     def _lost(self, running: _Running, check: str, status: str, message: str, said: list[str]) -> None:
         law, subject = split_id(check)
-        record = Record.ended(law, subject, status, message, time.monotonic() - running.child.since)
+        record = Result.ended(law, subject, status, message, time.monotonic() - running.child.since)
         self._keep(running, dataclasses.replace(record, facts={"stderr": said[-40:]} if said else {}))
 
     def _hung(self, running: _Running) -> None:
@@ -262,7 +262,7 @@ class Runner:
             law, subject = split_id(check)
             mine = [e for e in errors if e.startswith(f"test_{law.rung}_")]
             status, reason = ("error", mine[0]) if mine else ("not_run", "there is no check of this id in laws/")
-            self._keep(running, Record.ended(law, subject, status, reason, 0.0))
+            self._keep(running, Result.ended(law, subject, status, reason, 0.0))
 
     def _without_a_check(self, running: _Running, status: str, message: str) -> None:
         """A process that came to nothing: once more without progress, and then what it has left is lost."""
@@ -274,6 +274,6 @@ class Runner:
                 self._lost(running, check, status, message, list(running.child.stderr))
 
 
-def _unanswered(check: str) -> Record:
+def _unanswered(check: str) -> Result:
     law, subject = split_id(check)
-    return Record.ended(law, subject, "not_run", "", 0.0)
+    return Result.ended(law, subject, "not_run", "", 0.0)

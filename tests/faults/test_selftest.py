@@ -16,7 +16,7 @@ import pytest
 from ladders import KIT
 from sftref.conformance.core.fault import LAYERS, changes, faults
 from sftref.conformance.core.law import LEVELS, check_id, expected, laws, split_id
-from sftref.conformance.core.result import Record
+from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import DEFAULT_ADAPTERS, Settings, subject_labels
 from sftref.conformance.faults import __main__ as command
 from sftref.conformance.faults.picture import draw
@@ -41,10 +41,10 @@ def run(trial: str | None, law: str = "pass", message: str = "") -> Outcome:
     """One check, and one trial of a fault that its law must see; None: never tried."""
     found = Outcome(settings=Settings(), expected=[LAW, "operators.tanh"], planted=[TRIAL], environment=static({}))
     for name, status in ((LAW, law), ("operators.tanh", "pass")):
-        record = Record.ended(laws()[name], None, status, "" if status == "pass" else "needs 2 devices", 1.0)
+        record = Result.ended(laws()[name], None, status, "" if status == "pass" else "needs 2 devices", 1.0)
         found.records[name] = dataclasses.replace(record, comparisons=3)
     if trial is not None:
-        found.trials[TRIAL] = Record.ended(laws()[LAW], FAULT, trial, message, 2.0)
+        found.trials[TRIAL] = Result.ended(laws()[LAW], FAULT, trial, message, 2.0)
     return found
 
 
@@ -101,7 +101,7 @@ def test_a_fault_that_was_not_seen_makes_the_verdict_untrusted() -> None:
     assert blind.line.endswith("0 of 1 planted faults seen, not fast-rsqrt")
     # A result that is wrong is certain, whatever else the kit does not see.
     broken = run("pass")
-    broken.records["operators.tanh"] = Record.ended(laws()["operators.tanh"], None, "fail", "off", 1.0)
+    broken.records["operators.tanh"] = Result.ended(laws()["operators.tanh"], None, "fail", "off", 1.0)
     assert judge(broken).name == "NONCONFORMANT"
     # That a setting mends everything is no result of a kit that is blind.
     broken.tries = Tries(asked=[LAW], workaround="NCCL_PROTO=Simple")

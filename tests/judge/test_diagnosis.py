@@ -10,7 +10,7 @@ import pytest
 from sftref.conformance.core.check import Check, LawBroken
 from sftref.conformance.core.fault import LAYERS
 from sftref.conformance.core.law import check_id, laws
-from sftref.conformance.core.result import Record
+from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers import NumpyTrainer, trainer
 from sftref.conformance.faults.trial import ask
@@ -27,7 +27,7 @@ def run(*fell: str, passed: tuple[str, ...] = (), message: str = "off", **facts:
     for status, ids in (("fail", fell), ("pass", passed)):
         for name in ids:
             law, _, subject = name.partition("[")
-            record = Record.ended(laws()[law], subject.removesuffix("]") or None, status, message, 1.0)
+            record = Result.ended(laws()[law], subject.removesuffix("]") or None, status, message, 1.0)
             found.records[record.id] = dataclasses.replace(record, facts=dict(facts) if status == "fail" else {})
     order = {law: place for place, law in enumerate(laws())}
     found.expected = sorted(found.records, key=lambda check: order[check.partition("[")[0]])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sftref.conformance.core.deviations import Deviation, DeviationsError, accepted, load, stale
 from sftref.conformance.core.law import NEEDS, blocked_by, check_id, laws, split_id
-from sftref.conformance.core.result import Record
+from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.judge.verdict import CODES, judge
@@ -31,7 +31,7 @@ def outcome(low: str, high: str, asked: str, message: str = "", **more: object) 
     """Three checks that ended so."""
     found = Outcome(settings=Settings(), expected=[LOW.id, HIGH.id, MESH], **more)
     for law, subject, status in ((LOW, None, low), (HIGH, None, high), (ASKED, "mesh", asked)):
-        record = Record.ended(law, subject, status, message if status != "pass" else "", 1.0)
+        record = Result.ended(law, subject, status, message if status != "pass" else "", 1.0)
         found.records[record.id] = dataclasses.replace(record, comparisons=2)
     return found
 
@@ -139,7 +139,7 @@ def test_the_diagnosis_is_the_lowest_rung_that_fell() -> None:
 @pytest.mark.parametrize("status", ["fail", "error", "hang", "crash"])
 def test_a_known_failure_fails_nothing(status: str) -> None:
     known = [deviation(HIGH.id)]
-    record = accepted(known, Record.ended(HIGH, None, status, "off", 1.0), [], DAY)
+    record = accepted(known, Result.ended(HIGH, None, status, "off", 1.0), [], DAY)
     assert record.status == "deviation"
     assert f"seen again as {status}: off" in record.message
     assert stale(known, [record], ["mesh"], [], DAY) == []
@@ -159,13 +159,13 @@ def test_a_known_failure_fails_nothing(status: str) -> None:
 def test_what_a_deviation_does_not_cover_still_fails(
     known: Deviation, platforms: list[str], day: datetime.date
 ) -> None:
-    assert accepted([known], Record.ended(HIGH, None, "fail", "off", 1.0), platforms, day).status == "fail"
+    assert accepted([known], Result.ended(HIGH, None, "fail", "off", 1.0), platforms, day).status == "fail"
 
 
 def test_a_scope_narrows_to_a_platform_and_a_subject() -> None:
     known = [deviation(ASKED.id, subject="mesh", platform="gpu")]
     for subject, status in (("mesh", "deviation"), ("pmap", "fail")):
-        record = Record.ended(ASKED, subject, "fail", "off", 1.0)
+        record = Result.ended(ASKED, subject, "fail", "off", 1.0)
         assert accepted(known, record, ["gpu", "rocm"], DAY).status == status
 
 
@@ -187,7 +187,7 @@ def test_what_is_no_longer_true_fails_the_run(known: Deviation, status: str, sai
 
 @pytest.mark.parametrize("status", ["not_run", "blocked"])
 def test_what_was_not_seen_is_not_stale(status: str) -> None:
-    assert stale([deviation(HIGH.id)], [Record.ended(HIGH, None, status, "", 0.0)], ["mesh"], [], DAY) == []
+    assert stale([deviation(HIGH.id)], [Result.ended(HIGH, None, status, "", 0.0)], ["mesh"], [], DAY) == []
     assert stale([deviation(HIGH.id)], [], ["mesh"], [], DAY) == [], "a narrower run was not asked about it"
 
 

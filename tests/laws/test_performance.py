@@ -16,7 +16,7 @@ from sftref.conformance.adapters.costs import costs_of
 from sftref.conformance.adapters.template import Template
 from sftref.conformance.core.fault import faults
 from sftref.conformance.core.law import LEVELS, NEEDS, RUNGS, expected, laws, split_id
-from sftref.conformance.core.result import Record
+from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import DEFAULT_ADAPTERS, SFTREF, Settings
 from sftref.conformance.faults.matrix import as_run, side
 from sftref.conformance.faults.trainers import performance
@@ -37,7 +37,7 @@ TEMPLATE = "sftref.conformance.adapters.template:Template"
 KEYS = {"flops", "bytes", "arguments", "outputs", "aliased", "temporary"}
 
 
-def asked(law: str, subject: Any) -> Record:
+def asked(law: str, subject: Any) -> Result:
     return ask(laws()[law], {"subject": subject}, Settings(level="standard"))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sftref.conformance.core.check import Known
 from sftref.conformance.core.law import laws
-from sftref.conformance.core.result import Record
+from sftref.conformance.core.result import Result
 from sftref.conformance.laws.machine import test_2_unwaited as rung2
 from sftref.conformance.laws.support import unwaited
 from test_laws_machine import ask, numbers
@@ -75,7 +75,7 @@ def test_a_hang_is_a_known_deviation(code: int, said: str, wanted: str, monkeypa
     with pytest.raises(Known, match=wanted):
         ask(rung2.test_unwaited, "collectives.unwaited")
     assert "NPROC=32" in str(found.value)
-    record = Record.of(laws()["collectives.unwaited"], None, None, found.value, 1.0, "")
+    record = Result.of(laws()["collectives.unwaited"], None, None, found.value, 1.0, "")
     assert record.status == "deviation"
 
 

@@ -14,7 +14,7 @@ import pytest
 from ladders import KIT
 from sftref.conformance import report
 from sftref.conformance.core.law import check_id, laws
-from sftref.conformance.core.result import STATUSES, Record, plain
+from sftref.conformance.core.result import STATUSES, Result, plain
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.judge.advice import advice
 from sftref.conformance.judge.outcome import Outcome
@@ -39,7 +39,7 @@ def made(statuses: tuple[str, ...] = STATUSES, **more: object) -> Outcome:
     """One check of each status, all with a message that is hard to write down."""
     found = Outcome(settings=Settings(), expected=[], environment=dict(ENVIRONMENT), **more)
     for law, status in zip(MACHINE, statuses, strict=False):
-        record = Record.ended(law, None, status, NASTY if status != "pass" else "", 2.0)
+        record = Result.ended(law, None, status, NASTY if status != "pass" else "", 2.0)
         facts = {"compile_seconds": 0.5, "stderr": [NASTY]}
         found.records[law.id] = dataclasses.replace(
             record, measured=0.2, bound=0.5, noise=0.1, margin=0.4, median_margin=0.1, comparisons=3, compared=30,
@@ -56,7 +56,7 @@ def content(outcome: Outcome) -> dict[str, object]:
 def test_what_raised_is_not_explained_by_its_law() -> None:
     """The law's own cause would send whoever mistyped a name in an adapter to look at the optimizer."""
     law = laws()["step.update"]
-    failed, raised = (Record.ended(law, "mine", status, "KeyError", 0.0) for status in ("fail", "error"))
+    failed, raised = (Result.ended(law, "mine", status, "KeyError", 0.0) for status in ("fail", "error"))
     assert advice(failed) == (law.cause, law.next_step)
     assert "raised an exception" in advice(raised)[0]
 
@@ -239,7 +239,7 @@ def test_subjects_have_lines_of_their_own(tmp_path: Path) -> None:
     law = next(law for law in laws().values() if law.per == "subject")
     outcome = Outcome(settings=Settings(), expected=[check_id(law.id, name) for name in ("pmap", "mesh")])
     for name in ("pmap", "mesh"):
-        record = Record.ended(law, name, "pass", "", 1.0)
+        record = Result.ended(law, name, "pass", "", 1.0)
         outcome.records[record.id] = record
     report.write(tmp_path, outcome, judge(outcome))
     suites = [suite.get("name") for suite in Xml.parse(tmp_path / "junit.xml").iter("testsuite")]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ladders import FATES, Copy, Ended
 from sftref.conformance.core.law import laws
-from sftref.conformance.core.result import Record
+from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.run import scheduler
@@ -176,9 +176,9 @@ def test_a_result_that_a_signal_cuts_in_half_is_taken_again(monkeypatch: pytest.
     outcome = Outcome(settings=Settings(), expected=["environment.versions"])
     made = scheduler.Runner(outcome, unittest.mock.Mock(), tmp_path, None, {})
     running = scheduler._Running(Unit("rung 0", [], frozenset()), None, ["environment.versions"])  # type: ignore[arg-type]
-    record = Record.ended(laws()["environment.versions"], None, "pass", "", 0.1)
+    record = Result.ended(laws()["environment.versions"], None, "pass", "", 0.1)
 
-    def interrupted(*_: object) -> Record:
+    def interrupted(*_: object) -> Result:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as half:

@@ -53,7 +53,7 @@ def renamed(run: Stored) -> Stored:
 
 
 def main() -> int:
-    """Record, judge, tell."""
+    """Record, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=10, help="of the trainer as it is (default 10)")
     parser.add_argument("--slowed", type=int, default=4, help="runs of each slow one (default 4)")
