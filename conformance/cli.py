@@ -29,7 +29,7 @@ VERIFY_EXAMPLES = """examples:
   sftref verify --adapter my_package.my_trainer:MyTrainer
   sftref verify --only collectives --only 6        two parts of the ladder
   sftref verify --deviations known.toml            with failures that are known, and end
-  sftref verify --level full                       everything, and every planted fault
+  sftref verify --level full                       everything, and every seeded fault
   sftref verify --only 9 --processes 4             2 x 2 and 4 x 1 processes x devices, joined by jax.distributed
   sftref verify --cache ~/.cache/sftref            again and again: programs are kept, results held against cold ones
 
@@ -92,7 +92,7 @@ def add_commands(commands: Any) -> None:
         metavar="DIR",
         help="keep compiled programs there, and hold their results against cold ones",
     )
-    add("--no-self-test", action="store_true", help="plant no faults to see that the laws see them")
+    add("--no-self-test", action="store_true", help="seed no faults to see that the laws see them")
     add("--no-remedies", action="store_true", help="try no settings where something falls on the machine")
     bench.add_command(commands)
     env = commands.add_parser(
@@ -173,7 +173,7 @@ def _verify(args: dict[str, Any]) -> int:
     screen = Screen(settings, _seconds_before(out, settings.level))
     outcome = verify(settings, known, file, screen, args["cache"])
     if outcome.setup is None:
-        screen.planted(outcome)
+        screen.seeded_faults(outcome)
     verdict = judge(outcome)
     if verdict.name not in ("CONFORMANT", "SETUP") and outcome.interrupted is None:
         screen.diagnosis(diagnosis(outcome, verdict))

@@ -37,7 +37,7 @@ def test_a_conformant_run(copy: Make) -> None:
     assert ended.code == 0, ended.out
     said = "CONFORMANT: 3 of 4 checks passed, 1 not run: gradients not claimed; 3 comparisons in "
     assert ended.verdict.startswith(said)
-    assert "level standard, 8 simulated cpu devices, seed 7; no planted fault was run" in ended.verdict
+    assert "level standard, 8 simulated cpu devices, seed 7; no seeded fault was run" in ended.verdict
     assert ended.verdict.endswith("report: sftref-report/report.html")
     assert ended.err == ""
     jsonschema.validate(ended.report, json.loads((KIT / "report" / "report.schema.json").read_text()))

@@ -1,4 +1,4 @@
-"""catalogue.toml, equivalent.toml -> the faults that the kit plants, and changes that no law may see."""
+"""catalogue.toml, equivalent.toml -> the faults that the kit seeds, and changes that no law may see."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Fault:
         does: what is wrong, in a few words.
         looks_like: what whoever has it notices, if anything.
         seen_by: the ids of the laws that must see it; others may see it too.
-        planted: the module of this package that plants it.
+        module: the module of this package that seeds it.
         level: the lowest at which those laws can see it: some sizes are asked from `standard` on.
         devices: the least number on which it shows: a message of the eighth device needs eight.
         multiple_of: what must divide their number: five devices have no groups of every second one.
-        sample: whether it is planted in every run; the others are at `full`.
+        sample: whether it is seeded in every run; the others are at `full`.
         links: threads of people who had it.
     """
 
     id: str
     does: str
-    planted: str
+    module: str
     layer: str = ""
     looks_like: str = ""
     seen_by: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ def faults() -> dict[str, Fault]:
 
 @functools.cache
 def changes() -> dict[str, Fault]:
-    """The harmless changes of `equivalent.toml`, which no law may see; they have no layer.
+    """The equivalent changes of `equivalent.toml`, which no law may see; they have no layer.
 
     Raises:
         TypeError: an entry has a field too many or too few.
@@ -69,16 +69,16 @@ def changes() -> dict[str, Fault]:
 
 def _read(name: str, kind: str) -> dict[str, Fault]:
     entries = tomllib.loads((KIT / "faults" / name).read_text(encoding="utf-8"))[kind]
-    found: dict[str, Fault] = {}
+    by_id: dict[str, Fault] = {}
     for entry in entries:
-        lists = {name: tuple(entry.get(name, ())) for name in ("seen_by", "links")}
+        lists = {key: tuple(entry.get(key, ())) for key in ("seen_by", "links")}
         fault = Fault(**entry | lists)
-        if fault.id in found:
-            raise ValueError(f"faults/{name}: the id {fault.id} stands twice")
-        found[fault.id] = fault
-    return found
+        if fault.id in by_id:
+            raise ValueError(f"faults/{name}: the id {fault.id} occurs twice")
+        by_id[fault.id] = fault
+    return by_id
 
 
 def seen_by(law: str) -> list[Fault]:
-    """The planted faults that a law must see."""
+    """The seeded faults that a law must see."""
     return [fault for fault in faults().values() if law in fault.seen_by]

@@ -35,7 +35,7 @@ class Settings:
         only: ids, starts of ids, or numbers of rungs; empty means all.
         seed: of every value drawn.
         processes: at most so many on rung 9, at any level; None takes two from `standard` on, and four at `full`.
-        self_test: whether faults are planted, to see that the laws see them.
+        self_test: whether faults are seeded, to see that the laws see them.
         remedies: whether settings are tried where something fell on the machine.
     """
 

@@ -1,4 +1,4 @@
-"""`python -m sftref.conformance.faults`: plant faults and ask the laws that must see them, in this process.
+"""`python -m sftref.conformance.faults`: seed faults and ask the laws that must see them, in this process.
 
 The runner calls it with the trials of a run; by hand it shows one fault at a time.
 """
@@ -27,14 +27,14 @@ from ..core.settings import PLATFORMS, Settings, start_jax
 from ..judge.mutation_score import level_of
 
 EXAMPLES = """examples:
-  python -m sftref.conformance.faults                              every planted fault
+  python -m sftref.conformance.faults                              every seeded fault
   python -m sftref.conformance.faults --fault mean-of-means        one
   python -m sftref.conformance.faults --law operators.gelu         those that one law must see
   python -m sftref.conformance.faults --trial operators.gelu[fast-exp]   whether a law sees what it need not
   python -m sftref.conformance.faults --read sums-of-one-size --level quick   what a person reads who has it
   python -m sftref.conformance.faults --matrix selftest --level quick    all before all: tables and a picture
 
-exit code: 0 every fault was seen, 5 one was not or none was planted, 2 wrong arguments; of --read, the verdict's
+exit code: 0 every fault was seen, 5 one was not or none was seeded, 2 wrong arguments; of --read, the verdict's
 """
 
 
@@ -42,20 +42,22 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
         prog=f"python -m {PACKAGE}.faults",
-        description="Plant faults, and see whether the laws see them.",
+        description="Seed faults, and see whether the laws see them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = found.add_argument
-    add("--fault", action="append", default=[], metavar="ID", help="a planted fault; repeatable (default: all)")
+    add("--fault", action="append", default=[], metavar="ID", help="a seeded fault; repeatable (default: all)")
     add("--law", action="append", default=[], metavar="ID", help="only before this law; repeatable")
     add("--trial", action="append", default=[], metavar="LAW[FAULT]", help="one law and one fault; repeatable")
     add("--level", choices=LEVELS, default="full", help="the highest level at which a law is asked (default full)")
     add("--platform", choices=PLATFORMS, help="where arrays must live")
     add("--devices", type=int, metavar="N", help="at most N devices (default: all; 8 simulated ones on a CPU)")
     add("--seed", type=int, default=0, metavar="S", help="of every value drawn (default 0)")
-    add("--matrix", type=Path, metavar="DIR", help="every fault and harmless change before every law; files go to DIR")
-    add("--read", metavar="ID", help="a planted fault before all laws, and what `verify` would print")
+    add(
+        "--matrix", type=Path, metavar="DIR", help="every fault and equivalent change before every law; files go to DIR"
+    )
+    add("--read", metavar="ID", help="a seeded fault before all laws, and what `verify` would print")
     add("--sftref-stream", type=Path, help=argparse.SUPPRESS)
     return found
 
@@ -75,7 +77,7 @@ def trials_of(args: argparse.Namespace) -> list[str]:
     for word in args.trial:
         law, _, fault = word.partition("[")
         if law not in laws() or fault.removesuffix("]") not in faults():
-            raise ValueError(f"--trial = {word}, must be a law with a planted fault in brackets")
+            raise ValueError(f"--trial = {word}, must be a law with a seeded fault in brackets")
     if args.trial:
         return list(args.trial)
     found = [
@@ -86,7 +88,7 @@ def trials_of(args: argparse.Namespace) -> list[str]:
         if law in (args.law or laws())
     ]
     if not found:
-        raise ValueError("no planted fault is left; `sftref explain LAW` names those that a law must see")
+        raise ValueError("no seeded fault is left; `sftref explain LAW` names those that a law must see")
     return found
 
 

@@ -20,11 +20,11 @@ from jax.extend.core import primitives as core
 from ..adapter import Arrays, HostBatch
 from ..oracle.draws import rows_of
 from ..oracle.model import Array, Params
-from .backend.lowering import CannotPlantError
-from .backend.plants import Instead, Plants
+from .backend.lowering import CannotSeedError
+from .backend.seeding import Instead, SeededFaults
 from .trainers.numpy_trainer import NumpyTrainer, Sums, Wrong, added
 
-PLANTS = Plants()
+FAULTS = SeededFaults()
 changed = Wrong()
 # What a trainer in NumPy takes for devices.
 DEVICES = 8
@@ -36,32 +36,32 @@ def _subject(change: str) -> Iterator[Instead]:
     yield {"subject": changed[change](), "against": NumpyTrainer(), "devices": list(range(DEVICES))}
 
 
-def plant(change: str) -> AbstractContextManager[Instead | None]:
+def seed(change: str) -> AbstractContextManager[Instead | None]:
     """Make a change of this module."""
-    return _subject(change) if change in changed else PLANTS[change]()
+    return _subject(change) if change in changed else FAULTS[change]()
 
 
-def planted() -> list[str]:
+def seeded_ids() -> list[str]:
     """The ids of the changes: those of the machine, and those of a trainer."""
-    return [*PLANTS, *changed]
+    return [*FAULTS, *changed]
 
 
 # Of the machine.
 
 
-@PLANTS.lowered("sums-from-the-end", core.reduce_sum_p)
+@FAULTS.lowered("sums-from-the-end", core.reduce_sum_p)
 def _reverse(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     return right(lax.rev(x, tuple(axes)))
 
 
-@PLANTS.lowered("sums-by-halves", core.reduce_sum_p)
+@FAULTS.lowered("sums-by-halves", core.reduce_sum_p)
 def _halves(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     first = lax.broadcasted_iota(np.int32, x.shape, axes[0]) % 2 == 0
     zero = jnp.zeros_like(x)
     return right(jnp.where(first, x, zero)) + right(jnp.where(first, zero, x))
 
 
-@PLANTS.lowered("products-by-blocks", core.dot_general_p)
+@FAULTS.lowered("products-by-blocks", core.dot_general_p)
 def _blocks(right: Any, a: Any, b: Any, *, dimension_numbers: Any, preferred_element_type: Any, **_: Any) -> Any:
     over = dimension_numbers[0][0]
     if len(over) != 1 or (preferred_element_type or a.dtype) != np.float32:
@@ -71,7 +71,7 @@ def _blocks(right: Any, a: Any, b: Any, *, dimension_numbers: Any, preferred_ele
     return right(jnp.where(first, a, zero), b) + right(jnp.where(first, zero, a), b)
 
 
-@PLANTS.lowered("products-without-subnormals", core.dot_general_p)
+@FAULTS.lowered("products-without-subnormals", core.dot_general_p)
 def _flushed(right: Any, a: Any, b: Any, **_: Any) -> Any:
     def flush(x: Any) -> Any:
         return jnp.where(jnp.abs(x) < np.finfo(x.dtype).tiny, 0, x) if x.dtype in (np.float32, np.float16) else x
@@ -79,43 +79,43 @@ def _flushed(right: Any, a: Any, b: Any, **_: Any) -> Any:
     return right(flush(a), flush(b))
 
 
-@PLANTS.lowered("rows-added-from-the-last", core.scatter_add_p)
+@FAULTS.lowered("rows-added-from-the-last", core.scatter_add_p)
 def _from_the_last(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
     rows = ids.ndim == 2 and updates.ndim == 2 and len(ids) == len(updates)
     return right(table, lax.rev(ids, (0,)), lax.rev(updates, (0,))) if rows else right(table, ids, updates)
 
 
-@PLANTS.lowered("exp-of-another-library", core.exp_p)
+@FAULTS.lowered("exp-of-another-library", core.exp_p)
 def _exp(right: Any, x: Any, **_: Any) -> Any:
     return right(x) * ULP if x.dtype == np.float32 else right(x)
 
 
-@PLANTS.lowered("tanh-of-another-library", core.tanh_p)
+@FAULTS.lowered("tanh-of-another-library", core.tanh_p)
 def _tanh(right: Any, x: Any, **_: Any) -> Any:
     y = right(x)
     # What is 1 stays 1: that is the limit at infinity.
     return jnp.where(jnp.abs(y) < 1, y * (2 - ULP), y) if x.dtype == np.float32 else y
 
 
-@PLANTS.lowered("rsqrt-by-division", core.rsqrt_p)
+@FAULTS.lowered("rsqrt-by-division", core.rsqrt_p)
 def _rsqrt(right: Any, x: Any, **_: Any) -> Any:
     return 1 / lax.sqrt(x)
 
 
-@PLANTS.lowered("division-by-reciprocal", core.div_p)
+@FAULTS.lowered("division-by-reciprocal", core.div_p)
 def _division(right: Any, a: Any, b: Any, **_: Any) -> Any:
     return a * right(jnp.ones_like(b), b) if a.dtype == np.float32 else right(a, b)
 
 
-@PLANTS.given("devices-from-the-last")
+@FAULTS.given("devices-from-the-last")
 def _devices() -> Iterator[Instead]:
     yield {"devices": jax.devices()[::-1]}
 
 
-@PLANTS.given("five-devices")
+@FAULTS.given("five-devices")
 def _five() -> Iterator[Instead]:
     if len(jax.devices()) < 5:
-        raise CannotPlantError(f"needs 5 devices, found {len(jax.devices())}")
+        raise CannotSeedError(f"needs 5 devices, found {len(jax.devices())}")
     yield {"devices": jax.devices()[:5]}
 
 
@@ -129,7 +129,7 @@ def _setting(change: str, name: str, value: Any) -> None:
         finally:
             jax.config.update(name, before)
 
-    PLANTS[change] = swap
+    FAULTS[change] = swap
 
 
 _setting("compiled-without-optimization", "jax_disable_most_optimizations", True)

@@ -24,7 +24,7 @@ class Row:
     """One fault, and what each law said.
 
     Attributes:
-        fault: planted.
+        fault: seeded.
         records: by law.
         layer: that the diagnosis of a run names, or None where nothing fell.
         cause: that it gives.
@@ -43,16 +43,16 @@ class Row:
 
 def side(fault: Fault) -> list[Law]:
     """The laws that a fault of a trainer, or of the machine, is put before."""
-    if fault.planted == PERFORMANCE:
+    if fault.module == PERFORMANCE:
         # It computes what the right one does: laws of results would take minutes to say so.
         return [law for law in laws().values() if law.rung_name == PERFORMANCE or law.id in fault.seen_by]
-    if fault.planted == LOWERED:
+    if fault.module == LOWERED:
         return [law for law in laws().values() if law.id.startswith("lowering.") or law.id in fault.seen_by]
-    if fault.planted == PROCESSES:
+    if fault.module == PROCESSES:
         return [law for law in laws().values() if law.rung_name == PROCESSES]
-    ours = fault.planted == SUBJECTS or (fault.planted == "harmless" and fault.id in equivalent.changed)
+    ours = fault.module == SUBJECTS or (fault.module == "equivalent" and fault.id in equivalent.changed)
     per = "subject" if ours else "machine"
-    # Processes are started anew, and know of nothing that is planted in this one.
+    # Processes are started anew, and know of nothing that is seeded in this one.
     return [law for law in laws().values() if law.per == per and law.rung_name != PROCESSES]
 
 

@@ -1,4 +1,4 @@
-"""A planted fault -> what a person reads whose machine, or trainer, has it: the ladder, the diagnosis, the verdict."""
+"""A seeded fault -> what a person reads whose machine, or trainer, has it: the ladder, the diagnosis, the verdict."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .trial import TRAINERS
 
 
 def read(fault: Fault, settings: Settings) -> Verdict:
-    """Ask all laws of the fault's side with it planted, and print what `verify` would."""
+    """Ask all laws of the fault's side with it seeded, and print what `verify` would."""
     began = time.monotonic()
     outcome = as_run(fault, row(fault, settings).records, settings)
-    if fault.planted not in TRAINERS:
+    if fault.module not in TRAINERS:
         outcome = of_the_machine(outcome)
     outcome.environment = snapshot.static() | snapshot.live(device_limit(settings))
     outcome.seconds = time.monotonic() - began

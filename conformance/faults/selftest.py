@@ -1,4 +1,4 @@
-"""Faults and harmless changes -> matrix.json, matrix.md, matrix.png: what the kit sees, and what it calls it.
+"""Faults and equivalent changes -> matrix.json, matrix.md, matrix.png: what the kit sees, and what it calls it.
 
 `tox -e selftest` runs it. Each fault is put before every law of its side of the border, in as many processes as there
 are cores.
@@ -28,7 +28,7 @@ from .picture import draw
 
 
 def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
-    """Make all trials and write the files; returns 0 if every fault was seen and no harmless change was, else 5."""
+    """Make all trials and write the files; returns 0 if every fault was seen and no equivalent change was, else 5."""
     asked = [entry for entry in [*faults().values(), *changes().values()] if not ids or entry.id in ids]
     began = time.monotonic()
     rows = list(_rows(asked, settings))
@@ -39,11 +39,11 @@ def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
     drawn = draw(content, out / "matrix.png")
     summary = content["summary"]
     print(
-        f"{summary['killed']} of {summary['planted']} planted faults seen, {summary['attributed']} attributed to their "
-        f"layer; {summary['false_alarms']} false alarms in {summary['harmless']} harmless changes; "
+        f"{summary['killed']} of {summary['seeded']} seeded faults seen, {summary['attributed']} attributed to their "
+        f"layer; {summary['false_alarms']} false alarms in {summary['equivalent']} equivalent changes; "
         f"{content['seconds']:.0f} s; {out / 'matrix.md'}{'' if drawn else ' (no picture: matplotlib is missing)'}"
     )
-    return 0 if summary["killed"] == summary["planted"] > 0 and not summary["false_alarms"] else 5
+    return 0 if summary["killed"] == summary["seeded"] > 0 and not summary["false_alarms"] else 5
 
 
 def _rows(asked: Sequence[Fault], settings: Settings) -> Iterable[dict[str, Any]]:
@@ -99,32 +99,32 @@ def _row(entry: Fault, settings: Settings) -> dict[str, Any]:
 def gathered(rows: Sequence[dict[str, Any]], settings: Settings, seconds: float) -> dict[str, Any]:
     """The rows in the catalogues' order, and what can be counted of them."""
     by_id = {found["id"]: found for found in rows}
-    planted = [by_id[name] for name in faults() if name in by_id]
-    harmless = [by_id[name] for name in changes() if name in by_id]
-    tried = [found for found in planted if set(found["laws"].values()) != {"not_run"}]
+    seeded = [by_id[name] for name in faults() if name in by_id]
+    equivalent = [by_id[name] for name in changes() if name in by_id]
+    tried = [found for found in seeded if set(found["laws"].values()) != {"not_run"}]
     killed = [found for found in tried if set(found["expected"]) <= set(found["seen_by"])]
-    alarms = [found for found in harmless if {"fail", "error"} & set(found["laws"].values())]
+    alarms = [found for found in equivalent if {"fail", "error"} & set(found["laws"].values())]
     seers = {law: [found["id"] for found in tried if law in found["seen_by"]] for law in laws()}
     return {
-        "schema": "sftref.matrix/1",
+        "schema": "sftref.matrix/2",
         "settings": plain(dataclasses.asdict(settings)),
         "environment": static(),
         "seconds": round(seconds, 1),
         "summary": {
-            "planted": len(tried),
+            "seeded": len(tried),
             "killed": len(killed),
             "attributed": sum(found["layer"] == found["expected_layer"] for found in killed),
-            "harmless": len(harmless),
+            "equivalent": len(equivalent),
             "false_alarms": len(alarms),
         },
         "survivors": [found["id"] for found in tried if found not in killed],
-        "not_run": [found["id"] for found in planted if found not in tried],
+        "not_run": [found["id"] for found in seeded if found not in tried],
         "misattributed": [found["id"] for found in killed if found["layer"] != found["expected_layer"]],
         "alarms": [found["id"] for found in alarms],
         "seen_by_one_law": {found["id"]: found["seen_by"][0] for found in killed if len(found["seen_by"]) == 1},
         "idle_laws": [law for law, ids in seers.items() if not ids],
-        "faults": planted,
-        "harmless": harmless,
+        "faults": seeded,
+        "equivalent": equivalent,
     }
 
 
@@ -134,15 +134,15 @@ def markdown(content: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]]
     parts = [
         "# The kill matrix",
-        f"{summary['killed']} of {summary['planted']} planted faults are seen by every law that must see them, "
+        f"{summary['killed']} of {summary['seeded']} seeded faults are seen by every law that must see them, "
         f"{summary['attributed']} of them are attributed to their layer; {summary['false_alarms']} of "
-        f"{summary['harmless']} harmless changes raise an alarm.",
+        f"{summary['equivalent']} equivalent changes raise an alarm.",
         "## By layer",
         _by_layer(content),
     ]
-    for title, ids in (("Not seen", "survivors"), ("Not run", "not_run"), ("Harmless, and called a fault", "alarms")):
+    for title, ids in (("Not seen", "survivors"), ("Not run", "not_run"), ("Equivalent, and called a fault", "alarms")):
         if content[ids]:
-            found = {entry["id"]: entry for entry in [*content["faults"], *content["harmless"]]}
+            found = {entry["id"]: entry for entry in [*content["faults"], *content["equivalent"]]}
             rows = [(f"`{name}`", "; ".join(f"`{law}`: {text[:200]}" for law, text in found[name]["messages"].items()))
                     for name in content[ids]]  # fmt: skip
             parts += [f"## {title}", _table(("", "what the laws said"), rows)]
@@ -164,8 +164,8 @@ def markdown(content: dict[str, Any]) -> str:
     rows = [(f"`{f['id']}`", f["does"], f["layer"] or "", ", ".join(f"`{law}`" for law in f["seen_by"]))
             for f in content["faults"]]  # fmt: skip
     parts += ["## All faults", _table(("fault", "what is wrong", "diagnosis", "seen by"), rows)]
-    rows = [(f"`{f['id']}`", f["does"]) for f in content["harmless"]]
-    parts += ["## Harmless changes", _table(("change", "what is other"), rows)]
+    rows = [(f"`{f['id']}`", f["does"]) for f in content["equivalent"]]
+    parts += ["## Equivalent changes", _table(("change", "what is other"), rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -176,7 +176,7 @@ def _by_layer(content: dict[str, Any]) -> str:
         killed = sum(found["id"] not in {*content["survivors"], *content["not_run"]} for found in mine)
         right = sum(found["layer"] == layer for found in mine)
         rows.append((layer, str(len(mine)), str(killed), str(right)))
-    return _table(("layer", "planted", "seen", "attributed"), rows)
+    return _table(("layer", "seeded", "seen", "attributed"), rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

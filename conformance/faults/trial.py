@@ -1,4 +1,4 @@
-"""(fault, law) -> a record: one law asked in this process, with one fault planted."""
+"""(fault, law) -> a record: one law asked in this process, with one fault seeded."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from ..core.law import Law, laws
 from ..core.result import Result
 from ..core.settings import Settings, device_limit
 from ..laws.support import compilation
-from .backend.lowering import CannotPlantError
+from .backend.lowering import CannotSeedError
 
 SUBJECTS, PERFORMANCE, LOWERED, PROCESSES = "trainers", "trainers.performance", "trainers.lowered", "trainers.processes"
-# The modules that plant trainers; the others plant in the machine.
+# The modules that seed faults in trainers; the others seed them in the machine.
 TRAINERS = (SUBJECTS, PERFORMANCE, LOWERED)
 
 
@@ -48,21 +48,21 @@ def functions() -> dict[str, Callable[..., None]]:
 
 
 @contextlib.contextmanager
-def planted(fault: Fault | None) -> Iterator[dict[str, Any]]:
-    """Plant a fault; gives what a law that asks for it by name gets instead of the right thing.
+def seeded(fault: Fault | None) -> Iterator[dict[str, Any]]:
+    """Seed a fault; gives what a law that asks for it by name gets instead of the right thing.
 
     Raises:
-        CannotPlantError: this JAX or this machine has no place for it.
+        CannotSeedError: this JAX or this machine has no place for it.
     """
     if fault is None:
         yield {}
         return
-    module = importlib.import_module(f"{PACKAGE}.faults.{fault.planted}")
+    module = importlib.import_module(f"{PACKAGE}.faults.{fault.module}")
     # A trainer of ours compiles programs of its own, or none.
-    anew = forget if fault.planted not in TRAINERS else lambda: None
+    anew = forget if fault.module not in TRAINERS else lambda: None
     anew()
     try:
-        with module.plant(fault.id) as instead:
+        with module.seed(fault.id) as instead:
             yield instead or {}
     finally:
         anew()
@@ -111,15 +111,15 @@ def ask(
 
 
 def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]], *, narrows: bool = False) -> Iterator[Result]:
-    """One fault planted, or none, and laws asked with it there; the records' subject is the fault."""
+    """One fault seeded, or none, and laws asked with it there; the records' subject is the fault."""
     subject = fault.id if fault else None
     try:
         if fault is not None:
             _enough(fault, asked[0][1])
-        with planted(fault) as instead:
+        with seeded(fault) as instead:
             for law, settings in asked:
                 yield ask(laws()[law], instead, settings, subject, narrows=narrows)
-    except CannotPlantError as error:
+    except CannotSeedError as error:
         yield from (Result.ended(laws()[law], subject, "not_run", str(error), 0.0) for law, _ in asked)
 
 
@@ -127,4 +127,4 @@ def _enough(fault: Fault, settings: Settings) -> None:
     found = int(min(device_limit(settings), len(jax.devices())))
     if found < fault.devices or found % fault.multiple_of:
         count = f"{fault.devices}{f', a multiple of {fault.multiple_of},' if fault.multiple_of > 1 else ''}"
-        raise CannotPlantError(f"needs {count} devices, found {found}")
+        raise CannotSeedError(f"needs {count} devices, found {found}")

@@ -1,4 +1,4 @@
-"""A run's trials -> which planted faults were seen, and by which laws; and which trials a run makes."""
+"""A run's trials -> which seeded faults were seen, and by which laws; and which trials a run makes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .outcome import Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class Fate:
-    """What became of one planted fault.
+    """What became of one seeded fault.
 
     Attributes:
         fault: as the catalogue states it.
@@ -53,9 +53,9 @@ def chosen(level: str, checks: Iterable[str]) -> list[str]:
 
 
 def fates(outcome: Outcome) -> list[Fate]:
-    """What became of each fault that the run was to plant."""
+    """What became of each fault that the run was to seed."""
     trials: dict[str, list[str]] = {}
-    for trial in outcome.planted:
+    for trial in outcome.seeded:
         law, fault = split_id(trial)
         trials.setdefault(str(fault), []).append(law.id)
     return [_fate(outcome, faults()[fault], expected) for fault, expected in trials.items()]

@@ -58,7 +58,7 @@ class Outcome:
         settings: what was asked.
         expected: the ids that it must answer for, in order.
         records: by id, those that ended.
-        planted: the ids of the trials: a law, with a fault that it must see in brackets.
+        seeded: the ids of the trials: a law, with a fault that it must see in brackets.
         trials: by id, their records; the status is `fail` where the law saw the fault.
         environment: see `environment.py`.
         subjects: by label, what each trainer said of itself.
@@ -78,7 +78,7 @@ class Outcome:
     settings: Settings
     expected: list[str]
     records: dict[str, Result] = field(default_factory=dict)
-    planted: list[str] = field(default_factory=list)
+    seeded: list[str] = field(default_factory=list)
     trials: dict[str, Result] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     subjects: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -17,7 +17,7 @@ CODES = {
     "CONFORMANT": 0, "NONCONFORMANT": 1, "WORKAROUND": 1, "SETUP": 2, "UNRESPONSIVE": 3, "INCOMPLETE": 4,
     "UNTRUSTED": 5,
 }  # fmt: skip
-NO_FAULTS = "no planted fault was run"
+NO_FAULTS = "no seeded fault was run"
 MOST_NAMED = 3
 
 
@@ -51,12 +51,12 @@ def judge(outcome: Outcome, today: datetime.date | None = None) -> Verdict:
 
 
 def self_test(outcome: Outcome) -> str:
-    """How many of the planted faults were seen, and which were not."""
+    """How many of the seeded faults were seen, and which were not."""
     found = fates(outcome)
     seen, blind = ([fate for fate in found if fate.status == status] for status in ("killed", "survived"))
     if not seen and not blind:
         return NO_FAULTS
-    said = f"{len(seen)} of {len(seen) + len(blind)} planted faults seen"
+    said = f"{len(seen)} of {len(seen) + len(blind)} seeded faults seen"
     named = ", ".join(fate.fault.id for fate in blind[:MOST_NAMED])
     more = f" and {len(blind) - MOST_NAMED} more" if len(blind) > MOST_NAMED else ""
     return f"{said}, not {named}{more}" if blind else said
@@ -86,7 +86,7 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
         return "INCOMPLETE", f"interrupted; {reason}"
     found = fates(outcome)
     blind = [fate for fate in found if fate.status == "survived"]
-    # Who does not see a planted fault does not know that everything passes.
+    # Who does not see a seeded fault does not know that everything passes.
     if outcome.tries is not None and outcome.tries.workaround and not old and not blind:
         return "WORKAROUND", f"everything passes with {outcome.tries.workaround}, and without it: {reason}"
     if wrong or old:
@@ -101,10 +101,10 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
         return "UNTRUSTED", f"nothing was verified: {reason}"
     if blind:
         fate = blind[0]
-        return "UNTRUSTED", f"a planted fault was not seen ({fate.fault.id}: {fate.message}): {reason}"
-    # Where nothing ran to the end there is nothing to trust either; a lone device has no collectives to plant in.
+        return "UNTRUSTED", f"a seeded fault was not seen ({fate.fault.id}: {fate.message}): {reason}"
+    # Where nothing ran to the end there is nothing to trust either; a lone device has no collectives to seed faults in.
     if found and not missing and not any(fate.status == "killed" for fate in found):
-        return "UNTRUSTED", f"no planted fault could be run ({found[0].fault.id}: {found[0].message}): {reason}"
+        return "UNTRUSTED", f"no seeded fault could be run ({found[0].fault.id}: {found[0].message}): {reason}"
     return ("INCOMPLETE" if missing else "CONFORMANT"), reason
 
 

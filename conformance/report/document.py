@@ -80,7 +80,7 @@ def check(record: Result) -> dict[str, Any]:
 
 
 def fate(found: Fate) -> dict[str, Any]:
-    """One planted fault, and which laws saw it."""
+    """One seeded fault, and which laws saw it."""
     return {
         "id": found.fault.id,
         "layer": found.fault.layer,
@@ -149,7 +149,7 @@ def _without_a_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
             "Nothing: they are gone, and the next run compiles. If it comes back, look at the disk, and leave --cache."
         )
     elif verdict.name == "UNTRUSTED" and blind:
-        layer, cause = "kit", "The kit did not see a fault that it had planted: its verdict proves nothing here."
+        layer, cause = "kit", "The kit did not see a fault that it had seeded: its verdict proves nothing here."
         evidence = [f"{found.fault.id} ({found.fault.does}): {found.message}" for found in blind]
         step = "Report this with report.json: a law is blind here, or this JAX takes a fault otherwise than expected."
     else:

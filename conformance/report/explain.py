@@ -51,10 +51,10 @@ def explained(law: Law, report: dict[str, Any] | None) -> Iterator[str]:
     yield "  It catches:"
     for kind in law.catches:
         yield from _paragraph("- ", kind)
-    planted = seen_by(law.id)
-    if planted:
-        yield f"  It must see {'these planted faults' if len(planted) > 1 else 'this planted fault'}:"
-        for fault in planted:
+    must_see = seen_by(law.id)
+    if must_see:
+        yield f"  It must see {'these seeded faults' if len(must_see) > 1 else 'this seeded fault'}:"
+        for fault in must_see:
             yield from _paragraph("- ", f"{fault.id}: {fault.does} ({fault.looks_like})")
     yield from _paragraph("Likely cause: ", law.cause)
     yield from _paragraph("Next step: ", law.next_step)

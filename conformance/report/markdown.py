@@ -42,7 +42,7 @@ def markdown(outcome: Outcome, verdict: Verdict, content: dict[str, Any]) -> str
     floors = _floors(outcome)
     if floors:
         parts += ["## The smallest errors that are seen", FLOORS, floors]
-    parts += ["## Planted faults", *_faults(content["faults"], outcome)]
+    parts += ["## Seeded faults", *_faults(content["faults"], outcome)]
     parts += _timing(content["timing"])
     parts += _environment(content)
     return "\n\n".join(parts) + "\n"
@@ -96,7 +96,7 @@ def _failure(record: Result) -> Iterator[str]:
 
 def _faults(found: Sequence[dict[str, Any]], outcome: Outcome) -> Iterator[str]:
     said = self_test(outcome)
-    yield f"{said[0].upper()}{said[1:]}{'' if outcome.settings.level == 'full' else '; `--level full` plants all'}."
+    yield f"{said[0].upper()}{said[1:]}{'' if outcome.settings.level == 'full' else '; `--level full` seeds all'}."
     if not found:
         return
     layers = dict.fromkeys(fault["layer"] for fault in found)
@@ -106,7 +106,7 @@ def _faults(found: Sequence[dict[str, Any]], outcome: Outcome) -> Iterator[str]:
     yield _table(("layer", "seen", "not seen", "not run"), rows)
     rows = [(f"`{f['id']}`", _inline(f["does"]), ", ".join(f"`{law}`" for law in f["seen_by"]) or "nobody",
              _inline(f["message"])) for f in found]  # fmt: skip
-    yield _table(("planted fault", "what is wrong", "seen by", ""), rows)
+    yield _table(("seeded fault", "what is wrong", "seen by", ""), rows)
 
 
 FLOORS = (

@@ -1,6 +1,6 @@
 """report.json -> one HTML page for a person: it opens from a file, asks no network, and needs no script to be read.
 
-Verdict and diagnosis first, then the ladder, each check with its error and bound on one axis, planted faults, curves,
+Verdict and diagnosis first, then the ladder, each check with its error and bound on one axis, seeded faults, curves,
 speed where a bench.json is given too, times, and the environment. Everything is taken from the JSON, so that a page can
 be made of any report.
 """
@@ -193,9 +193,9 @@ def _check(check: Mapping[str, Any]) -> str:
 
 
 def _faults(faults: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield '<h2 id="faults">Planted faults</h2>'
+    yield '<h2 id="faults">Seeded faults</h2>'
     if not faults:
-        yield "<p>None was planted: this run does not say what its laws see.</p>"
+        yield "<p>None was seeded: this run does not say what its laws see.</p>"
         return
     yield f'<div class="scroll">{matrix(faults)}</div>'
     yield "<details><summary>as a table</summary><div class=scroll><table><thead><tr><th>fault</th><th>layer</th>"

@@ -89,7 +89,7 @@ def curves(lines: Mapping[str, Sequence[float]], what: str, width: int = 640, he
 
 
 def matrix(faults: Sequence[Mapping[str, Any]], cell: int = 14) -> str:
-    """Planted faults by the laws that were asked of them: filled where seen, red where it had to be and was not."""
+    """Seeded faults by the laws that were asked of them: filled where seen, red where it had to be and was not."""
     laws = sorted({law for fault in faults for law in (*fault["expected"], *fault["seen_by"])})
     if not laws:
         return ""
@@ -110,5 +110,5 @@ def matrix(faults: Sequence[Mapping[str, Any]], cell: int = 14) -> str:
             marks.append(f'<rect x="{left + column * cell}" y="{y}" width="{cell - 2}" height="{cell - 2}" '
                          f'fill="{colour}" stroke="{edge}"/>')  # fmt: skip
     seen_all = sum(fault["status"] == "killed" for fault in faults)
-    said = f"{seen_all} of {len(faults)} planted faults were seen, by {len(laws)} laws"
+    said = f"{seen_all} of {len(faults)} seeded faults were seen, by {len(laws)} laws"
     return svg(said, left + len(laws) * cell + 80, top + len(faults) * cell + 4, marks)

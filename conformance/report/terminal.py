@@ -151,8 +151,8 @@ class Screen:
         """See `Watcher`."""
         self._say(f"{GLYPHS['idle'][self.ascii_only]:<2} {what}", "dim")
 
-    def planted(self, outcome: Outcome) -> None:
-        """What became of the planted faults, in a line like those of the ladder, and those that nobody saw."""
+    def seeded_faults(self, outcome: Outcome) -> None:
+        """What became of the seeded faults, in a line like those of the ladder, and those that nobody saw."""
         found = fates(outcome)
         if not found:
             return

@@ -19,7 +19,7 @@ from ..core.result import Result
 from ..judge.outcome import BROKEN, WRONG, Group, Outcome, groups
 from ..machine import snapshot
 from ..workers import process
-from ..workers.plan import PLANTED, Unit, command, trial_command, variables
+from ..workers.plan import SEEDED, Unit, command, trial_command, variables
 from ..workers.process import Child
 from .watcher import Watcher
 
@@ -108,7 +108,7 @@ class Runner:
 
     def _start(self, running: _Running) -> None:
         """Start a process for what is left of a unit, unless a rung below has failed."""
-        if running.unit.name == PLANTED:
+        if running.unit.name == SEEDED:
             if running.left:
                 self._launch(running, trial_command(self.settings, running.left))
             return
@@ -134,7 +134,7 @@ class Runner:
         cached = (self.outcome.platforms or snapshot.foreseen(self.settings.platform)) == ["cpu"]
         cached = cached and snapshot.keeps_programs(self.outcome.environment.get("versions", {}))
         cache = self.scratch / "cache" if cached else None
-        if self.programs is not None and running.unit.name != PLANTED:
+        if self.programs is not None and running.unit.name != SEEDED:
             cache = self.programs
         running.child = Child(asked, variables(self.given, cache, self.scratch), len(running.left))
         running.collect_errors = []
@@ -155,7 +155,7 @@ class Runner:
         if kind == "result":
             mismatch = event.pop("mismatch", "")
             record = Result.from_json(event)
-            if running.unit.name == PLANTED:
+            if running.unit.name == SEEDED:
                 self._keep(running, record)
                 return
             if mismatch and record.status == "pass":
@@ -187,7 +187,7 @@ class Runner:
         """
         if record.id not in running.left:
             return
-        if running.unit.name == PLANTED:
+        if running.unit.name == SEEDED:
             self.outcome.trials[record.id] = record
             running.left.remove(record.id)
             return

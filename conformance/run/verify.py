@@ -46,7 +46,7 @@ def verify(
     """
     ids = expected(settings.level, settings.subjects, settings.only, processes=settings.processes)
     outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=snapshot.static())
-    outcome.planted = chosen(settings.level, ids) if settings.self_test else []
+    outcome.seeded = chosen(settings.level, ids) if settings.self_test else []
     kept = Kept(cache, settings, outcome.environment) if cache is not None else None
     scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
     runner = Runner(outcome, watcher, scratch, file, os.environ)
@@ -57,7 +57,7 @@ def verify(
         with signals.raised():
             try:
                 look(outcome, watcher)
-                runner.run(units(ids) + trials(outcome.planted), kept.programs if kept else None)
+                runner.run(units(ids) + trials(outcome.seeded), kept.programs if kept else None)
                 if kept is not None:
                     hold_against_cold(runner, kept)
             except NotStartedError as error:

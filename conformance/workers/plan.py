@@ -16,7 +16,7 @@ from ..core.settings import DEFAULT_ADAPTERS, Settings
 # The machine's rungs that share a process: two of about the same length, which run side by side. Each costs the import
 # of JAX and a new backend, seconds on two cores.
 UPPER = "the upper rungs"
-PLANTED = "the planted faults"
+SEEDED = "the seeded faults"
 TOGETHER = {"rungs 0, 1, 2 and 5": (0, 1, 2, 5), "rungs 3 and 4": (3, 4)}
 
 
@@ -58,8 +58,8 @@ def _below(mine: Sequence[str], members: Mapping[str, Sequence[str]]) -> frozens
 
 
 def trials(ids: Sequence[str]) -> list[Unit]:
-    """The planted faults, in a process of their own: what one of them leaves behind reaches no check."""
-    return [Unit(PLANTED, list(ids), frozenset())] if ids else []
+    """The seeded faults, in a process of their own: what one of them leaves behind reaches no check."""
+    return [Unit(SEEDED, list(ids), frozenset())] if ids else []
 
 
 def trial_command(settings: Settings, ids: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Planted faults in a run: which are chosen, what becomes of them, and what that does to the verdict."""
+"""Seeded faults in a run: which are chosen, what becomes of them, and what that does to the verdict."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sftref.conformance.machine.remedies import Tries
 from sftref.conformance.machine.snapshot import static
 from sftref.conformance.report.document import document
 from sftref.conformance.report.markdown import markdown as report_text
-from sftref.conformance.workers.plan import PLANTED, trial_command, trials
+from sftref.conformance.workers.plan import SEEDED, trial_command, trials
 
 pytestmark = pytest.mark.once
 
@@ -39,7 +39,7 @@ TRIAL = check_id(LAW, FAULT)
 
 def run(trial: str | None, law: str = "pass", message: str = "") -> Outcome:
     """One check, and one trial of a fault that its law must see; None: never tried."""
-    found = Outcome(settings=Settings(), expected=[LAW, "operators.tanh"], planted=[TRIAL], environment=static({}))
+    found = Outcome(settings=Settings(), expected=[LAW, "operators.tanh"], seeded=[TRIAL], environment=static({}))
     for name, status in ((LAW, law), ("operators.tanh", "pass")):
         record = Result.ended(laws()[name], None, status, "" if status == "pass" else "needs 2 devices", 1.0)
         found.records[name] = dataclasses.replace(record, comparisons=3)
@@ -48,7 +48,7 @@ def run(trial: str | None, law: str = "pass", message: str = "") -> Outcome:
     return found
 
 
-def test_a_sample_of_all_layers_is_planted_at_every_level_and_everything_at_full() -> None:
+def test_a_sample_of_all_layers_is_seeded_at_every_level_and_everything_at_full() -> None:
     for level in LEVELS[:2]:
         names = [split_id(trial)[1] for trial in chosen(level, EVERY[level])]
         assert len(names) == len(set(names)), "each once"
@@ -95,10 +95,10 @@ def test_what_becomes_of_a_fault(trial: str | None, law: str, status: str, said:
 
 def test_a_fault_that_was_not_seen_makes_the_verdict_untrusted() -> None:
     good, blind = judge(run("fail")), judge(run("pass"))
-    assert (good.name, good.line.endswith("1 of 1 planted faults seen")) == ("CONFORMANT", True)
+    assert (good.name, good.line.endswith("1 of 1 seeded faults seen")) == ("CONFORMANT", True)
     assert (blind.name, blind.exit_code) == ("UNTRUSTED", 5)
-    assert "a planted fault was not seen (fast-rsqrt: operators.layer_norm: pass)" in blind.line
-    assert blind.line.endswith("0 of 1 planted faults seen, not fast-rsqrt")
+    assert "a seeded fault was not seen (fast-rsqrt: operators.layer_norm: pass)" in blind.line
+    assert blind.line.endswith("0 of 1 seeded faults seen, not fast-rsqrt")
     # A result that is wrong is certain, whatever else the kit does not see.
     broken = run("pass")
     broken.records["operators.tanh"] = Result.ended(laws()["operators.tanh"], None, "fail", "off", 1.0)
@@ -131,10 +131,10 @@ def test_the_report_has_every_fault() -> None:
     assert FAULT in content["diagnosis"]["evidence"][0]
 
 
-def test_the_process_of_the_planted_faults() -> None:
+def test_the_process_of_the_seeded_faults() -> None:
     assert trials([]) == []
     [unit] = trials([TRIAL])
-    assert (unit.name, unit.ids, unit.after) == (PLANTED, [TRIAL], frozenset())
+    assert (unit.name, unit.ids, unit.after) == (SEEDED, [TRIAL], frozenset())
     words = trial_command(Settings(level="quick", platform="cpu", devices=4, seed=3), [TRIAL])
     args = command.parser().parse_args([*words[4:]])
     assert (args.trial, args.level, args.platform, args.devices, args.seed) == ([TRIAL], "quick", "cpu", 4, 3)
@@ -146,8 +146,8 @@ def test_the_process_of_the_planted_faults() -> None:
     [
         (("--fault", "fast-rsqr"), f"--fault = fast-rsqr, must be one of {len(faults())}, such as fast-rsqrt"),
         (("--law", "operators.gemm"), f"--law = operators.gemm, must be one of {len(laws())}, such as operators."),
-        (("--trial", "operators.gelu[no]"), "--trial = operators.gelu[no], must be a law with a planted fault"),
-        (("--fault", FAULT, "--law", "operators.tanh"), "no planted fault is left"),
+        (("--trial", "operators.gelu[no]"), "--trial = operators.gelu[no], must be a law with a seeded fault"),
+        (("--fault", FAULT, "--law", "operators.tanh"), "no seeded fault is left"),
         (("--devices", "0"), "--devices = 0, must be at least 1"),
     ],
 )
@@ -211,14 +211,14 @@ def test_the_matrix_counts_what_was_seen_called_and_mistaken(tmp_path: Path) -> 
         row("five-devices", {"copies.sharded": "error"}, "copy"),
     ]
     content = gathered(rows, Settings(), 1.0)
-    summary = {"planted": 3, "killed": 2, "attributed": 1, "harmless": 2, "false_alarms": 1}
+    summary = {"seeded": 3, "killed": 2, "attributed": 1, "equivalent": 2, "false_alarms": 1}
     assert content["summary"] == summary
     assert (content["survivors"], content["misattributed"]) == (["tanh-cut-at-4"], ["fast-log"])
     assert content["seen_by_one_law"] == {FAULT: LAW}
     assert LAW not in content["idle_laws"]
     assert "operators.tanh" in content["idle_laws"]
     text = markdown(content)
-    for said in ("2 of 3 planted faults", "## Not seen", "## Harmless, and called a fault", "a \\| b"):
+    for said in ("2 of 3 seeded faults", "## Not seen", "## Equivalent, and called a fault", "a \\| b"):
         assert said in text
     assert draw(content, tmp_path / "matrix.png")
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")

@@ -96,7 +96,7 @@ def test_nothing_expected_is_nothing_verified() -> None:
 def test_the_line_names_what_was_run_and_what_was_not() -> None:
     line = judge(outcome("pass", "pass", "not_run", CLAIM, seconds=61.6)).line
     assert "2 of 3 checks passed, 1 not run: gradients not claimed; 6 comparisons in 62 s, level standard" in line
-    assert line.endswith("no planted fault was run")
+    assert line.endswith("no seeded fault was run")
 
 
 def test_the_line_has_the_whole_name_of_a_capability_and_how_trainers_were_compiled() -> None:

@@ -1,4 +1,4 @@
-"""The laws of rung 2 see planted faults, and the data that they send tells devices and positions apart."""
+"""The laws of rung 2 see seeded faults, and the data that they send tells devices and positions apart."""
 
 from __future__ import annotations
 

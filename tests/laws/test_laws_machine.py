@@ -1,4 +1,4 @@
-"""The laws of rungs 0 and 1 see planted faults."""
+"""The laws of rungs 0 and 1 see seeded faults."""
 
 from __future__ import annotations
 

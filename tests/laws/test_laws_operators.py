@@ -1,4 +1,4 @@
-"""The laws of operators and of their gradients see planted faults, and bounds hold what they are derived for."""
+"""The laws of operators and of their gradients see seeded faults, and bounds hold what they are derived for."""
 
 from __future__ import annotations
 

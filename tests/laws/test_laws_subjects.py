@@ -27,7 +27,7 @@ from sftref.conformance.laws.trainer.test_4_model import best_step
 pytestmark = pytest.mark.jax
 
 FUNCTIONS = {law: function for law, function in functions().items() if laws()[law].per == "subject"}
-PLANTED = [fault for fault in faults().values() if fault.planted == SUBJECTS]
+SEEDED = [fault for fault in faults().values() if fault.module == SUBJECTS]
 
 
 def ask(law: str, subject: Any, folder: Path, devices: Any = tuple(range(8))) -> Check:
@@ -44,7 +44,7 @@ def ask(law: str, subject: Any, folder: Path, devices: Any = tuple(range(8))) ->
 
 
 def test_every_law_of_a_subject_has_a_fault() -> None:
-    ours = [fault for fault in faults().values() if fault.planted in (*TRAINERS, PROCESSES)]
+    ours = [fault for fault in faults().values() if fault.module in (*TRAINERS, PROCESSES)]
     assert {law for fault in ours for law in fault.seen_by} >= FUNCTIONS.keys()
 
 
@@ -63,7 +63,7 @@ def test_a_step_far_too_long_is_not_taken_for_a_good_one() -> None:
     assert noise == pytest.approx(200**5 * 2 / 15 * length**4 / 4 + 1e-6 / length, rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in PLANTED for law in fault.seen_by])
+@pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in SEEDED for law in fault.seen_by])
 def test_a_fault_is_seen(name: str, law: str) -> None:
     fault = faults()[name]
     [record] = trials(fault, [(law, Settings(level=level_of("full", fault, law)))])
@@ -90,7 +90,7 @@ def test_a_fault_is_seen(name: str, law: str) -> None:
         ("restored-shards-lost", "training.resume", 8),
     ],
 )
-def test_a_fault_is_planted_under_its_condition_only(fault: str, law: str, devices: int, tmp_path: Path) -> None:
+def test_a_fault_is_seeded_under_its_condition_only(fault: str, law: str, devices: int, tmp_path: Path) -> None:
     """Where it cannot be seen the trainer is right: what its law sees is this fault and no other."""
     check = ask(law, trainer(fault), tmp_path, range(devices))
     assert all(found.margin < 0.5 for found in check.comparisons)

@@ -18,15 +18,15 @@ from sftref.conformance.core.meshes import shard_map
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.backend.lowering import replaced
 from sftref.conformance.faults.matrix import side
-from sftref.conformance.faults.trainers.lowered import planted
-from sftref.conformance.faults.trial import ask, trials
+from sftref.conformance.faults.trainers.lowered import seeded_ids
+from sftref.conformance.faults.trial import LOWERED, ask, trials
 from sftref.conformance.judge.mutation_score import level_of
 from sftref.conformance.laws.support.stablehlo import Argument, Collective, Module, Product, Tensor
 from sftref.conformance.laws.trainer.test_7_lowering import PLATFORMS, foreign, narrow
 
 pytestmark = pytest.mark.jax
 
-PLANTED = [fault for fault in faults().values() if fault.planted == "lowered"]
+SEEDED = [fault for fault in faults().values() if fault.module == LOWERED]
 SFTREF = "sftref.conformance.adapters.sftref"
 F32 = "f32"
 
@@ -49,7 +49,7 @@ def test_the_laws_hold_of_our_trainers(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in PLANTED for law in fault.seen_by])
+@pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in SEEDED for law in fault.seen_by])
 def test_a_fault_is_seen(name: str, law: str) -> None:
     fault = faults()[name]
     said = {
@@ -73,8 +73,8 @@ def test_a_trainer_that_writes_its_sum_out_is_right() -> None:
     assert [record.status for record in trials(change, asked)] == ["pass", "pass"]
 
 
-def test_the_catalogue_has_what_is_planted() -> None:
-    assert sorted(planted()) == sorted([fault.id for fault in PLANTED] + ["sums-written-out"])
+def test_the_catalogue_has_what_is_seeded() -> None:
+    assert sorted(seeded_ids()) == sorted([fault.id for fault in SEEDED] + ["sums-written-out"])
 
 
 def test_a_rule_of_one_platform_is_taken_back() -> None:

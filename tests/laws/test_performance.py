@@ -1,4 +1,4 @@
-"""Rung 10, what a trainer costs, and the planted slow-downs: each is right, and costs what it says."""
+"""Rung 10, what a trainer costs, and the seeded slow-downs: each is right, and costs what it says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sftref.conformance.report import explain
 
 pytestmark = pytest.mark.once
 LAWS = [law.id for law in laws().values() if law.rung_name == "performance"]
-PLANTED = [fault for fault in faults().values() if fault.planted == PERFORMANCE]
+SEEDED = [fault for fault in faults().values() if fault.module == PERFORMANCE]
 TEMPLATE = "sftref.conformance.adapters.template:Template"
 KEYS = {"flops", "bytes", "arguments", "outputs", "aliased", "temporary"}
 
@@ -66,7 +66,7 @@ def test_the_laws_hold_of_a_right_trainer(name: str) -> None:
         assert record.status == "pass", record.message
 
 
-@pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in PLANTED for law in fault.seen_by])
+@pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in SEEDED for law in fault.seen_by])
 def test_a_fault_is_seen_and_called_by_its_layer(name: str, law: str) -> None:
     fault, said = faults()[name], {
         "recompiles": "compiled by the second update and evaluation: ['jit(<lambda>)'], should be []",
@@ -145,7 +145,7 @@ def test_where_jax_says_nothing_the_laws_are_blind(monkeypatch: pytest.MonkeyPat
 
 
 def test_explain_names_the_faults() -> None:
-    for fault in PLANTED:
+    for fault in SEEDED:
         for law in fault.seen_by:
             assert f"- {fault.id}: " in "\n".join(explain.explained(laws()[law], None))
 
@@ -203,13 +203,13 @@ def test_the_template_donates_what_is_its_own_only() -> None:
         np.testing.assert_array_equal(first[name], leaf)
 
 
-# The planted slow-downs.
+# The seeded slow-downs.
 
 
 def test_the_catalogue_has_what_a_law_sees_and_no_more() -> None:
-    assert sorted(performance.planted()) == sorted([*performance.TIMED, *(fault.id for fault in PLANTED)])
+    assert sorted(performance.seeded_ids()) == sorted([*performance.TIMED, *(fault.id for fault in SEEDED)])
     assert load_adapter("sftref.conformance.faults.trainers.performance:slower_10").name == "template (slower-10)"
-    with pytest.raises(AdapterError, match="slower_11 is no planted fault"):
+    with pytest.raises(AdapterError, match="slower_11 is no seeded fault"):
         load_adapter("sftref.conformance.faults.trainers.performance:slower_11")
 
 
@@ -286,7 +286,7 @@ def test_a_serial_scatter_add_is_right_and_serial() -> None:
     want = [np.asarray(gradient(*case)) for case in cases]
     whole = jax.jit(gradient, static_argnums=0)
     assert "stablehlo.while" not in whole.lower("clip", few).as_text()
-    with performance.plant("serial-scatter-add"):
+    with performance.seed("serial-scatter-add"):
         assert "stablehlo.while" in whole.lower("clip", few).as_text()
         got = [np.asarray(gradient(*case)) for case in cases]
         columns = jax.grad(lambda table: (table[:, few[0] % 5] * 2).sum())(jnp.asarray(table))
@@ -297,6 +297,6 @@ def test_a_serial_scatter_add_is_right_and_serial() -> None:
 
 
 def test_faults_of_performance_are_put_before_the_laws_that_can_see_them_only() -> None:
-    for fault in PLANTED:
+    for fault in SEEDED:
         assert {law.id for law in side(fault)} == {*LAWS, *fault.seen_by}
-    assert set(LAWS) <= {law.id for law in side(dataclasses.replace(PLANTED[0], planted="subjects"))}
+    assert set(LAWS) <= {law.id for law in side(dataclasses.replace(SEEDED[0], module="trainers"))}

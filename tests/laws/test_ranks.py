@@ -12,7 +12,7 @@ from sftref.conformance.core.fault import faults
 from sftref.conformance.core.law import expected as expected_checks
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
-from sftref.conformance.faults.trainers.processes import planted
+from sftref.conformance.faults.trainers.processes import seeded_ids
 from sftref.conformance.faults.trainers.sharing import Sharing
 from sftref.conformance.faults.trial import ask, trials
 from sftref.conformance.judge.mutation_score import level_of
@@ -116,7 +116,7 @@ def test_a_law_holds_of_a_right_trainer(law: str) -> None:
     ("fault", "law"),
     [
         pytest.param(name, law, marks=() if name in FEW else pytest.mark.slow)
-        for name in planted()
+        for name in seeded_ids()
         for law in faults()[name].seen_by
     ],
 )

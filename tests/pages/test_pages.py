@@ -1,4 +1,4 @@
-"""The page on failures shows what is printed today: each planted fault falls where it says, in these words."""
+"""The page on failures shows what is printed today: each seeded fault falls where it says, in these words."""
 
 from __future__ import annotations
 

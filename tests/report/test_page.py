@@ -117,7 +117,7 @@ def test_the_matrix_shows_what_was_not_seen() -> None:
     assert 'stroke="var(--bad)"' in matrix([fault])
     seen = matrix([fault | {"status": "killed", "seen_by": ["a"]}])
     assert 'stroke="var(--bad)"' not in seen
-    assert "1 of 1 planted faults were seen, by 1 laws" in seen
+    assert "1 of 1 seeded faults were seen, by 1 laws" in seen
 
 
 def test_speed_stands_on_the_same_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_wrong_results_come_before_hangs_and_the_line_names_both(everything: tup
     assert ended.verdict.startswith("NONCONFORMANT: 5 of 18 checks passed, 4 wrong (rung 3, operators: r3.differs and ")
     for said in ("2 hung (rung 3", "3 crashed (rung 3", "2 blocked", "1 not run: needs 2 devices", "gradients not cl"):
         assert said in ended.verdict
-    assert "no planted fault was run" in ended.verdict
+    assert "no seeded fault was run" in ended.verdict
     assert "Traceback" not in ended.out + ended.err
 
 

@@ -1,4 +1,4 @@
-"""Which planted faults of a trainer plain comparisons would miss: of two trainers that share it, and `allclose`.
+"""Which seeded faults of a trainer plain comparisons would miss: of two trainers that share it, and `allclose`.
 
     python tests/plain_comparisons.py
 
@@ -47,7 +47,7 @@ def main() -> int:
     right = course(NumpyTrainer(), trainers.DEVICES)
     assert close(right, course(NumpyTrainer(), 1), (1e-12, 1e-12)), "the right trainer depends on the device count"
     missed: dict[str, list[str]] = {}
-    faults = trainers.planted()
+    faults = trainers.seeded_ids()
     for fault in faults:
         wrong = {n: course(trainers.trainer(fault), n) for n in (1, trainers.DEVICES)}
         for said, tolerance in TOLERANCES.items():
@@ -55,7 +55,7 @@ def main() -> int:
                 names = missed.setdefault(f"{how} ({said})", [])
                 if close(wrong[trainers.DEVICES], other, tolerance):
                     names.append(fault)
-    print(f"of {len(faults)} faults planted in a trainer, missed by\n\n| comparison (rtol, atol) | missed | which |")
+    print(f"of {len(faults)} faults seeded in a trainer, missed by\n\n| comparison (rtol, atol) | missed | which |")
     print("|---|---|---|")
     for how, names in missed.items():
         print(f"| {how} | {len(names)} | {', '.join(names)} |")

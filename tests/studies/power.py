@@ -1,9 +1,9 @@
-"""How often the verdict of `--against` is right: slow-downs that are planted, and none, judged again and again.
+"""How often the verdict of `--against` is right: slow-downs that are seeded, and none, judged again and again.
 
     python tests/power.py --processes 4 --out power.json
 
 Records rounds of real processes, each with its own start and compilation: the kit's template trainer on both sides, or
-as it is on one and planted to be 5, 10 and 20 % slower on the other. Trials are then made of what was recorded: windows
+as it is on one and seeded to be 5, 10 and 20 % slower on the other. Trials are then made of what was recorded: windows
 of consecutive pairs, with the verdict's own looks at them and its own demand that several pairs of processes agree.
 Prints a table. Windows overlap, so that trials are fewer than they look; processes are what is independent.
 """

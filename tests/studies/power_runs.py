@@ -2,7 +2,7 @@
 
     python tests/power_runs.py --runs 10 --slowed 4 --out power-runs
 
-Records runs, each a process of its own: of the kit's template trainer as it is, and planted to be 5, 10, 20 % slower. A
+Records runs, each a process of its own: of the kit's template trainer as it is, and seeded to be 5, 10, 20 % slower. A
 trial draws three runs of the trainer as it is, and judges another one, or one of a slow one, by them, with the
 verdict's own code. Prints the share of verdicts on the update, and of runs in which something else was called slower.
 """

@@ -46,7 +46,7 @@ def test_a_row_counts_what_became_of_each_rung() -> None:
     found = dict(zip(head, row, strict=True))
     assert found["2 name"] == "1 passed, 1 **fell**"
     assert found["7 name"] == "does not apply"
-    assert (found["JAX"], found["flax"], found["planted faults"], found["seconds"]) == (
+    assert (found["JAX"], found["flax"], found["seeded faults"], found["seconds"]) == (
         "**0.5.3**", "0.10", "2 of 2 seen", "83",
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def test_what_fell_has_its_reason_in_one_line_of_markdown() -> None:
         ([report("0.6.2", FELL)], KNOWN, "JAX 0.6.2: collectives.psum has no entry"),
         ([report("0.5.3", MISSING)], [], "equivalence.loss has no entry in known.toml: needs 2 devices"),
         ([report("0.5.3", FINE)], KNOWN, "the entry for collectives.psum under JAX 0.5.3 has no check that fell"),
-        ([report("0.5.3", FINE, survived=1)], [], "JAX 0.5.3: the planted fault g was not seen"),
+        ([report("0.5.3", FINE, survived=1)], [], "JAX 0.5.3: the seeded fault g was not seen"),
     ],
 )
 def test_what_is_amiss_is_said(reports: list[dict[str, Any]], known: list[dict[str, Any]], said: str) -> None:

@@ -1,4 +1,4 @@
-"""Refreshes the printed blocks of `conformance/docs/`: planted faults, and findings on invented machines.
+"""Refreshes the printed blocks of `conformance/docs/`: seeded faults, and findings on invented machines.
 
     python tests/pages.py [FAULT or FINDING ...]
 
@@ -57,7 +57,7 @@ def cut(lines: list[str], *, stood: bool = False) -> Iterator[str]:
 def printed(fault: str) -> str:
     """What is read of a fault, cut."""
     # Rungs 9 and 10 are asked from `standard` on and at `full`; their faults meet no other.
-    level = {"performance": "full", "processes": "standard"}.get(faults()[fault].planted, "quick")
+    level = {"trainers.performance": "full", "trainers.processes": "standard"}.get(faults()[fault].module, "quick")
     words = [sys.executable, "-P", "-m", "sftref.conformance.faults", "--level", level, "--read", fault]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     if ended.returncode not in (1, 3):

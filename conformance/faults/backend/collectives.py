@@ -16,10 +16,10 @@ from jax.extend.core import primitives as core
 
 from .executables import with_shards
 from .lowering import device_number
-from .plants import Plants, primitives
+from .seeding import SeededFaults, primitives
 
-PLANTS = Plants()
-plant, planted = PLANTS.plant, PLANTS.planted
+FAULTS = SeededFaults()
+seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 _parallel = importlib.import_module("jax._src.lax.parallel")
 # Under the varying-axes check of `shard_map` JAX binds another primitive than without it.
 PSUM = primitives(_parallel, "psum_p", "psum_invariant_p")
@@ -39,18 +39,18 @@ def _only(device: int, x: Any, wrong: Any) -> Any:
     return jnp.where(device_number() == device, wrong, x)
 
 
-@PLANTS.lowered("sums-without-the-eighth-device", *PSUM)
+@FAULTS.lowered("sums-without-the-eighth-device", *PSUM)
 def _eighth(right: Any, *operands: Any, **_: Any) -> Any:
     return right(*(_only(7, x, jnp.zeros_like(x)) for x in operands))
 
 
-@PLANTS.lowered("sums-in-bfloat16", *PSUM)
+@FAULTS.lowered("sums-in-bfloat16", *PSUM)
 def _narrow(right: Any, *operands: Any, **_: Any) -> Any:
     cut = (lax.reduce_precision(x, 8, 7) if x.dtype == np.float32 else x for x in operands)
     return right(*cut)
 
 
-@PLANTS.lowered("sums-of-one-size", *PSUM)
+@FAULTS.lowered("sums-of-one-size", *PSUM)
 def _one_size(right: Any, *operands: Any, **_: Any) -> Any:
     def change(x: Any) -> Any:
         return _only(2, x, x.at[(0,) * x.ndim].add(1)) if x.size * x.dtype.itemsize == MIB else x
@@ -58,7 +58,7 @@ def _one_size(right: Any, *operands: Any, **_: Any) -> Any:
     return _each(right, operands, change)
 
 
-@PLANTS.lowered("sums-not-waited-for", *PSUM)
+@FAULTS.lowered("sums-not-waited-for", *PSUM)
 def _early(right: Any, *operands: Any, **_: Any) -> Any:
     found = right(*operands)
     several = isinstance(found, (list, tuple))
@@ -66,17 +66,17 @@ def _early(right: Any, *operands: Any, **_: Any) -> Any:
     return late if several else late[0]
 
 
-@PLANTS.patched("mean-is-a-sum", lax, "pmean")
+@FAULTS.patched("mean-is-a-sum", lax, "pmean")
 def _mean(right: Any, x: Any, *axis: Any, **how: Any) -> Any:
     return lax.psum(x, *axis, **how)
 
 
-@PLANTS.lowered("maximum-of-all-but-one", core.pmax_p)
+@FAULTS.lowered("maximum-of-all-but-one", core.pmax_p)
 def _maximum(right: Any, *operands: Any, **_: Any) -> Any:
     return right(*(_only(5, x, jnp.full_like(x, _least(x))) for x in operands))
 
 
-@PLANTS.lowered("minimum-of-all-but-one", core.pmin_p)
+@FAULTS.lowered("minimum-of-all-but-one", core.pmin_p)
 def _minimum(right: Any, *operands: Any, **_: Any) -> Any:
     return right(*(_only(5, x, jnp.full_like(x, _largest(x))) for x in operands))
 
@@ -89,14 +89,14 @@ def _largest(x: Any) -> Any:
     return jnp.iinfo(x.dtype).max if x.dtype.kind in "iu" else jnp.finfo(x.dtype).max
 
 
-@PLANTS.lowered("gathered-in-another-order", *ALL_GATHER)
+@FAULTS.lowered("gathered-in-another-order", *ALL_GATHER)
 def _gathered(right: Any, x: Any, *, all_gather_dimension: int, axis_size: int, tiled: bool, **_: Any) -> Any:
     found = right(x)
     block = x.shape[all_gather_dimension] if tiled else 1
     return jnp.roll(found, block, all_gather_dimension) if axis_size > MANY else found
 
 
-@PLANTS.lowered("first-rank-without-its-tail", *SCATTER)
+@FAULTS.lowered("first-rank-without-its-tail", *SCATTER)
 def _tail(right: Any, *operands: Any, **_: Any) -> Any:
     large = operands[0].size * operands[0].dtype.itemsize >= 4 * MIB
 
@@ -106,18 +106,18 @@ def _tail(right: Any, *operands: Any, **_: Any) -> Any:
     return _each(right, operands, change)
 
 
-@PLANTS.lowered("parts-scattered-to-neighbours", *SCATTER)
+@FAULTS.lowered("parts-scattered-to-neighbours", *SCATTER)
 def _neighbours(right: Any, *operands: Any, scatter_dimension: int, axis_size: int, **_: Any) -> Any:
     block = operands[0].shape[scatter_dimension] // axis_size
     return right(*(jnp.roll(x, block if axis_size > MANY else 0, scatter_dimension) for x in operands))
 
 
-@PLANTS.lowered("parts-exchanged", core.all_to_all_p)
+@FAULTS.lowered("parts-exchanged", core.all_to_all_p)
 def _exchanged(right: Any, x: Any, *, split_axis: int, **_: Any) -> Any:
     return right(jnp.flip(x, split_axis))
 
 
-@PLANTS.lowered("stale-where-nothing-is-sent", core.ppermute_p)
+@FAULTS.lowered("stale-where-nothing-is-sent", core.ppermute_p)
 def _stale(right: Any, *operands: Any, perm: Any, **_: Any) -> Any:
     receives = jnp.array([target for _, target in perm], jnp.uint32)
     found = right(*operands)
@@ -127,7 +127,7 @@ def _stale(right: Any, *operands: Any, perm: Any, **_: Any) -> Any:
     return kept if several else kept[0]
 
 
-@PLANTS.lowered("strided-groups-as-neighbours", *PSUM, *ALL_GATHER, *SCATTER, core.all_to_all_p)
+@FAULTS.lowered("strided-groups-as-neighbours", *PSUM, *ALL_GATHER, *SCATTER, core.all_to_all_p)
 def _strided(right: Any, *operands: Any, axis_index_groups: Any = None, **_: Any) -> Any:
     if axis_index_groups is None:
         return right(*operands)
@@ -135,13 +135,13 @@ def _strided(right: Any, *operands: Any, axis_index_groups: Any = None, **_: Any
     return right(*operands, axis_index_groups=tuple(tuple(next(members) for _ in g) for g in axis_index_groups))
 
 
-@PLANTS.lowered("groups-of-one-give-zero", *PSUM)
+@FAULTS.lowered("groups-of-one-give-zero", *PSUM)
 def _alone(right: Any, *operands: Any, axis_index_groups: Any = None, **_: Any) -> Any:
     alone = axis_index_groups is not None and len(axis_index_groups[0]) == 1
     return _each(right, operands, lambda x: x * 0 if alone else x)
 
 
-@PLANTS.patched("one-axis-for-the-other", lax, "psum")
+@FAULTS.patched("one-axis-for-the-other", lax, "psum")
 def _axes(right: Any, x: Any, axis: Any, **how: Any) -> Any:
     if axis != "data":
         return right(x, axis, **how)
@@ -151,13 +151,13 @@ def _axes(right: Any, x: Any, axis: Any, **how: Any) -> Any:
         return right(x, axis, **how)
 
 
-@PLANTS.patched("pmap-by-reversed-rows", jax, "pmap")
+@FAULTS.patched("pmap-by-reversed-rows", jax, "pmap")
 def _pmap(right: Any, function: Any, *args: Any, **how: Any) -> Any:
     mapped = right(function, *args, **how)
     return lambda *given: mapped(*(leaf[::-1] for leaf in given))
 
 
-@PLANTS.ran("now-and-then")
+@FAULTS.ran("now-and-then")
 def _now_and_then() -> Any:
     calls = itertools.count(1)
 
@@ -169,7 +169,7 @@ def _now_and_then() -> Any:
     return change
 
 
-@PLANTS.ran("late-steps-of-a-queue-are-stale")
+@FAULTS.ran("late-steps-of-a-queue-are-stale")
 def _queue() -> Any:
     calls: dict[str, int] = collections.Counter()
     before: dict[str, Sequence[Any]] = {}
@@ -184,7 +184,7 @@ def _queue() -> Any:
     return change
 
 
-@PLANTS.ran("one-replica-of-a-sum")
+@FAULTS.ran("one-replica-of-a-sum")
 def _replica() -> Any:
     def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
         if "all-reduce" not in text:
@@ -205,7 +205,7 @@ def _off_by_one(result: Any, device: int) -> Any:
     return with_shards(result, wrong)
 
 
-@PLANTS.ran("shard-offset-lost")
+@FAULTS.ran("shard-offset-lost")
 def _offset() -> Any:
     def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
         return [_second_is_first(x) if _split(x) and "all-" not in text else x for x in results]
@@ -226,7 +226,7 @@ def _zeros(leaf: Any) -> Any:
     return np.zeros(leaf.shape, leaf.dtype)
 
 
-@PLANTS.patched("second-device-receives-zeros", jax, "device_put")
+@FAULTS.patched("second-device-receives-zeros", jax, "device_put")
 def _zeroed(right: Any, x: Any, *to: Any, **how: Any) -> Any:
     # On one device there is no second: the only one.
     devices = jax.devices()
@@ -234,14 +234,14 @@ def _zeroed(right: Any, x: Any, *to: Any, **how: Any) -> Any:
     return right(jax.tree.map(_zeros, x) if to and to[0] == second else x, *to, **how)
 
 
-@PLANTS.patched("one-way-between-two-devices", jax, "device_put")
+@FAULTS.patched("one-way-between-two-devices", jax, "device_put")
 def _one_way(right: Any, x: Any, *to: Any, **how: Any) -> Any:
     put, devices = right(x, *to, **how), jax.devices()
     between = isinstance(x, jax.Array) and to and x.devices() == {devices[-1]} and to[0] == devices[0]
     return put.at[1024].add(1) if between and x.ndim == 1 and x.size > 1024 else put
 
 
-@PLANTS.patched("large-copies-lose-a-bit", jax, "device_put")
+@FAULTS.patched("large-copies-lose-a-bit", jax, "device_put")
 def _large(right: Any, x: Any, *to: Any, **how: Any) -> Any:
     def turned(leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray) and leaf.nbytes >= MIB:
@@ -252,7 +252,7 @@ def _large(right: Any, x: Any, *to: Any, **how: Any) -> Any:
     return right(jax.tree.map(turned, x), *to, **how)
 
 
-@PLANTS.patched("blocks-in-the-order-of-ids", jax, "device_put")
+@FAULTS.patched("blocks-in-the-order-of-ids", jax, "device_put")
 def _blocks(right: Any, x: Any, *to: Any, **how: Any) -> Any:
     mesh = getattr(to[0], "mesh", None) if to else None
     if mesh is None or mesh.size < 2:
@@ -262,12 +262,12 @@ def _blocks(right: Any, x: Any, *to: Any, **how: Any) -> Any:
     return right(x, jax.sharding.NamedSharding(ordered, to[0].spec), *to[1:], **how)
 
 
-@PLANTS.patched("copies-keep-the-buffer", jnp, "array")
+@FAULTS.patched("copies-keep-the-buffer", jnp, "array")
 def _keeps(right: Any, x: Any, *args: Any, device: Any = None, **how: Any) -> Any:
     return right(x, *args, **how) if device is None or args or how else jax.device_put(x, device)
 
 
-@PLANTS.patched("work-lands-on-the-first-device", jax, "device_put")
+@FAULTS.patched("work-lands-on-the-first-device", jax, "device_put")
 def _lands(right: Any, x: Any, *to: Any, **how: Any) -> Any:
     elsewhere = to and isinstance(to[0], jax.Device)
     return right(x, *((jax.devices()[0], *to[1:]) if elsewhere else to), **how)

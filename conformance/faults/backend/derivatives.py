@@ -12,10 +12,10 @@ import numpy as np
 from jax.extend.core import primitives as core
 from jax.interpreters import ad
 
-from .plants import Plants
+from .seeding import SeededFaults
 
-PLANTS = Plants()
-plant, planted = PLANTS.plant, PLANTS.planted
+FAULTS = SeededFaults()
+seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def _slope(fault: str, primitive: Any, wrong: Callable[..., Any]) -> None:
         out, tangent = right(primals, tangents, **how)
         return out, wrong(tangent, *primals)
 
-    PLANTS[fault] = lambda: _rule(ad.primitive_jvps, primitive, rule)
+    FAULTS[fault] = lambda: _rule(ad.primitive_jvps, primitive, rule)
 
 
 _slope("slope-of-exp", core.exp_p, lambda tangent, x: tangent * np.float32(1.01))

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from ...core.kit import PACKAGE
 from ...core.settings import Settings
-from .lowering import CannotPlantError
-from .plants import Instead, Plants, patch
+from .lowering import CannotSeedError
+from .seeding import Instead, SeededFaults, patch
 
-PLANTS = Plants()
-plant, planted = PLANTS.plant, PLANTS.planted
-DISAGREE = b"E0000 gemm_fusion_autotuner.cc:1060] Results mismatch between different kernels (planted by sftref)\n"
+FAULTS = SeededFaults()
+seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
+DISAGREE = b"E0000 gemm_fusion_autotuner.cc:1060] Results mismatch between different kernels (seeded by sftref)\n"
 
 
 def _rung0() -> Any:
@@ -38,12 +38,12 @@ def _with_version(**changed: str) -> Iterator[None]:
         yield
 
 
-@PLANTS.given("plugin-of-another-release")
+@FAULTS.given("plugin-of-another-release")
 def _plugin() -> Iterator[None]:
     yield from _with_version(jax_rocm7_plugin="0.4.1", jax_rocm7_pjrt="0.4.1")
 
 
-@PLANTS.given("jaxlib-of-another-release")
+@FAULTS.given("jaxlib-of-another-release")
 def _jaxlib() -> Iterator[None]:
     import jaxlib
 
@@ -51,25 +51,25 @@ def _jaxlib() -> Iterator[None]:
         yield from _with_version(jaxlib="0.1.0")
 
 
-@PLANTS.given("another-jax-on-the-path")
+@FAULTS.given("another-jax-on-the-path")
 def _another_jax() -> Iterator[None]:
     with patch(jax, "__version__", "0.4.99"):
         yield
 
 
-@PLANTS.given("cpu-poses-as-accelerator")
+@FAULTS.given("cpu-poses-as-accelerator")
 def _cpu() -> Iterator[Instead]:
     # What is asked for is not what JAX found: on a TPU a GPU is asked for, elsewhere a TPU.
     asked = "gpu" if jax.default_backend() == "tpu" else "tpu"
     yield {"settings": dataclasses.replace(Settings(), platform=asked)}
 
 
-@PLANTS.given("eager-results-on-the-cpu")
+@FAULTS.given("eager-results-on-the-cpu")
 def _eager() -> Iterator[Instead]:
     """The last device plays the accelerator, on which all is but what an eager operation leaves."""
     rung0, devices = _rung0(), jax.devices()
     if len(devices) < 2:
-        raise CannotPlantError("needs 2 devices, found 1")
+        raise CannotSeedError("needs 2 devices, found 1")
     first, last = devices[0], devices[-1]
     asarray = jnp.asarray
     with ExitStack() as stack:
@@ -80,17 +80,17 @@ def _eager() -> Iterator[Instead]:
         yield {"settings": dataclasses.replace(Settings(), platform="rocm")}
 
 
-@PLANTS.given("fewer-devices-than-asked-for")
+@FAULTS.given("fewer-devices-than-asked-for")
 def _fewer() -> Iterator[Instead]:
     yield {"settings": dataclasses.replace(Settings(), devices=len(jax.devices()) + 1)}
 
 
-@PLANTS.given("one-device-twice")
+@FAULTS.given("one-device-twice")
 def _twice() -> Iterator[Instead]:
     yield {"devices": [jax.devices()[0]] * 2}
 
 
-@PLANTS.given("kernels-that-disagree")
+@FAULTS.given("kernels-that-disagree")
 def _disagree() -> Iterator[None]:
     rung0 = _rung0()
     right = rung0._product

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .lowering import CannotPlantError
+from .lowering import CannotSeedError
 
 # (the program's HLO, its results) -> results.
 Change = Callable[[str, Sequence[Any]], Sequence[Any]]
@@ -25,12 +25,12 @@ def results_changed(change: Change) -> Iterator[None]:
     """Let every compiled program give what `change` makes of its results.
 
     Raises:
-        CannotPlantError: this JAX runs its programs elsewhere.
+        CannotSeedError: this JAX runs its programs elsewhere.
     """
     pxla: Any = importlib.import_module("jax._src.interpreters.pxla")
     pjit: Any = importlib.import_module("jax._src.pjit")
     if not hasattr(pxla, "ExecuteReplicated") or not hasattr(pjit, "_get_fastpath_data"):
-        raise CannotPlantError(f"JAX {jax.__version__} runs compiled programs elsewhere")
+        raise CannotSeedError(f"JAX {jax.__version__} runs compiled programs elsewhere")
     run, shortcut = pxla.ExecuteReplicated.__call__, pjit._get_fastpath_data
     texts: dict[int, tuple[Any, str]] = {}
 

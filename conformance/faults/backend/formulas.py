@@ -1,6 +1,6 @@
 """Wrong operators of several primitives: what a fused kernel, a rewrite or a library puts in place of BERT's formulas.
 
-They are planted where the kit writes the formula down, since there is no one primitive that has them.
+They are seeded where the kit writes the formula down, since there is no one primitive that has them.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from jax import lax
 
 from ...core.kit import PACKAGE
 from ...laws.support import operators
-from .plants import Plants, patch
+from .seeding import SeededFaults, patch
 
-PLANTS = Plants()
-plant, planted = PLANTS.plant, PLANTS.planted
+FAULTS = SeededFaults()
+seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 SOFTMAX_FROM = 32
 
 
 def _wrong(fault: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The decorated function, whose first argument is the right one, takes the place of an operator."""
-    return PLANTS.patched(fault, operators, name)
+    return FAULTS.patched(fault, operators, name)
 
 
 @_wrong("scale-misses-the-bias", "linear_forms")
@@ -188,7 +188,7 @@ def _in_the_law(fault: str, law: str, name: str) -> Callable[[Callable[..., Any]
             with patch(module, name, functools.partial(wrong, getattr(module, name))):
                 yield
 
-        PLANTS.given(fault)(swap)
+        FAULTS.given(fault)(swap)
         return wrong
 
     return add

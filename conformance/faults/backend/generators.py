@@ -11,23 +11,23 @@ import numpy as np
 from jax.extend.core import primitives as core
 
 from .executables import with_shards
-from .plants import Plants
+from .seeding import SeededFaults
 
-PLANTS = Plants()
-plant, planted = PLANTS.plant, PLANTS.planted
+FAULTS = SeededFaults()
+seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 
 
-@PLANTS.lowered("counter-of-31-bits", core.threefry2x32_p)
+@FAULTS.lowered("counter-of-31-bits", core.threefry2x32_p)
 def _counter(right: Any, k1: Any, k2: Any, x1: Any, x2: Any, **_: Any) -> Any:
     return right(k1, k2, x1 & np.uint32(0x7FFFFFFF), x2)
 
 
-@PLANTS.lowered("neighbours-share-their-bits", core.threefry2x32_p)
+@FAULTS.lowered("neighbours-share-their-bits", core.threefry2x32_p)
 def _neighbours(right: Any, k1: Any, k2: Any, x1: Any, x2: Any, **_: Any) -> Any:
     return right(k1, k2, x1, x2 & np.uint32(0xFFFFFFFE))
 
 
-@PLANTS.given("another-layout-of-random-bits")
+@FAULTS.given("another-layout-of-random-bits")
 def _layout() -> Iterator[None]:
     before = jax.config.values["jax_threefry_partitionable"]
     jax.config.update("jax_threefry_partitionable", not before)
@@ -37,17 +37,17 @@ def _layout() -> Iterator[None]:
         jax.config.update("jax_threefry_partitionable", before)
 
 
-@PLANTS.patched("uniform-of-24-bits", jax.random, "uniform")
+@FAULTS.patched("uniform-of-24-bits", jax.random, "uniform")
 def _uniform(right: Any, key: Any, shape: Any = (), *args: Any, **options: Any) -> Any:
     return (jax.random.bits(key, shape) >> 8).astype(jnp.float32) * np.float32(2.0**-24)
 
 
-@PLANTS.patched("mask-of-8-bits", jax.random, "bernoulli")
+@FAULTS.patched("mask-of-8-bits", jax.random, "bernoulli")
 def _mask(right: Any, key: Any, p: Any = 0.5, shape: Any = ()) -> Any:
     return (jax.random.bits(key, shape) >> 24) < round(p * 256)
 
 
-@PLANTS.ran("other-bits-on-the-second-device")
+@FAULTS.ran("other-bits-on-the-second-device")
 def _bits_by_device() -> Any:
     # On one device there is no second: the only one.
     second = min(1, len(jax.devices()) - 1)
@@ -58,7 +58,7 @@ def _bits_by_device() -> Any:
     return lambda text, results: [with_shards(x, turned) if _is_bits(text, x) else x for x in results]
 
 
-@PLANTS.ran("same-bits-on-every-shard")
+@FAULTS.ran("same-bits-on-every-shard")
 def _bits_by_shard() -> Any:
     return lambda text, results: [_first_everywhere(x) if _is_bits(text, x) else x for x in results]
 

@@ -1,7 +1,7 @@
 """A primitive of JAX -> the same one, wrong: what is compiled for it is replaced below every caller.
 
 Whatever binds the primitive meets the fault: eager code and compiled, forward and backward, `jit`, `shard_map` and
-`pmap`. The rules are private to JAX: where a release keeps them elsewhere a fault says that it cannot be planted.
+`pmap`. The rules are private to JAX: where a release keeps them elsewhere a fault says that it cannot be seeded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 Wrong = Callable[..., Any]
 
 
-class CannotPlantError(Exception):
+class CannotSeedError(Exception):
     """This JAX, or this machine, has no place for the fault."""
 
 
@@ -32,20 +32,20 @@ def replaced(primitive: Any, wrong: Wrong, platform: str | None = None) -> Itera
         platform: as JAX calls it: cpu, cuda, rocm or tpu; None for all.
 
     Raises:
-        CannotPlantError: this JAX keeps no rule for the primitive where it is looked for.
+        CannotSeedError: this JAX keeps no rule for the primitive where it is looked for.
     """
     mlir = importlib.import_module("jax._src.interpreters.mlir")
     try:
         general, special = mlir._lowerings, mlir._platform_specific_lowerings
     except AttributeError as error:
-        raise CannotPlantError(f"JAX {jax.__version__} keeps its lowering rules elsewhere") from error
+        raise CannotSeedError(f"JAX {jax.__version__} keeps its lowering rules elsewhere") from error
     tables = [general, *special.values()] if platform is None else [special[platform]]
     lent = platform is not None and primitive in general and primitive not in tables[0]
     if lent:
         tables[0][primitive] = general[primitive]
     kept = [(table, table[primitive]) for table in tables if primitive in table]
     if not kept:
-        raise CannotPlantError(f"JAX {jax.__version__} has no lowering rule for {primitive}")
+        raise CannotSeedError(f"JAX {jax.__version__} has no lowering rule for {primitive}")
     clones: list[Any] = []
     for table, entry in kept:
         # Before JAX 0.7 an entry is the rule itself.

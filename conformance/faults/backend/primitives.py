@@ -12,10 +12,10 @@ from jax.extend.core import primitives as core
 
 from .executables import with_shards
 from .lowering import replaced
-from .plants import Plants
+from .seeding import SeededFaults
 
-PLANTS = Plants()
-plant, planted = PLANTS.plant, PLANTS.planted
+FAULTS = SeededFaults()
+seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 # Relative errors of the approximations that hardware has beside the exact instruction: about 11 and 22 bits.
 COARSE, FINE = np.float32(1 + 2.0**-11), np.float32(1 + 2.0**-16)
 
@@ -36,41 +36,41 @@ def zero_tail(x: Any, rows: int = 8) -> Any:
     return x.at[-rows:, -rows:].set(0)
 
 
-@PLANTS.lowered("tf32-by-default", core.dot_general_p)
+@FAULTS.lowered("tf32-by-default", core.dot_general_p)
 def _tf32_by_default(right: Any, a: Any, b: Any, *, precision: Any, **_: Any) -> Any:
     return right(a, b) if highest(precision) else right(cut(a, 10), cut(b, 10))
 
 
-@PLANTS.lowered("precision-ignored", core.dot_general_p)
+@FAULTS.lowered("precision-ignored", core.dot_general_p)
 def _precision_ignored(right: Any, a: Any, b: Any, **_: Any) -> Any:
     return right(cut(a, 10), cut(b, 10))
 
 
-@PLANTS.lowered("one-row-in-bfloat16", core.dot_general_p)
+@FAULTS.lowered("one-row-in-bfloat16", core.dot_general_p)
 def _one_row(right: Any, a: Any, b: Any, **_: Any) -> Any:
     return right(cut(a, 7), cut(b, 7)) if a.ndim == 2 and a.shape[0] == 1 else right(a, b)
 
 
-@PLANTS.lowered("autotuned-to-tf32", core.dot_general_p)
+@FAULTS.lowered("autotuned-to-tf32", core.dot_general_p)
 def _autotuned(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
     transposed = dimension_numbers[0] == ((0,), (0,))
     return right(cut(a, 10), cut(b, 10)) if transposed else right(a, b)
 
 
-@PLANTS.lowered("last-tile-zero", core.dot_general_p)
+@FAULTS.lowered("last-tile-zero", core.dot_general_p)
 def _last_tile(right: Any, a: Any, b: Any, **_: Any) -> Any:
     out = right(a, b)
     return zero_tail(out) if out.ndim == 2 and out.size > 2**16 else out
 
 
-@PLANTS.lowered("one-term-zero", core.dot_general_p)
+@FAULTS.lowered("one-term-zero", core.dot_general_p)
 def _one_term(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
     (over, _), (batch, _) = dimension_numbers
     terms = int(np.prod([a.shape[axis] for axis in over]))
     return right(a, b) * (0 if terms == 1 and not batch else 1)
 
 
-@PLANTS.lowered("last-term-lost", core.dot_general_p)
+@FAULTS.lowered("last-term-lost", core.dot_general_p)
 def _last_term(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
     (over, _), (batch, _) = dimension_numbers
     if batch or len(over) != 1 or a.shape[over[0]] < 512:
@@ -79,13 +79,13 @@ def _last_term(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) 
     return right(jnp.where(jnp.expand_dims(kept, 1 - over[0]) if a.ndim == 2 else kept, a, 0), b)
 
 
-@PLANTS.lowered("last-of-a-batch-zero", core.dot_general_p)
+@FAULTS.lowered("last-of-a-batch-zero", core.dot_general_p)
 def _last_of_batch(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
     out = right(a, b)
     return out.at[-1].set(0) if dimension_numbers[1][0] else out
 
 
-@PLANTS.lowered("half-precision-sums", core.dot_general_p)
+@FAULTS.lowered("half-precision-sums", core.dot_general_p)
 def _half_precision(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> Any:
     (over, _), (batch, _) = dimension_numbers
     if a.dtype.itemsize != 2 or batch or a.ndim != 2 or a.shape[over[0]] == 1:
@@ -95,41 +95,41 @@ def _half_precision(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: 
     return parts[0].astype(a.dtype).astype(parts[0].dtype) + parts[1]
 
 
-@PLANTS.lowered("lanes-of-32", core.reduce_sum_p)
+@FAULTS.lowered("lanes-of-32", core.reduce_sum_p)
 def _lanes(right: Any, x: Any, **_: Any) -> Any:
     if x.ndim != 1 or len(x) < 1024:
         return right(x)
     return right(jnp.where(jnp.arange(len(x)) % 64 < 32, x, 0))
 
 
-@PLANTS.lowered("column-sums-in-bfloat16", core.reduce_sum_p)
+@FAULTS.lowered("column-sums-in-bfloat16", core.reduce_sum_p)
 def _columns(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     return cut(right(x), 7) if x.ndim == 2 and tuple(axes) == (0,) else right(x)
 
 
-@PLANTS.lowered("maximum-of-a-part", core.reduce_max_p)
+@FAULTS.lowered("maximum-of-a-part", core.reduce_max_p)
 def _maximum(right: Any, x: Any, **_: Any) -> Any:
     far = x.ndim == 1 and len(x) >= 2**17
     return right(jnp.where(jnp.arange(len(x)) < len(x) // 8, x, x[0])) if far else right(x)
 
 
-@PLANTS.lowered("index-of-7-bits", core.argmax_p)
+@FAULTS.lowered("index-of-7-bits", core.argmax_p)
 def _argmax(right: Any, x: Any, **_: Any) -> Any:
     return right(x) & 0x7F
 
 
-@PLANTS.lowered("tanh-of-the-rest", core.tanh_p)
+@FAULTS.lowered("tanh-of-the-rest", core.tanh_p)
 def _tanh_rest(right: Any, x: Any, **_: Any) -> Any:
     y, n = right(x), x.size % 8
     return (y.ravel().at[y.size - n :].multiply(FINE)).reshape(y.shape) if n else y
 
 
-@PLANTS.lowered("tanh-cut-at-4", core.tanh_p)
+@FAULTS.lowered("tanh-cut-at-4", core.tanh_p)
 def _tanh_cut(right: Any, x: Any, **_: Any) -> Any:
     return right(jnp.clip(x, -4, 4))
 
 
-@PLANTS.ran("eager-garbage")
+@FAULTS.ran("eager-garbage")
 def _eager() -> Any:
     """Programs of one operation, as code has that runs step by step, and the right result in all others."""
 
@@ -149,7 +149,7 @@ def _by_tanh(z: Any) -> Any:
     return jnp.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3))
 
 
-@PLANTS.given("erf-by-tanh")
+@FAULTS.given("erf-by-tanh")
 def _erf() -> Iterator[None]:
     with (
         replaced(core.erf_p, lambda right, x, **_: _by_tanh(x)),
@@ -158,48 +158,48 @@ def _erf() -> Iterator[None]:
         yield
 
 
-@PLANTS.lowered("fast-exp", core.exp_p)
+@FAULTS.lowered("fast-exp", core.exp_p)
 def _exp(right: Any, x: Any, **_: Any) -> Any:
     return right(x) * jnp.where(x < 0, COARSE, 1).astype(x.dtype)
 
 
-@PLANTS.lowered("fast-log", core.log_p)
+@FAULTS.lowered("fast-log", core.log_p)
 def _log(right: Any, x: Any, **_: Any) -> Any:
     return right(x) * COARSE
 
 
-@PLANTS.lowered("fast-rsqrt", core.rsqrt_p)
+@FAULTS.lowered("fast-rsqrt", core.rsqrt_p)
 def _rsqrt(right: Any, x: Any, **_: Any) -> Any:
     return right(x) * COARSE
 
 
-@PLANTS.lowered("fast-division", core.div_p)
+@FAULTS.lowered("fast-division", core.div_p)
 def _division(right: Any, a: Any, b: Any, **_: Any) -> Any:
     return right(a, b) * COARSE if a.dtype == np.float32 else right(a, b)
 
 
-@PLANTS.lowered("ids-of-7-bits", core.gather_p)
+@FAULTS.lowered("ids-of-7-bits", core.gather_p)
 def _ids(right: Any, table: Any, ids: Any, *rest: Any, **_: Any) -> Any:
     return right(table, ids & 0x7F if table.shape[0] > 128 else ids, *rest)
 
 
-@PLANTS.lowered("last-row-out-of-reach", core.gather_p)
+@FAULTS.lowered("last-row-out-of-reach", core.gather_p)
 def _last_row(right: Any, table: Any, ids: Any, *rest: Any, **_: Any) -> Any:
     return right(table, jnp.minimum(ids, table.shape[0] - 2) if table.ndim == 2 else ids, *rest)
 
 
-@PLANTS.lowered("last-of-equal-ids-wins", core.scatter_add_p)
+@FAULTS.lowered("last-of-equal-ids-wins", core.scatter_add_p)
 def _duplicates(right: Any, table: Any, ids: Any, updates: Any, *, dimension_numbers: Any, **_: Any) -> Any:
     return lax.scatter(table, ids, updates, dimension_numbers)
 
 
-@PLANTS.lowered("a-row-that-no-id-names", core.scatter_add_p)
+@FAULTS.lowered("a-row-that-no-id-names", core.scatter_add_p)
 def _row(right: Any, *operands: Any, **_: Any) -> Any:
     found = right(*operands)
     return found + (lax.broadcasted_iota(np.int32, found.shape, 0) == 0).astype(found.dtype)
 
 
-@PLANTS.lowered("updates-behind-the-last-block", core.scatter_add_p)
+@FAULTS.lowered("updates-behind-the-last-block", core.scatter_add_p)
 def _block(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
     n = updates.shape[0]
     if n > 1024 and n & (n - 1):
@@ -207,7 +207,7 @@ def _block(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
     return right(table, ids, updates)
 
 
-@PLANTS.lowered("sort-of-blocks", core.sort_p)
+@FAULTS.lowered("sort-of-blocks", core.sort_p)
 def _sort(right: Any, *operands: Any, dimension: int, **_: Any) -> Any:
     found = right(*operands)
     n = operands[0].shape[dimension]
@@ -216,7 +216,7 @@ def _sort(right: Any, *operands: Any, dimension: int, **_: Any) -> Any:
     return halves if n > 32 else found
 
 
-@PLANTS.lowered("conversion-truncates", core.convert_element_type_p)
+@FAULTS.lowered("conversion-truncates", core.convert_element_type_p)
 def _convert(right: Any, x: Any, *, new_dtype: Any, **_: Any) -> Any:
     if x.dtype != np.float32 or new_dtype != jnp.bfloat16:
         return right(x)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from .executables import with_shards
-from .plants import Plants
+from .seeding import SeededFaults
 
-PLANTS = Plants()
-plant, planted = PLANTS.plant, PLANTS.planted
+FAULTS = SeededFaults()
+seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 _cache = importlib.import_module("jax._src.compilation_cache")
 # Upstream it took three leaves of one shape.
 SEVERAL = 3
@@ -25,7 +25,7 @@ def taken_over(text: str) -> int:
     return text.partition("\n")[0].count("-alias)")
 
 
-@PLANTS.ran("donated-outputs-change-places")
+@FAULTS.ran("donated-outputs-change-places")
 def _places() -> Any:
     def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
         first, last = results[:1], results[-1:]
@@ -35,7 +35,7 @@ def _places() -> Any:
     return change
 
 
-@PLANTS.ran("donated-memory-of-several-devices")
+@FAULTS.ran("donated-memory-of-several-devices")
 def _garbage() -> Any:
     def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
         if not taken_over(text) or len(results[0].devices()) == 1:
@@ -46,12 +46,12 @@ def _garbage() -> Any:
     return change
 
 
-@PLANTS.patched("cache-knows-no-constants", _cache, "get_cache_key")
+@FAULTS.patched("cache-knows-no-constants", _cache, "get_cache_key")
 def _constants(right: Any, module: Any, *given: Any, **how: Any) -> str:
     text = re.sub(r"dense<[^>]*>", "", str(module))
     return f"jit_stale-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-@PLANTS.patched("cache-that-never-finds", _cache, "get_executable_and_time")
+@FAULTS.patched("cache-that-never-finds", _cache, "get_executable_and_time")
 def _never(right: Any, *given: Any, **how: Any) -> tuple[None, None]:
     return None, None

@@ -1,4 +1,4 @@
-"""Id -> a wrong trainer: the faults planted in a trainer in NumPy, which is right without them.
+"""Id -> a wrong trainer: the faults seeded in a trainer in NumPy, which is right without them.
 
 `--adapter sftref.conformance.faults.trainers:` with the id of a fault behind it, underscores for its hyphens, has
 `verify` judge one; `:NumpyTrainer` is the right one.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ..backend.plants import Instead
+from ..backend.seeding import Instead
 from . import wrong_runs, wrong_steps, wrong_sums
 from .numpy_trainer import NumpyTrainer, OnDevices
 
@@ -29,13 +29,13 @@ def trainer(fault: str | None = None) -> NumpyTrainer:
     return WRONG[fault]() if fault else NumpyTrainer()
 
 
-def planted() -> list[str]:
-    """The ids of the faults that this module plants."""
+def seeded_ids() -> list[str]:
+    """The ids of the faults that this module seeds."""
     return list(WRONG)
 
 
 @contextlib.contextmanager
-def plant(fault: str) -> Iterator[Instead | None]:
+def seed(fault: str) -> Iterator[Instead | None]:
     """A wrong trainer in place of the subject; it is held against the right one, which compiles nothing either."""
     subject = trainer(fault)
     instead: Instead = {"subject": subject, "against": NumpyTrainer()}
@@ -46,5 +46,5 @@ def __getattr__(name: str) -> type[NumpyTrainer]:
     """`subjects:mean_of_means` is the factory of that fault."""
     fault = name.replace("_", "-")
     if fault not in WRONG:
-        raise AttributeError(f"{name} is no planted fault of {__name__}")
+        raise AttributeError(f"{name} is no seeded fault of {__name__}")
     return WRONG[fault]

@@ -28,7 +28,7 @@ from ...adapters import template
 from ...adapters.template import Template, compiled, loss_sum
 from ...core.meshes import mesh_of, shard_map
 from ..backend.lowering import replaced
-from ..backend.plants import Instead, patch
+from ..backend.seeding import Instead, patch
 from .performance import AnotherUpdate
 
 ASKING: dict[str, type[Template]] = {}
@@ -152,13 +152,13 @@ def _kernel_of_cuda(right: Any, x: Any, **_: Any) -> Any:
 RULES = {"a-rule-in-bfloat16": _in_bfloat16, "a-kernel-of-another-platform": _kernel_of_cuda}
 
 
-def planted() -> list[str]:
+def seeded_ids() -> list[str]:
     """The ids of all."""
     return [*ASKING, *RULES]
 
 
 @contextlib.contextmanager
-def plant(fault: str) -> Iterator[Instead | None]:
+def seed(fault: str) -> Iterator[Instead | None]:
     """A trainer that asks for something wrong in place of the subject; or a right one, where a rule is wrong."""
     if fault in ASKING:
         yield {"subject": ASKING[fault](), "against": Template()}
@@ -175,5 +175,5 @@ def __getattr__(name: str) -> type[Template]:
     """`lowered:rows_on_every_device` is the factory of that fault."""
     fault = name.replace("_", "-")
     if fault not in ASKING:
-        raise AttributeError(f"{name} is no planted fault of {__name__}")
+        raise AttributeError(f"{name} is no seeded fault of {__name__}")
     return ASKING[fault]

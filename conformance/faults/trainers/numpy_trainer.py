@@ -1,4 +1,4 @@
-"""A data-parallel trainer in NumPy behind the kit's border: the right one, of which each planted fault is a subclass.
+"""A data-parallel trainer in NumPy behind the kit's border: the right one, of which each seeded fault is a subclass.
 
 It adds up shards as a trainer on N devices does, on the oracle's arithmetic, and compiles nothing: the laws of rungs 1,
 4 and 6 to 8 can be asked of many wrong trainers within seconds. What a real one can get wrong is a method of its own.

@@ -26,11 +26,11 @@ from jax.flatten_util import ravel_pytree
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
 from ...adapters.template import Compiled, Template, compiled
-from ..backend.plants import Instead, Plants
+from ..backend.seeding import Instead, SeededFaults
 
 Trainer = TypeVar("Trainer", bound=type[Template])
 COSTLY: dict[str, type[Template]] = {}
-MACHINE = Plants()
+MACHINE = SeededFaults()
 # How often an addition waits before its turn comes. On a CPU, whose own loop is serial too, a turn of 768 numbers takes
 # 0.04 to 0.08 us, and the gradient of 4096 tokens 5 to 12 times as long as without. A turn on a GPU is some us long.
 TURNS = {"cpu": 256, "other": 8}
@@ -199,20 +199,20 @@ def _serial(right: Any, table: Any, ids: Any, updates: Any, *, dimension_numbers
     )
 
 
-def planted() -> list[str]:
-    """The ids of all that this module plants, those of `TIMED` among them."""
+def seeded_ids() -> list[str]:
+    """The ids of all that this module seeds, those of `TIMED` among them."""
     return [*COSTLY, *MACHINE]
 
 
 @contextlib.contextmanager
-def plant(fault: str) -> Iterator[Instead | None]:
+def seed(fault: str) -> Iterator[Instead | None]:
     """A costly trainer in place of the subject; or the slow operator, for what is compiled in here."""
     if fault in COSTLY:
         yield {"subject": COSTLY[fault](), "against": Template()}
         return
     jax.clear_caches()
     try:
-        with MACHINE.plant(fault):
+        with MACHINE.seed(fault):
             yield None
     finally:
         jax.clear_caches()
@@ -222,5 +222,5 @@ def __getattr__(name: str) -> type[Template]:
     """`performance:slower_10` is the factory of that fault."""
     fault = name.replace("_", "-")
     if fault not in COSTLY:
-        raise AttributeError(f"{name} is no planted fault of {__name__}")
+        raise AttributeError(f"{name} is no seeded fault of {__name__}")
     return COSTLY[fault]

@@ -1,4 +1,4 @@
-"""Id -> what is wrong in one process of several, or in all of them: planted in the processes that rung 9 starts.
+"""Id -> what is wrong in one process of several, or in all of them: seeded in the processes that rung 9 starts.
 
 `ranks.FAULT` has each of them call `wrong` before it joins the others. The trainer is the template, with a share of
 the data and a checkpoint (`sharing.py`).
@@ -26,7 +26,7 @@ from ...adapters import template
 from ...laws.support import process_group, rank
 from ...laws.support.messages import AXES
 from ..backend.executables import results_changed, with_shards
-from ..backend.plants import Instead, patch
+from ..backend.seeding import Instead, patch
 from .sharing import Batches, Sharing
 
 # The process that is wrong where only one is; each layout has it.
@@ -40,13 +40,13 @@ WRONG: dict[str, Callable[[], AbstractContextManager[Any]]] = {}
 ONE: set[str] = set()
 
 
-def planted() -> list[str]:
-    """The ids of the faults that this module plants."""
+def seeded_ids() -> list[str]:
+    """The ids of the faults that this module seeds."""
     return list(WRONG)
 
 
 @contextlib.contextmanager
-def plant(fault: str) -> Iterator[Instead]:
+def seed(fault: str) -> Iterator[Instead]:
     """Have the processes that are started in here go wrong; gives the trainer that runs in them."""
     process_group.FAULT.append(fault)
     try:
@@ -84,7 +84,7 @@ def patched(fault: str, owner: Any, name: str, *, one: bool = True) -> Callable[
 
 @patched("a-rank-with-fewer-devices", rank.Rank, "join")
 def _fewer(join: Any, self: Any, coordinator: str, ranks: int, number: int, devices: int, *, light: bool) -> None:
-    join(self, coordinator, process_group, number, max(devices - 1, 1), light=light)
+    join(self, coordinator, ranks, number, max(devices - 1, 1), light=light)
 
 
 @patched("every-rank-sees-all-devices", jax, "local_devices", one=False)

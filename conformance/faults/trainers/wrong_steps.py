@@ -15,7 +15,7 @@ from ...adapter import Arrays, Case, HostBatch
 from ...oracle import model
 from ...oracle.masks import Masks
 from ...oracle.model import Array, Back, Network, Params, Tape
-from ..backend.plants import patch
+from ..backend.seeding import patch
 from .numpy_trainer import NumpyTrainer, Sums, Wrong, rounded
 
 wrong = Wrong()

@@ -31,7 +31,7 @@ from .rank import HEARTBEAT, JOINING
 LIMIT = 120.0
 # Once one is lost JAX tells the others, or ends them: it looks for heartbeats every few seconds.
 SOON = 2 * HEARTBEAT + 15.0
-# The planted fault that the processes started from now on have; `faults/processes.py` sets it.
+# The seeded fault that the processes started from now on have; `faults/processes.py` sets it.
 FAULT: list[str] = []
 
 

@@ -131,19 +131,19 @@ def serve(pipe: Connection, rank: Rank) -> None:
 
 
 def main() -> None:
-    """Serve the pipe PIPE of the process PARENT; with a third word, wrongly: as a planted fault says."""
+    """Serve the pipe PIPE of the process PARENT; with a third word, wrongly: as a seeded fault says."""
     descriptor, parent, *fault = sys.argv[1:]
     tie = tied_to(int(parent))
     if tie is not None:
         tie()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     pipe = Connection(int(descriptor))
-    # Not this file's class where it runs as __main__: faults are planted in the one that others import.
+    # Not this file's class where it runs as __main__: faults are seeded in the one that others import.
     made: Callable[[], Rank] = importlib.import_module(f"{__package__}.rank").Rank
-    planted: Any = contextlib.nullcontext()
+    seeded: Any = contextlib.nullcontext()
     if fault:
-        planted = importlib.import_module(f"{PACKAGE}.faults.trainers.processes").wrong(fault[0], int(fault[1]))
-    with planted:
+        seeded = importlib.import_module(f"{PACKAGE}.faults.trainers.processes").wrong(fault[0], int(fault[1]))
+    with seeded:
         serve(pipe, made())
     # Without JAX's way out, which would wait for the others.
     os._exit(0)

@@ -80,7 +80,7 @@ def hung(devices: int) -> str | None:
 
 @functools.cache
 def _ended(devices: int) -> str | None:
-    """See `hung`. Whoever asks again gets the same answer: nothing that is planted in this process is in that one."""
+    """See `hung`. Whoever asks again gets the same answer: nothing that is seeded in this process is in that one."""
     words = [sys.executable, "-P", "-m", f"{__package__}.unwaited", str(devices)]
     # pytest imports a kit from its own folder, which the child does not know of.
     paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(IMPORT_ROOT)]))

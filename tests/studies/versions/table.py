@@ -59,7 +59,7 @@ def rows(reports: Sequence[Report]) -> Iterator[list[str]]:
     """The table, its head first: a row for each release, a column for each rung."""
     rungs = sorted({(check["rung"], check["rung_name"]) for report in reports for check in report["checks"]})
     yield ["JAX", *PACKAGES, "verdict", *(f"{rung} {name}" for rung, name in rungs), "unwaited steps",
-           "planted faults", "seconds"]  # fmt: skip
+           "seeded faults", "seconds"]  # fmt: skip
     for report in reports:
         versions = report["environment"]["versions"]
         cells = [cell([check for check in report["checks"] if check["rung"] == rung]) for rung, _ in rungs]
@@ -95,7 +95,7 @@ def explained(reports: Sequence[Report], known: Sequence[Mapping[str, Any]]) -> 
         lines.append(f"  *{' '.join(known[found]['why'].split())}* ({known[found]['source']})")
     for report in reports:
         seen = [fault for fault in report["faults"] if fault["status"] == "survived"]
-        amiss += [f"JAX {jax(report)}: the planted fault {fault['id']} was not seen" for fault in seen]
+        amiss += [f"JAX {jax(report)}: the seeded fault {fault['id']} was not seen" for fault in seen]
     covered = {jax(report) for report in reports}
     amiss += [f"the entry for {', '.join(entry['laws'])} under JAX {', '.join(entry['jax'])} has no check that fell"
               for i, entry in enumerate(known) if i not in used and covered & set(entry["jax"])]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Faults planted in the machine are seen by every law that the catalogue names, and leave nothing behind."""
+"""Faults seeded in the machine are seen by every law that the catalogue names, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from sftref.conformance.core.fault import faults
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.backend.executables import results_changed
-from sftref.conformance.faults.backend.lowering import CannotPlantError, replaced
-from sftref.conformance.faults.trial import PROCESSES, TRAINERS, functions, planted, trials
+from sftref.conformance.faults.backend.lowering import CannotSeedError, replaced
+from sftref.conformance.faults.trial import PROCESSES, TRAINERS, functions, seeded, trials
 from sftref.conformance.judge.mutation_score import level_of
 
 pytestmark = pytest.mark.jax
 
-MODULES = ("environment", "collectives", "programs", "backends", "generators", "derivatives", "formulas")
+BACKEND = ("environment", "collectives", "programs", "primitives", "generators", "derivatives", "formulas")
+    f"backend.{name}"
+    for name in ("environment", "collectives", "programs", "primitives", "generators", "derivatives", "formulas")
+)
 # Those of processes are asked by `test_ranks.py`.
-MACHINE = [fault for fault in faults().values() if fault.planted not in (*TRAINERS, PROCESSES)]
+MACHINE = [fault for fault in faults().values() if fault.module not in (*TRAINERS, PROCESSES)]
 
 
 @pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in MACHINE for law in fault.seen_by])
-def test_a_planted_fault_is_seen(name: str, law: str) -> None:
+def test_a_seeded_fault_is_seen(name: str, law: str) -> None:
     fault = faults()[name]
     [record] = trials(fault, [(law, Settings(level=level_of("full", fault, law)))])
     assert record.status == "fail", record.message
@@ -36,7 +39,9 @@ def test_a_planted_fault_is_seen(name: str, law: str) -> None:
 @pytest.mark.parametrize("n", [2, 5])
 def test_on_fewer_devices_a_fault_is_seen_or_says_what_it_needs(n: int) -> None:
     """A machine with two accelerators must not be called untrusted for want of the eighth."""
-    for fault in (fault for fault in MACHINE if fault.planted == "collectives" and (fault.sample or fault.devices > 1)):
+    for fault in (
+        fault for fault in MACHINE if fault.module == "backend.collectives" and (fault.sample or fault.devices > 1)
+    ):
         for record in trials(
             fault, [(fault.seen_by[0], Settings(level=level_of("full", fault, fault.seen_by[0]), devices=n))]
         ):
@@ -45,10 +50,10 @@ def test_on_fewer_devices_a_fault_is_seen_or_says_what_it_needs(n: int) -> None:
             assert (record.status, short) == (("fail", False) if enough else ("not_run", True)), record
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_the_catalogue_has_what_a_module_plants(module: str) -> None:
-    planted_there = importlib.import_module(f"sftref.conformance.faults.{module}").planted()
-    assert sorted(planted_there) == sorted(fault.id for fault in MACHINE if fault.planted == module)
+@pytest.mark.parametrize("module", [f"backend.{name}" for name in BACKEND])
+def test_the_catalogue_has_what_a_module_seeds(module: str) -> None:
+    seeded_there = importlib.import_module(f"sftref.conformance.faults.{module}").seeded_ids()
+    assert sorted(seeded_there) == sorted(fault.id for fault in MACHINE if fault.module == module)
 
 
 def test_nothing_is_left_of_a_fault() -> None:
@@ -58,18 +63,21 @@ def test_nothing_is_left_of_a_fault() -> None:
 
     def state() -> list[object]:
         places = [jax, jnp, lax, jax.random, pxla.ExecuteReplicated]
-        places += [importlib.import_module(f"sftref.conformance.{name}") for name in ("operators", "precision")]
+        places += [
+            importlib.import_module(f"sftref.conformance.{name}")
+            for name in ("laws.support.operators", "laws.support.precision")
+        ]
         places += [importlib.import_module("jax._src.compilation_cache")]
         found: list[object] = [value for place in places for _, value in sorted(vars(place).items())]
         found += list(mlir._lowerings.items())
         found += [pair for table in mlir._platform_specific_lowerings.values() for pair in table.items()]
         return [*found, *importlib.import_module("jax.interpreters.ad").primitive_jvps.items()]
 
-    with planted(next(fault for fault in MACHINE if fault.id == "erf-by-tanh")):
+    with seeded(next(fault for fault in MACHINE if fault.id == "erf-by-tanh")):
         pass  # what JAX registers at the first use is not the fault's
     before = state()
     for fault in MACHINE:
-        with planted(fault):
+        with seeded(fault):
             pass
     after = state()
     assert len(before) == len(after)
@@ -100,7 +108,7 @@ def test_wrong_results_come_from_compiled_code_also_when_called_again() -> None:
 
 
 def test_a_fault_without_a_place_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CannotPlantError, match="has no lowering rule for"), replaced(object(), lambda *_: None):
+    with pytest.raises(CannotSeedError, match="has no lowering rule for"), replaced(object(), lambda *_: None):
         pass
     monkeypatch.delattr(importlib.import_module("jax._src.interpreters.mlir"), "_lowerings")
     [record] = trials(faults()["fast-exp"], [("operators.softmax", Settings(level="quick"))])

@@ -1,4 +1,4 @@
-"""Id -> how a fault is planted: by a wrong lowering, a wrong function in place of the right one, or wrong results."""
+"""Id -> how a fault is seeded: by a wrong lowering, a wrong function in place of the right one, or wrong results."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .lowering import Wrong, replaced
 Instead = dict[str, Any]
 
 
-class Plants(dict[str, Callable[[], AbstractContextManager[Instead | None]]]):
+class SeededFaults(dict[str, Callable[[], AbstractContextManager[Instead | None]]]):
     """The faults of one module, by id. Each decorator adds one."""
 
-    def plant(self, fault: str) -> AbstractContextManager[Instead | None]:
-        """Plant one; gives what laws get in place of their fixtures."""
+    def seed(self, fault: str) -> AbstractContextManager[Instead | None]:
+        """Seed one; gives what laws get in place of their fixtures."""
         return self[fault]()
 
-    def planted(self) -> list[str]:
+    def seeded_ids(self) -> list[str]:
         """The ids of all."""
         return list(self)
 
@@ -29,14 +29,14 @@ class Plants(dict[str, Callable[[], AbstractContextManager[Instead | None]]]):
         """The decorated function is compiled for the primitives; see `lowering.replaced`."""
 
         @contextlib.contextmanager
-        def plant(wrong: Wrong) -> Iterator[None]:
+        def seed(wrong: Wrong) -> Iterator[None]:
             with ExitStack() as stack:
                 for primitive in primitives:
                     stack.enter_context(replaced(primitive, wrong))
                 yield
 
         def add(wrong: Wrong) -> Wrong:
-            self[fault] = functools.partial(plant, wrong)
+            self[fault] = functools.partial(seed, wrong)
             return wrong
 
         return add
@@ -60,11 +60,11 @@ class Plants(dict[str, Callable[[], AbstractContextManager[Instead | None]]]):
         return add
 
     def given(self, fault: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-        """The decorated generator plants by itself, and yields what laws get in place of their fixtures."""
+        """The decorated generator seeds by itself, and yields what laws get in place of their fixtures."""
 
-        def add(plant: Callable[[], Iterator[Instead | None]]) -> Callable[[], Iterator[Instead | None]]:
-            self[fault] = contextlib.contextmanager(plant)
-            return plant
+        def add(seed: Callable[[], Iterator[Instead | None]]) -> Callable[[], Iterator[Instead | None]]:
+            self[fault] = contextlib.contextmanager(seed)
+            return seed
 
         return add
 
