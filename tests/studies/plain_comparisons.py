@@ -1,11 +1,12 @@
-"""Which seeded faults of a trainer plain comparisons would miss: of two trainers that share it, and `allclose`.
+"""Which seeded faults plain comparisons miss: two trainers that share the fault, and `allclose` with a correct one.
 
-    python tests/plain_comparisons.py
+    python tests/studies/plain_comparisons.py
 
-Each wrong trainer makes three updates, on 8 devices and on 1, of ragged and weighted batches with dropout, the last one
-too small for all devices: more than most tests ask. What the two, or the wrong one and the right one on 8 devices,
-then differ by is held against the tolerances that people write. All is float64, so that rounding counts for neither
-side. What a fault needs beyond that (micro-batches, bfloat16, a large mean, a checkpoint, an epoch) is not asked.
+Each wrong trainer makes three updates, on 8 devices and on 1, of ragged and weighted batches with dropout; the last
+batch has too few rows for all devices. That is more than most tests do. The differences between 8 devices and 1, and
+between the wrong and the correct trainer on 8 devices, are compared with the tolerances that people write. Everything
+is float64, so rounding favours neither side. Faults that need more (micro-batches, bfloat16, a large mean, a
+checkpoint, an epoch) cannot show here.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ REAL_ROWS = (16, 16, 11)
 
 
 def course(trainer: NumpyTrainer, devices: int) -> dict[str, np.ndarray]:
-    """What a test can look at: the first gradient, each loss, then logits and parameters."""
+    """What a test can compare: the first gradient, each loss, then logits and parameters."""
     case = main_case(trainer.capabilities)
     rng = np.random.default_rng(0)
     start = start_params(case, rng)
     batches = [batch_of(case, rng, real=real) for real in REAL_ROWS]
     trainer.start(case, start, devices)
-    seen = {f"gradient of {name}": np.asarray(leaf) for name, leaf in trainer.gradients(batches[0]).items()}
-    seen["losses"] = np.array([trainer.step(batch).loss for batch in batches])
-    seen["logits"] = np.asarray(trainer.evaluate(batches[0]))
-    return seen | {name: np.array(leaf) for name, leaf in trainer.params().items()}
+    values = {f"gradient of {name}": np.asarray(leaf) for name, leaf in trainer.gradients(batches[0]).items()}
+    values["losses"] = np.array([trainer.step(batch).loss for batch in batches])
+    values["logits"] = np.asarray(trainer.evaluate(batches[0]))
+    return values | {name: np.array(leaf) for name, leaf in trainer.params().items()}
 
 
 def close(got: dict[str, np.ndarray], want: dict[str, np.ndarray], tolerance: tuple[float, float]) -> bool:
@@ -43,16 +44,16 @@ def close(got: dict[str, np.ndarray], want: dict[str, np.ndarray], tolerance: tu
 
 
 def main() -> int:
-    """Run, compare, tell."""
+    """Run, compare, print."""
     right = course(NumpyTrainer(), trainers.DEVICES)
     assert close(right, course(NumpyTrainer(), 1), (1e-12, 1e-12)), "the right trainer depends on the device count"
     missed: dict[str, list[str]] = {}
     faults = trainers.seeded_ids()
     for fault in faults:
         wrong = {n: course(trainers.trainer(fault), n) for n in (1, trainers.DEVICES)}
-        for said, tolerance in TOLERANCES.items():
+        for label, tolerance in TOLERANCES.items():
             for how, other in (("two trainers that share it", wrong[1]), ("allclose to a right one", right)):
-                names = missed.setdefault(f"{how} ({said})", [])
+                names = missed.setdefault(f"{how} ({label})", [])
                 if close(wrong[trainers.DEVICES], other, tolerance):
                     names.append(fault)
     print(f"of {len(faults)} faults seeded in a trainer, missed by\n\n| comparison (rtol, atol) | missed | which |")

@@ -1,11 +1,11 @@
-"""How often the verdict of `--against` is right: slow-downs that are seeded, and none, judged again and again.
+"""How often the verdict of `sftref bench --against` is right, on seeded slow-downs and on none.
 
-    python tests/power.py --processes 4 --out power.json
+    python tests/studies/power.py --processes 4 --out power.json
 
-Records rounds of real processes, each with its own start and compilation: the kit's template trainer on both sides, or
-as it is on one and seeded to be 5, 10 and 20 % slower on the other. Trials are then made of what was recorded: windows
-of consecutive pairs, with the verdict's own looks at them and its own demand that several pairs of processes agree.
-Prints a table. Windows overlap, so that trials are fewer than they look; processes are what is independent.
+Records rounds of real processes, each with its own start and compilation: the kit's template trainer on both sides, and
+the template against itself made 5, 10 and 20 % slower. Trials are windows of consecutive recorded pairs, judged as
+`bench` judges them: the same interim looks, and the same demand that several pairs of processes agree. Prints a table.
+Windows overlap, so trials are not independent; processes are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SLOWED = {"0 %": PLAIN} | {
 }
 TIMED = "step[trainer]"
 MATTERS = 0.05
-# What a run of the command line judges, among which false alarms are shared.
+# How many benchmarks one command judges; they share the false alarm rate.
 BENCHMARKS = 11
 WORDS = (intervals.FAIL, intervals.AMBIGUOUS, intervals.PASS)
 
@@ -44,19 +44,19 @@ def record(adapter: str, rounds: int, devices: int, where: Path) -> dict[str, An
         for side in sides:
             side.send(do="prepare", id=TIMED)
         exact = [side.answer()["exact"] for side in sides]
-        found: list[list[list[float]]] = []
+        pairs: list[list[list[float]]] = []
         for number in range(rounds):
             order = (0, 1) if number % 2 == 0 else (1, 0)
             took = {place: sides[place].ask(do="round") for place in order}
-            found.append([[took[place]["wall"], took[place]["cpu"]] for place in range(2)])
-        return {"rounds": found, "exact": exact}
+            pairs.append([[took[place]["wall"], took[place]["cpu"]] for place in range(2)])
+        return {"rounds": pairs, "exact": exact}
     finally:
         for side in sides:
             side.close()
 
 
 def paired_trial(blocks: list[np.ndarray], rng: np.random.Generator) -> tuple[str, int]:
-    """The verdict on consecutive pairs of processes that were drawn, and how many pairs it took."""
+    """The verdict on windows of randomly drawn pairs of processes, and the number of pairs that it needed."""
     alarms = intervals.FALSE_ALARMS / (2 * BENCHMARKS * len(paired.LOOKS))
     gathered: list[np.ndarray] = []
     word = intervals.AMBIGUOUS
@@ -71,9 +71,9 @@ def paired_trial(blocks: list[np.ndarray], rng: np.random.Generator) -> tuple[st
             if intervals.AMBIGUOUS not in words.values():
                 break
         gathered.append(window)
-        for s, found in words.items():
+        for s, verdict in words.items():
             each = [intervals.of_pairs(g[:, 0, s], g[:, 1, s], 0.5).value for g in gathered]
-            if found == intervals.FAIL and min(each) <= 1 + MATTERS / 2:
+            if verdict == intervals.FAIL and min(each) <= 1 + MATTERS / 2:
                 words[s] = intervals.AMBIGUOUS
         word = next(w for w in (intervals.FAIL, intervals.AMBIGUOUS, intervals.PASS) if w in words.values())
         if intervals.FAIL not in words.values():
@@ -89,27 +89,29 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=400, help="of each kind (default 400)")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("power.json"))
-    given = parser.parse_args()
-    recorded: dict[str, list[dict[str, Any]]] = json.loads(given.out.read_text()) if given.out.exists() else {}
+    options = parser.parse_args()
+    recorded: dict[str, list[dict[str, Any]]] = json.loads(options.out.read_text()) if options.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         where = overlay(Path(folder))
-        for number in range(given.processes):
+        for number in range(options.processes):
             for name, adapter in SLOWED.items():
                 if len(recorded.setdefault(name, [])) <= number:
-                    recorded[name].append(record(adapter, given.rounds, given.devices, where))
-                    given.out.write_text(json.dumps(recorded))
-                    print(f"{name}: {number + 1} of {given.processes} pairs of processes", file=sys.stderr, flush=True)
-    blocks = {name: [np.array(block["rounds"]) for block in found] for name, found in recorded.items()}
+                    recorded[name].append(record(adapter, options.rounds, options.devices, where))
+                    options.out.write_text(json.dumps(recorded))
+                    print(
+                        f"{name}: {number + 1} of {options.processes} pairs of processes", file=sys.stderr, flush=True
+                    )
+    blocks = {name: [np.array(block["rounds"]) for block in kept] for name, kept in recorded.items()}
     rng = np.random.default_rng(0)
     wall, cpu = (statistics.median(float(np.log(b[:, 1, s] / b[:, 0, s]).std()) for b in blocks["0 %"]) for s in (0, 1))
     print(f"a pair of rounds scatters by {wall:.1%} (wall time), {cpu:.1%} (processor time)\n")
     print("| slow-down | FAIL | AMBIGUOUS | PASS | pairs, median |\n|---|---|---|---|---|")
     for name in SLOWED:
-        trials = [paired_trial(blocks[name], rng) for _ in range(given.trials)]
+        trials = [paired_trial(blocks[name], rng) for _ in range(options.trials)]
         words = Counter(word for word, _ in trials)
-        shares = " | ".join(f"{words[w] / given.trials:.1%}" for w in WORDS)
+        shares = " | ".join(f"{words[w] / options.trials:.1%}" for w in WORDS)
         print(f"| {name} | {shares} | {statistics.median(n for _, n in trials):.0f} |")
-    same = {json.dumps(side, sort_keys=True) for f in recorded.values() for block in f for side in block["exact"]}
+    same = {json.dumps(side, sort_keys=True) for kept in recorded.values() for block in kept for side in block["exact"]}
     count = 2 * sum(map(len, recorded.values()))
     print(f"\nexact counts of {count} processes: {len(same)} different set{'' if len(same) == 1 else 's'}")
     return 0

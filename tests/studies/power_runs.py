@@ -1,6 +1,6 @@
 """How often the verdict against stored runs is right: whole runs of `sftref bench`, held against one another.
 
-    python tests/power_runs.py --runs 10 --slowed 4 --out power-runs
+    python tests/studies/power_runs.py --runs 10 --slowed 4 --out power-runs
 
 Records runs, each a process of its own: of the kit's template trainer as it is, and seeded to be 5, 10, 20 % slower. A
 trial draws three runs of the trainer as it is, and judges another one, or one of a slow one, by them, with the
@@ -61,9 +61,9 @@ def main() -> int:
     parser.add_argument("--stored", type=int, default=stored_runs.ENOUGH, help="runs that are stored (default 3)")
     parser.add_argument("--level", default="quick")
     parser.add_argument("--out", type=Path, default=Path("power-runs"))
-    given = parser.parse_args()
-    plain = record(PLAIN, given.out / "plain", given.runs, given.level)
-    slowed = {"0 %": plain} | {name: record(adapter, given.out / name.split()[0], given.slowed, given.level)
+    options = parser.parse_args()
+    plain = record(PLAIN, options.out / "plain", options.runs, options.level)
+    slowed = {"0 %": plain} | {name: record(adapter, options.out / name.split()[0], options.slowed, options.level)
                                for name, adapter in SLOWED.items()}  # fmt: skip
     print("how the ratio to the kernel scatters over runs, and how runs of the plain trainer do without it\n")
     print("| benchmark | ratio, wall | ratio, processor | wall alone |\n|---|---|---|---|")
@@ -77,22 +77,22 @@ def main() -> int:
     for name, runs in slowed.items():
         words: Counter[str] = Counter()
         others = 0
-        for _ in range(given.trials):
-            chosen = [plain[place] for place in rng.permutation(len(plain))[: given.stored + PROCESSES]]
-            stored = chosen[: given.stored]
+        for _ in range(options.trials):
+            chosen = [plain[place] for place in rng.permutation(len(plain))[: options.stored + PROCESSES]]
+            stored = chosen[: options.stored]
             # As on the command line: what looks slower is asked of two more processes.
-            asked = (
-                chosen[given.stored :] if name == "0 %" else [runs[p] for p in rng.permutation(len(runs))[:PROCESSES]]
+            repeats = (
+                chosen[options.stored :] if name == "0 %" else [runs[p] for p in rng.permutation(len(runs))[:PROCESSES]]
             )
-            judge = verdict.Judge(stored, asked[0].versions, MATTERS, len(asked[0].measured), least=LEAST)
-            found = {m.id: judge.judge(m) for m in asked[0].measured.values()}
+            judge = verdict.Judge(stored, repeats[0].versions, MATTERS, len(repeats[0].measured), least=LEAST)
+            found = {m.id: judge.judge(m) for m in repeats[0].measured.values()}
             for name_, judged in found.items():
                 if judged.by_clock:
-                    found[name_] = judged.confirmed([judge.judge(run.measured[name_]) for run in asked[1:]])
+                    found[name_] = judged.confirmed([judge.judge(run.measured[name_]) for run in repeats[1:]])
             words[found[TIMED].word] += 1
             others += any(judged.word == intervals.FAIL for name_, judged in found.items() if name_ != TIMED)
-        shares = " | ".join(f"{words[word] / given.trials:.1%}" for word in WORDS)
-        print(f"| {name} | {shares} | {others / given.trials:.1%} |")
+        shares = " | ".join(f"{words[word] / options.trials:.1%}" for word in WORDS)
+        print(f"| {name} | {shares} | {others / options.trials:.1%} |")
     return 0
 
 

@@ -1,10 +1,10 @@
-"""Ask the laws of rungs 3 to 8 again and again with fresh seeds, in one process that keeps its compiled programs.
+"""Repeat the laws of rungs 3 to 8 with fresh seeds, in one process that keeps its compiled programs.
 
-    python tests/repetitions.py --times 200 --adapter sftref.conformance.adapters.sftref:mesh
+    python tests/studies/repetitions.py --times 200 --adapter sftref.conformance.adapters.sftref:mesh
 
 Prints a line for each check that did not pass and, at the end or after Ctrl-C, how often each one passed and its
-largest margin. Exits with 1 if any did not: on a machine that computes rightly that is a false alarm, and a bound's
-derivation is wrong.
+largest margin. Exits with 1 if any did not: on a machine that computes correctly that is a false alarm, so a bound is
+wrongly derived.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ KIT = Path(__file__).parents[2] / "conformance"
 
 
 def main() -> int:
-    """Repeat, count, tell."""
+    """Repeat, count, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=200, help="repetitions (default 200)")
     parser.add_argument("--first-seed", type=int, default=1, help="the seeds count up from here (default 1)")
     parser.add_argument("--adapter", action="append", default=[], help="MODULE:FACTORY; default: sftref's three")
     parser.add_argument("--rungs", default="345678", help="default 345678")
-    given = parser.parse_args()
+    options = parser.parse_args()
     fixed = ["-q", "-p", "no:cacheprovider", "-c", str(KIT / "pytest.ini"), "--rootdir", str(KIT), str(KIT / "laws")]
-    # Without deadlines: whoever stops this process for a while, to measure something else, raises no alarm.
+    # No deadlines: pausing this process, to measure something else, must raise no alarm.
     fixed += ["-p", "no:timeout", "--sftref-level=quick"]
-    fixed += [f"--sftref-adapter={name}" for name in given.adapter]
-    fixed += [f"--sftref-only={rung}" for rung in given.rungs]
+    fixed += [f"--sftref-adapter={name}" for name in options.adapter]
+    fixed += [f"--sftref-only={rung}" for rung in options.rungs]
     passed: collections.Counter[str] = collections.Counter()
     margins: dict[str, float] = collections.defaultdict(float)
     alarms = 0
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(given.times):
+        for number in range(options.times):
             stream = Path(folder) / str(number)
-            seed = str(given.first_seed + number)
+            seed = str(options.first_seed + number)
             with contextlib.redirect_stdout(io.StringIO()):
                 code = pytest.main([*fixed, f"--sftref-seed={seed}", f"--sftref-stream={stream}"])
             if code == pytest.ExitCode.INTERRUPTED:
@@ -56,7 +56,7 @@ def main() -> int:
                     alarms += 1
                     print(f"seed {seed}: {event['id']} {event['status']}: {event['message'][:300]}", flush=True)
             if (number + 1) % 10 == 0:
-                print(f"{number + 1} of {given.times} done, {alarms} alarms", flush=True)
+                print(f"{number + 1} of {options.times} done, {alarms} alarms", flush=True)
     for check, count in passed.items():
         print(f"{check:40} passed {count:4} times, largest margin {margins[check]:.3f}")
     return 1 if alarms or not passed else 0

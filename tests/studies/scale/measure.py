@@ -1,6 +1,6 @@
 """This machine's own rates, and updates of a small BERT on 1 to 8 simulated devices and in 1 to 4 processes.
 
-    python tests/scale/measure.py FILE.json
+    python tests/studies/scale/measure.py FILE.json
 
 Devices share two cores here, so that an update of N devices is N times the work of one. What is measured beside it is
 the all-reduce of its gradients, fitted as a + b * bytes; `project.py` holds the sum of the two against the update.

@@ -1,6 +1,6 @@
 """bert-base on meshes of 8 simulated devices, compiled and not run -> MEMORY.md: bytes a device, and what is sent.
 
-    python tests/scale/memory.py
+    python tests/studies/scale/memory.py
 
 No array is made: shapes and shardings are enough to compile. Bytes are XLA's own (`memory_analysis` of the compiled
 update): arguments are the state and the batch, temporaries what an update needs beside them.
@@ -77,12 +77,13 @@ def main() -> int:
         "# Memory of bert-base, by mesh",
         "",
         f"8 simulated devices, {ROWS} rows of {LENGTH} tokens in all, float32, dropout on, JAX {jax.__version__}, by",
-        "`python tests/scale/memory.py`. MB a device of the compiled update, and millions of elements that it sends.",
+        "`python tests/studies/scale/memory.py`. MB a device of the compiled update, and millions of elements that it "
+        "sends.",
         "",
         "The state falls as it must: to an eighth along fsdp, to a half along tensor, but for biases, LayerNorms and",
         "positions, which nobody cuts. Temporaries do not fall here: the compiled programs have no reduce-scatter, so",
         "that every device holds the whole gradient (438 MB) before it keeps its part, and the schedule makes little",
-        "of `--remat`; `tests/test_sharding.py` has what that keeps between forward and backward.",
+        "of `--remat`; `tests/model/test_sharding.py` has what that keeps between forward and backward.",
         "",
         f"| data x fsdp x tensor | arguments | temporaries | {' | '.join(KINDS)} |",
         f"|{' --- |' * (3 + len(KINDS))}",

@@ -1,7 +1,7 @@
 """Measured rates and published figures -> README.md and scale.png beside this file: a check of the model, a projection.
 
-python tests/scale/measure.py scale.json
-python tests/scale/project.py scale.json
+python tests/studies/scale/measure.py scale.json
+python tests/studies/scale/project.py scale.json
 """
 
 from __future__ import annotations

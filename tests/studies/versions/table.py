@@ -1,7 +1,7 @@
 """Reports of many releases of JAX -> the table of releases by rungs, with why each check that fell did so.
 
     tox run -e jax0.5.3,jax0.6.2,jax0.7.2,jax0.8.3,jax0.9.2,jax0.10.2,jax0.11.1,jax0.12.0.1
-    python tests/versions/table.py versions
+    python tests/studies/versions/table.py versions
 
 Writes `README.md` beside this file. Nothing in it is written by hand: what a check found is its report's, and why is an
 entry of `known.toml`. Exits with 1 if a check fell that has no entry, or an entry has no check that fell.
