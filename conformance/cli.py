@@ -60,10 +60,11 @@ exit code: 0 nothing got worse, 1 something did, 2 no such report
 """
 DOCTOR_EXAMPLES = """examples:
   sftref doctor                                    ./conformance where there is one, else the kit of this command
-  sftref doctor third_party/sftref/conformance     a copy, held against its manifest and against this kit
-  python -m conformance doctor                     a copy, by itself
+  sftref doctor third_party/sftref/conformance     a submodule of sftref: compared with its commit
+  python -m conformance doctor                     a copy: compared with its MANIFEST
+  python -m conformance doctor --write             after copying it from a clone, which has no MANIFEST
 
-exit code: 0 file for file as released, 1 something differs, 2 no such kit
+exit code: 0 no file differs, 1 a file differs, 2 no such kit, or nothing to compare it with
 """
 
 
@@ -115,9 +116,10 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("before", type=Path, metavar="A.json")
     compare.add_argument("after", type=Path, metavar="B.json")
     doctor = commands.add_parser(
-        "doctor", help="whether a copy of the kit is as released", epilog=DOCTOR_EXAMPLES, formatter_class=raw
+        "doctor", help="which files of a copy of the kit differ", epilog=DOCTOR_EXAMPLES, formatter_class=raw
     )
-    doctor.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of the copy, with laws.toml in it")
+    doctor.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="with adapter.py and VERSION in it")
+    doctor.add_argument("--write", action="store_true", help="write the folder's MANIFEST as its files are now")
     for command in (verify, env, report, explain, compare, doctor):
         command.add_argument("--debug", action="store_true", help="show tracebacks")
 
@@ -258,14 +260,18 @@ def _report(args: dict[str, Any]) -> int:
 
 
 def _doctor(args: dict[str, Any]) -> int:
+    from .core import release
     from .core.kit import KIT
-    from .core.release import examine, told
 
     here = Path("conformance")
     folder: Path = args["folder"] or (here if (here / "VERSION").is_file() and (here / "adapter.py").is_file() else KIT)
-    found = examine(folder)
-    print("\n".join(told(folder, found, examine())))
-    return int(not found.whole)
+    if args["write"]:
+        release.version(folder)
+        print(release.write(folder))
+        return 0
+    examined = release.examine(folder)
+    print("\n".join(release.lines(folder, examined)))
+    return int(not examined.whole)
 
 
 COMMAND = {

@@ -1,136 +1,186 @@
-"""`sftref doctor`: a copy of the kit -> which release it is of, and which of its files are not that release's.
+"""`sftref doctor`: a copy of the kit -> its release, and which of its files differ from it.
 
-    MANIFEST    `sha256  path` of each file, as `sha256sum` writes and `sha256sum --check MANIFEST` reads them
+A verdict is that of the kit that gave it: an edited law is no longer the release's. So every report has the same lists.
+The files are compared with
 
-A verdict is that of the kit that gave it: a law that somebody edited, or left out, is a law of theirs. So every report
-says of which kit it is and what differs. `python -m sftref.conformance.core.release --write` makes the manifest anew.
+    MANIFEST    `sha256  path` of each file, as `sha256sum --check MANIFEST` reads it: it is written when a release is
+                built, and by `doctor --write`; of two kits of one release, the installed one's is used
+    git         the commit that is checked out, in a clone or a submodule of sftref, which have no MANIFEST
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
+import os
+import subprocess
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .kit import KIT
+from .kit import KIT, PACKAGE
 
 MANIFEST, VERSION = "MANIFEST", "VERSION"
 MOST_NAMED = 20
-# What Python, pytest, Hypothesis and an editor leave behind.
-LEFT_BEHIND = ("__pycache__",)
+GIT_SECONDS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """What a folder holds, beside its manifest.
+    """A folder with the kit, compared.
 
     Attributes:
         kit: the release, as its VERSION says.
         contract: its contract.
-        changed: files whose content is another.
-        missing: files that are not there.
+        reference: what it was compared with.
+        changed: files with another content.
+        missing: files that it lacks.
         added: files that the release does not have.
+        crlf: the files in `changed` that differ in line endings only.
     """
 
     kit: str
     contract: int
+    reference: str
     changed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
+    crlf: tuple[str, ...] = ()
 
     @property
     def whole(self) -> bool:
-        """Whether it is the release, file for file."""
+        """Whether no file differs."""
         return not (self.changed or self.missing or self.added)
 
     def to_json(self) -> dict[str, Any]:
-        """For a report."""
-        return asdict(self)
+        """The section `kit` of a report."""
+        return {name: getattr(self, name) for name in ("kit", "contract", "changed", "missing", "added")}
+
+
+def _counts(name: str) -> bool:
+    """Whether a file is one of the kit's, not what Python, pytest, Hypothesis or an editor left behind."""
+    parts = name.split("/")
+    return name != MANIFEST and not any(part.startswith(".") or part == "__pycache__" for part in parts)
 
 
 def hashes(folder: Path) -> dict[str, str]:
     """Each file's SHA-256, by its path from the folder."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith(".") or part in LEFT_BEHIND for part in inside.parts)
-        if path.is_file() and not hidden and inside.as_posix() != MANIFEST:
-            found[inside.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if _counts(name)}
 
 
-def _version(folder: Path) -> tuple[str, int]:
-    version = tomllib.loads((folder / VERSION).read_text(encoding="utf-8"))
-    return str(version["kit"]), int(version["contract"])
+def manifest(digests: dict[str, str]) -> str:
+    """The text of a MANIFEST."""
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
 
 
-def _listed(folder: Path) -> dict[str, str]:
-    lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+def version(folder: Path = KIT) -> tuple[str, int]:
+    """Release and contract, as VERSION says."""
+    content = tomllib.loads((folder / VERSION).read_text(encoding="utf-8"))
+    return str(content["kit"]), int(content["contract"])
+
+
+def _compare_with_manifest(folder: Path, source: Path) -> dict[str, Any]:
+    lines = (source / MANIFEST).read_text(encoding="utf-8").splitlines()
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    here = hashes(folder)
+    changed = tuple(name for name in listed if name in here and here[name] != listed[name])
+
+    def as_lf(name: str) -> str:
+        return hashlib.sha256((folder / name).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+    return {
+        "reference": "listed in MANIFEST" if source == folder else "in the installed release",
+        "changed": changed,
+        "missing": tuple(name for name in listed if name not in here),
+        "added": tuple(name for name in here if name not in listed),
+        "crlf": tuple(name for name in changed if as_lf(name) == listed[name]),
+    }
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """The output of git in a folder; None where it fails. A hook's GIT_DIR would name another repository."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), "--no-optional-locks", *words]
+    try:
+        ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=GIT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout if ended.returncode == 0 else None
+
+
+def _compare_with_commit(folder: Path) -> dict[str, Any] | None:
+    """None where the folder is not that of a clone or a submodule of sftref."""
+    root = folder.resolve().parent
+    if _git(folder, "ls-files", "--error-unmatch", VERSION, "../sftref/__init__.py") is None:
+        return None
+    where = (_git(folder, "rev-parse", "--show-toplevel", "--short", "HEAD") or "").splitlines()
+    status = _git(folder, "status", "--porcelain", "-z", "--no-renames", "-uall", "--ignored=matching", "--", ".")
+    if len(where) != 2 or Path(where[0]) != root or status is None:
+        return None
+    lists: dict[str, list[str]] = {"changed": [], "missing": [], "added": []}
+    for entry in filter(None, status.split("\0")):
+        state, name = entry[:2], entry[3:].removeprefix(f"{folder.resolve().name}/")
+        if _counts(name):
+            kind = "missing" if "D" in state else "added" if state in ("??", "!!") or "A" in state else "changed"
+            lists[kind].append(name)
+    return {"reference": f"committed in {where[1]}"} | {kind: tuple(names) for kind, names in lists.items()}
 
 
 def examine(folder: Path = KIT) -> Examined:
-    """Hold a folder against its manifest; of this kit's release, against this kit's own, which nobody edited there.
+    """Compare a folder with its release.
 
     Raises:
-        ValueError: it has no manifest or no version, or none that can be read.
+        ValueError: it has no VERSION, or there is nothing to compare it with.
     """
     try:
-        (kit, contract), listed = _version(folder), _listed(folder)
-        if (kit, contract) == _version(KIT):
-            listed = _listed(KIT)
+        kit, contract = version(folder)
+        another = folder.resolve() != KIT.resolve()
+        same = another and (KIT / MANIFEST).is_file() and (kit, contract) == version()
+        if not (folder / MANIFEST).is_file():
+            differences = _compare_with_commit(folder)
+        else:
+            differences = _compare_with_manifest(folder, KIT if same else folder)
+        if differences is None and same:
+            differences = _compare_with_manifest(folder, KIT)
     except (OSError, ValueError, KeyError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(
-            f"doctor {folder}: must be a folder with the kit, its {VERSION} and its {MANIFEST} ({said}); name the "
-            "folder that holds `adapter.py` and `VERSION`"
+            f"doctor {folder}: must be a folder with the kit, its {VERSION} and its {MANIFEST} ({reason}); name the "
+            "folder that has `adapter.py` and `VERSION`"
         ) from error
-    here = hashes(folder)
-    return Examined(
-        kit=kit,
-        contract=contract,
-        changed=tuple(name for name in listed if name in here and here[name] != listed[name]),
-        missing=tuple(name for name in listed if name not in here),
-        added=tuple(name for name in here if name not in listed),
-    )
+    if differences is None:
+        raise ValueError(
+            f"doctor {folder}: has no {MANIFEST}, as a copy from a clone has none; write one with "
+            f"`python -m {PACKAGE} doctor {folder} --write`, or compare with an installed release: `sftref doctor {folder}`"
+        )
+    return Examined(kit=kit, contract=contract, **differences)
 
 
-def told(folder: Path, found: Examined, own: Examined) -> Iterator[str]:
-    """In lines, with how to take an update.
-
-    Args:
-        folder: that was looked at.
-        found: in it.
-        own: of the kit that looks.
-    """
-    state = "as released" if found.whole else "not as released"
-    yield f"{folder}: kit {found.kit}, contract {found.contract}, {state}"
+def lines(folder: Path, examined: Examined) -> Iterator[str]:
+    """What `doctor` prints."""
+    state = "as" if examined.whole else "not as"
+    yield f"{folder}: kit {examined.kit}, contract {examined.contract}, {state} {examined.reference}"
     for word in ("changed", "missing", "added"):
-        names: tuple[str, ...] = getattr(found, word)
+        names = [name for name in getattr(examined, word) if word != "changed" or name not in examined.crlf]
         yield from (f"  {word}: {name}" for name in names[:MOST_NAMED])
         if len(names) > MOST_NAMED:
             yield f"  {word}: {len(names) - MOST_NAMED} more"
-    if not found.whole:
+    if examined.crlf:
+        yield f"  changed in line endings only: {len(examined.crlf)} files have CRLF in place of LF"
+        yield "next step: git config core.autocrlf false, delete the folder and check it out again"
+    if len(examined.changed) > len(examined.crlf) or examined.missing or examined.added:
         yield "next step: put the files back; what a trainer needs belongs in its adapter, failures in --deviations"
-    if (found.kit, found.contract) != (own.kit, own.contract):
-        yield f"this command is of kit {own.kit}, contract {own.contract}"
-        if found.contract != own.contract:
-            yield "next step: read sftref's CHANGELOG before taking one for the other, since the contract differs"
+    own = version()
+    if (examined.kit, examined.contract) != own:
+        yield f"this command is of kit {own[0]}, contract {own[1]}"
+        if examined.contract != own[1]:
+            yield f"next step: read in the newer kit's {VERSION} what each contract changed, before one replaces the other"
 
 
-def main() -> int:
-    """Write the manifest of this folder."""
-    if sys.argv[1:] != ["--write"]:
-        print("usage: python -m sftref.conformance.core.release --write; to look, `sftref doctor`", file=sys.stderr)
-        return 2
-    text = "".join(f"{digest}  {name}\n" for name, digest in hashes(KIT).items())
-    (KIT / MANIFEST).write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def write(folder: Path = KIT) -> Path:
+    """Write the MANIFEST of a folder as it is now; returns its path."""
+    path = folder / MANIFEST
+    path.write_text(manifest(hashes(folder)), encoding="utf-8")
+    return path
