@@ -46,7 +46,7 @@ class Source(sdist):
 
 
 setup(
-    # The kit is at the top level, so that it can be copied whole, and is installed inside the package, so that no folder
+    # The kit is at the top level, so that it can be copied whole. It is installed inside the package, so that no folder
     # called `conformance` in a user's own project can take its place.
     packages=[
         *find_packages(include=["sftref", "sftref.*"]),

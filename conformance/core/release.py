@@ -152,8 +152,8 @@ def examine(folder: Path = KIT) -> Examined:
         ) from error
     if differences is None:
         raise ValueError(
-            f"doctor {folder}: has no {MANIFEST}, as a copy from a clone has none; write one with "
-            f"`python -m {PACKAGE} doctor {folder} --write`, or compare with an installed release: `sftref doctor {folder}`"
+            f"doctor {folder}: has no {MANIFEST}, as a copy from a clone has none; write one with `python -m {PACKAGE} "
+            f"doctor {folder} --write`, or compare with an installed release: `sftref doctor {folder}`"
         )
     return Examined(kit=kit, contract=contract, **differences)
 
@@ -176,7 +176,7 @@ def lines(folder: Path, examined: Examined) -> Iterator[str]:
     if (examined.kit, examined.contract) != own:
         yield f"this command is of kit {own[0]}, contract {own[1]}"
         if examined.contract != own[1]:
-            yield f"next step: read in the newer kit's {VERSION} what each contract changed, before one replaces the other"
+            yield f"next step: read what each contract changed, in the newer kit's {VERSION}, before you replace the older"
 
 
 def write(folder: Path = KIT) -> Path:
