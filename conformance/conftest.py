@@ -1,19 +1,38 @@
-"""Registers the kit's plugin where the folder is run as a copy, without the installed package that would bring it."""
+"""The kit's folder under pytest: its plugin, where no installed package brings it; nothing, unless the folder is named.
+
+A plain `pytest` of the project around a copy collects that project's tests only: `pytest conformance` runs the laws.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+from pathlib import Path
+
 import pytest
 
-from .pytest_plugin import plugin
-
+HERE = Path(__file__).resolve().parent
 INSTALLED = "sftref.pytest_plugin"
 
 
-def _absent(manager: pytest.PytestPluginManager) -> bool:
-    return not any(manager.has_plugin(name) for name in (INSTALLED, plugin.__name__, "sftref-conformance"))
-
-
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """The options, if nobody else has them."""
-    if _absent(pluginmanager):
+    """Register the plugin once. pytest calls this where its arguments name the folder, before it parses options."""
+    from .pytest_plugin import plugin
+
+    if not any(pluginmanager.has_plugin(name) for name in (INSTALLED, plugin.__name__, "sftref-conformance")):
         pluginmanager.register(plugin, "sftref-conformance")
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Ignore the whole folder unless an argument, or `testpaths`, is the folder or in it."""
+    return None if any(_target(config, argument).is_relative_to(HERE) for argument in config.args) else True
+
+
+def _target(config: pytest.Config, argument: str) -> Path:
+    name = argument.partition("::")[0]
+    if config.option.pyargs:
+        with contextlib.suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.origin is not None:
+                return Path(spec.origin).resolve()
+    return (config.invocation_params.dir / name).resolve()

@@ -132,6 +132,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     order = list(settings.subjects)
     ours.sort(key=lambda pair: (pair[0].rung, order.index(_subject_of(pair[1]) or order[0])))
     items[:] = others + [item for _, item in ours]
+    if config.option.collectonly:
+        return  # nothing will run: no JAX, no verdict
     if ours:
         start_jax(settings)
     config.stash[SUMMARY].held_checks([item.stash[CHECK_ID] for _, item in ours])
