@@ -16,16 +16,20 @@ INSTALLED = "sftref.pytest_plugin"
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Register the plugin once. pytest calls this where its arguments name the folder, before it parses options."""
+    """Register the plugin, where the arguments name the folder: without them pytest comes here in its session."""
+    if pluginmanager.has_plugin("session"):
+        return
     from .pytest_plugin import plugin
 
     if not any(pluginmanager.has_plugin(name) for name in (INSTALLED, plugin.__name__, "sftref-conformance")):
         pluginmanager.register(plugin, "sftref-conformance")
 
 
-def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Ignore the whole folder unless an argument, or `testpaths`, is the folder or in it."""
-    return None if any(_target(config, argument).is_relative_to(HERE) for argument in config.args) else True
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Ignore the folder unless an argument, or `testpaths`, is in it; and benchmarks unless they were asked for."""
+    if not any(_target(config, argument).is_relative_to(HERE) for argument in config.args):
+        return True
+    return True if collection_path.resolve() == HERE / "benchmarks" and not config.option.sftref_benchmark else None
 
 
 def _target(config: pytest.Config, argument: str) -> Path:

@@ -88,11 +88,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(config.stash[SUMMARY], "sftref-summary")
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Nothing is timed unless that was asked for."""
-    return True if collection_path == speed.HOME and not config.option.sftref_benchmark else None
-
-
 def _law_of(item: pytest.Item) -> Law | None:
     mark = item.get_closest_marker("law")
     return laws()[mark.args[0]] if mark else None
