@@ -1,7 +1,7 @@
-"""A trainer behind the kit's border, whole and as short as it can be: copy this file, and put your own in its place.
+"""A whole adapter, as short as it can be: copy this file and put your own trainer in its place.
 
-The functions are a data-parallel trainer like many: a model, optax, `jax.jit` over a mesh. The class at the end is all
-that the kit sees of it; with a trainer that exists already, that class is what there is to write. See `../README.md`.
+The functions are a common data-parallel trainer: a model, optax, `jax.jit` over a mesh. The kit sees only the class at
+the end; for a trainer that exists already, write only that class. See `../README.md`.
 
     sftref verify --adapter sftref.conformance.adapters.template:Template
 """
@@ -23,12 +23,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..adapter import Arrays, Case, HostBatch, StepResult
 from .costs import costs_of
 
-# By default a product of float32 is TF32 on recent NVIDIA GPUs, and bfloat16 on a TPU.
+# Without it, products of float32 are TF32 on recent NVIDIA GPUs and bfloat16 on a TPU.
 PRECISION = jax.lax.Precision.HIGHEST
 
 
 def logits(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
-    """BERT's logits [B, C]; padding, rows of weight 0 included, is read as token 0 and seen by nobody."""
+    """BERT's logits [B, C]; padding, rows of weight 0 included, is read as token 0, and no token attends to it."""
     real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
     rows, length = real.shape
 
@@ -39,7 +39,7 @@ def logits(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Ar
         return jnp.matmul(x, params[f"{name}.weight"].T, precision=PRECISION) + params[f"{name}.bias"]
 
     def norm(x: jax.Array, name: str) -> jax.Array:
-        # In two passes: `jax.nn.standardize` takes E[x^2] - E[x]^2, which is lost where means are large.
+        # In two passes: `jax.nn.standardize` computes E[x^2] - E[x]^2, which is inexact if means are large.
         centred = x - x.mean(-1, keepdims=True)
         unit = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + case.layer_norm_eps)
         return unit * params[f"{name}.weight"] + params[f"{name}.bias"]
@@ -64,21 +64,21 @@ def logits(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Ar
 def loss_sum(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
     """Sum w_i loss_i over the examples of the batch."""
     labels = jnp.where(batch.weights > 0, batch.labels, 0)
-    found = logits(case, params, batch)
+    outputs = logits(case, params, batch)
     if case.regression:
-        each = (found[:, 0] - labels) ** 2
+        losses = (outputs[:, 0] - labels) ** 2
     else:
-        each = optax.softmax_cross_entropy_with_integer_labels(found, labels)
-    return (batch.weights * each).sum()
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+    return (batch.weights * losses).sum()
 
 
 def mean_loss(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax.Array:
-    """The weighted mean, sum w_i loss_i / sum w_i over the examples of all devices."""
+    """The weighted mean, sum w_i loss_i / sum w_i, over the examples of all devices."""
     return loss_sum(case, params, batch) / batch.weights.sum()
 
 
 class Compiled(NamedTuple):
-    """A case's programs on some devices, where its arrays go, and its optimizer."""
+    """The programs of a case on some devices, the placement of its arrays, and its optimizer."""
 
     step: Any
     gradients: Any
@@ -91,7 +91,7 @@ class Compiled(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def compiled(case: Case, n: int) -> Compiled:
-    """Compiled once for all runs of a case: the kit starts hundreds."""
+    """Compile once for all runs of a case, since the kit starts hundreds."""
     mesh = Mesh(np.array(jax.devices()[:n]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     up = optax.linear_schedule(0.0, case.learning_rate, case.warmup_steps)
@@ -110,7 +110,7 @@ def compiled(case: Case, n: int) -> Compiled:
         return optax.apply_updates(params, updates), state, loss
 
     return Compiled(
-        # The old parameters and moments are given away: the new ones take their memory.
+        # Donated: the new parameters and moments take the memory of the old.
         step=jax.jit(step, donate_argnums=(0, 1), out_shardings=everywhere),
         gradients=jax.jit(jax.grad(functools.partial(mean_loss, case)), out_shardings=everywhere),
         logits=jax.jit(functools.partial(logits, case), out_shardings=everywhere),
@@ -121,8 +121,14 @@ def compiled(case: Case, n: int) -> Compiled:
     )
 
 
+def padded(batch: HostBatch, n: int) -> HostBatch:
+    """The batch with rows of weight 0 at the end, so that n devices get equal numbers of rows."""
+    more = -len(batch.weights) % n
+    return HostBatch(*(np.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in batch))
+
+
 class Template:
-    """The border: four methods, and one more for each capability beyond `devices` and `jax`."""
+    """The adapter: four methods, and those of the capabilities."""
 
     name = "template"
     capabilities = frozenset({"devices", "processes", "jax", "weights", "gradients", "program", "lowering", "costs"})
@@ -145,7 +151,7 @@ class Template:
         return np.asarray(self.run.logits(self.now, self._put(batch)))[: len(batch.weights)]
 
     def params(self) -> Arrays:
-        """See `TrainerUnderTest.params`: copies, for the next update may write where these lie."""
+        """See `TrainerUnderTest.params`: copies, since the next update may reuse this memory."""
         return {name: np.array(leaf) for name, leaf in self.now.items()}
 
     def gradients(self, batch: HostBatch) -> Arrays:
@@ -166,11 +172,9 @@ class Template:
         return costs_of(self._compiled(batch))
 
     def _compiled(self, batch: HostBatch) -> Any:
-        """The program of the update, which JAX keeps: it is compiled once for `step` and for those who look at it."""
+        """The program of the update; JAX keeps it, so `step` does not compile it a second time."""
         return self.run.step.lower(self.now, self.state, self._put(batch)).compile()
 
     def _put(self, batch: HostBatch) -> HostBatch:
-        """The batch with rows of weight 0 behind, so that every device has as many, and cut by rows."""
-        more = -len(batch.weights) % self.n
-        padded = (np.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in batch)
-        return HostBatch(*(jax.device_put(leaf, self.run.rows) for leaf in padded))
+        """The batch sharded by rows over the devices."""
+        return HostBatch(*(jax.device_put(leaf, self.run.rows) for leaf in padded(batch, self.n)))

@@ -1,4 +1,4 @@
-"""catalogue.toml, equivalent.toml -> the faults that the kit seeds, and changes that no law may see."""
+"""faults/catalogue.toml, faults/equivalent.toml -> the seeded faults, and the changes that no law may see."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ LAYERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One wrong thing, as `catalogue.toml` states it.
+    """An entry of `catalogue.toml`, or of `equivalent.toml`.
 
     Attributes:
         id: stable.
-        layer: one of `LAYERS`, at fault.
         does: what is wrong, in a few words.
-        looks_like: what whoever has it notices, if anything.
+        module: the module of `faults` that seeds it.
+        layer: the faulty one of `LAYERS`; "" for an equivalent change.
+        looks_like: what a user who has it notices.
         seen_by: the ids of the laws that must see it; others may see it too.
-        module: the module of this package that seeds it.
-        level: the lowest at which those laws can see it: some sizes are asked from `standard` on.
-        devices: the least number on which it shows: a message of the eighth device needs eight.
-        multiple_of: what must divide their number: five devices have no groups of every second one.
-        sample: whether it is seeded in every run; the others are at `full`.
+        level: the lowest level at which these laws can see it, since some sizes run from `standard` on.
+        devices: the least number of devices on which it shows.
+        multiple_of: a divisor that their number must have.
+        sample: whether every run seeds it; others are seeded at level `full` only.
         links: threads of people who had it.
     """
 
@@ -47,23 +47,18 @@ class Fault:
 
 @functools.cache
 def faults() -> dict[str, Fault]:
-    """All of them, by id.
+    """The seeded faults, by id.
 
     Raises:
-        TypeError: an entry has a field too many or too few.
-        ValueError: an id stands twice.
+        TypeError: an entry lacks a field, or has an unknown one.
+        ValueError: an id occurs twice.
     """
     return _read("catalogue.toml", "fault")
 
 
 @functools.cache
 def changes() -> dict[str, Fault]:
-    """The equivalent changes of `equivalent.toml`, which no law may see; they have no layer.
-
-    Raises:
-        TypeError: an entry has a field too many or too few.
-        ValueError: an id stands twice.
-    """
+    """The equivalent changes, by id; raises as `faults` does."""
     return _read("equivalent.toml", "change")
 
 

@@ -1,6 +1,6 @@
-"""Changes that are no faults: other orders, layouts, roundings and settings, under which every law must hold.
+"""Equivalent changes: other orders, layouts, roundings and settings, under which every law must pass.
 
-What a law calls broken here is a false alarm: its bound, or what it takes for granted, is wrong.
+A law that fails here raises a false alarm: its bound or one of its assumptions is wrong.
 """
 
 from __future__ import annotations
@@ -17,51 +17,57 @@ import numpy as np
 from jax import lax
 from jax.extend.core import primitives as core
 
-from ..adapter import Arrays, HostBatch
+from ..adapter import HostBatch
 from ..oracle.draws import rows_of
 from ..oracle.model import Array, Params
 from .backend.lowering import CannotSeedError
-from .backend.seeding import Instead, SeededFaults
-from .trainers.numpy_trainer import NumpyTrainer, Sums, Wrong, added
+from .backend.seeding import Fixtures, SeededFaults, WrongTrainers, option
+from .trainers import fixtures
+from .trainers.numpy_trainer import NumpyTrainer, Sums, added
 
-FAULTS = SeededFaults()
-changed = Wrong()
-# What a trainer in NumPy takes for devices.
-DEVICES = 8
+MACHINE = SeededFaults()
+TRAINERS = WrongTrainers(NumpyTrainer, "numpy")
 ULP = np.float32(1 + 2.0**-23)
 
 
-@contextlib.contextmanager
-def _subject(change: str) -> Iterator[Instead]:
-    yield {"subject": changed[change](), "against": NumpyTrainer(), "devices": list(range(DEVICES))}
-
-
-def seed(change: str) -> AbstractContextManager[Instead | None]:
-    """Make a change of this module."""
-    return _subject(change) if change in changed else FAULTS[change]()
+def seed(change: str) -> AbstractContextManager[Fixtures | None]:
+    """Make a change inside the `with` block; gives the fixtures that it replaces."""
+    return contextlib.nullcontext(fixtures(TRAINERS[change]())) if change in TRAINERS else MACHINE.seed(change)
 
 
 def seeded_ids() -> list[str]:
-    """The ids of the changes: those of the machine, and those of a trainer."""
-    return [*FAULTS, *changed]
+    """The ids of the changes: those of the machine, then those of a trainer."""
+    return [*MACHINE, *TRAINERS]
+
+
+# Of the machine, of one expression; `right` is the primitive as JAX compiles it.
+MACHINE.lowered("sums-from-the-end", core.reduce_sum_p)(
+    lambda right, x, *, axes, **_: right(lax.rev(x, tuple(axes))),
+)
+MACHINE.lowered("exp-of-another-library", core.exp_p)(
+    lambda right, x, **_: right(x) * ULP if x.dtype == np.float32 else right(x),
+)
+MACHINE.lowered("rsqrt-by-division", core.rsqrt_p)(lambda right, x, **_: 1 / lax.sqrt(x))
+MACHINE.lowered("division-by-reciprocal", core.div_p)(
+    lambda right, a, b, **_: a * right(jnp.ones_like(b), b) if a.dtype == np.float32 else right(a, b),
+)
+MACHINE["compiled-without-optimization"] = lambda: option("jax_disable_most_optimizations", True)
+MACHINE["highest-precision-declared"] = lambda: option("jax_default_matmul_precision", "highest")
+MACHINE["another-default-generator"] = lambda: option("jax_default_prng_impl", "rbg")
+MACHINE["64-bit-types-on"] = lambda: option("jax_enable_x64", True)
 
 
 # Of the machine.
 
 
-@FAULTS.lowered("sums-from-the-end", core.reduce_sum_p)
-def _reverse(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
-    return right(lax.rev(x, tuple(axes)))
-
-
-@FAULTS.lowered("sums-by-halves", core.reduce_sum_p)
+@MACHINE.lowered("sums-by-halves", core.reduce_sum_p)
 def _halves(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
-    first = lax.broadcasted_iota(np.int32, x.shape, axes[0]) % 2 == 0
+    even = lax.broadcasted_iota(np.int32, x.shape, axes[0]) % 2 == 0
     zero = jnp.zeros_like(x)
-    return right(jnp.where(first, x, zero)) + right(jnp.where(first, zero, x))
+    return right(jnp.where(even, x, zero)) + right(jnp.where(even, zero, x))
 
 
-@FAULTS.lowered("products-by-blocks", core.dot_general_p)
+@MACHINE.lowered("products-by-blocks", core.dot_general_p)
 def _blocks(right: Any, a: Any, b: Any, *, dimension_numbers: Any, preferred_element_type: Any, **_: Any) -> Any:
     over = dimension_numbers[0][0]
     if len(over) != 1 or (preferred_element_type or a.dtype) != np.float32:
@@ -71,7 +77,7 @@ def _blocks(right: Any, a: Any, b: Any, *, dimension_numbers: Any, preferred_ele
     return right(jnp.where(first, a, zero), b) + right(jnp.where(first, zero, a), b)
 
 
-@FAULTS.lowered("products-without-subnormals", core.dot_general_p)
+@MACHINE.lowered("products-without-subnormals", core.dot_general_p)
 def _flushed(right: Any, a: Any, b: Any, **_: Any) -> Any:
     def flush(x: Any) -> Any:
         return jnp.where(jnp.abs(x) < np.finfo(x.dtype).tiny, 0, x) if x.dtype in (np.float32, np.float16) else x
@@ -79,82 +85,44 @@ def _flushed(right: Any, a: Any, b: Any, **_: Any) -> Any:
     return right(flush(a), flush(b))
 
 
-@FAULTS.lowered("rows-added-from-the-last", core.scatter_add_p)
+@MACHINE.lowered("rows-added-from-the-last", core.scatter_add_p)
 def _from_the_last(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
     rows = ids.ndim == 2 and updates.ndim == 2 and len(ids) == len(updates)
     return right(table, lax.rev(ids, (0,)), lax.rev(updates, (0,))) if rows else right(table, ids, updates)
 
 
-@FAULTS.lowered("exp-of-another-library", core.exp_p)
-def _exp(right: Any, x: Any, **_: Any) -> Any:
-    return right(x) * ULP if x.dtype == np.float32 else right(x)
-
-
-@FAULTS.lowered("tanh-of-another-library", core.tanh_p)
+@MACHINE.lowered("tanh-of-another-library", core.tanh_p)
 def _tanh(right: Any, x: Any, **_: Any) -> Any:
     y = right(x)
-    # What is 1 stays 1: that is the limit at infinity.
+    # 1, the limit at infinity, stays 1.
     return jnp.where(jnp.abs(y) < 1, y * (2 - ULP), y) if x.dtype == np.float32 else y
 
 
-@FAULTS.lowered("rsqrt-by-division", core.rsqrt_p)
-def _rsqrt(right: Any, x: Any, **_: Any) -> Any:
-    return 1 / lax.sqrt(x)
-
-
-@FAULTS.lowered("division-by-reciprocal", core.div_p)
-def _division(right: Any, a: Any, b: Any, **_: Any) -> Any:
-    return a * right(jnp.ones_like(b), b) if a.dtype == np.float32 else right(a, b)
-
-
-@FAULTS.given("devices-from-the-last")
-def _devices() -> Iterator[Instead]:
+@MACHINE.context("devices-from-the-last")
+def _devices() -> Iterator[Fixtures]:
     yield {"devices": jax.devices()[::-1]}
 
 
-@FAULTS.given("five-devices")
-def _five() -> Iterator[Instead]:
+@MACHINE.context("five-devices")
+def _five() -> Iterator[Fixtures]:
     if len(jax.devices()) < 5:
         raise CannotSeedError(f"needs 5 devices, found {len(jax.devices())}")
     yield {"devices": jax.devices()[:5]}
 
 
-def _setting(change: str, name: str, value: Any) -> None:
-    @contextlib.contextmanager
-    def swap() -> Iterator[None]:
-        before = jax.config.values[name]
-        jax.config.update(name, value)
-        try:
-            yield
-        finally:
-            jax.config.update(name, before)
-
-    FAULTS[change] = swap
-
-
-_setting("compiled-without-optimization", "jax_disable_most_optimizations", True)
-_setting("highest-precision-declared", "jax_default_matmul_precision", "highest")
-_setting("another-default-generator", "jax_default_prng_impl", "rbg")
-_setting("64-bit-types-on", "jax_enable_x64", True)
-
-
 # Of a trainer.
 
+TRAINERS.method("devices-added-from-the-last", "reduce", lambda right, self, parts: added(parts[::-1]))
 
-@changed("rows-dealt-in-turn")
+
+@TRAINERS("rows-dealt-in-turn")
 class _InTurn(NumpyTrainer):
     def shards(self, batch: HostBatch) -> list[HostBatch]:
         every = [np.arange(d, len(batch.weights), self.n) for d in range(self.n)]
         return [rows_of(batch, rows) for rows in every if len(rows)]
 
 
-@changed("devices-added-from-the-last")
-class _FromTheLast(NumpyTrainer):
-    def reduce(self, parts: list[Sums]) -> Sums:
-        return added(parts[::-1])
-
-
-@changed("devices-added-as-a-tree")
+@TRAINERS("devices-added-as-a-tree")
 class _Tree(NumpyTrainer):
     def reduce(self, parts: list[Sums]) -> Sums:
         while len(parts) > 1:
@@ -162,13 +130,13 @@ class _Tree(NumpyTrainer):
         return parts[0]
 
 
-@changed("rows-sorted-by-length")
+@TRAINERS("rows-sorted-by-length")
 class _Sorted(NumpyTrainer):
     def shards(self, batch: HostBatch) -> list[HostBatch]:
         return super().shards(rows_of(batch, np.argsort(batch.attention_mask.sum(axis=1), kind="stable")))
 
 
-@changed("padding-trimmed")
+@TRAINERS("padding-trimmed")
 class _Trimmed(NumpyTrainer):
     def shards(self, batch: HostBatch) -> list[HostBatch]:
         return super().shards(trimmed(batch))
@@ -178,12 +146,12 @@ class _Trimmed(NumpyTrainer):
 
 
 def trimmed(batch: HostBatch) -> HostBatch:
-    """The columns that the longest example needs."""
+    """The batch without columns in which every row is padding."""
     longest = int(batch.attention_mask.sum(axis=1).max())
     return batch._replace(**{name: getattr(batch, name)[:, :longest] for name in HostBatch._fields[:3]})
 
 
-@changed("more-rows-of-padding")
+@TRAINERS("more-rows-of-padding")
 class _MoreRows(NumpyTrainer):
     def shards(self, batch: HostBatch) -> list[HostBatch]:
         more = rows_of(batch, np.arange(5))
@@ -191,13 +159,13 @@ class _MoreRows(NumpyTrainer):
         return super().shards(HostBatch(*(np.concatenate(pair) for pair in zip(batch, more, strict=True))))
 
 
-@changed("weights-in-another-unit")
+@TRAINERS("weights-in-another-unit")
 class _Unit(NumpyTrainer):
     def shards(self, batch: HostBatch) -> list[HostBatch]:
         return super().shards(batch._replace(weights=batch.weights * np.float32(4)))
 
 
-@changed("more-micro-batches")
+@TRAINERS("more-micro-batches")
 class _MicroBatches(NumpyTrainer):
     def micro_batches(self, batch: HostBatch) -> list[list[HostBatch]]:
         parts = super().micro_batches(batch)
@@ -205,11 +173,11 @@ class _MicroBatches(NumpyTrainer):
 
 
 def in_float32(leaves: Params) -> Params:
-    """Rounded to float32."""
+    """The leaves rounded to float32."""
     return {name: leaf.astype(np.float32).astype(np.float64) for name, leaf in leaves.items()}
 
 
-@changed("state-in-float32")
+@TRAINERS("state-in-float32")
 class _Float32(NumpyTrainer):
     def update(self, gradients: Params, rate: float) -> None:
         if self.case.precision != "float32":
@@ -219,7 +187,7 @@ class _Float32(NumpyTrainer):
         return None
 
 
-@changed("adam-rearranged")
+@TRAINERS("adam-rearranged")
 class _Adam(NumpyTrainer):
     def directions(self, first: Params, second: Params) -> Params:
         one, two = self.corrections()
@@ -227,23 +195,23 @@ class _Adam(NumpyTrainer):
         return {name: m * (root / one) / (np.sqrt(second[name]) + eps * root) for name, m in first.items()}
 
 
-@changed("decay-before-the-step")
+@TRAINERS("decay-before-the-step")
 class _Decay(NumpyTrainer):
     def update(self, gradients: Params, rate: float) -> None:
         self.first, self.second = self.moments_after(gradients)
         toward, decay = self.directions(self.first, self.second), self.case.weight_decay
-        kept = {k: p * (1 - rate * decay * self.decays(k)) for k, p in self.now.items()}
-        self.now = {k: p - rate * toward[k] for k, p in kept.items()}
+        decayed = {k: p * (1 - rate * decay * self.decays(k)) for k, p in self.now.items()}
+        self.now = {k: p - rate * toward[k] for k, p in decayed.items()}
 
 
-@changed("evaluation-by-three-rows")
+@TRAINERS("evaluation-by-three-rows")
 class _Evaluation(NumpyTrainer):
     def evaluate(self, batch: HostBatch) -> Array:
         parts = np.array_split(np.arange(len(batch.weights)), -(-len(batch.weights) // 3))
         return np.concatenate([super(_Evaluation, self).evaluate(rows_of(batch, part)) for part in parts])
 
 
-@changed("checkpoint-of-another-format")
+@TRAINERS("checkpoint-of-another-format")
 class _Checkpoint(NumpyTrainer):
     def save(self, path: Path) -> None:
         state = {"now": self.now, "first": self.first, "second": self.second}
@@ -251,10 +219,11 @@ class _Checkpoint(NumpyTrainer):
         np.savez(path / "state.npz", t=np.array(self.t), **flat)  # type: ignore[arg-type]
 
     def restore(self, path: Path) -> None:
-        with np.load(path / "state.npz") as found:
-            self.t = int(found["t"])
-            kinds: list[Arrays] = [
-                {name.partition("/")[2]: found[name] for name in found.files if name.startswith(f"{kind}/")}
-                for kind in ("now", "first", "second")
-            ]
-        self.now, self.first, self.second = (dict(leaves) for leaves in kinds)
+        state: dict[str, Params] = {"now": {}, "first": {}, "second": {}}
+        with np.load(path / "state.npz") as saved:
+            self.t = int(saved["t"])
+            for key in saved.files:
+                kind, _, name = key.partition("/")
+                if name:
+                    state[kind][name] = saved[key]
+        self.now, self.first, self.second = state["now"], state["first"], state["second"]

@@ -1,4 +1,4 @@
-"""A seeded fault -> what a person reads whose machine, or trainer, has it: the ladder, the diagnosis, the verdict."""
+"""A seeded fault -> what a user reads whose machine, or trainer, has it: the ladder, the diagnosis, the verdict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import time
 
 from ..core.fault import Fault
-from ..core.result import Result
 from ..core.settings import Settings, device_limit
 from ..judge.diagnosis import diagnose
 from ..judge.outcome import Outcome
@@ -18,9 +17,9 @@ from .trial import TRAINERS
 
 
 def read(fault: Fault, settings: Settings) -> Verdict:
-    """Ask all laws of the fault's side with it seeded, and print what `verify` would."""
+    """Run all laws that can meet the fault while it is seeded, and print what `verify` would."""
     began = time.monotonic()
-    outcome = as_run(fault, row(fault, settings).records, settings)
+    outcome = as_run(fault, row(fault, settings).results, settings)
     if fault.module not in TRAINERS:
         outcome = of_the_machine(outcome)
     outcome.environment = snapshot.static() | snapshot.live(device_limit(settings))
@@ -34,10 +33,7 @@ def read(fault: Fault, settings: Settings) -> Verdict:
 
 
 def of_the_machine(outcome: Outcome) -> Outcome:
-    """The same run where checks bear no trainer's name: a trial has the fault's in its place."""
-
-    def bare(record: Result) -> Result:
-        return dataclasses.replace(record, id=record.law, subject=None)
-
-    records = {record.law: bare(record) for record in outcome.records.values()}
+    """The outcome as of laws of the machine, whose ids have no trainer's name: a trial has the fault's there."""
+    results = [dataclasses.replace(result, id=result.law, subject=None) for result in outcome.records.values()]
+    records = {result.law: result for result in results}
     return dataclasses.replace(outcome, expected=list(records), records=records)

@@ -1,7 +1,6 @@
-"""Faults and equivalent changes -> matrix.json, matrix.md, matrix.png: what the kit sees, and what it calls it.
+"""Faults and equivalent changes -> matrix.json, matrix.md, matrix.png: which laws see which fault.
 
-`tox -e selftest` runs it. Each fault is put before every law of its side of the border, in as many processes as there
-are cores.
+`tox -e selftest` runs it: each fault is tested by every law that can meet it, in as many processes as there are cores.
 """
 
 from __future__ import annotations
@@ -28,10 +27,14 @@ from .picture import draw
 
 
 def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
-    """Make all trials and write the files; returns 0 if every fault was seen and no equivalent change was, else 5."""
-    asked = [entry for entry in [*faults().values(), *changes().values()] if not ids or entry.id in ids]
+    """Run all trials, or those of `ids`, and write the files to `out`.
+
+    Returns:
+        0 if every fault was seen by the laws that must see it and no equivalent change by any law, else 5.
+    """
+    entries = [entry for entry in [*faults().values(), *changes().values()] if not ids or entry.id in ids]
     began = time.monotonic()
-    rows = list(_rows(asked, settings))
+    rows = list(_rows(entries, settings))
     content = gathered(rows, settings, time.monotonic() - began)
     out.mkdir(parents=True, exist_ok=True)
     (out / "matrix.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -41,38 +44,36 @@ def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
     print(
         f"{summary['killed']} of {summary['seeded']} seeded faults seen, {summary['attributed']} attributed to their "
         f"layer; {summary['false_alarms']} false alarms in {summary['equivalent']} equivalent changes; "
-        f"{content['seconds']:.0f} s; {out / 'matrix.md'}{'' if drawn else ' (no picture: matplotlib is missing)'}"
+        f"{content['seconds']:.0f} s; {out / 'matrix.md'}{'' if drawn else ' (no picture without matplotlib)'}"
     )
     return 0 if summary["killed"] == summary["seeded"] > 0 and not summary["false_alarms"] else 5
 
 
-def _rows(asked: Sequence[Fault], settings: Settings) -> Iterable[dict[str, Any]]:
-    """What each law said of each, as the processes come to it; a line for each on stderr."""
-    # An accelerator's devices are for one process at a time.
+def _rows(entries: Sequence[Fault], settings: Settings) -> Iterable[dict[str, Any]]:
+    """The rows of the matrix, in the order in which processes finish them; prints a line for each on stderr."""
+    # One process at a time can use an accelerator.
     simulated = settings.platform in (None, "cpu")
-    spawn = multiprocessing.get_context("spawn")
     with (
-        # What a fault does not touch compiles once: a wrong lowering is another program, with a key of its own.
+        # The processes share compiled programs; a fault's wrong lowering has a cache key of its own.
         tempfile.TemporaryDirectory(prefix="sftref-") as folder,
         concurrent.futures.ProcessPoolExecutor(
             cores() if simulated else 1,
-            spawn,
+            multiprocessing.get_context("spawn"),
             initializer=_begin,
             initargs=(settings, Path(folder) if simulated and keeps_programs(static()["versions"]) else None),
         ) as pool,
     ):
-        waiting = [pool.submit(_row, entry, settings) for entry in asked]
+        waiting = [pool.submit(_row, entry, settings) for entry in entries]
         for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
-            found = future.result()
-            seen = len(found["seen_by"])
-            said = f"seen by {seen} laws, {found['layer'] or 'nothing fell'}" if seen else "seen by no law"
-            print(f"   {done} of {len(waiting)}: {found['id']} {said}, {found['seconds']:.0f} s", file=sys.stderr)
-            yield found
+            row = future.result()
+            laws = f"{len(row['seen_by'])} laws, {row['layer'] or 'no diagnosis'}" if row["seen_by"] else "no law"
+            print(f"   {done} of {len(waiting)}: {row['id']} seen by {laws}, {row['seconds']:.0f} s", file=sys.stderr)
+            yield row
 
 
 def _begin(settings: Settings, cache: Path | None) -> None:
     os.environ |= keeping(cache) if cache is not None else {}
-    # The optimization level of a trainer's laws is the user's where JAX's own variable is set; see `compilation.py`.
+    # A user's JAX variable sets the optimization level of the laws of trainers; see `laws/support/compilation.py`.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     start_jax(settings)
 
@@ -81,30 +82,29 @@ def _row(entry: Fault, settings: Settings) -> dict[str, Any]:
     from .matrix import row
 
     began = time.monotonic()
-    found = row(entry, settings)
+    tested = row(entry, settings)
     return {
         "id": entry.id,
         "does": entry.does,
         "expected_layer": entry.layer,
         "expected": list(entry.seen_by),
-        "layer": found.layer,
-        "cause": found.cause,
-        "seen_by": found.seen_by,
-        "laws": {law: record.status for law, record in found.records.items()},
-        "messages": {law: record.message for law, record in found.records.items() if record.status not in ("pass",)},
+        "layer": tested.layer,
+        "cause": tested.cause,
+        "seen_by": tested.seen_by,
+        "laws": {law: result.status for law, result in tested.results.items()},
+        "messages": {law: result.message for law, result in tested.results.items() if result.status != "pass"},
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
 def gathered(rows: Sequence[dict[str, Any]], settings: Settings, seconds: float) -> dict[str, Any]:
-    """The rows in the catalogues' order, and what can be counted of them."""
-    by_id = {found["id"]: found for found in rows}
+    """matrix.json: the rows in the order of the catalogues, and counts."""
+    by_id = {row["id"]: row for row in rows}
     seeded = [by_id[name] for name in faults() if name in by_id]
     equivalent = [by_id[name] for name in changes() if name in by_id]
-    tried = [found for found in seeded if set(found["laws"].values()) != {"not_run"}]
-    killed = [found for found in tried if set(found["expected"]) <= set(found["seen_by"])]
-    alarms = [found for found in equivalent if {"fail", "error"} & set(found["laws"].values())]
-    seers = {law: [found["id"] for found in tried if law in found["seen_by"]] for law in laws()}
+    tried = [row for row in seeded if set(row["laws"].values()) != {"not_run"}]
+    killed = [row for row in tried if set(row["expected"]) <= set(row["seen_by"])]
+    alarms = [row for row in equivalent if {"fail", "error"} & set(row["laws"].values())]
     return {
         "schema": "sftref.matrix/2",
         "settings": plain(dataclasses.asdict(settings)),
@@ -113,16 +113,16 @@ def gathered(rows: Sequence[dict[str, Any]], settings: Settings, seconds: float)
         "summary": {
             "seeded": len(tried),
             "killed": len(killed),
-            "attributed": sum(found["layer"] == found["expected_layer"] for found in killed),
+            "attributed": sum(row["layer"] == row["expected_layer"] for row in killed),
             "equivalent": len(equivalent),
             "false_alarms": len(alarms),
         },
-        "survivors": [found["id"] for found in tried if found not in killed],
-        "not_run": [found["id"] for found in seeded if found not in tried],
-        "misattributed": [found["id"] for found in killed if found["layer"] != found["expected_layer"]],
-        "alarms": [found["id"] for found in alarms],
-        "seen_by_one_law": {found["id"]: found["seen_by"][0] for found in killed if len(found["seen_by"]) == 1},
-        "idle_laws": [law for law, ids in seers.items() if not ids],
+        "survivors": [row["id"] for row in tried if row not in killed],
+        "not_run": [row["id"] for row in seeded if row not in tried],
+        "misattributed": [row["id"] for row in killed if row["layer"] != row["expected_layer"]],
+        "alarms": [row["id"] for row in alarms],
+        "seen_by_one_law": {row["id"]: row["seen_by"][0] for row in killed if len(row["seen_by"]) == 1},
+        "idle_laws": [law for law in laws() if not any(law in row["seen_by"] for row in tried)],
         "faults": seeded,
         "equivalent": equivalent,
     }
@@ -130,8 +130,7 @@ def gathered(rows: Sequence[dict[str, Any]], settings: Settings, seconds: float)
 
 def markdown(content: dict[str, Any]) -> str:
     """matrix.md."""
-    summary = content["summary"]
-    rows: list[tuple[str, ...]]
+    summary, by_id = content["summary"], {row["id"]: row for row in [*content["faults"], *content["equivalent"]]}
     parts = [
         "# The kill matrix",
         f"{summary['killed']} of {summary['seeded']} seeded faults are seen by every law that must see them, "
@@ -140,42 +139,40 @@ def markdown(content: dict[str, Any]) -> str:
         "## By layer",
         _by_layer(content),
     ]
-    for title, ids in (("Not seen", "survivors"), ("Not run", "not_run"), ("Equivalent, and called a fault", "alarms")):
-        if content[ids]:
-            found = {entry["id"]: entry for entry in [*content["faults"], *content["equivalent"]]}
-            rows = [(f"`{name}`", "; ".join(f"`{law}`: {text[:200]}" for law, text in found[name]["messages"].items()))
-                    for name in content[ids]]  # fmt: skip
-            parts += [f"## {title}", _table(("", "what the laws said"), rows)]
+    rows: list[tuple[str, ...]]
+    for title, key in (("Not seen", "survivors"), ("Not run", "not_run"), ("False alarms", "alarms")):
+        if content[key]:
+            texts = ([f"`{law}`: {text[:200]}" for law, text in by_id[n]["messages"].items()] for n in content[key])
+            rows = [(f"`{name}`", "; ".join(messages)) for name, messages in zip(content[key], texts, strict=True)]
+            parts += [f"## {title}", _table(("", "messages of the laws"), rows)]
     if content["misattributed"]:
-        found = {entry["id"]: entry for entry in content["faults"]}
-        rows = [(f"`{n}`", found[n]["expected_layer"], found[n]["layer"] or "") for n in content["misattributed"]]
+        wrong = [by_id[name] for name in content["misattributed"]]
+        rows = [(f"`{row['id']}`", row["expected_layer"], row["layer"] or "") for row in wrong]
         parts += ["## Attributed to another layer", _table(("fault", "layer", "diagnosis"), rows)]
     alone: dict[str, list[str]] = {}
     for name, law in content["seen_by_one_law"].items():
         alone.setdefault(law, []).append(f"`{name}`")
     rows = [(f"`{law}`", ", ".join(names)) for law, names in sorted(alone.items())]
-    parts += [
-        "## Laws that no other replaces",
-        "Each is the only one to see these faults.",
-        _table(("law", "faults"), rows),
-    ]
+    parts += ["## Laws that no other replaces", "Only this law sees these faults.", _table(("law", "faults"), rows)]
     if content["idle_laws"]:
         parts += ["## Laws that saw no fault", ", ".join(f"`{law}`" for law in content["idle_laws"])]
-    rows = [(f"`{f['id']}`", f["does"], f["layer"] or "", ", ".join(f"`{law}`" for law in f["seen_by"]))
-            for f in content["faults"]]  # fmt: skip
+    rows = [
+        (f"`{row['id']}`", row["does"], row["layer"] or "", ", ".join(f"`{law}`" for law in row["seen_by"]))
+        for row in content["faults"]
+    ]
     parts += ["## All faults", _table(("fault", "what is wrong", "diagnosis", "seen by"), rows)]
-    rows = [(f"`{f['id']}`", f["does"]) for f in content["equivalent"]]
-    parts += ["## Equivalent changes", _table(("change", "what is other"), rows)]
+    rows = [(f"`{row['id']}`", row["does"]) for row in content["equivalent"]]
+    parts += ["## Equivalent changes", _table(("change", "what is different"), rows)]
     return "\n\n".join(parts) + "\n"
 
 
 def _by_layer(content: dict[str, Any]) -> str:
     rows = []
-    for layer in dict.fromkeys(found["expected_layer"] for found in content["faults"]):
-        mine = [found for found in content["faults"] if found["expected_layer"] == layer]
-        killed = sum(found["id"] not in {*content["survivors"], *content["not_run"]} for found in mine)
-        right = sum(found["layer"] == layer for found in mine)
-        rows.append((layer, str(len(mine)), str(killed), str(right)))
+    for layer in dict.fromkeys(row["expected_layer"] for row in content["faults"]):
+        own = [row for row in content["faults"] if row["expected_layer"] == layer]
+        killed = sum(row["id"] not in {*content["survivors"], *content["not_run"]} for row in own)
+        right = sum(row["layer"] == layer for row in own)
+        rows.append((layer, str(len(own)), str(killed), str(right)))
     return _table(("layer", "seeded", "seen", "attributed"), rows)
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of seeded faults: whole, and each entry a trainer that `verify` can be given."""
+"""The catalogue of seeded faults is complete, and each wrong trainer is an adapter that `verify` can run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.jax
 
 
 @pytest.mark.parametrize("name", sorted(faults()))
-def test_an_entry_is_whole(name: str) -> None:
+def test_an_entry_is_complete(name: str) -> None:
     entry = faults()[name]
     assert entry.layer in LAYERS
     assert entry.seen_by
@@ -33,7 +33,7 @@ def test_an_id_that_occurs_twice_is_an_error(tmp_path: Path, monkeypatch: pytest
     twice = (KIT / "faults" / "catalogue.toml").read_text() * 2
     (tmp_path / "faults" / "catalogue.toml").write_text(twice)
     monkeypatch.setattr(fault, "KIT", tmp_path)
-    with pytest.raises(ValueError, match="faults/catalogue.toml: the id missing-all-reduce occurs twice"):
+    with pytest.raises(ValueError, match="the id missing-all-reduce occurs twice"):
         faults.__wrapped__()
 
 
@@ -56,9 +56,9 @@ def test_a_wrong_trainer_is_one_of_the_protocol(name: str) -> None:
 
 
 def test_explain_names_the_seeded_faults_of_a_law() -> None:
-    said = "\n".join(explain.explained(laws()["training.decay"], None))
-    assert "It must see these seeded faults:" in said
-    assert all(f"- {entry.id}: {entry.does}" in said for entry in seen_by("training.decay"))
+    text = "\n".join(explain.explained(laws()["training.decay"], None))
+    assert "It must see these seeded faults:" in text
+    assert all(f"- {entry.id}: {entry.does}" in text for entry in seen_by("training.decay"))
     assert "must see this seeded fault:" in "\n".join(explain.explained(laws()["training.evaluation"], None))
     unseeded = dataclasses.replace(laws()["training.decay"], id="training.unseeded")
     assert "seeded" not in "\n".join(explain.explained(unseeded, None)).replace("unseeded", "")

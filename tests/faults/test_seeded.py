@@ -1,4 +1,4 @@
-"""Faults seeded in the machine are seen by every law that the catalogue names, and leave nothing behind."""
+"""Faults seeded in the machine are seen by every law that the catalogue names, and leave no change behind."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from sftref.conformance.judge.mutation_score import level_of
 pytestmark = pytest.mark.jax
 
 BACKEND = ("environment", "collectives", "programs", "primitives", "generators", "derivatives", "formulas")
-    f"backend.{name}"
-    for name in ("environment", "collectives", "programs", "primitives", "generators", "derivatives", "formulas")
-)
-# Those of processes are asked by `test_ranks.py`.
+# Faults of processes have tests in `tests/laws/test_ranks.py`.
 MACHINE = [fault for fault in faults().values() if fault.module not in (*TRAINERS, PROCESSES)]
 
 
@@ -37,8 +34,8 @@ def test_a_seeded_fault_is_seen(name: str, law: str) -> None:
 
 
 @pytest.mark.parametrize("n", [2, 5])
-def test_on_fewer_devices_a_fault_is_seen_or_says_what_it_needs(n: int) -> None:
-    """A machine with two accelerators must not be called untrusted for want of the eighth."""
+def test_on_fewer_devices_a_fault_is_seen_or_names_its_need(n: int) -> None:
+    """A run on two accelerators must not be untrusted because the eighth is missing."""
     for fault in (
         fault for fault in MACHINE if fault.module == "backend.collectives" and (fault.sample or fault.devices > 1)
     ):
@@ -57,7 +54,7 @@ def test_the_catalogue_has_what_a_module_seeds(module: str) -> None:
 
 
 def test_nothing_is_left_of_a_fault() -> None:
-    """What was replaced is as it was: the same rules, functions, settings and results."""
+    """The rules, functions and settings that faults replace are the same after it."""
     mlir = importlib.import_module("jax._src.interpreters.mlir")
     pxla = importlib.import_module("jax._src.interpreters.pxla")
 
@@ -68,13 +65,13 @@ def test_nothing_is_left_of_a_fault() -> None:
             for name in ("laws.support.operators", "laws.support.precision")
         ]
         places += [importlib.import_module("jax._src.compilation_cache")]
-        found: list[object] = [value for place in places for _, value in sorted(vars(place).items())]
-        found += list(mlir._lowerings.items())
-        found += [pair for table in mlir._platform_specific_lowerings.values() for pair in table.items()]
-        return [*found, *importlib.import_module("jax.interpreters.ad").primitive_jvps.items()]
+        values: list[object] = [value for place in places for _, value in sorted(vars(place).items())]
+        values += list(mlir._lowerings.items())
+        values += [pair for table in mlir._platform_specific_lowerings.values() for pair in table.items()]
+        return [*values, *importlib.import_module("jax.interpreters.ad").primitive_jvps.items()]
 
     with seeded(next(fault for fault in MACHINE if fault.id == "erf-by-tanh")):
-        pass  # what JAX registers at the first use is not the fault's
+        pass  # JAX registers more rules at the first use
     before = state()
     for fault in MACHINE:
         with seeded(fault):
@@ -89,15 +86,15 @@ def test_a_wrong_lowering_reaches_every_caller() -> None:
     with replaced(lax.tanh_p, lambda right, x, **_: right(x) * 2):
         jax.clear_caches()
         want = 2 * np.tanh(x)
-        # The derivative is of the right function: 1 - y^2 of what came out.
+        # The derivative rule is the right one, 1 - y^2, of the wrong value y.
         np.testing.assert_allclose(jax.grad(lambda x: jnp.tanh(x).sum())(x), 1 - want**2, rtol=1e-5)
-        for how in (jnp.tanh, jax.jit(jnp.tanh), jax.vmap(jnp.tanh), lambda x: jax.pmap(jnp.tanh)(x[:, None])[:, 0]):
-            np.testing.assert_allclose(how(x), want, rtol=1e-6)
+        for tanh in (jnp.tanh, jax.jit(jnp.tanh), jax.vmap(jnp.tanh), lambda x: jax.pmap(jnp.tanh)(x[:, None])[:, 0]):
+            np.testing.assert_allclose(tanh(x), want, rtol=1e-6)
     jax.clear_caches()
     np.testing.assert_allclose(jnp.tanh(x), np.tanh(x), rtol=1e-6)
 
 
-def test_wrong_results_come_from_compiled_code_also_when_called_again() -> None:
+def test_changed_results_on_every_call_of_a_program() -> None:
     doubled = jax.jit(lambda x: 2 * x)
     doubled(1.0)
     jax.clear_caches()
@@ -107,15 +104,15 @@ def test_wrong_results_come_from_compiled_code_also_when_called_again() -> None:
     assert float(doubled(1.0)) == 2.0
 
 
-def test_a_fault_without_a_place_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_that_cannot_be_seeded_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CannotSeedError, match="has no lowering rule for"), replaced(object(), lambda *_: None):
         pass
     monkeypatch.delattr(importlib.import_module("jax._src.interpreters.mlir"), "_lowerings")
     [record] = trials(faults()["fast-exp"], [("operators.softmax", Settings(level="quick"))])
-    assert (record.status, "keeps its lowering rules elsewhere" in record.message) == ("not_run", True)
+    assert (record.status, "does not keep its lowering rules in" in record.message) == ("not_run", True)
 
 
-def test_a_law_without_a_fault_holds_in_a_trial() -> None:
+def test_a_law_passes_in_a_trial_without_a_fault() -> None:
     [record] = trials(None, [("operators.tanh", Settings(level="quick"))])
     assert (record.status, record.subject) == ("pass", None)
 

@@ -1,4 +1,4 @@
-"""Seeded faults in a run: which are chosen, what becomes of them, and what that does to the verdict."""
+"""Seeded faults in a run: which are chosen, whether they are seen, and what that does to the verdict."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ TRIAL = check_id(LAW, FAULT)
 
 
 def run(trial: str | None, law: str = "pass", message: str = "") -> Outcome:
-    """One check, and one trial of a fault that its law must see; None: never tried."""
-    found = Outcome(settings=Settings(), expected=[LAW, "operators.tanh"], seeded=[TRIAL], environment=static({}))
+    """An outcome of one check, and of one trial of a fault that its law must see, or of none."""
+    outcome = Outcome(settings=Settings(), expected=[LAW, "operators.tanh"], seeded=[TRIAL], environment=static({}))
     for name, status in ((LAW, law), ("operators.tanh", "pass")):
         record = Result.ended(laws()[name], None, status, "" if status == "pass" else "needs 2 devices", 1.0)
-        found.records[name] = dataclasses.replace(record, comparisons=3)
+        outcome.records[name] = dataclasses.replace(record, comparisons=3)
     if trial is not None:
-        found.trials[TRIAL] = Result.ended(laws()[LAW], FAULT, trial, message, 2.0)
-    return found
+        outcome.trials[TRIAL] = Result.ended(laws()[LAW], FAULT, trial, message, 2.0)
+    return outcome
 
 
 def test_a_sample_of_all_layers_is_seeded_at_every_level_and_everything_at_full() -> None:
@@ -53,15 +53,15 @@ def test_a_sample_of_all_layers_is_seeded_at_every_level_and_everything_at_full(
         names = [split_id(trial)[1] for trial in chosen(level, EVERY[level])]
         assert len(names) == len(set(names)), "each once"
         layers = {faults()[str(name)].layer for name in names}
-        laws_asked = {split_id(check)[0].id for check in EVERY[level]}
-        here = [f for f in faults().values() if LEVELS.index(f.level) <= LEVELS.index(level)]
-        assert layers == {f.layer for f in here if laws_asked & {*f.seen_by}}
+        names_of_laws = {split_id(check)[0].id for check in EVERY[level]}
+        possible = [f for f in faults().values() if LEVELS.index(f.level) <= LEVELS.index(level)]
+        assert layers == {f.layer for f in possible if names_of_laws & {*f.seen_by}}
         assert all(faults()[str(name)].sample for name in names)
     whole = chosen("full", EVERY["full"])
     assert sorted(whole) == sorted(check_id(law, f.id) for f in faults().values() for law in f.seen_by)
 
 
-def test_only_laws_that_the_run_asks_are_asked_under_a_fault() -> None:
+def test_only_laws_of_the_run_are_tried_with_a_fault() -> None:
     assert chosen("full", ["operators.gelu"]) == [
         check_id("operators.gelu", fault.id) for fault in faults().values() if "operators.gelu" in fault.seen_by
     ]
@@ -69,12 +69,12 @@ def test_only_laws_that_the_run_asks_are_asked_under_a_fault() -> None:
     for level in LEVELS:
         for trial in chosen(level, EVERY[level]):
             law, fault = split_id(trial)
-            asked_at = level_of(level, faults()[str(fault)], law.id)
-            assert LEVELS.index(law.level) <= LEVELS.index(asked_at) <= LEVELS.index(level)
+            tried_at = level_of(level, faults()[str(fault)], law.id)
+            assert LEVELS.index(law.level) <= LEVELS.index(tried_at) <= LEVELS.index(level)
 
 
 @pytest.mark.parametrize(
-    ("trial", "law", "status", "said"),
+    ("trial", "law", "status", "message"),
     [
         ("fail", "pass", "killed", ""),
         ("pass", "pass", "survived", "operators.layer_norm: pass"),
@@ -86,10 +86,10 @@ def test_only_laws_that_the_run_asks_are_asked_under_a_fault() -> None:
         ("fail", "not_run", "not_run", "did not run"),
     ],
 )
-def test_what_becomes_of_a_fault(trial: str | None, law: str, status: str, said: str) -> None:
+def test_the_fate_of_a_fault(trial: str | None, law: str, status: str, message: str) -> None:
     [fate] = fates(run(trial, law, "boom" if trial in ("error", "not_run") else ""))
     assert (fate.status, fate.fault.id, fate.expected) == (status, FAULT, (LAW,))
-    assert said in fate.message
+    assert message in fate.message
     assert fate.seen_by == ((LAW,) if status == "killed" else ())
 
 
@@ -99,11 +99,11 @@ def test_a_fault_that_was_not_seen_makes_the_verdict_untrusted() -> None:
     assert (blind.name, blind.exit_code) == ("UNTRUSTED", 5)
     assert "a seeded fault was not seen (fast-rsqrt: operators.layer_norm: pass)" in blind.line
     assert blind.line.endswith("0 of 1 seeded faults seen, not fast-rsqrt")
-    # A result that is wrong is certain, whatever else the kit does not see.
+    # A wrong result is certain, even if the kit misses a fault.
     broken = run("pass")
     broken.records["operators.tanh"] = Result.ended(laws()["operators.tanh"], None, "fail", "off", 1.0)
     assert judge(broken).name == "NONCONFORMANT"
-    # That a setting mends everything is no result of a kit that is blind.
+    # A kit that misses a fault cannot say that a setting fixes everything.
     broken.tries = Tries(asked=[LAW], workaround="NCCL_PROTO=Simple")
     assert judge(broken).name == "NONCONFORMANT"
     broken.trials[TRIAL] = run("fail").trials[TRIAL]
@@ -111,8 +111,8 @@ def test_a_fault_that_was_not_seen_makes_the_verdict_untrusted() -> None:
 
 
 def test_a_self_test_that_could_not_run_is_not_one_that_passed() -> None:
-    assert judge(run("not_run", message="JAX 9 keeps its lowering rules elsewhere")).name == "UNTRUSTED"
-    # On one device a law that needs two is left out, and so is its fault: the run is incomplete for that reason.
+    assert judge(run("not_run", message="JAX 9 has no lowering rule for tanh")).name == "UNTRUSTED"
+    # On one device a law that needs two does not run, and so neither does its fault: the run is incomplete.
     assert judge(run("not_run", law="not_run", message="needs 2 devices")).name == "INCOMPLETE"
 
 
@@ -123,8 +123,8 @@ def test_the_report_has_every_fault() -> None:
         verdict = judge(outcome)
         content = document(outcome, verdict)
         jsonschema.validate(content, schema, jsonschema.Draft202012Validator)
-        [told] = content["faults"]
-        assert (told["id"], told["layer"], told["expected"]) == (FAULT, "operator", [LAW])
+        [entry] = content["faults"]
+        assert (entry["id"], entry["layer"], entry["expected"]) == (FAULT, "operator", [LAW])
         assert f"| `{FAULT}` |" in report_text(outcome, verdict, content)
     content = document(run("pass"), judge(run("pass")))
     assert content["diagnosis"]["layer"] == "kit"
@@ -142,7 +142,7 @@ def test_the_process_of_the_seeded_faults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--fault", "fast-rsqr"), f"--fault = fast-rsqr, must be one of {len(faults())}, such as fast-rsqrt"),
         (("--law", "operators.gemm"), f"--law = operators.gemm, must be one of {len(laws())}, such as operators."),
@@ -151,12 +151,12 @@ def test_the_process_of_the_seeded_faults() -> None:
         (("--devices", "0"), "--devices = 0, must be at least 1"),
     ],
 )
-def test_wrong_arguments(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(words) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_by_hand_it_says_what_was_seen_and_what_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_which_faults_were_seen(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--fault", FAULT, "--level", "quick"]) == 0
     assert f"seen      {FAULT}  by {LAW}" in capsys.readouterr().out
     assert command.main(["--trial", f"operators.tanh[{FAULT}]"]) == 5
@@ -166,22 +166,22 @@ def test_by_hand_it_says_what_was_seen_and_what_not(capsys: pytest.CaptureFixtur
 
 
 def verify(kit: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    """A copy of the kit, run as a stranger runs it."""
-    asked = [sys.executable, "-m", "conformance", "verify", "--level", "quick", "--out", "report", *words]
-    given = os.environ | {"JAX_PLATFORMS": "cpu"}
-    ended = subprocess.run(asked, cwd=kit.parent, env=given, capture_output=True, text=True, timeout=300, check=False)
+    """Run a copy of the kit, as a user does."""
+    command = [sys.executable, "-m", "conformance", "verify", "--level", "quick", "--out", "report", *words]
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(command, cwd=kit.parent, env=env, capture_output=True, text=True, timeout=300, check=False)
     return ended.returncode, json.loads((kit.parent / "report" / "report.json").read_text()) | {"out": ended.stdout}
 
 
-def test_a_law_that_went_blind_is_found_out(tmp_path: Path) -> None:
-    """The copy's threefry law compares what it wants with itself: it passes, and the self-test says so."""
+def test_the_self_test_fails_if_a_law_sees_nothing(tmp_path: Path) -> None:
+    """The threefry law of the copy compares the expected value with itself; the self-test shows that it sees nothing."""
     kit = Path(shutil.copytree(KIT, tmp_path / "conformance", ignore=shutil.ignore_patterns("__pycache__")))
     code, report = verify(kit, "--only", "random.threefry")
     assert (code, report["verdict"]) == (0, "CONFORMANT")
     assert [fault["status"] for fault in report["faults"]] == ["killed"] * len(report["faults"])
     assert report["faults"]
     assert "self-test" in report["out"]
-    law = kit / "laws" / "test_5_random.py"
+    law = kit / "laws" / "machine" / "test_5_random.py"
     text = law.read_text()
     assert "np.asarray(noise(key, counter.ravel())), want)" in text
     text = text.replace("np.asarray(noise(key, counter.ravel())), want)", "want, want)")
@@ -193,16 +193,16 @@ def test_a_law_that_went_blind_is_found_out(tmp_path: Path) -> None:
     assert (code, report["verdict"], report["faults"]) == (0, "CONFORMANT", [])
 
 
-def row(name: str, laws_said: dict[str, str], layer: str | None) -> dict[str, Any]:
+def row(name: str, statuses: dict[str, str], layer: str | None) -> dict[str, Any]:
     entry = (faults() | changes())[name]
     return {
         "id": name, "does": entry.does, "expected_layer": entry.layer, "expected": list(entry.seen_by), "layer": layer,
-        "cause": "", "seen_by": [law for law, status in laws_said.items() if status == "fail"], "laws": laws_said,
-        "messages": {law: "a | b" for law, status in laws_said.items() if status != "pass"}, "seconds": 1.0,
+        "cause": "", "seen_by": [law for law, status in statuses.items() if status == "fail"], "laws": statuses,
+        "messages": {law: "a | b" for law, status in statuses.items() if status != "pass"}, "seconds": 1.0,
     }  # fmt: skip
 
 
-def test_the_matrix_counts_what_was_seen_called_and_mistaken(tmp_path: Path) -> None:
+def test_the_counts_of_the_matrix(tmp_path: Path) -> None:
     rows = [
         row(FAULT, {LAW: "fail", "operators.tanh": "pass"}, "operator"),
         row("fast-log", {"operators.cross_entropy": "fail", LAW: "fail"}, "precision"),
@@ -218,8 +218,8 @@ def test_the_matrix_counts_what_was_seen_called_and_mistaken(tmp_path: Path) -> 
     assert LAW not in content["idle_laws"]
     assert "operators.tanh" in content["idle_laws"]
     text = markdown(content)
-    for said in ("2 of 3 seeded faults", "## Not seen", "## Equivalent, and called a fault", "a \\| b"):
-        assert said in text
+    for part in ("2 of 3 seeded faults", "## Not seen", "## False alarms", "a \\| b"):
+        assert part in text
     assert draw(content, tmp_path / "matrix.png")
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
 

@@ -209,24 +209,24 @@ def test_the_template_donates_what_is_its_own_only() -> None:
 def test_the_catalogue_has_what_a_law_sees_and_no_more() -> None:
     assert sorted(performance.seeded_ids()) == sorted([*performance.TIMED, *(fault.id for fault in SEEDED)])
     assert load_adapter("sftref.conformance.faults.trainers.performance:slower_10").name == "template (slower-10)"
-    with pytest.raises(AdapterError, match="slower_11 is no seeded fault"):
+    with pytest.raises(AdapterError, match="slower_11 is not a seeded fault"):
         load_adapter("sftref.conformance.faults.trainers.performance:slower_11")
 
 
 def test_a_lost_donation_and_an_all_gather_are_in_the_program() -> None:
     right, batch = started(Template())
-    undonated, _ = started(performance.COSTLY["lost-donation"]())
+    undonated, _ = started(performance.costly["lost-donation"]())
     assert undonated.costs(batch)["aliased"] == 0 < right.costs(batch)["aliased"]
-    gathered, _ = started(performance.COSTLY["extra-all-gather"]())
+    gathered, _ = started(performance.costly["extra-all-gather"]())
     assert "all-gather" not in collective_elements(right.program(batch))
     parameters = sum(leaf.size for leaf in right.params().values())
     assert collective_elements(gathered.program(batch))["all-gather"] >= parameters
 
 
-@pytest.mark.parametrize("name", [name for name in performance.COSTLY if not name.startswith("slower")])
+@pytest.mark.parametrize("name", [name for name in performance.costly if not name.startswith("slower")])
 def test_a_costly_trainer_is_right(name: str) -> None:
     right, batch = started(Template())
-    costly, _ = started(performance.COSTLY[name]())
+    costly, _ = started(performance.costly[name]())
     for _ in range(2):
         want, got = right.step(batch), costly.step(batch)
         assert got.learning_rate == want.learning_rate

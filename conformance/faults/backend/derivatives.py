@@ -1,9 +1,7 @@
-"""Wrong derivative rules of primitives: what is computed is right, and its gradient is not."""
+"""Wrong derivative rules of JAX primitives: values are right, and their gradients are not."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,25 +16,23 @@ FAULTS = SeededFaults()
 seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 
 
-@contextlib.contextmanager
-def _rule(table: Any, primitive: Any, wrong: Callable[..., Any]) -> Iterator[None]:
-    """A derivative rule replaced: `wrong` gets the right rule and its arguments."""
-    right = table[primitive]
-    table[primitive] = functools.partial(wrong, right)
-    try:
-        yield
-    finally:
-        table[primitive] = right
-
-
 def _slope(fault: str, primitive: Any, wrong: Callable[..., Any]) -> None:
-    """A primitive whose derivative is `wrong` of the right tangent and the argument."""
+    """Add a primitive whose tangent is `wrong(right tangent, *operands)`."""
 
-    def rule(right: Any, primals: Any, tangents: Any, **how: Any) -> Any:
-        out, tangent = right(primals, tangents, **how)
-        return out, wrong(tangent, *primals)
+    def seed() -> Iterator[None]:
+        right = ad.primitive_jvps[primitive]
 
-    FAULTS[fault] = lambda: _rule(ad.primitive_jvps, primitive, rule)
+        def rule(primals: Any, tangents: Any, **parameters: Any) -> Any:
+            out, tangent = right(primals, tangents, **parameters)
+            return out, wrong(tangent, *primals)
+
+        ad.primitive_jvps[primitive] = rule
+        try:
+            yield
+        finally:
+            ad.primitive_jvps[primitive] = right
+
+    FAULTS.context(fault)(seed)
 
 
 _slope("slope-of-exp", core.exp_p, lambda tangent, x: tangent * np.float32(1.01))

@@ -1,4 +1,4 @@
-"""Wrong installations and placements: what a user's machine has when a run answers a question that nobody asked."""
+"""Wrong installations and placements: versions, devices and kernels that a run must not accept."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ import jax.numpy as jnp
 from ...core.kit import PACKAGE
 from ...core.settings import Settings
 from .lowering import CannotSeedError
-from .seeding import Instead, SeededFaults, patch
+from .seeding import Fixtures, SeededFaults, patch
 
 FAULTS = SeededFaults()
 seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
+# A line that XLA writes where two kernels disagree.
 DISAGREE = b"E0000 gemm_fusion_autotuner.cc:1060] Results mismatch between different kernels (seeded by sftref)\n"
+
+
+FAULTS["another-jax-on-the-path"] = lambda: patch(jax, "__version__", "0.4.99")
 
 
 def _rung0() -> Any:
@@ -31,19 +35,20 @@ def _with_version(**changed: str) -> Iterator[None]:
     right = rung0.static
 
     def wrong() -> dict[str, Any]:
-        found = right()
-        return found | {"versions": found["versions"] | {name.replace("_", "-"): v for name, v in changed.items()}}
+        snapshot = right()
+        versions = {name.replace("_", "-"): version for name, version in changed.items()}
+        return snapshot | {"versions": snapshot["versions"] | versions}
 
     with patch(rung0, "static", wrong):
         yield
 
 
-@FAULTS.given("plugin-of-another-release")
+@FAULTS.context("plugin-of-another-release")
 def _plugin() -> Iterator[None]:
     yield from _with_version(jax_rocm7_plugin="0.4.1", jax_rocm7_pjrt="0.4.1")
 
 
-@FAULTS.given("jaxlib-of-another-release")
+@FAULTS.context("jaxlib-of-another-release")
 def _jaxlib() -> Iterator[None]:
     import jaxlib
 
@@ -51,22 +56,16 @@ def _jaxlib() -> Iterator[None]:
         yield from _with_version(jaxlib="0.1.0")
 
 
-@FAULTS.given("another-jax-on-the-path")
-def _another_jax() -> Iterator[None]:
-    with patch(jax, "__version__", "0.4.99"):
-        yield
+@FAULTS.context("cpu-poses-as-accelerator")
+def _cpu() -> Iterator[Fixtures]:
+    # The settings name a platform that JAX did not find: a GPU on a TPU machine, a TPU elsewhere.
+    platform = "gpu" if jax.default_backend() == "tpu" else "tpu"
+    yield {"settings": dataclasses.replace(Settings(), platform=platform)}
 
 
-@FAULTS.given("cpu-poses-as-accelerator")
-def _cpu() -> Iterator[Instead]:
-    # What is asked for is not what JAX found: on a TPU a GPU is asked for, elsewhere a TPU.
-    asked = "gpu" if jax.default_backend() == "tpu" else "tpu"
-    yield {"settings": dataclasses.replace(Settings(), platform=asked)}
-
-
-@FAULTS.given("eager-results-on-the-cpu")
-def _eager() -> Iterator[Instead]:
-    """The last device plays the accelerator, on which all is but what an eager operation leaves."""
+@FAULTS.context("eager-results-on-the-cpu")
+def _eager() -> Iterator[Fixtures]:
+    """The last device plays the accelerator; only results of eager operations are on another device."""
     rung0, devices = _rung0(), jax.devices()
     if len(devices) < 2:
         raise CannotSeedError("needs 2 devices, found 1")
@@ -80,17 +79,17 @@ def _eager() -> Iterator[Instead]:
         yield {"settings": dataclasses.replace(Settings(), platform="rocm")}
 
 
-@FAULTS.given("fewer-devices-than-asked-for")
-def _fewer() -> Iterator[Instead]:
+@FAULTS.context("fewer-devices-than-asked-for")
+def _fewer() -> Iterator[Fixtures]:
     yield {"settings": dataclasses.replace(Settings(), devices=len(jax.devices()) + 1)}
 
 
-@FAULTS.given("one-device-twice")
-def _twice() -> Iterator[Instead]:
+@FAULTS.context("one-device-twice")
+def _twice() -> Iterator[Fixtures]:
     yield {"devices": [jax.devices()[0]] * 2}
 
 
-@FAULTS.given("kernels-that-disagree")
+@FAULTS.context("kernels-that-disagree")
 def _disagree() -> Iterator[None]:
     rung0 = _rung0()
     right = rung0._product

@@ -1,6 +1,6 @@
-"""Wrong operators of several primitives: what a fused kernel, a rewrite or a library puts in place of BERT's formulas.
+"""Wrong formulas of BERT, of several primitives each: what a fused kernel, a rewrite or a library computes.
 
-They are seeded where the kit writes the formula down, since there is no one primitive that has them.
+The faults replace functions of `laws/support/operators.py`, since no single primitive has them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,20 @@ SOFTMAX_FROM = 32
 
 
 def _wrong(fault: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The decorated function, whose first argument is the right one, takes the place of an operator."""
+    """Replace an operator of the kit by the decorated function, whose first argument is the right one."""
     return FAULTS.patched(fault, operators, name)
+
+
+# Faults of one expression.
+# In bfloat16 256 + 1 is 256: a sum that adds one term after the other stops there.
+_wrong("sum-stalls-in-bfloat16", "total")(lambda right, x: jnp.minimum(right(x), 256).astype(x.dtype))
+_wrong("softmax-drops-nan", "softmax")(lambda right, x: right(jnp.nan_to_num(x, nan=0.0)))
+_wrong("fused-gelu-by-tanh", "gelu")(lambda right, x: jax.nn.gelu(x, approximate=True))
+_wrong("nan-reaches-other-rows", "tanh")(lambda right, x: right(x) + 0 * x.sum())
+_wrong("attention-mask-ignored", "attention")(lambda right, q, k, v, visible: right(q, k, v, jnp.ones_like(visible)))
+_wrong("attention-without-its-keys-gradient", "attention")(
+    lambda right, q, k, v, visible: right(q, lax.stop_gradient(k), v, visible)
+)
 
 
 @_wrong("scale-misses-the-bias", "linear_forms")
@@ -40,12 +52,6 @@ def _heads(right: Any, q: Any, k: Any, p: Any, v: Any) -> Any:
     return right(q, k.swapaxes(1, 2) if k.shape[1] == k.shape[2] else k, p, v)
 
 
-@_wrong("sum-stalls-in-bfloat16", "total")
-def _stalls(right: Any, x: Any) -> Any:
-    # 256 + 1 is 256 in bfloat16: one term after the other comes no further.
-    return jnp.minimum(right(x), 256).astype(x.dtype)
-
-
 @_wrong("softmax-without-its-maximum", "softmax")
 def _softmax(right: Any, x: Any) -> Any:
     e = jnp.exp(x)
@@ -56,11 +62,6 @@ def _softmax(right: Any, x: Any) -> Any:
 def _long_rows(right: Any, x: Any) -> Any:
     e = jnp.exp(x - x.max(-1, keepdims=True))
     return e / e[..., :SOFTMAX_FROM].sum(-1, keepdims=True)
-
-
-@_wrong("softmax-drops-nan", "softmax")
-def _nan(right: Any, x: Any) -> Any:
-    return right(jnp.nan_to_num(x, nan=0.0))
 
 
 @_wrong("fused-layer-norm-in-one-pass", "layer_norm")
@@ -83,16 +84,6 @@ def _constant(right: Any, x: Any, scale: Any, bias: Any) -> Any:
     return centred * lax.stop_gradient(inverse) * scale + bias
 
 
-@_wrong("fused-gelu-by-tanh", "gelu")
-def _gelu(right: Any, x: Any) -> Any:
-    return jax.nn.gelu(x, approximate=True)
-
-
-@_wrong("gelu-with-the-slope-of-another", "gelu")
-def _slope(right: Any, x: Any) -> Any:
-    return _gelu_with_slope_of_tanh(x)
-
-
 @jax.custom_jvp
 def _gelu_with_slope_of_tanh(x: Any) -> Any:
     return jax.nn.gelu(x, approximate=False)
@@ -102,6 +93,9 @@ def _gelu_with_slope_of_tanh(x: Any) -> Any:
 def _slope_of_tanh(primals: Any, tangents: Any) -> Any:
     slope = jax.jvp(lambda x: jax.nn.gelu(x, approximate=True), primals, tangents)[1]
     return _gelu_with_slope_of_tanh(*primals), slope
+
+
+_wrong("gelu-with-the-slope-of-another", "gelu")(lambda right, x: _gelu_with_slope_of_tanh(x))
 
 
 @_wrong("tanh-differs-in-eager-code", "tanh")
@@ -114,19 +108,9 @@ def _compiled_only(right: Any, x: Any) -> Any:
     return right(x) * np.float32(1.00001) if isinstance(x, jax.core.Tracer) else right(x)
 
 
-@_wrong("nan-reaches-other-rows", "tanh")
-def _leaks(right: Any, x: Any) -> Any:
-    return right(x) + 0 * x.sum()
-
-
 @_wrong("loss-by-probabilities", "cross_entropy")
 def _log_of_softmax(right: Any, logits: Any, labels: Any) -> Any:
     return -jnp.log(jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0])
-
-
-@_wrong("attention-mask-ignored", "attention")
-def _no_mask(right: Any, q: Any, k: Any, v: Any, visible: Any) -> Any:
-    return right(q, k, v, jnp.ones_like(visible))
 
 
 @_wrong("attention-mask-of-infinities", "attention")
@@ -136,15 +120,10 @@ def _infinite_mask(right: Any, q: Any, k: Any, v: Any, visible: Any) -> Any:
     return jnp.einsum("bhqk,bkhd->bqhd", p, v)
 
 
-@_wrong("attention-without-its-keys-gradient", "attention")
-def _keys(right: Any, q: Any, k: Any, v: Any, visible: Any) -> Any:
-    return right(q, lax.stop_gradient(k), v, visible)
-
-
 @_wrong("softmax-sum-taken-as-constant", "softmax")
 def _constant_sum(right: Any, x: Any) -> Any:
     y = jnp.exp(x - lax.stop_gradient(jax.nn.logsumexp(x, -1, keepdims=True)))
-    # The value is the right one; only its derivative is not.
+    # The value is right, its derivative is not.
     return y + lax.stop_gradient(right(x) - y)
 
 
@@ -180,15 +159,15 @@ def _untaken(right: Any, x: Any, seen: Any) -> Any:
 
 
 def _in_the_law(fault: str, law: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """As `_wrong`, of a formula that stands in the file of the law that asks it."""
+    """Replace a function of the file of a law, as `_wrong` does one of `operators`."""
 
     def add(wrong: Callable[..., Any]) -> Callable[..., Any]:
-        def swap() -> Iterator[None]:
+        def seed() -> Iterator[None]:
             module = importlib.import_module(f"{PACKAGE}.laws.machine.{law}")
             with patch(module, name, functools.partial(wrong, getattr(module, name))):
                 yield
 
-        FAULTS.given(fault)(swap)
+        FAULTS.context(fault)(seed)
         return wrong
 
     return add

@@ -1,8 +1,7 @@
-"""Wrong random numbers, below every caller: what a generator, its layout or a device draws."""
+"""Wrong random numbers, below every caller: of a generator, of its layout, or of one device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,30 +10,21 @@ import numpy as np
 from jax.extend.core import primitives as core
 
 from .executables import with_shards
-from .seeding import SeededFaults
+from .seeding import SeededFaults, option
 
 FAULTS = SeededFaults()
 seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 
 
-@FAULTS.lowered("counter-of-31-bits", core.threefry2x32_p)
-def _counter(right: Any, k1: Any, k2: Any, x1: Any, x2: Any, **_: Any) -> Any:
-    return right(k1, k2, x1 & np.uint32(0x7FFFFFFF), x2)
-
-
-@FAULTS.lowered("neighbours-share-their-bits", core.threefry2x32_p)
-def _neighbours(right: Any, k1: Any, k2: Any, x1: Any, x2: Any, **_: Any) -> Any:
-    return right(k1, k2, x1, x2 & np.uint32(0xFFFFFFFE))
-
-
-@FAULTS.given("another-layout-of-random-bits")
-def _layout() -> Iterator[None]:
-    before = jax.config.values["jax_threefry_partitionable"]
-    jax.config.update("jax_threefry_partitionable", not before)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_threefry_partitionable", before)
+FAULTS.lowered("counter-of-31-bits", core.threefry2x32_p)(
+    lambda right, k1, k2, x1, x2, **_: right(k1, k2, x1 & np.uint32(0x7FFFFFFF), x2)
+)
+FAULTS.lowered("neighbours-share-their-bits", core.threefry2x32_p)(
+    lambda right, k1, k2, x1, x2, **_: right(k1, k2, x1, x2 & np.uint32(0xFFFFFFFE))
+)
+FAULTS["another-layout-of-random-bits"] = lambda: option(
+    "jax_threefry_partitionable", not jax.config.values["jax_threefry_partitionable"]
+)
 
 
 @FAULTS.patched("uniform-of-24-bits", jax.random, "uniform")
@@ -47,9 +37,9 @@ def _mask(right: Any, key: Any, p: Any = 0.5, shape: Any = ()) -> Any:
     return (jax.random.bits(key, shape) >> 24) < round(p * 256)
 
 
-@FAULTS.ran("other-bits-on-the-second-device")
+@FAULTS.changed("other-bits-on-the-second-device")
 def _bits_by_device() -> Any:
-    # On one device there is no second: the only one.
+    # On a machine with one device: that one.
     second = min(1, len(jax.devices()) - 1)
 
     def turned(place: int, part: Any) -> Any:
@@ -58,13 +48,13 @@ def _bits_by_device() -> Any:
     return lambda text, results: [with_shards(x, turned) if _is_bits(text, x) else x for x in results]
 
 
-@FAULTS.ran("same-bits-on-every-shard")
+@FAULTS.changed("same-bits-on-every-shard")
 def _bits_by_shard() -> Any:
     return lambda text, results: [_first_everywhere(x) if _is_bits(text, x) else x for x in results]
 
 
 def _is_bits(text: str, x: Any) -> bool:
-    """Whether these are random bits: words from a program of shifts and exclusive ors."""
+    """Whether a result is random bits: words of a program with shifts and exclusive ors."""
     return x.dtype == np.uint32 and "shift-right-logical" in text and "xor" in text
 
 

@@ -1,13 +1,14 @@
-"""A primitive of JAX -> the same one, wrong: what is compiled for it is replaced below every caller.
+"""A JAX primitive -> the same primitive, compiled wrongly: its lowering rule is replaced.
 
-Whatever binds the primitive meets the fault: eager code and compiled, forward and backward, `jit`, `shard_map` and
-`pmap`. The rules are private to JAX: where a release keeps them elsewhere a fault says that it cannot be seeded.
+So the fault reaches every caller: eager and compiled code, forward and backward, `jit`, `shard_map` and `pmap`. The
+tables of rules are private to JAX; if a release keeps them elsewhere, `CannotSeedError` says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,27 +19,29 @@ Wrong = Callable[..., Any]
 
 
 class CannotSeedError(Exception):
-    """This JAX, or this machine, has no place for the fault."""
+    """The fault cannot be seeded with this release of JAX or on this machine."""
 
 
 @contextlib.contextmanager
 def replaced(primitive: Any, wrong: Wrong, platform: str | None = None) -> Iterator[None]:
-    """Compile `wrong` for a primitive, for every platform or for one.
+    """Compile `wrong` for a primitive inside the `with` block.
 
     Args:
-        primitive: of JAX.
-        wrong: (right, *operands, **parameters) -> outputs, a list where the primitive has several; `right` is what the
-            primitive does by itself, for operands of the same shapes, and may be given other parameters.
-        platform: as JAX calls it: cpu, cuda, rocm or tpu; None for all.
+        primitive: the JAX primitive to replace.
+        wrong: (right, *operands, **parameters) -> output, or a list of outputs if the primitive has several. `right`
+            is the original primitive; it takes operands of the same shapes, and keywords that replace its parameters.
+        platform: cpu, cuda, rocm or tpu; None for all.
 
     Raises:
-        CannotSeedError: this JAX keeps no rule for the primitive where it is looked for.
+        CannotSeedError: this release of JAX has no lowering rule for the primitive, or none in these tables.
     """
     mlir = importlib.import_module("jax._src.interpreters.mlir")
     try:
         general, special = mlir._lowerings, mlir._platform_specific_lowerings
     except AttributeError as error:
-        raise CannotSeedError(f"JAX {jax.__version__} keeps its lowering rules elsewhere") from error
+        raise CannotSeedError(
+            f"JAX {jax.__version__} does not keep its lowering rules in jax._src.interpreters.mlir"
+        ) from error
     tables = [general, *special.values()] if platform is None else [special[platform]]
     lent = platform is not None and primitive in general and primitive not in tables[0]
     if lent:
@@ -64,46 +67,42 @@ def replaced(primitive: Any, wrong: Wrong, platform: str | None = None) -> Itera
 
 
 def _wrapped(mlir: Any, primitive: Any, original: Any, wrong: Wrong, clones: list[Any]) -> Any:
-    """A lowering rule that compiles `wrong`, to which the original one is `right`."""
+    """A lowering rule that compiles `wrong`, whose `right` compiles by the original rule."""
     from jax.extend.core import Primitive
 
     def rule(ctx: Any, *operands: Any, **parameters: Any) -> Any:
         clone = Primitive(f"right_{primitive.name}")
         clone.multiple_results = True
         clone.def_abstract_eval(lambda *_, **__: list(ctx.avals_out))
-        mlir.register_lowering(clone, lambda inner, *given, **other: original(inner, *given, **parameters | other))
+        mlir.register_lowering(clone, lambda inner, *values, **other: original(inner, *values, **parameters | other))
         clones.append(clone)
 
-        def right(*given: Any, **other: Any) -> Any:
-            outputs = clone.bind(*given, **other)
+        def right(*values: Any, **other: Any) -> Any:
+            outputs = clone.bind(*values, **other)
             return outputs if primitive.multiple_results else outputs[0]
 
-        def all_of_it(*given: Any) -> Sequence[Any]:
-            outputs = wrong(right, *given, **parameters)
+        def listed(*values: Any) -> Sequence[Any]:
+            outputs = wrong(right, *values, **parameters)
             return outputs if primitive.multiple_results else [outputs]
 
-        return mlir.lower_fun(all_of_it, multiple_results=True)(ctx, *operands)
+        return mlir.lower_fun(listed, multiple_results=True)(ctx, *operands)
 
     return rule
 
 
 def device_number() -> Any:
-    """Inside of `wrong`, on the devices of a mesh: which one this is, from 0, uint32."""
+    """The number of the device, from 0, uint32; for `wrong` functions of programs over a mesh."""
     return _device_number().bind()
 
 
+@functools.cache
 def _device_number() -> Any:
-    if not _PRIMITIVES:
-        from jax.extend.core import Primitive
+    from jax.extend.core import Primitive
 
-        mlir = importlib.import_module("jax._src.interpreters.mlir")
-        core = importlib.import_module("jax._src.core")
-        hlo = importlib.import_module("jax._src.lib.mlir.dialects").hlo
-        found = Primitive("device_number")
-        found.def_abstract_eval(lambda: core.ShapedArray((), jax.numpy.uint32))
-        mlir.register_lowering(found, lambda ctx: [hlo.PartitionIdOp().result])
-        _PRIMITIVES.append(found)
-    return _PRIMITIVES[0]
-
-
-_PRIMITIVES: list[Any] = []
+    mlir = importlib.import_module("jax._src.interpreters.mlir")
+    core = importlib.import_module("jax._src.core")
+    hlo = importlib.import_module("jax._src.lib.mlir.dialects").hlo
+    primitive = Primitive("device_number")
+    primitive.def_abstract_eval(lambda: core.ShapedArray((), jax.numpy.uint32))
+    mlir.register_lowering(primitive, lambda ctx: [hlo.PartitionIdOp().result])
+    return primitive

@@ -1,4 +1,4 @@
-"""Wrong operators, below every caller: what a bad kernel or compiler computes."""
+"""Wrong operators, each of one JAX primitive: what a bad kernel or compiler computes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,32 @@ from .seeding import SeededFaults
 
 FAULTS = SeededFaults()
 seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
-# Relative errors of the approximations that hardware has beside the exact instruction: about 11 and 22 bits.
+# Relative errors of approximate instructions: about 11 and 16 bits.
 COARSE, FINE = np.float32(1 + 2.0**-11), np.float32(1 + 2.0**-16)
 
 
 def cut(x: Any, bits: int) -> Any:
-    """A float32 operand as TF32 (10 bits beside the leading one) or bfloat16 (7) hold it; any other as it is."""
+    """Round float32 to `bits` after the leading one (TF32: 10, bfloat16: 7); leave other types alone."""
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=bits) if x.dtype == np.float32 else x
 
 
-def highest(how: Any) -> bool:
-    """Whether a product was asked for at the highest precision."""
-    asked = how if isinstance(how, tuple) else (how,)
-    return all(each == lax.Precision.HIGHEST for each in asked)
+# Faults of one expression; `right` is the primitive as JAX compiles it.
+FAULTS.lowered("precision-ignored", core.dot_general_p)(lambda right, a, b, **_: right(cut(a, 10), cut(b, 10)))
+FAULTS.lowered("index-of-7-bits", core.argmax_p)(lambda right, x, **_: right(x) & 0x7F)
+FAULTS.lowered("tanh-cut-at-4", core.tanh_p)(lambda right, x, **_: right(jnp.clip(x, -4, 4)))
+FAULTS.lowered("fast-exp", core.exp_p)(lambda right, x, **_: right(x) * jnp.where(x < 0, COARSE, 1).astype(x.dtype))
+FAULTS.lowered("fast-log", core.log_p)(lambda right, x, **_: right(x) * COARSE)
+FAULTS.lowered("fast-rsqrt", core.rsqrt_p)(lambda right, x, **_: right(x) * COARSE)
 
 
-def zero_tail(x: Any, rows: int = 8) -> Any:
-    """The last rows and columns of a matrix as zeros."""
-    return x.at[-rows:, -rows:].set(0)
+# Matrix products.
 
 
 @FAULTS.lowered("tf32-by-default", core.dot_general_p)
 def _tf32_by_default(right: Any, a: Any, b: Any, *, precision: Any, **_: Any) -> Any:
-    return right(a, b) if highest(precision) else right(cut(a, 10), cut(b, 10))
-
-
-@FAULTS.lowered("precision-ignored", core.dot_general_p)
-def _precision_ignored(right: Any, a: Any, b: Any, **_: Any) -> Any:
-    return right(cut(a, 10), cut(b, 10))
+    both = precision if isinstance(precision, tuple) else (precision,)
+    highest = all(one == lax.Precision.HIGHEST for one in both)
+    return right(a, b) if highest else right(cut(a, 10), cut(b, 10))
 
 
 @FAULTS.lowered("one-row-in-bfloat16", core.dot_general_p)
@@ -60,7 +58,7 @@ def _autotuned(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: Any) 
 @FAULTS.lowered("last-tile-zero", core.dot_general_p)
 def _last_tile(right: Any, a: Any, b: Any, **_: Any) -> Any:
     out = right(a, b)
-    return zero_tail(out) if out.ndim == 2 and out.size > 2**16 else out
+    return out.at[-8:, -8:].set(0) if out.ndim == 2 and out.size > 2**16 else out
 
 
 @FAULTS.lowered("one-term-zero", core.dot_general_p)
@@ -95,6 +93,9 @@ def _half_precision(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: 
     return parts[0].astype(a.dtype).astype(parts[0].dtype) + parts[1]
 
 
+# Reductions.
+
+
 @FAULTS.lowered("lanes-of-32", core.reduce_sum_p)
 def _lanes(right: Any, x: Any, **_: Any) -> Any:
     if x.ndim != 1 or len(x) < 1024:
@@ -109,13 +110,11 @@ def _columns(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
 
 @FAULTS.lowered("maximum-of-a-part", core.reduce_max_p)
 def _maximum(right: Any, x: Any, **_: Any) -> Any:
-    far = x.ndim == 1 and len(x) >= 2**17
-    return right(jnp.where(jnp.arange(len(x)) < len(x) // 8, x, x[0])) if far else right(x)
+    long = x.ndim == 1 and len(x) >= 2**17
+    return right(jnp.where(jnp.arange(len(x)) < len(x) // 8, x, x[0])) if long else right(x)
 
 
-@FAULTS.lowered("index-of-7-bits", core.argmax_p)
-def _argmax(right: Any, x: Any, **_: Any) -> Any:
-    return right(x) & 0x7F
+# Elementwise functions.
 
 
 @FAULTS.lowered("tanh-of-the-rest", core.tanh_p)
@@ -124,14 +123,9 @@ def _tanh_rest(right: Any, x: Any, **_: Any) -> Any:
     return (y.ravel().at[y.size - n :].multiply(FINE)).reshape(y.shape) if n else y
 
 
-@FAULTS.lowered("tanh-cut-at-4", core.tanh_p)
-def _tanh_cut(right: Any, x: Any, **_: Any) -> Any:
-    return right(jnp.clip(x, -4, 4))
-
-
-@FAULTS.ran("eager-garbage")
+@FAULTS.changed("eager-garbage")
 def _eager() -> Any:
-    """Programs of one operation, as code has that runs step by step, and the right result in all others."""
+    """NaN from programs of one operation, as eager code runs; right results from all others."""
 
     def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
         idle = (" parameter(", " fusion(", " call(")
@@ -149,7 +143,7 @@ def _by_tanh(z: Any) -> Any:
     return jnp.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3))
 
 
-@FAULTS.given("erf-by-tanh")
+@FAULTS.context("erf-by-tanh")
 def _erf() -> Iterator[None]:
     with (
         replaced(core.erf_p, lambda right, x, **_: _by_tanh(x)),
@@ -158,24 +152,12 @@ def _erf() -> Iterator[None]:
         yield
 
 
-@FAULTS.lowered("fast-exp", core.exp_p)
-def _exp(right: Any, x: Any, **_: Any) -> Any:
-    return right(x) * jnp.where(x < 0, COARSE, 1).astype(x.dtype)
-
-
-@FAULTS.lowered("fast-log", core.log_p)
-def _log(right: Any, x: Any, **_: Any) -> Any:
-    return right(x) * COARSE
-
-
-@FAULTS.lowered("fast-rsqrt", core.rsqrt_p)
-def _rsqrt(right: Any, x: Any, **_: Any) -> Any:
-    return right(x) * COARSE
-
-
 @FAULTS.lowered("fast-division", core.div_p)
 def _division(right: Any, a: Any, b: Any, **_: Any) -> Any:
     return right(a, b) * COARSE if a.dtype == np.float32 else right(a, b)
+
+
+# Gather, scatter, sort, conversion.
 
 
 @FAULTS.lowered("ids-of-7-bits", core.gather_p)
@@ -195,8 +177,8 @@ def _duplicates(right: Any, table: Any, ids: Any, updates: Any, *, dimension_num
 
 @FAULTS.lowered("a-row-that-no-id-names", core.scatter_add_p)
 def _row(right: Any, *operands: Any, **_: Any) -> Any:
-    found = right(*operands)
-    return found + (lax.broadcasted_iota(np.int32, found.shape, 0) == 0).astype(found.dtype)
+    out = right(*operands)
+    return out + (lax.broadcasted_iota(np.int32, out.shape, 0) == 0).astype(out.dtype)
 
 
 @FAULTS.lowered("updates-behind-the-last-block", core.scatter_add_p)
@@ -209,11 +191,8 @@ def _block(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
 
 @FAULTS.lowered("sort-of-blocks", core.sort_p)
 def _sort(right: Any, *operands: Any, dimension: int, **_: Any) -> Any:
-    found = right(*operands)
-    n = operands[0].shape[dimension]
-    halves = [lax.concatenate([lax.slice_in_dim(x, n // 2, n, axis=dimension),
-                               lax.slice_in_dim(x, 0, n // 2, axis=dimension)], dimension) for x in found]  # fmt: skip
-    return halves if n > 32 else found
+    n, out = operands[0].shape[dimension], right(*operands)
+    return [jnp.roll(x, n - n // 2, dimension) for x in out] if n > 32 else out
 
 
 @FAULTS.lowered("conversion-truncates", core.convert_element_type_p)

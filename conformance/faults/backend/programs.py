@@ -1,4 +1,4 @@
-"""Wrong programs rather than wrong operations: a table of donated memory, and JAX's cache on disk."""
+"""Wrong programs of right operations: outputs in donated memory, and JAX's compilation cache on disk."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .seeding import SeededFaults
 FAULTS = SeededFaults()
 seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 _cache = importlib.import_module("jax._src.compilation_cache")
-# Upstream it took three leaves of one shape.
+# Upstream the bug needed three leaves of one shape.
 SEVERAL = 3
 
 
 def taken_over(text: str) -> int:
-    """How many of a program's outputs may lie in the memory of an argument."""
+    """How many outputs of a program may use the memory of an argument, read from its HLO."""
     return text.partition("\n")[0].count("-alias)")
 
 
-@FAULTS.ran("donated-outputs-change-places")
+@FAULTS.changed("donated-outputs-change-places")
 def _places() -> Any:
     def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
         first, last = results[:1], results[-1:]
@@ -35,23 +35,23 @@ def _places() -> Any:
     return change
 
 
-@FAULTS.ran("donated-memory-of-several-devices")
+@FAULTS.changed("donated-memory-of-several-devices")
 def _garbage() -> Any:
     def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
         if not taken_over(text) or len(results[0].devices()) == 1:
             return results
-        # What was there before: it has nothing to do with what was computed.
+        # Stand-in for what the memory held before: unrelated to the result.
         return [with_shards(results[0], lambda _, part: np.flip(part) + np.ones((), part.dtype)), *results[1:]]
 
     return change
 
 
 @FAULTS.patched("cache-knows-no-constants", _cache, "get_cache_key")
-def _constants(right: Any, module: Any, *given: Any, **how: Any) -> str:
+def _constants(right: Any, module: Any, *_: Any, **options: Any) -> str:
     text = re.sub(r"dense<[^>]*>", "", str(module))
     return f"jit_stale-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 @FAULTS.patched("cache-that-never-finds", _cache, "get_executable_and_time")
-def _never(right: Any, *given: Any, **how: Any) -> tuple[None, None]:
+def _never(right: Any, *_: Any, **options: Any) -> tuple[None, None]:
     return None, None

@@ -1,7 +1,7 @@
-"""Id -> a wrong trainer: the faults seeded in a trainer in NumPy, which is right without them.
+"""Fault id -> a wrong trainer: the faults seeded in a trainer in NumPy that is right without them.
 
-`--adapter sftref.conformance.faults.trainers:` with the id of a fault behind it, underscores for its hyphens, has
-`verify` judge one; `:NumpyTrainer` is the right one.
+`--adapter sftref.conformance.faults.trainers:mean_of_means` runs the trainer of the fault mean-of-means, and
+`:NumpyTrainer` the right one.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ..backend.seeding import Instead
+from ..backend.seeding import Fixtures, WrongTrainers
 from . import wrong_runs, wrong_steps, wrong_sums
 from .numpy_trainer import NumpyTrainer, OnDevices
 
-WRONG = wrong_sums.wrong | wrong_steps.wrong | wrong_runs.wrong
-# What a trainer that only adds up shards takes for devices: it has as many as it is asked for, on any machine.
+WRONG = WrongTrainers(NumpyTrainer, "numpy")
+WRONG.update(wrong_sums.wrong | wrong_steps.wrong | wrong_runs.wrong)
+# `trainers:mean_of_means` is the factory of that trainer.
+__getattr__ = WRONG.factory
+# A trainer that only adds up shards runs on any number of "devices": laws get these numbers in place of JAX's devices.
 DEVICES = 8
 
 
@@ -30,21 +33,17 @@ def trainer(fault: str | None = None) -> NumpyTrainer:
 
 
 def seeded_ids() -> list[str]:
-    """The ids of the faults that this module seeds."""
+    """The ids of the faults of this module."""
     return list(WRONG)
 
 
 @contextlib.contextmanager
-def seed(fault: str) -> Iterator[Instead | None]:
-    """A wrong trainer in place of the subject; it is held against the right one, which compiles nothing either."""
-    subject = trainer(fault)
-    instead: Instead = {"subject": subject, "against": NumpyTrainer()}
-    yield instead if isinstance(subject, OnDevices) else instead | {"devices": list(range(DEVICES))}
+def seed(fault: str) -> Iterator[Fixtures | None]:
+    """Replace the trainer under test by a wrong one, compared with the right one, which compiles nothing either."""
+    yield fixtures(trainer(fault))
 
 
-def __getattr__(name: str) -> type[NumpyTrainer]:
-    """`subjects:mean_of_means` is the factory of that fault."""
-    fault = name.replace("_", "-")
-    if fault not in WRONG:
-        raise AttributeError(f"{name} is no seeded fault of {__name__}")
-    return WRONG[fault]
+def fixtures(wrong: NumpyTrainer) -> Fixtures:
+    """The fixtures of a law that tests a trainer in NumPy."""
+    replaced: Fixtures = {"subject": wrong, "against": NumpyTrainer()}
+    return replaced if isinstance(wrong, OnDevices) else replaced | {"devices": list(range(DEVICES))}

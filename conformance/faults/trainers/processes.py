@@ -1,7 +1,7 @@
-"""Id -> what is wrong in one process of several, or in all of them: seeded in the processes that rung 9 starts.
+"""Fault id -> what is wrong in one of several processes, or in all: seeded in the processes that rung 9 starts.
 
-`ranks.FAULT` has each of them call `wrong` before it joins the others. The trainer is the template, with a share of
-the data and a checkpoint (`sharing.py`).
+Each of these processes calls `wrong` before it joins the others; `process_group.FAULT` has it do so. The trainer is the
+template with a share of the data and with checkpoints (`sharing.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +25,25 @@ from ...adapter import Arrays, Case, HostBatch
 from ...adapters import template
 from ...laws.support import process_group, rank
 from ...laws.support.messages import AXES
-from ..backend.executables import results_changed, with_shards
-from ..backend.seeding import Instead, patch
-from .sharing import Batches, Sharing
+from ..backend.executables import with_shards
+from ..backend.seeding import Fixtures, SeededFaults, patch
+from .sharing import Sharing
 
-# The process that is wrong where only one is; each layout has it.
+# The number of the wrong process, where only one is wrong; each layout has it.
 ODD = 1
-# Seconds that a process is waited for here: it answers in less, compiling included, or never.
+# Seconds to wait for a process: here it answers in less, compiling included, or never.
 PATIENCE = 25.0
 FOR_EVER = 3600.0
 MIB = 1024 * 1024
-WRONG: dict[str, Callable[[], AbstractContextManager[Any]]] = {}
-# Of one process only.
+FAULTS = SeededFaults()
+seeded_ids = FAULTS.seeded_ids
+# Faults of one process only.
 ONE: set[str] = set()
 
 
-def seeded_ids() -> list[str]:
-    """The ids of the faults that this module seeds."""
-    return list(WRONG)
-
-
 @contextlib.contextmanager
-def seed(fault: str) -> Iterator[Instead]:
-    """Have the processes that are started in here go wrong; gives the trainer that runs in them."""
+def seed(fault: str) -> Iterator[Fixtures]:
+    """Have the processes that are started inside the `with` block go wrong; replaces the trainer under test."""
     process_group.FAULT.append(fault)
     try:
         with patch(process_group, "LIMIT", PATIENCE):
@@ -58,28 +54,18 @@ def seed(fault: str) -> Iterator[Instead]:
 
 
 def wrong(fault: str, number: int) -> AbstractContextManager[Any]:
-    """What process `number` has to be in, to be wrong: nothing where the fault is another process's."""
-    return contextlib.nullcontext() if fault in ONE and number != ODD else WRONG[fault]()
+    """Seed the fault in process `number`, if the fault is one of that process."""
+    return contextlib.nullcontext() if fault in ONE and number != ODD else FAULTS.seed(fault)
 
 
 def patched(fault: str, owner: Any, name: str, *, one: bool = True) -> Callable[[Any], Any]:
-    """The decorated function, which gets the right one first, takes the place of `owner.name`."""
-
-    def add(instead: Any) -> Any:
-        right = getattr(owner, name)
-
-        def called(*arguments: Any, **keywords: Any) -> Any:
-            return instead(right, *arguments, **keywords)
-
-        WRONG[fault] = lambda: patch(owner, name, called)
-        if one:
-            ONE.add(fault)
-        return instead
-
-    return add
+    """Replace `owner.name`, as `SeededFaults.patched` does, in one process or in all."""
+    if one:
+        ONE.add(fault)
+    return FAULTS.patched(fault, owner, name)
 
 
-# Who is there.
+# Devices and processes.
 
 
 @patched("a-rank-with-fewer-devices", rank.Rank, "join")
@@ -99,15 +85,11 @@ def _first(process_index: Any) -> int:
 
 @patched("every-rank-alone", jax.distributed, "initialize", one=False)
 def _alone(initialize: Any, *arguments: Any, **keywords: Any) -> None:
-    """Nothing is found, and nothing said."""
+    """No cluster is found, and no error raised."""
 
 
-# What is carried between them.
-
-
-def _changed(fault: str, make: Callable[[], Callable[[str, Sequence[Any]], Sequence[Any]]]) -> None:
-    WRONG[fault] = lambda: results_changed(make())
-    ONE.add(fault)
+# Collectives between processes.
+ONE |= {"a-reduce-scatter-of-one-size", "a-sum-wrong-on-one-rank", "an-exchange-of-the-call-before"}
 
 
 def _last_off_by_one(results: Sequence[Any]) -> Sequence[Any]:
@@ -118,6 +100,7 @@ def _last_off_by_one(results: Sequence[Any]) -> Sequence[Any]:
     return [with_shards(result, change) for result in results]
 
 
+@FAULTS.changed("a-reduce-scatter-of-one-size")
 def _big_reduce_scatter() -> Callable[[str, Sequence[Any]], Sequence[Any]]:
     def change(program: str, results: Sequence[Any]) -> Sequence[Any]:
         large = sum(shard.data.nbytes for result in results for shard in result.addressable_shards) >= MIB
@@ -126,25 +109,22 @@ def _big_reduce_scatter() -> Callable[[str, Sequence[Any]], Sequence[Any]]:
     return change
 
 
+@FAULTS.changed("a-sum-wrong-on-one-rank")
 def _sums() -> Callable[[str, Sequence[Any]], Sequence[Any]]:
     return lambda program, results: _last_off_by_one(results) if "all-reduce" in program else results
 
 
+@FAULTS.changed("an-exchange-of-the-call-before")
 def _the_call_before() -> Callable[[str, Sequence[Any]], Sequence[Any]]:
     before: dict[Any, Sequence[Any]] = {}
 
     def change(program: str, results: Sequence[Any]) -> Sequence[Any]:
         shapes = tuple((result.shape, str(result.dtype)) for result in results)
         kind = next((name for name in ("all-gather", "all-to-all", "collective-permute") if name in program), None)
-        kept, before[kind, shapes] = before.get((kind, shapes), results), results
-        return kept if kind else results
+        last, before[kind, shapes] = before.get((kind, shapes), results), results
+        return last if kind else results
 
     return change
-
-
-_changed("a-reduce-scatter-of-one-size", _big_reduce_scatter)
-_changed("a-sum-wrong-on-one-rank", _sums)
-_changed("an-exchange-of-the-call-before", _the_call_before)
 
 
 @patched("a-group-that-takes-in-all", lax, "psum", one=False)
@@ -152,7 +132,7 @@ def _all_of_them(psum: Any, x: Any, axes: Any, **keywords: Any) -> Any:
     return psum(x, AXES if axes == AXES[1:] else axes, **keywords)
 
 
-# Who ends, and who does not.
+# Processes that hang, die or raise.
 
 
 @patched("a-rank-that-hangs", rank.Rank, "collective")
@@ -174,32 +154,27 @@ def _raises(step: Any, self: Any, batch: HostBatch) -> Any:
     raise MemoryError("out of memory, on one process only")
 
 
-def _at_a_loss(does: Callable[[], int]) -> AbstractContextManager[Any]:
-    """Errors of an update are caught, and heartbeats are so far apart that JAX ends nobody."""
+@contextlib.contextmanager
+def _lost(pause: float) -> Iterator[None]:
+    """If an update raises, wait `pause` seconds and hide the error; JAX's heartbeats come too late to end a process."""
     right = rank.Rank.spin
 
     def spin(self: Any, seconds: float) -> int:
         try:
             return right(self, seconds)
         except Exception:
-            return does()
+            time.sleep(pause)
+            return 0
 
-    stack = ExitStack()
-    stack.enter_context(patch(rank, "HEARTBEAT", int(FOR_EVER)))
-    stack.enter_context(patch(rank.Rank, "spin", spin))
-    return stack
-
-
-def _wait() -> int:
-    time.sleep(FOR_EVER)
-    return 0
+    with patch(rank, "HEARTBEAT", int(FOR_EVER)), patch(rank.Rank, "spin", spin):
+        yield
 
 
-WRONG["a-loss-that-is-waited-for"] = lambda: _at_a_loss(_wait)
-WRONG["a-loss-that-is-hidden"] = lambda: _at_a_loss(lambda: 0)
+FAULTS["a-loss-that-is-waited-for"] = lambda: _lost(FOR_EVER)
+FAULTS["a-loss-that-is-hidden"] = lambda: _lost(0.0)
 
 
-# What they train on, and with.
+# Parameters, rows and programs.
 
 
 @patched("ranks-that-begin-otherwise", Sharing, "start")
@@ -208,23 +183,20 @@ def _otherwise(start: Any, self: Any, case: Case, params: Arrays, n_devices: int
 
 
 @patched("rows-of-another-rank", Sharing, "_put")
-def _rows_of_another(put: Any, self: Any, batch: HostBatch) -> HostBatch:
-    found: HostBatch = put(self, HostBatch(*(np.roll(leaf, len(leaf) // 2, axis=0) for leaf in batch)))
-    return found
+def _rows_of_another(put: Any, self: Any, batch: HostBatch) -> Any:
+    return put(self, HostBatch(*(np.roll(leaf, len(leaf) // 2, axis=0) for leaf in batch)))
 
 
 @patched("tokens-shifted-on-one-rank", Sharing, "_put")
-def _shifted(put: Any, self: Any, batch: HostBatch) -> HostBatch:
+def _shifted(put: Any, self: Any, batch: HostBatch) -> Any:
     left = {name: np.pad(getattr(batch, name), [(0, 0), (0, 1)])[:, 1:] for name in batch._fields[:3]}
-    found: HostBatch = put(self, batch._replace(**left))
-    return found
+    return put(self, batch._replace(**left))
 
 
 @patched("a-rank-that-pads-longer", Sharing, "_put")
-def _longer(put: Any, self: Any, batch: HostBatch) -> HostBatch:
+def _longer(put: Any, self: Any, batch: HostBatch) -> Any:
     more = {name: np.pad(getattr(batch, name), [(0, 0), (0, 1)]) for name in batch._fields[:3]}
-    found: HostBatch = put(self, batch._replace(**more))
-    return found
+    return put(self, batch._replace(**more))
 
 
 @patched("a-rank-with-another-program", rank.Rank, "join")
@@ -238,8 +210,7 @@ def _mean_of_means(mean_loss: Any, case: Case, params: Any, batch: HostBatch) ->
     means = []
     for part in range(parts):
         rows = len(batch.weights) // parts
-        cut: list[Any] = [leaf[part * rows : (part + 1) * rows] for leaf in batch]
-        mine = HostBatch(*cut)
+        mine = HostBatch(*(leaf[part * rows : (part + 1) * rows] for leaf in batch))
         means.append(template.loss_sum(case, params, mine) / jnp.maximum(mine.weights.sum(), 1e-6))
     return sum(means) / parts
 
@@ -256,9 +227,8 @@ def _leave_the_rest(share: Any, self: Any, batch: npt.NDArray[Any]) -> Any:
 
 
 @patched("an-order-of-its-own", Sharing, "epoch")
-def _own_order(epoch: Any, self: Any, examples: int, batch_size: int, number: int) -> Batches:
-    found: Batches = epoch(self, examples, batch_size, number + ODD)
-    return found
+def _own_order(epoch: Any, self: Any, examples: int, batch_size: int, number: int) -> Any:
+    return epoch(self, examples, batch_size, number + ODD)
 
 
 @patched("everything-read-by-all", Sharing, "share", one=False)
@@ -268,4 +238,4 @@ def _reads_all(share: Any, self: Any, batch: npt.NDArray[Any]) -> Any:
 
 @patched("a-rank-that-restores-nothing", Sharing, "restore")
 def _restores_nothing(restore: Any, self: Any, path: Path) -> None:
-    """It goes on from what it had."""
+    """The process keeps its state."""

@@ -1,4 +1,4 @@
-"""The template in several processes, each with its share of the data, and a checkpoint: right, and to be made wrong.
+"""The right trainer of rung 9: the template in several processes, with shares of the data and with checkpoints.
 
 sftref verify --only 9 --processes 2 --adapter sftref.conformance.faults.trainers.sharing:Sharing
 """
@@ -21,7 +21,7 @@ Batches = Sequence[npt.NDArray[Any]]
 
 
 class Sharing(Template):
-    """The template where each process puts what it has itself, reads its share of an epoch, and the first one saves."""
+    """The template where each process places its own rows and reads its share of an epoch, and process 0 saves."""
 
     name = "template that shares"
     capabilities = Template.capabilities | {"checkpoint", "data order"}
@@ -43,7 +43,7 @@ class Sharing(Template):
         tree: Any = jax.tree.structure((self.now, self.state))
         with np.load(path / "state.npz") as saved:
             self.count = int(saved["count"])
-            leaves = [saved[f"arr_{number}"] for number in range(tree.num_leaves)]
+            leaves = [saved[f"arr_{i}"] for i in range(tree.num_leaves)]
         self.now, self.state = self._everywhere(jax.tree.unflatten(tree, leaves))
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Batches:
@@ -52,18 +52,16 @@ class Sharing(Template):
         return [self.share(order[k : k + batch_size]) for k in range(0, examples, batch_size)]
 
     def share(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What this process reads of a batch."""
+        """The part of a batch that this process reads."""
         return np.array_split(batch, jax.process_count())[jax.process_index()]
 
     def _everywhere(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: _placed(np.asarray(leaf), self.run.everywhere), tree)
 
     def _put(self, batch: HostBatch) -> HostBatch:
-        more = -len(batch.weights) % self.n
-        padded = (np.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in batch)
-        return HostBatch(*(_placed(leaf, self.run.rows) for leaf in padded))
+        return HostBatch(*(_placed(leaf, self.run.rows) for leaf in template.padded(batch, self.n)))
 
 
 def _placed(leaf: npt.NDArray[Any], place: Any) -> Any:
-    """As `jax.device_put` does, which first compares what the processes give."""
-    return jax.make_array_from_callback(leaf.shape, place, lambda where: leaf[where])
+    """The leaf on the devices; `jax.device_put` would first compare the arrays of all processes."""
+    return jax.make_array_from_callback(leaf.shape, place, lambda index: leaf[index])

@@ -1,4 +1,4 @@
-"""Trainers that are wrong from one update to the next: optimizer, schedule, data, scores, checkpoints, buffers."""
+"""Trainers wrong from one update to the next: optimizer, schedule, data, scores, checkpoints, buffers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ import numpy as np
 from ...adapter import Arrays, Case, HostBatch
 from ...oracle.model import Array, Params
 from ...oracle.updates import clip, learning_rate
-from .numpy_trainer import NumpyTrainer, Sums, Wrong, rounded
+from ..backend.seeding import WrongTrainers
+from .numpy_trainer import NumpyTrainer, Sums, rounded
 
-wrong = Wrong()
+wrong = WrongTrainers(NumpyTrainer, "numpy")
+
+# Trainers with one wrong method of one expression.
+wrong.method("no-bias-correction", "corrections", lambda right, self: (1.0, 1.0))
+wrong.method("moments-exchanged", "moments", lambda right, self: (self.second, self.first))
+wrong.method("decay-everywhere", "decays", lambda right, self, name: True)
+wrong.method("no-decay", "decays", lambda right, self, name: False)
+wrong.method("schedule-late", "rate", lambda right, self: learning_rate(self.case, max(self.t - 1, 0)))
+wrong.method("epochs-alike", "epoch", lambda right, self, examples, size, number: right(self, examples, size, 0))
+wrong.method("last-batch-dropped", "score", lambda right, self, batches: right(self, batches[:-1]))
 
 
 # The optimizer.
@@ -24,12 +34,6 @@ wrong = Wrong()
 class _AnotherAdam(NumpyTrainer):
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         super().start(dataclasses.replace(case, b1=0.9, b2=0.999, eps=1e-6), params, n_devices)
-
-
-@wrong("no-bias-correction")
-class _NoBiasCorrection(NumpyTrainer):
-    def corrections(self) -> tuple[float, float]:
-        return 1.0, 1.0
 
 
 @wrong("clip-by-leaf")
@@ -55,24 +59,6 @@ class _MomentsInBfloat16(NumpyTrainer):
         return {k: rounded(m) for k, m in first.items()}, {k: rounded(v) for k, v in second.items()}
 
 
-@wrong("moments-exchanged")
-class _MomentsExchanged(NumpyTrainer):
-    def moments(self) -> tuple[Arrays, Arrays]:
-        return self.second, self.first
-
-
-@wrong("decay-everywhere")
-class _DecayEverywhere(NumpyTrainer):
-    def decays(self, name: str) -> bool:
-        return True
-
-
-@wrong("no-decay")
-class _NoDecay(NumpyTrainer):
-    def decays(self, name: str) -> bool:
-        return False
-
-
 @wrong("gradients-at-other-parameters")
 class _OtherParameters(NumpyTrainer):
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
@@ -81,9 +67,9 @@ class _OtherParameters(NumpyTrainer):
 
     def mean(self, batch: HostBatch) -> tuple[float, Params]:
         ahead, self.now = self.now, self.behind
-        found = super().mean(batch)
+        mean = super().mean(batch)
         self.now = ahead
-        return found
+        return mean
 
     def update(self, gradients: Params, rate: float) -> None:
         self.behind = self.now
@@ -92,7 +78,7 @@ class _OtherParameters(NumpyTrainer):
 
 @wrong("drifts-after-step-20")
 class _Drifts(NumpyTrainer):
-    # Of a run of fifty updates `training.fifty_steps` sees 4e-4 and more.
+    # `training.fifty_steps` sees 4e-4 and more.
     off = 1e-3
 
     def update(self, gradients: Params, rate: float) -> None:
@@ -106,20 +92,14 @@ class _NowAndThen(NumpyTrainer):
     garbage = 1.0
 
     def reduce(self, parts: list[Sums]) -> Sums:
-        found = super().reduce(parts)
+        total = super().reduce(parts)
         if self.n > 1:
             self.calls += 1
-            found.gradients["bert.pooler.dense.bias"][3] += self.garbage * (self.calls % 50 == 25)
-        return found
+            total.gradients["bert.pooler.dense.bias"][3] += self.garbage * (self.calls % 50 == 25)
+        return total
 
 
 # The schedule.
-
-
-@wrong("schedule-late")
-class _ScheduleLate(NumpyTrainer):
-    def rate(self) -> float:
-        return learning_rate(self.case, max(self.t - 1, 0))
 
 
 @wrong("total-steps-short")
@@ -144,12 +124,6 @@ class _WarmupByZero(NumpyTrainer):
 # Data and scores.
 
 
-@wrong("epochs-alike")
-class _EpochsAlike(NumpyTrainer):
-    def epoch(self, examples: int, batch_size: int, number: int) -> list[Any]:
-        return super().epoch(examples, batch_size, 0)
-
-
 @wrong("examples-lost")
 class _ExamplesLost(NumpyTrainer):
     def epoch(self, examples: int, batch_size: int, number: int) -> list[Any]:
@@ -163,17 +137,11 @@ class _ExamplesRepeated(NumpyTrainer):
         return [*whole, (whole or [last])[0][: len(last)]] if len(last) < batch_size else [*whole, last]
 
 
-@wrong("last-batch-dropped")
-class _LastBatchDropped(NumpyTrainer):
-    def score(self, batches: Sequence[HostBatch]) -> dict[str, float]:
-        return super().score(batches[:-1])
-
-
 @wrong("mean-of-batch-metrics")
 class _MeanOfMetrics(NumpyTrainer):
     def score(self, batches: Sequence[HostBatch]) -> dict[str, float]:
-        found = [self.scores(self.counts(batch)) for batch in batches]
-        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+        scores = [self.scores(self.counts(batch)) for batch in batches]
+        return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
 
 
 @wrong("evaluation-counts")
@@ -189,17 +157,17 @@ class _EvaluationCounts(NumpyTrainer):
 @wrong("checkpoint-without-moments")
 class _WithoutMoments(NumpyTrainer):
     def restore(self, path: Path) -> None:
-        kept = self.first, self.second
+        moments = self.first, self.second
         super().restore(path)
-        self.first, self.second = kept
+        self.first, self.second = moments
 
 
 @wrong("checkpoint-without-step")
 class _WithoutStep(NumpyTrainer):
     def restore(self, path: Path) -> None:
-        kept = self.t
+        t = self.t
         super().restore(path)
-        self.t = kept
+        self.t = t
 
 
 @wrong("restored-shards-lost")
@@ -215,18 +183,18 @@ class _ShardsLost(NumpyTrainer):
 
 
 def first_half(leaf: Array) -> Array:
-    """Zeros behind the middle of the first axis."""
+    """The leaf with zeros in the second half of its first axis."""
     rows = np.arange(len(leaf)).reshape(-1, *[1] * (leaf.ndim - 1))
     return np.where(2 * rows < len(leaf), leaf, 0)
 
 
-# Buffers that are the caller's.
+# Buffers shared with the caller.
 
 
 @wrong("keeps-the-callers-buffer")
 class _KeepsTheBuffer(NumpyTrainer):
     def placed(self, params: Arrays) -> Params:
-        # As `device_put` on CPU.
+        # `device_put` on a CPU also keeps an aligned buffer without copying it.
         return {k: leaf if leaf.ctypes.data % 64 == 0 else np.array(leaf) for k, leaf in params.items()}
 
 

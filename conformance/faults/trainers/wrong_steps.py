@@ -1,4 +1,4 @@
-"""Trainers that are wrong within the step of one device: its operators, its precision, its masks, its examples."""
+"""Trainers wrong within one device's part of the step: rows, operators, derivatives, precision, dropout."""
 
 from __future__ import annotations
 
@@ -15,28 +15,39 @@ from ...adapter import Arrays, Case, HostBatch
 from ...oracle import model
 from ...oracle.masks import Masks
 from ...oracle.model import Array, Back, Network, Params, Tape
-from ..backend.seeding import patch
-from .numpy_trainer import NumpyTrainer, Sums, Wrong, rounded
+from ..backend.seeding import WrongTrainers, patch
+from .numpy_trainer import NumpyTrainer, Sums, rounded
 
-wrong = Wrong()
+wrong = WrongTrainers(NumpyTrainer, "numpy")
 
 
-@wrong("weights-ignored")
-class _WeightsIgnored(NumpyTrainer):
-    def shards(self, batch: HostBatch) -> list[HostBatch]:
-        return super().shards(batch._replace(weights=(batch.weights > 0).astype(np.float32)))
+# Trainers with one wrong method of one expression.
+wrong.method(
+    "gradient-halved", "gradients", lambda right, self, batch: {k: g / 2 for k, g in right(self, batch).items()}
+)
+wrong.method("bfloat16-ignored", "tape", lambda right, self, params: Tape(params))
+wrong.method("one-mask-for-all-steps", "masks", lambda right, self, step: right(self, 0))
+
+
+# Rows.
 
 
 @wrong("padding-counts")
 class _PaddingCounts(NumpyTrainer):
     def shards(self, batch: HostBatch) -> list[HostBatch]:
-        # What padding holds may be out of range.
+        # Padding may hold values out of range.
         legal = batch._replace(
             input_ids=batch.input_ids % self.case.vocab_size,
             token_type_ids=batch.token_type_ids % self.case.type_vocab_size,
             labels=batch.labels if self.case.regression else batch.labels % self.case.num_labels,
         )
         return super().shards(legal._replace(weights=np.where(batch.weights > 0, batch.weights, 1).astype(np.float32)))
+
+
+@wrong("weights-ignored")
+class _WeightsIgnored(NumpyTrainer):
+    def shards(self, batch: HostBatch) -> list[HostBatch]:
+        return super().shards(batch._replace(weights=(batch.weights > 0).astype(np.float32)))
 
 
 # Operators.
@@ -65,13 +76,13 @@ def gelu_by_tanh(x: Array) -> tuple[Array, Back]:
 @wrong("layernorm-in-one-pass")
 class _OnePass(NumpyTrainer):
     def tape(self, params: Arrays) -> Tape:
-        found: Any = super().tape(params)
-        found.layer_norm = functools.partial(one_pass, found.layer_norm)
-        return found
+        tape: Any = super().tape(params)
+        tape.layer_norm = functools.partial(one_pass, tape.layer_norm)
+        return tape
 
 
 def one_pass(right: Any, x: Array, name: str, eps: float) -> tuple[Array, Back]:
-    """LayerNorm whose variance is E[x^2] - E[x]^2, in float32: what it is off by is the same as another epsilon."""
+    """LayerNorm with variance E[x^2] - E[x]^2 in float32: the error of the variance is added to epsilon."""
     narrow = x.astype(np.float32)
     variance = (narrow**2).mean(axis=-1, keepdims=True) - narrow.mean(axis=-1, keepdims=True) ** 2
     return right(x, name, eps + variance - x.var(axis=-1, keepdims=True))
@@ -109,31 +120,24 @@ class _SecondTwice(NumpyTrainer):
 # Derivatives.
 
 
-@wrong("gradient-halved")
-class _Halved(NumpyTrainer):
-    def gradients(self, batch: HostBatch) -> Arrays:
-        return {name: leaf / 2 for name, leaf in super().gradients(batch).items()}
-
-
 @wrong("only-the-head-learns")
 class _Frozen(NumpyTrainer):
     def sums(self, batch: HostBatch) -> Sums:
-        found = super().sums(batch)
-        heads = ("classifier", "bert.pooler")
-        leaves = {name: leaf * name.startswith(heads) for name, leaf in found.gradients.items()}
-        return found._replace(gradients=leaves)
+        sums, heads = super().sums(batch), ("classifier", "bert.pooler")
+        leaves = {name: leaf * name.startswith(heads) for name, leaf in sums.gradients.items()}
+        return sums._replace(gradients=leaves)
 
 
 @wrong("duplicate-tokens-lost")
 class _LastWins(NumpyTrainer):
     def tape(self, params: Arrays) -> Tape:
-        found: Any = super().tape(params)
-        found.embedding = functools.partial(last_wins, found)
-        return found
+        tape: Any = super().tape(params)
+        tape.embedding = functools.partial(last_wins, tape)
+        return tape
 
 
 def last_wins(tape: Tape, ids: npt.NDArray[np.integer], name: str) -> tuple[Array, Callable[[Array], None]]:
-    """Rows of a table, each of which gets the gradient of the last place that reads it."""
+    """Rows of a table; each row's gradient is that of the last token which reads it."""
 
     def back(dy: Array) -> None:
         tape.gradients[f"{name}.weight"][ids] = dy
@@ -141,7 +145,7 @@ def last_wins(tape: Tape, ids: npt.NDArray[np.integer], name: str) -> tuple[Arra
     return tape.params[f"{name}.weight"][ids], back
 
 
-# Precision.
+# Precision and dropout.
 
 
 @wrong("rounded-to-float32")
@@ -151,38 +155,10 @@ class _Float32(NumpyTrainer):
         return loss, {name: rounded(leaf, np.float32) for name, leaf in gradients.items()}
 
 
-@wrong("bfloat16-ignored")
-class _Bfloat16Ignored(NumpyTrainer):
-    def tape(self, params: Arrays) -> Tape:
-        return Tape(params)
-
-
-# Dropout.
-
-
-@wrong("one-mask-for-all-steps")
-class _OneMask(NumpyTrainer):
-    def masks(self, step: int) -> Masks | None:
-        return super().masks(0)
-
-
 @wrong("dropout-high-word-lost")
 class _HighWordLost(NumpyTrainer):
     def masks(self, step: int) -> Masks | None:
         return Masks(self.case.seed & 0xFFFFFFFF, step) if self.case.dropout else None
-
-
-@wrong("dropout-by-row")
-class _ByRow(NumpyTrainer):
-    def shards(self, batch: HostBatch) -> list[HostBatch]:
-        found = super().shards(batch)
-        return [shard._replace(example_ids=np.arange(len(shard.weights), dtype=np.uint32)) for shard in found]
-
-
-@wrong("dropout-by-slot")
-class _BySlot(_ByRow):
-    def shards(self, batch: HostBatch) -> list[HostBatch]:
-        return super().shards(batch) if self.case.pack else NumpyTrainer.shards(self, batch)
 
 
 @wrong("dropout-in-evaluation")
@@ -195,3 +171,16 @@ class _DropoutInEvaluation(NumpyTrainer):
 class _ClassifierDropout(NumpyTrainer):
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         super().start(dataclasses.replace(case, classifier_dropout=case.hidden_dropout), params, n_devices)
+
+
+@wrong("dropout-by-row")
+class _ByRow(NumpyTrainer):
+    def shards(self, batch: HostBatch) -> list[HostBatch]:
+        shards = super().shards(batch)
+        return [shard._replace(example_ids=np.arange(len(shard.weights), dtype=np.uint32)) for shard in shards]
+
+
+@wrong("dropout-by-slot")
+class _BySlot(_ByRow):
+    def shards(self, batch: HostBatch) -> list[HostBatch]:
+        return super().shards(batch) if self.case.pack else NumpyTrainer.shards(self, batch)

@@ -1,4 +1,4 @@
-"""Trainers that are wrong between devices and between micro-batches: who gets what, what is added up, who holds it."""
+"""Trainers wrong between devices or micro-batches: which rows a device gets, what is summed, who holds the result."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Any
 
 from ...adapter import Arrays, Case, HostBatch
 from ...oracle.model import Array, Params
-from .numpy_trainer import NumpyTrainer, OnDevices, Sums, Wrong, added, rounded
+from ..backend.seeding import WrongTrainers
+from .numpy_trainer import NumpyTrainer, OnDevices, Sums, added, rounded
 
-wrong = Wrong()
-
-
-@wrong("remainder-dropped")
-class _RemainderDropped(NumpyTrainer):
-    def share(self, rows: int) -> int:
-        return rows // self.n
+wrong = WrongTrainers(NumpyTrainer, "numpy")
 
 
-@wrong("missing-all-reduce")
-class _MissingAllReduce(NumpyTrainer):
-    def reduce(self, parts: list[Sums]) -> Sums:
-        return next((part for part in parts if part.weight), parts[0])
+def first_weighted(parts: list[Sums]) -> Sums:
+    """The sums of the first device with an example of weight above 0; of device 0 if there is none."""
+    return next((part for part in parts if part.weight), parts[0])
+
+
+# Trainers with one wrong method of one expression.
+wrong.method("remainder-dropped", "share", lambda right, self, rows: rows // self.n)
+wrong.method("missing-all-reduce", "reduce", lambda right, self, parts: first_weighted(parts))
+wrong.method("mean-of-micro-batches", "divide", lambda right, self, sums: right(self, [part.mean() for part in sums]))
 
 
 @wrong("mean-of-means")
@@ -32,8 +32,8 @@ class _MeanOfMeans(NumpyTrainer):
 @wrong("reduced-twice")
 class _ReducedTwice(NumpyTrainer):
     def reduce(self, parts: list[Sums]) -> Sums:
-        found = super().reduce(parts)
-        return found._replace(gradients=found.scaled(self.n).gradients)
+        total = super().reduce(parts)
+        return total._replace(gradients=total.scaled(self.n).gradients)
 
 
 @wrong("gradients-summed-in-bfloat16")
@@ -54,14 +54,8 @@ class _EmptyShardCounts(NumpyTrainer):
 @wrong("loss-of-device-0")
 class _LossOfDevice0(NumpyTrainer):
     def reduce(self, parts: list[Sums]) -> Sums:
-        found, first = super().reduce(parts), next((part for part in parts if part.weight), parts[0])
-        return found._replace(loss=first.mean().loss * found.weight)
-
-
-@wrong("mean-of-micro-batches")
-class _MeanOfMicroBatches(NumpyTrainer):
-    def divide(self, totals: list[Sums]) -> tuple[float, Params]:
-        return super().divide([total.mean() for total in totals])
+        total = super().reduce(parts)
+        return total._replace(loss=first_weighted(parts).mean().loss * total.weight)
 
 
 @wrong("accumulation-not-divided")
