@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -78,15 +79,11 @@ def run(args: dict[str, Any]) -> int:
     return _against(args, settings) if args["against"] else _stored(args, settings)
 
 
-def _shared(args: dict[str, Any], adapters: Sequence[str]) -> list[tuple[str, object]]:
-    """Options that pytest's session and a worker share."""
-    found = [(name, args[name]) for name in ("level", "seed", "platform", "devices", "size")]
-    return [(name, value) for name, value in found if value is not None] + [("adapter", name) for name in adapters]
-
-
 def _stored(args: dict[str, Any], settings: Settings) -> int:
     """Measure in processes of their own, and compare with what is stored."""
-    words = given([*_shared(args, args["adapter"]), ("matters", args["matters"])])
+    options = [(name, args[name]) for name in ("level", "seed", "platform", "devices", "size", "matters")]
+    options += [("adapter", name) for name in args["adapter"]]
+    words = given([(name, value) for name, value in options if value is not None])
     only = given(("time", name) for name in args["only"])
     saved = [f"--benchmark-save={args['save']}"] if args["save"] else []
     if args["storage"]:
@@ -153,14 +150,13 @@ def _against(args: dict[str, Any], settings: Settings) -> int:
                 f"--against {args['against']}: compares one trainer with another; name yours with --adapter"
             )
         # Two trainers of different names have the same benchmarks when both are called the same.
-        labelled = [] if other else ["--label", subject_labels(settings.adapters)[0]]
-        shared = [w for only in args["only"] for w in ("--only", only)] + labelled
+        label = None if other else subject_labels(settings.adapters)[0]
 
-        def side(adapters: Sequence[str]) -> list[str]:
-            return [f"--{name}={value}" for name, value in _shared(args, adapters)] + shared
+        def timed(adapters: Sequence[str]) -> tuple[Any, ...]:
+            return dataclasses.replace(settings, adapters=tuple(adapters)), args["size"], args["only"], label
 
         question = Question(
-            before=(other or sys.executable, side(before)), after=(sys.executable, side(settings.adapters)),
+            before=(other or sys.executable, timed(before)), after=(sys.executable, timed(settings.adapters)),
             matters=args["matters"], level=args["level"],
         )  # fmt: skip
         comparison = Comparison(question, lambda text: print(text, flush=True))

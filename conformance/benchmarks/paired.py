@@ -1,15 +1,16 @@
 """Two environments, or two trainers -> the ratio of their times, measured in turn, and a verdict.
 
-The question after an upgrade is whether the *new* environment is slower than the old one, and no stored time answers
-it within ten per cent: machines drift more than that in a day. So both run at once, one process each, and take turns:
-a round of one beside a round of the other, which came first changing each time.
+After an upgrade the question is whether the *new* environment is slower than the old one. A stored time cannot answer
+it within ten per cent: machines drift more than that in a day. So both run at once, one process each, and take turns: a
+round of one beside a round of the other, in an order that changes each time.
 
-Two processes of the same program differ for all of their lives by where their memory came to lie. So what looks slower
-is measured again by new processes, and is slower only if it is so in each pair of them.
+Two processes of one program differ for all of their lives by the places of their memory. So a benchmark that looks
+slower is measured again by new processes, and is slower only if it is so in each pair of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import tempfile
@@ -27,9 +28,9 @@ from .measuring.rounds import Measured
 from .options import PROCESSES
 from .side import Side, SideError, labels, overlay
 
-# Pairs after which a benchmark is looked at; each look could raise a false alarm, which they share.
+# Pairs of rounds after which a benchmark is judged; the looks share one probability of a false alarm.
 LOOKS = (12, 24, 48, 96, 192)
-# Of what compiles, which takes seconds a round.
+# For benchmarks of a compilation, which takes seconds a round.
 FEW_LOOKS = (6, 12)
 # Seconds of rounds for one benchmark in one pair of processes.
 SECONDS = {"quick": 30.0, "standard": 60.0, "full": 120.0}
@@ -37,14 +38,14 @@ SECONDS = {"quick": 30.0, "standard": 60.0, "full": 120.0}
 
 @dataclass
 class Pairs:
-    """What was measured of one benchmark: by series, for each pair of processes, (before, after) of each round."""
+    """The times of one benchmark: for each pair of processes, by series, (before, after) of each round."""
 
     work: Mapping[str, float] = field(default_factory=dict)
     exact: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
     blocks: list[dict[str, list[tuple[float, float]]]] = field(default_factory=list)
 
     def ratio(self, series: str, alarms: float) -> Ratio:
-        """Over all processes."""
+        """The ratio over all processes, with a probability `alarms` of a false alarm."""
         pairs = [pair for block in self.blocks for pair in block[series]]
         return intervals.of_pairs([a for a, _ in pairs], [b for _, b in pairs], alarms)
 
@@ -61,14 +62,14 @@ class Question:
     """What is compared.
 
     Attributes:
-        before: interpreter and arguments of the side compared with.
+        before: interpreter of the side compared with, and arguments of its `worker.Timer`.
         after: of the side judged.
         matters: the least slow-down that matters.
-        level: how long is measured at the most.
+        level: for how long it is measured at most.
     """
 
-    before: tuple[str, Sequence[str]]
-    after: tuple[str, Sequence[str]]
+    before: tuple[str, Sequence[Any]]
+    after: tuple[str, Sequence[Any]]
     matters: float
     level: str
 
@@ -77,65 +78,62 @@ class Comparison:
     """A paired run.
 
     Args:
-        question: what.
-        tell: is told, in a line each, how it goes.
+        question: what is compared.
+        tell: is called with each line about the progress.
     """
 
     def __init__(self, question: Question, tell: Callable[[str], None]) -> None:
         self.question, self.tell = question, tell
-        self.found: dict[str, Pairs] = {}
-        self.said: dict[str, str] = {}
+        self.measured: dict[str, Pairs] = {}
         self.wrong: dict[str, str] = {}
         self.sides: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
 
     def run(self) -> list[Judged]:
-        """Compare everything, and again what looks slower.
+        """Compare all benchmarks, and again those that look slower.
 
         Raises:
             SideError: a side cannot be started, hangs, or dies.
         """
+        names: list[str] | None = None
         with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
             where = overlay(Path(folder))
-            asked: list[str] | None = None
             for number in range(PROCESSES):
-                sides = [Side(name, python, words, where) for name, (python, words) in
-                         (("before", self.question.before), ("after", self.question.after))]  # fmt: skip
-                try:
-                    asked = self._block(sides, asked, number)
-                finally:
-                    for side in sides:
-                        side.close()
-                if not asked:
+                with contextlib.ExitStack() as stack:
+                    sides = [
+                        stack.enter_context(Side(name, *side, where))
+                        for name, side in (("before", self.question.before), ("after", self.question.after))
+                    ]
+                    names = self._block(sides, names, number)
+                if not names:
                     break
-        return [self.judged(name) for name in [*self.found, *self.wrong]]
+        return [self.judged(name) for name in [*self.measured, *self.wrong]]
 
-    def _block(self, sides: Sequence[Side], asked: list[str] | None, number: int) -> list[str]:
-        """Measure in one pair of processes; what looks slower and should be measured in another."""
-        for side in sides:
-            side.send(do="describe")
-        described = [side.answer() for side in sides]
+    def _block(self, sides: Sequence[Side], names: list[str] | None, number: int) -> list[str]:
+        """Measure in one pair of processes, all benchmarks if `names` is None; those that another pair must measure."""
+        described = _both(sides, "describe")
         self.sides = (described[0], described[1])
         both = [name for name, _ in described[1]["entries"] if name in {n for n, _ in described[0]["entries"]}]
         if not both:
             raise SideError("the two sides have no benchmark in common; both need trainers of the same labels")
-        if asked is None:
+        if names is None:
             self.tell(f"{len(both)} benchmarks on {described[1]['devices']}: {labels(described[1])}, "
                       f"compared with {labels(described[0])}")  # fmt: skip
         self.count = len(both)
         again = []
-        for name in both if asked is None else asked:
+        for name in both if names is None else names:
             try:
                 self._measure(sides, name)
             except SideError as error:
                 if error.hung:
                     raise
                 self.wrong[name] = str(error)
-                self.found.pop(name, None)
+                self.measured.pop(name, None)
                 self.tell(f"{name}: {error}")
                 continue
             judged = self.judged(name)
-            suspect = self._suspect(name)
-            if suspect and number + 1 < PROCESSES:
+            # A count that must be 0, and is not, needs no other process to confirm it.
+            slower = FAIL in self._words(name).values() and not self._spoiled(name)
+            if slower and number + 1 < PROCESSES:
                 again.append(name)
                 self.tell(f"{name}: {judged.message or judged.word}; again in new processes")
             else:
@@ -143,10 +141,8 @@ class Comparison:
         return again
 
     def _measure(self, sides: Sequence[Side], name: str) -> None:
-        for side in sides:
-            side.send(do="prepare", id=name)
-        prepared = [side.answer() for side in sides]
-        pairs = self.found.setdefault(name, Pairs())
+        prepared = _both(sides, "prepare", name)
+        pairs = self.measured.setdefault(name, Pairs())
         pairs.work, pairs.exact = prepared[1]["work"], (prepared[0]["exact"], prepared[1]["exact"])
         block: dict[str, list[tuple[float, float]]] = {}
         pairs.blocks.append(block)
@@ -154,40 +150,33 @@ class Comparison:
         looks = FEW_LOOKS if prepared[1]["once"] else LOOKS
         for number in range(looks[-1]):
             order = (0, 1) if number % 2 == 0 else (1, 0)
-            took = {place: sides[place].ask(do="round") for place in order}
+            took = {place: sides[place].call("round") for place in order}
             for series in took[0]:
                 if series != "cpu" or self.sides[1]["platform"] == "cpu":
                     block.setdefault(series, []).append((took[0][series], took[1][series]))
-            if number + 1 in looks and (self._decided(name) or time.monotonic() > until):
+            if number + 1 in looks and (AMBIGUOUS not in self._words(name).values() or time.monotonic() > until):
                 return
-
-    def _decided(self, name: str) -> bool:
-        return AMBIGUOUS not in self._words(name).values()
 
     def _ratios(self, name: str) -> dict[str, Ratio]:
         # Wall and processor time of each benchmark, at each look.
         alarms = intervals.FALSE_ALARMS / (2 * self.count * len(LOOKS))
-        pairs = self.found[name]
+        pairs = self.measured[name]
         series = [s for s in pairs.blocks[-1] if all(a > 0 and b > 0 for block in pairs.blocks for a, b in block[s])]
         return {s: pairs.ratio(s, alarms) for s in series}
 
     def _words(self, name: str) -> dict[str, str]:
         return {s: intervals.word(ratio, self.question.matters) for s, ratio in self._ratios(name).items()}
 
-    def _suspect(self, name: str) -> bool:
-        """Whether it looks slower by the clock alone: what new processes must confirm."""
-        return FAIL in self._words(name).values() and not self._spoiled(name)
-
     def _spoiled(self, name: str) -> list[str]:
-        """What must be nothing in any process, and is not."""
-        counts = self.found[name].exact[1]
+        """The counts that must be 0 and are not."""
+        counts = self.measured[name].exact[1]
         return [f"{what} {counts[what]:g}, must be 0" for what in NOTHING if counts.get(what)]
 
     def judged(self, name: str) -> Judged:
         """The verdict on one benchmark."""
         if name in self.wrong:
             return Judged(name, WRONG, message=self.wrong[name])
-        pairs, ratios, words = self.found[name], self._ratios(name), self._words(name)
+        pairs, ratios, words = self.measured[name], self._ratios(name), self._words(name)
         seconds = {s: statistics.median(b for block in pairs.blocks for _, b in block[s]) for s in ratios}
         measured = Measured(
             id=name, seconds=seconds, relative={},
@@ -198,12 +187,27 @@ class Comparison:
         changed = differences(*pairs.exact)
         for s, word in words.items():
             if word == FAIL and min(pairs.each(s)) <= 1 + self.question.matters / 2:
-                words[s] = AMBIGUOUS  # slower in one pair of processes and not in another: it is the processes
+                words[s] = AMBIGUOUS  # slower in one pair of processes only: the processes differ
         word = FAIL if spoiled else next(w for w in (FAIL, AMBIGUOUS, "PASS") if w in words.values())
-        why = [told(s, ratios[s]) for s, found in words.items() if found == word]
+        why = [told(s, ratios[s]) for s, w in words.items() if w == word]
         if word == AMBIGUOUS:
             wants = [intervals.needed(ratios[s], self.question.matters) for s, w in words.items() if w == AMBIGUOUS]
             most = max(math.inf if want is None else want for want in wants)
             why.append(f"needs about {most} pairs" if math.isfinite(most) else "too noisy here to tell")
         why = spoiled + why + [f"another program: {'; '.join(changed)}"] * bool(changed)
         return Judged(name, word, ratios, "; ".join(why), measured)
+
+
+def _both(sides: Sequence[Side], method: str, *arguments: Any) -> list[Any]:
+    """Call a method on both sides at once; their answers. Each is read, so that the next call gets its own."""
+    for side in sides:
+        side.send(method, *arguments)
+    answers, errors = [], []
+    for side in sides:
+        try:
+            answers.append(side.answer())
+        except SideError as error:
+            errors.append(error)
+    if errors:
+        raise max(errors, key=lambda error: error.hung)
+    return answers

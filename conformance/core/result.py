@@ -19,8 +19,6 @@ STATUSES = ("pass", "fail", "error", "hang", "crash", "blocked", "not_run", "dev
 MISMATCH = "Results mismatch"
 # Comparisons that held before one failed, which a record names.
 MOST_HELD = 4
-# A child writes it with the id to stderr when a check ends, so that what was said before belongs to that check.
-END_OF_CHECK = b"\x1esftref "
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,6 @@ import dataclasses
 import difflib
 import faulthandler
 import itertools
-import json
-import os
 import signal
 import sys
 import time
@@ -22,9 +20,9 @@ from typing import Any
 from ..core.fault import faults
 from ..core.kit import PACKAGE
 from ..core.law import LEVELS, check_id, laws, split_id
-from ..core.result import END_OF_CHECK
 from ..core.settings import PLATFORMS, Settings, start_jax
 from ..judge.mutation_score import level_of
+from ..workers.serve import Stream
 
 EXAMPLES = """examples:
   python -m sftref.conformance.faults                              every seeded fault
@@ -93,31 +91,26 @@ def trials_of(args: argparse.Namespace) -> list[str]:
 
 
 class Teller:
-    """Tells how the trials go: to the runner as JSON, or to a person."""
+    """Reports the trials: as events to the runner, or as lines to a person."""
 
-    def __init__(self, stream: Path | None) -> None:
-        self.stream = stream
+    def __init__(self, path: Path | None) -> None:
+        self.stream = None if path is None else Stream(path)
 
     def begin(self, trial: str) -> None:
         """A trial begins."""
         if self.stream is not None:
-            self._tell({"event": "start", "id": trial, "deadline": split_id(trial)[0].deadline, "time": time.time()})
+            deadline = split_id(trial)[0].deadline
+            self.stream.tell({"event": "start", "id": trial, "deadline": deadline, "time": time.time()})
 
     def ended(self, record: Any) -> None:
         """A trial is over."""
         if self.stream is not None:
-            os.write(2, END_OF_CHECK + record.id.encode() + b"\n")
-            self._tell({"event": "result", **record.to_json()})
+            self.stream.tell({"event": "result", **record.to_json()})
             return
         word = {"fail": "seen", "pass": "NOT SEEN", "not_run": "not run"}.get(record.status, record.status)
         print(
             f"{word:<8}  {record.subject}  by {record.law}, {record.seconds:.1f} s: {record.message[:200]}", flush=True
         )
-
-    def _tell(self, event: dict[str, Any]) -> None:
-        assert self.stream is not None
-        with self.stream.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,22 +1,26 @@
-"""Starts JAX in a process of its own, phase by phase and against the clock: a driver that hangs is named.
+"""Starts JAX in a process of its own, phase by phase, each with a deadline: a driver that hangs is named.
 
 The first start of an accelerator can take minutes, and on a broken one it never ends; to a person both look alike.
 """
 
 from __future__ import annotations
 
-import sys
+import functools
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.settings import Settings
-from ..workers import process
+from ..workers import endings
+from ..workers.channel import NoAnswer, Worker
 from ..workers.plan import variables
-from ..workers.process import Child
-from .startup_phases import PHASES
+from ..workers.process import EXIT, START
+from .startup_phases import PHASES, Phases
 
 READY, FAILED, HANG, CRASH = "ready", "failed", "hang", "crash"
+# The phase before the first and after the last: Python itself.
+PYTHON = "Python"
 MOST_LINES = 20
 
 
@@ -26,10 +30,10 @@ class Started:
 
     Attributes:
         how: ready, failed (an exception), hang or crash.
-        phase: in which it ended; empty where it is ready.
-        message: what was said there.
-        seconds: of each phase that came to its end.
-        live: devices and settings, as `environment.live` tells; empty where it is not ready.
+        phase: in which it ended; empty if it is ready.
+        message: the error, the exit code and last output, or the stack.
+        seconds: of each phase that passed.
+        live: devices and settings, as `snapshot.live` gives them; empty if it is not ready.
         stderr: the last lines of its log.
     """
 
@@ -50,54 +54,37 @@ class Started:
         return f"JAX {words} in the phase '{self.phase}': {self.message}{f' (after {done})' if done else ''}"
 
 
-def start(settings: Settings, tell: Callable[[str], None], given: Mapping[str, str]) -> Started:
+def start(settings: Settings, tell: Callable[[str], None], environment: Mapping[str, str]) -> Started:
     """Start JAX, compile, run and reduce, each phase within its seconds.
 
     Args:
         settings: platform and devices.
-        tell: is told several times a second which phase is waited for.
-        given: the environment to start it in.
+        tell: is called with the name of the present phase, several times a second.
+        environment: of the process.
     """
-    words = [sys.executable, "-P", "-m", f"{__package__}.startup_phases"]
-    for name, value in (("--platform", settings.platform), ("--devices", settings.devices)):
-        words += [name, str(value)] if value is not None else []
-    child = Child(words, variables(given, None), len(PHASES))
-    found = Started()
-    try:
-        while True:
-            process.wait(child.pipes(), 0.2)
-            over = child.ended()
-            for event in child.events():
-                _take(found, event)
-            if over:
+    started = Started()
+    own = Settings(platform=settings.platform, devices=settings.devices)
+    with Worker(f"{Phases.__module__}:Phases", own, variables=variables(environment, None), alone=True) as worker:
+        limit = environment.get("SFTREF_START_SECONDS")
+        phases = [(name, "run", (name,), float(limit or seconds)) for name, seconds in PHASES.items()]
+        calls = [(PYTHON, "ready", (), START), *phases, (PYTHON, "live", (), START)]
+        for phase, method, arguments, seconds in calls:
+            began = time.monotonic()
+            answer = worker.ask(method, *arguments, seconds=seconds, waiting=functools.partial(tell, phase))
+            if isinstance(answer, NoAnswer):
+                started.how = HANG if answer.silent else FAILED if answer.code is None else CRASH
+                started.phase, started.message = phase, answer.how
                 break
-            if child.overdue():
-                _hung(found, child)
-                return found
-            tell(child.running or "Python")
-    finally:
-        running, code = child.running, child.close()
-        found.stderr = list(child.stderr)[-MOST_LINES:]
-    if found.how == READY and code != 0:
-        said = process.last_words(child.stderr)
-        how = process.how_it_ended(code)
-        found.how, found.phase = CRASH, running or "Python"
-        found.message = f"{how}; it said: {said}" if said else how
-    return found
-
-
-def _take(found: Started, event: dict[str, Any]) -> None:
-    kind = event.pop("event")
-    if kind == "result":
-        found.seconds[event["id"]] = event["seconds"]
-    elif kind == "failed":
-        found.how, found.phase, found.message = FAILED, event["id"], event["message"]
-    elif kind == "live":
-        found.live = event
-
-
-def _hung(found: Started, child: Child) -> None:
-    stack = child.stacks()
-    where = process.frames(stack)
-    found.how, found.phase = HANG, child.running or "Python"
-    found.message = f"no answer within {child.deadline:g} s{f'; it stood in {where}' if where else ''}"
+            if phase in PHASES:
+                started.seconds[phase] = round(time.monotonic() - began, 3)
+            elif method == "live":
+                started.live = answer
+        else:
+            code = worker.finish(EXIT)
+            if code is None:
+                started.how, started.phase = HANG, PYTHON
+                started.message = f"it did not end within {EXIT:g} s{endings.position(worker.stacks())}"
+            elif code != 0:
+                started.how, started.phase, started.message = CRASH, PYTHON, endings.ended(code, worker.output)
+        started.stderr = list(worker.output)[-MOST_LINES:]
+    return started

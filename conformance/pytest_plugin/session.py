@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
-from ..core.result import END_OF_CHECK, Result
+from ..core.result import Result
+from ..workers.serve import Stream
 
 
 class Run:
@@ -20,20 +19,16 @@ class Run:
 
     def __init__(self, stream: Path | None, failed: str | None) -> None:
         self.records: list[Result] = []
-        self.stream = stream
+        self.stream = None if stream is None else Stream(stream)
         self.failed: set[tuple[int, str | None]] = set()
         for word in failed.split(",") if failed else ():
             rung, _, subject = word.partition(":")
             self.failed.add((int(rung), subject or None))
 
     def tell(self, event: dict[str, Any]) -> None:
-        """Append one event, complete before the next statement runs, so that a crash loses nothing."""
-        # Into the runner's pipe, that is: in a session whose stream is a file nobody reads the marks.
-        if self.stream is not None and event["event"] == "result" and self.stream.is_fifo():
-            os.write(2, END_OF_CHECK + event["id"].encode() + b"\n")
+        """Append one event to the stream."""
         if self.stream is not None:
-            with self.stream.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
+            self.stream.tell(event)
 
     def add(self, record: Result) -> None:
         """Keep the record of an ended check."""

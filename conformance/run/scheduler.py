@@ -18,7 +18,8 @@ from ..core.law import RUNGS, blocked_by, split_id
 from ..core.result import Result
 from ..judge.outcome import BROKEN, WRONG, Group, Outcome, groups
 from ..machine import snapshot
-from ..workers import process
+from ..workers import endings
+from ..workers.channel import wait
 from ..workers.plan import SEEDED, Unit, command, trial_command, variables
 from ..workers.process import Child
 from .watcher import Watcher
@@ -84,7 +85,7 @@ class Runner:
             for unit in ready[: self._lanes() - len(self.running)]:
                 waiting.remove(unit)
                 self._start(_Running(unit, None, list(unit.ids)))  # type: ignore[arg-type]
-            process.wait([pipe for r in self.running for pipe in r.child.pipes()], 0.2)
+            wait([pipe for r in self.running for pipe in r.child.pipes()], 0.2)
             for running in list(self.running):
                 self._look_at(running)
             now = [r.child.running or f"{r.unit.name}: between checks" for r in self.running]
@@ -213,7 +214,7 @@ class Runner:
         """End a process that is over its deadline, and go on with what it has left."""
         child = running.child
         stack = child.stacks()
-        where = f"; it stood in {process.frames(stack)}" if process.frames(stack) else ""
+        where = endings.position(stack)
         self._took_leave(running, child.close())
         self.running.remove(running)
         if child.running is not None:
@@ -227,7 +228,7 @@ class Runner:
 
     def _took_leave(self, running: _Running, code: int | None) -> None:
         if code is None:
-            said = f"the process of {running.unit.name} {process.how_it_ended(code)}"
+            said = f"the process of {running.unit.name} {endings.how_it_ended(code)}"
             self.outcome.troubles.append(said)
 
     def _ended(self, running: _Running) -> None:
@@ -235,12 +236,11 @@ class Runner:
         child = running.child
         code = child.close()
         self.running.remove(running)
-        how, words = process.how_it_ended(code), process.last_words(child.stderr)
-        said = f"{how}; it said: {words}" if words else how
+        said = endings.ended(code, child.output)
         if child.running is not None:
-            self._lost(running, child.running, "crash", f"{said} (in the middle of the check)", list(child.stderr))
+            self._lost(running, child.running, "crash", f"{said} (in the middle of the check)", list(child.output))
         elif code == USAGE_ERROR and not child.answered:
-            raise SetupError(process.usage(child.stderr))
+            raise SetupError(endings.usage(child.output))
         elif not running.left:
             if code is None or code < 0:
                 self.outcome.troubles.append(f"the process of {running.unit.name} crashed on its way out ({said})")
@@ -271,7 +271,7 @@ class Runner:
         running.stalled += 0 if running.child.answered else 1
         if running.stalled > 1:
             for check in list(running.left):
-                self._lost(running, check, status, message, list(running.child.stderr))
+                self._lost(running, check, status, message, list(running.child.output))
 
 
 def _unanswered(check: str) -> Result:

@@ -160,7 +160,7 @@ def _explain(voice: _Voice, code: int) -> tuple[str, int]:
             return f"{who} lost the connection to another process; {where}", LOST
         if code in (-signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT):
             return f"{who} was ended by {how_it_ended(code)}", 128 - code
-        return f"{who} ended by {how_it_ended(code)}; it said: {last_words(voice.last)}", LOST
+        return f"{who} ended by {how_it_ended(code)}; last output: {last_words(voice.last)}", LOST
     # A process other than 0 is not heard, but for how it failed.
     failed = code not in (0, 130) and voice.process not in (None, 0)
     return (f"{who}: {last_words(voice.last, 1).removeprefix('sftref: ')}" if failed else ""), code

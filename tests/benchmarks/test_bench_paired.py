@@ -1,4 +1,4 @@
-"""Two sides in turn: what is called slower, what is measured again, and what a side that fails looks like."""
+"""Two sides in turn: which is called slower, which is measured again, and how a side that fails is named."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sftref.conformance.benchmarks.judging.intervals import AMBIGUOUS, FAIL, PAS
 from sftref.conformance.benchmarks.judging.verdict import WRONG, Judged, overall
 from sftref.conformance.benchmarks.paired import Comparison, Question
 from sftref.conformance.benchmarks.side import Side, SideError, interpreter, overlay
+from sftref.conformance.core.settings import Settings
 
-# `sftref bench` never imports JAX; this process has it, and Python warns of a fork beside its threads.
-pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:os.fork")]
-QUESTION = Question(("old", []), ("new", []), 0.05, "quick")
+pytestmark = pytest.mark.once
+QUESTION = Question(("old", ()), ("new", ()), 0.05, "quick")
 Took = Callable[[int, np.random.Generator], float]
 
 
@@ -29,27 +29,30 @@ class FakeSide:
     def __init__(self, took: Took, process: int, exact: dict[str, float], log: list[str]) -> None:
         self.took, self.process, self.exact, self.log = took, process, exact, log
         self.rng = np.random.default_rng((process, len(log)))
-        self.asked: list[dict[str, Any]] = []
 
-    def send(self, **question: Any) -> None:
-        self.asked.append(question)
+    def send(self, method: str, *_: str) -> None:
+        self.method = method
+
+    def call(self, method: str) -> dict[str, Any]:
+        self.send(method)
+        return self.answer()
 
     def answer(self) -> dict[str, Any]:
-        return self.ask(**self.asked.pop())
-
-    def ask(self, **question: Any) -> dict[str, Any]:
-        self.log.append(question["do"])
-        if question["do"] == "describe":
+        self.log.append(self.method)
+        if self.method == "describe":
             versions = {"jax": "0", "jaxlib": "0", "python": "3"}
-            return {"versions": versions, "devices": "8 x cpu", "platform": "cpu", "entries": [["step[t]", "training"]]}
-        if question["do"] == "prepare":
+            return {"versions": versions, "devices": "8 x cpu", "platform": "cpu", "entries": [("step[t]", "training")]}
+        if self.method == "prepare":
             if self.exact.get("wrong"):
                 raise SideError("after: it is wrong", hung=self.exact["wrong"] > 1)
             return {"work": {"examples": 8.0}, "exact": self.exact, "once": False}
         seconds = self.took(self.process, self.rng)
         return {"wall": seconds, "cpu": 1.0}
 
-    def close(self) -> None:
+    def __enter__(self) -> FakeSide:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.log.append("close")
 
 
@@ -131,27 +134,38 @@ def test_against_names_an_interpreter_or_a_trainer() -> None:
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., Side]:
     where = overlay(tmp_path)
-    return lambda *words: Side("after", sys.executable, [*words, "--devices", "1"], where)
+
+    def started(*only: str, adapter: str = "sftref.conformance.adapters.template:Template") -> Side:
+        settings = Settings(level="quick", devices=1, adapters=(adapter,))
+        return Side("after", sys.executable, (settings, None, only, None), where)
+
+    return started
 
 
-def test_a_worker_times_what_it_is_asked_to(start: Callable[..., Side]) -> None:
-    asked = start("--only", "dispatch")
-    try:
-        described = asked.ask(do="describe")
+def test_a_worker_times_benchmarks_and_goes_on_after_an_error(start: Callable[..., Side]) -> None:
+    with start("dispatch") as after:
+        described = after.call("describe")
         assert described["devices"] == "1 x cpu, small"
-        assert described["entries"] == [["dispatch", "dispatch"]]
-        assert asked.ask(do="prepare", id="dispatch")["once"] is False
-        took = asked.ask(do="round")
+        assert described["entries"] == [("dispatch", "dispatch")]
+        assert after.call("prepare", "dispatch")["once"] is False
+        took = after.call("round")
         assert 0 < took["wall"] < 10
-        with pytest.raises(SideError, match="after: KeyError: 'nothing'"):
-            asked.ask(do="prepare", id="nothing")
-        assert asked.ask(do="round")["cpu"] > 0, "it goes on after an error"
-    finally:
-        asked.close()
-    assert asked.process.returncode is not None
+        with pytest.raises(SideError, match="after: KeyError: 'nothing'") as failure:
+            after.call("prepare", "nothing")
+        assert not failure.value.hung
+        assert after.call("round")["cpu"] > 0
+    assert after.process.returncode is not None
 
 
-def test_a_worker_is_not_taken_from_the_folder_it_starts_in(
+def test_a_call_that_fails_on_one_side_leaves_no_answer_unread(start: Callable[..., Side]) -> None:
+    with start("dispatch") as before, start("dispatch", adapter="no_such_module:X") as after:
+        for sides in ((before, after), (after, before)):
+            with pytest.raises(SideError, match=r"after: AdapterError: .*no_such_module"):
+                paired._both(sides, "prepare", "dispatch")
+        assert before.call("describe")["entries"] == [("dispatch", "dispatch")]
+
+
+def test_a_worker_is_not_imported_from_the_folder_it_starts_in(
     start: Callable[..., Side], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a checkout, whose `sftref/` has no `conformance` inside."""
@@ -159,37 +173,18 @@ def test_a_worker_is_not_taken_from_the_folder_it_starts_in(
     (here / "sftref").mkdir(parents=True)
     (here / "sftref" / "__init__.py").touch()
     monkeypatch.chdir(here)
-    asked = start("--only", "dispatch")
-    try:
-        assert asked.ask(do="describe")["entries"] == [["dispatch", "dispatch"]]
-    finally:
-        asked.close()
+    with start("dispatch") as after:
+        assert after.call("describe")["entries"] == [("dispatch", "dispatch")]
 
 
-def test_a_worker_that_dies_is_told_with_its_last_words(start: Callable[..., Side]) -> None:
-    asked = start("--level", "nonsense")
-    try:
-        with pytest.raises(SideError, match="--level = nonsense, must be one of quick, standard, full") as found:
-            asked.ask(do="describe")
-        assert not found.value.hung
-        asked.process.kill()
-        with pytest.raises(SideError, match="SIGKILL") as found:
-            asked.ask(do="describe")
-        assert found.value.hung
-    finally:
-        asked.close()
-
-
-def test_a_worker_that_says_nothing_is_not_waited_for(
-    start: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(side, "DEADLINE", 0.0)
-    asked = start()
-    # On a quiet machine it would answer within the second that is waited anyway.
-    os.kill(asked.process.pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(SideError, match="no answer within 0 s") as found:
-            asked.ask(do="describe")
-        assert found.value.hung
-    finally:
-        asked.close()
+def test_a_worker_that_dies_or_hangs_is_named(start: Callable[..., Side], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side, "DEADLINE", 1.0)
+    with start("dispatch") as after:
+        os.kill(after.process.pid, signal.SIGSTOP)
+        with pytest.raises(SideError, match="after: no answer within 1 s") as failure:
+            after.call("describe")
+        assert failure.value.hung
+        after.process.kill()
+        with pytest.raises(SideError, match="after: SIGKILL") as failure:
+            after.call("describe")
+        assert failure.value.hung

@@ -1,9 +1,7 @@
-"""Steps that nobody waits for: asked where that is safe, and in a process of their own where JAX is known to hang."""
+"""Steps that are not waited for: in this process where that is safe, in another one where JAX is known to hang."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +13,7 @@ from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.laws.machine import test_2_unwaited as rung2
 from sftref.conformance.laws.support import unwaited
+from sftref.conformance.workers.channel import NoAnswer
 from test_laws_machine import ask, numbers
 
 pytestmark = pytest.mark.jax
@@ -33,7 +32,7 @@ def test_where_it_can_hang(platform: str, version: str, wanted: bool) -> None:
 
 
 def test_every_number_of_every_step_counts() -> None:
-    """One that is off by one, on one device in the first step, is still seen at the end, and there are the steps."""
+    """A number that is wrong by one, on one device in the first step, is still wrong after the last one."""
     first = numbers().integers(0, unwaited.PRIME, (8, 3)).astype(np.int32)
     other = first.copy()
     other[5, 1] += 1
@@ -45,10 +44,10 @@ def test_every_number_of_every_step_counts() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _anew() -> Iterator[None]:
-    unwaited._ended.cache_clear()
+def _not_cached() -> Iterator[None]:
+    unwaited.hung.cache_clear()
     yield
-    unwaited._ended.cache_clear()
+    unwaited.hung.cache_clear()
 
 
 def test_with_threads_enough_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,47 +56,74 @@ def test_with_threads_enough_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unwaited.hung(8) is None
 
 
+class FakeWorker:
+    """A process that answers as written down, once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: list[NoAnswer | None], output: list[str]) -> None:
+        self.answers, self.output = answers, output
+        monkeypatch.setattr(unwaited, "Worker", lambda *_: self)
+
+    def ask(self, method: str, waits: int | None, *, seconds: float) -> NoAnswer | None:
+        assert (method, waits, seconds) in [("take", 1, unwaited.STARTING), ("take", None, unwaited.SECONDS)]
+        return self.answers.pop(0)
+
+    def __enter__(self) -> FakeWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert not self.answers
+
+
 @pytest.mark.parametrize(
-    ("code", "said", "wanted"),
+    ("answer", "output"),
     [
-        (1, "Timeout (0:00:20)!\nThread 0x1 (most recent call first):", "no answer within 20 s"),
-        (-signal.SIGABRT, "F0 rendezvous.cc:127 not all of them arrived", "SIGABRT: F0 rendezvous.cc:127 not all"),
+        (NoAnswer("no answer within 20 s; it was in take (support/unwaited.py:1)", silent=True), []),
+        (NoAnswer("SIGABRT; last output: F0 rendezvous.cc:127 not all", code=-6), ["F0 rendezvous.cc:127 not all"]),
     ],
-)  # fmt: skip
-def test_a_hang_is_a_known_deviation(code: int, said: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the clock, or by XLA's own end; with the way out, and no failure."""
-    ended = subprocess.CompletedProcess([], code, f"{unwaited.WAITED}\n", said)
-    monkeypatch.setattr(unwaited.subprocess, "run", lambda *_, **__: ended)
+)
+def test_a_hang_is_a_known_deviation(answer: NoAnswer, output: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock, or by XLA's own end; with the way out, and no failure. One process answers for all calls."""
+    FakeWorker(monkeypatch, [None, answer], output)
     monkeypatch.setattr(rung2, "can_hang", lambda *_: True)
-    with pytest.raises(Known, match=wanted) as found:
-        ask(rung2.test_unwaited, "collectives.unwaited")
-    monkeypatch.setattr(unwaited.subprocess, "run", lambda *_, **__: pytest.fail("another process was asked"))
-    with pytest.raises(Known, match=wanted):
-        ask(rung2.test_unwaited, "collectives.unwaited")
-    assert "NPROC=32" in str(found.value)
-    record = Result.of(laws()["collectives.unwaited"], None, None, found.value, 1.0, "")
+    for _ in range(2):
+        with pytest.raises(Known) as known:
+            ask(rung2.test_unwaited, "collectives.unwaited")
+        assert answer.how in str(known.value)
+    assert "NPROC=32" in str(known.value)
+    record = Result.of(laws()["collectives.unwaited"], None, None, known.value, 1.0, "")
     assert record.status == "deviation"
 
 
-@pytest.mark.parametrize("said", ["ModuleNotFoundError: No module named 'conformance'", "Timeout (0:02:00)!"])
-def test_a_child_that_does_not_come_to_its_steps_is_no_hang(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both were, once: a kit that was not found by its own child, and a JAX that does not start."""
-    ended = subprocess.CompletedProcess([], 1, "", said)
-    monkeypatch.setattr(unwaited.subprocess, "run", lambda *_, **__: ended)
-    with pytest.raises(RuntimeError, match=r"exit code 1; it said: (ModuleNotFoundError|Timeout)"):
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [NoAnswer("exit code 1; last output: ModuleNotFoundError: No module named 'conformance'", code=1)],
+        [NoAnswer("no answer within 120 s", silent=True)],
+        [None, NoAnswer("RuntimeError: out of memory")],
+    ],
+)
+def test_a_process_that_fails_otherwise_is_no_hang(
+    answers: list[NoAnswer | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kit that its own child does not find, a JAX that does not start, an error."""
+    failure = answers[-1]
+    FakeWorker(monkeypatch, answers, [])
+    with pytest.raises(RuntimeError) as error:
         unwaited.hung(8)
+    assert failure is not None
+    assert str(error.value).endswith(f"on 8 simulated devices: {failure.how}")
 
 
-def test_where_it_cannot_hang_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_cannot_hang_no_step_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """And no process is started."""
-    asked: list[Any] = []
+    waiting: list[Any] = []
 
-    def waited(devices: list[Any], first: np.ndarray, waits: int | None) -> np.ndarray:
-        asked.append(waits)
+    def taken(devices: list[Any], first: np.ndarray, waits: int | None) -> np.ndarray:
+        waiting.append(waits)
         return rung2.wanted(first, unwaited.STEPS)
 
-    monkeypatch.setattr(rung2, "trajectory", waited)
+    monkeypatch.setattr(rung2, "trajectory", taken)
     monkeypatch.setattr(rung2, "hung", lambda _: pytest.fail("a process was started"))
     monkeypatch.setattr(rung2, "can_hang", lambda *_: False)
     ask(rung2.test_unwaited, "collectives.unwaited")
-    assert asked == [None]
+    assert waiting == [None]

@@ -63,9 +63,9 @@ def test_a_good_start_goes_through_all_phases() -> None:
 @pytest.mark.parametrize(
     ("does", "how", "said"),
     [
-        ("hangs when imported", "hang", "in the phase 'plugin': no answer within 15 s; it stood in <module> (site/"),
-        ("hangs when it looks for devices", "hang", "'first device': no answer within 15 s; it stood in initialize"),
-        ("aborts", "crash", "JAX crashed in the phase 'plugin': SIGABRT; it said: HSA_STATUS_ERROR: queue died"),
+        ("hangs when imported", "hang", "in the phase 'plugin': no answer within 15 s; it was in <module> (site/"),
+        ("hangs when it looks for devices", "hang", "'first device': no answer within 15 s; it was in initialize"),
+        ("aborts", "crash", "JAX crashed in the phase 'plugin': SIGABRT; last output: HSA_STATUS_ERROR: queue died"),
         ("raises", "failed", "JAX failed in the phase 'plugin': OSError: libamdhip64.so.7: cannot open shared"),
     ],
 )  # fmt: skip

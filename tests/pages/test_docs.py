@@ -71,7 +71,7 @@ def test_other_commands_are_ones_that_the_program_takes(page: str) -> None:
 def test_a_hang_reads_as_the_page_says() -> None:
     """In the words that `test_env.py` sees of stub plugins which do hang."""
     phase = "first device"
-    hung = Started(HANG, phase, f"no answer within {PHASES[phase]:g} s; it stood in initialize (...)")
+    hung = Started(HANG, phase, f"no answer within {PHASES[phase]:g} s; it was in initialize (...)")
     assert f"\nUNRESPONSIVE: {hung.line}\n" in (DOCS / "install.md").read_text(encoding="utf-8")
 
 

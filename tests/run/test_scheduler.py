@@ -73,11 +73,11 @@ def test_each_fate_is_one_status(everything: tuple[Copy, Ended]) -> None:
 @pytest.mark.parametrize(
     ("check", "said"),
     [
-        ("r3.sleeps", "no answer within 2.5 s; it stood in test_sleeps (laws/test_3_fates.py:"),
+        ("r3.sleeps", "no answer within 2.5 s; it was in test_sleeps (laws/test_3_fates.py:"),
         ("r3.holds_the_gil", "test_holds_the_gil (laws/test_3_fates.py:"),
-        ("r3.segfaults", "SIGSEGV; it said: Fatal Python error: Segmentation fault | in string_at"),
+        ("r3.segfaults", "SIGSEGV; last output: Fatal Python error: Segmentation fault | in string_at"),
         ("r3.exits", "exit code 7 (in the middle of the check)"),
-        ("r3.aborts", "SIGABRT; it said: F0000 rendezvous of 8 threads failed | Fatal Python error: Aborted"),
+        ("r3.aborts", "SIGABRT; last output: F0000 rendezvous of 8 threads failed | Fatal Python error: Aborted"),
         ("r3.disagrees", "kernels that disagree: E0000 Results mismatch between two kernels"),
         ("r3.raises", "RuntimeError: boom ?[31m"),
         ("r3.compares_nothing", "compared nothing"),
@@ -223,7 +223,7 @@ def test_a_process_that_does_not_start_is_tried_once_more(copy: Make) -> None:
     assert ended.code == 3
     assert list(ended.statuses.values()) == ["hang", "hang"]
     assert (
-        "no check began within 3 s; it stood in <module> (laws/test_3_fates.py:" in ended.check("r3.passes")["message"]
+        "no check began within 3 s; it was in <module> (laws/test_3_fates.py:" in ended.check("r3.passes")["message"]
     )
 
 
@@ -233,7 +233,7 @@ def test_a_process_that_dies_before_its_first_check(copy: Make) -> None:
     ended = made.verify()
     assert ended.code == 3
     assert list(ended.statuses.values()) == ["crash", "crash"]
-    assert "ended before the check began: SIGABRT; it said: bad driver" in ended.check("r3.passes")["message"]
+    assert "ended before the check began: SIGABRT; last output: bad driver" in ended.check("r3.passes")["message"]
 
 
 def test_a_file_that_cannot_be_imported_costs_its_own_checks(copy: Make) -> None:

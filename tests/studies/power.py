@@ -23,6 +23,7 @@ import numpy as np
 from sftref.conformance.benchmarks import paired
 from sftref.conformance.benchmarks.judging import intervals
 from sftref.conformance.benchmarks.side import Side, overlay
+from sftref.conformance.core.settings import Settings
 
 PLAIN = "sftref.conformance.adapters.template:Template"
 SLOWED = {"0 %": PLAIN} | {
@@ -37,22 +38,19 @@ WORDS = (intervals.FAIL, intervals.AMBIGUOUS, intervals.PASS)
 
 def record(adapter: str, rounds: int, devices: int, where: Path) -> dict[str, Any]:
     """Pairs of rounds of one pair of processes: [wall, cpu] before and after."""
-    words = ["--label", "trainer", "--devices", str(devices), "--only", "step", "--level", "quick"]
-    sides = [Side(name, sys.executable, [*words, "--adapter", a], where) for name, a in
-             (("before", PLAIN), ("after", adapter))]  # fmt: skip
-    try:
-        for side in sides:
-            side.send(do="prepare", id=TIMED)
-        exact = [side.answer()["exact"] for side in sides]
+    def side(name: str, trainer: str) -> Side:
+        settings = Settings(level="quick", devices=devices, adapters=(trainer,))
+        return Side(name, sys.executable, (settings, None, ["step"], "trainer"), where)
+
+    with side("before", PLAIN) as before, side("after", adapter) as after:
+        sides = (before, after)
+        exact = [side.call("prepare", TIMED)["exact"] for side in sides]
         pairs: list[list[list[float]]] = []
         for number in range(rounds):
             order = (0, 1) if number % 2 == 0 else (1, 0)
-            took = {place: sides[place].ask(do="round") for place in order}
+            took = {place: sides[place].call("round") for place in order}
             pairs.append([[took[place]["wall"], took[place]["cpu"]] for place in range(2)])
         return {"rounds": pairs, "exact": exact}
-    finally:
-        for side in sides:
-            side.close()
 
 
 def paired_trial(blocks: list[np.ndarray], rng: np.random.Generator) -> tuple[str, int]:

@@ -10,7 +10,7 @@ import pytest
 
 from ...core.check import Check, Known
 from ...core.meshes import Array
-from ..support.unwaited import CURE, FEW, PRIME, STEPS, UPSTREAM, can_hang, hung, trajectory
+from ..support.unwaited import FEW, FIX, PRIME, STEPS, UPSTREAM, can_hang, hung, trajectory
 
 
 def wanted(first: Array, steps: int) -> Array:
@@ -39,5 +39,5 @@ def test_unwaited(check: Check, rng: np.random.Generator, devices: list[Any]) ->
     if found:
         raise Known(
             f"known of JAX before 0.12 on simulated devices ({UPSTREAM}): {STEPS} steps that nobody waits for gave "
-            f"{found} on {len(devices)} devices; {CURE}"
+            f"{found} on {len(devices)} devices; {FIX}"
         )

@@ -1,4 +1,4 @@
-"""A trainer in several processes -> a trainer behind the border, which the laws for one process can be asked of."""
+"""A trainer in several processes, behind the adapter interface, so that the laws for one process can test it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .process_group import Ranks
 
 
 class Across:
-    """A trainer under test that runs in several processes, as the laws for one process see it.
+    """A trainer under test that runs in several processes.
 
-    A method is called in each of them. What they answer must be the same bits, and is what the first one says.
+    Each method is called in every process. The answers must have the same bits; the first one is returned.
     """
 
     def __init__(self, ranks: Ranks, name: str, capabilities: frozenset[str]) -> None:
@@ -33,39 +33,34 @@ class Across:
 
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
         """See `TrainerUnderTest.evaluate`; rows of weight 0 may differ."""
-        answers = [np.where((batch.weights > 0)[:, None], logits, 0) for logits in self._all("evaluate", batch)]
-        return np.asarray(self._agreed("evaluate", answers))
+        answers = self.ranks.every("call", "evaluate", batch)
+        counted = [np.where((batch.weights > 0)[:, None], logits, 0) for logits in answers]
+        return np.asarray(self._same("evaluate", counted))
 
     def params(self) -> Arrays:
         """See `TrainerUnderTest.params`."""
-        found: Arrays = self._one("params")
-        return found
+        return self._one("params")
 
     def gradients(self, batch: HostBatch) -> Arrays:
         """See `TrainerUnderTest.gradients`."""
-        found: Arrays = self._one("gradients", batch)
-        return found
+        return self._one("gradients", batch)
 
     def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
         """See `TrainerUnderTest.score`."""
-        found: Mapping[str, float] = self._one("score", batches)
-        return found
+        return self._one("score", batches)
 
     def save(self, path: Path) -> None:
         """See `TrainerUnderTest.save`: all write to one folder."""
-        self._all("save", path)
+        self.ranks.every("call", "save", path)
 
     def restore(self, path: Path) -> None:
         """See `TrainerUnderTest.restore`."""
-        self._all("restore", path)
-
-    def _all(self, method: str, *arguments: Any) -> list[Any]:
-        return self.ranks.every("call", method, *arguments)
+        self.ranks.every("call", "restore", path)
 
     def _one(self, method: str, *arguments: Any) -> Any:
-        return self._agreed(method, self._all(method, *arguments))
+        return self._same(method, self.ranks.every("call", method, *arguments))
 
-    def _agreed(self, method: str, answers: Sequence[Any]) -> Any:
+    def _same(self, method: str, answers: Sequence[Any]) -> Any:
         for number, answer in enumerate(answers):
             where = unlike(answer, answers[0])
             if where is not None:
@@ -75,14 +70,14 @@ class Across:
 
 
 def unlike(answer: Any, other: Any) -> str | None:
-    """What of two answers is not the same bit for bit: a leaf's name, or `the result`; None if nothing."""
+    """What differs in a bit between two answers: a leaf's name, or `the result`; None if nothing does."""
     if isinstance(answer, Mapping):
         if answer.keys() != other.keys():
             return "the set of leaves"
-        return next((name for name in answer if not _same(answer[name], other[name])), None)
-    return None if _same(answer, other) else "the result"
+        return next((name for name in answer if not _same_bits(answer[name], other[name])), None)
+    return None if _same_bits(answer, other) else "the result"
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same_bits(one: Any, other: Any) -> bool:
     a, b = np.asarray(one), np.asarray(other)
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

@@ -1,7 +1,7 @@
-"""Collectives over processes: what each device calls, and what each must have then, computed in NumPy.
+"""Collectives over processes: what each device calls, and what each must have afterwards, computed in NumPy.
 
-Devices stand in a grid of (process, local); a collective goes over one axis of it or over both, so that there are
-groups within a process, groups across all of them, and the whole.
+Devices form a grid of (process, local). A collective goes over one axis of it or over both, so its groups are within a
+process, across all processes, or all devices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Axes = Sequence[str]
 AXES = ("process", "local")
 
 
-def _turned(x: jax.Array, axes: Axes) -> jax.Array:
+def _to_the_next(x: jax.Array, axes: Axes) -> jax.Array:
     n = int(lax.psum(1, axes))
     return lax.ppermute(x, axes, [(i, (i + 1) % n) for i in range(n)])
 
@@ -30,7 +30,7 @@ CALLS: dict[str, Callable[[jax.Array, Axes], jax.Array]] = {
     "all_gather": lambda x, axes: lax.all_gather(x, axes, tiled=True),
     "reduce_scatter": lambda x, axes: lax.psum_scatter(x, axes, tiled=True),
     "all_to_all": lambda x, axes: lax.all_to_all(x, axes, 0, 0, tiled=True),
-    "ppermute": _turned,
+    "ppermute": _to_the_next,
 }
 
 
@@ -41,7 +41,7 @@ def sent(program: Callable[[Any], Any], place: Any, data: Array) -> dict[int, Ar
 
 
 def groups(shape: tuple[int, int], axes: Axes) -> list[list[int]]:
-    """The rows that a collective over some axes of a grid of devices brings together, each group in its order."""
+    """The groups of a collective over some axes of a grid of devices, each as the rows of its members in order."""
     places = np.arange(shape[0] * shape[1]).reshape(shape)
     if tuple(axes) == AXES:
         return [places.ravel().tolist()]
@@ -53,20 +53,20 @@ def expected(operation: str, shape: tuple[int, int], axes: Axes, data: Array) ->
 
     `size` must be a multiple of the devices of a group.
     """
-    found: list[Array] = [data[0]] * len(data)
+    results: list[Array] = [data[0]] * len(data)
     for members in groups(shape, axes):
         rows = data[members]
         total = rows.sum(axis=0, dtype=np.float64 if data.dtype.kind == "f" else data.dtype).astype(data.dtype)
         for at, member in enumerate(members):
             match operation:
                 case "psum":
-                    found[member] = total
+                    results[member] = total
                 case "all_gather":
-                    found[member] = rows.ravel()
+                    results[member] = rows.ravel()
                 case "reduce_scatter":
-                    found[member] = np.split(total, len(members))[at]
+                    results[member] = np.split(total, len(members))[at]
                 case "all_to_all":
-                    found[member] = rows.reshape(len(members), len(members), -1)[:, at].ravel()
+                    results[member] = rows.reshape(len(members), len(members), -1)[:, at].ravel()
                 case "ppermute":
-                    found[member] = rows[at - 1]
-    return np.stack(found)
+                    results[member] = rows[at - 1]
+    return np.stack(results)

@@ -1,33 +1,25 @@
-"""One process of several that `jax.distributed` joins: it does what its pipe says, until that is closed.
-
-`ranks.py` starts it as `python -m sftref.conformance.laws.support.rank PIPE PARENT` and asks its methods by name.
-"""
+"""One process of several that `jax.distributed` joins: the methods that `process_group.py` calls in each."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import faulthandler
 import importlib
 import inspect
 import os
-import signal
-import sys
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
 from ...core.kit import PACKAGE
-from ...workers.process import tied_to
 from .messages import CALLS, sent
 
-# Seconds without a sign of life after which JAX takes a process for lost, where it can be told (from 0.7 on).
+# Seconds without a sign of life after which JAX takes a process for lost, where that can be set (from 0.7 on).
 HEARTBEAT = 10
 JOINING = 60
 
 
 class Rank:
-    """What a process can be asked. Everything that comes back can be pickled: NumPy arrays, no JAX ones."""
+    """The methods. What they return can be pickled: NumPy arrays, no JAX ones."""
 
     def __init__(self) -> None:
         self.mesh: Any = None
@@ -40,9 +32,11 @@ class Rank:
 
         from .compilation import OPTION
 
+        # JAX's own exit waits for the other processes. This comes first: it is registered last.
+        atexit.register(os._exit, 0)
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)
-        # Before JAX 0.6 it must be asked for.
+        # The default from JAX 0.6 on.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.config.update(OPTION, light)
         known = inspect.signature(jax.distributed.initialize).parameters
@@ -65,10 +59,10 @@ class Rank:
         }
 
     def collective(self, operation: str, axes: tuple[str, ...], data: Any) -> dict[int, Any]:
-        """A collective of `messages.CALLS` over some axes of (process, local): what each own device has then.
+        """A collective over some axes of (process, local): what each device of this process has afterwards.
 
         Args:
-            operation: its name there.
+            operation: its name in `messages.CALLS`.
             axes: over which it goes.
             data: [N, size], a row for each device of all processes.
         """
@@ -95,19 +89,31 @@ class Rank:
         return count
 
     def load(self, adapter: str) -> None:
-        """The trainer under test."""
+        """Make the trainer under test."""
         from ...adapter import load_adapter
 
         self.subject = load_adapter(adapter)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """A method of the trainer under test."""
+        """Call a method of the trainer under test."""
         from .trainer_checks import precision
 
         if method == "start":
             self.case = arguments[0]
         with precision(self.case):
             return getattr(self.subject, method)(*arguments)
+
+
+# A fault that is seeded until the process ends.
+_SEEDED = contextlib.ExitStack()
+
+
+def make(number: int, fault: str | None) -> Rank:
+    """A rank; with a seeded fault, in a process where that fault is present."""
+    if fault is not None:
+        faults = importlib.import_module(f"{PACKAGE}.faults.trainers.processes")
+        _SEEDED.enter_context(faults.wrong(fault, number))
+    return Rank()
 
 
 def _by_process(devices: list[Any]) -> Any:
@@ -117,37 +123,3 @@ def _by_process(devices: list[Any]) -> Any:
 
     processes = sorted({device.process_index for device in devices})
     return Mesh(np.array([[d for d in devices if d.process_index == p] for p in processes]), ("process", "local"))
-
-
-def serve(pipe: Connection, rank: Rank) -> None:
-    """Answer (method, arguments, keywords) by (result, None) or (None, what went wrong), until the pipe is closed."""
-    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
-        while True:
-            method, arguments, keywords = pipe.recv()
-            try:
-                pipe.send((getattr(rank, method)(*arguments, **keywords), None))
-            except Exception as error:  # it is the one who asked to whom this is to be told
-                pipe.send((None, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"))
-
-
-def main() -> None:
-    """Serve the pipe PIPE of the process PARENT; with a third word, wrongly: as a seeded fault says."""
-    descriptor, parent, *fault = sys.argv[1:]
-    tie = tied_to(int(parent))
-    if tie is not None:
-        tie()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    pipe = Connection(int(descriptor))
-    # Not this file's class where it runs as __main__: faults are seeded in the one that others import.
-    made: Callable[[], Rank] = importlib.import_module(f"{__package__}.rank").Rank
-    seeded: Any = contextlib.nullcontext()
-    if fault:
-        seeded = importlib.import_module(f"{PACKAGE}.faults.trainers.processes").wrong(fault[0], int(fault[1]))
-    with seeded:
-        serve(pipe, made())
-    # Without JAX's way out, which would wait for the others.
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,55 +1,46 @@
 """Hundreds of steps with a collective, none of which is waited for.
 
-Run as `python -m sftref.conformance.laws.support.unwaited`.
-On simulated devices JAX before 0.12 ends with them only by luck: the threads of XLA's pool are as many as cores, each
-device of each step takes one to wait for the other devices, and when later steps hold all of them the devices that are
-waited for find none. Asked there in a process of its own, which ends itself.
+On simulated devices JAX before 0.12 completes them only by luck: XLA's pool has as many threads as there are cores,
+each device of each step takes one to wait for the other devices, and when later steps hold all of them none is left for
+the devices that are waited for. There they run in a process of their own.
 """
 
 from __future__ import annotations
 
-import argparse
-import faulthandler
 import functools
-import os
-import shlex
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 
-from ...core.kit import IMPORT_ROOT
 from ...core.meshes import Array, mesh_of, shard_map
 from ...core.settings import Settings, start_jax
 from ...machine.versions import release
-from ...workers import process
+from ...workers.channel import NoAnswer, Worker
 
 STEPS = 300
-# So many are never in flight where that can hang; ten were tried there, and held.
+# So many are in flight at most where more can hang; ten completed there whenever they were tried.
 FEW = 10
 # One step is 0.5 ms on two cores, all of them 0.2 s.
 SECONDS = 20.0
 STARTING = 120.0
 # Sums of so many numbers below it, three times one more, stay far below 2^31.
 PRIME = 65_521
-MENDED = (0, 12)
-CURE = f"wait for every {FEW}th step at the least, as sftref's own loop does, or set NPROC=32 before JAX starts"
-# What the child says when the same steps, each waited for, are over; how faulthandler begins; and what XLA calls the
-# place where devices wait for each other.
-WAITED, TIMEOUT, RENDEZVOUS = "waited for each", "Timeout (", "rendezvous"
+FIXED = (0, 12)
+FIX = f"wait for every {FEW}th step at the least, as sftref's own loop does, or set NPROC=32 before JAX starts"
+# XLA's name for the place where devices wait for each other; some releases give up there after a while.
+RENDEZVOUS = "rendezvous"
 UPSTREAM = "https://github.com/PyAutoLabs/PyAutoFit/issues/1530, https://github.com/pytorch/xla/pull/3898"
 
 
 def can_hang(platform: str, version: str) -> bool:
     """Whether devices of this platform are simulated by threads that can run out, under this version of JAX."""
-    return platform == "cpu" and release(version) < MENDED
+    return platform == "cpu" and release(version) < FIXED
 
 
 def trajectory(devices: list[Any], first: Array, waits: int | None) -> Array:
     """Take `STEPS` steps x <- (sum of all x + 3 x) mod `PRIME`, int32 [N, n], and wait every `waits` of them or never.
 
-    One wrong number in any step is a wrong number in the end: modulo a prime the step can be undone, as 3 and 3 + N
+    A wrong number in any step gives a wrong number at the end: modulo a prime the step can be undone, as 3 and 3 + N
     are not 0 there.
     """
     import jax
@@ -68,56 +59,35 @@ def trajectory(devices: list[Any], first: Array, waits: int | None) -> Array:
     return np.asarray(x)
 
 
+class Steps:
+    """The steps on simulated devices, in a process of their own."""
+
+    def __init__(self, devices: int) -> None:
+        import jax
+
+        start_jax(Settings(platform="cpu", devices=devices))
+        self.devices = jax.devices()[:devices]
+
+    def take(self, waits: int | None) -> None:
+        """Take all steps; see `trajectory`."""
+        trajectory(self.devices, np.ones((len(self.devices), 1024), np.int32), waits)
+
+
+# No fault that is seeded in this process reaches that one, so one answer serves all who call.
+@functools.cache
 def hung(devices: int) -> str | None:
-    """Ask in a process of its own, on so many simulated devices: how it hung, or None where it came to its end.
+    """How the steps hung in a process of their own with so many simulated devices; None if they completed.
 
     Raises:
-        RuntimeError: it ended in another way, or before the steps that nobody waits for had begun.
-        subprocess.TimeoutExpired: it did not end itself.
+        RuntimeError: the process failed in another way, or with the same steps waited for.
     """
-    return _ended(devices)
-
-
-@functools.cache
-def _ended(devices: int) -> str | None:
-    """See `hung`. Whoever asks again gets the same answer: nothing that is seeded in this process is in that one."""
-    words = [sys.executable, "-P", "-m", f"{__package__}.unwaited", str(devices)]
-    # pytest imports a kit from its own folder, which the child does not know of.
-    paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(IMPORT_ROOT)]))
-    given = os.environ | {"PYTHONPATH": paths}
-    limit = STARTING + 2 * SECONDS
-    ended = subprocess.run(words, env=given, capture_output=True, text=True, timeout=limit, check=False)
-    if ended.returncode == 0:
-        return None
-    begun = WAITED in ended.stdout
-    if begun and TIMEOUT in ended.stderr:
-        return f"no answer within {SECONDS:g} s"
-    how = process.how_it_ended(ended.returncode)
-    said = process.last_words(ended.stderr.splitlines())
-    # XLA itself gives up after a while in some releases.
-    if begun and RENDEZVOUS in ended.stderr:
-        return f"{how}: {said}"
-    raise RuntimeError(f"{shlex.join(words)}: {how}; it said: {said}")
-
-
-def main() -> int:
-    """Take the steps, or end: the last seconds are those of the steps."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("devices", type=int, help="simulated ones")
-    given = parser.parse_args()
-    # Not with whoever started it: that one may be ended first.
-    faulthandler.dump_traceback_later(STARTING, exit=True)
-    import jax
-
-    start_jax(Settings(platform="cpu", devices=given.devices))
-    devices = jax.devices()[: given.devices]
-    first = np.ones((len(devices), 1024), np.int32)
-    trajectory(devices, first, 1)
-    print(WAITED, flush=True)
-    faulthandler.dump_traceback_later(SECONDS, exit=True)
-    trajectory(devices, first, None)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    with Worker(f"{__name__}:Steps", devices) as worker:
+        answer = worker.ask("take", 1, seconds=STARTING)
+        if isinstance(answer, NoAnswer):
+            raise RuntimeError(f"{STEPS} steps, each waited for, on {devices} simulated devices: {answer.how}")
+        answer = worker.ask("take", None, seconds=SECONDS)
+        if not isinstance(answer, NoAnswer):
+            return None
+        if answer.silent or (answer.code is not None and any(RENDEZVOUS in line for line in worker.output)):
+            return answer.how
+        raise RuntimeError(f"{STEPS} steps on {devices} simulated devices: {answer.how}")

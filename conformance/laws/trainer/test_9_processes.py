@@ -24,10 +24,11 @@ from ...core.meshes import coded
 from ...core.settings import Settings
 from ...oracle.bounds_measured import walk
 from ...oracle.draws import batch_of, rows_of
+from ...workers.channel import NoAnswer
 from ..support import compilation
 from ..support.group_trainer import Across, unlike
 from ..support.messages import AXES, CALLS, expected
-from ..support.process_group import SOON, Gone, Layout, Ranks, layouts, shared
+from ..support.process_group import SOON, Layout, Ranks, layouts, shared
 from ..support.rank import HEARTBEAT
 from ..support.trainer_checks import claims, distance_holds, drawn, evaluation_holds, gradients_hold, updates_hold
 from . import test_7_equivalence as equal
@@ -125,7 +126,7 @@ def test_lost(check: Check, settings: Settings) -> None:
         for number in set(range(layout.processes)) - {victim}:
             answer = found[number]
             who = f"rank {number} after rank {victim} of {layout.processes} was killed"
-            check.same(f"{who}: goes on as if nothing had happened", not isinstance(answer, Gone), False)
+            check.same(f"{who}: goes on as if nothing had happened", not isinstance(answer, NoAnswer), False)
             check.same(f"{who}: waits for it, {answer.how}", answer.silent, False)
             check.facts.setdefault("told", []).append(f"{number} when {victim} is gone: {answer.how[:200]}")
         check.at_most(f"seconds until the others knew, rank {victim} killed", seconds, limit)

@@ -1,0 +1,71 @@
+"""How a child process ended or where it hangs, in words."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable
+
+# Frames of these call the check; what is above them is the check's own.
+MACHINERY = ("/_pytest/", "/pluggy/")
+
+
+def how_it_ended(code: int | None) -> str:
+    """An exit code in words; negative for a signal, None for a process that cannot be ended."""
+    if code is None:
+        return "cannot be ended, not even by SIGKILL"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name}, which the kernel also sends when memory runs out" if name == "SIGKILL" else name
+
+
+def ended(code: int | None, output: Iterable[str]) -> str:
+    """How a process ended, and the last lines of its output."""
+    words = last_words(output)
+    return f"{how_it_ended(code)}; last output: {words}" if words else how_it_ended(code)
+
+
+def position(stack: Iterable[str]) -> str:
+    """Where a process hangs, to be added to a message; empty where `faulthandler` wrote no stack."""
+    where = frames(stack)
+    return f"; it was in {where}" if where else ""
+
+
+def frames(stack: Iterable[str], *, current: bool = False, most: int = 3) -> str:
+    """Lines of `faulthandler` -> the innermost frames of the main thread, which comes last, or of the current one."""
+    threads: list[tuple[str, list[str]]] = []
+    over = False
+    for line in stack:
+        if "(most recent call first)" in line:
+            threads.append((line, []))
+            over = False
+        elif threads and line.lstrip().startswith("File "):
+            calls = threads[-1][1]
+            over |= bool(calls) and any(name in line for name in MACHINERY)
+            if not over:
+                calls.append(re.sub(r'File ".*?([^/"]+/[^/"]+)", line (\d+) in (\S+)', r"\3 (\1:\2)", line.strip()))
+        elif threads and line.strip():
+            break
+    chosen = [calls for title, calls in threads if title.startswith("Current") or not current]
+    return ", called from ".join(chosen[-1][:most]) if chosen else ""
+
+
+def last_words(output: Iterable[str], most: int = 4) -> str:
+    """The last lines of a process's output as one line; of a fatal Python error, that error and its frames."""
+    lines = [line.strip() for line in output if line.strip()]
+    fatal = next((i for i, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    if fatal is None:
+        return " | ".join(lines[-most:])
+    where = frames(lines[fatal + 1 :], current=True)
+    return " | ".join([*lines[max(fatal - 2, 0) : fatal + 1], *([f"in {where}"] if where else [])])
+
+
+def usage(output: Iterable[str]) -> str:
+    """The text of pytest's usage error, as one line."""
+    lines = list(output)
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    return errors[0] if errors else last_words(lines) or "pytest refused its arguments"

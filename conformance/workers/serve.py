@@ -1,0 +1,107 @@
+"""The child's half of a channel: it writes events, and executes calls.
+
+    python -m sftref.conformance.workers.serve FACTORY PARENT --sftref-stream=FILE
+
+makes the object that FACTORY (MODULE:NAME) returns and calls its methods, as `channel.py` describes, until the process
+PARENT closes this one's standard input or ends. This file imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import json
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+# Written to stderr with the id when a check ends: the lines before it belong to that check.
+END_OF_CHECK = b"\x1esftref "
+# prctl's option, from Linux's <sys/prctl.h>: the signal that a process gets when its parent dies.
+PR_SET_PDEATHSIG = 1
+STREAM = "--sftref-stream="
+
+
+class Stream:
+    """Where a process writes its events: a pipe to its parent, or a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Append one event, complete before the next statement runs, so that a crash loses nothing."""
+        # Beside a file, no process reads the mark.
+        if event["event"] == "result" and self.path.is_fifo():
+            os.write(2, END_OF_CHECK + event["id"].encode() + b"\n")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+
+def packed(*arguments: Any, **keywords: Any) -> str:
+    """Arguments as text, for `unpacked`."""
+    return base64.b64encode(pickle.dumps((arguments, keywords))).decode()
+
+
+def unpacked(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments and keywords that `packed` got."""
+    arguments, keywords = pickle.loads(base64.b64decode(text))
+    return arguments, keywords
+
+
+def tied_to(parent: int) -> Callable[[], None] | None:
+    """A function by which a new process has the kernel end it with its parent; None where this is not Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def tie() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
+
+
+def serve(factory: str, calls: IO[str], stream: Stream) -> None:
+    """Execute calls; the first line has the arguments of the factory, which is called with the first method."""
+    module, _, name = factory.partition(":")
+    first, target = json.loads(next(calls)), None
+    for call in map(json.loads, calls):
+        event = {"event": "answer", "id": call["id"]}
+        try:
+            if target is None:
+                target = _called(getattr(importlib.import_module(module), name), first)
+            event["value"] = packed(_called(getattr(target, call["id"]), call))
+        except Exception as error:  # the parent reports it, whatever it is
+            message = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            event |= {"event": "failed", "message": message}
+        stream.tell(event)
+
+
+def _called(function: Callable[..., Any], call: dict[str, Any]) -> Any:
+    arguments, keywords = unpacked(call["value"])
+    return function(*arguments, **keywords)
+
+
+def main() -> None:
+    """Serve the process PARENT."""
+    factory, parent, stream = sys.argv[1:]
+    tie = tied_to(int(parent))
+    if tie is not None:
+        tie()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # Output of libraries is kept with that of stderr.
+    os.dup2(2, 1)
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt, StopIteration):
+        serve(factory, sys.stdin, Stream(Path(stream.removeprefix(STREAM))))
+
+
+if __name__ == "__main__":
+    main()
