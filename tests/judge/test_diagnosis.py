@@ -16,7 +16,7 @@ from sftref.conformance.faults.trainers import NumpyTrainer, trainer
 from sftref.conformance.faults.trial import ask
 from sftref.conformance.judge.diagnosis import diagnose, rules
 from sftref.conformance.judge.outcome import Outcome
-from sftref.conformance.laws.support.trainer_checks import drawn, simpler
+from sftref.conformance.laws.support.trainer_checks import draw_case, simplified
 from sftref.conformance.laws.trainer.test_7_equivalence import EVEN, patterns
 from sftref.conformance.oracle.draws import batch_of
 
@@ -64,10 +64,10 @@ def test_which_layouts_are_wrong_says_what_becomes_of_rows(wrong: list[str], lay
 
 
 def test_rules_name_laws_and_ways_that_exist() -> None:
-    case, _, batch = drawn(NumpyTrainer(), np.random.default_rng(0))
-    ways = simpler(case, batch_of(case, np.random.default_rng(0), real=13), 8)
-    line, _, whole = drawn(NumpyTrainer(), np.random.default_rng(0), num_labels=1, regression=True)
-    ways |= simpler(line, whole, 8)
+    case, _, batch = draw_case(NumpyTrainer(), np.random.default_rng(0))
+    ways = simplified(case, batch_of(case, np.random.default_rng(0), real=13), 8)
+    line, _, whole = draw_case(NumpyTrainer(), np.random.default_rng(0), num_labels=1, regression=True)
+    ways |= simplified(line, whole, 8)
     for rule in rules():
         assert rule.layer in LAYERS
         for word in (*rule.falls, *rule.besides, *rule.stands):

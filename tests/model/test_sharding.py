@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sftref.conformance.adapters.costs import costs_of
 from sftref.conformance.adapters.sftref import SftrefTrainer, lay_out, mesh_axes, model_config, program
-from sftref.conformance.laws.support.trainer_checks import distance_holds
+from sftref.conformance.laws.support.trainer_checks import check_distance
 from sftref.conformance.laws.trainer.test_7_invariance import collective_elements
 from sftref.conformance.oracle.bounds_measured import gradient_reference, loss_reference, walk
 from sftref.conformance.oracle.cases import MAIN, start_params
@@ -76,14 +76,14 @@ def test_it_computes_what_the_oracle_does_with_its_part(shape: tuple[int, int, i
     assert abs(found["loss"] - float(loss.want["loss"])) <= loss.bounds["loss"].value
     check: Any = _Told()
     ends = walk(MAIN, PARAMS, BATCHES).distance
-    distance_holds(check, "after two updates", MAIN, PARAMS, to_hf(trainer.read(state.params)), ends, control=False)
+    check_distance(check, "after two updates", MAIN, PARAMS, to_hf(trainer.read(state.params)), ends, control=False)
     assert check.compared > 30
     part_holds(shape, state)
     sent_holds(shape, collective_elements(found["program"].as_text()))
 
 
 class _Told:
-    """What `distance_holds` tells."""
+    """What `check_distance` tells."""
 
     compared = 0
 

@@ -13,7 +13,7 @@ from ...adapter import Case, HostBatch
 from ...core.check import Check, LawBroken
 from ...core.law import laws
 from ...laws.support.compilation import heard, stages
-from ...laws.support.trainer_checks import distance_holds, logits_hold, loss_holds
+from ...laws.support.trainer_checks import check_distance, check_logits, check_loss
 from ...oracle.bounds_measured import logits_reference, loss_reference, walk
 from ...oracle.draws import with_weights
 from .bench import Bench, Benchmark, bracketed
@@ -88,12 +88,12 @@ def checked(bench: Bench, label: str, n: int, rows: int) -> None:
     small = sum(leaf.size for leaf in params.values()) <= MOST_WALKED
     try:
         trainer.start(case, params, n)
-        logits_hold(check, "logits", trainer.evaluate(few), few, logits_reference(case, params, asked))
-        loss_holds(check, "loss", trainer.step(few).loss, loss_reference(case, params, asked))
+        check_logits(check, "logits", trainer.evaluate(few), few, logits_reference(case, params, asked))
+        check_loss(check, "loss", trainer.step(few).loss, loss_reference(case, params, asked))
         if small:  # twice, as the first update of a warm-up has a learning rate of 0
             trainer.step(few)
             want = walk(case, params, [asked, asked]).distance
-            distance_holds(check, "after two updates", case, params, trainer.params(), want)
+            check_distance(check, "after two updates", case, params, trainer.params(), want)
     except LawBroken as broken:
         raise WrongResultError(f"{label} on {n} devices is wrong, and what is wrong has no speed: {broken}") from broken
 

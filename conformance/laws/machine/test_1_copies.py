@@ -19,7 +19,7 @@ from ...core.check import Check
 from ...core.meshes import mesh_of
 from ...oracle.bounds_measured import loss_reference, walk
 from ...oracle.draws import batch_of
-from ..support.trainer_checks import distance_holds, drawn, loss_holds, precision, widest
+from ..support.trainer_checks import check_distance, check_loss, draw_case, precision, usable_devices
 
 Array = npt.NDArray[Any]
 
@@ -190,9 +190,9 @@ def test_trainer_is_immune(
     What that run gives is held against the same trainer's run of arrays of its own: whether the trainer is right is for
     the rungs above to say.
     """
-    case, params, _ = drawn(subject, rng)
+    case, params, _ = draw_case(subject, rng)
     batches = [batch_of(case, rng) for _ in range(3)]
-    n = widest(subject, devices)
+    n = usable_devices(subject, devices)
     with precision(case):
         subject.start(case, {name: leaf.astype(np.float32) for name, leaf in params.items()}, n)
         own = [subject.step(copied(batch)).loss for batch in batches]
@@ -219,7 +219,7 @@ def test_trainer_is_immune(
         check.equal(f"{name} as params() gave it, one update later", np.asarray(leaf), kept[name])
     what = "with buffers that are written again"
     first = loss_reference(case, params, batches[0])
-    loss_holds(
+    check_loss(
         check,
         f"loss of the first update {what}",
         losses[0],
@@ -227,7 +227,7 @@ def test_trainer_is_immune(
     )
     went = {name: leaf - params[name] for name, leaf in alone.items()}
     want = dataclasses.replace(walk(case, params, batches).distance, want=went)
-    distance_holds(check, f"{what},", case, params, now, want)
+    check_distance(check, f"{what},", case, params, now, want)
 
 
 def copied(batch: HostBatch) -> HostBatch:

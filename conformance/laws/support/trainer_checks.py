@@ -29,7 +29,7 @@ from ...oracle.model import Params, value_and_gradient
 # Seeds of dropout reach beyond 32 bits: a generator that drops the high word is wrong.
 MOST = 2**40
 # How a failure that does not come again is named.
-AGAIN = "when asked again"
+AGAIN = "when rerun"
 
 
 def claims(check: Check, subject: TrainerUnderTest, *capabilities: str) -> None:
@@ -42,21 +42,21 @@ def claims(check: Check, subject: TrainerUnderTest, *capabilities: str) -> None:
         check.need(capability in subject.capabilities, f"capability {capability} is not claimed")
 
 
-def drawn(subject: TrainerUnderTest, rng: np.random.Generator, **changes: Any) -> tuple[Case, Params, HostBatch]:
+def draw_case(subject: TrainerUnderTest, rng: np.random.Generator, **changes: Any) -> tuple[Case, Params, HostBatch]:
     """A case of a fresh seed, parameters and a ragged batch for it."""
     case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
     case = dataclasses.replace(case, **changes)
     return case, start_params(case, rng), batch_of(case, rng, real=int(rng.integers(9, B)))
 
 
-def several(check: Check, subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
+def all_devices(check: Check, subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
     """The most devices of a subject that can use more than one, where there are more than one."""
     claims(check, subject, "devices")
     check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
     return len(devices)
 
 
-def widest(subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
+def usable_devices(subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
     """The most devices that this subject can use here."""
     return len(devices) if "devices" in subject.capabilities else 1
 
@@ -72,7 +72,7 @@ def precision(case: Case) -> Iterator[None]:
         yield
 
 
-def gradients_hold(
+def check_gradients(
     check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int, *, rows: str = ""
 ) -> None:
     """The gradient on n devices is the oracle's, leaf by leaf; that of other labels is not.
@@ -88,12 +88,12 @@ def gradients_hold(
         check.tree(f"gradient, N = {n},{rows and f' {rows},'}", got, want.want, want.bounds)
         check.distinct("the gradient of other labels", other_gradient(case, params, batch), want.want, want.bounds)
 
-    with narrowed(check, case, batch, n, holds):
+    with rerun_simplified(check, case, batch, n, holds):
         holds(check, case, batch, n)
 
 
 @contextlib.contextmanager
-def narrowed(
+def rerun_simplified(
     check: Check, case: Case, batch: HostBatch, n: int, holds: Callable[[Check, Case, HostBatch, int], None]
 ) -> Iterator[None]:
     """Where what stands in here breaks the law, ask again with less, and note down what it holds without.
@@ -111,7 +111,7 @@ def narrowed(
         if not check.narrows or "holds" in check.facts:
             raise
         found: dict[str, list[str]] = {"holds": [], "fails": []}
-        for how, (other, rows, devices) in simpler(case, batch, n).items():
+        for how, (other, rows, devices) in simplified(case, batch, n).items():
             if AGAIN in found["holds"]:
                 break  # what comes and goes depends on nothing that could be left out
             again = Check(check.law, check.level, check.seed)
@@ -125,7 +125,7 @@ def narrowed(
         raise
 
 
-def simpler(case: Case, batch: HostBatch, n: int) -> dict[str, tuple[Case, HostBatch, int]]:
+def simplified(case: Case, batch: HostBatch, n: int) -> dict[str, tuple[Case, HostBatch, int]]:
     """What a failure may depend on -> the same without it; first of all, the same."""
     found = {AGAIN: (case, batch, n)}
     if case.dropout:
@@ -159,12 +159,12 @@ def other_gradient(case: Case, params: Params, batch: HostBatch) -> Params:
     return value_and_gradient(case, params, batch._replace(labels=labels)).gradients
 
 
-def loss_holds(check: Check, what: str, loss: float, want: Reference) -> None:
+def check_loss(check: Check, what: str, loss: float, want: Reference) -> None:
     """A reported loss is the oracle's."""
     check.tree(what, {"loss": np.array(loss)}, want.want, want.bounds)
 
 
-def logits_hold(check: Check, what: str, logits: Any, batch: HostBatch, want: Reference) -> None:
+def check_logits(check: Check, what: str, logits: Any, batch: HostBatch, want: Reference) -> None:
     """The logits of the rows that count are the oracle's; those of the rows in another order are not."""
     real = batch.weights > 0
     check.same(f"{what}: shape of the logits", np.shape(logits), (len(batch.weights), want.want["logits"].shape[1]))
@@ -180,7 +180,7 @@ def logits_hold(check: Check, what: str, logits: Any, batch: HostBatch, want: Re
     check.distinct("logits in another order", {"logits": np.roll(got, 1, axis=0)}, want.want, want.bounds)
 
 
-def updates_hold(
+def check_updates(
     check: Check, subject: TrainerUnderTest, case: Case, params: Params, batches: Sequence[HostBatch], n: int
 ) -> list[StepResult]:
     """Updates on n devices go where the oracle's go: losses, learning rates, and how far each leaf went.
@@ -196,16 +196,16 @@ def updates_hold(
             results[:] = [subject.step(batch) for batch in given]
             now = subject.params()
         loss = loss_reference(case, params, first)
-        loss_holds(check, f"loss of the first update, N = {n},", results[0].loss, loss)
+        check_loss(check, f"loss of the first update, N = {n},", results[0].loss, loss)
         what, want = f"after {len(given)} updates, N = {n},", walk(case, params, given)
-        distance_holds(check, what, case, params, now, want.distance)
+        check_distance(check, what, case, params, now, want.distance)
 
-    with narrowed(check, case, batches[0], n, holds):
+    with rerun_simplified(check, case, batches[0], n, holds):
         holds(check, case, batches[0], n)
     return results
 
 
-def distance_holds(
+def check_distance(
     check: Check, what: str, case: Case, params: Params, now: Arrays, distance: Reference, *, control: bool = True
 ) -> None:
     """Each leaf went as far as the oracle's, but for those whose gradient is zero."""
@@ -218,11 +218,11 @@ def distance_holds(
         check.distinct("standing still", still, want, distance.bounds)
 
 
-def evaluation_holds(
+def check_evaluation(
     check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int
 ) -> None:
     """Logits on n devices are the oracle's."""
     with precision(case):
         subject.start(case, params, n)
         logits = subject.evaluate(batch)
-    logits_hold(check, f"logits, N = {n},", logits, batch, logits_reference(case, params, batch))
+    check_logits(check, f"logits, N = {n},", logits, batch, logits_reference(case, params, batch))

@@ -20,7 +20,7 @@ from ...core.check import Check, Vacuous
 from ...oracle.cases import B, main_case, start_params
 from ...oracle.draws import batch_of
 from ..support.compilation import heard
-from ..support.trainer_checks import MOST, claims, widest
+from ..support.trainer_checks import MOST, claims, usable_devices
 
 # Updates between two looks: one that is late by an update or two keeps no more after the second.
 UPDATES = 3
@@ -37,7 +37,7 @@ def small(subject: TrainerUnderTest, rng: np.random.Generator) -> Case:
 def test_compilations(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
     """After the first update, evaluation and gradient no later one compiles anything."""
     claims(check, subject, "jax")
-    n, case = widest(subject, devices), small(subject, rng)
+    n, case = usable_devices(subject, devices), small(subject, rng)
 
     def start(seed: int) -> None:
         subject.start(dataclasses.replace(case, seed=seed), start_params(case, rng), n)
@@ -77,7 +77,7 @@ def test_compilations(check: Check, subject: TrainerUnderTest, devices: list[Any
 def test_memory(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
     """Arrays on the devices and their bytes: as many after six updates and evaluations as after three."""
     claims(check, subject, "jax")
-    n, case = widest(subject, devices), small(subject, rng)
+    n, case = usable_devices(subject, devices), small(subject, rng)
     params = start_params(case, rng)
     subject.start(case, params, n)
     before, after = [used(check, subject, case, rng) for _ in range(2)]

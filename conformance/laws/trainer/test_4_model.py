@@ -14,7 +14,7 @@ from ...core.comparison import Bound
 from ...oracle.bounds_measured import FACTOR, loss_reference
 from ...oracle.draws import for_all, generators
 from ...oracle.model import Params, mean_loss, value_and_gradient
-from ..support.trainer_checks import claims, drawn
+from ..support.trainer_checks import claims, draw_case
 
 # Lengths of a step along the gradient, in units of the parameters' norm. A long one meets the curvature of the loss, a
 # short one its rounding; which is best depends on the values drawn, and is found on the oracle.
@@ -31,7 +31,7 @@ def test_model(check: Check, subject: TrainerUnderTest) -> None:
     claims(check, subject, "gradients")
 
     def holds(rng: np.random.Generator) -> None:
-        case, params, batch = drawn(subject, rng)
+        case, params, batch = draw_case(subject, rng)
         subject.start(case, params, 1)
         gradient = {name: np.asarray(leaf, np.float64) for name, leaf in subject.gradients(batch).items()}
         size, norm = length_of(gradient), length_of(params)

@@ -13,7 +13,15 @@ from ...oracle.bounds_measured import FACTOR, gradient_reference, loss_reference
 from ...oracle.cases import main_case, start_params
 from ...oracle.draws import batch_of, for_all, generators, with_weights
 from ...oracle.model import mean_loss
-from ..support.trainer_checks import MOST, claims, evaluation_holds, gradients_hold, loss_holds, precision, updates_hold
+from ..support.trainer_checks import (
+    MOST,
+    check_evaluation,
+    check_gradients,
+    check_loss,
+    check_updates,
+    claims,
+    precision,
+)
 
 # Added to all position embeddings, whose deviation is about 1.
 FAR = 300.0
@@ -28,10 +36,10 @@ def test_gradients(check: Check, subject: TrainerUnderTest) -> None:
         case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
         batch = batch_of(case, rng, real=int(rng.integers(1, 17)))
         params = start_params(case, rng)
-        gradients_hold(check, subject, case, params, batch, 1)
+        check_gradients(check, subject, case, params, batch, 1)
         # A variance in one pass loses (mean / deviation)^2 units of round-off, and nothing where the mean is small.
         positions = "bert.embeddings.position_embeddings.weight"
-        gradients_hold(
+        check_gradients(
             check, subject, case, params | {positions: params[positions] + FAR}, batch, 1, rows="a large mean"
         )
 
@@ -50,11 +58,11 @@ def test_weights(check: Check, subject: TrainerUnderTest) -> None:
         batch = with_weights(batch, np.resize([0.25, 4.0, 1.0], len(batch.weights)))
         subject.start(case, params, 1)
         want = loss_reference(case, params, batch)
-        loss_holds(check, "loss of unequal weights", subject.step(batch).loss, want)
+        check_loss(check, "loss of unequal weights", subject.step(batch).loss, want)
         plain = {"loss": np.array(mean_loss(case, params, with_weights(batch, batch.weights**0)))}
         check.distinct("the loss of equal weights", plain, want.want, want.bounds)
         if "gradients" in subject.capabilities:
-            gradients_hold(check, subject, case, params, batch, 1, rows="unequal weights")
+            check_gradients(check, subject, case, params, batch, 1, rows="unequal weights")
 
     for_all(check, holds, rng=generators())
 
@@ -66,7 +74,7 @@ def test_update(check: Check, subject: TrainerUnderTest) -> None:
     def holds(rng: np.random.Generator) -> None:
         case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
         batches = [batch_of(case, rng, real=int(rng.integers(1, 17))) for _ in range(3)]
-        results = updates_hold(check, subject, case, start_params(case, rng), batches, 1)
+        results = check_updates(check, subject, case, start_params(case, rng), batches, 1)
         check.same("learning rate of the first update under a warm-up", results[0].learning_rate, 0.0)
 
     for_all(check, holds, rng=generators())
@@ -78,7 +86,7 @@ def test_logits(check: Check, subject: TrainerUnderTest) -> None:
 
     def holds(rng: np.random.Generator) -> None:
         case = main_case(subject.capabilities)
-        evaluation_holds(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
+        check_evaluation(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
 
     for_all(check, holds, rng=generators())
 
@@ -111,7 +119,7 @@ def test_float64(check: Check, subject: TrainerUnderTest) -> None:
     def holds(rng: np.random.Generator) -> None:
         case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
         case = dataclasses.replace(case, precision="float64")
-        gradients_hold(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
+        check_gradients(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
 
     for_all(check, holds, rng=generators())
 
@@ -125,7 +133,7 @@ def test_bfloat16(check: Check, subject: TrainerUnderTest) -> None:
         case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
         case = dataclasses.replace(case, precision="bfloat16")
         params, batch = start_params(case, rng), batch_of(case, rng, real=13)
-        gradients_hold(check, subject, case, params, batch, 1)
+        check_gradients(check, subject, case, params, batch, 1)
         subject.start(case, params, 1)
         want, got = gradient_reference(case, params, batch), subject.gradients(batch)
         error = np.sqrt(sum(float(((np.asarray(got[k], np.float64) - w) ** 2).sum()) for k, w in want.want.items()))
@@ -144,7 +152,7 @@ def test_regression(check: Check, subject: TrainerUnderTest) -> None:
     def holds(rng: np.random.Generator) -> None:
         case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=True)
         case = dataclasses.replace(case, num_labels=1, regression=True)
-        gradients_hold(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
+        check_gradients(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
 
     for_all(check, holds, rng=generators())
 

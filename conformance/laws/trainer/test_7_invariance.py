@@ -16,14 +16,14 @@ from ...oracle.bounds_measured import logits_reference, loss_reference, walk
 from ...oracle.cases import B, L
 from ...oracle.draws import GARBAGE, batch_of, for_all, generators, permutations, rows_of
 from ..support.trainer_checks import (
+    all_devices,
+    check_distance,
+    check_gradients,
+    check_logits,
+    check_loss,
     claims,
-    distance_holds,
-    drawn,
-    gradients_hold,
-    logits_hold,
-    loss_holds,
-    several,
-    widest,
+    draw_case,
+    usable_devices,
 )
 
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
@@ -32,20 +32,20 @@ COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-al
 @pytest.mark.law("equivalence.row_order")
 def test_row_order(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
     """The loss and the update of the same rows in another order."""
-    n = widest(subject, devices)
+    n = usable_devices(subject, devices)
 
     def holds(rng: np.random.Generator, order: np.ndarray) -> None:
-        case, params, batch = drawn(subject, rng)
+        case, params, batch = draw_case(subject, rng)
         moved = rows_of(batch, order)
         want = walk(case, params, [batch, batch])
         subject.start(case, params, n)
         loss = subject.step(moved).loss
         subject.step(moved)
-        loss_holds(check, f"loss of another order, N = {n},", loss, loss_reference(case, params, batch))
-        distance_holds(check, f"another order, N = {n},", case, params, subject.params(), want.distance)
+        check_loss(check, f"loss of another order, N = {n},", loss, loss_reference(case, params, batch))
+        check_distance(check, f"another order, N = {n},", case, params, subject.params(), want.distance)
         subject.start(case, params, n)
         logits = np.asarray(subject.evaluate(moved))[np.argsort(order)]
-        logits_hold(check, f"logits of another order, N = {n},", logits, batch, logits_reference(case, params, batch))
+        check_logits(check, f"logits of another order, N = {n},", logits, batch, logits_reference(case, params, batch))
 
     for_all(check, holds, rng=generators(), order=permutations(B))
 
@@ -53,10 +53,10 @@ def test_row_order(check: Check, subject: TrainerUnderTest, devices: list[Any]) 
 @pytest.mark.law("equivalence.padding")
 def test_padding(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
     """What padding holds, in columns and in rows of weight 0, changes no bit of the update."""
-    n = widest(subject, devices)
+    n = usable_devices(subject, devices)
 
     def holds(rng: np.random.Generator) -> None:
-        case, params, batch = drawn(subject, rng)
+        case, params, batch = draw_case(subject, rng)
         ends, losses = [], []
         for other in (batch, refilled(batch, rng)):
             subject.start(case, params, n)
@@ -66,7 +66,7 @@ def test_padding(check: Check, subject: TrainerUnderTest, devices: list[Any]) ->
         for name, leaf in ends[0].items():
             check.equal(f"{name} under other padding", np.asarray(ends[1][name]), np.asarray(leaf), control=leaf + 1)
         want = walk(case, params, [batch, batch])
-        distance_holds(check, "with garbage in padding,", case, params, ends[0], want.distance)
+        check_distance(check, "with garbage in padding,", case, params, ends[0], want.distance)
 
     for_all(check, holds, rng=generators())
 
@@ -87,13 +87,13 @@ def refilled(batch: HostBatch, rng: np.random.Generator) -> HostBatch:
 def test_packing(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
     """Several examples a row: the gradient of the same examples padded."""
     claims(check, subject, "gradients", "packing")
-    n = widest(subject, devices)
+    n = usable_devices(subject, devices)
 
     def holds(rng: np.random.Generator) -> None:
-        case, params, _ = drawn(subject, rng, pack=True)
+        case, params, _ = draw_case(subject, rng, pack=True)
         # So short that at least two fit a row, whatever is drawn.
         batch = batch_of(case, rng, real=int(rng.integers(9, B)), longest=L // 2)
-        gradients_hold(check, subject, case, params, batch, n)
+        check_gradients(check, subject, case, params, batch, n)
 
     for_all(check, holds, rng=generators())
 
@@ -102,12 +102,12 @@ def test_packing(check: Check, subject: TrainerUnderTest, devices: list[Any]) ->
 def test_accumulation(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
     """Two and four micro-batches of unequal weight: the gradient of the whole batch."""
     claims(check, subject, "gradients", "accumulation")
-    n = widest(subject, devices)
+    n = usable_devices(subject, devices)
 
     def holds(rng: np.random.Generator) -> None:
         for parts in (2, 4) if check.at("full") else (2,):
-            case, params, batch = drawn(subject, rng, accumulate=parts)
-            gradients_hold(check, subject, case, params, batch, n)
+            case, params, batch = draw_case(subject, rng, accumulate=parts)
+            check_gradients(check, subject, case, params, batch, n)
 
     for_all(check, holds, rng=generators())
 
@@ -115,11 +115,11 @@ def test_accumulation(check: Check, subject: TrainerUnderTest, devices: list[Any
 @pytest.mark.law("equivalence.replicas")
 def test_replicas(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
     """After five updates every device holds the same parameters, bit for bit."""
-    n = several(check, subject, devices)
+    n = all_devices(check, subject, devices)
     claims(check, subject, "replicas")
 
     def holds(rng: np.random.Generator) -> None:
-        case, params, batch = drawn(subject, rng)
+        case, params, batch = draw_case(subject, rng)
         subject.start(case, params, n)
         for _ in range(5):
             subject.step(batch)
@@ -137,9 +137,9 @@ def test_replicas(check: Check, subject: TrainerUnderTest, devices: list[Any]) -
 @pytest.mark.law("equivalence.devices_used")
 def test_devices_used(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
     """JAX arrays of the run live on every device asked for, and on no other."""
-    n = several(check, subject, devices)
+    n = all_devices(check, subject, devices)
     claims(check, subject, "jax")
-    case, params, batch = drawn(subject, rng)
+    case, params, batch = draw_case(subject, rng)
     # Held while their ids are compared: a freed array's id is given to another.
     before = jax.live_arrays()
     subject.start(case, params, n)
@@ -153,9 +153,9 @@ def test_devices_used(check: Check, subject: TrainerUnderTest, devices: list[Any
 @pytest.mark.law("equivalence.collectives")
 def test_collectives(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
     """The compiled update adds each gradient up over the devices once, and moves nothing else of that size."""
-    n = several(check, subject, devices)
+    n = all_devices(check, subject, devices)
     claims(check, subject, "program")
-    case, params, batch = drawn(subject, rng)
+    case, params, batch = draw_case(subject, rng)
     subject.start(case, params, n)
     moved = collective_elements(subject.program(batch))
     check.facts["elements"] = moved

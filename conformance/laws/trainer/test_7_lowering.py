@@ -19,7 +19,7 @@ from ...core.comparison import Bound
 from ...oracle.cases import start_params
 from ...oracle.draws import batch_of
 from ..support.stablehlo import REDUCING, Collective, Module, Tensor
-from ..support.trainer_checks import claims, drawn, several, widest
+from ..support.trainer_checks import all_devices, claims, draw_case, usable_devices
 
 PLATFORMS = ("cuda", "rocm", "tpu")
 # Float types narrower than float32, by their StableHLO names; those of 8 bits and less are named by their exponents.
@@ -40,9 +40,9 @@ def modules(subject: TrainerUnderTest, case: Case, n: int, rng: np.random.Genera
 @pytest.mark.law("lowering.reduction")
 def test_reduction(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
     """Who writes collectives adds every gradient up among all devices; who leaves it to the partitioner cuts rows."""
-    n = several(check, subject, devices)
+    n = all_devices(check, subject, devices)
     claims(check, subject, "lowering")
-    case, params, batch = drawn(subject, rng)
+    case, params, batch = draw_case(subject, rng)
     gradient = sum(leaf.size for leaf in params.values())
     for name, module in modules(subject, case, n, rng).items():
         reductions = {found: times for found, times in module.collectives.items() if found.kind in REDUCING}
@@ -74,8 +74,8 @@ def test_reduction(check: Check, subject: TrainerUnderTest, devices: list[Any], 
 def test_precision(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
     """Where float32 was asked for, nothing is narrower, and each product says so; all platforms are asked the same."""
     claims(check, subject, "lowering")
-    n = widest(subject, devices)
-    case, _, _ = drawn(subject, rng)
+    n = usable_devices(subject, devices)
+    case, _, _ = draw_case(subject, rng)
     found = modules(subject, case, n, rng)
     here = found.pop("cpu")
     check.at_least("products in the update", sum(here.products.values()), 1, "a BERT is made of them")

@@ -17,7 +17,7 @@ from ...oracle.cases import main_case, start_params
 from ...oracle.draws import batch_of, for_all, generators, rows_of, with_weights
 from ...oracle.model import Params
 from ...oracle.updates import decays, learning_rate
-from ..support.trainer_checks import MOST, claims, distance_holds, drawn, several, widest
+from ..support.trainer_checks import MOST, all_devices, check_distance, claims, draw_case, usable_devices
 
 # Learning rates are computed in float32 from a few operations.
 RATE = Bound(4 * ROUNDOFF["float32"], ROUNDOFF["float32"], "four roundings in float32, of the largest rate")
@@ -34,8 +34,8 @@ def rate_holds(check: Check, case: Case, step: int, rate: float) -> None:
 @pytest.mark.law("training.fifty_steps")
 def test_fifty_steps(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
     """All updates of a run, on all devices, on changing batches: where it ends, and each learning rate."""
-    n = widest(subject, devices)
-    case, params, _ = drawn(subject, rng)
+    n = usable_devices(subject, devices)
+    case, params, _ = draw_case(subject, rng)
     few = [batch_of(case, rng, real=int(rng.integers(9, 17))) for _ in range(5)]
     batches = [few[step % 5] for step in range(case.total_steps)]
     subject.start(case, params, n)
@@ -45,7 +45,7 @@ def test_fifty_steps(check: Check, subject: TrainerUnderTest, devices: list[Any]
         losses.append(float(found.loss))
         rate_holds(check, case, step, found.learning_rate)
     check.facts["losses"] = losses
-    distance_holds(
+    check_distance(
         check,
         f"after {len(batches)} updates, N = {n},",
         case,
@@ -67,7 +67,7 @@ def test_schedule(check: Check, subject: TrainerUnderTest) -> None:
         for step in range(total):
             rate_holds(check, case, step, subject.step(batch).learning_rate)
         want = walk(case, params, [batch] * total).distance
-        distance_holds(check, f"after {total} updates, warm-up {warmup},", case, params, subject.params(), want)
+        check_distance(check, f"after {total} updates, warm-up {warmup},", case, params, subject.params(), want)
 
 
 @pytest.mark.law("training.decay")
@@ -75,7 +75,7 @@ def test_decay(check: Check, subject: TrainerUnderTest) -> None:
     """Which leaves decay, and by how much: what an update takes of each parameter beyond Adam's direction."""
 
     def holds(rng: np.random.Generator) -> None:
-        case, params, batch = drawn(subject, rng)
+        case, params, batch = draw_case(subject, rng)
         subject.start(case, params, 1)
         batches = [batch, batch]  # the first has learning rate 0
         for one in batches:
@@ -98,10 +98,10 @@ def test_decay(check: Check, subject: TrainerUnderTest) -> None:
 @pytest.mark.law("training.evaluation")
 def test_evaluation(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
     """Evaluating twice gives the same bits, and changes nothing of the run."""
-    n = widest(subject, devices)
+    n = usable_devices(subject, devices)
 
     def holds(rng: np.random.Generator) -> None:
-        case, params, batch = drawn(subject, rng)
+        case, params, batch = draw_case(subject, rng)
         subject.start(case, params, n)
         subject.step(batch)
         logits = np.asarray(subject.evaluate(batch))
@@ -121,7 +121,7 @@ def test_evaluation(check: Check, subject: TrainerUnderTest, devices: list[Any])
 def test_metrics(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
     """Accuracy and F1 of a whole split, whose last batch is partial, from the counts of all its examples."""
     claims(check, subject, "metrics")
-    n = widest(subject, devices)
+    n = usable_devices(subject, devices)
 
     def holds(rng: np.random.Generator) -> None:
         case = dataclasses.replace(main_case(subject.capabilities, small=True), num_labels=2)
@@ -152,7 +152,7 @@ def test_data_order(check: Check, subject: TrainerUnderTest, devices: list[Any])
         rng = np.random.default_rng((check.seed, examples))
         case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=True)
         # On all devices: what divides an epoch among them may repeat examples, or leave some out.
-        subject.start(case, start_params(case, rng), widest(subject, devices))
+        subject.start(case, start_params(case, rng), usable_devices(subject, devices))
         epochs = [subject.epoch(examples, size, number) for number in (0, 1, 0)]
         for number, batches in enumerate(epochs):
             seen = sorted(int(i) for batch in batches for i in batch)
@@ -168,21 +168,21 @@ def test_data_order(check: Check, subject: TrainerUnderTest, devices: list[Any])
 def test_resume(check: Check, subject: TrainerUnderTest, devices: list[Any], tmp_path: Path) -> None:
     """Saved after two updates and restored: the next two give the bits of a run that never stopped."""
     claims(check, subject, "checkpoint")
-    resumed(check, subject, widest(subject, devices), widest(subject, devices), tmp_path, exact=True)
+    resumed(check, subject, usable_devices(subject, devices), usable_devices(subject, devices), tmp_path, exact=True)
 
 
 @pytest.mark.law("training.resume_elsewhere")
 def test_resume_elsewhere(check: Check, subject: TrainerUnderTest, devices: list[Any], tmp_path: Path) -> None:
     """Saved on all devices and restored on fewer: the same run to rounding."""
     claims(check, subject, "checkpoint")
-    n = several(check, subject, devices)
+    n = all_devices(check, subject, devices)
     resumed(check, subject, n, 3 if n > 3 else 1, tmp_path, exact=False)
 
 
 def resumed(check: Check, subject: TrainerUnderTest, n: int, later: int, folder: Path, *, exact: bool) -> None:
     """Two updates on n devices, saved; two more on `later` devices from the checkpoint, against four without a stop."""
     rng = np.random.default_rng((check.seed, n, later))
-    case, params, batch = drawn(subject, rng)
+    case, params, batch = draw_case(subject, rng)
     batches = [rows_of(batch, rng.permutation(len(batch.weights))) for _ in range(4)]
     subject.start(case, params, n)
     for one in batches[:2]:
@@ -197,7 +197,7 @@ def resumed(check: Check, subject: TrainerUnderTest, n: int, later: int, folder:
     if exact:
         check.same("losses after the restart", again, losses)
         same_bits(check, f"after a restart on {later} devices,", subject.params(), ends)
-    distance_holds(
+    check_distance(
         check,
         f"restarted on {later} of {n} devices,",
         case,

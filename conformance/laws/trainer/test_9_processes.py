@@ -30,7 +30,7 @@ from ..support.group_trainer import Across, unlike
 from ..support.messages import AXES, CALLS, expected
 from ..support.process_group import SOON, Layout, Ranks, layouts, shared
 from ..support.rank import HEARTBEAT
-from ..support.trainer_checks import claims, distance_holds, drawn, evaluation_holds, gradients_hold, updates_hold
+from ..support.trainer_checks import check_distance, check_evaluation, check_gradients, check_updates, claims, draw_case
 from . import test_7_equivalence as equal
 from . import test_7_invariance as seven
 from . import test_8_training as eight
@@ -137,11 +137,11 @@ def test_training(check: Check, subject: TrainerUnderTest, adapter: str, setting
     """Gradient, two updates, logits, a whole run and its scores are the oracle's, and the same on every process."""
     for layout in asked(check, settings):
         here = across(check, subject, adapter, layout)
-        case, params, batch = drawn(subject, rng)
+        case, params, batch = draw_case(subject, rng)
         if "gradients" in subject.capabilities:
-            gradients_hold(check, here, case, params, batch, layout.n, rows=f"{layout} processes x devices")
-        updates_hold(check, here, case, params, [batch, batch_of(case, rng)], layout.n)
-        evaluation_holds(check, here, case, params, batch, layout.n)
+            check_gradients(check, here, case, params, batch, layout.n, rows=f"{layout} processes x devices")
+        check_updates(check, here, case, params, [batch, batch_of(case, rng)], layout.n)
+        check_evaluation(check, here, case, params, batch, layout.n)
         also(check, here, rng, eight.test_fifty_steps, eight.test_evaluation, eight.test_metrics)
 
 
@@ -150,7 +150,7 @@ def test_agreement(check: Check, subject: TrainerUnderTest, adapter: str, settin
     """All processes run one program, and have the same parameters and losses bit for bit, also when asked again."""
     for layout in asked(check, settings):
         ranks = across(check, subject, adapter, layout).ranks
-        case, params, batch = drawn(subject, rng)
+        case, params, batch = draw_case(subject, rng)
         ends = []
         for _ in range(2):
             ranks.every("call", "start", case, params, layout.n)
@@ -197,7 +197,7 @@ def test_data(check: Check, subject: TrainerUnderTest, adapter: str, settings: S
     claims(check, subject, "data order")
     for layout in asked(check, settings):
         ranks = across(check, subject, adapter, layout).ranks
-        case, params, _ = drawn(subject, rng)
+        case, params, _ = draw_case(subject, rng)
         ranks.every("call", "start", case, params, layout.n)
         subject.start(case, params, 1)
         for examples, size in ((37, 8), (64, 16), (5, 8)):
@@ -229,7 +229,7 @@ def test_resume(
     several, few = asked(check, settings), min(3, len(devices))
     for layout in several:
         here = across(check, subject, adapter, layout)
-        case, params, batch = drawn(subject, rng)
+        case, params, batch = draw_case(subject, rng)
         batches = [rows_of(batch, rng.permutation(len(batch.weights))) for _ in range(4)]
         folder = tmp_path / str(layout).replace(" ", "")
         folder.mkdir()
@@ -249,4 +249,4 @@ def test_resume(
             check.same(f"{what}: parameters that are not those saved", unlike(dict(again.params()), saved), None)
             for one in batches[2:]:
                 again.step(one)
-            distance_holds(check, f"{what}, after two more updates,", case, params, again.params(), want)
+            check_distance(check, f"{what}, after two more updates,", case, params, again.params(), want)
