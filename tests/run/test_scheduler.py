@@ -73,8 +73,8 @@ def test_each_fate_is_one_status(everything: tuple[Copy, Ended]) -> None:
 @pytest.mark.parametrize(
     ("check", "said"),
     [
-        ("r3.sleeps", "no answer within 2.5 s; it was in test_sleeps (laws/test_3_fates.py:"),
-        ("r3.holds_the_gil", "test_holds_the_gil (laws/test_3_fates.py:"),
+        ("r3.sleeps", "no answer within 2.5 s; it was in test_sleeps (machine/test_3_fates.py:"),
+        ("r3.holds_the_gil", "test_holds_the_gil (machine/test_3_fates.py:"),
         ("r3.segfaults", "SIGSEGV; last output: Fatal Python error: Segmentation fault | in string_at"),
         ("r3.exits", "exit code 7 (in the middle of the check)"),
         ("r3.aborts", "SIGABRT; last output: F0000 rendezvous of 8 threads failed | Fatal Python error: Aborted"),
@@ -217,19 +217,19 @@ def test_a_rung_that_only_hangs_is_not_waited_for_to_the_end(copy: Make) -> None
 
 def test_a_process_that_does_not_start_is_tried_once_more(copy: Make) -> None:
     made = copy([(3, "passes"), (3, "differs")])
-    made.edit("laws/test_3_fates.py", "^", "import time; time.sleep(60)\n")
-    made.edit("process.py", r"START, BETWEEN, EXIT = .*", "START, BETWEEN, EXIT = 3.0, 3.0, 3.0")
+    made.edit("laws/machine/test_3_fates.py", "^", "import time; time.sleep(60)\n")
+    made.edit("workers/process.py", r"START, BETWEEN, EXIT = .*", "START, BETWEEN, EXIT = 3.0, 3.0, 3.0")
     ended = made.verify()
     assert ended.code == 3
     assert list(ended.statuses.values()) == ["hang", "hang"]
     assert (
-        "no check began within 3 s; it was in <module> (laws/test_3_fates.py:" in ended.check("r3.passes")["message"]
+        "no check began within 3 s; it was in <module> (machine/test_3_fates.py:" in ended.check("r3.passes")["message"]
     )
 
 
 def test_a_process_that_dies_before_its_first_check(copy: Make) -> None:
     made = copy([(3, "passes"), (3, "differs")])
-    made.edit("laws/test_3_fates.py", "^", "import os; os.write(2, b'bad driver\\\\n'); os.abort()\n")
+    made.edit("laws/machine/test_3_fates.py", "^", "import os; os.write(2, b'bad driver\\\\n'); os.abort()\n")
     ended = made.verify()
     assert ended.code == 3
     assert list(ended.statuses.values()) == ["crash", "crash"]
@@ -238,7 +238,7 @@ def test_a_process_that_dies_before_its_first_check(copy: Make) -> None:
 
 def test_a_file_that_cannot_be_imported_costs_its_own_checks(copy: Make) -> None:
     made = copy([(0, "passes"), (3, "passes"), (4, "passes")])
-    made.edit("laws/test_3_fates.py", "^", "import nowhere\n")
+    made.edit("laws/machine/test_3_fates.py", "^", "import nowhere\n")
     ended = made.verify()
     assert ended.code == 1
     assert list(ended.statuses.values()) == ["pass", "error", "pass"]
@@ -247,7 +247,7 @@ def test_a_file_that_cannot_be_imported_costs_its_own_checks(copy: Make) -> None
 
 def test_a_crash_on_the_way_out_is_told(copy: Make) -> None:
     made = copy([(0, "passes")])
-    made.edit("laws/test_0_fates.py", "^", "import atexit, os; atexit.register(os.abort)\n")
+    made.edit("laws/machine/test_0_fates.py", "^", "import atexit, os; atexit.register(os.abort)\n")
     ended = made.verify()
     assert ended.code == 3
     assert ended.verdict.startswith(
@@ -257,8 +257,8 @@ def test_a_crash_on_the_way_out_is_told(copy: Make) -> None:
 
 def test_a_process_that_does_not_end_is_ended(copy: Make) -> None:
     made = copy([(0, "passes")])
-    made.edit("laws/test_0_fates.py", "^", "import atexit, time; atexit.register(time.sleep, 60)\n")
-    made.edit("process.py", r"START, BETWEEN, EXIT = .*", "START, BETWEEN, EXIT = 60.0, 60.0, 1.0")
+    made.edit("laws/machine/test_0_fates.py", "^", "import atexit, time; atexit.register(time.sleep, 60)\n")
+    made.edit("workers/process.py", r"START, BETWEEN, EXIT = .*", "START, BETWEEN, EXIT = 60.0, 60.0, 1.0")
     ended = made.verify()
     assert ended.code == 3
     assert "the process of rungs 0, 1, 2 and 5 did not end by itself" in ended.verdict
@@ -267,7 +267,7 @@ def test_a_process_that_does_not_end_is_ended(copy: Make) -> None:
 
 def test_a_law_without_a_check_did_not_run(copy: Make) -> None:
     made = copy([(0, "passes"), (1, "passes"), (1, "differs")])
-    made.edit("laws/test_1_fates.py", r"(?s)\n@pytest.mark.law\(\"r1.differs.*", "")
+    made.edit("laws/machine/test_1_fates.py", r"(?s)\n@pytest.mark.law\(\"r1.differs.*", "")
     ended = made.verify()
     assert ended.code == 4
     assert ended.check("r1.differs")["message"] == "there is no check of this id in laws/"
@@ -282,7 +282,7 @@ def test_what_the_user_says_to_pytest_and_jax_stays_outside(copy: Make) -> None:
     made = copy([(0, "passes")])
     theirs = "os.environ.get('JAX_COMPILATION_CACHE_DIR') == '/nowhere' or 'PYTEST_ADDOPTS' in os.environ"
     probe = f"assert not ({theirs})\n    "
-    made.edit("laws/test_0_fates.py", "check.equal", f"{probe}check.equal")
+    made.edit("laws/machine/test_0_fates.py", "check.equal", f"{probe}check.equal")
     ended = made.verify(JAX_COMPILATION_CACHE_DIR="/nowhere", MY_TOKEN="secret", JAX_API_TOKEN="secret")
     assert ended.code == 0, ended.out
     variables = ended.report["environment"]["variables"]
