@@ -1,1 +1,1 @@
-"""One training step in NumPy float64, the cases and values it is run on, and the bounds that follow from it."""
+"""One training step in NumPy float64: the right answer, the cases and values it is computed for, and the bounds."""

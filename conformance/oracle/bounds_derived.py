@@ -1,15 +1,15 @@
-"""Values -> how far each computed element may be from the exact one: the bounds of operators and of their derivatives.
+"""Values -> allowances: how far a computed operator, or its derivative, may be from the exact one, by element.
 
-Notation: u is the unit round-off (2^-24 in float32), n the number of terms of a sum. Every function here returns an
-allowance for each element, absolute, to which `Check.within` compares the error. They rest on three facts.
+Notation: u is the unit round-off (2^-24 in float32), n the number of terms of a sum. Each function returns an absolute
+allowance for each element, with which `Check.within` compares the error. They rest on three facts.
 
 1. fl(a op b) = (a op b)(1 + d) with |d| <= u (Higham, "Accuracy and Stability of Numerical Algorithms", section 2.2).
 2. Rounding errors of a long sum behave as independent and of mean zero (Higham and Mary, "A new approach to
-   probabilistic rounding error analysis", SISC 2019). Which order the machine adds in is unknown; partial sums are
-   largest for one after the other, so that order is bounded.
-   - Terms of any signs (`one_sign`): no partial sum exceeds sum |t|, so the sum is off by LAMBDA u sqrt(n) sum |t| at
-     most, but for a chance of 2 exp(-LAMBDA^2 / 2). LAMBDA = 5; as a rounding is 0.42 u on average (root mean square,
-     the significand spread logarithmically), that is 12 standard deviations.
+   probabilistic rounding error analysis", SISC 2019). The machine's order of summation is unknown; the bound is for
+   adding one term after the other, which has the largest partial sums.
+   - Terms of any signs (`one_sign`): no partial sum exceeds sum |t|, so the error of the sum is at most
+     LAMBDA u sqrt(n) sum |t| except with probability 2 exp(-LAMBDA^2 / 2). With LAMBDA = 5 and a rounding of 0.42 u
+     (root mean square, the significand spread logarithmically) that is 12 standard deviations.
    - Terms of random signs (`random_signs`; Higham and Mary, "Sharper probabilistic backward error analysis for basic
      linear algebra kernels with random data", 2020): the partial sums are a random walk W, so the rms error
      is 0.42 u sqrt((n + 1) / 2) sqrt(sum t^2). Its tail is longer than a normal one, as a walk far out rounds more:
@@ -32,7 +32,7 @@ from ..core.comparison import Bound
 
 Array = npt.NDArray[np.float64]
 
-# Unit round-off 2^-p, p the bits of the significand with the leading one (IEEE 754; NVIDIA A100 white paper for TF32).
+# Unit round-off 2^-p, p the bits of the significand with the leading one (IEEE 754; for TF32, NVIDIA A100 white paper).
 UNIT = {
     "float64": 2.0**-53,
     "float32": 2.0**-24,
@@ -44,9 +44,9 @@ UNIT = {
 U = UNIT["float32"]
 LAMBDA, WALK = 5.0, 11.0
 DIVISION, EXP, LOG, RSQRT, TANH, ERFC = 5, 6, 6, 4, 10, 32  # in u: twice the ulp of fact 3
-# Below the smallest normal number a machine may round to zero (flush-to-zero is allowed by OpenCL, and usual on TPU).
+# The smallest normal numbers. A machine may round smaller ones to zero, as OpenCL allows and TPUs do.
 TINY = {"float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}
-# The largest error expected of correct arithmetic, as a share of its allowance: 0.42 of 5, or 4 * 0.42 of 11.
+# The largest error expected of right arithmetic, as a share of its allowance: 0.42 of 5, or 4 * 0.42 of 11.
 TYPICAL = 0.1
 
 
@@ -56,35 +56,36 @@ def allowed(why: str) -> Bound:
 
 
 def random_signs(squares: Any, n: int, u: float = U) -> Array:
-    """Of a sum of n terms of random signs, `squares` their sum of squares; (n + 3) / 2 counts products too."""
+    """For a sum of n products of random signs, whose squares sum to `squares`; (n + 3) / 2 counts the products too."""
     return WALK * u * math.sqrt((n + 3) / 2) * np.sqrt(np.asarray(squares, np.float64))
 
 
 def one_sign(total: Any, n: int, u: float = U) -> Array:
-    """Of a sum of n terms of any signs, `total` the sum of their magnitudes."""
+    """For a sum of n terms of any signs, whose magnitudes sum to `total`."""
     return LAMBDA * u * math.sqrt(n + 1) * np.asarray(total, np.float64)
 
 
 def product(a: Array, b: Array, *, operand: float = 0.0, accumulate: float = U) -> Array:
-    """Of a @ b whose elements have random signs.
+    """For a @ b [..., M, N], whose elements have random signs.
 
     Args:
         a: [..., M, K] in float64.
         b: [..., K, N] in float64.
-        operand: unit round-off to which operands are cut first; twice it is allowed, as a cut may truncate.
+        operand: unit round-off to which operands are rounded first; twice it is allowed, as that may truncate.
         accumulate: unit round-off of the sums.
     """
-    # Sizes of allowances need no more than float32, which takes half the time.
+    # In float32, which is exact enough for an allowance and takes half the time.
     root = np.sqrt(((a * a).astype(np.float32) @ (b * b).astype(np.float32)).astype(np.float64))
     terms = WALK * accumulate * math.sqrt((a.shape[-1] + 3) / 2)
-    # Two operands, each cut by at most 2 u: the products' errors add up as the products do, in random directions.
+    # Each operand is off by at most 2 u; the errors of the products add up as the products do, in random directions.
     return (terms + LAMBDA * math.sqrt(2) * operand) * root
 
 
 def product_norm(a: Array, b: Array, *, operand: float = 0.0) -> tuple[Bound, float]:
     """The bound of the l2 error of a @ b with random signs, and its scale: the l2 norm of the root of summed squares.
 
-    Over thousands of elements the mean of squares lies at its expectation, 0.42 u of the worst order; u is allowed.
+    Over thousands of elements, the mean square error is near its expectation, (0.42 u)^2 in the worst order; the
+    bound allows u^2.
     """
     scale = math.sqrt(float((a * a).sum(axis=0) @ (b * b).sum(axis=1)))
     worst = U * math.sqrt((a.shape[-1] + 3) / 2)
@@ -97,17 +98,17 @@ def product_norm(a: Array, b: Array, *, operand: float = 0.0) -> tuple[Bound, fl
 
 
 def product_of(a: Array, a_off: Any, b: Array, b_off: Any) -> Array:
-    """Of a @ b, both themselves off by allowances: to first order, and in the worst direction."""
+    """For a @ b if a and b are off by `a_off` and `b_off`: to first order, in the worst direction."""
     return one_product(a, b) + np.abs(a) @ b_off + a_off @ np.abs(b)
 
 
 def one_product(a: Array, b: Array) -> Array:
-    """Of a @ b with elements of any signs."""
+    """For a @ b with elements of any signs."""
     return one_sign(np.abs(a) @ np.abs(b), a.shape[-1])
 
 
 def softmax_relative(x: Array) -> Array:
-    """Relative, of softmax: x - max rounds once (exp turns that into u |x - max|), exp, the sum of n, the division."""
+    """Relative, for softmax: x - max rounds once (exp turns that into u |x - max|), then exp, the sum, the division."""
     top = x.max(axis=-1, keepdims=True)
     drop = np.where(np.isfinite(x), top - x, 0.0)
     p = np.exp(x - top)
@@ -117,12 +118,12 @@ def softmax_relative(x: Array) -> Array:
 
 
 def softmax(x: Array, p: Array) -> Array:
-    """Of softmax; exp and the quotient may each be cut to zero below the normal numbers."""
+    """For softmax p of x; exp and the quotient may each be flushed to zero."""
     return p * softmax_relative(x) + 2 * TINY["float32"]
 
 
 def softmax_backward(x: Array, p: Array, dp: Array) -> Array:
-    """Of p (dp - sum dp p): p is off by its allowance in both places, and two products may be cut to zero."""
+    """For p (dp - sum dp p): p is off by its allowance in both places, and two products may be flushed to zero."""
     off = softmax(x, p)
     mixed = np.abs(dp) * p
     mean = mixed.sum(axis=-1, keepdims=True)
@@ -131,12 +132,12 @@ def softmax_backward(x: Array, p: Array, dp: Array) -> Array:
 
 
 class LayerNorm:
-    """The allowances of LayerNorm in two passes.
+    """The allowances of LayerNorm in two passes, for x [..., n].
 
-    The mean is off by m = LAMBDA u sqrt(n + 1) mean |x|, which moves every element by m / sqrt(variance + eps): a large
-    mean costs its size over the deviation, once. In one pass (mean of squares less square of mean) it would cost that
-    ratio squared, which is what the law is after. The root is off by half the error of the mean square, which holds
-    the rounding of its sum and (m / deviation)^2, and by its own.
+    The mean is off by m = LAMBDA u sqrt(n + 1) mean |x|, which moves every element by m / sqrt(variance + eps): the
+    error grows with the ratio of mean to deviation. In one pass (mean of squares minus square of mean) it grows with
+    the square of that ratio, which the law must see. The root is off by its own rounding and by half the error of the
+    mean square, which has the rounding of its sum and (m / deviation)^2.
     """
 
     def __init__(self, x: Array, eps: float) -> None:
@@ -151,14 +152,14 @@ class LayerNorm:
         self.unit_off = shift + np.abs(self.unit) * (self.root_off + 3 * U)
 
     def forward(self, scale: Array, bias: Array) -> Array:
-        """Of unit * scale + bias."""
+        """For unit * scale + bias."""
         y = np.abs(self.unit * scale) + np.abs(bias)
         return self.unit_off * np.abs(scale) + 2 * U * y
 
     def backward(self, d: Array) -> Array:
-        """Of (d - mean d - unit mean(d unit)) / root, d the gradient times the scale.
+        """For (d - mean d - unit mean(d unit)) / root, d the gradient times the scale.
 
-        Two means, each over terms that are off with `unit`; JAX takes the mean of all three parts, hence `spread`.
+        The terms of the two means are off with `unit`; JAX takes the mean of all three parts, hence `spread`.
         """
         along = np.abs(d * self.unit).mean(axis=-1, keepdims=True)
         parts = np.abs(d) + np.abs(d).mean(axis=-1, keepdims=True) + np.abs(self.unit) * along
@@ -169,17 +170,17 @@ class LayerNorm:
 
 
 def gelu(x: Array, tail: Array) -> Array:
-    """Of x erfc(-x / sqrt(2)) / 2; `tail` is the upper tail of the normal distribution at |x|.
+    """For x erfc(-x / sqrt(2)) / 2; `tail` is the upper tail of the normal distribution at |x|.
 
-    erfc(z), z = |x| / sqrt(2): three roundings of z and z^2 turn into 5 z^2 u of erfc, which itself errs by 16 ulp.
-    Worst cases, not averages: in the tail the roundings of z^2 come near them, and a margin of 0.66 is usual there.
+    erfc(z), z = |x| / sqrt(2): three roundings of z and z^2 become 5 z^2 u of erfc, whose own error is 16 ulp. These
+    are worst cases: in the tail z^2 rounds nearly as badly, and an error of 0.66 of the allowance is usual there.
     """
     value = np.where(x > 0, 1.0 - tail, tail) * np.abs(x)
     return U * ((ERFC + 4) * value + 2.5 * x**2 * np.abs(x) * tail) + np.abs(x) * TINY["float32"]
 
 
 def gelu_slope(x: Array, tail: Array) -> Array:
-    """Of Phi(x) + x phi(x), as `gelu`; phi holds exp of a square that has been rounded."""
+    """For Phi(x) + x phi(x), as `gelu`; phi has exp of a rounded square."""
     share = np.where(x > 0, 1.0 - tail, tail)
     bell = np.abs(x) * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
     terms = (ERFC + 4) * share + 2.5 * x**2 * tail + (2 * EXP + 2.5 * x**2) * bell
@@ -187,14 +188,14 @@ def gelu_slope(x: Array, tail: Array) -> Array:
 
 
 def tanh(y: Array) -> Array:
-    """Of tanh, y its value."""
+    """For tanh, whose value is y."""
     return TANH * U * np.abs(y) + TINY["float32"]
 
 
 def cross_entropy(logits: Array, losses: Array, at: tuple[npt.NDArray[Any], npt.NDArray[Any]]) -> Array:
-    """Of log sum exp(x - max) - (x_label - max): each difference and the sum round, exp and log err.
+    """For log sum exp(x - max) - (x_label - max), with labels `at`: errors of the differences, exp, the sum and log.
 
-    A loss far above 1 is two roundings in all, each at most u: a margin of 0.55 is usual.
+    A loss far above 1 has two roundings, each of at most u: an error of 0.55 of the allowance is usual.
     """
     top = logits.max(axis=-1, keepdims=True)
     drop = top - logits

@@ -1,6 +1,6 @@
-"""The few fixed shapes of the kit: models, and parameters that are nowhere neutral.
+"""Capabilities of a trainer -> the case it is tested with, and start parameters: the few fixed shapes of the kit.
 
-Every shape costs a compilation of seconds, so laws share these and vary values.
+Each shape costs a compilation of seconds, so laws share these shapes and vary values.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import numpy as np
 from ..adapter import Case, shapes
 from .model import Params
 
-# Rows of a batch and tokens of a row. 16 rows lie on 8 devices two by two and are no multiple of 3 or 6.
+# Rows of a batch and tokens of a row. 16 rows are two on each of 8 devices, and no multiple of 3 or 6.
 B, L = 16, 16
 
-# Two layers, so that one of them is not the last, whose output a classifier reads at [CLS] only; no dimension is a
-# multiple of another's neighbour, so that swapped axes do not fit. Neither Adam's constants nor LayerNorm's are
-# anybody's default, and no two rates are the same: what a trainer has written down, or takes from the wrong field, is
-# then wrong. (A LayerNorm's 1e-12 beside a variance of 1 could be 1e-5 unseen, one rate stand for another.)
+# Two layers, since the classifier reads the last one at [CLS] only. Sizes are chosen so that swapped axes do not fit.
+# Adam's and LayerNorm's constants are no library's defaults, and no two rates are equal: so a constant that a trainer
+# hard-codes, or takes from the wrong field, gives a wrong result.
 MAIN = Case(
     vocab_size=67,
     hidden_size=32,
@@ -41,7 +40,7 @@ MAIN = Case(
     warmup_steps=3,
     total_steps=50,
 )
-# For laws of the schedule, each of which compiles its own program: one narrow layer, and BERT's own constants.
+# For laws of the schedule, each of which compiles its own program: one narrow layer, and BERT's constants.
 SMALL = dataclasses.replace(
     MAIN,
     hidden_size=8,
@@ -59,7 +58,7 @@ SMALL = dataclasses.replace(
 
 
 def main_case(capabilities: frozenset[str], *, seed: int = 0, small: bool = False) -> Case:
-    """The case asked of a trainer of these capabilities: no dropout and no weights unless they are claimed."""
+    """The case for a trainer with these capabilities: dropout and weights only if they are claimed."""
     case = dataclasses.replace(SMALL if small else MAIN, seed=seed, weighted="weights" in capabilities)
     if "dropout" in capabilities:
         return case
@@ -67,12 +66,11 @@ def main_case(capabilities: frozenset[str], *, seed: int = 0, small: bool = Fals
 
 
 def start_params(case: Case, rng: np.random.Generator) -> Params:
-    """Random parameters, float64 arrays of float32 values, none of them at a neutral 0 or 1.
+    """Random parameters, float32 values in float64 arrays, none of them a neutral 0 or 1.
 
-    Weights keep the size of what passes through them (variance 1 / inputs), so that attention is neither flat nor
-    saturated and the derivative of every leaf has something to say.
+    Weights have variance 2.25 / inputs, so that attention is neither flat nor saturated and no gradient is negligible.
     """
-    found: Params = {}
+    params: Params = {}
     for name, shape in shapes(case).items():
         noise = rng.standard_normal(shape)
         if name.endswith("LayerNorm.weight"):
@@ -83,5 +81,5 @@ def start_params(case: Case, rng: np.random.Generator) -> Params:
             value = noise
         else:
             value = noise * (1.5 / math.sqrt(shape[1]))
-        found[name] = value.astype(np.float32).astype(np.float64)
-    return found
+        params[name] = value.astype(np.float32).astype(np.float64)
+    return params

@@ -1,6 +1,6 @@
-"""A law's seed -> values drawn by Hypothesis: ids, lengths, labels, weights, permutations.
+"""Seed of a law -> values drawn by Hypothesis: ids, lengths, labels, weights, permutations.
 
-Never shapes: each shape costs a compilation (`cases.py` has the few there are), and a new value costs milliseconds.
+Shapes are never drawn: each costs a compilation, a new value only milliseconds. `cases.py` has the few shapes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..core.check import Check
 from .cases import B, L
 
 EXAMPLES = {"quick": 3, "standard": 8, "full": 30}
-# Shapes are fixed, so a smaller example is no easier to read, and the seed repeats the one that failed.
+# No shrinking: with fixed shapes a smaller example is no easier to read, and the seed reproduces the one that failed.
 PHASES = (Phase.explicit, Phase.generate)
-# What stands in padding: an id of no table.
+# The content of padding: an id outside every table.
 GARBAGE = 99_999
 
 
 def for_all(check: Check, holds: Callable[..., None], /, **values: st.SearchStrategy[object]) -> None:
-    """Call `holds` with drawn values, as often as the level says; what it raises ends the check.
+    """Call `holds` with drawn values, as often as the level says; an exception ends the check.
 
     Example::
 
@@ -46,11 +46,11 @@ def for_all(check: Check, holds: Callable[..., None], /, **values: st.SearchStra
     try:
         seed(zlib.crc32(check.law.id.encode()) ^ check.seed)(test)()
     except Flaky as error:
-        # Hypothesis asks again what failed. What then holds has failed all the same: that is what a bad machine does.
-        for found in getattr(error, "exceptions", ()):
-            # Hypothesis wraps what is no Exception, such as the end that pytest-timeout puts to a check.
-            first = found if found.args else found.__cause__ or found
-            first.add_note("Asked again with the same values it did not fail: not every run gives this.")
+        # Hypothesis reran the failure, and the rerun passed. It is a failure all the same: a bad machine does that.
+        for failure in getattr(error, "exceptions", ()):
+            # Hypothesis wraps a failure that is not an Exception, such as that of pytest-timeout.
+            first = failure if failure.args else failure.__cause__ or failure
+            first.add_note("Rerun with the same values, it passed: the failure is not reproducible.")
             raise first from None
         raise
 
@@ -58,11 +58,11 @@ def for_all(check: Check, holds: Callable[..., None], /, **values: st.SearchStra
 def for_shapes(
     check: Check, shapes: Mapping[str, Sequence[tuple[int, ...]]], holds: Callable[..., None], *, most: int = 2**18
 ) -> None:
-    """Call `holds(g, shape=...)` for each shape of this level and those below; once above `most` elements.
+    """Call `holds(g, shape=...)` for each shape of this level and of those below.
 
-    The product of a shape's sizes counts: so many elements are a sample of their own, and take their time.
+    A shape whose sizes multiply to more than `most` is called once: so many elements are a sample by themselves.
     """
-    for shape in (shape for level, several in shapes.items() if check.at(level) for shape in several):
+    for shape in (shape for level, more in shapes.items() if check.at(level) for shape in more):
         each = functools.partial(holds, shape=shape)
         if math.prod(shape) > most:
             each(np.random.default_rng((zlib.crc32(check.law.id.encode()), check.seed, *shape)))
@@ -71,29 +71,29 @@ def for_shapes(
 
 
 def generators() -> st.SearchStrategy[np.random.Generator]:
-    """NumPy generators of drawn seeds: for arrays, which Hypothesis would draw element by element."""
-    # Bit by bit: Hypothesis draws an integer now and then from those written in whatever local modules are loaded, and
-    # the command that repeats a failure loads fewer of them.
+    """NumPy generators with drawn seeds, for arrays: Hypothesis would draw them element by element."""
+    # Bit by bit: Hypothesis sometimes draws an integer that occurs in a loaded local module, and the command that
+    # reproduces a failure loads fewer modules.
     bits = st.lists(st.booleans(), min_size=32, max_size=32)
     return bits.map(lambda drawn: np.random.default_rng(sum(bit << place for place, bit in enumerate(drawn))))
 
 
 def permutations(n: int) -> st.SearchStrategy[npt.NDArray[np.int64]]:
-    """Orders of n things."""
+    """Permutations of 0 .. n - 1."""
     return generators().map(lambda g: g.permutation(n))
 
 
 def batch_of(
     case: Case, rng: np.random.Generator, *, rows: int = B, real: int | None = None, longest: int = L
 ) -> HostBatch:
-    """Ragged examples, of unequal weights if the case says so; padding, rows of weight 0 too, holds garbage.
+    """A batch of ragged examples, with unequal weights if `case.weighted`; padding, rows of weight 0 too, is garbage.
 
     Args:
-        case: says which ids and labels there are.
-        rng: of all values.
+        case: the sizes of the tables, and the kind of labels.
+        rng: draws all values.
         rows: B.
-        real: how many rows count; default all.
-        longest: the most tokens of an example; where that is more than L, so are the columns.
+        real: how many rows have a weight above 0; default all.
+        longest: the most tokens of an example; the batch has max(L, longest) columns.
     """
     count = rows if real is None else real
     lengths = rng.integers(3, longest + 1, rows)
@@ -112,7 +112,7 @@ def batch_of(
         attention_mask=mask,
         labels=labels.astype(np.float32 if case.regression else np.int32),
         weights=weights,
-        # Distinct, and from the whole range: an id is an address, not an index.
+        # Distinct, from the whole range: an id is an address, not an index.
         example_ids=(rng.permutation(rows) * 0x1000193 + rng.integers(0, 2**32)).astype(np.uint32),
     )
 
@@ -123,5 +123,5 @@ def rows_of(batch: HostBatch, index: npt.NDArray[np.integer]) -> HostBatch:
 
 
 def with_weights(batch: HostBatch, weights: npt.NDArray[np.floating]) -> HostBatch:
-    """The same examples, counted otherwise."""
+    """The same examples with other weights."""
     return batch._replace(weights=weights.astype(np.float32))

@@ -1,26 +1,29 @@
-"""(seed, step, site, address) -> dropout masks, in NumPy: the contract of addressed dropout, written a second time.
+"""Seed, step, site, address -> dropout masks in NumPy: the contract of addressed dropout, written a second time.
 
     key(site)       = threefry((seed >> 32, seed), (step, site)),  site = 8 * layer + purpose
     hidden          = threefry(key, (example id, position * 2^16 + feature group))
     attention       = threefry(key, (example id, head group * 2^24 + query position * 2^12 + key position))
 
 Each call gives 64 bits in four lanes of 16, low half of the first word first. With G = ceil(n / 4) groups, feature (or
-head) f reads lane f div G of group f mod G. It is kept where the lane is at least round(rate * 65536), and then
-multiplied by the inverse of the exact probability of that.
+head) f reads lane f div G of group f mod G. It is kept if the lane is at least round(rate * 65536), and then divided by
+the exact probability of that.
 
-Threefry-2x32 with 20 rounds is from Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); it is the
-generator of `jax.random`. No JAX here: this is what JAX is held against.
+Threefry-2x32 with 20 rounds is from Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), and the
+generator of `jax.random`. No JAX is used here, since JAX is compared with this file.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Words = npt.NDArray[np.uint32]
+Factors = npt.NDArray[np.float64]
 
+# The constants of Threefry-2x32, and the purposes of a site.
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 EMBEDDING, ATTENTION, ATTENTION_OUTPUT, FEED_FORWARD, CLASSIFIER = range(5)
@@ -29,7 +32,7 @@ LEVELS = 1 << 16
 
 
 def threefry_2x32(key: tuple[Words, Words], counter: tuple[Words, Words]) -> tuple[Words, Words]:
-    """Two words of key and two of counter (uint32, broadcastable) -> two words of noise."""
+    """Two words of key and two of counter, broadcastable arrays of uint32 -> two words of random bits."""
     with np.errstate(over="ignore"):
         k = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
         x = counter[0] + k[0]
@@ -43,62 +46,52 @@ def threefry_2x32(key: tuple[Words, Words], counter: tuple[Words, Words]) -> tup
     return x, y
 
 
+@dataclass(frozen=True)
 class Masks:
-    """The factors, 0 or 1 / keep, of one training step.
+    """The factors, 0 or 1 / (1 - rate), of one training step.
 
-    Args:
+    Attributes:
         seed: 0 to 2^64 - 1.
-        step: of the update, from 0.
+        step: the number of the update, from 0.
     """
 
-    def __init__(self, seed: int, step: int) -> None:
-        self._seed = (np.uint32(seed >> 32), np.uint32(seed & 0xFFFFFFFF))
-        self._step = np.uint32(step)
+    seed: int
+    step: int
 
-    def hidden(self, rate: float, site: int, ids: Words, length: int, width: int) -> npt.NDArray[np.float64]:
-        """Factors [B, L, D] for the tokens at positions 0 .. L - 1 of the examples `ids` [B]."""
-        return _hidden(self._seed, self._step, rate, site, ids.tobytes(), length, width)
+    def hidden(self, rate: float, site: int, ids: Words, length: int, width: int) -> Factors:
+        """Factors [B, L, D] for positions 0 .. L - 1 of the examples `ids` [B]."""
+        return _hidden(self, rate, site, ids.tobytes(), length, width)
 
-    def attention(self, rate: float, site: int, ids: Words, length: int, heads: int) -> npt.NDArray[np.float64]:
+    def attention(self, rate: float, site: int, ids: Words, length: int, heads: int) -> Factors:
         """Factors [B, H, L, L], query before key, for the examples `ids` [B]."""
-        return _attention(self._seed, self._step, rate, site, ids.tobytes(), length, heads)
+        return _attention(self, rate, site, ids.tobytes(), length, heads)
+
+    def factors(self, rate: float, site: int, counter: tuple[Words, Words], axis: int) -> Factors:
+        """Factors for the counters of groups, whose four lanes are joined along `axis`."""
+        seed = np.uint32(self.seed >> 32), np.uint32(self.seed & 0xFFFFFFFF)
+        key = threefry_2x32(seed, (np.uint32(self.step), np.uint32(site)))  # type: ignore[arg-type]
+        words = np.broadcast_arrays(*threefry_2x32(key, counter))
+        lanes = [half for w in words for half in (w & np.uint32(0xFFFF), w >> np.uint32(16))]
+        dropped = round(rate * LEVELS)
+        kept = np.concatenate(lanes, axis=axis) >= np.uint32(dropped)
+        factors: Factors = kept / (1.0 - dropped / LEVELS)
+        factors.flags.writeable = False
+        return factors
 
 
-# The oracle asks for the masks of one step again for each perturbation of the parameters, which does not move them.
-# 64 sites are two updates of two layers several times over, of at most 131 kB each at the kit's shapes.
+# The oracle needs the masks of a step again for each perturbation of the parameters. 64 entries are the masks of two
+# updates of two layers several times over, each of at most 131 kB at the kit's shapes.
 @functools.lru_cache(maxsize=64)
-def _hidden(
-    seed: tuple[np.uint32, np.uint32], step: np.uint32, rate: float, site: int, ids: bytes, length: int, width: int
-) -> npt.NDArray[np.float64]:
+def _hidden(masks: Masks, rate: float, site: int, ids: bytes, length: int, width: int) -> Factors:
     groups = -(-width // 4)
     position = np.arange(length, dtype=np.uint32)[None, :, None] << np.uint32(16)
     counter = np.frombuffer(ids, np.uint32)[:, None, None], position | np.arange(groups, dtype=np.uint32)
-    return _factors(seed, step, rate, site, counter, axis=2)[:, :, :width]
+    return masks.factors(rate, site, counter, axis=2)[:, :, :width]
 
 
 @functools.lru_cache(maxsize=64)
-def _attention(
-    seed: tuple[np.uint32, np.uint32], step: np.uint32, rate: float, site: int, ids: bytes, length: int, heads: int
-) -> npt.NDArray[np.float64]:
+def _attention(masks: Masks, rate: float, site: int, ids: bytes, length: int, heads: int) -> Factors:
     group = np.arange(-(-heads // 4), dtype=np.uint32)[None, :, None, None] << np.uint32(24)
     at = np.arange(length, dtype=np.uint32)
     counter = np.frombuffer(ids, np.uint32)[:, None, None, None], group | at[:, None] << np.uint32(12) | at
-    return _factors(seed, step, rate, site, counter, axis=1)[:, :heads]
-
-
-def _factors(
-    seed: tuple[np.uint32, np.uint32],
-    step: np.uint32,
-    rate: float,
-    site: int,
-    counter: tuple[Words, Words],
-    axis: int,
-) -> npt.NDArray[np.float64]:
-    key = threefry_2x32(seed, (step, np.uint32(site)))  # type: ignore[arg-type]
-    words = np.broadcast_arrays(*threefry_2x32(key, counter))
-    lanes = [half for w in words for half in (w & np.uint32(0xFFFF), w >> np.uint32(16))]
-    dropped = round(rate * LEVELS)
-    kept = np.concatenate(lanes, axis=axis) >= np.uint32(dropped)
-    factors: npt.NDArray[np.float64] = kept / (1.0 - dropped / LEVELS)
-    factors.flags.writeable = False
-    return factors
+    return masks.factors(rate, site, counter, axis=1)[:, :heads]

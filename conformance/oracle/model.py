@@ -1,21 +1,20 @@
-"""Case, parameters, batch -> loss, gradients and updated parameters: one training step of BERT in NumPy float64.
+"""Case, parameters, batch -> loss, logits and gradients: BERT, forward and backward, in NumPy float64.
 
-Forward and backward are written by hand, from Devlin et al. (2019), Hendrycks and Gimpel (2016, GELU by erf), Ba et al.
-(2016, LayerNorm) and Loshchilov and Hutter (2019, AdamW); no JAX and no automatic differentiation is involved. It is
-slow and short: what it computes is to be believed by reading it. Every operator returns its value and a function that
-turns the gradient of its output into that of its input, adding the gradients of its parameters up in a dict.
+Written by hand from Devlin et al. (2019), Hendrycks and Gimpel (2016, GELU by erf) and Ba et al. (2016, LayerNorm),
+without JAX or automatic differentiation: slow, short, and to be checked by reading. Each operator returns its value and
+a function from the gradient of its output to that of its input, which also adds up the gradients of its parameters.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..adapter import Case, HostBatch
+from ..adapter import Arrays, Case, HostBatch
 from .masks import ATTENTION, ATTENTION_OUTPUT, CLASSIFIER, EMBEDDING, FEED_FORWARD, SITES_PER_LAYER, Masks
 
 Array = npt.NDArray[np.float64]
@@ -25,14 +24,14 @@ Rounding = Callable[[Array], Array]
 
 
 class Tape:
-    """Parameters to read, and gradients to add to, under the names of a Hugging Face checkpoint."""
+    """Parameters, and the sums of their gradients, under the names of a Hugging Face checkpoint."""
 
-    def __init__(self, params: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    def __init__(self, params: Arrays) -> None:
         self.params: Params = {name: np.asarray(value, np.float64) for name, value in params.items()}
         self.gradients: Params = {name: np.zeros_like(value) for name, value in self.params.items()}
 
     def linear(self, x: Array, name: str) -> tuple[Array, Back]:
-        """The affine map x W^T + b over the last axis; W is (out, in)."""
+        """The affine map x W^T + b over the last axis, with W [out, in]."""
         weight, bias = self.params[f"{name}.weight"], self.params[f"{name}.bias"]
 
         def back(dy: Array) -> Array:
@@ -44,7 +43,7 @@ class Tape:
         return x @ weight.T + bias, back
 
     def layer_norm(self, x: Array, name: str, eps: float) -> tuple[Array, Back]:
-        """(x - mean) / sqrt(variance + eps), scaled and shifted, over the last axis."""
+        """(x - mean) / sqrt(variance + eps) over the last axis, times the scale, plus the bias."""
         scale = self.params[f"{name}.weight"]
         centred = x - x.mean(axis=-1, keepdims=True)
         root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
@@ -61,7 +60,7 @@ class Tape:
         return unit * scale + self.params[f"{name}.bias"], back
 
     def embedding(self, ids: npt.NDArray[np.integer], name: str) -> tuple[Array, Callable[[Array], None]]:
-        """Rows of a table."""
+        """The rows `ids` of a table."""
 
         def back(dy: Array) -> None:
             np.add.at(self.gradients[f"{name}.weight"], ids, dy)
@@ -70,8 +69,8 @@ class Tape:
 
 
 def gelu(x: Array) -> tuple[Array, Back]:
-    """GELU: x Phi(x), with Phi the distribution function of the normal distribution; slope Phi(x) + x phi(x)."""
-    # Imported here: it takes most of a second, and the machine's own rungs have no use for it.
+    """GELU: x Phi(x), with slope Phi(x) + x phi(x); Phi and phi are the normal distribution and its density."""
+    # Imported here: it takes most of a second, and the rungs of the machine do not need it.
     from scipy.special import erf  # type: ignore[import-untyped]
 
     phi = 0.5 * (1.0 + erf(x / math.sqrt(2.0)))
@@ -87,21 +86,19 @@ def softmax(x: Array) -> tuple[Array, Back]:
 
 
 class Network:
-    """The forward pass of one batch, which leaves behind the functions of its backward pass.
+    """The model on one batch.
 
     Args:
         case: dimensions and dropout rates.
-        params: under Hugging Face names; read in float64.
-        batch: rows of weight 0 are computed as if they held padding only, and count nothing.
-        masks: of this step; None for evaluation.
+        params: under Hugging Face names; converted to float64.
+        batch: rows of weight 0 are computed as if they held padding only.
+        masks: the dropout of this step; None for evaluation.
     """
 
-    def __init__(
-        self, case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch, masks: Masks | None
-    ) -> None:
+    def __init__(self, case: Case, params: Arrays, batch: HostBatch, masks: Masks | None) -> None:
         self.case, self.batch, self.masks = case, batch, masks
         self.tape = Tape(params)
-        # Padding, rows of weight 0 included, may hold ids outside the tables; what is read there reaches no result.
+        # Padding, rows of weight 0 included, may hold ids outside the tables: read as id 0, which reaches no result.
         real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
         self.visible = real[:, None, None, :]
         self._ids = np.where(real, batch.input_ids, 0), np.where(real, batch.token_type_ids, 0)
@@ -133,7 +130,7 @@ class Network:
         return x, back
 
     def _attention(self, x: Array, layer: int) -> tuple[Array, Back]:
-        """Multi-head attention with its output projection and dropout, before the residual."""
+        """Multi-head attention with its output projection and dropout, without the residual."""
         name, case = f"bert.encoder.layer.{layer}.attention", self.case
         heads, size = case.num_attention_heads, case.hidden_size // case.num_attention_heads
         b, length, width = x.shape
@@ -176,7 +173,7 @@ class Network:
         return out, back
 
     def logits(self) -> tuple[Array, Callable[[Array], None]]:
-        """Logits [B, C], and the backward pass from their gradient into `tape.gradients`."""
+        """Logits [B, C], and the backward pass, from their gradient to `tape.gradients`."""
         x, embed_back = self._embed()
         backs = []
         for layer in range(self.case.num_hidden_layers):
@@ -198,23 +195,23 @@ class Network:
 
 
 class Gradient(NamedTuple):
-    """The weighted mean loss of a batch, and its gradient by name."""
+    """The weighted mean loss of a batch, and its gradient by parameter."""
 
     loss: float
     gradients: Params
 
 
 def unrounded(x: Array) -> Array:
-    """Exact arithmetic: the same."""
+    """Exact arithmetic: x itself."""
     return x
 
 
 def example_losses(
     case: Case, logits: Array, labels: npt.NDArray[np.generic], rounding: Rounding = unrounded
 ) -> tuple[Array, Array]:
-    """Each example's loss [B], cross-entropy or squared error, and its derivative by the logits [B, C].
+    """The loss of each example [B], cross-entropy or squared error, and its derivative by the logits [B, C].
 
-    `rounding` is what becomes of the probabilities before 1 is taken from the label's: of a p near 1 little is left.
+    `rounding` acts on the probabilities p before 1 is subtracted at the label; it matters most if p is near 1.
     """
     if case.regression:
         error = logits[:, 0] - labels.astype(np.float64)
@@ -228,11 +225,7 @@ def example_losses(
 
 
 def value_and_gradient(
-    case: Case,
-    params: Mapping[str, npt.NDArray[np.generic]],
-    batch: HostBatch,
-    step: int = 0,
-    rounding: Rounding = unrounded,
+    case: Case, params: Arrays, batch: HostBatch, step: int = 0, rounding: Rounding = unrounded
 ) -> Gradient:
     """sum_i w_i loss_i / sum_i w_i and its gradient, with the dropout of (case.seed, `step`)."""
     network, back, loss, d_logits = _forward(case, params, batch, step, rounding)
@@ -240,19 +233,15 @@ def value_and_gradient(
     return Gradient(loss, network.tape.gradients)
 
 
-def mean_loss(case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch, step: int = 0) -> float:
+def mean_loss(case: Case, params: Arrays, batch: HostBatch, step: int = 0) -> float:
     """The loss of `value_and_gradient` alone, in half the time."""
     return _forward(case, params, batch, step)[2]
 
 
 def _forward(
-    case: Case,
-    params: Mapping[str, npt.NDArray[np.generic]],
-    batch: HostBatch,
-    step: int,
-    rounding: Rounding = unrounded,
+    case: Case, params: Arrays, batch: HostBatch, step: int, rounding: Rounding = unrounded
 ) -> tuple[Network, Callable[[Array], None], float, Array]:
-    """The network, its backward pass, the mean loss, and that loss's gradient by the logits."""
+    """The network, its backward pass, the mean loss, and the gradient of that loss by the logits [B, C]."""
     network = Network(case, params, batch, Masks(case.seed, step) if case.dropout else None)
     logits, back = network.logits()
     losses, slopes = example_losses(case, logits, np.where(batch.weights > 0, batch.labels, 0), rounding)
@@ -260,6 +249,6 @@ def _forward(
     return network, back, float((share * losses).sum()), share[:, None] * slopes
 
 
-def evaluate(case: Case, params: Mapping[str, npt.NDArray[np.generic]], batch: HostBatch) -> Array:
+def evaluate(case: Case, params: Arrays, batch: HostBatch) -> Array:
     """Logits [B, C] without dropout."""
     return Network(case, params, batch, None).logits()[0]

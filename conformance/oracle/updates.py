@@ -1,4 +1,4 @@
-"""Gradients, step -> new parameters in NumPy float64: clipping, AdamW, the decay mask and the linear schedule."""
+"""Gradients, step -> new parameters in NumPy float64: clipping, AdamW, decay mask, linear schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .model import Params, Rounding, unrounded, value_and_gradient
 
 
 def learning_rate(case: Case, step: int) -> float:
-    """Of update `step` = 0, 1, ...: up from 0 over the warm-up, then down to 0 at `total_steps`."""
+    """The learning rate of update `step` = 0, 1, ...: from 0 up over the warm-up, then down to 0 at `total_steps`."""
     if step < case.warmup_steps:
         return case.learning_rate * step / case.warmup_steps
     left = max(case.total_steps - step, 0)
@@ -20,7 +20,7 @@ def learning_rate(case: Case, step: int) -> float:
 
 
 def decays(name: str) -> bool:
-    """Whether a parameter decays: all but biases and LayerNorm scales."""
+    """Whether a parameter decays: all do except biases and LayerNorm scales."""
     return not name.endswith((".bias", "LayerNorm.weight"))
 
 
@@ -33,13 +33,13 @@ def clip(gradients: Params, most: float | None) -> Params:
 
 @dataclass
 class OracleTrainer:
-    """A run of the oracle: what a trainer under test must do, step by step.
+    """A training run of the oracle, step by step, which a trainer under test must repeat.
 
         m = b1 m + (1 - b1) g           v = b2 v + (1 - b2) g^2
         p -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p),    t = 1, 2, ...
 
-    the decay on the parameters of `decays` only (AdamW, Loshchilov and Hutter, 2019, algorithm 2).
-    `rounding` is that of `example_losses`.
+    with decay for the parameters of `decays` only (AdamW, Loshchilov and Hutter, 2019, algorithm 2).
+    `rounding` is as in `example_losses`.
     """
 
     case: Case
@@ -57,10 +57,10 @@ class OracleTrainer:
     def step(self, batch: HostBatch) -> StepResult:
         """One update."""
         case = self.case
-        found = value_and_gradient(case, self.params, batch, self.step_number, self.rounding)
+        loss, gradients = value_and_gradient(case, self.params, batch, self.step_number, self.rounding)
         rate = learning_rate(case, self.step_number)
         self.step_number += 1
-        for name, g in clip(found.gradients, case.clip_norm).items():
+        for name, g in clip(gradients, case.clip_norm).items():
             m = case.b1 * self.first.get(name, 0.0) + (1.0 - case.b1) * g
             v = case.b2 * self.second.get(name, 0.0) + (1.0 - case.b2) * g * g
             self.first[name], self.second[name] = m, v
@@ -68,4 +68,4 @@ class OracleTrainer:
             direction = direction / (np.sqrt(v / (1.0 - case.b2**self.step_number)) + case.eps)
             decay = case.weight_decay * self.params[name] if decays(name) else 0.0
             self.params[name] = self.params[name] - rate * (direction + decay)
-        return StepResult(found.loss, rate)
+        return StepResult(loss, rate)

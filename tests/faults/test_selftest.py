@@ -174,7 +174,7 @@ def verify(kit: Path, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_the_self_test_fails_if_a_law_sees_nothing(tmp_path: Path) -> None:
-    """The threefry law of the copy compares the expected value with itself; the self-test shows that it sees nothing."""
+    """The threefry law of the copy compares a value with itself; the self-test shows that it sees nothing."""
     kit = Path(shutil.copytree(KIT, tmp_path / "conformance", ignore=shutil.ignore_patterns("__pycache__")))
     code, report = verify(kit, "--only", "random.threefry")
     assert (code, report["verdict"]) == (0, "CONFORMANT")

@@ -1,4 +1,4 @@
-"""What Hypothesis draws for the laws is the same wherever a seed is asked again; what ends a draw keeps its words."""
+"""Hypothesis draws the same values for a seed in any process; the error that ends a draw keeps its message."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sftref.conformance.core.law import laws
 from sftref.conformance.oracle.draws import for_all, generators, permutations
 
 DRAWN = """
-from sftref.conformance.catalogue import laws
-from sftref.conformance.check import Check
-from sftref.conformance.strategies import for_all, generators, permutations
-found = []
+from sftref.conformance.core.check import Check
+from sftref.conformance.core.law import laws
+from sftref.conformance.oracle.draws import for_all, generators, permutations
+values = []
 for seed in range(20):
     check = Check(laws()["operators.gelu"], "full", seed)
-    holds = lambda g, order: found.append((int(g.integers(2**32)), *order))
+    holds = lambda g, order: values.append((int(g.integers(2**32)), *order))
     for_all(check, holds, g=generators(), order=permutations(5))
-print(hash(tuple(found)))
+print(hash(tuple(values)))
 """
 
 
 def test_values_do_not_depend_on_what_else_is_imported(tmp_path: Path) -> None:
-    """Of integers that stand in local modules Hypothesis makes draws of its own: another module, other values."""
+    """Hypothesis also draws integers that occur in loaded local modules, so another module could change the values."""
     (tmp_path / "theirs.py").write_text("NUMBERS = " + repr([7**n for n in range(2, 12)]))
     seen = {
         subprocess.run(
@@ -37,12 +37,12 @@ def test_values_do_not_depend_on_what_else_is_imported(tmp_path: Path) -> None:
 
 
 def test_seeds_and_values_differ() -> None:
-    found: list[int] = []
+    values: list[int] = []
     for seed in (0, 1):
         check = Check(laws()["operators.gelu"], "full", seed)
-        for_all(check, lambda g: found.append(int(g.integers(2**32))), g=generators())
-    # Every run begins with the simplest values, so a few are the same.
-    assert len(set(found)) > 0.9 * len(found)
+        for_all(check, lambda g: values.append(int(g.integers(2**32))), g=generators())
+    # Every run begins with the simplest values, so a few are equal.
+    assert len(set(values)) > 0.9 * len(values)
 
 
 def test_permutations_hold_everything_once() -> None:
@@ -53,8 +53,8 @@ def test_permutations_hold_everything_once() -> None:
     assert len(set(orders)) > 1
 
 
-def test_a_deadline_that_ends_a_drawn_value_is_told_as_such() -> None:
-    """It comes as pytest's failure, no Exception; Hypothesis asks again and wraps it: what came out had no words."""
+def test_the_message_of_a_deadline_is_kept() -> None:
+    """A deadline raises pytest's failure, not an Exception; Hypothesis reruns it and wraps it in an empty error."""
     ends = iter([False, True])
 
     def holds(g: object) -> None:

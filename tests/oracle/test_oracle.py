@@ -1,4 +1,4 @@
-"""The oracle is itself proven: against known answers, central differences, JAX's gradients in float64, and optax."""
+"""The oracle agrees with known answers, central differences, JAX's gradients in float64, and optax."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CASES = {"plain": PLAIN, "dropout": DROPPED, "regression": REGRESSION}
 
 
 class TestMasks:
-    """Threefry and the masks MUST be those of Salmon et al. and of `sftref/dropout.py`."""
+    """Threefry and the masks MUST be those of Salmon et al. and of `sftref/model/dropout.py`."""
 
     @pytest.mark.parametrize(
         ("key", "counter", "want"),
@@ -70,10 +70,10 @@ def test_gradient_is_the_slope_along_every_parameter(name: str) -> None:
     """Central differences in a random direction, for each leaf on its own: error O(h^2), so two steps must agree."""
     case = CASES[name]
     params, batch = params_of(case), batch_of(case)
-    found = value_and_gradient(case, params, batch, step=3)
-    whole = np.sqrt(sum((g**2).sum() for g in found.gradients.values()))
+    gradients = value_and_gradient(case, params, batch, step=3).gradients
+    whole = np.sqrt(sum((g**2).sum() for g in gradients.values()))
     rng = np.random.default_rng(5)
-    for leaf, gradient in found.gradients.items():
+    for leaf, gradient in gradients.items():
         direction = rng.normal(size=gradient.shape)
         direction /= np.linalg.norm(direction)
 
@@ -107,7 +107,7 @@ def test_equal_to_jax_in_float64(name: str) -> None:
 
 
 def test_logits_without_dropout() -> None:
-    """Of a case with dropout, to see that evaluation has none."""
+    """The case has dropout; evaluation must not."""
     params, batch, model = params_of(DROPPED), batch_of(DROPPED), model_config(DROPPED)
     program = Program.of(model, OptimConfig(), total_steps=9, dropout="addressed", precision="float32")
     trainer = SingleTrainer(program, jax.devices()[:1])
@@ -116,17 +116,17 @@ def test_logits_without_dropout() -> None:
     assert np.allclose(logits[:-1], evaluate(DROPPED, params, batch)[:-1], rtol=1e-4, atol=1e-5)
 
 
-def test_key_biases_get_nothing() -> None:
-    """A softmax does not see what is added to all its scores, so their gradient is exactly zero but for rounding."""
-    found = value_and_gradient(PLAIN, params_of(PLAIN), batch_of(PLAIN)).gradients
-    keys = [g for name, g in found.items() if name.endswith("key.bias")]
+def test_key_biases_have_no_gradient() -> None:
+    """A softmax ignores what is added to all its scores, so their gradient is zero except for rounding."""
+    gradients = value_and_gradient(PLAIN, params_of(PLAIN), batch_of(PLAIN)).gradients
+    keys = [g for name, g in gradients.items() if name.endswith("key.bias")]
     assert len(keys) == 2
     assert all(np.abs(g).max() < 1e-14 for g in keys)
-    assert all(np.linalg.norm(g) > 1e-6 for name, g in found.items() if not name.endswith("key.bias"))
+    assert all(np.linalg.norm(g) > 1e-6 for name, g in gradients.items() if not name.endswith("key.bias"))
 
 
 class TestUpdates:
-    """Schedule, decay and AdamW MUST be those of optax, and of `sftref/optim.py`."""
+    """Schedule, decay and AdamW MUST be those of optax, and of `sftref/train/optim.py`."""
 
     @pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 3), (1, 2), (1, 3), (4, 9)])
     def test_schedule(self, warmup: int, total: int) -> None:
@@ -173,20 +173,20 @@ def _masked(params: dict[str, np.ndarray]) -> tuple[Any, Any]:
     return decay_mask(tree), tree
 
 
-def test_what_is_left_of_a_probability_near_1_is_known_to_its_roundoff() -> None:
-    """A false alarm: p - 1 of a label that is all but certain carries p's rounding, whatever the parameters do."""
+def test_the_bound_near_a_probability_of_1_has_its_roundoff() -> None:
+    """Once a false alarm: near p = 1 the gradient p - 1 has the rounding of p, however the parameters change."""
     sure = np.zeros(PLAIN.num_labels)
     sure[0] = 12.0
     params = params_of(PLAIN) | {"classifier.bias": sure}
     batch = batch_of(PLAIN)
     batch = batch._replace(labels=0 * batch.labels, weights=(np.arange(len(batch.weights)) == 0).astype(np.float32))
-    found = gradient_reference(PLAIN, params, batch)
-    left, bound = found.want["classifier.bias"], found.bounds["classifier.bias"].value
+    reference = gradient_reference(PLAIN, params, batch)
+    left, bound = reference.want["classifier.bias"], reference.bounds["classifier.bias"].value
     rounded = np.float32(1 + left[0]) - 1
-    # At worst half the distance between two numbers below 1; and not so much that 1 - p could be anything.
+    # At least half the distance between two numbers below 1, and much less than 1 - p.
     assert 2**-25 < bound < 0.1 * abs(left[0])
     assert abs(rounded - left[0]) < bound
-    # And so in updates: a first moment is (1 - b1) g.
+    # The same for updates, where the first moment is (1 - b1) g.
     assert walk(PLAIN, params, [batch]).first.bounds["classifier.bias"].value > (1 - PLAIN.b1) * 2**-25
 
 
@@ -194,5 +194,5 @@ def test_the_oracle_imports_no_jax() -> None:
     code = "import sys, sftref.conformance.oracle.updates; "
     code += "print([m for m in sys.modules if m.split('.')[0] in ('jax', 'flax')])"
     # -P: the installed package, not the source tree around the working directory.
-    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"

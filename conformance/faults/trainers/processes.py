@@ -210,7 +210,8 @@ def _mean_of_means(mean_loss: Any, case: Case, params: Any, batch: HostBatch) ->
     means = []
     for part in range(parts):
         rows = len(batch.weights) // parts
-        mine = HostBatch(*(leaf[part * rows : (part + 1) * rows] for leaf in batch))
+        own: list[Any] = [leaf[part * rows : (part + 1) * rows] for leaf in batch]
+        mine = HostBatch(*own)
         means.append(template.loss_sum(case, params, mine) / jnp.maximum(mine.weights.sum(), 1e-6))
     return sum(means) / parts
 
