@@ -32,6 +32,8 @@ or a crash, AMBIGUOUS 4, Ctrl-C 130
 """
 # pytest's exit codes: ours. Its 5 is that no benchmark was collected.
 CODES = {0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, 6: 4}
+# The exit code of several runs is the last of these with which one of them ended; any other ends them.
+WORST = (0, 4, 1)
 
 
 def add_command(commands: Any) -> None:
@@ -96,17 +98,19 @@ def _stored(args: dict[str, Any], settings: Settings) -> int:
         if args["runs"] > 1:
             print(f"run {number + 1} of {args['runs']}", flush=True)
         asked = [*fixed, *words, *given([("bench-out", args["out"])]), *only, *saved]
-        code = max(code, _session(asked))
-        if code in (2, 3, 130):
-            return code
-        if code == 1:
-            code = _confirmed(args, [*fixed, *words])
+        ended = _session(asked)
+        if ended == 1:
+            ended = _confirmed(args, [*fixed, *words])
+        if ended not in WORST:
+            return ended
+        code = max(code, ended, key=WORST.index)
     return code
 
 
 def _session(asked: Sequence[str]) -> int:
     """One pytest process that times; our exit code for its own."""
-    words = [sys.executable, "-P", "-m", "pytest", *asked, "--sftref-benchmark", "--sftref-lines", str(HOME)]
+    words = [sys.executable, "-P", "-m", "pytest", *asked, "--sftref-benchmark", "--sftref-lines"]
+    words += [os.path.relpath(HOME)]
     ended = subprocess.run(words, env=variables(os.environ, None), check=False)
     return 3 if ended.returncode < 0 else CODES.get(ended.returncode, 3)
 

@@ -61,7 +61,7 @@ def configure(config: pytest.Config, settings: Settings) -> None:
         raise ValueError("--sftref-benchmark needs pytest-benchmark; install it with: pip install pytest-benchmark")
     check(config.option)
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
-        config.args = [str(HOME)]
+        config.args = [os.path.relpath(HOME)]  # not absolute: see `workers.plan.command`
     from .plugin import Speed
 
     config.pluginmanager.register(Speed(config, settings), "sftref-speed")

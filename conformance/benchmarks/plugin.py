@@ -57,17 +57,18 @@ class Speed:
             option.benchmark_storage = f"file://{stored_runs.storage(self.where)}"
         self.runs = stored_runs.load(Path(option.benchmark_storage.removeprefix("file://")))
         versions = self.environment["versions"]
-        # Until enough of them say how runs scatter, each is kept, unless something has changed since the first.
+        # The first runs say how runs scatter: each is stored, unless something has changed since the first of them.
         alike = all(stored_runs.same_program(run, versions) for run in self.runs)
-        self.automatic = len(self.runs) < stored_runs.ENOUGH and alike and not option.sftref_time
+        first = len(self.runs) < stored_runs.ENOUGH and alike
+        saved = option.benchmark_save or option.benchmark_autosave
+        self.automatic = first and not saved and not option.sftref_time
+        if self.automatic:
+            option.benchmark_save = AUTOMATIC
         least = {entry.id: entry.scatter for entry in self.entries.values()}
         self.judge = verdict.Judge(
-            self.runs, versions, option.sftref_matters, len(self.entries), least=least, recording=self.automatic
-        )
-        if option.benchmark_save or option.benchmark_autosave:
-            self.automatic = False  # the user's own
-        elif self.automatic:
-            option.benchmark_save = AUTOMATIC
+            self.runs, versions, option.sftref_matters, len(self.entries), least=least,
+            recording=bool(self.automatic or (first and saved)),
+        )  # fmt: skip
         # What is compared is what a run is made for: with its data a stored run can be looked at again.
         option.benchmark_save_data = True
 

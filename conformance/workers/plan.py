@@ -97,7 +97,9 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     options += [(name, value) for name, value in (*found.items(), ("deviations", deviations)) if value is not None]
     words += given(options + [("only", check) for check in ids])
     rungs = sorted({split_id(check)[0].rung for check in ids})
-    return words + [str(path) for rung in rungs for path in sorted((KIT / "laws").glob(f"*/test_{rung}_*.py"))]
+    files = [path for rung in rungs for path in sorted((KIT / "laws").glob(f"*/test_{rung}_*.py"))]
+    # Relative: pytest takes a `[` in an argument, as in the name of a folder above, for the parameter of a test.
+    return words + [os.path.relpath(path) for path in files]
 
 
 def given(options: Iterable[tuple[str, object]]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from sftref.conformance.benchmarks import cli as bench
 from sftref.conformance.workers.plan import KIT
 
 from sftref import cli
@@ -110,12 +111,33 @@ def test_what_looks_slower_is_asked_of_new_processes(capfd: pytest.CaptureFixtur
 def test_a_copied_kit_times_with_its_own_code(tmp_path: Path) -> None:
     shutil.copytree(KIT, tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))
     words = [sys.executable, "-m", "mine", "bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]
-    kernels = tmp_path / "mine" / "benchmarks" / "kernels.py"
+    kernels = tmp_path / "mine" / "benchmarks" / "measuring" / "kernels.py"
     kernels.write_text(kernels.read_text() + "\nprint('from the copy')\n")
     found = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
     assert found.returncode == 0, found.stderr
     assert "from the copy" in found.stdout
     assert "RECORDED: 1 benchmarks on 1 x cpu, small" in found.stdout
+
+
+def test_three_saved_runs_into_an_empty_folder_are_a_baseline(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu", "--save", "--runs", "3"]
+    assert cli.main(words) == 0
+    assert capfd.readouterr().out.count("RECORDED: 1 benchmarks on 1 x cpu, small: 1 RECORDED") == 3
+    assert len(stored(FOLDER)) == 3
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [((4, 1, 4), 1), ((0, 4, 0), 4), ((0, 0, 0), 0), ((1, 3), 3)],
+    ids=["fail", "open", "none", "hang"],
+)
+def test_the_worst_of_several_runs_is_the_exit_code(
+    ended: tuple[int, ...], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = iter(ended)
+    monkeypatch.setattr(bench, "_session", lambda _: next(codes))
+    monkeypatch.setattr(bench, "_confirmed", lambda *_: 1)
+    assert cli.main(["bench", "--runs", "3"]) == code
 
 
 @pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])
