@@ -61,9 +61,6 @@ class Part:
 
 WHOLE = Part(0, 1, 1)
 
-# Scores cost the square of a row. Rows of a multiple of so many tokens are attended block by block where they can be.
-BLOCK = 64
-
 
 class Update(NamedTuple):
     """One update of the plan: its epoch and the rows of `TokenArrays` it reads."""
@@ -101,22 +98,6 @@ def plan(n: int, batch_size: int, seed: int, *, drop_last: bool, start_step: int
 def padded_layout(batch_size: int, length: int, devices: int, micro: int = 1) -> Layout:
     """The layout of one example a row: rows are rounded up so that every device gets as many in each micro-batch."""
     return Layout(micro, devices * -(-batch_size // (devices * micro)), length, 1)
-
-
-def chunked(layout: Layout, devices: int, most_rows: int) -> Layout:
-    """The same rows in more micro-batches, so that no device has more than `most_rows` of them at once.
-
-    Where it splits anything, it adds a micro-batch to spare: empty ones at the end are not computed.
-    """
-    rows = min(layout.rows, devices * most_rows)
-    if rows == layout.rows:
-        return layout
-    return layout._replace(micro=-(-layout.micro * layout.rows // rows) + 1, rows=rows)
-
-
-def blocks_of(length: int) -> int:
-    """In how many blocks rows of `length` tokens can be cut; 1 leaves them whole."""
-    return length // BLOCK if length % BLOCK == 0 else 1
 
 
 def pad(tokens: TokenArrays, index: np.ndarray, layout: Layout, part: Part = WHOLE) -> Batch:

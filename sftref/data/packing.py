@@ -10,11 +10,19 @@ import math
 
 import numpy as np
 
-from sftref.data.batches import WHOLE, Batch, Layout, Part, blocks_of, epoch_order, fill
+from sftref.data.batches import WHOLE, Batch, Layout, Part, epoch_order, fill
 from sftref.data.tokens import TokenArrays
 
 # How many batches are packed on trial to size the static layout.
 TRIAL_BATCHES = 64
+# Attention scores cost the square of a row's length, so rows whose length is a multiple of BLOCK are attended to block
+# by block where no example crosses from one block into the next.
+BLOCK = 64
+
+
+def blocks_of(length: int) -> int:
+    """The number of blocks in a row of `length` tokens; 1 where it is no multiple of `BLOCK`."""
+    return length // BLOCK if length % BLOCK == 0 else 1
 
 
 def first_fit_decreasing(

@@ -66,13 +66,6 @@ class BertForSequenceClassification(Module):
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def crossing(batch: Batch, blocks: int) -> Array:
-    """Whether an example stands in more than one of `blocks` equal parts of its row, bool [K] for each micro-batch."""
-    parts = batch.segments.reshape(*batch.segments.shape[:2], blocks, -1)
-    there = jnp.any(parts[..., None] == jnp.arange(1, batch.starts.shape[2] + 1), axis=3)  # [K, R, blocks, S]
-    return jnp.any(there.sum(axis=2) > 1, axis=(1, 2))
-
-
 def _addresses(batch: Batch, slot: Array, real: Array) -> Address:
     example = jnp.take_along_axis(batch.example_ids, slot, axis=1)
     return Address(example, jnp.where(real, batch.positions, 0).astype(jnp.uint32))

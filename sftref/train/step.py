@@ -4,9 +4,9 @@
     gradients      *= 1 / sums.weight
     params          = optimizer(params, gradients)
 
-Every trainer passes its own `reduce`, which adds up over the devices, and nothing else. It stands between the
-gradient and the optimizer: a `psum` inside the differentiated function would give, under `pmap`, per-device gradients
-that add up to N times the truth; a mean of per-device means is another objective as soon as shards are unequal.
+A trainer passes its own `reduce`, which adds up over the devices, and nothing else. It comes between the gradient and
+the optimizer: under `pmap`, a `psum` inside the differentiated function would give per-device gradients that add up to
+N times the gradient, and a mean of per-device means is another objective as soon as shards are unequal.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax.training import train_state
-from jax import Array, lax
+from jax import Array
 
 from sftref.config import DropoutMode, ModelConfig, OptimConfig
-from sftref.data.batches import Batch, blocks_of
-from sftref.model.bert import BertForSequenceClassification, crossing
+from sftref.data.batches import Batch
+from sftref.model.bert import BertForSequenceClassification
 from sftref.model.dropout import AddressedDropout, ArticleDropout, Dropout
 from sftref.model.layers import Numerics
 from sftref.model.sharding import Places
+from sftref.train.chunks import sum_over_micro_batches
 from sftref.train.loss import EvalSums, LossSums, eval_sums, loss_sums
 from sftref.train.optim import linear_schedule, make_optimizer
 
-Tree = TypeVar("Tree")
 Reduce = Callable[[Any], Any]
 
 
@@ -82,12 +82,12 @@ class Program:
         """Whether labels are real numbers under a squared error."""
         return self.model.config.regression
 
-    def laid_on(self, places: Places) -> Program:
-        """The same program, whose activations lie as `places` says."""
+    def sharded(self, places: Places) -> Program:
+        """The same program with its activations sharded as `places` says."""
         return dataclasses.replace(self, model=self.model.clone(places=places))
 
     def state(self, params: Any, seed: int, step: int = 0, opt_state: Any = None) -> TrainState:
-        """A state on the host's terms; a trainer places it."""
+        """A state of host arrays; a trainer places it on devices."""
         return TrainState(
             step=jnp.asarray(step, jnp.int32),
             apply_fn=self.model.apply,
@@ -99,13 +99,14 @@ class Program:
 
 
 def masks(program: Program, state: TrainState, micro: Array, device: Array | None) -> Dropout | None:
-    """The dropout of one micro-batch: addressed by (seed, step), or drawn from the article's key.
+    """The dropout of one micro-batch; None for no dropout.
 
     Args:
-        program: says which.
-        state: its seed and step.
-        micro: the index of the micro-batch; addresses need it no more than they need the device.
-        device: the device's index under `pmap`, where the article has a key for each; None for one key in all.
+        program: gives the kind of dropout.
+        state: gives seed and step, the address of addressed dropout.
+        micro: int32 scalar, the index of the micro-batch; used by the article's dropout only.
+        device: int32 scalar, the device's index under `pmap`, where the article has a key for each device; None for
+            one key in all.
     """
     if program.dropout == "off":
         return None
@@ -120,53 +121,28 @@ def masks(program: Program, state: TrainState, micro: Array, device: Array | Non
 def gradient_sums(
     program: Program, state: TrainState, batch: Batch, device: Array | None = None
 ) -> tuple[LossSums, Any]:
-    """Loss sums of the examples at hand and the gradient of their weighted loss sum; nothing is reduced or divided.
-
-    Micro-batches are added up one after the other, so their sizes need not be equal; empty ones at the end are not
-    computed. Under `pmap` each device stops at its own last one: there is no collective in the loop. Those behind the
-    last one with an example across two blocks of its row are computed block by block.
-    """
+    """Loss sums of the examples in `batch`, and the gradient of their weighted loss sum: not reduced, not divided."""
 
     def loss(params: Any, micro: Batch, k: Array, blocks: int) -> tuple[Array, LossSums]:
         logits: Any = program.model.apply({"params": params}, micro, masks(program, state, k, device), blocks)
         sums = loss_sums(logits, micro.labels, micro.weights, regression=program.regression)
         return sums.loss, sums
 
-    def one(k: Array, blocks: int = 1) -> tuple[LossSums, Any]:
-        micro = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, k, keepdims=False), batch)
+    def one(micro: Batch, k: Array, blocks: int) -> tuple[LossSums, Any]:
         (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, micro, k, blocks)
         return sums, gradients
 
-    count = batch.weights.shape[0]
-    if count == 1:
-        return one(jnp.int32(0))
-    stop = _last(jnp.any(batch.weights > 0, axis=(1, 2)))
-
-    def add_up(total: Any, first: Array, end: Array, blocks: int) -> tuple[LossSums, Any]:
-        return lax.fori_loop(first, end, lambda k, so_far: jax.tree.map(jnp.add, so_far, one(k, blocks)), total)
-
-    zero = jnp.int32(0)
-    zeros: Any = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, zero))
-    # The article's masks have the shape of a row.
-    blocks = 1 if program.dropout == "article" else blocks_of(batch.segments.shape[2])
-    if blocks == 1:
-        return add_up(zeros, zero, stop, 1)
-    whole = _last(crossing(batch, blocks))
-    return add_up(add_up(zeros, zero, whole, 1), whole, stop, blocks)
-
-
-def _last(flags: Array) -> Array:
-    """The number, from 1, of the last that is true of `flags` [K]; 0 if none is."""
-    return jnp.max(jnp.where(flags, jnp.arange(1, len(flags) + 1, dtype=jnp.int32), 0))
+    # The article's masks have the shape of a whole row.
+    return sum_over_micro_batches(one, batch, in_blocks=program.dropout != "article")
 
 
 def mean_gradients(
     program: Program, state: TrainState, batch: Batch, reduce: Reduce, device: Array | None = None
 ) -> tuple[LossSums, Any]:
-    """Global loss sums, and the gradient of the global mean loss: what the optimizer sees.
+    """Global loss sums, and the gradient of the global mean loss, which the optimizer gets.
 
-    The one division is of scalars: XLA repeats a product, but no quotient, in each of the optimizer's passes, where the
-    divided gradients would be written and read once more (26 ms instead of 38 an update of 11 million parameters).
+    Only scalars are divided: XLA repeats a product, but not a quotient, in each pass of the optimizer, where divided
+    gradients would be written and read once more (26 instead of 38 ms an update of 11 million parameters).
     """
     sums, gradients = reduce(gradient_sums(program, state, batch, device))
     return sums, jax.tree.map(lambda g: g * (1 / sums.weight).astype(g.dtype), gradients)
@@ -185,10 +161,11 @@ def train_step(
     Args:
         program: static.
         state: the same on every device.
-        batch: this device's share under `pmap` and `single`; the whole, with a sharded axis R, under `mesh`.
-        reduce: adds a tree of sums up over the devices; the identity where the partitioner does it.
+        batch: leaves [K, R, ...]; this device's share under `pmap` and `single`; all of it, sharded along R, under
+            `mesh`.
+        reduce: adds up a tree of sums over the devices; the identity where the partitioner does it.
         device: see `masks`.
-        update: what applies the mean gradients; a trainer's own does the same arithmetic.
+        update: applies the mean gradients; a trainer's own must do the same arithmetic.
 
     Returns:
         The next state and the global metrics, the same on every device.
@@ -199,7 +176,7 @@ def train_step(
 
 
 def eval_step(program: Program, state: TrainState, batch: Batch, reduce: Reduce) -> tuple[EvalSums, Array]:
-    """Global sums and counts, and the logits [R, S, C] of the rows at hand. Evaluation has no micro-batches: K = 1."""
+    """Global sums and counts, and the logits [R, S, C] of the rows in `batch`, which has one micro-batch: K = 1."""
     micro = jax.tree.map(lambda a: a[0], batch)
     logits: Any = program.model.apply({"params": state.params}, micro)
     sums = eval_sums(logits, micro.labels, micro.weights, regression=program.regression)

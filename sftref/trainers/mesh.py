@@ -46,7 +46,7 @@ class MeshTrainer(Trainer):
         require(DATA in mesh.axis_names, f"mesh axes = {mesh.axis_names}, must include {DATA!r}")
         check_mesh(mesh, program.model.config)
         self.mesh, self.places = mesh, Places(mesh)
-        program = program.laid_on(self.places) if self.places.cuts else program
+        program = program.sharded(self.places) if self.places.cuts else program
         super().__init__(program, list(mesh.devices.flat))
         self.shards = self.places.row_shards
         at = sorted(set(_row_shard(self.places)[_own(mesh)].tolist()))

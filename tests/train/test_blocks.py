@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftref.config import OptimConfig
-from sftref.data import batches
+from sftref.data import packing
 from sftref.data.batches import Batch, Layout, fill
 from sftref.data.packing import first_fit_decreasing, pack
-from sftref.model.bert import crossing
+from sftref.train.chunks import crossing
 from sftref.train.step import Program, gradient_sums
 
 BLOCK = LENGTH // 2
@@ -32,7 +32,7 @@ CLOSE = 100 * 2.0**-53
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of 16 tokens are two blocks."""
-    monkeypatch.setattr(batches, "BLOCK", BLOCK)
+    monkeypatch.setattr(packing, "BLOCK", BLOCK)
 
 
 class TestPlaces:

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from sftref.config import OptimConfig, TrainConfig
-from sftref.data.batches import Batch, Layout, chunked, pad, padded_layout
+from sftref.data.batches import Batch, Layout, pad, padded_layout
 from sftref.data.tasks import get_task
+from sftref.train.chunks import CPU_TRAIN_TOKENS, chunked
 from sftref.train.loop import evaluate
-from sftref.train.pipeline import CPU_TRAIN_TOKENS, ahead, eval_feed, train_feed
+from sftref.train.pipeline import ahead, eval_feed, train_feed
 from sftref.train.step import Program
 from sftref.trainers import SingleTrainer, Trainer, make_trainer
 
@@ -56,10 +57,10 @@ class TestMicroBatches:
         assert helpers.relative_error(self.gradient(trainer, lost), want) > 0.1
 
     def test_chunks_hold_the_same_rows(self) -> None:
-        assert chunked(Layout(1, 18, 128, 7), 1, 4) == Layout(6, 4, 128, 7)  # 5 are needed, one is to spare
-        assert chunked(Layout(2, 16, 128, 7), 8, 1) == Layout(5, 8, 128, 7)
+        assert chunked(Layout(1, 18, 128, 7), 4) == Layout(6, 4, 128, 7)  # 5 are needed, one is spare
+        assert chunked(Layout(2, 16, 128, 7), 8) == Layout(5, 8, 128, 7)
         whole = Layout(2, 16, 128, 7)
-        assert chunked(whole, 8, 2) is whole
+        assert chunked(whole, 16) is whole
 
 
 class TestAhead:
