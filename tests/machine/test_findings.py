@@ -8,21 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from invented import CASES, CUDA, JAX, ROCM, TPU, asked
 from machines import machine
-from sftref.conformance.machine.findings import LEVELS, findings, least_jaxlib, present
+from sftref.conformance.machine.findings import LEVELS, least_jaxlib, present
 from sftref.conformance.machine.host import Host, facts
 from sftref.conformance.machine.versions import release
 from sftref.conformance.workers.plan import KIT
 
-JAX = {"jax": "0.10.2", "jaxlib": "0.10.2", "python": "3.11.7"}
-ROCM = JAX | {"jax-rocm7-plugin": "0.10.2", "jax-rocm7-pjrt": "0.10.2"}
-CUDA = JAX | {"jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.2"}
-TPU = JAX | {"libtpu": "0.0.30"}
 TEXTS = tomllib.loads((KIT / "machine" / "findings.toml").read_text())
-
-
-def asked(host: Host, versions: dict[str, str]) -> list[Any]:
-    return findings(facts(host), versions, host.variables)
 
 
 @pytest.mark.parametrize(("vendor", "versions"), [("amd", ROCM), ("nvidia", CUDA), ("google", TPU)])
@@ -35,32 +28,6 @@ def test_nothing_is_wrong_with_a_good_machine(tmp_path: Path, vendor: str, versi
 def test_nothing_is_wrong_with_a_machine_without_accelerators(tmp_path: Path) -> None:
     host = machine(tmp_path, count=0, driver=False, files=False, variables={"JAX_PLATFORMS": "cpu"}, shm=1 << 20)
     assert asked(host, JAX) == []
-
-
-SMI = "GPU[0]: hangs"
-# (finding, machine, versions, words that its text must have)
-CASES: list[tuple[str, dict[str, Any], dict[str, str], list[str]]] = [
-    ("driver-missing", {"driver": False, "files": False}, ROCM, ["amd: 8 on the PCI bus", "sudo modprobe amdgpu"]),
-    ("driver-missing", {"vendor": "nvidia", "driver": False, "files": False}, CUDA, ["nvidia: 8", "nvidia-modprobe"]),
-    ("device-files-missing", {"files": False}, ROCM, ["/dev/kfd or /dev/dri/renderD", "--device=/dev/kfd"]),
-    ("device-files-missing", {"vendor": "nvidia", "files": False}, CUDA, ["/dev/nvidia-uvm", "--gpus all"]),
-    ("device-permission", {"mode": 0o660}, ROCM, ["/dev/kfd (-rw-rw----", "sudo usermod -a -G"]),
-    ("plugin-missing", {}, JAX, ["pip install 'jax[rocm7-local]'", "jax 0.10.2"]),
-    ("plugin-missing", {"vendor": "google"}, JAX, ["jax[tpu]"]),
-    ("plugin-without-device", {"count": 0, "files": False, "driver": False}, CUDA, ["jax-cuda13-pjrt", "nvidia"]),
-    ("versions", {}, ROCM | {"jax-rocm7-plugin": "0.9.1"}, ["jax-rocm7-plugin 0.9.1", "jaxlib 0.10.2"]),
-    ("two-plugins", {"vendor": "nvidia"}, CUDA | {"jax-cuda12-plugin": "0.10.2"}, ["jax-cuda12-plugin, jax-cuda13"]),
-    ("runtime-version", {}, JAX | {"jax-rocm6-plugin": "0.10.2"}, ["needs ROCm 6; found ROCm 7.0.2", "jax-rocm7"]),
-    ("platforms-variable", {"variables": {"JAX_PLATFORMS": "cpu"}}, ROCM, ["JAX_PLATFORMS=cpu", "name rocm"]),
-    ("hidden-devices", {"variables": {"HIP_VISIBLE_DEVICES": ""}}, ROCM, ["HIP_VISIBLE_DEVICES=''", "unset"]),
-    ("hidden-devices", {"vendor": "nvidia", "variables": {"CUDA_VISIBLE_DEVICES": "-1"}}, CUDA, ["'-1'"]),
-    ("shared-memory", {"shm": 64 << 20}, ROCM, ["/dev/shm has 64 MiB, and 8", "--shm-size=16g"]),
-    ("iommu", {"cmdline": "amd_iommu=on"}, ROCM, ["without iommu=pt (amd_iommu=on)"]),
-    ("gfx-override", {"variables": {"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}}, ROCM, ["10.3.0"]),
-    ("library-path", {"vendor": "nvidia", "variables": {"LD_LIBRARY_PATH": "/opt/cuda/lib64"}}, CUDA, ["cuda/lib"]),
-    ("flags", {"variables": {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}}, ROCM, ["autotune_level=0"]),
-    ("tool-silent", {"tools": {"rocm-smi": "no answer within 10 s"}}, ROCM, ["rocm-smi: no answer within 10 s"]),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "made", "versions", "words"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
