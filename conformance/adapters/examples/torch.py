@@ -1,14 +1,14 @@
-"""PyTorch behind the kit's border: `transformers`' BERT and `torch.optim.AdamW`, in one process or with DDP over gloo.
+"""PyTorch behind the adapter interface: `transformers`' BERT and `torch.optim.AdamW`, in one process or with DDP.
 
-`torch_rank.py` is what each process does. What follows from how such a loop is written is left as it is:
+DDP runs over gloo; `torch_rank.py` is one of its processes. The adapter keeps what such a loop usually does:
 
 - every example counts alike: `weights` is not claimed; nor is `dropout`, whose masks come from PyTorch's own generator;
 - where rows do not divide among the processes, `DistributedSampler` repeats some, which then count twice: in the loss,
   in the gradient, in an epoch and in a score;
-- the loss that is reported is the mean of the processes' losses.
+- the reported loss is the mean of the processes' losses.
 
-One thing is not: `transformers` gives the embedding of token 0 no gradient, for there it stands in padding only. To the
-kit every id is a word, so that row is trained like the others; `with_padding_token` leaves it, to be seen failing.
+It changes one thing: `transformers` gives the embedding of token 0 no gradient, because a tokenizer uses it for padding
+only. To the kit every id is a word, so that row is trained like the others; `with_padding_token` leaves it, and fails.
 
     sftref verify --adapter sftref.conformance.adapters.examples.torch:single
     sftref verify --adapter sftref.conformance.adapters.examples.torch:ddp --devices 2
@@ -16,7 +16,7 @@ kit every id is a word, so that row is trained like the others; `with_padding_to
 
 from __future__ import annotations
 
-import multiprocessing
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,40 +26,43 @@ import numpy as np
 import numpy.typing as npt
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
-from .torch_rank import Rank, serve
+from ...workers.channel import NoAnswer, Worker, answers
+from .torch_rank import Rank
 
 MOST = 2
+# Seconds that a process may take once the other one has failed: it may wait for it for ever.
+GRACE = 10.0
 ALONE = frozenset({"gradients", "moments", "checkpoint", "data order", "metrics"})
 
 
 class Torch:
-    """The border around `Rank`s: one in this process, or several in their own."""
+    """The adapter interface around `Rank`s: one in this process, or several in their own."""
 
     def __init__(self, name: str, *, parallel: bool = False, pad: int | None = None) -> None:
         self.name, self.parallel = name, parallel
         self.capabilities = ALONE | ({"devices", "replicas"} if parallel else set())
         self.alone = Rank(pad=pad)
-        self.others: list[Any] = []
-        self.meeting: tempfile.TemporaryDirectory[str] | None = None
+        self.workers: list[Worker] = []
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """See `TrainerUnderTest.start`.
 
         Raises:
-            ValueError: more devices than there may be processes.
+            ValueError: more devices than processes are allowed.
         """
         if n_devices > (MOST if self.parallel else 1):
             raise ValueError(f"{self.name}: {n_devices} devices, must be at most {MOST}; give verify --devices {MOST}")
         self.case, self.n = case, n_devices
-        if n_devices > 1 and not self.others:
-            self.meeting = tempfile.TemporaryDirectory(prefix="sftref-ddp-")
-            self.others = launched(n_devices, Path(self.meeting.name) / "meeting")
+        if n_devices > 1 and not self.workers:
+            self.folder = tempfile.TemporaryDirectory(prefix="sftref-ddp-")
+            meeting = str(Path(self.folder.name) / "meeting")
+            self.workers = [Worker(f"{Rank.__module__}:joined", k, n_devices, meeting) for k in range(n_devices)]
         self._all("start", case, params)
 
     def step(self, batch: HostBatch) -> StepResult:
         """See `TrainerUnderTest.step`."""
-        found = self._all("step", batch)
-        return StepResult(float(np.mean([loss for loss, _ in found])), float(found[0][1]))
+        results = self._all("step", batch)
+        return StepResult(float(np.mean([loss for loss, _ in results])), float(results[0][1]))
 
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
         """See `TrainerUnderTest.evaluate`."""
@@ -70,18 +73,15 @@ class Torch:
 
     def params(self) -> Arrays:
         """See `TrainerUnderTest.params`."""
-        found: Arrays = self._all("params")[0]
-        return found
+        return self._all("params")[0]
 
     def gradients(self, batch: HostBatch) -> Arrays:
         """See `TrainerUnderTest.gradients`."""
-        found: Arrays = self._all("gradients", batch)[0]
-        return found
+        return self._all("gradients", batch)[0]
 
     def moments(self) -> tuple[Arrays, Arrays]:
         """See `TrainerUnderTest.moments`."""
-        found: tuple[Arrays, Arrays] = self._all("moments")[0]
-        return found
+        return self._all("moments")[0]
 
     def replicas(self) -> Sequence[Arrays]:
         """See `TrainerUnderTest.replicas`."""
@@ -101,43 +101,35 @@ class Torch:
         return [np.concatenate(rows) for rows in zip(*self._all("epoch", examples, batch_size, number), strict=True)]
 
     def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
-        """See `TrainerUnderTest.score`: of the rows that each process evaluated, repeated ones among them."""
+        """See `TrainerUnderTest.score`: of the rows that each process evaluated, including repeated ones."""
         hits = positive = right = seen = 0
         for batch in batches:
             for rows, logits in self._all("logits", batch):
-                found, labels = logits.argmax(axis=1), batch.labels[rows]
-                right, seen = right + int((found == labels).sum()), seen + len(rows)
-                hits += int(((found == 1) & (labels == 1)).sum())
-                positive += int((found == 1).sum() + (labels == 1).sum())
+                predicted, labels = logits.argmax(axis=1), batch.labels[rows]
+                right, seen = right + int((predicted == labels).sum()), seen + len(rows)
+                hits += int(((predicted == 1) & (labels == 1)).sum())
+                positive += int((predicted == 1).sum() + (labels == 1).sum())
         return {"accuracy": right / seen, "f1": 2 * hits / positive if positive else 0.0}
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """What each process gives, in the order of ranks.
+        """The answers of all processes, in the order of ranks.
 
         Raises:
-            RuntimeError: a process failed; it says what it said.
+            RuntimeError: a process raised, ended, or was silent after another one had failed.
         """
         if self.n == 1:
             return [getattr(self.alone, method)(*arguments)]
-        for pipe in self.others:
-            pipe.send((method, arguments))
-        found = [pipe.recv() for pipe in self.others]
-        broken = [problem for _, problem in found if problem]
-        if broken:
-            raise RuntimeError("; ".join(broken))
-        return [result for result, _ in found]
-
-
-def launched(ranks: int, meeting: Path) -> list[Any]:
-    """Start processes that meet in a file, and end with this one: the pipe to each."""
-    fresh = multiprocessing.get_context("spawn")
-    pipes = []
-    for rank in range(ranks):
-        here, there = fresh.Pipe()
-        fresh.Process(target=serve, args=(rank, ranks, there, str(meeting)), daemon=True).start()
-        there.close()
-        pipes.append(here)
-    return pipes
+        for worker in self.workers:
+            worker.send(method, *arguments)
+        results = answers(self.workers, math.inf, grace=GRACE)
+        failures = {rank: answer for rank, answer in enumerate(results) if isinstance(answer, NoAnswer)}
+        if any(answer.silent or answer.code is not None for answer in failures.values()):
+            # The next `start` starts new ones.
+            while self.workers:
+                self.workers.pop().close()
+        if failures:
+            raise RuntimeError("; ".join(f"rank {rank}: {answer.how}" for rank, answer in failures.items()))
+        return results
 
 
 def single() -> Torch:

@@ -1,12 +1,11 @@
 """One process of a PyTorch trainer: `transformers`' own BERT, `torch.optim.AdamW`, and DistributedDataParallel or not.
 
 As a user writes it: the model's own loss (a mean over its rows), the mean of the processes' gradients by DDP, clipping
-by `clip_grad_norm_`, `LambdaLR`, and of each batch what `DistributedSampler` would give this process.
+by `clip_grad_norm_`, `LambdaLR`, and of each batch the rows that `DistributedSampler` gives this process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,17 +25,17 @@ COLUMNS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 def share(rows: int, rank: int, ranks: int) -> list[int]:
-    """The rows of a batch that are this process's: with repeats, where they do not divide, as the sampler has them."""
+    """The rows of a batch that are this process's; the sampler repeats some where they do not divide."""
     return list(DistributedSampler(range(rows), ranks, rank, shuffle=False))
 
 
 def bert(case: Case, pad: int | None) -> Any:
-    """The model of a case, whose token `pad` has an embedding that is never trained."""
+    """The model of a case; the embedding of token `pad` is never trained."""
     return transformers.BertForSequenceClassification(transformers.BertConfig(**case.config, pad_token_id=pad))
 
 
 class Rank:
-    """One of `ranks` processes that train together; with one, no process group is asked for."""
+    """One of `ranks` processes that train together; one alone needs no process group."""
 
     def __init__(self, rank: int = 0, ranks: int = 1, pad: int | None = None) -> None:
         self.rank, self.ranks, self.pad = rank, ranks, pad
@@ -79,9 +78,9 @@ class Rank:
     def gradients(self, batch: HostBatch) -> Arrays:
         """After the reduction, before clipping."""
         self._backward(batch)
-        found = {name: leaf.grad.numpy().copy() for name, leaf in self.model.named_parameters()}
+        gradients = {name: leaf.grad.numpy().copy() for name, leaf in self.model.named_parameters()}
         self.optimizer.zero_grad()
-        return found
+        return gradients
 
     def _backward(self, batch: HostBatch) -> float:
         self.parallel.train()
@@ -99,24 +98,24 @@ class Rank:
             return rows, self.model(**self._inputs(batch, rows)).logits.numpy()
 
     def params(self) -> Arrays:
-        """Copies."""
+        """Copies of the parameters."""
         return {name: leaf.detach().numpy().copy() for name, leaf in self.model.named_parameters()}
 
     def moments(self) -> tuple[Arrays, Arrays]:
-        """Of Adam."""
+        """Adam's first and second moments."""
         named = dict(self.model.named_parameters())
         state = {name: self.optimizer.state[leaf] for name, leaf in named.items()}
         first, second = ({n: s[key].numpy().copy() for n, s in state.items()} for key in ("exp_avg", "exp_avg_sq"))
         return first, second
 
     def save(self, path: Path) -> None:
-        """Of the first process, which has all that the others have."""
+        """Write the state of the first process, which is that of the others."""
         if self.rank == 0:
             parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
             torch.save({name: part.state_dict() for name, part in parts.items()}, path / "state.pt")
 
     def restore(self, path: Path) -> None:
-        """Go on from there."""
+        """Read the state that `save` wrote."""
         state = torch.load(path / "state.pt", weights_only=True)
         for name, part in (("model", self.model), ("optimizer", self.optimizer), ("schedule", self.schedule)):
             part.load_state_dict(state[name])
@@ -129,7 +128,7 @@ class Rank:
         return [np.array(rows, np.int64) for rows in _batched(iter(sampler), each)]
 
     def own(self, batch: HostBatch) -> list[int]:
-        """The rows of a batch that count and are this process's."""
+        """The rows of a batch that are this process's, of those with weight."""
         kept = np.flatnonzero(batch.weights > 0)
         return [int(kept[place]) for place in share(len(kept), self.rank, self.ranks)]
 
@@ -142,19 +141,12 @@ class Rank:
 
 
 def _batched(items: Iterator[int], size: int) -> Iterator[list[int]]:
-    while found := list(itertools.islice(items, size)):
-        yield found
+    while batch := list(itertools.islice(items, size)):
+        yield batch
 
 
-def serve(rank: int, ranks: int, pipe: Any, meeting: str) -> None:
-    """A process of DDP: does what its pipe says, until that is closed."""
+def joined(rank: int, ranks: int, meeting: str) -> Rank:
+    """A process of DDP, joined with the others, which meet in a file."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
-    mine = Rank(rank, ranks)
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while True:
-            method, arguments = pipe.recv()
-            try:
-                pipe.send((getattr(mine, method)(*arguments), None))
-            except Exception as error:  # it is the one who asked to whom this is to be told
-                pipe.send((None, f"rank {rank}: {type(error).__name__}: {error}"))
+    return Rank(rank, ranks)
