@@ -1,1 +1,1 @@
-"""The trainers that the kit knows by name, each behind the border of `adapter.py`."""
+"""Adapters: a template to copy, sftref's own trainers, and `examples/` for trainers that others wrote."""

@@ -1,10 +1,10 @@
-"""A compiled program of JAX -> what it needs, by JAX's own count: the answer to `TrainerUnderTest.costs`."""
+"""Compiled program of JAX -> its costs by JAX's own count, as `TrainerUnderTest.costs` returns them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Our name: XLA's, in `cost_analysis` and in `memory_analysis`.
+# The kit's name: XLA's name in `cost_analysis` and in `memory_analysis`.
 WORK = {"flops": "flops", "bytes": "bytes accessed"}
 MEMORY = {
     "arguments": "argument_size_in_bytes",
@@ -15,21 +15,20 @@ MEMORY = {
 
 
 def costs_of(compiled: Any) -> dict[str, float]:
-    """`flops` and `bytes` of work, and bytes of memory, on each device; what a platform does not say is left out.
+    """`flops`, and bytes of traffic and of memory, on each device; costs that a platform does not report are left out.
 
     Args:
-        compiled: what `jax.jit(f).lower(*arguments).compile()` gives.
+        compiled: the result of `jax.jit(f).lower(*arguments).compile()`.
     """
-    work, memory = _asked(compiled.cost_analysis), _asked(compiled.memory_analysis)
-    # Before JAX 0.5 a list, with an entry for each program.
+    work, memory = _reported(compiled.cost_analysis), _reported(compiled.memory_analysis)
+    # Before JAX 0.5 a list with an entry for each program.
     work = work[0] if isinstance(work, list) and work else work
-    found = {name: work[theirs] for name, theirs in WORK.items() if work and theirs in work}
-    found |= {name: getattr(memory, theirs) for name, theirs in MEMORY.items() if hasattr(memory, theirs)}
-    return {name: float(value) for name, value in found.items()}
+    costs = {name: work[theirs] for name, theirs in WORK.items() if work and theirs in work}
+    costs |= {name: getattr(memory, theirs) for name, theirs in MEMORY.items() if hasattr(memory, theirs)}
+    return {name: float(value) for name, value in costs.items()}
 
 
-def _asked(analysis: Any) -> Any:
-    """The answer, or None of a platform that has none."""
+def _reported(analysis: Any) -> Any:
     try:
         return analysis()
     except NotImplementedError:

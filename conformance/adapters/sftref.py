@@ -1,4 +1,4 @@
-"""sftref's own trainers behind the kit's border: the only file of the kit that knows sftref."""
+"""The adapter of sftref's own trainers: the only file of the kit that imports sftref."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ from sftref.trainers.parts import parts
 from ..adapter import CAPABILITIES, Arrays, Case, HostBatch, StepResult, shapes
 from .costs import costs_of
 
-# A packed row of the kit's short examples: more slots would be computed in vain.
+# Examples in a packed row: more of the kit's short examples do not fit.
 SLOTS = 3
 
 
 class SftrefTrainer:
-    """One of `single`, `pmap`, `mesh` on the first devices of the default platform.
+    """A trainer on the first devices of the default platform; `TrainerUnderTest` documents its methods.
+
+    float64 needs `jax_enable_x64`.
 
     Args:
-        kind: which.
-        cut: whether parameters and layers are cut too, along axes `fsdp` and `tensor` of the mesh.
-        remat: whether activations are computed again in the backward pass.
+        kind: `single`, `pmap` or `mesh`.
+        cut: whether parameters and layers are sharded too, along axes `fsdp` and `tensor` of the mesh.
+        remat: whether the backward pass recomputes activations.
     """
 
     def __init__(self, kind: str, *, cut: bool = False, remat: bool = False) -> None:
@@ -49,14 +51,13 @@ class SftrefTrainer:
         if kind != "pmap":
             missing.add("parts")
         if cut:
-            # No device has all parameters, and what is sent is another matter than one sum of the gradients.
+            # No device has all parameters, and devices exchange more than one sum of the gradients.
             missing |= {"replicas", "program", "lowering"}
         if importlib.util.find_spec("orbax") is None:
             missing.add("checkpoint")
         self.capabilities = CAPABILITIES - missing
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        """See `TrainerUnderTest.start`. float64 needs `jax_enable_x64`."""
         self.case, self.model = case, model_config(case)
         axes = mesh_axes(n_devices) if self.cut else None
         devices = tuple(jax.devices()[:n_devices])
@@ -66,85 +67,65 @@ class SftrefTrainer:
         self.state: TrainState = self.trainer.place(self.trainer.program.state(tree, case.seed, opt_state=moments))
 
     def step(self, batch: HostBatch) -> StepResult:
-        """See `TrainerUnderTest.step`."""
         self.state, metrics = self.trainer.train_step(self.state, self._put(batch))
-        found = self.trainer.read(metrics)
-        return StepResult(float(found.loss), float(found.learning_rate))
+        read = self.trainer.read(metrics)
+        return StepResult(float(read.loss), float(read.learning_rate))
 
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
-        """See `TrainerUnderTest.evaluate`."""
         case = dataclasses.replace(self.case, accumulate=1)
-        laid, at = lay_out(batch, case, self.trainer.shards)
-        logits = self.trainer.read_logits(self.trainer.eval_step(self.state, self._place(laid))[1])
+        placed, at = lay_out(batch, case, self.trainer.shards)
+        logits = self.trainer.read_logits(self.trainer.eval_step(self.state, self._place(placed))[1])
         out = np.zeros((len(batch.weights), logits.shape[-1]), logits.dtype)
         out[at.examples] = logits[at.row, at.slot]
         return out
 
     def params(self) -> Arrays:
-        """See `TrainerUnderTest.params`."""
         return to_hf(self.trainer.read(self.state.params))
 
     def gradients(self, batch: HostBatch) -> Arrays:
-        """See `TrainerUnderTest.gradients`."""
         return to_hf(self.trainer.read(self.trainer.gradient_step(self.state, self._put(batch))))
 
     def moments(self) -> tuple[Arrays, Arrays]:
-        """See `TrainerUnderTest.moments`."""
-        found = optax.tree_utils.tree_get(self.trainer.read(self.state.opt_state), "ScaleByAdamState")
-        return to_hf(found.mu), to_hf(found.nu)
+        adam = optax.tree_utils.tree_get(self.trainer.read(self.state.opt_state), "ScaleByAdamState")
+        return to_hf(adam.mu), to_hf(adam.nu)
 
     def replicas(self) -> Sequence[Arrays]:
-        """See `TrainerUnderTest.replicas`."""
         return [to_hf(tree) for tree in self.trainer.replicas(self.state.params)]
 
     def program(self, batch: HostBatch) -> str:
-        """See `TrainerUnderTest.program`."""
         return str(self.trainer.compiled(self.state, self._put(batch)).as_text())
 
     def lowered(self, batch: HostBatch, platform: str) -> str:
-        """See `TrainerUnderTest.lowered`."""
         return self.trainer.lowered(self.state, self._put(batch), platform)
 
     def costs(self, batch: HostBatch) -> Mapping[str, float]:
-        """See `TrainerUnderTest.costs`."""
         return costs_of(self.trainer.compiled(self.state, self._put(batch)))
 
     def parts(self, batch: HostBatch) -> Mapping[str, Callable[[], Any]]:
-        """See `TrainerUnderTest.parts`; `input` packs, as training does."""
+        """The parts of an update; `input` packs, as training does."""
         assert isinstance(self.trainer, PmapTrainer)
-        real = batch.attention_mask > 0
-        tokens = TokenArrays(
-            input_ids=batch.input_ids[real],
-            token_type_ids=batch.token_type_ids[real].astype(np.uint8),
-            offsets=np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64),
-            labels=batch.labels,
-            example_ids=batch.example_ids,
-        )
-        config = TrainConfig(trainer="pmap", batch_size=len(real), max_length=real.shape[1])
-        feed = train_feed(tokens, config, self.trainer, start_step=0, total_steps=self.case.total_steps)
-        found = parts(self.trainer, self.state, self._put(batch))
-        return found | {"input": lambda: jax.block_until_ready(next(feed).placed)}
+        rows, length = batch.input_ids.shape
+        config = TrainConfig(trainer="pmap", batch_size=rows, max_length=length)
+        feed = train_feed(tokens_of(batch), config, self.trainer, start_step=0, total_steps=self.case.total_steps)
+        own = parts(self.trainer, self.state, self._put(batch))
+        return own | {"input": lambda: jax.block_until_ready(next(feed).placed)}
 
     def save(self, path: Path) -> None:
-        """See `TrainerUnderTest.save`."""
         checkpoints = Checkpoints(path)
         checkpoints.save(self.trainer.read(self.state))
         checkpoints.close()
 
     def restore(self, path: Path) -> None:
-        """See `TrainerUnderTest.restore`."""
         checkpoints = Checkpoints(path, must_exist=True)
         self.state = self.trainer.place(checkpoints.restore(self.trainer.read(self.state)))
         checkpoints.close()
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
-        """See `TrainerUnderTest.epoch`."""
         order = epoch_order(examples, self.case.seed, number)
         own = self.trainer.part.of_rows(rows_for(batch_size, self.trainer.shards, 1))
         return [order[start : start + batch_size][own.start : own.stop] for start in range(0, examples, batch_size)]
 
     def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
-        """See `TrainerUnderTest.score`."""
         case = dataclasses.replace(self.case, accumulate=1)
         counts = np.zeros((self.case.num_labels, self.case.num_labels), np.int64)
         for batch in batches:
@@ -155,10 +136,10 @@ class SftrefTrainer:
     def _put(self, batch: HostBatch) -> Batch:
         return self._place(lay_out(batch, self.case, self.trainer.shards)[0])
 
-    def _place(self, laid: Batch) -> Batch:
-        """The rows that are this process's, on its devices."""
-        own = self.trainer.part.of_rows(laid.weights.shape[1])
-        return self.trainer.put(Batch(*(leaf[:, own.start : own.stop] for leaf in laid)))
+    def _place(self, batch: Batch) -> Batch:
+        """The rows of this process, on its devices."""
+        own = self.trainer.part.of_rows(batch.weights.shape[1])
+        return self.trainer.put(Batch(*(leaf[:, own.start : own.stop] for leaf in batch)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -169,12 +150,12 @@ def trainer(
     axes: tuple[tuple[str, int], ...] | None = None,
     remat: bool = False,
 ) -> Trainer:
-    """The compiled trainer of a case: one for all seeds, so that another seed compiles nothing."""
+    """The compiled trainer of a case with seed 0, which all seeds share, so that another seed compiles nothing."""
     return make_trainer(kind, program(case, remat=remat), devices, None if axes is None else dict(axes))
 
 
 def mesh_axes(n: int) -> tuple[tuple[str, int], ...]:
-    """The axes of a mesh of n devices that is cut as many ways as n allows: 8 are 2 x 2 x 2, 6 are 3 x 1 x 2."""
+    """Mesh axes for n devices, with as many axes above 1 as n allows: 2 x 2 x 2 for 8, 3 x 1 x 2 for 6."""
     tensor = 2 if n % 2 == 0 else 1
     fsdp = 2 if n // tensor % 2 == 0 else 1
     return (("data", n // tensor // fsdp), ("fsdp", fsdp), ("tensor", tensor))
@@ -182,35 +163,26 @@ def mesh_axes(n: int) -> tuple[tuple[str, int], ...]:
 
 @functools.lru_cache(maxsize=64)
 def no_moments(case: Case) -> Any:
-    """The optimizer's state before the first update, on the host: made anew, it took half the time of a start."""
+    """The optimizer's state before the first update, on the host; to make it took half the time of a start."""
     zeros = {name: np.zeros(shape, stored(case)) for name, shape in shapes(case).items()}
     return jax.device_get(program(case).optimizer.init(from_hf(zeros, model_config(case))))
 
 
 def stored(case: Case) -> npt.DTypeLike:
-    """In what parameters and moments are kept."""
+    """The dtype in which parameters and moments are stored."""
     return np.float64 if case.precision == "float64" else np.float32
 
 
 def model_config(case: Case) -> ModelConfig:
-    """The dimensions of a case in our own terms."""
+    """The model of a case, as sftref describes it."""
     return ModelConfig(**case.config, regression=case.regression)
 
 
 def program(case: Case, *, remat: bool = False) -> Program:
     """The static part of a case's run."""
-    optim = OptimConfig(
-        learning_rate=case.learning_rate,
-        weight_decay=case.weight_decay,
-        warmup_steps=case.warmup_steps,
-        b1=case.b1,
-        b2=case.b2,
-        eps=case.eps,
-        clip_norm=case.clip_norm,
-    )
     return Program.of(
         model_config(case),
-        optim,
+        OptimConfig(**{field.name: getattr(case, field.name) for field in dataclasses.fields(OptimConfig)}),
         total_steps=case.total_steps,
         dropout="addressed" if case.dropout else "off",
         precision=case.precision,
@@ -220,7 +192,7 @@ def program(case: Case, *, remat: bool = False) -> Program:
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where examples [n] of a HostBatch stand: row over all micro-batches, and slot."""
+    """The row, over all micro-batches, and the slot of examples [n] of a HostBatch."""
 
     examples: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
@@ -228,10 +200,10 @@ class Places:
 
 
 def lay_out(batch: HostBatch, case: Case, shards: int) -> tuple[Batch, Places]:
-    """A batch in our form, padded or packed, in `case.accumulate` micro-batches; its shape depends on B alone.
+    """A batch as sftref takes it, padded or packed, in `case.accumulate` micro-batches; its shape depends on B only.
 
-    Padded rows keep whatever a row of weight 0 or a column of padding holds: it must not matter. Packed rows hold the
-    examples that count, and there are as many of them as padded ones, so that nothing is compiled twice.
+    Padded rows keep the content of padding, which must not matter. Packed rows have only examples with weight above 0;
+    they are as many as padded rows would be, so that the program is compiled once.
     """
     n, length = batch.input_ids.shape
     layout = Layout(case.accumulate, rows_for(n, shards, case.accumulate), length, SLOTS if case.pack else 1)
@@ -245,7 +217,7 @@ def lay_out(batch: HostBatch, case: Case, shards: int) -> tuple[Batch, Places]:
 
     tokens = spread(batch.attention_mask)
     slots = {name: spread(getattr(batch, name))[..., None] for name in ("labels", "weights", "example_ids")}
-    laid = Batch(
+    whole = Batch(
         input_ids=spread(batch.input_ids),
         token_type_ids=spread(batch.token_type_ids),
         positions=np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape).copy(),
@@ -253,25 +225,29 @@ def lay_out(batch: HostBatch, case: Case, shards: int) -> tuple[Batch, Places]:
         starts=np.zeros((layout.micro, layout.rows, 1), np.int32),
         **slots,
     )
-    return laid, Places(np.arange(n), np.arange(n), np.zeros(n, np.int64))
+    return whole, Places(np.arange(n), np.arange(n), np.zeros(n, np.int64))
 
 
 def _packed(batch: HostBatch, layout: Layout) -> tuple[Batch, Places]:
     real = np.flatnonzero(batch.weights > 0)
-    lengths = batch.attention_mask[real].sum(axis=1)
-    seen = batch.attention_mask[real] > 0
-    tokens = TokenArrays(
-        input_ids=batch.input_ids[real][seen],
-        token_type_ids=batch.token_type_ids[real][seen].astype(np.uint8),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=batch.labels[real],
-        example_ids=batch.example_ids[real],
-    )
+    tokens = tokens_of(HostBatch._make(leaf[real] for leaf in batch))
     row, slot, start = first_fit_decreasing(tokens.lengths, layout.length, layout.slots)
     index = np.arange(len(real))
     weights = fill(dataclasses.replace(tokens, labels=batch.weights[real]), index, row, slot, start, layout).labels
-    laid = fill(tokens, index, row, slot, start, layout)._replace(weights=weights)
-    return laid, Places(real, row, slot)
+    packed = fill(tokens, index, row, slot, start, layout)._replace(weights=weights)
+    return packed, Places(real, row, slot)
+
+
+def tokens_of(batch: HostBatch) -> TokenArrays:
+    """The tokens of all examples without padding, end to end."""
+    real = batch.attention_mask > 0
+    return TokenArrays(
+        input_ids=batch.input_ids[real],
+        token_type_ids=batch.token_type_ids[real].astype(np.uint8),
+        offsets=np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64),
+        labels=batch.labels,
+        example_ids=batch.example_ids,
+    )
 
 
 single = functools.partial(SftrefTrainer, "single")

@@ -77,6 +77,20 @@ def mean_loss(case: Case, params: dict[str, jax.Array], batch: HostBatch) -> jax
     return loss_sum(case, params, batch) / batch.weights.sum()
 
 
+def decays(params: dict[str, jax.Array]) -> dict[str, bool]:
+    """Whether each parameter decays: all do except biases and LayerNorm scales."""
+    return {name: not name.endswith((".bias", "LayerNorm.weight")) for name in params}
+
+
+def optimizer_of(case: Case, mask: Any) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW of a case, with decay where `mask(params)` is true, and its schedule: linear up, then linear down to 0."""
+    up = optax.linear_schedule(0.0, case.learning_rate, case.warmup_steps)
+    down = optax.linear_schedule(case.learning_rate, 0.0, case.total_steps - case.warmup_steps)
+    schedule = optax.join_schedules([up, down], [case.warmup_steps])
+    adamw = optax.adamw(schedule, case.b1, case.b2, case.eps, weight_decay=case.weight_decay, mask=mask)
+    return adamw if case.clip_norm is None else optax.chain(optax.clip_by_global_norm(case.clip_norm), adamw), schedule
+
+
 class Compiled(NamedTuple):
     """The programs of a case on some devices, the placement of its arrays, and its optimizer."""
 
@@ -94,15 +108,7 @@ def compiled(case: Case, n: int) -> Compiled:
     """Compile once for all runs of a case, since the kit starts hundreds."""
     mesh = Mesh(np.array(jax.devices()[:n]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    up = optax.linear_schedule(0.0, case.learning_rate, case.warmup_steps)
-    down = optax.linear_schedule(case.learning_rate, 0.0, case.total_steps - case.warmup_steps)
-    schedule = optax.join_schedules([up, down], [case.warmup_steps])
-
-    def decays(params: dict[str, jax.Array]) -> dict[str, bool]:
-        return {name: not name.endswith((".bias", "LayerNorm.weight")) for name in params}
-
-    adamw = optax.adamw(schedule, case.b1, case.b2, case.eps, weight_decay=case.weight_decay, mask=decays)
-    optimizer = adamw if case.clip_norm is None else optax.chain(optax.clip_by_global_norm(case.clip_norm), adamw)
+    optimizer, schedule = optimizer_of(case, decays)
 
     def step(params: Any, state: Any, batch: HostBatch) -> tuple[Any, Any, jax.Array]:
         loss, gradients = jax.value_and_grad(functools.partial(mean_loss, case))(params, batch)
@@ -128,47 +134,40 @@ def padded(batch: HostBatch, n: int) -> HostBatch:
 
 
 class Template:
-    """The adapter: four methods, and those of the capabilities."""
+    """The adapter: four methods, and those of its capabilities; `TrainerUnderTest` documents them."""
 
     name = "template"
     capabilities = frozenset({"devices", "processes", "jax", "weights", "gradients", "program", "lowering", "costs"})
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        """See `TrainerUnderTest.start`."""
         self.run, self.n, self.count = compiled(dataclasses.replace(case, seed=0), n_devices), n_devices, 0
         own = {name: np.array(leaf, np.float32) for name, leaf in params.items()}
         self.now = jax.device_put(own, self.run.everywhere)
         self.state = jax.device_put(self.run.optimizer.init(own), self.run.everywhere)
 
     def step(self, batch: HostBatch) -> StepResult:
-        """See `TrainerUnderTest.step`."""
         self.now, self.state, loss = self.run.step(self.now, self.state, self._put(batch))
         self.count += 1
         return StepResult(float(loss), float(self.run.schedule(self.count - 1)))
 
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
-        """See `TrainerUnderTest.evaluate`."""
         return np.asarray(self.run.logits(self.now, self._put(batch)))[: len(batch.weights)]
 
     def params(self) -> Arrays:
-        """See `TrainerUnderTest.params`: copies, since the next update may reuse this memory."""
+        """Copies, since the next update may reuse the memory."""
         return {name: np.array(leaf) for name, leaf in self.now.items()}
 
     def gradients(self, batch: HostBatch) -> Arrays:
-        """See `TrainerUnderTest.gradients`."""
         return {name: np.asarray(leaf) for name, leaf in self.run.gradients(self.now, self._put(batch)).items()}
 
     def program(self, batch: HostBatch) -> str:
-        """See `TrainerUnderTest.program`."""
         return str(self._compiled(batch).as_text())
 
     def lowered(self, batch: HostBatch, platform: str) -> str:
-        """See `TrainerUnderTest.lowered`."""
         traced = self.run.step.trace(self.now, self.state, self._put(batch))
         return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
     def costs(self, batch: HostBatch) -> Mapping[str, float]:
-        """See `TrainerUnderTest.costs`."""
         return costs_of(self._compiled(batch))
 
     def _compiled(self, batch: HostBatch) -> Any:

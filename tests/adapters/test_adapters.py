@@ -1,27 +1,31 @@
-"""sftref's trainers behind the kit's border do what the oracle does, and what cannot be plugged in is told why."""
+"""sftref's adapters do what the oracle does, and an adapter that cannot be used is refused with the reason."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from kit import DROPPED, B, L, batch_of, params_of, relative
 from sftref.conformance.adapter import AdapterError, check_adapter, load_adapter
+from sftref.conformance.adapters import article, examples
 from sftref.conformance.oracle.model import evaluate, value_and_gradient
 from sftref.conformance.oracle.updates import OracleTrainer
 
 pytestmark = pytest.mark.jax
 
 CASE = dataclasses.replace(DROPPED, total_steps=4, warmup_steps=1, weight_decay=0.1)
-DEVICES = {"single": 1, "pmap": 4, "mesh": 4}  # six rows on four devices: the last one holds padding only
+DEVICES = {"single": 1, "pmap": 4, "mesh": 4}  # of six rows on four devices, the last has padding only
+TORCH = ("single", "with_padding_token", "ddp")
 
 
 def without_key_biases(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Adam turns the rounding noise that is their gradient into steps of full size."""
+    """Their gradient is rounding noise, which Adam turns into steps of full size."""
     return {name: value for name, value in arrays.items() if not name.endswith("key.bias")}
 
 
@@ -47,9 +51,9 @@ def test_two_updates_are_those_of_the_oracle(kind: str, tmp_path: Path) -> None:
         assert result.learning_rate == pytest.approx(expected.learning_rate, rel=1e-6)
     assert result.learning_rate > 0, "the second update must move something"
     now = {name: np.asarray(p, np.float64) for name, p in subject.params().items()}
-    walked = {name: oracle.params[name] - start[name].astype(np.float32) for name in start}
-    done = {name: now[name] - start[name].astype(np.float32) for name in start}
-    assert relative(without_key_biases(done), without_key_biases(walked)) < 1e-3
+    want_change = {name: oracle.params[name] - start[name].astype(np.float32) for name in start}
+    change = {name: now[name] - start[name].astype(np.float32) for name in start}
+    assert relative(without_key_biases(change), without_key_biases(want_change)) < 1e-3
 
     replicas = subject.replicas()
     assert len(replicas) == DEVICES[kind]
@@ -65,7 +69,7 @@ def test_two_updates_are_those_of_the_oracle(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_batch_changed_after_the_call_changes_nothing() -> None:
-    """On a CPU `device_put` may keep pointing at the caller's buffer; the adapter must not hand that over."""
+    """On a CPU `device_put` may keep the caller's buffer; the adapter must copy it."""
     subject = load_adapter("sftref.conformance.adapters.sftref:single")
     subject.start(CASE, params_of(CASE), 1)
     batch = batch_of(CASE)
@@ -78,7 +82,7 @@ def test_a_batch_changed_after_the_call_changes_nothing() -> None:
 
 
 class Half:
-    """A subject that claims more than it has."""
+    """A trainer that claims a capability without its method."""
 
     name = "half"
     capabilities = frozenset({"gradients"})
@@ -104,6 +108,24 @@ def test_an_adapter_that_cannot_be_used(name: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_the_article_keeps_its_public_path() -> None:
+    for name in ("pmap", "mesh", "pmap_dropout", "mesh_dropout"):
+        public = load_adapter(f"sftref.conformance.adapters.article:{name}")
+        assert public.name == load_adapter(f"sftref.conformance.adapters.examples.article:{name}").name
+    assert article.Article is examples.article.Article
+
+
+def test_torch_keeps_its_public_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PyTorch: only `torch_rank.py` imports it."""
+    rank = ModuleType("torch_rank")
+    vars(rank).update(Rank=lambda **_: None, serve=None)
+    monkeypatch.setitem(sys.modules, f"{examples.__name__}.torch_rank", rank)
+    names = {name: load_adapter(f"sftref.conformance.adapters.torch:{name}").name for name in TORCH}
+    assert names == {name: load_adapter(f"{examples.__name__}.torch:{name}").name for name in TORCH}
+    for name in (f"{examples.__name__}.torch", "sftref.conformance.adapters.torch"):
+        monkeypatch.delitem(sys.modules, name)  # they keep the stand-in
+
+
 def test_an_unknown_capability_is_refused() -> None:
     subject = Half()
     subject.capabilities = frozenset({"gradient"})
@@ -111,8 +133,8 @@ def test_an_unknown_capability_is_refused() -> None:
         check_adapter(subject, "mine")
 
 
-def test_an_error_leaves_a_context_manager_as_itself() -> None:
-    """A frozen dataclass could not: Python writes the traceback into it."""
+def test_an_error_passes_a_context_manager_unchanged() -> None:
+    """Python writes the traceback into the error, which a frozen dataclass would not allow."""
 
     @contextlib.contextmanager
     def around() -> Iterator[None]:

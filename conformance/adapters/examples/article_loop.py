@@ -1,7 +1,7 @@
-"""The loop of the article that sftref starts from, as it stands there: what costs time or moves a figure is kept.
+"""The training loop of the article that sftref starts from, with all that costs time or changes a result.
 
-"LLM distributed supervised fine-tuning with JAX" (Douglas Jia, ROCm blogs, 25 January 2024): a state of Flax's, `pmap`
-with a key of dropout for each device and the mean of the devices' means, or `jit` over a mesh with one key.
+"LLM distributed supervised fine-tuning with JAX" (Douglas Jia, ROCm blogs, 25 January 2024): Flax's TrainState, and
+`pmap` with a dropout key for each device and the mean of the devices' means, or `jit` over a mesh with one key.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Model = Any
 
 
 class Loop:
-    """The article's loop over one kind of parallelism: programs, placement, keys.
+    """The loop with one kind of parallelism: programs, placement, dropout keys.
 
     Args:
         model: called as `FlaxBertForSequenceClassification` is.
         kind: "pmap" or "mesh".
         devices: N devices; batches must be divisible by N.
-        optimizer: of the update.
+        optimizer: the optimizer of the update.
         schedule: its learning rate, for the metrics.
-        regression: a squared error of one output instead of a cross-entropy.
+        regression: whether the loss is the squared error of one output instead of a cross-entropy.
     """
 
     def __init__(
@@ -48,20 +48,20 @@ class Loop:
         self.model, self.kind, self.devices, self.optimizer = model, kind, list(devices), optimizer
         mesh = Mesh(np.array(self.devices), ("batch",))
         self.rows, self.everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
-        given = {"schedule": schedule, "regression": regression}
+        options = {"schedule": schedule, "regression": regression}
         if kind == "pmap":
             mapped = functools.partial(jax.pmap, axis_name="batch", devices=self.devices)
-            self.train = mapped(functools.partial(train_step, reduce=_mean_over_devices, **given), donate_argnums=0)
+            self.train = mapped(functools.partial(train_step, reduce=_mean_over_devices, **options), donate_argnums=0)
             self.gradients = mapped(functools.partial(gradients, reduce=_mean_over_devices, regression=regression))
             self.logits, self.predict = mapped(logits), mapped(eval_step)
         else:
-            self.train = jax.jit(functools.partial(train_step, reduce=_as_it_is, **given))
+            self.train = jax.jit(functools.partial(train_step, reduce=_as_it_is, **options))
             self.gradients = jax.jit(functools.partial(gradients, reduce=_as_it_is, regression=regression))
             self.logits, self.predict = jax.jit(logits), jax.jit(eval_step)
 
     def start(self, params: Any, seed: int) -> tuple[Any, jax.Array]:
-        """The state on all devices, and the keys of dropout: one for each device under pmap."""
-        # Copies: the state is donated, and whoever gave the parameters may need them again.
+        """The state on all devices, and the dropout key; under pmap a key for each device."""
+        # Copies: the state is donated, and the caller may need the parameters again.
         state = train_state.TrainState.create(
             apply_fn=self.model.__call__, params=jax.tree.map(jnp.array, params), tx=self.optimizer
         )
@@ -75,7 +75,7 @@ class Loop:
         return jax.device_put(stacked, self.rows)
 
     def place(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Lists or arrays -> device arrays, by `jnp.array` first, as the article does."""
+        """Lists or arrays -> sharded arrays, by `jnp.array` first, as in the article."""
         arrays = {name: jnp.array(values) for name, values in batch.items()}
         if self.kind == "pmap":
             n = len(self.devices)
@@ -83,13 +83,13 @@ class Loop:
         return {name: jax.device_put(a, self.rows) for name, a in arrays.items()}
 
     def lowered(self, state: Any, placed: Any, keys: Any, platform: str) -> str:
-        """The update as StableHLO for a platform that need not be here; pmap's as what `jit` makes of it."""
-        train = self.train if self.kind == "mesh" else jax.jit(lambda *given: self.train(*given))
+        """The update as StableHLO for a platform that need not be present; pmap's inside a `jit`."""
+        train = self.train if self.kind == "mesh" else jax.jit(lambda *arguments: self.train(*arguments))
         return str(train.trace(state, placed, keys).lower(lowering_platforms=(platform,)).as_text())
 
 
 def decays(params: Any) -> Any:
-    """Every leaf but biases and LayerNorm scales."""
+    """A mask of the leaves that decay: all except biases and LayerNorm scales."""
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict(
         {path: path[-1] != "bias" and path[-2:] != ("LayerNorm", "scale") for path in flat}
@@ -122,22 +122,22 @@ def train_step(
 ) -> tuple[Any, dict[str, jax.Array], jax.Array]:
     """(state, batch, key) -> the next state, the metrics, the next key."""
     key, next_key = jax.random.split(key)
-    loss, found = jax.value_and_grad(_loss_of(state, batch, key, regression))(state.params)
+    loss, grads = jax.value_and_grad(_loss_of(state, batch, key, regression))(state.params)
     metrics = reduce({"loss": loss, "learning_rate": schedule(state.step)})
-    return state.apply_gradients(grads=reduce(found)), metrics, next_key
+    return state.apply_gradients(grads=reduce(grads)), metrics, next_key
 
 
 def gradients(state: Any, batch: dict[str, Any], key: Any, *, reduce: Any, regression: bool) -> Any:
-    """What `train_step` gives to the optimizer."""
+    """The gradients that `train_step` gives to the optimizer."""
     return reduce(jax.grad(_loss_of(state, batch, jax.random.split(key)[0], regression))(state.params))
 
 
 def logits(state: Any, batch: dict[str, Any]) -> jax.Array:
-    """Of evaluation, [B, C]."""
-    found: jax.Array = state.apply_fn(**batch, params=state.params, train=False)[0]
-    return found
+    """Logits [B, C] without dropout."""
+    outputs: jax.Array = state.apply_fn(**batch, params=state.params, train=False)[0]
+    return outputs
 
 
 def eval_step(state: Any, batch: dict[str, Any]) -> jax.Array:
-    """Predictions, [B]: what the article takes from the devices."""
+    """Predicted classes [B], which the article copies to the host."""
     return logits(state, batch).argmax(-1)

@@ -62,13 +62,12 @@ class Bfloat16Tape(Tape):
 
 
 class NumpyTrainer:
-    """The right trainer; `TrainerUnderTest` explains the methods of the adapter interface."""
+    """The right trainer; `TrainerUnderTest` documents the methods of the adapter interface."""
 
     name = "numpy (right)"
     capabilities = CAPABILITIES - {"processes", "program", "lowering", "costs", "parts", "jax"}
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        """See `TrainerUnderTest.start`."""
         self.case, self.n, self.t = case, n_devices, 0
         self.now = self.placed(params)
         self.first: Params = {name: np.zeros(leaf.shape) for name, leaf in self.now.items()}
@@ -79,7 +78,6 @@ class NumpyTrainer:
         return {name: np.array(leaf, np.float64) for name, leaf in params.items()}
 
     def step(self, batch: HostBatch) -> StepResult:
-        """See `TrainerUnderTest.step`."""
         loss, gradients = self.mean(batch)
         rate = self.rate()
         self.t += 1
@@ -188,40 +186,33 @@ class NumpyTrainer:
     # The other methods of the adapter interface.
 
     def evaluate(self, batch: HostBatch) -> Array:
-        """See `TrainerUnderTest.evaluate`."""
         return self.forward(self.network(batch, None))[0]
 
     def gradients(self, batch: HostBatch) -> Arrays:
-        """See `TrainerUnderTest.gradients`."""
         return self.mean(batch)[1]
 
     def params(self) -> Arrays:
-        """See `TrainerUnderTest.params`."""
         return self.now
 
     def moments(self) -> tuple[Arrays, Arrays]:
-        """See `TrainerUnderTest.moments`."""
         return self.first, self.second
 
     def replicas(self) -> list[Arrays]:
-        """See `TrainerUnderTest.replicas`."""
         return [self.now] * self.n
 
     def save(self, path: Path) -> None:
-        """See `TrainerUnderTest.save`."""
         path.joinpath("state.pickle").write_bytes(pickle.dumps((self.now, self.first, self.second, self.t)))
 
     def restore(self, path: Path) -> None:
-        """See `TrainerUnderTest.restore`."""
         self.now, self.first, self.second, self.t = pickle.loads(path.joinpath("state.pickle").read_bytes())
 
     def epoch(self, examples: int, batch_size: int, number: int) -> list[npt.NDArray[np.int64]]:
-        """See `TrainerUnderTest.epoch`: another permutation for each epoch."""
+        """Another permutation for each epoch."""
         order = np.random.default_rng((self.case.seed, number)).permutation(examples)
         return [order[i : i + batch_size] for i in range(0, examples, batch_size)]
 
     def score(self, batches: Sequence[HostBatch]) -> dict[str, float]:
-        """See `TrainerUnderTest.score`: from counts over all batches."""
+        """Scores from counts over all batches."""
         return self.scores(np.sum([self.counts(batch) for batch in batches], axis=0))
 
     def counts(self, batch: HostBatch) -> Array:
@@ -244,7 +235,6 @@ class OnDevices(NumpyTrainer):
     capabilities = NumpyTrainer.capabilities | {"jax", "program"}
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        """See `TrainerUnderTest.start`."""
         import jax
         from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -260,7 +250,7 @@ class OnDevices(NumpyTrainer):
         return list(jax.devices()[: self.n])
 
     def program(self, batch: HostBatch) -> str:
-        """See `TrainerUnderTest.program`: one all-reduce of gradients, loss and weight, as XLA prints it."""
+        """One all-reduce of gradients, loss and weight, as XLA prints it."""
         return self.all_reduce(1)
 
     def all_reduce(self, number: int) -> str:

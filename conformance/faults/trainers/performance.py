@@ -101,7 +101,6 @@ class AnotherUpdate(Template):
     update: ClassVar[Callable[[Case, int], Any]]
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        """See `TrainerUnderTest.start`."""
         super().start(case, params, n_devices)
         self.run: Compiled = self.run._replace(step=type(self).update(dataclasses.replace(case, seed=0), n_devices))
 

@@ -210,8 +210,7 @@ def _mean_of_means(mean_loss: Any, case: Case, params: Any, batch: HostBatch) ->
     means = []
     for part in range(parts):
         rows = len(batch.weights) // parts
-        own: list[Any] = [leaf[part * rows : (part + 1) * rows] for leaf in batch]
-        mine = HostBatch(*own)
+        mine = HostBatch._make(leaf[part * rows : (part + 1) * rows] for leaf in batch)
         means.append(template.loss_sum(case, params, mine) / jnp.maximum(mine.weights.sum(), 1e-6))
     return sum(means) / parts
 

@@ -27,19 +27,16 @@ class Sharing(Template):
     capabilities = Template.capabilities | {"checkpoint", "data order"}
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        """See `TrainerUnderTest.start`."""
         self.run, self.n, self.count, self.case = template.compiled(case, n_devices), n_devices, 0, case
         own = {name: np.array(leaf, np.float32) for name, leaf in params.items()}
         self.now, self.state = self._everywhere((own, self.run.optimizer.init(own)))
 
     def save(self, path: Path) -> None:
-        """See `TrainerUnderTest.save`."""
         if jax.process_index() == 0:
             leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((self.now, self.state))]
             np.savez(path / "state.npz", *leaves, count=self.count)
 
     def restore(self, path: Path) -> None:
-        """See `TrainerUnderTest.restore`."""
         tree: Any = jax.tree.structure((self.now, self.state))
         with np.load(path / "state.npz") as saved:
             self.count = int(saved["count"])
@@ -47,7 +44,6 @@ class Sharing(Template):
         self.now, self.state = self._everywhere(jax.tree.unflatten(tree, leaves))
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Batches:
-        """See `TrainerUnderTest.epoch`."""
         order = np.random.default_rng((self.case.seed, number)).permutation(examples)
         return [self.share(order[k : k + batch_size]) for k in range(0, examples, batch_size)]
 
