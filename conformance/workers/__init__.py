@@ -1,1 +1,1 @@
-"""Child processes: how they are started, watched, told from one another, and ended."""
+"""Child processes: one protocol for all of them, their start and end, and which process runs which checks."""

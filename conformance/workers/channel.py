@@ -27,7 +27,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from ..core.kit import IMPORT_ROOT, PACKAGE
 from ..core.result import printable
@@ -266,7 +266,7 @@ class Worker(Process):
         code = self.process.wait()
         return [NoAnswer(endings.ended(code, self.output), code=code)]
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         """The running process."""
         return self
 

@@ -1,4 +1,4 @@
-"""The signals that end a program -> an exception, so that what it started ends too."""
+"""The signals that end a program -> an exception, so that the program ends its child processes too."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Stopped(BaseException):
 
 
 class _Delivery:
-    """Whether signals wait, and the last one that does."""
+    """Whether signals are deferred, and the last one that was."""
 
-    holding = False
+    deferred = False
     late: int | None = None
 
 
@@ -30,12 +30,12 @@ def _raise(number: int) -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Have a signal wait until what stands in here is done: half done, it would lose what it has in hand."""
-    _Delivery.holding = True
+    """Defer signals until the block finishes: an exception in the middle of it would lose data."""
+    _Delivery.deferred = True
     try:
         yield
     finally:
-        _Delivery.holding = False
+        _Delivery.deferred = False
         late, _Delivery.late = _Delivery.late, None
         if late is not None:
             _raise(late)
@@ -45,16 +45,14 @@ def held() -> Iterator[None]:
 def raised() -> Iterator[None]:
     """Raise `Stopped` for SIGTERM and SIGHUP, unless they are ignored, as SIGHUP is under `nohup`.
 
-    They, and Ctrl-C where Python handles it, wait where `held` says so.
-
-    Nothing changes in another thread than the main one, which has no signals.
+    `held` defers them, and Ctrl-C where Python handles it. Only the main thread has signals: in others nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if _Delivery.holding:
+        if _Delivery.deferred:
             _Delivery.late = number
         else:
             _raise(number)

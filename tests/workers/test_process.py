@@ -1,4 +1,4 @@
-"""A process of the kit, seen by the runner: what it tells is heard once, whatever happens meanwhile."""
+"""A process of the kit, as the scheduler sees it: each of its events is read once, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sftref.conformance.workers import signals
 from sftref.conformance.workers.process import Child
 
 
-# The runner's own process never imports JAX; this one has it, and Python warns of a fork beside its threads.
+# The scheduler's process does not import JAX; this one does, and Python warns of a fork beside JAX's threads.
 @pytest.mark.filterwarnings("ignore:os.fork")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, signals.Stopped), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_in_the_middle_of_a_read_loses_no_result(
     number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, sigint: None
 ) -> None:
-    tells = (
+    program = (
         """import sys; print('{"event":"result","id":"a"}\\n{"event":"trouble"}', file=open(sys.argv[1][16:], "w"))"""
     )
-    child = Child([sys.executable, "-c", tells], os.environ, 1)
+    child = Child([sys.executable, "-c", program], os.environ, 1)
     while not child.ended():
         time.sleep(0.01)
 
@@ -41,6 +41,6 @@ def test_a_signal_in_the_middle_of_a_read_loses_no_result(
         with pytest.raises(error):
             listen()
     assert next(child.events())["id"] == "a"
-    assert [event["event"] for event in child.events()] == ["result", "trouble"], "one that was not taken stays"
+    assert [event["event"] for event in child.events()] == ["result", "trouble"], "an event that was not taken stays"
     assert list(child.events()) == []
     assert child.close() == 0

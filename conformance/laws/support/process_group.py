@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from ...core.check import LawBroken
 from ...workers.channel import NoAnswer, Worker, answers, importable
@@ -114,7 +114,7 @@ class Ranks:
             worker.close()
         self.running.clear()
 
-    def __enter__(self) -> Ranks:
+    def __enter__(self) -> Self:
         """The processes."""
         return self
 
