@@ -24,7 +24,7 @@ class Target:
         self.total = self.total + value
         return {"total": self.total, 3: (1, None)}
     def name(self):
-        print("a line on stdout")
+        print("a line on stdout", flush=True)
         return os.getpid()
     def end(self, code):
         os.write(2, b"last line\\n")
