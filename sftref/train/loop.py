@@ -1,7 +1,7 @@
-"""Run, state -> a trained state: epochs, evaluation, checkpoints, and what is recorded on the way.
+"""Run, state -> a trained state: epochs, evaluations, checkpoints, and a record of each.
 
 On simulated CPU devices JAX before 0.12 deadlocks when some hundred steps with a collective are started and none is
-waited for. No more than `IN_FLIGHT` steps are ever unfinished here; that also keeps the host one batch ahead.
+waited for. At most `IN_FLIGHT` steps are unfinished here, which also keeps the host one batch ahead.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from sftref.data.tasks import Task
 from sftref.data.tokens import TokenArrays
 from sftref.train import interrupt
 from sftref.train.checkpoint import Checkpoints
-from sftref.train.loss import REGRESSION_SHIFT
-from sftref.train.metrics import Moments, task_metrics
+from sftref.train.metrics import task_metrics
 from sftref.train.pipeline import EvalFeed, Feed, ahead, eval_feed, train_feed
 from sftref.train.run import Run
 from sftref.train.step import TrainState
@@ -33,11 +32,11 @@ IN_FLIGHT = 2
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss of an update is NaN or infinite; the message has the step and the examples."""
+    """The loss of an update is NaN or infinite; the message names the step and the examples."""
 
 
 class StepRecord(NamedTuple):
-    """One update: its number from 1, the mean loss, the rate applied, what it cost."""
+    """One update: its number from 1, mean loss, learning rate, examples, real tokens, seconds."""
 
     step: int
     loss: float
@@ -60,7 +59,7 @@ class Evaluation:
 
 
 class Recorder(Protocol):
-    """Who wants to know."""
+    """What `fit` reports to."""
 
     def step(self, record: StepRecord) -> None:
         """An update is finished."""
@@ -69,7 +68,7 @@ class Recorder(Protocol):
         """A split is evaluated."""
 
     def epoch(self, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
-        """An epoch, or the run, is at its end; `loss` is that of the last update, as in the article."""
+        """An epoch, or the run, ends; `loss` is that of the last update, as in the article."""
 
 
 def fit(
@@ -81,15 +80,15 @@ def fit(
     deadline: float | None = None,
     compare: Callable[[TrainState, Batch], None] | None = None,
 ) -> TrainState:
-    """Train from `state` (on the host, its step included) to the end of the run.
+    """Train from `state` to the end of the run; returns the last state, on the host.
 
     Args:
-        run: what to train.
-        state: where to begin.
-        recorder: is told of it.
-        checkpoints: kept every `save_every` updates.
-        deadline: seconds after which a process that waits for others in vain shows its stack and ends itself.
-        compare: given the placed state and the first batch, before the first update.
+        run: see `Run`.
+        state: on the host; training starts after its step.
+        recorder: gets a record of each update, evaluation and epoch.
+        checkpoints: saved every `save_every` updates.
+        deadline: seconds without progress after which the process prints its stack and exits; None for no limit.
+        compare: called with the placed state and the first batch, before the first update.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite; at most `IN_FLIGHT` steps after the one it names.
@@ -100,20 +99,20 @@ def fit(
     clock = time.perf_counter()
     last = math.nan
 
-    def settle() -> None:
+    def finish_oldest() -> None:
         nonlocal clock, last
-        step, feed, metrics = waiting.popleft()
-        _arm(deadline)
-        found = trainer.read(metrics)
+        step, feed, unread = waiting.popleft()
+        _restart_deadline(deadline)
+        metrics = trainer.read(unread)
         now = time.perf_counter()
-        last = float(found.loss)
+        last = float(metrics.loss)
         if not math.isfinite(last):
             raise NonFiniteLossError(_non_finite(step, last, run.train.example_ids[feed.examples]))
-        rate = float(found.learning_rate)
+        rate = float(metrics.learning_rate)
         recorder.step(StepRecord(step, last, rate, len(feed.examples), feed.tokens, now - clock))
         clock = now
 
-    _arm(deadline)
+    _restart_deadline(deadline)
     placed = trainer.place(state)
     for step, feed in enumerate(ahead(feeds), start=int(state.step) + 1):
         if compare is not None:
@@ -125,7 +124,7 @@ def fit(
         ends = step % run.steps_per_epoch == 0 or step == run.total_steps
         saves = checkpoints is not None and config.save_every is not None and step % config.save_every == 0
         while waiting and (len(waiting) > IN_FLIGHT or ends or saves):
-            settle()
+            finish_oldest()
         if ends:
             epoch = step / run.steps_per_epoch
             evaluations = [
@@ -138,7 +137,7 @@ def fit(
         if saves and checkpoints is not None:
             checkpoints.save(trainer.read(placed))
         clock = time.perf_counter() if ends or saves else clock
-    _arm(deadline)
+    _restart_deadline(deadline)
     return trainer.read(placed)
 
 
@@ -153,28 +152,28 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     deadline: float | None = None,
 ) -> Evaluation:
-    """Every example of `tokens` once, the last partial batch included, with a placed state.
+    """Evaluate every example of `tokens` once, the last partial batch included.
 
     Args:
         trainer: placed the state.
         state: not changed.
         tokens: n examples.
-        task: says which metrics.
-        config: its packing, lengths and batch size.
-        split: for the record.
-        progress: called with the number of examples done.
+        task: names the metrics.
+        config: gives packing, length and batch size.
+        split: the name in the result.
+        progress: called with the number of examples of each finished batch.
         deadline: see `fit`.
     """
     began = time.perf_counter()
     logits = np.full((len(tokens), task.num_labels), np.nan)
-    sums: list[Any] = []
+    results: list[Any] = []
     waiting: deque[tuple[EvalFeed, Any, Any]] = deque()
 
-    def settle() -> None:
-        _arm(deadline)
-        feed, found, out = waiting.popleft()
-        sums.append(trainer.read(found))
-        logits[feed.examples] = trainer.read_logits(out)[feed.row, feed.slot]
+    def finish_oldest() -> None:
+        _restart_deadline(deadline)
+        feed, sums, placed_logits = waiting.popleft()
+        results.append(trainer.read(sums))
+        logits[feed.examples] = trainer.read_logits(placed_logits)[feed.row, feed.slot]
         if progress is not None:
             progress(len(feed.examples))
 
@@ -182,30 +181,27 @@ def evaluate(
         waiting.append((feed, *trainer.eval_step(state, feed.placed)))
         interrupt.check()
         if len(waiting) > IN_FLIGHT:
-            settle()
+            finish_oldest()
     while waiting:
-        settle()
-    loss, weight = (math.fsum(float(s[i]) for s in sums) for i in range(2))
+        finish_oldest()
+    loss, weight = (math.fsum(float(sums[i]) for sums in results) for i in range(2))
     assert weight == len(tokens), f"{weight} examples evaluated, must be {len(tokens)}"
-    counts: Any = np.sum([s.counts for s in sums], axis=0, dtype=np.float64 if task.regression else np.int64)
     if task.regression:
-        n, x, y, xx, yy, xy = counts.tolist()
-        moments = Moments(n, x, y, xx, yy, xy, shift_x=REGRESSION_SHIFT, shift_y=REGRESSION_SHIFT)
-        metrics = task_metrics(task, moments=moments, predictions=logits[:, 0], labels=np.asarray(tokens.labels))
+        metrics = task_metrics(task, predictions=logits[:, 0], labels=tokens.labels)
     else:
-        metrics = task_metrics(task, confusion=counts)
+        metrics = task_metrics(task, confusion=np.sum([sums.counts for sums in results], axis=0, dtype=np.int64))
     return Evaluation(split, loss / weight, metrics, logits, len(tokens), time.perf_counter() - began)
 
 
-def _arm(deadline: float | None) -> None:
-    """Begin the deadline anew. It is kept by a thread of C, which works while Python waits in JAX."""
-    if deadline is not None:
-        faulthandler.dump_traceback_later(deadline, exit=True)
+def _restart_deadline(seconds: float | None) -> None:
+    """A C thread keeps the deadline, because Python does not run while JAX waits for another process."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 def _non_finite(step: int, loss: float, ids: np.ndarray) -> str:
     shown = ", ".join(map(str, ids[:16])) + (f", … ({len(ids)} in all)" if len(ids) > 16 else "")
     return (
         f"loss = {loss} at step {step}, must be finite; the examples of this update have ids {shown}. "
-        "Lower --learning-rate, add --warmup-steps or --clip-norm, or look at these examples"
+        "Lower --learning-rate, add --warmup-steps or --clip-norm, or check these examples"
     )

@@ -1,4 +1,4 @@
-"""Logits -> sums: the loss, the weight, and what the metrics count. Sums, never means: see `step.py`."""
+"""Logits -> sums: the loss, the weight, and the counts that metrics need. Sums, never means: see `step.py`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,21 @@ from jax import Array
 
 
 class LossSums(NamedTuple):
-    """Sums over the examples at hand (of one device, until they are reduced): scalars in at least float32."""
+    """Sums over examples (of one device, until they are reduced): scalars in at least float32."""
 
     loss: Array
     weight: Array
 
 
 class EvalSums(NamedTuple):
-    """`LossSums`, and counts that are exact however they are added up.
+    """`LossSums`, and for classes the confusion matrix: int32 [C, C], rows true and columns predicted.
 
-    `counts` is int32 [C, C], rows true and columns predicted. For regression it is float [6]: n, and the sums of
-    x, y, x^2, y^2 and xy, with x the prediction and y the label, both less `REGRESSION_SHIFT`.
+    None for regression, whose metrics come from the predictions: ranks do not add up.
     """
 
     loss: Array
     weight: Array
-    counts: Array
-
-
-# The middle of STS-B's scale (0 to 5): moments about it do not cancel in float32 as those about 0 would.
-REGRESSION_SHIFT = 2.5
+    counts: Array | None
 
 
 def example_losses(logits: Array, labels: Array, *, regression: bool) -> Array:
@@ -50,7 +45,7 @@ def example_losses(logits: Array, labels: Array, *, regression: bool) -> Array:
 
 
 def loss_sums(logits: Array, labels: Array, weights: Array, *, regression: bool) -> LossSums:
-    """sum_i w_i loss_i and sum_i w_i; where w_i = 0 neither logits nor label matter, whatever they are.
+    """sum_i w_i loss_i and sum_i w_i; where w_i = 0, logits and label have no influence, NaN included.
 
     Args:
         logits: [..., C].
@@ -68,13 +63,9 @@ def loss_sums(logits: Array, labels: Array, weights: Array, *, regression: bool)
 def eval_sums(logits: Array, labels: Array, weights: Array, *, regression: bool) -> EvalSums:
     """`loss_sums` with the counts of `EvalSums`; shapes as there."""
     sums = loss_sums(logits, labels, weights, regression=regression)
-    real = weights > 0
     if regression:
-        x = jnp.where(real, logits[..., 0] - REGRESSION_SHIFT, 0)
-        y = jnp.where(real, labels.astype(logits.dtype) - REGRESSION_SHIFT, 0)
-        n = real.astype(logits.dtype)
-        return EvalSums(*sums, jnp.stack([jnp.sum(v) for v in (n, x, y, x * x, y * y, x * y)]))
-    classes = logits.shape[-1]
+        return EvalSums(*sums, None)
+    real, classes = weights > 0, logits.shape[-1]
     cell = jnp.where(real, labels * classes + jnp.argmax(logits, axis=-1).astype(labels.dtype), 0)
     counts = jnp.zeros(classes * classes, jnp.int32).at[cell.ravel()].add(real.ravel().astype(jnp.int32))
     return EvalSums(*sums, counts.reshape(classes, classes))

@@ -1,28 +1,26 @@
-"""Counts, moments and predictions of a whole evaluation -> GLUE's metrics: NumPy only, no device code.
+"""Counts and predictions of a whole evaluation -> GLUE's metrics: NumPy and SciPy, no device code.
 
-Accuracy, F1 and Matthews' correlation come from a confusion matrix of integers, so they are the same however many
-devices counted; Pearson's correlation from six sums; Spearman's from the predictions themselves, for ranks do not add.
-Names and conventions are those of `metrics/glue` in https://github.com/huggingface/evaluate, which calls
-scikit-learn's `f1_score` and `matthews_corrcoef`, and SciPy's `pearsonr` and `spearmanr`.
+Accuracy, F1 and Matthews' correlation come from a confusion matrix of integers, so they do not depend on the number of
+devices that counted. Names and conventions are those of `metrics/glue` in https://github.com/huggingface/evaluate,
+which calls scikit-learn's `f1_score` and `matthews_corrcoef`, and SciPy's `pearsonr` and `spearmanr`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sftref.data.tasks import Task
 
-FloatArray = npt.NDArray[np.float64]
 Metric = TypeVar("Metric", bound=Callable[..., float])
 
 
 def classification_metrics(confusion: npt.ArrayLike, names: Sequence[str]) -> dict[str, float]:
-    """The confusion matrix of an evaluation -> the metrics asked for.
+    """The confusion matrix of an evaluation -> metrics by name.
 
     Args:
         confusion: integers [C, C], rows the true class, columns the predicted one; at least one example.
@@ -48,7 +46,7 @@ def _accuracy(confusion: npt.NDArray[np.int64]) -> float:
 
 
 def _f1(confusion: npt.NDArray[np.int64]) -> float:
-    """2 TP / (2 TP + FP + FN) of class 1; 0 where nobody is in class 1 nor was put there, as in scikit-learn."""
+    """2 TP / (2 TP + FP + FN) of class 1; 0 where no example is in class 1, true or predicted (scikit-learn)."""
     if confusion.shape != (2, 2):
         raise ValueError(f"f1 of a confusion matrix {list(confusion.shape)}, must be [2, 2]")
     (_, false_positive), (false_negative, true_positive) = confusion.tolist()
@@ -75,151 +73,42 @@ _CLASSIFICATION: dict[str, Callable[[npt.NDArray[np.int64]], float]] = {
 }
 
 
-class Moments(NamedTuple):
-    """n, and the sums of u, v, u^2, v^2 and uv, where u = x - shift_x and v = y - shift_y.
-
-    Sums about a point near the mean do not cancel, as those about 0 do once the mean is far larger than the spread.
-    The first six fields in their order are the regression counts of `loss.EvalSums`.
-    """
-
-    n: float
-    x: float
-    y: float
-    xx: float
-    yy: float
-    xy: float
-    shift_x: float = 0.0
-    shift_y: float = 0.0
-
-    @classmethod
-    def from_arrays(cls, x: npt.ArrayLike, y: npt.ArrayLike) -> Moments:
-        """Two arrays, real [n] -> their moments in float64 about their means; n may be 0."""
-        u, v = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        if u.ndim != 1 or u.shape != v.shape:
-            raise ValueError(f"x is {list(u.shape)} and y {list(v.shape)}, must be [n] and [n]")
-        if not u.size:
-            return cls(0, 0, 0, 0, 0, 0)
-        with np.errstate(invalid="ignore", over="ignore"):
-            shift_x, shift_y = (float(a.mean()) for a in (u, v))
-            u, v = u - shift_x, v - shift_y
-            sums = [float(a.sum()) for a in (u, v, u * u, v * v, u * v)]
-        return cls._make([u.size, *sums, shift_x, shift_y])
-
-    def about(self, shift_x: float, shift_y: float) -> Moments:
-        """The same moments about another point: sum (u + d)^2 = sum u^2 + 2 d sum u + n d^2."""
-        n, dx, dy = self.n, self.shift_x - shift_x, self.shift_y - shift_y
-        return Moments(
-            n,
-            self.x + n * dx,
-            self.y + n * dy,
-            self.xx + 2 * dx * self.x + n * dx * dx,
-            self.yy + 2 * dy * self.y + n * dy * dy,
-            self.xy + dx * self.y + dy * self.x + n * dx * dy,
-            shift_x,
-            shift_y,
-        )
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of examples together, about their common mean.
-
-        This is the pairwise update of Chan, Golub and LeVeque (1979): only squares are added, so nothing cancels.
-        """
-        if not self.n or not other.n:
-            return self if self.n else other
-        share = other.n / (self.n + other.n)
-        (ax, ay), (bx, by) = self.means(), other.means()
-        shift = ax + (bx - ax) * share, ay + (by - ay) * share
-        first, second = self.about(*shift), other.about(*shift)
-        return Moments._make([*(a + b for a, b in zip(first[:6], second[:6], strict=True)), *shift])
-
-    def means(self) -> tuple[float, float]:
-        """The means of x and of y; there must be an example."""
-        return self.shift_x + self.x / self.n, self.shift_y + self.y / self.n
-
-    def pearson(self) -> float:
-        """Pearson's correlation cov(x, y) / sqrt(var(x) var(y)), within -1 to 1.
-
-        NaN where it is not defined: fewer than two examples, x or y constant, or a value that is not finite. SciPy's
-        `pearsonr` agrees, save that it raises on fewer than two examples.
-        """
-        if self.n < 2:
-            return math.nan
-        xx = self.xx - self.x * self.x / self.n
-        yy = self.yy - self.y * self.y / self.n
-        xy = self.xy - self.x * self.y / self.n
-        if not (xx > 0 and yy > 0 and math.isfinite(xy)):
-            return math.nan
-        return min(1.0, max(-1.0, xy / (math.sqrt(xx) * math.sqrt(yy))))
-
-
-def average_ranks(values: npt.ArrayLike) -> FloatArray:
-    """Real [n] -> float64 [n]: ranks from 1, equal values sharing the mean of theirs (SciPy's `rankdata`).
-
-    Example:
-        >>> average_ranks([10.0, 30.0, 10.0, 20.0]).tolist()
-        [1.5, 4.0, 1.5, 3.0]
-    """
-    _, inverse, counts = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: FloatArray = (last - (counts - 1) / 2)[inverse]
-    return ranks
-
-
-def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Two arrays, real [n] -> Spearman's correlation, Pearson's of the ranks; NaN as there, or if a value is NaN."""
-    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if np.isnan(a).any() or np.isnan(b).any():
-        return math.nan
-    return Moments.from_arrays(average_ranks(a), average_ranks(b)).pearson()
-
-
-def regression_metrics(
-    moments: Moments, predictions: npt.ArrayLike, labels: npt.ArrayLike, names: Sequence[str]
-) -> dict[str, float]:
-    """Moments of (prediction, label), and both in full -> the metrics asked for.
+def regression_metrics(predictions: npt.ArrayLike, labels: npt.ArrayLike, names: Sequence[str]) -> dict[str, float]:
+    """Predictions and labels -> metrics by name, computed by SciPy in float64.
 
     Args:
-        moments: of the same examples, x the prediction and y the label, however they were accumulated.
         predictions: real [n].
         labels: real [n].
-        names: of "pearson" and "spearmanr"; NaN where all predictions, or all labels, are equal, as SciPy has it.
+        names: of "pearson" and "spearmanr". Both are NaN, with SciPy's warning, where all predictions or all labels
+            are equal; NaN too with fewer than two examples.
 
     Raises:
-        ValueError: the numbers of examples differ, or a name is unknown.
+        ValueError: the two shapes differ or are not [n], or a name is unknown.
 
     Example:
-        >>> x, y = [0.0, 1.0, 2.0, 5.0], [1.0, 2.0, 2.0, 5.0]
-        >>> metrics = regression_metrics(Moments.from_arrays(x, y), x, y, ["spearmanr"])
-        >>> round(metrics["spearmanr"], 6)
+        >>> round(regression_metrics([0.0, 1.0, 2.0, 5.0], [1.0, 2.0, 2.0, 5.0], ["spearmanr"])["spearmanr"], 6)
         0.948683
     """
+    import scipy.stats
+
     x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
-    if x.ndim != 1 or x.shape != y.shape or round(moments.n) != x.size:
-        raise ValueError(
-            f"predictions are {list(x.shape)} and labels {list(y.shape)}, must be [n] and [n] with "
-            f"n = {moments.n:g}, the examples in the moments"
-        )
-    # Sums that were rounded on a device can leave a constant a little variance, and with it a meaningless correlation.
-    constant = not x.size or x.min() == x.max() or y.min() == y.max()
-    values: dict[str, Callable[[], float]] = {
-        "pearson": lambda: math.nan if constant else moments.pearson(),
-        "spearmanr": lambda: spearman(x, y),
-    }
-    return {name: _lookup(values, name)() for name in names}
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"predictions are {list(x.shape)} and labels {list(y.shape)}, must be [n] and [n]")
+    table = {"pearson": scipy.stats.pearsonr, "spearmanr": scipy.stats.spearmanr}
+    functions = {name: _lookup(table, name) for name in names}
+    return {name: float(function(x, y)[0]) if len(x) > 1 else math.nan for name, function in functions.items()}
 
 
 def task_metrics(
     task: Task,
     *,
     confusion: npt.ArrayLike | None = None,
-    moments: Moments | None = None,
     predictions: npt.ArrayLike | None = None,
     labels: npt.ArrayLike | None = None,
 ) -> dict[str, float]:
-    """What an evaluation gathered -> the task's metrics, under the names of `evaluate.load("glue", task.name)`.
+    """The task's metrics, under the names of `evaluate.load("glue", task.name)`.
 
-    A classification task needs `confusion`, integers [C, C]; a regression task `predictions` and `labels`, real [n],
-    from which the `moments` follow unless they are given.
+    A classification task needs `confusion`, integers [C, C]; a regression task `predictions` and `labels`, real [n].
 
     Raises:
         ValueError: something needed is missing, or its shape does not fit the task.
@@ -227,8 +116,7 @@ def task_metrics(
     if task.regression:
         if predictions is None or labels is None:
             raise ValueError(f"task {task.name} is a regression: predictions and labels are needed")
-        moments = Moments.from_arrays(predictions, labels) if moments is None else moments
-        return regression_metrics(moments, predictions, labels, task.metrics)
+        return regression_metrics(predictions, labels, task.metrics)
     shape = None if confusion is None else np.shape(confusion)
     if confusion is None or shape != (task.num_labels, task.num_labels):
         raise ValueError(f"confusion is {shape}, must be {(task.num_labels, task.num_labels)} for task {task.name}")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftref.config import ConfigError, OptimConfig
-from sftref.train.loss import REGRESSION_SHIFT, eval_sums, loss_sums
+from sftref.train.loss import eval_sums, loss_sums
 from sftref.train.optim import decay_mask, linear_schedule, make_optimizer
 
 pytestmark = pytest.mark.jax
@@ -67,12 +67,7 @@ class TestSums:
         assert float(sums.weight) == weights.sum()
         real = weights > 0
         if regression:
-            x, y = logits[..., 0][real].astype(np.float64) - 2.5, labels[real].astype(np.float64) - 2.5
-            assert REGRESSION_SHIFT == 2.5
-            want = np.array([v.sum() for v in (np.ones_like(x), x, y, x * x, y * y, x * y)])
-            size = np.array([np.abs(v).sum() for v in (np.ones_like(x), x, y, x * x, y * y, x * y)])
-            assert (np.abs(sums.counts - want) <= 16 * UNIT * (size + real.sum() * scale**2 + real.sum())).all()
-            assert sums.counts[0] == real.sum()
+            assert sums.counts is None
         else:
             want = np.zeros((CLASSES, CLASSES), np.int64)
             np.add.at(want, (labels[real], logits.argmax(-1)[real]), 1)
@@ -94,7 +89,7 @@ class TestSums:
         assert float(value) == float(dirty_value)
         np.testing.assert_array_equal(gradient, dirty_gradient)
         assert not np.asarray(dirty_gradient)[padding].any()
-        for one, other in zip(clean, dirty, strict=True):
+        for one, other in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
             np.testing.assert_array_equal(one, other)
 
     def test_gradient_against_the_formula(self, regression: bool) -> None:
@@ -110,7 +105,7 @@ class TestSums:
     def test_an_empty_shard_adds_nothing(self, regression: bool) -> None:
         logits, labels, weights = draw(5, 1.0, regression=regression)
         sums = evaluate(logits * np.nan, labels, weights * 0, regression=regression)
-        assert all(not np.asarray(s).any() for s in sums)
+        assert all(not np.asarray(s).any() for s in jax.tree.leaves(sums))
 
 
 def test_extreme_logits_stay_finite() -> None:

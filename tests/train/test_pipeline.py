@@ -142,7 +142,7 @@ class TestFeeds:
 
 @pytest.mark.parametrize("name", ["single", "pmap"])
 def test_evaluation_of_a_regression(name: str) -> None:
-    """Loss, Pearson and Spearman from sums on the device equal those of the predictions, in the data's order."""
+    """Loss, Pearson and Spearman equal those of the predictions, in the data's order."""
     tokens = helpers.ragged(37, regression=True)
     task = get_task("stsb")
     trainer = make_trainer(name, program(num_labels=1, regression=True), jax.devices()[: 1 if name == "single" else 3])
