@@ -1,4 +1,4 @@
-"""Rung 0: what is installed belongs together, and what is asked of a device is computed on it."""
+"""Rung 0: installed packages are compatible, and a device computes what it is given."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from ...core.settings import Settings
 from ...machine.snapshot import platform_names, static
 from ...machine.versions import plugins, unpaired
 from ...oracle.masks import threefry_2x32
+from ..support.running import at_level
 
-# What decides which devices JAX sees; a failure names those that are set.
+# Variables that decide which devices JAX sees; a failure names those that are set.
 VARIABLES = (
     "JAX_PLATFORMS",
     "JAX_PLATFORM_NAME",
@@ -37,7 +38,7 @@ VARIABLES = (
 
 @pytest.mark.law("environment.versions")
 def test_versions(check: Check) -> None:
-    """The distributions that are installed, and the modules that were imported, are of releases that go together."""
+    """Compares the versions of installed distributions and of imported modules."""
     import jaxlib
 
     versions = static()["versions"]
@@ -49,15 +50,14 @@ def test_versions(check: Check) -> None:
 
 
 def names_of(device: Any) -> list[str]:
-    """What a device's platform is called, the most exact name last."""
+    """Names of a device's platform, the most specific one last."""
     return platform_names(device.platform, str(device.client.platform_version))
 
 
 @pytest.mark.law("environment.platform")
 def test_platform(check: Check, settings: Settings) -> None:
-    """The platform asked for is the one on which arrays live, whichever way they were made."""
-    given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    under = "".join(f", {name}={value}" for name, value in given.items())
+    """Compares the platform of arrays made in four ways with the requested one."""
+    under = "".join(f", {name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
     try:
         first = jax.devices()[0]
     except RuntimeError as error:
@@ -72,10 +72,10 @@ def test_platform(check: Check, settings: Settings) -> None:
     if settings.expect is not None:
         _, count, kind = settings.expectation
         here = [f"{names_of(device)[-1]} {device.device_kind}" for device in jax.devices()]
-        said = f"--expect {settings.expect}{under}"
-        check.same(f"number of devices, {said}", len(here), count or len(here))
-        others = [found for found in here if kind.lower() not in found.lower()]
-        check.same(f"devices of another kind, {said}", others, [])
+        option = f"--expect {settings.expect}{under}"
+        check.same(f"number of devices, {option}", len(here), count or len(here))
+        others = [device for device in here if kind.lower() not in device.lower()]
+        check.same(f"devices of another kind, {option}", others, [])
     wanted = settings.platform or names[-1]
     host = np.arange(3, dtype=np.int32)
     arrays = {
@@ -86,13 +86,13 @@ def test_platform(check: Check, settings: Settings) -> None:
     }
     for how, array in arrays.items():
         for device in array.devices():
-            found = names_of(device)
-            check.same(f"platform of {how}{under}", wanted if wanted in found else found[-1], wanted)
+            names = names_of(device)
+            check.same(f"platform of {how}{under}", wanted if wanted in names else names[-1], wanted)
 
 
 @pytest.mark.law("environment.devices")
 def test_devices(check: Check, devices: list[Any], settings: Settings) -> None:
-    """As many devices as asked for, each its own, all alike; each computes what it is given, and keeps it."""
+    """Counts the devices, compares their kinds, and runs a program on each."""
     check.facts["devices"] = [str(device) for device in devices]
     if settings.devices is not None:
         check.same("number of devices", len(devices), settings.devices)
@@ -104,18 +104,17 @@ def test_devices(check: Check, devices: list[Any], settings: Settings) -> None:
         placed = jax.device_put(np.arange(place, place + 64, dtype=np.int32), device)
         result = triple(placed)
         check.same(f"where {device} left its result", result.devices(), {device})
-        # From what arrived there: whether it is what was sent is for rung 1 to say.
-        given = np.asarray(placed)
-        check.equal(f"3 x + 1 on {device}", np.asarray(result), 3 * given + 1, control=given)
+        # Computed from what arrived: rung 1 checks the copy itself.
+        x = np.asarray(placed)
+        check.equal(f"3 x + 1 on {device}", np.asarray(result), 3 * x + 1, control=x)
 
 
-# A kernel that computes in bfloat16 or TF32 passes, the wrong function does not: how accurate it is, rung 3 asks. So a
-# margin far below 0.001 is expected of float32.
+# Loose: bfloat16 and TF32 pass, a wrong function fails. Rung 3 checks accuracy; float32 is below 0.001 of this bound.
 ROUGH = Bound(2.0**-6, 2.0**-24, "four roundings of bfloat16, 2^-8 each")
 
 
 def random_bits(key: int, size: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """What `jax.random.bits` gives for `key(key)`: the exclusive or of both words, at counter (0, i)."""
+    """`jax.random.bits` of `key(key)`: both words xored, at counter (0, i)."""
     counter = np.zeros(size, np.uint32), np.arange(size, dtype=np.uint32)
     x, y = threefry_2x32((np.array(0, np.uint32), np.array(key, np.uint32)), counter)
     return x ^ y
@@ -133,7 +132,7 @@ def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Ca
     seed = int(rng.integers(2**31))
 
     def threefry(seed: Any) -> Any:
-        # Whatever JAX_DEFAULT_PRNG_IMPL says.
+        # Named, since JAX_DEFAULT_PRNG_IMPL changes the default.
         return jax.random.key(seed, impl="threefry2x32")
 
     def euclid(a: Any, b: Any) -> Any:
@@ -168,43 +167,43 @@ def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Ca
 
 
 def _remainder(xp: Any, a: Any, b: Any) -> tuple[Any, Any]:
-    """One step of Euclid's algorithm where it has not ended."""
+    """One step of Euclid's algorithm, where b > 0."""
     return xp.where(b > 0, b, a), xp.where(b > 0, a % xp.maximum(b, 1), b)
 
 
 def _mixed(xp: Any) -> Callable[[Any], Any]:
-    """The functions of BERT's activations, none of them lost in the sum."""
+    """The sum of BERT's activation functions, of similar size."""
     return lambda x: xp.tanh(x) + xp.exp(-x * x) + xp.log1p(abs(x)) + 1 / xp.sqrt(1 + x * x)
 
 
 @pytest.mark.law("environment.kernels")
 def test_kernels(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Each family, eager and jitted, is what NumPy computes; all of them in one program on every device."""
-    found = families(rng)
-    given = {name: family[2] for name, family in found.items()}
-    want = {name: np.asarray(numpys(*given[name])) for name, (_, numpys, _, _) in found.items()}
+    """Compares each family with NumPy, eager and jitted; from standard on, in one program on every device."""
+    kernels = families(rng)
+    arguments = {name: family[2] for name, family in kernels.items()}
+    want = {name: np.asarray(numpys(*args)) for name, (_, numpys, args, _) in kernels.items()}
 
     def compare(how: str, name: str, got: Any) -> None:
-        bound = found[name][3]
+        bound = kernels[name][3]
         if bound is EXACT:
             check.equal(f"{name}, {how}", np.asarray(got), want[name])
         else:
             check.close(f"{name}, {how}", np.asarray(got), want[name], bound)
 
-    for name, (ours, _, _, _) in found.items():
-        placed = jax.device_put(given[name], devices[0])
+    for name, (ours, _, args, _) in kernels.items():
+        placed = jax.device_put(args, devices[0])
         compare(f"eager, on {devices[0]}", name, ours(*placed))
         compare(f"jitted, on {devices[0]}", name, jax.jit(ours)(*placed))
     if check.at("standard"):
-        every = jax.jit(lambda arguments: {name: found[name][0](*arguments[name]) for name in found})
+        every = jax.jit(lambda arguments: {name: kernels[name][0](*arguments[name]) for name in kernels})
         for device in devices[1:]:
-            for name, got in every(jax.device_put(given, device)).items():
+            for name, got in every(jax.device_put(arguments, device)).items():
                 compare(f"among others, on {device}", name, got)
 
 
 @contextlib.contextmanager
 def stderr_lines() -> Iterator[list[str]]:
-    """Everything that this process, its C++ included, writes to stderr meanwhile; handed on to stderr afterwards."""
+    """Lines that this process, C++ included, writes to stderr in the block; passed on to stderr at its end."""
     lines: list[str] = []
     sys.stderr.flush()
     before = os.dup(2)
@@ -223,26 +222,29 @@ def stderr_lines() -> Iterator[list[str]]:
                 os.write(2, text)
 
 
+# Rows, contracted, columns. BERT-base's projections, feed-forward and attention; each also transposed, as backward.
+MATMULS = {
+    "quick": ((128, 768, 768), (128, 768, 3072)),
+    "standard": ((128, 3072, 768), (2048, 64, 128)),
+}
+
+
 @pytest.mark.law("environment.messages")
 def test_messages(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """XLA compares the kernels it chooses among; that it found none that disagree is read from what it says."""
-    silent = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
-    check.need(silent in ("0", "1", "2"), f"TF_CPP_MIN_LOG_LEVEL={silent} hides XLA's errors")
-    # Shapes of BERT-base: projections, feed-forward, attention; forward, and transposed as in the backward pass.
-    shapes = [(128, 768, 768), (128, 768, 3072)]
-    if check.at("standard"):
-        shapes += [(128, 3072, 768), (2048, 64, 128)]
+    """Compiles matmuls, compares their integers, and reads XLA's report on kernels that disagree from stderr."""
+    log_level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
+    check.need(log_level in ("0", "1", "2"), f"TF_CPP_MIN_LOG_LEVEL={log_level} hides XLA's errors")
     with stderr_lines() as lines:
-        for rows, inner, columns in shapes:
+        for rows, inner, columns in at_level(check, MATMULS):
             for dtype in FLOATS if check.at("standard") else FLOATS[:2]:
                 # Sums of products of integers up to 2 in absolute value: exact in float32, whatever the order.
                 a = rng.integers(-2, 3, (rows, inner)).astype(dtype)
                 b = rng.integers(-2, 3, (inner, columns)).astype(dtype)
                 for transposed in (False, True):
-                    product = _product_of_transposed if transposed else _product
+                    product = _transposed_product if transposed else _product
                     placed = jax.device_put((a.T, b.T) if transposed else (a, b), devices[0])
                     got = jax.jit(product)(*placed)
-                    # From what arrived there: whether it is what was sent is for rung 1 to say.
+                    # Computed from what arrived: rung 1 checks the copy itself.
                     left, right = (np.asarray(x, np.float32) for x in placed)
                     want = left.T @ right.T if transposed else left @ right
                     how = " transposed" if transposed else ""
@@ -255,5 +257,5 @@ def _product(a: Any, b: Any) -> Any:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
-def _product_of_transposed(a: Any, b: Any) -> Any:
-    return jnp.matmul(a.T, b.T, preferred_element_type=jnp.float32)
+def _transposed_product(a: Any, b: Any) -> Any:
+    return _product(a.T, b.T)

@@ -1,8 +1,8 @@
-"""Rung 1: bytes arrive where they are sent, and stay there."""
+"""Rung 1: copies between host and devices arrive unchanged, and stay unchanged."""
 
 from __future__ import annotations
 
-import dataclasses
+import collections
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,14 +17,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ...adapter import HostBatch, TrainerUnderTest
 from ...core.check import Check
 from ...core.meshes import mesh_of
-from ...oracle.bounds_measured import loss_reference, walk
 from ...oracle.draws import batch_of
-from ..support.trainer_checks import check_distance, check_loss, draw_case, precision, usable_devices
+from ..support.running import at_level, need_devices
+from ..support.trainer_checks import check_same_run, draw_case, precision, usable_devices
 
 Array = npt.NDArray[Any]
 
-# Words of 4 B: 4 B, 12 B, one word around a page, and around 256 KiB; 1 MiB, nearly 8 MiB; 64 MiB; and the word
-# embeddings of BERT-base, 30,522 x 768.
+# Words of 4 B: one, three, one less and one more than a page, just over 256 KiB, 1 MiB, just under 8 MiB; 64 MiB; the
+# word embeddings of BERT-base, 30,522 x 768.
 SIZES = {
     "quick": (1, 3, 1023, 1025, 65_537, 262_144, 2_097_151),
     "standard": (16_777_216,),
@@ -33,25 +33,20 @@ SIZES = {
 KINDS = ("uint8", "int8", "uint16", "float16", "bfloat16", "int32", "float32")
 
 
-def sizes(check: Check) -> list[int]:
-    """The sizes of this run's level."""
-    return [size for level, found in SIZES.items() if check.at(level) for size in found]
-
-
 def words(rng: np.random.Generator, size: int | tuple[int, ...]) -> npt.NDArray[np.uint32]:
-    """Random words."""
+    """Random words of 32 bits."""
     return rng.integers(0, 2**32, size, dtype=np.uint32)
 
 
 def arrives(check: Check, what: str, got: Array, want: Array) -> None:
-    """The bits that came are those that were sent, at their places; one place on, they are not."""
+    """Compare the bits with those sent; the control is shifted by one element."""
     check.equal(what, got, want, control=np.roll(want, 1) if want.size > 1 else ~want)
 
 
 @pytest.mark.law("copies.round_trip")
 def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Random words to every device and back; elements of every width; host arrays in every order of memory."""
-    for size in sizes(check):
+    """Copies random words, dtypes of every width, and host arrays of every memory order to each device and back."""
+    for size in at_level(check, SIZES):
         sent = words(rng, size)
         for device in devices:
             placed = jax.device_put(sent, device)
@@ -61,7 +56,7 @@ def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) 
     for device in devices:
         for kind in KINDS:
             sent = bits.view(jnp.dtype(kind))[:-1]
-            # Bits and not values: some of them are NaN.
+            # As bits, since some values are NaN.
             arrives(check, f"{kind} through {device}", _bits(np.asarray(jax.device_put(sent, device))), _bits(sent))
         for order, sent in layouts(bits.reshape(13, 28, 11)).items():
             got = np.asarray(jax.device_put(sent, device))
@@ -73,7 +68,7 @@ def _bits(values: Array) -> Array:
 
 
 def layouts(block: Array) -> dict[str, Array]:
-    """Host arrays whose memory is not in the order of their elements."""
+    """Views of a block whose elements are not contiguous and in order."""
     return {
         "Fortran-ordered": np.asfortranarray(block),
         "transposed": block.transpose(1, 2, 0),
@@ -85,21 +80,21 @@ def layouts(block: Array) -> dict[str, Array]:
 
 @pytest.mark.law("copies.between_devices")
 def test_between_devices(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Every ordered pair, each with words of its own; then all the way round; what was sent is still there."""
-    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
-    for size in (2, *sizes(check)):
+    """Copies different words along every ordered pair of devices, then one array round all of them."""
+    need_devices(check, devices)
+    for size in (2, *at_level(check, SIZES)):
         base = words(rng, size)
-        # Large ones for each of N (N - 1) pairs would take too long: neighbours only, in both directions.
+        # Large arrays between all N (N - 1) pairs would take too long: neighbours only, in both directions.
         most = 4_000_000 if check.at("standard") else 100_000
         pairs = _neighbours(len(devices)) if size > most else list(itertools.permutations(range(len(devices)), 2))
         for source, target in pairs:
             sent = base ^ np.uint32(0x9E3779B1 * (1 + source * len(devices) + target) % 2**32)
-            there = jax.block_until_ready(jax.device_put(sent, devices[source]))
-            came = jax.block_until_ready(jax.device_put(there, devices[target]))
+            at_source = jax.block_until_ready(jax.device_put(sent, devices[source]))
+            at_target = jax.block_until_ready(jax.device_put(at_source, devices[target]))
             what = f"{size} words from {devices[source]} to {devices[target]}"
-            check.same(f"{what}: where they lie", came.devices(), {devices[target]})
-            arrives(check, what, np.asarray(came), sent)
-            arrives(check, f"{what}: what was sent", np.asarray(there), sent)
+            check.same(f"{what}: where they lie", at_target.devices(), {devices[target]})
+            arrives(check, what, np.asarray(at_target), sent)
+            arrives(check, f"{what}: what was sent", np.asarray(at_source), sent)
         passed = jax.device_put(base, devices[0])
         for device in (*devices[1:], devices[0]):
             passed = jax.device_put(passed, device)
@@ -113,8 +108,8 @@ def _neighbours(n: int) -> list[tuple[int, int]]:
 
 @pytest.mark.law("copies.sharded")
 def test_sharded(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Each device holds its own block of a sharded array, no more and no less, and the blocks make the array again."""
-    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    """Compares each device's block of a sharded array, then the whole array, for several meshes and shardings."""
+    need_devices(check, devices)
     width = 65_536 if check.at("full") else 4_096 if check.at("standard") else 36
     for mesh, spec in _shardings(devices):
         rows, columns = 6 * mesh.size, width * mesh.size
@@ -123,15 +118,13 @@ def test_sharded(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
         what = f"{spec} on a mesh of {dict(mesh.shape)}"
         shards = {shard.device: np.asarray(shard.data) for shard in placed.addressable_shards}
         check.same(f"{what}: devices with a shard", sorted(map(str, shards)), sorted(map(str, mesh.devices.flat)))
-        for at in np.ndindex(mesh.devices.shape):
-            arrives(
-                check, f"{what}: shard of {mesh.devices[at]}", shards[mesh.devices[at]], _block(sent, mesh, spec, at)
-            )
+        for at, device in np.ndenumerate(mesh.devices):
+            arrives(check, f"{what}: shard of {device}", shards[device], _block(sent, mesh, spec, at))
         arrives(check, f"{what}: all of it", np.asarray(placed), sent)
 
 
 def _shardings(devices: Sequence[Any]) -> Iterator[tuple[Mesh, PartitionSpec]]:
-    """1-D and 2-D meshes, and the ways of laying a matrix on them."""
+    """1-D and 2-D meshes, each with several shardings of a matrix."""
     both, halves = ("data", "model"), len(devices) // 2
     for mesh in (mesh_of(devices), mesh_of(devices[::-1])):
         yield from ((mesh, PartitionSpec(*axes)) for axes in (("data",), (None, "data"), ()))
@@ -142,7 +135,7 @@ def _shardings(devices: Sequence[Any]) -> Iterator[tuple[Mesh, PartitionSpec]]:
 
 
 def _block(matrix: Array, mesh: Mesh, spec: PartitionSpec, at: tuple[int, ...]) -> Array:
-    """The part of `matrix` that belongs to the device at `at`: axes of one dimension count from the left."""
+    """The block of the device at `at`; of several axes on one dimension the left one is the slowest."""
     where = dict(zip(mesh.axis_names, at, strict=True))
     for dimension, entry in enumerate(spec):
         number, count = 0, 1
@@ -154,12 +147,12 @@ def _block(matrix: Array, mesh: Mesh, spec: PartitionSpec, at: tuple[int, ...]) 
 
 @pytest.mark.law("copies.host_buffer")
 def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Whether the device follows a host buffer that changes later is measured; `jnp.array` must not.
+    """Overwrites host buffers after `jnp.array` and `device_put`; compares the former, reports the latter as a hazard.
 
-    `device_put` may keep the caller's buffer instead of copying it (on CPU where it is 64-byte aligned), and says so
-    nowhere: a hazard for whoever writes into a buffer again, and no fault of the machine.
+    `device_put` may share the caller's buffer instead of copying it (on CPU if it is 64-byte aligned). JAX does not
+    document that, so it is a hazard for callers that reuse a buffer, and no fault of the machine.
     """
-    followed: dict[str, int] = {}
+    followed: collections.Counter[str] = collections.Counter()
     size, tries = 4_099, 4
     for offset, device, _ in itertools.product((0, 4), devices, range(tries)):
         old, new = words(rng, size), words(rng, size)
@@ -170,10 +163,9 @@ def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any])
         got = np.array(placed)
         arrives(check, f"what jnp.array copied of a buffer that changes, offset {offset}", np.asarray(private), old)
         changed = bool((got == new).all())
-        # The old words or the new ones; never a mixture.
+        # Either the old words or the new ones, never a mixture.
         arrives(check, f"what {device} holds of a buffer that changes, offset {offset}", got, new if changed else old)
-        key = "64-byte aligned" if offset == 0 else "not aligned"
-        followed[key] = followed.get(key, 0) + changed
+        followed["64-byte aligned" if offset == 0 else "not aligned"] += changed
     total = tries * len(devices)
     if any(followed.values()):
         counts = ", ".join(f"{count} of {total} {key}" for key, count in followed.items())
@@ -185,23 +177,19 @@ def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any])
 def test_trainer_is_immune(
     check: Check, rng: np.random.Generator, subject: TrainerUnderTest, devices: list[Any]
 ) -> None:
-    """Parameters and batches lie in buffers that `device_put` would keep, and are written again after each call.
-
-    What that run gives is held against the same trainer's run of arrays of its own: whether the trainer is right is for
-    the rungs above to say.
-    """
+    """Overwrites input buffers that `device_put` would share, and compares the run with the trainer's own clean run."""
     case, params, _ = draw_case(subject, rng)
     batches = [batch_of(case, rng) for _ in range(3)]
     n = usable_devices(subject, devices)
     with precision(case):
         subject.start(case, {name: leaf.astype(np.float32) for name, leaf in params.items()}, n)
-        own = [subject.step(copied(batch)).loss for batch in batches]
-        alone = {name: np.array(leaf, np.float64) for name, leaf in subject.params().items()}
-        given = {name: aligned(leaf.astype(np.float32)) for name, leaf in params.items()}
+        clean_losses = [subject.step(HostBatch._make(leaf.copy() for leaf in batch)).loss for batch in batches]
+        clean_end = {name: np.array(leaf, np.float64) for name, leaf in subject.params().items()}
+        inputs = {name: aligned(leaf.astype(np.float32)) for name, leaf in params.items()}
         buffers = HostBatch._make(map(aligned, batches[0]))
         losses = []
-        subject.start(case, given, n)
-        for name, leaf in given.items():
+        subject.start(case, inputs, n)
+        for name, leaf in inputs.items():
             check.equal(f"{name} after start, which must not write to it", leaf, params[name].astype(np.float32))
             leaf[...] = 3.0
         for number, batch in enumerate(batches):
@@ -213,30 +201,16 @@ def test_trainer_is_immune(
                 buffer[...] = 1
             if number == 1:
                 early = subject.params()
-                kept = {name: np.array(leaf) for name, leaf in early.items()}
-        now = subject.params()
+                copies = {name: np.array(leaf) for name, leaf in early.items()}
+        end = subject.params()
     for name, leaf in early.items():
-        check.equal(f"{name} as params() gave it, one update later", np.asarray(leaf), kept[name])
-    what = "with buffers that are written again"
-    first = loss_reference(case, params, batches[0])
-    check_loss(
-        check,
-        f"loss of the first update {what}",
-        losses[0],
-        dataclasses.replace(first, want={"loss": np.array(own[0])}),
-    )
-    went = {name: leaf - params[name] for name, leaf in alone.items()}
-    want = dataclasses.replace(walk(case, params, batches).distance, want=went)
-    check_distance(check, f"{what},", case, params, now, want)
-
-
-def copied(batch: HostBatch) -> HostBatch:
-    """The same in arrays of its own."""
-    return HostBatch._make(leaf.copy() for leaf in batch)
+        check.equal(f"{name} as params() gave it, one update later", np.asarray(leaf), copies[name])
+    whats = "loss of the first update with buffers that are written again", "with buffers that are written again,"
+    check_same_run(check, whats, case, params, batches, (losses[0], end), (clean_losses[0], clean_end))
 
 
 def aligned(values: Array, offset: int = 0) -> Array:
-    """A copy whose memory begins `offset` bytes behind a multiple of 64."""
+    """A copy whose memory starts `offset` bytes after a multiple of 64."""
     room = np.empty(values.nbytes + 128, np.uint8)
     start = -room.ctypes.data % 64 + offset
     copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)

@@ -1,4 +1,4 @@
-"""Rung 2: the collectives that XLA's partitioner inserts, where arrays are sharded and the program does not say so."""
+"""Rung 2: the collectives that XLA's partitioner inserts into programs over sharded arrays."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.check import Check, LawBroken
 from ...core.meshes import Array, mesh_of
+from ..support.running import need_devices
 
 Spec = tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
 class Program:
-    """One function of whole arrays, NumPy's version of it, and how arguments and result lie on the mesh."""
+    """A function of whole arrays, NumPy's version of it, its arguments, and the sharding of arguments and result."""
 
     name: str
     ours: Callable[..., Any]
     numpys: Callable[..., Array]
     arguments: tuple[Array, ...]
-    lie: tuple[Spec, ...]
+    specs: tuple[Spec, ...]
     result: Spec
 
 
 def programs(rng: np.random.Generator, mesh: Mesh, scale: int) -> Iterator[Program]:
-    """What a data-parallel or sharded step is made of; integers that are exact at any matmul precision.
+    """The parts of a data-parallel or sharded step, on integers that are exact at any matmul precision.
 
-    Factors are at most 15 in absolute value, exact in bfloat16, and sums of at most 225 x 8192 stay below 2^24.
+    Factors of at most 15 in absolute value are exact in bfloat16, and sums of at most 225 x 8192 are below 2^24.
     """
     axes, n = mesh.axis_names, mesh.size
     first, last = axes[0], axes[-1]
@@ -88,8 +89,8 @@ def programs(rng: np.random.Generator, mesh: Mesh, scale: int) -> Iterator[Progr
 
 @pytest.mark.law("collectives.partitioner")
 def test_partitioner(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Each program's result is NumPy's in every copy, on a 1-D mesh and on a 2-D one."""
-    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    """Compares each program's result on every device with NumPy, on a 1-D and on a 2-D mesh."""
+    need_devices(check, devices)
     half = len(devices) // 2
     meshes = [mesh_of(devices)] + [mesh_of(devices, 2, half)] * (half >= 2)
     if check.at("standard"):
@@ -97,15 +98,15 @@ def test_partitioner(check: Check, rng: np.random.Generator, devices: list[Any])
     inserted: dict[str, str] = {}
     for mesh in meshes:
         for program in programs(rng, mesh, 16 if check.at("full") else 4 if check.at("standard") else 1):
-            _holds(check, program, mesh, inserted)
+            _compare(check, program, mesh, inserted)
     check.facts["collectives"] = inserted
 
 
-def _holds(check: Check, program: Program, mesh: Mesh, inserted: dict[str, str]) -> None:
+def _compare(check: Check, program: Program, mesh: Mesh, inserted: dict[str, str]) -> None:
     def place(spec: Spec) -> NamedSharding:
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    placed = [jax.device_put(given, place(spec)) for given, spec in zip(program.arguments, program.lie, strict=True)]
+    placed = [jax.device_put(leaf, place(spec)) for leaf, spec in zip(program.arguments, program.specs, strict=True)]
     compiled = jax.jit(program.ours, out_shardings=place(program.result)).lower(*placed).compile()
     text = compiled.as_text() or ""
     kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -117,10 +118,9 @@ def _holds(check: Check, program: Program, mesh: Mesh, inserted: dict[str, str])
     check.same(f"{what}: devices of the result", result.sharding.device_set, set(mesh.devices.flat))
     shards = sorted(result.addressable_shards, key=lambda shard: shard.device.id)
     got = np.concatenate([np.ravel(shard.data) for shard in shards])
+    blocks = np.concatenate([want[shard.index].ravel() for shard in shards])
     try:
-        check.equal(
-            f"{what}, device after device", got, np.concatenate([want[shard.index].ravel() for shard in shards])
-        )
+        check.equal(f"{what}, device after device", got, blocks)
     except LawBroken:
         alone = np.asarray(jax.jit(program.ours)(*jax.device_put(program.arguments, mesh.devices.flat[0])))
         check.facts["holds" if np.array_equal(alone, want) else "fails"] = ["on one device"]

@@ -1,4 +1,4 @@
-"""Rung 2: steps with a collective that nobody waits for, as a training loop that reads its loss now and then has."""
+"""Rung 2: steps with a collective that are not waited for, as in a training loop that rarely reads its loss."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 
 from ...core.check import Check, Known
 from ...core.meshes import Array
+from ..support.running import need_devices
 from ..support.unwaited import FEW, FIX, PRIME, STEPS, UPSTREAM, can_hang, hung, trajectory
 
 
-def wanted(first: Array, steps: int) -> Array:
-    """What `trajectory` gives, in int64."""
+def expected(first: Array, steps: int) -> Array:
+    """The result of `trajectory`, in int64."""
     x = first.astype(np.int64)
     for _ in range(steps):
         x = (x.sum(axis=0) + 3 * x) % PRIME
@@ -23,21 +24,21 @@ def wanted(first: Array, steps: int) -> Array:
 
 @pytest.mark.law("collectives.unwaited")
 def test_unwaited(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Exact in the end, where every number of every step counts; where that is known to hang, few are in flight.
+    """Compares the end of many steps, which depends on every number of every step.
 
-    And there a process of its own takes them without waiting.
+    Where that is known to hang, few steps are in flight here, and a child process runs them without waiting.
     """
-    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    need_devices(check, devices)
     careful = can_hang(devices[0].platform, jax.__version__)
     first = rng.integers(0, PRIME, (len(devices), 1024)).astype(np.int32)
     got = trajectory(devices, first, FEW if careful else None)
-    check.equal(f"after {STEPS} steps", got, wanted(first, STEPS), control=wanted(first, STEPS - 1))
+    check.equal(f"after {STEPS} steps", got, expected(first, STEPS), control=expected(first, STEPS - 1))
     if not careful:
         return
-    found = hung(len(devices))
-    check.facts["unwaited"] = found or "ended"
-    if found:
+    failure = hung(len(devices))
+    check.facts["unwaited"] = failure or "ended"
+    if failure:
         raise Known(
-            f"known of JAX before 0.12 on simulated devices ({UPSTREAM}): {STEPS} steps that nobody waits for gave "
-            f"{found} on {len(devices)} devices; {FIX}"
+            f"known of JAX before 0.12 on simulated devices ({UPSTREAM}): {STEPS} steps that are not waited for gave "
+            f"{failure} on {len(devices)} devices; {FIX}"
         )

@@ -1,4 +1,4 @@
-"""What the laws of rungs 4 and 6 to 8 ask of a trainer under test: a run of given values, and the comparisons of it."""
+"""Trainer under test, case, parameters, batches -> its run compared with the oracle's: what rungs 4 to 9 share."""
 
 from __future__ import annotations
 
@@ -25,48 +25,54 @@ from ...oracle.bounds_measured import (
 from ...oracle.cases import B, main_case, start_params
 from ...oracle.draws import batch_of, with_weights
 from ...oracle.model import Params, value_and_gradient
+from .running import need_devices
 
-# Seeds of dropout reach beyond 32 bits: a generator that drops the high word is wrong.
+# Seeds of dropout have more than 32 bits, so that a generator which drops the high word is seen.
 MOST = 2**40
-# How a failure that does not come again is named.
-AGAIN = "when rerun"
+# Names the rerun with nothing simplified, which passes if the failure is intermittent.
+RERUN = "when rerun"
 
 
 def claims(check: Check, subject: TrainerUnderTest, *capabilities: str) -> None:
-    """Leave the check as NOT RUN unless all capabilities are claimed.
+    """Leave the check as NOT RUN unless the trainer claims all capabilities.
 
     Raises:
-        NotRun: naming the first that is not.
+        NotRun: naming the first that it does not claim.
     """
     for capability in capabilities:
         check.need(capability in subject.capabilities, f"capability {capability} is not claimed")
 
 
 def draw_case(subject: TrainerUnderTest, rng: np.random.Generator, **changes: Any) -> tuple[Case, Params, HostBatch]:
-    """A case of a fresh seed, parameters and a ragged batch for it."""
-    case = main_case(subject.capabilities, seed=int(rng.integers(MOST)))
-    case = dataclasses.replace(case, **changes)
+    """A case with a drawn seed and `changes`, start parameters, and a ragged batch."""
+    case = seeded_case(subject, rng, **changes)
     return case, start_params(case, rng), batch_of(case, rng, real=int(rng.integers(9, B)))
 
 
+def seeded_case(subject: TrainerUnderTest, rng: np.random.Generator, *, small: bool = False, **changes: Any) -> Case:
+    """The trainer's case with a drawn seed and `changes`."""
+    case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=small)
+    return dataclasses.replace(case, **changes)
+
+
 def all_devices(check: Check, subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
-    """The most devices of a subject that can use more than one, where there are more than one."""
+    """The number of all devices; NOT RUN if there is one, or the trainer uses one only."""
     claims(check, subject, "devices")
-    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    need_devices(check, devices)
     return len(devices)
 
 
 def usable_devices(subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
-    """The most devices that this subject can use here."""
+    """The number of devices that the trainer can use: all or one."""
     return len(devices) if "devices" in subject.capabilities else 1
 
 
 @contextlib.contextmanager
 def precision(case: Case) -> Iterator[None]:
-    """JAX with or without 64-bit types, as the case needs them; the scope is this thread's."""
+    """Switch JAX's 64-bit types on or off, as the case needs them, in this thread."""
     import jax
 
-    # Before JAX 0.8 it was an experiment.
+    # In jax.experimental before JAX 0.8.
     home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     with home.enable_x64(case.precision == "float64"):
         yield
@@ -77,10 +83,10 @@ def check_gradients(
 ) -> None:
     """The gradient on n devices is the oracle's, leaf by leaf; that of other labels is not.
 
-    `rows` says how they lie.
+    `rows` names how the rows are placed, in a failure.
     """
 
-    def holds(check: Check, case: Case, batch: HostBatch, n: int) -> None:
+    def compare(check: Check, case: Case, batch: HostBatch, n: int) -> None:
         with precision(case):
             subject.start(case, params, n)
             got = subject.gradients(batch)
@@ -88,70 +94,63 @@ def check_gradients(
         check.tree(f"gradient, N = {n},{rows and f' {rows},'}", got, want.want, want.bounds)
         check.distinct("the gradient of other labels", other_gradient(case, params, batch), want.want, want.bounds)
 
-    with rerun_simplified(check, case, batch, n, holds):
-        holds(check, case, batch, n)
+    compare_or_simplify(check, case, batch, n, compare)
 
 
-@contextlib.contextmanager
-def rerun_simplified(
-    check: Check, case: Case, batch: HostBatch, n: int, holds: Callable[[Check, Case, HostBatch, int], None]
-) -> Iterator[None]:
-    """Where what stands in here breaks the law, ask again with less, and note down what it holds without.
+def compare_or_simplify(
+    check: Check, case: Case, batch: HostBatch, n: int, compare: Callable[[Check, Case, HostBatch, int], None]
+) -> None:
+    """Call `compare`; if it fails, rerun simplified variants and record which pass in the facts `holds` and `fails`.
 
-    Args:
-        check: gets the facts `holds` and `fails`, once.
-        case: asked.
-        batch: asked.
-        n: devices.
-        holds: asks with other ones.
+    Raises:
+        LawBroken: as `compare` raised it.
     """
     try:
-        yield
+        compare(check, case, batch, n)
     except LawBroken:
         if not check.narrows or "holds" in check.facts:
             raise
-        found: dict[str, list[str]] = {"holds": [], "fails": []}
-        for how, (other, rows, devices) in simplified(case, batch, n).items():
-            if AGAIN in found["holds"]:
-                break  # what comes and goes depends on nothing that could be left out
-            again = Check(check.law, check.level, check.seed)
+        variants: dict[str, list[str]] = {"holds": [], "fails": []}
+        for name, variant in simplified(case, batch, n).items():
+            if RERUN in variants["holds"]:
+                break  # an intermittent failure depends on nothing that could be left out
             try:
-                holds(again, other, rows, devices)
+                compare(Check(check.law, check.level, check.seed), *variant)
             except LawBroken:
-                found["fails"].append(how)
+                variants["fails"].append(name)
             else:
-                found["holds"].append(how)
-        check.facts |= found
+                variants["holds"].append(name)
+        check.facts |= variants
         raise
 
 
 def simplified(case: Case, batch: HostBatch, n: int) -> dict[str, tuple[Case, HostBatch, int]]:
-    """What a failure may depend on -> the same without it; first of all, the same."""
-    found = {AGAIN: (case, batch, n)}
+    """Name -> the same without one thing that a failure may depend on; first of all, the same."""
+    variants = {RERUN: (case, batch, n)}
     if case.dropout:
         still = dataclasses.replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
-        found["without dropout"] = still, batch, n
+        variants["without dropout"] = still, batch, n
     real = batch.weights > 0
     if len(np.unique(batch.weights[real])) > 1:
-        found["with equal weights"] = case, with_weights(batch, real.astype(np.float32)), n
-    unseen = batch.attention_mask == 0
-    if unseen.any() or not real.all():
+        variants["with equal weights"] = case, with_weights(batch, real.astype(np.float32)), n
+    padding = batch.attention_mask == 0
+    if padding.any() or not real.all():
         whole = batch._replace(
-            input_ids=np.where(unseen, 0, batch.input_ids),
-            token_type_ids=np.where(unseen, 0, batch.token_type_ids),
+            input_ids=np.where(padding, 0, batch.input_ids),
+            token_type_ids=np.where(padding, 0, batch.token_type_ids),
             attention_mask=np.ones_like(batch.attention_mask),
             weights=np.where(real, batch.weights, 1).astype(np.float32),
         )
-        found["without padding"] = case, whole, n
+        variants["without padding"] = case, whole, n
     if case.regression:
-        found["with whole labels"] = case, batch._replace(labels=np.round(batch.labels)), n
+        variants["with whole labels"] = case, batch._replace(labels=np.round(batch.labels)), n
     if n > 1:
-        found["on one device"] = case, batch, 1
-    return found
+        variants["on one device"] = case, batch, 1
+    return variants
 
 
 def other_gradient(case: Case, params: Params, batch: HostBatch) -> Params:
-    """A gradient that must not pass: the labels of the batch handed to its neighbours."""
+    """A gradient that must fail: each label moved to the next row."""
     labels = np.roll(batch.labels, 1)
     real = batch.weights > 0
     if not case.regression and (labels[real] == batch.labels[real]).all():
@@ -160,19 +159,19 @@ def other_gradient(case: Case, params: Params, batch: HostBatch) -> Params:
 
 
 def check_loss(check: Check, what: str, loss: float, want: Reference) -> None:
-    """A reported loss is the oracle's."""
+    """The reported loss is the oracle's."""
     check.tree(what, {"loss": np.array(loss)}, want.want, want.bounds)
 
 
 def check_logits(check: Check, what: str, logits: Any, batch: HostBatch, want: Reference) -> None:
-    """The logits of the rows that count are the oracle's; those of the rows in another order are not."""
+    """The logits of rows with weight are the oracle's, in the batch's order; in another order they are not."""
     real = batch.weights > 0
     check.same(f"{what}: shape of the logits", np.shape(logits), (len(batch.weights), want.want["logits"].shape[1]))
-    every, right, most = np.asarray(logits, np.float64), want.want["logits"], want.bounds["logits"].value
-    got = every[real]
-    if not distance(got, right, 1.0) <= most and np.isfinite(every).all():
-        # The right rows at other places are another fault than wrong rows.
-        gaps = np.linalg.norm(every[None] - right[:, None], axis=2)
+    logits, right, most = np.asarray(logits, np.float64), want.want["logits"], want.bounds["logits"].value
+    got = logits[real]
+    if not distance(got, right, 1.0) <= most and np.isfinite(logits).all():
+        # Right rows in the wrong order are another fault than wrong rows.
+        gaps = np.linalg.norm(logits[None] - right[:, None], axis=2)
         if (gaps.min(axis=1) <= most).all():
             places = gaps.argmin(axis=1).tolist()
             check.same(f"{what}: where the rows of the batch are", places, np.flatnonzero(real).tolist())
@@ -183,34 +182,32 @@ def check_logits(check: Check, what: str, logits: Any, batch: HostBatch, want: R
 def check_updates(
     check: Check, subject: TrainerUnderTest, case: Case, params: Params, batches: Sequence[HostBatch], n: int
 ) -> list[StepResult]:
-    """Updates on n devices go where the oracle's go: losses, learning rates, and how far each leaf went.
+    """The first loss and each leaf's distance of a run of updates on n devices are the oracle's; returns its results.
 
-    The loss of the first update is compared; those of later ones depend on parameters that have drifted apart.
+    Later losses are not compared: their parameters have drifted apart by rounding.
     """
     results: list[StepResult] = []
 
-    def holds(check: Check, case: Case, first: HostBatch, n: int) -> None:
-        given = [first, *batches[1:]]
+    def compare(check: Check, case: Case, first: HostBatch, n: int) -> None:
+        run = [first, *batches[1:]]
         with precision(case):
             subject.start(case, params, n)
-            results[:] = [subject.step(batch) for batch in given]
-            now = subject.params()
-        loss = loss_reference(case, params, first)
+            results[:] = [subject.step(batch) for batch in run]
+            end = subject.params()
+        loss, distance = loss_reference(case, params, first), walk(case, params, run).distance
         check_loss(check, f"loss of the first update, N = {n},", results[0].loss, loss)
-        what, want = f"after {len(given)} updates, N = {n},", walk(case, params, given)
-        check_distance(check, what, case, params, now, want.distance)
+        check_distance(check, f"after {len(run)} updates, N = {n},", case, params, end, distance)
 
-    with rerun_simplified(check, case, batches[0], n, holds):
-        holds(check, case, batches[0], n)
+    compare_or_simplify(check, case, batches[0], n, compare)
     return results
 
 
 def check_distance(
-    check: Check, what: str, case: Case, params: Params, now: Arrays, distance: Reference, *, control: bool = True
+    check: Check, what: str, case: Case, params: Params, end: Arrays, distance: Reference, *, control: bool = True
 ) -> None:
-    """Each leaf went as far as the oracle's, but for those whose gradient is zero."""
+    """Each leaf moved from `params` to `end` as the oracle's did; leaves whose gradient is zero are left out."""
     zero = zero_gradients(case)
-    walked = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in now.items()}
+    walked = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in end.items()}
     want = without(distance.want, zero)
     check.tree(f"{what} distance walked by", without(walked, zero), want, distance.bounds)
     if control:
@@ -226,3 +223,30 @@ def check_evaluation(
         subject.start(case, params, n)
         logits = subject.evaluate(batch)
     check_logits(check, f"logits, N = {n},", logits, batch, logits_reference(case, params, batch))
+
+
+def check_same_run(
+    check: Check,
+    whats: tuple[str, str],
+    case: Case,
+    params: Params,
+    batches: Sequence[HostBatch],
+    run: tuple[float, Arrays],
+    other: tuple[float, Arrays],
+) -> None:
+    """Two runs have the same first loss and end: the difference of two right runs has the oracle's bounds.
+
+    Args:
+        check: takes the comparisons.
+        whats: name the loss, and the distance.
+        case: of both runs.
+        params: their start.
+        batches: one for each update.
+        run: its first loss, and its parameters after the last update.
+        other: the same of the run that is the reference.
+    """
+    loss = dataclasses.replace(loss_reference(case, params, batches[0]), want={"loss": np.array(other[0])})
+    check_loss(check, whats[0], run[0], loss)
+    moved = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in other[1].items()}
+    distance = dataclasses.replace(walk(case, params, batches).distance, want=moved)
+    check_distance(check, whats[1], case, params, run[1], distance)
