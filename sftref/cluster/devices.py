@@ -1,6 +1,6 @@
-"""A wish -> JAX devices: starts the backend, once, with 8 simulated devices where there is only a CPU.
+"""Configuration -> JAX devices: starts the backend once, with 8 simulated devices on a machine with a CPU only.
 
-Of several processes each brings its share of the devices, the same number from each.
+Of several processes each has the same number of the devices.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ ALONE = Cluster()
 
 
 def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
-    """Start JAX for a run and return its devices; to be called before anything else touches JAX's devices.
+    """Start JAX for a run and return its devices; to be called before any other use of JAX's devices.
 
-    On a machine with a CPU only, `--devices` are simulated (8 unless said otherwise, those of all processes together).
-    With an accelerator they are real ones, and the count must be there.
+    On a machine with a CPU only, `--devices` are simulated: 8 by default, in all processes together. With an
+    accelerator they are real.
 
     Args:
         config: its precision, trainer and number of devices.
-        cluster: joined first, where there are several processes.
+        cluster: the processes, which join first.
 
     Raises:
-        ConfigError: more devices are asked for than there are, or the processes cannot share them, or do not join.
+        ConfigError: too few devices are available, or the processes cannot share them, or do not join.
     """
     import jax
 
@@ -42,20 +42,20 @@ def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
     processes = join(cluster)
     require(
         processes == 1 or config.trainer != "single",
-        f"--trainer single with {processes} processes: it has one device; choose --trainer pmap or mesh",
+        f"--trainer single with {processes} processes: it uses one device; choose --trainer pmap or mesh",
     )
     require(
         (wanted or SIMULATED) % processes == 0,
         f"--devices = {wanted or SIMULATED}, must be a multiple of the {processes} processes",
     )
-    # A count in XLA_FLAGS is the user's own, and JAX refuses to have both.
+    # JAX refuses a count here beside the user's own in XLA_FLAGS.
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         simulated = max(SIMULATED, wanted or 0)
         require(
             simulated <= MOST_SIMULATED,
-            f"--devices = {wanted}, must be at most {MOST_SIMULATED}, the most that are simulated; ask for fewer",
+            f"--devices = {wanted}, must be at most {MOST_SIMULATED} simulated devices",
         )
-        # Refused where a backend runs already, in a notebook for instance: then its devices are what there is.
+        # JAX refuses it where a backend runs already, in a notebook for instance: then that one's devices are used.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", (wanted or SIMULATED) // processes if processes > 1 else simulated)
     devices = jax.devices()
@@ -64,8 +64,7 @@ def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
     count = len(devices) if wanted is None else wanted
     require(
         count <= len(devices),
-        f"--devices = {count}, must be at most {len(devices)}, the {devices[0].platform} devices of this machine; "
-        "ask for fewer",
+        f"--devices = {count}, must be at most {len(devices)}, the {devices[0].platform} devices of this machine",
     )
     return devices[:count]
 
@@ -76,12 +75,13 @@ def _shares(devices: list[jax.Device], wanted: int | None, processes: int) -> li
     counts = [len(several) for several in by_process]
     require(
         len(set(counts)) == 1 or wanted is not None,
-        f"the processes see {', '.join(map(str, counts))} devices, must be as many each; give --devices, or look at "
-        "the visibility variables of the process that sees another number",
+        f"all processes must see the same number of devices; got {', '.join(map(str, counts))}: give --devices, or "
+        "compare the variables that hide devices (such as CUDA_VISIBLE_DEVICES)",
     )
     each = counts[0] if wanted is None else wanted // processes
     require(
         each <= min(counts),
-        f"--devices = {wanted}, must be at most {min(counts)} in each of the {processes} processes; ask for fewer",
+        f"--devices = {wanted}, must be at most {processes * min(counts)}: {min(counts)} in each of the {processes} "
+        "processes",
     )
     return [device for several in by_process for device in several[:each]]

@@ -1,8 +1,8 @@
-"""Which process of how many this is -> JAX's processes joined (`jax.distributed`), agreed on what they run.
+"""Which process of how many this is -> processes joined by `jax.distributed`, which have compared what they will run.
 
-Nothing here is home-made: JAX's coordination service joins the processes, watches their heartbeats and ends those that
-are left when one is lost. What is added is what a person needs: one that is lost is named, nobody waits for ever, and
-no step is taken before all processes have compared what they are about to run.
+JAX's coordination service joins the processes, watches their heartbeats and ends the others when one is lost. This file
+adds names and deadlines: a lost process is named, no process waits for ever, and all compare configuration, data and
+program before the first step.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 
 from sftref.config import ConfigError, require, require_range
 
-# Seconds in which all processes must have come. JAX's own default: a cluster may start its nodes minutes apart.
+# Seconds in which all processes must join. JAX's own default: a cluster may start its nodes minutes apart.
 WAIT = 300
-# Seconds without a sign of life after which a process is lost. JAX's default is 100; a partition of the network that
-# lasts 4 s heals within 10 (measured). At the end the others wait as long as JAX lets them, while the first one writes.
+# Seconds without a heartbeat after which a process is lost. JAX's default is 100; a network cut for 4 s recovers within
+# 10 (measured). At the end the others wait as long as JAX lets them, while the first one writes.
 HEARTBEAT = 10
-# The exit code of a run that lost a process, as that of the kit's verdict UNRESPONSIVE.
+# The exit code of a run that lost a process, the same as of the kit's verdict UNRESPONSIVE.
 LOST = 3
-# How JAX's client says that nobody answers it any more: at once, or after a time without an answer.
+# JAX's client writes this when the coordination service is gone: at once, or after a time without an answer.
 SERVICE_GONE = (
     r"(?is)coordination[ _]?service.{0,600}(socket closed|connection (reset|refused)|failed to connect)"
     r"|deadline exceeded\s+RPC: \S*CoordinationService/Heartbeat"
@@ -36,17 +36,17 @@ SERVICE_GONE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """How the processes of a run find each other; nothing in it changes a number that is computed.
+    """How the processes of a run find each other; it changes no result.
 
     Attributes:
-        auto: have JAX find out: Slurm, Open MPI, Kubernetes, Cloud TPU.
-        coordinator: HOST:PORT of process 0, with the two below, where JAX cannot find out.
+        auto: JAX finds the processes: Slurm, Open MPI, Kubernetes, Cloud TPU.
+        coordinator: HOST:PORT of process 0, with the next two, where JAX cannot find them.
         num_processes: P.
         process_id: of this one, 0 .. P - 1.
-        wait: seconds in which all must have come.
+        wait: seconds in which all must join.
 
     Raises:
-        ConfigError: the three are not given together, or beside `auto`, or are out of range.
+        ConfigError: the three are given only in part, or with `auto`, or are out of range.
     """
 
     auto: bool = False
@@ -56,20 +56,20 @@ class Cluster:
     wait: int = WAIT
 
     def __post_init__(self) -> None:
-        by_hand = {
+        options = {
             "--coordinator": self.coordinator,
             "--num-processes": self.num_processes,
             "--process-id": self.process_id,
         }
-        given = [name for name, value in by_hand.items() if value is not None]
-        missing = [name for name, value in by_hand.items() if value is None]
+        present = [name for name, value in options.items() if value is not None]
+        missing = [name for name, value in options.items() if value is None]
         require(
-            not (given and missing),
-            f"{', '.join(given)} without {' and '.join(missing)}: all three go together; or give --distributed auto",
+            not (present and missing),
+            f"{', '.join(present)} without {' and '.join(missing)}: give all three, or --distributed auto",
         )
         require(
-            not (self.auto and given),
-            f"--distributed auto with {', '.join(given)}: JAX finds them out, or you say them; leave one out",
+            not (self.auto and present),
+            f"--distributed auto with {', '.join(present)}: give one or the other",
         )
         require_range("--wait", self.wait, 1)
         if self.coordinator is None or self.num_processes is None or self.process_id is None:
@@ -83,35 +83,30 @@ class Cluster:
 
     @property
     def several(self) -> bool:
-        """Whether there is anything to join."""
+        """Whether there are processes to join."""
         return self.auto or self.coordinator is not None
 
 
 def join(cluster: Cluster) -> int:
-    """Join the processes, before JAX starts a backend; the number of processes. Once in a process's life.
+    """Join the processes; their number. To be called once, before JAX starts a backend.
 
     Raises:
-        ConfigError: JAX finds no cluster, or not all came in time.
+        ConfigError: JAX finds no cluster, or not all joined in time.
     """
     import jax
 
     if not cluster.several:
         return 1
-    # Before JAX 0.6 it must be asked for; from then on it is the default.
+    # The default from JAX 0.6 on.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    limits: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
+    limits: dict[str, Any] = {"initialization_timeout": cluster.wait, "heartbeat_timeout_seconds": HEARTBEAT}
     known = inspect.signature(jax.distributed.initialize).parameters
+    limits = {name: value for name, value in limits.items() if name in known}
     try:
-        jax.distributed.initialize(
-            cluster.coordinator,
-            cluster.num_processes,
-            cluster.process_id,
-            initialization_timeout=cluster.wait,
-            **{name: value for name, value in limits.items() if name in known},
-        )
-    except (ValueError, RuntimeError) as error:  # the latter of XLA: a deadline, an address in use
+        jax.distributed.initialize(cluster.coordinator, cluster.num_processes, cluster.process_id, **limits)
+    except (ValueError, RuntimeError) as error:  # XLA raises the latter: a deadline, an address in use
         raise ConfigError(_not_joined(cluster, " ".join(str(error).split())[:300])) from error
-    # JAX says how many there are only once its backend runs; the number of simulated devices depends on it.
+    # `jax.process_count()` would start the backend, whose number of simulated devices depends on this number.
     from jax._src import distributed
 
     return int(distributed.global_state.num_processes or 1)
@@ -120,38 +115,41 @@ def join(cluster: Cluster) -> int:
 def _not_joined(cluster: Cluster, reason: str) -> str:
     if cluster.auto:
         return (
-            f"--distributed auto: JAX cannot join a cluster here ({reason}); start it by srun, mpirun or Kubernetes, "
+            f"--distributed auto: JAX cannot join a cluster here ({reason}); start with srun, mpirun or Kubernetes, "
             "or give --coordinator, --num-processes and --process-id"
         )
     return (
         f"--coordinator {cluster.coordinator}: process {cluster.process_id} did not join the "
-        f"{cluster.num_processes} processes within --wait {cluster.wait} s ({reason}); start them all, with an address "
-        "that each of them reaches"
+        f"{cluster.num_processes} processes within --wait {cluster.wait} s ({reason}); start all of them, with an "
+        "address that each can reach"
     )
 
 
 def compiler_flags() -> list[str]:
-    """What XLA_FLAGS says, but for the number of simulated devices: processes may differ in it."""
+    """The flags in XLA_FLAGS, without the number of simulated devices, which may differ between processes."""
     words = os.environ.get("XLA_FLAGS", "").split()
     return sorted(word for word in words if "xla_force_host_platform_device_count" not in word)
 
 
 def digest(value: Any) -> bytes:
-    """32 bytes that tell values apart: of arrays, or of anything that JSON can hold."""
-    found = hashlib.sha256()
+    """SHA-256 of an array, or of a value that JSON can hold: 32 bytes."""
+    sha256 = hashlib.sha256()
     if isinstance(value, np.ndarray):
-        found.update(f"{value.dtype} {value.shape}".encode())
-        found.update(np.ascontiguousarray(value).data)
+        sha256.update(f"{value.dtype} {value.shape}".encode())
+        sha256.update(np.ascontiguousarray(value).data)
     else:
-        found.update(json.dumps(value, sort_keys=True, default=str).encode())
-    return found.digest()
+        sha256.update(json.dumps(value, sort_keys=True, default=str).encode())
+    return sha256.digest()
 
 
 def agree(values: Mapping[str, bytes]) -> None:
-    """Compare what each process is about to run; the same names on all of them, a digest each.
+    """Compare what the processes are about to run.
+
+    Args:
+        values: name -> digest of 32 bytes; the same names in each process.
 
     Raises:
-        ConfigError: on every process, naming the first thing that differs and the processes that differ from most.
+        ConfigError: in every process, naming the first value that differs and the processes that differ from most.
     """
     import jax
     from jax.experimental import multihost_utils
@@ -171,27 +169,14 @@ def agree(values: Mapping[str, bytes]) -> None:
         )
 
 
-def broadcast(text: str) -> str:
-    """The text of process 0, at most 4,096 bytes, on every process."""
-    import jax
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() == 1:
-        return text
-    data = text.encode()
-    require(len(data) <= 4096, f"text of {len(data)} bytes, must be at most 4096")
-    padded = np.frombuffer(data.ljust(4096, b"\0"), np.uint8)
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).rstrip(b"\0").decode()
-
-
 def lost(words: str) -> list[int]:
-    """The processes that JAX's coordination service names in these lines as lost, by number.
+    """The numbers of the processes that JAX's coordination service names as lost in these lines.
 
-    It is process 0 if the service itself is out of reach: it runs there.
+    If the service itself cannot be reached, it is process 0, where it runs.
     """
-    found = set[int]()
-    for named in re.findall(r"stopped sending heartbeats\):\s+((?:\S*\d+\s+)+?)The tasks", words):
-        found |= {int(number) for number in re.findall(r"(\d+)\s", named)}
-    if not found and re.search(SERVICE_GONE, words):
-        found = {0}
-    return sorted(found)
+    numbers = set[int]()
+    for tasks in re.findall(r"stopped sending heartbeats\):\s+((?:\S*\d+\s+)+?)The tasks", words):
+        numbers |= {int(number) for number in re.findall(r"(\d+)\s", tasks)}
+    if not numbers and re.search(SERVICE_GONE, words):
+        numbers = {0}
+    return sorted(numbers)

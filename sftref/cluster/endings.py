@@ -1,4 +1,4 @@
-"""How a child process ends: with its parent, by which signal, and after which last words."""
+"""How a child process ends: with its parent, by which signal, and with which last output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 # prctl's option, from Linux's <sys/prctl.h>: the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
-# How many of the last lines, and how many frames of a fatal error, one message holds.
+# How many of the last lines, and how many frames of a fatal error, go into a message.
 LINES, FRAMES = 4, 3
 
 

@@ -1,8 +1,8 @@
-"""One process of several -> a worker that runs it, and somebody beside it who can still speak when it is gone.
+"""One process of several -> a worker that runs it, and a supervisor that can still write when the worker is gone.
 
-JAX ends a process that has lost another one from a thread of its own, by SIGABRT, and the kernel ends one that has
-taken too much memory by SIGKILL: no Python code sees either. So the worker is a child. Its lines are kept in
-OUT/logs/process-I.log, those of process 0 are passed on, and when it ends badly one line says how, and who was lost.
+JAX ends a process that has lost another one from a thread of its own, by SIGABRT, and the kernel ends one that uses too
+much memory by SIGKILL: no Python code in it sees either. So the worker is a child process. Its lines are kept in
+OUT/logs/process-I.log, those of process 0 are also printed, and when it fails one line says how, and which was lost.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from typing import IO, NoReturn
 from sftref.cluster.distributed import HEARTBEAT, LOST, lost
 from sftref.cluster.endings import how_it_ended, last_words, tied_to
 
-# Set for the worker.
+# Set in the worker's environment.
 WORKER = "SFTREF_WORKER"
-# The worker says who it is, once it has joined the others.
+# The worker prints this with its number once it has joined the others.
 JOINED = "sftref: joined as process "
 LOGS = "logs"
-# What JAX's library for messages between CPUs says on stdout of every group that it makes.
+# Begins the lines that gloo prints on stdout for each group of processes it connects.
 CHATTER = "[Gloo] "
-# The call in which JAX waits for all processes to come.
+# The call in which JAX waits for all processes to join.
 JOINING = "RegisterTask"
-# How faulthandler begins when a deadline is over.
+# Begins what faulthandler writes when a deadline has passed.
 TIMEOUT = "Timeout ("
 
 
-class _Voice:
-    """What the worker says: kept, and passed on from process 0."""
+class Output:
+    """The worker's output: kept in a log, and printed if it is process 0."""
 
     def __init__(self, out: Path | None) -> None:
         self.process: int | None = None
@@ -45,8 +45,8 @@ class _Voice:
         self._log: IO[str] | None = None
         self._lock = threading.Lock()
 
-    def listen(self, pipe: IO[str], to: IO[str]) -> None:
-        """Take every line of `pipe`, which is that of `to`, until it is closed."""
+    def copy(self, pipe: IO[str], to: IO[str]) -> None:
+        """Take each line of `pipe` until it is closed; `to` is where process 0 prints it."""
         for line in pipe:
             with self._lock:
                 if self.process is None and line.startswith(JOINED):
@@ -65,19 +65,20 @@ class _Voice:
             self._take(line, to)
 
     def _take(self, line: str, to: IO[str]) -> None:
-        if not line.startswith(CHATTER):
+        chatter = line.startswith(CHATTER)
+        if not chatter:
             self.last.append(line.rstrip("\n"))
         if self.process is None:
             self._early.append((line, to))
             return
         if self._log is not None:
             self._log.write(line)
-        if self.process == 0 and not line.startswith(CHATTER):
+        if self.process == 0 and not chatter:
             to.write(line)
             to.flush()
 
     def close(self) -> None:
-        """Pass on what a worker said that never joined."""
+        """Print the lines of a worker that has not joined."""
         for line, to in self._early:
             to.write(line)
         if self._log is not None:
@@ -85,8 +86,8 @@ class _Voice:
 
 
 def run(argv: Sequence[str], out: Path | None) -> int:
-    """Run `sftref ARGV` in a worker; its exit code, or `LOST` where it, or a process that it needs, was lost."""
-    voice = _Voice(out)
+    """Run `sftref ARGV` in a worker; its exit code, or `LOST` where the worker or a process it needs was lost."""
+    output = Output(out)
     worker = subprocess.Popen(
         [sys.executable, "-P", "-m", "sftref.cli", *argv],
         stdout=subprocess.PIPE,
@@ -100,32 +101,30 @@ def run(argv: Sequence[str], out: Path | None) -> int:
     def end(number: int, frame: FrameType | None) -> None:
         worker.send_signal(number)
 
-    # A Ctrl-C reaches the worker by itself: it is of the same group.
+    # A Ctrl-C reaches the worker itself: it is in the same process group.
     for number, handler in ((signal.SIGINT, lambda *_: None), (signal.SIGTERM, end), (signal.SIGHUP, end)):
         signal.signal(number, handler)
     assert worker.stdout is not None
     assert worker.stderr is not None
-    threads = [
-        threading.Thread(target=voice.listen, args=pair)
-        for pair in ((worker.stdout, sys.stdout), (worker.stderr, sys.stderr))
-    ]
+    pairs = ((worker.stdout, sys.stdout), (worker.stderr, sys.stderr))
+    threads = [threading.Thread(target=output.copy, args=pair) for pair in pairs]
     for thread in threads:
         thread.start()
     code = worker.wait()
     for thread in threads:
         thread.join()
-    voice.close()
-    message, code = _explain(voice, code)
+    output.close()
+    message, code = explain(output, code)
     if message:
         print(f"sftref: {message}", file=sys.stderr, flush=True)
     return code
 
 
 def leave(code: int, error: BaseException) -> NoReturn:
-    """End a worker that failed, at once: its way out would wait for the others, who may wait for it.
+    """End a worker that failed, at once: Python's own exit would wait for the other processes.
 
-    Where it was JAX that failed, because the connection to another process is gone, it first gives JAX's own watch
-    the time to find out which process that was, and to end this one.
+    If JAX failed because the connection to another process is gone, JAX's heartbeats first get the time to find out
+    which process that was, and to end this one.
     """
     import jax
 
@@ -138,29 +137,28 @@ def leave(code: int, error: BaseException) -> NoReturn:
     os._exit(code)
 
 
-def _explain(voice: _Voice, code: int) -> tuple[str, int]:
-    """What to say of the end of a worker, and the exit code."""
-    who = "a process that joined no other" if voice.process is None else f"process {voice.process}"
-    words = "\n".join(voice.last)
-    gone = [number for number in lost(words) if number != voice.process]
-    where = "see the logs of all processes in OUT/logs; --resume goes on from the newest checkpoint"
-    if voice.process is None and code < 0 and JOINING in words:
+def explain(output: Output, code: int) -> tuple[str, int]:
+    """A line about the end of a worker, empty if it needs none, and the exit code of the supervisor."""
+    who = "a process that joined no other" if output.process is None else f"process {output.process}"
+    words = "\n".join(output.last)
+    others = [str(number) for number in lost(words) if number != output.process]
+    where = "see the logs of all processes in OUT/logs; --resume continues from the newest checkpoint"
+    if output.process is None and code < 0 and JOINING in words:
         return (
-            "not all processes came within --wait, or the coordinator cannot be reached; start them all, with an "
-            "address of process 0 that each of them reaches",
+            "not all processes joined within --wait, or the coordinator cannot be reached; start all of them, with an "
+            "address of process 0 that each can reach",
             LOST,
         )
-    if any(line.startswith(TIMEOUT) for line in voice.last):
-        return f"{who} waited in vain for the others, all of which are alive; {where}", LOST
+    if any(line.startswith(TIMEOUT) for line in output.last):
+        return f"{who} got no answer from the others, all of which are running; {where}", LOST
     if code < 0 or code == LOST:
-        if gone:
-            named = f"lost process {', '.join(map(str, gone))}, of which no sign came for {HEARTBEAT} s"
-            return f"{who} {named}; {where}", LOST
+        if others:
+            return f"{who} lost process {', '.join(others)}, which sent no heartbeat for {HEARTBEAT} s; {where}", LOST
         if code == LOST:
             return f"{who} lost the connection to another process; {where}", LOST
         if code in (-signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT):
             return f"{who} was ended by {how_it_ended(code)}", 128 - code
-        return f"{who} ended by {how_it_ended(code)}; last output: {last_words(voice.last)}", LOST
-    # A process other than 0 is not heard, but for how it failed.
-    failed = code not in (0, 130) and voice.process not in (None, 0)
-    return (f"{who}: {last_words(voice.last, 1).removeprefix('sftref: ')}" if failed else ""), code
+        return f"{who} ended by {how_it_ended(code)}; last output: {last_words(output.last)}", LOST
+    # Process 0 has printed its error itself.
+    silent = code in (0, 130) or output.process in (None, 0)
+    return ("" if silent else f"{who}: {last_words(output.last, 1).removeprefix('sftref: ')}"), code

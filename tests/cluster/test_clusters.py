@@ -1,4 +1,4 @@
-"""The files for clusters that are not at hand: valid, their commands understood, and what JAX looks up allowed."""
+"""The files for clusters: they are valid, their commands parse, and JAX may look up what it needs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ CLUSTERS = Path(__file__).parents[2] / "sftref" / "cluster"
 
 
 def documents() -> dict[str, dict[str, Any]]:
-    """What jobset.yaml holds, by kind."""
-    found = yaml.safe_load_all((CLUSTERS / "jobset.yaml").read_text())
-    return {document["kind"]: document for document in found}
+    """The documents of jobset.yaml, by kind."""
+    return {document["kind"]: document for document in yaml.safe_load_all((CLUSTERS / "jobset.yaml").read_text())}
 
 
-def test_the_batch_script_is_one_and_its_command_is_understood() -> None:
+def test_the_batch_script_is_valid_and_its_command_parses() -> None:
     text = (CLUSTERS / "slurm.sbatch").read_text()
     assert subprocess.run(["bash", "-n", str(CLUSTERS / "slurm.sbatch")], check=False).returncode == 0
     [command] = re.findall(r"^  sftref (.*)$", text, re.M)
-    given = vars(parser().parse_args([word for word in shlex.split(command) if word != "$@"]))
-    assert (given["distributed"], given["resume"], given["save_every"]) == ("auto", Path("auto"), 50)
+    args = vars(parser().parse_args([word for word in shlex.split(command) if word != "$@"]))
+    assert (args["distributed"], args["resume"], args["save_every"]) == ("auto", Path("auto"), 50)
     options = re.findall(r"^#SBATCH --([a-z-]+)", text, re.M)
     assert {"nodes", "ntasks-per-node", "requeue", "open-mode"} <= set(options)
 
@@ -41,31 +40,31 @@ def test_the_batch_script_runs_what_srun_would(tmp_path: Path) -> None:
     srun.chmod(0o755)
     variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": "/home/me", "SLURM_JOB_ID": "17"}
     words = ["bash", str(CLUSTERS / "slurm.sbatch"), "--epochs", "1"]
-    said = subprocess.run(words, env=variables, capture_output=True, text=True, check=True).stdout.split("\n")
-    assert said[:3] == ["--kill-on-bad-exit=1", "sftref", "train"]
-    assert said[said.index("--out") + 1] == "/home/me/runs/17"
-    assert said[-3:-1] == ["--epochs", "1"]
+    lines = subprocess.run(words, env=variables, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert lines[:3] == ["--kill-on-bad-exit=1", "sftref", "train"]
+    assert lines[lines.index("--out") + 1] == "/home/me/runs/17"
+    assert lines[-3:-1] == ["--epochs", "1"]
 
 
-def test_the_job_set_starts_a_pod_each_and_lets_jax_look_itself_up() -> None:
-    found = documents()
-    assert found["JobSet"]["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
-    [job] = found["JobSet"]["spec"]["replicatedJobs"]
+def test_the_job_set_starts_two_pods_that_may_look_themselves_up() -> None:
+    kinds = documents()
+    assert kinds["JobSet"]["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+    [job] = kinds["JobSet"]["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
     assert spec["completionMode"] == "Indexed"
     assert spec["parallelism"] == spec["completions"] == 2
     pod = spec["template"]["spec"]
-    assert pod["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
+    assert pod["serviceAccountName"] == kinds["ServiceAccount"]["metadata"]["name"]
     [container] = pod["containers"]
-    given = vars(parser().parse_args([*container["command"][1:], *container["args"]]))
-    assert (given["distributed"], given["out"]) == ("auto", Path("/runs/sftref"))
+    args = vars(parser().parse_args([*container["command"][1:], *container["args"]]))
+    assert (args["distributed"], args["out"]) == ("auto", Path("/runs/sftref"))
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    assert str(given["out"]).startswith(mounts["runs"])
+    assert str(args["out"]).startswith(mounts["runs"])
     assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
 
 
-def test_jax_asks_kubernetes_for_nothing_that_the_role_does_not_allow() -> None:
-    """Each call of JAX's own cluster detection, by its name, and the verb that it needs."""
+def test_the_role_allows_each_call_that_jax_makes_to_kubernetes() -> None:
+    """The calls of JAX's cluster detection by name, each with the verb that it needs."""
     import jax._src.clusters.k8s_cluster as jax_side
 
     calls = set(re.findall(r"_api\.(\w+)\(", Path(jax_side.__file__).read_text()))
@@ -80,5 +79,5 @@ def test_jax_asks_kubernetes_for_nothing_that_the_role_does_not_allow() -> None:
     port = re.findall(r"_coordinator_port = '(\d+)'", Path(jax_side.__file__).read_text())
     job = documents()["JobSet"]["spec"]["replicatedJobs"][0]["template"]["spec"]
     [container] = job["template"]["spec"]["containers"]
-    if port:  # of some releases it follows from the job's id
+    if port:  # in some releases it depends on the job's id
         assert [str(p["containerPort"]) for p in container["ports"]] == port

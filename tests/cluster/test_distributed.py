@@ -1,4 +1,4 @@
-"""Several processes: how they find each other, what each reads, and what is said when one is lost."""
+"""Several processes: how they find each other, what each reads, and the message when one is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CoordinationService/PollForError:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("options", "message"),
     [
         ({"coordinator": "host0:7777"}, "--coordinator without --num-processes and --process-id"),
         ({"process_id": 0, "num_processes": 2}, "--num-processes, --process-id without --coordinator"),
@@ -41,15 +41,15 @@ CoordinationService/PollForError:
         (THREE | {"wait": 0}, "--wait = 0, must be at least 1"),
     ],
 )
-def test_a_cluster_that_cannot_be(given: dict[str, object], says: str) -> None:
-    with pytest.raises(ConfigError, match=says.replace("(", r"\(")):
-        Cluster(**given)  # type: ignore[arg-type]
+def test_a_cluster_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Cluster(**options)  # type: ignore[arg-type]
 
 
-def test_options_go_before_variables() -> None:
+def test_options_override_variables() -> None:
     variables = {"SFTREF_COORDINATOR": "a:1", "SFTREF_NUM_PROCESSES": "4", "SFTREF_PROCESS_ID": "3"}
-    found = make_cluster({"process_id": 2}, variables)
-    assert (found.coordinator, found.num_processes, found.process_id) == ("a:1", 4, 2)
+    cluster = make_cluster({"process_id": 2}, variables)
+    assert (cluster.coordinator, cluster.num_processes, cluster.process_id) == ("a:1", 4, 2)
     assert make_cluster({}, {"SFTREF_DISTRIBUTED": "auto"}).auto
     assert not make_cluster({}, {}).several
     with pytest.raises(ConfigError, match="SFTREF_PROCESS_ID = 'two', must be a whole number"):
@@ -61,7 +61,7 @@ def test_several_processes_need_a_folder(capsys: pytest.CaptureFixture[str]) -> 
     assert "--out: must be given with several processes" in capsys.readouterr().err
 
 
-def test_a_run_that_came_to_its_end_is_not_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_not_started_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without checkpoints there is nothing to resume, and its records are kept."""
     for name in ("config.json", "metrics.jsonl", "summary.json"):
         (tmp_path / name).write_text("{}")
@@ -84,7 +84,7 @@ def test_parts_of_a_batch_make_up_the_whole() -> None:
 def test_a_part_reads_the_tokens_of_its_own_rows_only() -> None:
     tokens = ragged(8)
     beyond = int(tokens.offsets[4])
-    # Whoever reads another process's tokens would meet the end of the array.
+    # Another process's tokens are beyond the end of this array.
     short = type(tokens)(
         tokens.input_ids[:beyond], tokens.token_type_ids[:beyond], tokens.offsets, tokens.labels, tokens.example_ids
     )
@@ -97,65 +97,66 @@ def test_a_part_reads_the_tokens_of_its_own_rows_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "who"),
+    ("words", "numbers"),
     [
         (UNHEALTHY, [1]),
         (UNHEALTHY.replace("\n1\n", "\n1\n12\n"), [1, 12]),
         (UNHEALTHY.replace("\n1\n", "\n/job:jax_worker/replica:0/task:3\n"), [3]),  # JAX 0.5
         (SOCKET, [0]),
         ("step 20/200 | loss 0.7", []),
-        # Behind a partition of the network that lasts nobody refuses: nothing comes.
+        # With the network cut, no connection is refused: no answer comes.
         ("DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/Heartbeat", [0]),
     ],
 )
-def test_the_lost_are_named(words: str, who: list[int]) -> None:
-    assert lost(words) == who
+def test_lost_processes_are_named(words: str, numbers: list[int]) -> None:
+    assert lost(words) == numbers
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "exit_code", "message"),
+    ("text", "code", "exit_code", "message"),
     [
-        (UNHEALTHY, -6, LOST, "process 0 lost process 1, of which no sign came for 10 s"),
+        (UNHEALTHY, -6, LOST, "process 0 lost process 1, which sent no heartbeat for 10 s"),
         ("step 3", -9, LOST, "process 0 ended by SIGKILL, which the kernel also sends when memory runs out"),
         ("step 3", -15, 143, "process 0 was ended by SIGTERM"),
-        ("Timeout (0:05:00)!", 1, LOST, "process 0 waited in vain for the others, all of which are alive"),
+        ("Timeout (0:05:00)!", 1, LOST, "process 0 got no answer from the others, all of which are running"),
         ("Connection closed by peer", LOST, LOST, "process 0 lost the connection to another process"),
-        ("sftref: --out a: is a file", 2, 2, ""),  # process 0 has said it itself
+        ("sftref: --out a: is a file", 2, 2, ""),  # process 0 has printed it itself
         ("done", 0, 0, ""),
     ],
 )
-def test_how_a_worker_ended(said: str, code: int, exit_code: int, message: str) -> None:
-    voice = supervise._Voice(None)
-    voice.listen(io.StringIO(f"{supervise.JOINED}0 of 2\n{said}\n"), io.StringIO())
-    found, found_code = supervise._explain(voice, code)
-    assert found_code == exit_code
-    assert found.startswith(message)
-    assert bool(found) == bool(message)
+def test_how_a_worker_ended(text: str, code: int, exit_code: int, message: str) -> None:
+    output = supervise.Output(None)
+    output.copy(io.StringIO(f"{supervise.JOINED}0 of 2\n{text}\n"), io.StringIO())
+    line, supervisors_code = supervise.explain(output, code)
+    assert supervisors_code == exit_code
+    assert line.startswith(message)
+    assert bool(line) == bool(message)
 
 
-def test_one_that_waited_for_the_others_in_vain() -> None:
-    voice = supervise._Voice(None)
-    said = "DEADLINE_EXCEEDED: Deadline Exceeded\nRPC: /xla.coordination.CoordinationService/RegisterTask\n"
-    voice.listen(io.StringIO(said), io.StringIO())
-    found, code = supervise._explain(voice, -6)
-    assert (found[:44], code) == ("not all processes came within --wait, or the", LOST)
+def test_the_others_never_joined() -> None:
+    output = supervise.Output(None)
+    text = "DEADLINE_EXCEEDED: Deadline Exceeded\nRPC: /xla.coordination.CoordinationService/RegisterTask\n"
+    output.copy(io.StringIO(text), io.StringIO())
+    line, code = supervise.explain(output, -6)
+    assert line.startswith("not all processes joined within --wait, or the coordinator")
+    assert code == LOST
 
 
-def test_what_a_process_says_is_kept_and_that_of_the_first_is_passed_on(tmp_path: Path) -> None:
+def test_output_is_kept_and_that_of_process_0_is_printed(tmp_path: Path) -> None:
     for process in (0, 1):
-        voice, heard = supervise._Voice(tmp_path), io.StringIO()
-        voice.listen(io.StringIO(f"early\n{supervise.JOINED}{process} of 2\nstep 1\n[Gloo] Rank 0\n"), heard)
-        voice.close()
+        output, printed = supervise.Output(tmp_path), io.StringIO()
+        output.copy(io.StringIO(f"early\n{supervise.JOINED}{process} of 2\nstep 1\n[Gloo] Rank 0\n"), printed)
+        output.close()
         log = (tmp_path / "logs" / f"process-{process}.log").read_text()
         assert log == "early\nstep 1\n[Gloo] Rank 0\n"
-        assert heard.getvalue() == ("early\nstep 1\n" if process == 0 else "")
-    voice, heard = supervise._Voice(tmp_path), io.StringIO()
-    voice.listen(io.StringIO("sftref: --coordinator a:1: process 1 did not join\n"), heard)
-    voice.close()
-    assert "did not join" in heard.getvalue()
+        assert printed.getvalue() == ("early\nstep 1\n" if process == 0 else "")
+    output, printed = supervise.Output(tmp_path), io.StringIO()
+    output.copy(io.StringIO("sftref: --coordinator a:1: process 1 did not join\n"), printed)
+    output.close()
+    assert "did not join" in printed.getvalue()
 
 
-def test_digests_tell_values_apart() -> None:
-    one = np.arange(4, dtype=np.int32)
-    assert digest(one) == digest(one.copy())
-    assert len({digest(one), digest(one.astype(np.int64)), digest(one.reshape(2, 2)), digest([0, 1, 2, 3])}) == 4
+def test_digests_differ_for_other_values_dtypes_and_shapes() -> None:
+    a = np.arange(4, dtype=np.int32)
+    assert digest(a) == digest(a.copy())
+    assert len({digest(a), digest(a.astype(np.int64)), digest(a.reshape(2, 2)), digest([0, 1, 2, 3])}) == 4

@@ -113,7 +113,7 @@ def test_one_that_never_comes_is_not_waited_for_for_ever(tmp_path: Path) -> None
     with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "a"), "--wait", "5"], absent=[1]) as running:
         found = ends(running, 60)
     assert found[0].code == LOST, found
-    assert "sftref: not all processes came within --wait" in found[0].stderr
+    assert "sftref: not all processes joined within --wait" in found[0].stderr
 
 
 @pytest.mark.slow
