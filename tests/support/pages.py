@@ -1,11 +1,11 @@
-"""Refreshes the printed blocks of `conformance/docs/`: seeded faults, and findings on invented machines.
+"""Refreshes what the pages show: seeded faults, findings on invented machines, a passing run, the kit's files.
 
-    python tests/pages.py [FAULT or FINDING ...]
+    python tests/support/pages.py [FAULT or FINDING ...]
 
 A block follows its mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` and `<!-- workaround -->` in
-`install.md`. `test_pages.py`, `test_docs.py` and `test_trying.py` hold each against what is printed today.
-`--readme DIR` refreshes the first block of the README, and leaves a report in DIR; the picture is the top of what
-`tests/browser/check_page.py DIR/report.json DIR` takes of it.
+`install.md`. `test_pages.py`, `test_docs.py` and `test_workarounds.py` compare each with what is printed today.
+`--readme DIR` refreshes the README's run that passes, and leaves its report in DIR; the picture is the top of what
+`tests/browser/check_page.py DIR/report.json DIR` takes of it. `--map` refreshes the files of the kit's README.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from sftref.conformance.core.fault import faults
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "conformance" / "docs"
 PAGE, INSTALL, README = DOCS / "failures.md", DOCS / "install.md", ROOT / "README.md"
+KIT_README = ROOT / "conformance" / "README.md"
 VERDICT = re.compile(r"<!-- verdict -->\n```text\n.*?```\n", re.DOTALL)
-SHOWN = ["--level", "quick", "--adapter", "sftref.conformance.faults.trainers:mean_of_means"]
 MARK = re.compile(r"<!-- read ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 FINDINGS = re.compile(r"<!-- finding ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 WORKAROUND = re.compile(r"<!-- workaround -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
@@ -39,20 +39,25 @@ def blocks() -> dict[str, str]:
     return dict(MARK.findall(PAGE.read_text(encoding="utf-8")))
 
 
-def cut(lines: list[str], *, stood: bool = False) -> Iterator[str]:
-    """The lowest rung that fell, its first failure, what was blocked, diagnosis, verdict; `stood`: the others too."""
-    told = 0
+def narrow(line: str) -> str:
+    """A line that fits a page."""
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 4]} ..."
+
+
+def cut(lines: list[str]) -> Iterator[str]:
+    """The lowest rung that failed, its first failure, what was blocked, diagnosis, verdict."""
+    failures = 0
     for line in lines:
         if re.match(r"\S+ +\d+ ", line):
-            told = 0
-            if line.startswith("✓") and not stood:
+            failures = 0
+            if line.startswith("✓"):
                 continue
         if " failed: " in line:
-            told += 1
+            failures += 1
         if line.startswith("diagnosis"):
-            told = 0
-        if told <= 1 and not line.strip().startswith("and "):
-            yield line if len(line) <= WIDTH else f"{line[: WIDTH - 4]} ..."
+            failures = 0
+        if failures <= 1 and not line.strip().startswith("and "):
+            yield narrow(line)
 
 
 def printed(fault: str) -> str:
@@ -66,12 +71,22 @@ def printed(fault: str) -> str:
     return "\n".join(cut(ended.stdout.splitlines())) + "\n"
 
 
-def verdict(out: Path) -> str:
-    """What `verify` prints of a trainer with a fault, cut, with its report in a folder."""
-    words = [sys.executable, "-P", "-m", "sftref.conformance", "verify", *SHOWN, "--out", str(out)]
+def passing(out: Path) -> str:
+    """What `verify --level quick` prints, with its report in a folder."""
+    words = [sys.executable, "-P", "-m", "sftref.conformance", "verify", "--level", "quick", "--out", str(out)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
-    text = "\n".join(cut(ended.stdout.splitlines(), stood=True))
-    return text.replace(f"report: {out}", "report: sftref-report") + "\n"
+    return "".join(f"{narrow(line)}\n" for line in ended.stdout.splitlines())
+
+
+def kit_map(text: str) -> str:
+    """The kit's README with the files of each package as they are."""
+
+    def row(mark: re.Match[str]) -> str:
+        names = sorted(path.stem for path in (ROOT / "conformance" / mark["folder"]).glob("*.py"))
+        listed = ", ".join(f"`{name}`" for name in names if not name.startswith("__"))
+        return f"| `{mark['folder']}/` | {mark['what']} | {listed} |"
+
+    return re.sub(r"^\| `(?P<folder>[\w/]+)/` \| (?P<what>[^|]+?) \|.*\|$", row, text, flags=re.MULTILINE)
 
 
 def workaround() -> str:
@@ -81,7 +96,7 @@ def workaround() -> str:
         made = Copy(Path(folder) / "copy", ladder, tries=True).on("gpu", "rocm 60400")
         lines = made.verify("--no-self-test").out.splitlines()
     begins = next(at for at, line in enumerate(lines) if "asking again" in line)
-    return "".join(f"{line if len(line) <= WIDTH else f'{line[: WIDTH - 4]} ...'}\n" for line in lines[begins:])
+    return "".join(f"{narrow(line)}\n" for line in lines[begins:])
 
 
 def finding(name: str) -> str:
@@ -99,13 +114,17 @@ def main() -> int:
     """Print, put in place."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="*", help="of the blocks (default: all)")
-    parser.add_argument("--readme", type=Path, metavar="DIR", help="the first block of the README only; minutes")
-    given = parser.parse_args()
-    if given.readme is not None:
-        block = f"<!-- verdict -->\n```text\n{verdict(given.readme)}```\n"
+    parser.add_argument("--readme", type=Path, metavar="DIR", help="the README's run only; a minute or two")
+    parser.add_argument("--map", action="store_true", help="the files of the kit's README only")
+    arguments = parser.parse_args()
+    if arguments.map:
+        KIT_README.write_text(kit_map(KIT_README.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
+    if arguments.readme is not None:
+        block = f"<!-- verdict -->\n```text\n{passing(arguments.readme)}```\n"
         README.write_text(VERDICT.sub(lambda _: block, README.read_text(encoding="utf-8")), encoding="utf-8")
         return 0
-    names = given.name
+    names = arguments.name
     page = INSTALL.read_text(encoding="utf-8")
     found = FINDINGS.sub(lambda mark: f"<!-- finding {mark[1]} -->\n\n```text\n{finding(mark[1])}```\n", page)
     found = WORKAROUND.sub(lambda _: f"<!-- workaround -->\n\n```text\n{workaround()}```\n", found)
