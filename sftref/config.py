@@ -35,7 +35,12 @@ MAX_ADDRESSED_FEATURES = 1 << 16
 
 
 class ConfigError(ValueError):
-    """A value that the user chose breaks a rule; the message names argument, rule, both values and the way out."""
+    """A user's choice breaks a rule; the message names the argument, the rule, both values and what to do."""
+
+
+def one_line(error: BaseException) -> str:
+    """The text of another library's error, short enough for a message of ours; its type if it has no text."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def require(condition: bool, message: str) -> None:

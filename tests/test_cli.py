@@ -192,7 +192,7 @@ def test_a_resumed_run_stays_the_same_run(data: Path, capsys: pytest.CaptureFixt
     assert cli.main(["train", "--resume", "run"]) == 2
     error = capsys.readouterr().err
     assert "checkpoints/2: cannot be read" in error
-    assert "remove it to use the one before" in error
+    assert "delete it to use the one before" in error
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

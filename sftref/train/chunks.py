@@ -79,7 +79,7 @@ def sum_over_micro_batches(one: Callable[[Batch, Array, int], Tree], batch: Batc
 
 
 def crossing(batch: Batch, blocks: int) -> Array:
-    """Bool [K]: whether an example of the micro-batch crosses from one of `blocks` equal parts of its row to another."""
+    """Bool [K]: whether an example crosses from one of the `blocks` equal parts of its row into another."""
     parts = batch.segments.reshape(*batch.segments.shape[:2], blocks, -1)
     present = jnp.any(parts[..., None] == jnp.arange(1, batch.starts.shape[2] + 1), axis=3)  # [K, R, blocks, S]
     return jnp.any(present.sum(axis=2) > 1, axis=(1, 2))

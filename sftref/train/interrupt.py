@@ -1,8 +1,7 @@
-"""Ctrl-C -> KeyboardInterrupt, even where the first one is lost.
+"""Ctrl-C -> KeyboardInterrupt, even if Python loses the exception.
 
-Python raises KeyboardInterrupt in whatever the main thread happens to run. In a callback of the garbage collector (JAX
-has one) the exception is printed as "ignored" and the program goes on. So the signal is also remembered, and the
-loop asks after every step.
+Python raises KeyboardInterrupt wherever the main thread is. In a callback of the garbage collector (JAX has one) Python
+prints the exception as "ignored" and goes on. So the signal is also remembered, and the loop checks after every step.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _seen = threading.Event()
 def remembered() -> Iterator[None]:
     """Remember SIGINT for `check`, and raise KeyboardInterrupt as Python does.
 
-    Nothing changes in another thread, nor where SIGINT is ignored, as in a shell's background job or under `nohup`.
+    Does nothing outside the main thread, or if SIGINT is ignored, as in a shell's background job or under `nohup`.
     """
     ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     if ignored or threading.current_thread() is not threading.main_thread():
@@ -40,16 +39,16 @@ def remembered() -> Iterator[None]:
 
 
 def seen() -> bool:
-    """Whether a Ctrl-C has come since `remembered` began, and was not forgotten."""
+    """Whether SIGINT came since `remembered` began, and `forget` was not called."""
     return _seen.is_set()
 
 
 def forget() -> None:
-    """What has come is dealt with: a later run in this process has nothing to do with it."""
+    """Clear the memory, so that a later run in this process does not stop."""
     _seen.clear()
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if a Ctrl-C has come since `remembered` began."""
+    """Raise KeyboardInterrupt if SIGINT was seen."""
     if seen():
         raise KeyboardInterrupt

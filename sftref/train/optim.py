@@ -1,4 +1,4 @@
-"""OptimConfig, total steps -> an optax optimizer: AdamW under a linear schedule, and which leaves decay."""
+"""OptimConfig, total steps -> an optax optimizer: AdamW with a linear schedule, and the mask of leaves that decay."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def linear_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
     """The learning rate of update t = 0, 1, ...: up from 0 over the warm-up, then down to 0 at `total_steps`.
 
     lr * t / warmup                          for t < warmup
-    lr * (total - t) / (total - warmup)      from there on
+    lr * (total - t) / (total - warmup)      after it
 
-    as `transformers.get_linear_schedule_with_warmup` and, without a warm-up, the article's `optax.linear_schedule`.
+    Source: `transformers.get_linear_schedule_with_warmup`; without a warm-up, the article's `optax.linear_schedule`.
 
     Raises:
-        ConfigError: the warm-up leaves no step to train in.
+        ConfigError: the warm-up is not shorter than the run.
     """
     warmup = config.warmup_steps
     require(
@@ -40,7 +40,7 @@ def decay_mask(params: Any) -> Any:
 
 
 def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter, 2019) as the article sets it up, after clipping by global norm if asked for."""
+    """AdamW (Loshchilov and Hutter, 2019) as in the article, after clipping by global norm if `clip_norm` is set."""
     adamw = optax.adamw(
         linear_schedule(config, total_steps),
         b1=config.b1,

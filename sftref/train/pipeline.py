@@ -24,16 +24,16 @@ EVAL_POOL = 4096
 
 
 class Feed(NamedTuple):
-    """A training batch on its way to the step."""
+    """A training batch on the devices."""
 
     epoch: int
     examples: np.ndarray  # int64 [B], rows of the token arrays
-    tokens: int  # real ones
+    tokens: int  # without padding
     placed: Batch
 
 
 class EvalFeed(NamedTuple):
-    """An evaluation batch, and where each of its examples stands."""
+    """An evaluation batch on the devices, and the row and slot of each of its examples."""
 
     examples: np.ndarray  # int64 [B]
     row: np.ndarray  # int64 [B]
@@ -42,7 +42,7 @@ class EvalFeed(NamedTuple):
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items, each computed in a thread while the one before it is in use."""
+    """The same items; a thread computes each one while the caller uses the one before."""
     iterator = iter(items)
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="sftref-input") as pool:
@@ -55,7 +55,7 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
 def train_feed(
     tokens: TokenArrays, config: TrainConfig, trainer: Trainer, *, start_step: int, total_steps: int
 ) -> Iterator[Feed]:
-    """The batches of the updates `start_step` .. `total_steps` - 1: a function of data, seed and step."""
+    """The batches of updates `start_step` .. `total_steps` - 1: a function of data, seed and step."""
     n = trainer.shards
     shape = (config.batch_size, config.max_length, n, config.accumulate)
     layout = packed_layout(tokens, *shape, seed=config.seed) if config.pack else padded_layout(*shape)
@@ -71,7 +71,7 @@ def train_feed(
 
 
 def eval_feed(tokens: TokenArrays, config: TrainConfig, trainer: Trainer) -> Iterator[EvalFeed]:
-    """Every example once, the last ones included, in batches of one shape."""
+    """Every example once, in batches of one shape; the last batch may be partly empty."""
     n, size, length = trainer.shards, config.eval_batch_size, config.max_length
     if config.pack:
         slots = slots_for(tokens, length)

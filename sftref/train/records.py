@@ -1,4 +1,4 @@
-"""What happens in a run -> lines for a person, metrics.jsonl, summary.json and curves.png."""
+"""Records of a run -> progress on the terminal, metrics.jsonl, summary.json and curves.png."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sftref.train.loop import Evaluation, StepRecord
 if TYPE_CHECKING:
     import jax
 
-# Seconds between two lines of progress where no bar can be drawn.
+# Seconds between two lines of progress where no bar is drawn.
 EVERY = 10.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "datasets", "orbax-checkpoint", "sftref")
 
 
 class Screen:
-    """Progress for a person on stderr: a bar in a terminal or notebook, plain lines in a pipe; results on stdout."""
+    """Progress on stderr, as a bar in a terminal or notebook and as plain lines in a pipe; results on stdout."""
 
     def __init__(self, total_steps: int, epochs: int, done: int = 0) -> None:
         self.console = Console(stderr=True)
@@ -60,7 +60,7 @@ class Screen:
             print(f"step {record.step}/{self._total} | {state}", file=sys.stderr, flush=True)
 
     def epoch(self, epoch: float, loss: float, evaluations: Sequence[Evaluation]) -> None:
-        """The article's line: epoch, the loss of the last update, the metrics."""
+        """Print the article's line: epoch, loss of the last update, metrics."""
         scores = " | ".join(_scores(e, named=len(evaluations) > 1) for e in evaluations)
         line = f"{epoch:.4g}/{self._epochs} | Train loss: {round(loss, 3)} | {scores}"
         if self._live:
@@ -70,12 +70,12 @@ class Screen:
 
 
 class RunRecorder:
-    """Writes `metrics.jsonl` as the run goes and `summary.json`, `curves.png` at its end; tells the screen.
+    """Writes `metrics.jsonl` during the run, `summary.json` and `curves.png` at its end, and updates the screen.
 
     Args:
-        out: the run's folder, made already; None for a process that keeps no records.
-        screen: who shows it.
-        resumed_at: the step a run goes on from; later lines of an interrupted run are dropped.
+        out: the run's folder, which exists; None for a process that keeps no records.
+        screen: shows the progress.
+        resumed_at: the step that a resumed run continues from; later lines of the interrupted run are dropped.
     """
 
     def __init__(self, out: Path | None, screen: Screen, resumed_at: int = 0) -> None:
@@ -96,18 +96,9 @@ class RunRecorder:
 
     def evaluation(self, step: int, epoch: float, evaluation: Evaluation) -> None:
         """See `loop.Recorder.evaluation`."""
-        self._write(
-            {
-                "kind": "eval",
-                "step": step,
-                "epoch": epoch,
-                "split": evaluation.split,
-                "loss": evaluation.loss,
-                **evaluation.metrics,
-                "examples": evaluation.examples,
-                "seconds": evaluation.seconds,
-            }
-        )
+        e = evaluation
+        line = {"kind": "eval", "step": step, "epoch": epoch, "split": e.split, "loss": e.loss, **e.metrics}
+        self._write(line | {"examples": e.examples, "seconds": e.seconds})
 
     def epoch(self, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
         """See `loop.Recorder.epoch`."""
@@ -142,18 +133,18 @@ class RunRecorder:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide numbers; "absent" where one is not installed."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and of the packages that affect results; "absent" for one that is not installed."""
+    numbers = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            numbers[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            numbers[name] = "absent"
+    return numbers
 
 
 def draw(steps: Sequence[dict[str, Any]], evals: Sequence[dict[str, Any]], path: Path) -> None:
-    """A picture of the loss by step and of the metrics by step."""
+    """Plot the loss and the metrics by step into a PNG file."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -162,12 +153,11 @@ def draw(steps: Sequence[dict[str, Any]], evals: Sequence[dict[str, Any]], path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot([s["step"] for s in steps], [s["loss"] for s in steps], lw=0.8, label="training, each step")
     for split in dict.fromkeys(e["split"] for e in evals):
-        mine = [e for e in evals if e["split"] == split]
-        at = [e["step"] for e in mine]
-        left.plot(at, [e["loss"] for e in mine], "o-", label=split)
-        for name in mine[0]:
-            if name not in ("kind", "step", "epoch", "split", "loss", "examples", "seconds"):
-                right.plot(at, [e[name] for e in mine], "o-", label=f"{split} {name}")
+        lines = [e for e in evals if e["split"] == split]
+        at = [e["step"] for e in lines]
+        left.plot(at, [e["loss"] for e in lines], "o-", label=split)
+        for name in sorted(lines[0].keys() - {"kind", "step", "epoch", "split", "loss", "examples", "seconds"}):
+            right.plot(at, [e[name] for e in lines], "o-", label=f"{split} {name}")
     for axes, title in ((left, "mean loss"), (right, "metrics")):
         axes.set(xlabel="step", title=title)
         axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Run: everything that the loop needs, loaded, checked and placed."""
+"""Run: everything that the training loop needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sftref.train.trainer import Trainer
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What `sftref.prepare.prepare` makes of a configuration."""
+    """A configuration with its data, model, program and trainer, as `sftref.prepare.prepare` loads them."""
 
     config: TrainConfig
     task: Task

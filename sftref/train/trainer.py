@@ -1,10 +1,10 @@
-"""The Trainer: where state and batches live, and who adds up over the devices.
+"""The Trainer: where state and batches are placed, and how sums are added up over devices.
 
-A trainer never touches the arithmetic of a step. It places the state and the batches, compiles the shared step with
-its own `reduce`, and brings results back to the host as NumPy arrays.
+A trainer does not change the arithmetic of a step. It places the state and the batches, compiles the shared step with
+its own `reduce`, and returns results as NumPy arrays.
 
-Its devices may belong to several processes (`distributed.py`). Each process then runs the same calls in the same order;
-it gives `put` the rows of its own devices, and every result that it reads is the global one.
+Its devices may belong to several processes (`cluster/distributed.py`). Each process then makes the same calls in the
+same order; it gives `put` the rows of its own devices, and every result that it reads is the global one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Trainer(abc.ABC):
         name: as on the command line.
         program: the static part of the run.
         devices: N devices, of all processes, in the order of the shards.
-        local_devices: those of this process.
-        shards: in how many parts a batch is divided; N, unless a mesh has other axes.
-        part: which of them this process holds: all, where there is one process.
+        local_devices: the devices of this process.
+        shards: the number of parts of a batch; N, unless a mesh has other axes than `data`.
+        part: the parts that this process holds: all, in a run of one process.
     """
 
     name: ClassVar[str]
@@ -53,31 +53,34 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def place(self, state: TrainState) -> TrainState:
-        """A copy of the host's `state` on every device. The arrays given stay the caller's: nothing is donated."""
+        """A copy of the host's `state` on every device; the caller's arrays are copied, never donated."""
 
     @abc.abstractmethod
     def put(self, batch: Batch) -> Batch:
-        """`batch` [K, R, ...] on the devices, R divided among them; R must be a multiple of N. Returns at once.
+        """Place `batch` [K, R, ...] with R divided among the devices. Returns before the copy is finished.
 
-        With several processes the rows are those of `part`, and R is their number.
+        R must be a multiple of the shards; with several processes it counts the rows of `part`.
+
+        Raises:
+            ValueError: see `check_rows`.
         """
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        """One update of a placed state by a placed batch. The state is donated: use the one returned."""
+        """One update of a placed state by a placed batch. The state is donated: use the returned one."""
         return self._train(state, batch)
 
     def eval_step(self, state: TrainState, batch: Batch) -> tuple[EvalSums, jax.Array]:
-        """Global sums, and logits in this trainer's layout (`read_logits` undoes it). Nothing is donated."""
+        """Global sums, and logits in this trainer's layout, for `read_logits`. Nothing is donated."""
         return self._eval(state, batch)
 
     def gradient_step(self, state: TrainState, batch: Batch) -> Any:
-        """The gradient that the optimizer would see (of the global mean loss, before clipping)."""
+        """The gradient of the global mean loss, before clipping, as the optimizer would get it."""
         return self._gradients(state, batch)
 
     def compiled(self, state: TrainState, batch: Batch) -> jax.stages.Compiled:
         """The program of `train_step` for these placed arguments: its HLO, its costs. Nothing is run.
 
-        JAX keeps it: after an update of the same shapes, or when it is asked for again, nothing is compiled.
+        JAX caches it: after an update of the same shapes, nothing is compiled.
         """
         program: jax.stages.Compiled = self._train.lower(state, batch).compile()  # type: ignore[attr-defined]
         return program
@@ -87,7 +90,7 @@ class Trainer(abc.ABC):
         return str(self._train.lower(state, batch).as_text())  # type: ignore[attr-defined]
 
     def lowered(self, state: TrainState, batch: Batch, platform: str) -> str:
-        """The program of `train_step` as StableHLO text, for a platform that need not be here: cpu, cuda, rocm, tpu."""
+        """The program of `train_step` as StableHLO text for cpu, cuda, rocm or tpu, which need not be present."""
         traced = self._train.trace(state, batch)  # type: ignore[attr-defined]
         return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
@@ -96,7 +99,7 @@ class Trainer(abc.ABC):
         return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d), tree) for device in self.local_devices]
 
     def read(self, tree: Any) -> Any:
-        """A replicated result as NumPy arrays. Waits for it."""
+        """A replicated result as NumPy arrays. Waits until it is computed."""
         return jax.device_get(tree)
 
     def read_logits(self, logits: jax.Array) -> np.ndarray:
@@ -105,12 +108,11 @@ class Trainer(abc.ABC):
 
 
 def check_rows(batch: Batch, trainer: Trainer) -> None:
-    """Refuse a batch whose rows cannot be divided, or that holds no example (its mean would be 0/0).
-
-    Of several processes one may well have no example.
+    """Check that the rows of a batch can be divided, and that one process holds an example.
 
     Raises:
-        ValueError: naming both numbers.
+        ValueError: the rows are no multiple of the shards; or a run of one process has no example, and its mean loss
+            would be 0/0. One of several processes may have none.
     """
     rows, part = batch.weights.shape[1], trainer.part
     if rows % part.count:
@@ -118,14 +120,14 @@ def check_rows(batch: Batch, trainer: Trainer) -> None:
             f"rows = {rows}, must be a multiple of the {part.count} devices; pad the batch with rows of weight 0"
         )
     if part.count == part.shards and not np.any(batch.weights > 0):
-        raise ValueError("the batch has no example of positive weight: its mean loss is undefined")
+        raise ValueError("the batch has no example of positive weight, so its mean loss is undefined")
 
 
 def own(tree: Any) -> Any:
-    """A private host copy of every leaf: what is put on a device must not alias what the caller may write."""
+    """A host copy of every leaf: a device array must not share memory with an array that the caller may write to."""
     return jax.tree.map(lambda a: np.array(a, copy=True), jax.device_get(tree))
 
 
 def shard_on(leaf: jax.Array, device: jax.Device) -> np.ndarray:
-    """The part of `leaf` that lies on `device`, as NumPy."""
+    """The shard of `leaf` on `device`, as NumPy."""
     return np.asarray(next(shard.data for shard in leaf.addressable_shards if shard.device == device))
