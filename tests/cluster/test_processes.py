@@ -1,4 +1,4 @@
-"""`sftref train` across processes of this machine: the same run, whole, interrupted or hurt."""
+"""`sftref train` in several processes of this machine: undisturbed, interrupted, or with a process that is lost."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ranks import ends, losses, records, started, until, worker
+from ranks import Ended, ends, losses, records, started, until, worker
 
 from sftref.cluster.distributed import HEARTBEAT, LOST
 
@@ -22,39 +23,53 @@ pytestmark = [pytest.mark.once]
 RUN = ["train", "--model", "tiny", "--devices", "4", "--batch-size", "30", "--max-length", "64"]
 STEPS = ["--max-steps", "6", "--eval-fraction", "0.3"]
 LONG = ["--max-steps", "400", "--save-every", "10", "--eval-fraction", "0.3"]
-# A hurt run must be over within this time: JAX's own watch notices within `HEARTBEAT` seconds, and looks every few.
+# A run that lost a process must end within this time: JAX misses a heartbeat within `HEARTBEAT` seconds, and looks for
+# them every few seconds.
 SOON = 3 * HEARTBEAT + 15
+
+
+def run_sftref(*words: str, code: int = 0) -> str:
+    """Run the command line in one process, which must end with this exit code; its stderr."""
+    command = [sys.executable, "-P", "-m", "sftref.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stderr
 
 
 def alone(out: Path, *words: str) -> None:
     """The same run in one process."""
-    command = [sys.executable, "-P", "-m", "sftref.cli", *RUN, "--out", str(out), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    run_sftref(*RUN, "--out", str(out), *words)
+
+
+def refused(ended: Mapping[int, Ended], message: str) -> None:
+    """Each process ended before its first step, with exit code 2 and this message."""
+    for process in ended.values():
+        assert process.code == 2, ended
+        assert message in process.stderr
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    """Losses to rounding, metrics exactly: each process has half of every batch and reads every logit."""
+    """The same losses to rounding and metrics exactly: each process has half of every batch and reads every logit."""
     alone(tmp_path / "one", *STEPS)
     with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "two")]) as running:
-        found = ends(running, 300)
-    assert {number: process.code for number, process in found.items()} == {0: 0, 1: 0}, found
-    assert found[1].stdout + found[1].stderr == ""
-    assert "[Gloo]" not in found[0].stdout
+        ended = ends(running, 300)
+    assert {number: process.code for number, process in ended.items()} == {0: 0, 1: 0}, ended
+    assert ended[1].stdout + ended[1].stderr == ""
+    assert "[Gloo]" not in ended[0].stdout
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    # Sums in another order, u sqrt(log2 of what is added up), grow over six tiny steps by less than ten.
+    # Another order of a sum of n terms: u sqrt(log2 n), which grows over six tiny steps by less than ten.
     np.testing.assert_allclose(two, one, rtol=10 * 2.0**-24 * 4)
-    kept = [[{k: v for k, v in line.items() if k in ("accuracy", "f1", "examples")} for line in records(tmp_path / run)
-             if line["kind"] == "eval"] for run in ("one", "two")]  # fmt: skip
-    assert kept[0] == kept[1]
-    assert kept[0]
+    metrics = [[{k: v for k, v in line.items() if k in ("accuracy", "f1", "examples")}
+                for line in records(tmp_path / run) if line["kind"] == "eval"] for run in ("one", "two")]  # fmt: skip
+    assert metrics[0] == metrics[1]
+    assert metrics[0]
     assert (tmp_path / "two" / "logs" / "process-1.log").read_text().count("records in") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["pmap", "mesh"])
 def test_two_and_four_processes_are_equal_bit_for_bit(tmp_path: Path, trainer: str) -> None:
-    """Between processes one sum is made for all four devices, whatever process they belong to."""
+    """One sum goes over all four devices, whichever processes have them."""
     for processes in (2, 4):
         words = [*RUN, *STEPS, "--trainer", trainer, "--out", str(tmp_path / str(processes))]
         with started(processes, words) as running:
@@ -72,48 +87,35 @@ def test_two_and_four_processes_are_equal_bit_for_bit(tmp_path: Path, trainer: s
         (1, signal.SIGSTOP, {0: LOST}, "process 0 lost process 1"),
     ],
 )
-def test_a_process_that_is_lost_is_named_and_the_run_goes_on_elsewhere(
+def test_a_lost_process_is_named_and_the_run_can_be_resumed(
     tmp_path: Path, victim: int, number: signal.Signals, codes: dict[int, int], says: str
 ) -> None:
-    """The others end by themselves, in time; what is resumed on three devices is the run that nobody hurt."""
-    out = tmp_path / "hurt"
+    """The others end by themselves, in time; resumed on three devices, the run is that of an undisturbed one."""
+    out = tmp_path / "lost"
     with started(2, [*RUN, *LONG, "--out", str(out)]) as running:
         until(out / "checkpoints" / "20")
         os.kill(worker(running[victim]), number)
         began = time.monotonic()
         stopped = number == signal.SIGSTOP
-        found = ends({k: process for k, process in running.items() if not (stopped and k == victim)}, SOON)
+        ended = ends({k: process for k, process in running.items() if not (stopped and k == victim)}, SOON)
         print(f"{number.name} of {victim}: {time.monotonic() - began:.1f} s")
-        assert {k: process.code for k, process in found.items()} == codes, found
-        assert says in "".join(process.stderr for process in found.values())
+        assert {k: process.code for k, process in ended.items()} == codes, ended
+        assert says in "".join(process.stderr for process in ended.values())
     if victim == 1 and number == signal.SIGKILL:
-        resumed = [
-            sys.executable,
-            "-P",
-            "-m",
-            "sftref.cli",
-            "train",
-            "--out",
-            str(out),
-            "--resume",
-            "auto",
-            "--devices",
-            "3",
-        ]
-        subprocess.run(resumed, check=True, capture_output=True, timeout=300)
+        run_sftref("train", "--out", str(out), "--resume", "auto", "--devices", "3")
         alone(tmp_path / "whole", *LONG)
         # Roundings of 400 updates, u sqrt(400), times ten as above; 200 of them were measured to give 1.2e-7.
         np.testing.assert_allclose(losses(out), losses(tmp_path / "whole"), rtol=10 * 2.0**-24 * 20)
-        ended = [records(run)[-1]["accuracy"] for run in (out, tmp_path / "whole")]
-        assert ended[0] == pytest.approx(ended[1], abs=0.01)
+        resumed, whole = (records(run)[-1]["accuracy"] for run in (out, tmp_path / "whole"))
+        assert resumed == pytest.approx(whole, abs=0.01)
 
 
 @pytest.mark.slow
-def test_one_that_never_comes_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+def test_a_process_that_never_joins_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "a"), "--wait", "5"], absent=[1]) as running:
-        found = ends(running, 60)
-    assert found[0].code == LOST, found
-    assert "sftref: not all processes joined within --wait" in found[0].stderr
+        ended = ends(running, 60)
+    assert ended[0].code == LOST, ended
+    assert "sftref: not all processes joined within --wait" in ended[0].stderr
 
 
 @pytest.mark.slow
@@ -125,22 +127,21 @@ def test_one_that_never_comes_is_not_waited_for_for_ever(tmp_path: Path) -> None
         ([], "the training data (their lengths, labels or order)"),
     ],
 )
-def test_processes_that_would_run_different_things_do_not_begin(tmp_path: Path, extra: list[str], says: str) -> None:
+def test_processes_that_differ_do_not_start(tmp_path: Path, extra: list[str], says: str) -> None:
     """Named on every process, before the first step."""
     rows = "".join(f"a {k},b {k % 5},{k % 2}\n" for k in range(200))
     folders = {0: tmp_path / "host0", 1: tmp_path / "host1"}
     for number, folder in folders.items():
         (folder / "data").mkdir(parents=True)
-        # One path on two hosts, one of which has an old copy, where only the data should differ.
+        # Where only the data should differ: one path on two hosts, one of which has an old copy.
         mine = rows if number == 0 or extra else rows.replace("b 3", "b 3 c")
         for name in ("train", "validation"):
             (folder / "data" / f"{name}.csv").write_text("question1,question2,label\n" + mine)
     words = [*RUN, *STEPS, "--data", "data", "--out", str(tmp_path / "out")]
     with started(2, words, extra={1: extra}, folders=folders) as running:
-        found = ends(running, 120)
-    assert {process.code for process in found.values()} == {2}, found
-    for process in found.values():
-        assert says in process.stderr
+        ended = ends(running, 120)
+    refused(ended, says)
+    for process in ended.values():
         assert re.search(r"of process [01] differs", process.stderr)
 
 
@@ -153,37 +154,31 @@ def test_processes_that_would_run_different_things_do_not_begin(tmp_path: Path, 
     ],
 )
 def test_another_program_is_named(tmp_path: Path, odd: dict[str, str], says: str) -> None:
-    """One process has another flag; or, on its own host, a file of ours that somebody changed: no version tells."""
+    """One process has another flag, or on its host a file of ours was changed, which no version number shows."""
     (tmp_path / "changed").mkdir()
-    changed = "import sftref.model.layers\nsftref.layers.MASKED = -1e29\n"
+    changed = "import sftref.model.layers\nsftref.model.layers.MASKED = -1e29\n"
     (tmp_path / "changed" / "sitecustomize.py").write_text(changed)
     variables = {1: odd or {"PYTHONPATH": str(tmp_path / "changed")}}
     with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "out")], variables=variables) as running:
-        found = ends(running, 120)
-    assert {process.code for process in found.values()} == {2}, found
-    for process in found.values():
-        assert says in process.stderr
+        refused(ends(running, 120), says)
 
 
 @pytest.mark.slow
 def test_another_version_is_named(tmp_path: Path) -> None:
-    """What is installed on a host is compared first: anything else may follow from it."""
+    """Versions are compared first: other differences may follow from them."""
     (tmp_path / "old").mkdir()
     # Found before the installed one, as an old copy on one host would be.
     (tmp_path / "old" / "optax-0.0.1.dist-info").mkdir()
     (tmp_path / "old" / "optax-0.0.1.dist-info" / "METADATA").write_text("Name: optax\nVersion: 0.0.1\n")
     variables = {1: {"PYTHONPATH": str(tmp_path / "old")}}
     with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "out")], variables=variables) as running:
-        found = ends(running, 120)
-    assert {process.code for process in found.values()} == {2}, found
-    for process in found.values():
-        assert "the version of Python or a package of process 1 differs" in process.stderr
+        refused(ends(running, 120), "the version of Python or a package of process 1 differs")
 
 
 @pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_save_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
-    """Two processes killed while Orbax writes: one process goes on from the save before, as if nothing had been."""
-    out = tmp_path / "hurt"
+    """Two processes are killed while Orbax writes: one process resumes from the save before, and no step is missing."""
+    out = tmp_path / "killed"
     words = [*RUN, "--max-steps", "400", "--save-every", "1", "--eval-fraction", "0.3", "--out", str(out)]
     with started(2, words) as run:
         until(out / "checkpoints" / "3")
@@ -193,18 +188,15 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_good_checkpoint(tmp_path
         for process in run.values():
             os.kill(worker(process), signal.SIGKILL)
         ends(run, SOON)
-    assert any(path.exists() for path in writing), "the save came to its end before the kill"
+    assert any(path.exists() for path in writing), "the save ended before the kill"
     saved = max(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdecimal())
-    resumed = [sys.executable, "-P", "-m", "sftref.cli", "train", "--resume", str(out), "--save-every", "200"]
-    done = subprocess.run(resumed, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"steps {saved + 1} to 400" in done.stderr
+    assert f"steps {saved + 1} to 400" in run_sftref("train", "--resume", str(out), "--save-every", "200")
     assert [line["step"] for line in records(out) if line["kind"] == "step"] == list(range(1, 401))
 
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
-    """One byte of its data, one file less: exit code 2, and which folder it was."""
+    """With one byte changed, or without one file: exit code 2, and the folder's name."""
     out = tmp_path / "run"
     alone(out, "--max-steps", "4", "--save-every", "2", "--eval-fraction", "0.3")
     newest = out / "checkpoints" / "4"
@@ -217,7 +209,4 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
             largest.unlink()
         else:
             largest.write_bytes(damage)
-        command = [sys.executable, "-P", "-m", "sftref.cli", "train", "--resume", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 2, (largest, done.stderr)
-        assert f"checkpoint {newest}: cannot be read" in done.stderr
+        assert f"checkpoint {newest}: cannot be read" in run_sftref("train", "--resume", str(out), code=2)

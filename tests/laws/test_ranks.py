@@ -1,4 +1,4 @@
-"""Processes that the kit starts: what is expected of their messages, how one that fails is named, and the faults."""
+"""Processes that the kit joins: the expected results of collectives, how a failing process is named, and faults."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ pytestmark = pytest.mark.once
 
 LAWS = [law.id for law in laws().values() if law.rung == 9]
 RIGHT = {"subject": Sharing(), "adapter": "sftref.conformance.faults.trainers.sharing:Sharing"}
-# Two laws, and of each kind of fault one, are asked in every run; the others take minutes.
+# Two laws, and one fault of each kind, are tested in every run; the others take minutes.
 QUICK = ("processes.devices", "processes.data")
 FEW = ("every-rank-alone", "one-share-for-all", "a-rank-that-dies")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ended() -> object:
+def _no_process_is_left() -> object:
     yield
     close_all()
 
 
 @pytest.mark.parametrize(
-    ("most", "found"),
+    ("most", "expected_layouts"),
     [(2, ["2 x 2"]), (3, ["3 x 1"]), (4, ["2 x 2", "4 x 1"]), (6, ["2 x 3", "3 x 2", "6 x 1"])],
 )
-def test_so_many_processes_share_the_devices(most: int, found: list[str]) -> None:
-    assert [str(layout) for layout in layouts(most)] == found
+def test_layouts_of_at_most_so_many_processes(most: int, expected_layouts: list[str]) -> None:
+    assert [str(layout) for layout in layouts(most)] == expected_layouts
 
 
 def test_what_each_device_has_after_a_collective() -> None:
-    """Written down by hand, for two processes with two devices: groups are rows, columns, or all."""
+    """By hand, for two processes with two devices: groups are rows, columns, or all devices."""
     assert groups((2, 2), AXES) == [[0, 1, 2, 3]]
     assert groups((2, 2), AXES[1:]) == [[0, 1], [2, 3]]
     assert groups((2, 2), AXES[:1]) == [[0, 2], [1, 3]]
@@ -62,7 +62,7 @@ def test_what_each_device_has_after_a_collective() -> None:
     assert expected("ppermute", (2, 2), AXES, data).tolist() == [[1000, 2000], [1, 2], [10, 20], [100, 200]]
 
 
-def test_a_program_is_its_instructions_whoever_compiled_it() -> None:
+def test_a_program_is_its_instructions_without_names_of_files() -> None:
     header = 'HloModule jit_step, is_scheduled=true\n\nFileNames\n1 "/home/a/step.py"\n\nENTRY %main () {\n'
     body = '  %a = f32[] constant(1), metadata={op_name="a" source_line=12}, origin=x\n  ROOT %b = f32[] add(%a, %a)\n}'
     plain = ["  %a = f32[] constant(1), origin=x", "  ROOT %b = f32[] add(%a, %a)"]
@@ -71,11 +71,11 @@ def test_a_program_is_its_instructions_whoever_compiled_it() -> None:
     assert instructions(header + body.replace("add", "multiply")) != plain
 
 
-def test_answers_that_are_not_the_same_bits_are_told() -> None:
+def test_answers_that_differ_in_a_bit_are_named() -> None:
     one = {"a": np.zeros(2, np.float32), "b": np.ones(2, np.float32)}
     assert unlike(one, {name: leaf.copy() for name, leaf in one.items()}) is None
     assert unlike(one, one | {"b": np.nextafter(one["b"], np.float32(2))}) == "b"
-    assert unlike(one, one | {"a": -one["a"]}) == "a", "0 and -0 are other bits"
+    assert unlike(one, one | {"a": -one["a"]}) == "a", "0 and -0 differ in a bit"
     assert unlike(one, one | {"c": one["a"]}) == "the set of leaves"
     assert unlike((1.0, 2.0), (1.0, 2.0 + 1e-15)) == "the result"
 
@@ -108,7 +108,7 @@ def test_a_process_that_fails_is_named_and_all_are_ended() -> None:
 
 
 @pytest.mark.parametrize("law", [pytest.param(law, marks=() if law in QUICK else pytest.mark.slow) for law in LAWS])
-def test_a_law_holds_of_a_right_trainer(law: str) -> None:
+def test_a_law_passes_for_a_correct_trainer(law: str) -> None:
     record = ask(laws()[law], RIGHT, Settings(level="quick"))
     assert record.status == "pass", record.message
     assert record.comparisons > 0
@@ -130,7 +130,7 @@ def test_a_fault_is_seen(fault: str, law: str) -> None:
 
 
 def test_processes_are_simulated_beside_an_accelerator_too() -> None:
-    """An accelerator is this process's: not to ask at all would leave each of its runs incomplete."""
+    """An accelerator belongs to this process. Without simulated ones, each run there would be INCOMPLETE."""
 
     class Accelerator:
         platform = "gpu"
@@ -140,15 +140,15 @@ def test_processes_are_simulated_beside_an_accelerator_too() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 9])
-def test_a_number_of_processes_that_cannot_be_is_refused(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_impossible_number_of_processes_is_refused(count: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--processes", str(count)]) == 2
     assert f"--processes = {count}, must be 2 to 8 processes of this machine" in capsys.readouterr().err
 
 
-def test_where_processes_are_asked_for_their_laws_are_asked_at_any_level() -> None:
+def test_with_an_option_for_processes_their_laws_run_at_any_level() -> None:
     assert not {law for law in LAWS if any(law in check for check in expected_checks("quick", ["mesh"]))}
     for level, processes in (("quick", 2), ("standard", None)):
-        found = expected_checks(level, ["mesh"], processes=processes)
-        assert {law for law in LAWS if any(law in check for check in found)} == set(LAWS)
+        checks = expected_checks(level, ["mesh"], processes=processes)
+        assert {law for law in LAWS if any(law in check for check in checks)} == set(LAWS)
     repro = Settings(level="quick", processes=2).repro("processes.devices", None)
     assert repro == "sftref verify --only processes.devices --level quick --seed 0 --processes 2"

@@ -1,4 +1,4 @@
-"""`sftref env`, and JAX's start against the clock: with stub plugins that hang, fail and crash where real ones do."""
+"""`sftref env`, and JAX's start with its deadlines: stub plugins hang, fail and crash where real ones do."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from sftref.conformance.workers.plan import KIT
 
 from sftref import cli
 
-# What these tests start is a process of its own; this one has JAX, and Python warns of a fork beside its threads.
-pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
-# What a plugin does, and where JAX comes to it.
+# What a plugin does, and in which phase.
 PLUGINS = {
     "hangs when imported": ("import time\ntime.sleep(600)\n", "plugin"),
     "hangs when it looks for devices": ("import time\ndef initialize():\n    time.sleep(600)\n", "first device"),
@@ -34,7 +32,7 @@ PLUGINS = {
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Install a stub plugin for JAX into a folder that Python finds."""
+    """A function that installs a stub plugin for JAX into a folder that Python finds."""
 
     def install(text: str) -> None:
         folder = tmp_path / "site"
@@ -51,17 +49,17 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
 
 def test_a_good_start_goes_through_all_phases() -> None:
-    waited: list[str] = []
-    found = start(Settings(platform="cpu", devices=3), waited.append, os.environ)
-    assert found.how == "ready", found.line
-    assert list(found.seconds) == list(PHASES)
-    assert len(found.live["devices"]) == 3
-    assert found.line.startswith("JAX started: import ")
-    assert "import" in waited
+    waiting: list[str] = []
+    started = start(Settings(platform="cpu", devices=3), waiting.append, os.environ)
+    assert started.how == "ready", started.line
+    assert list(started.seconds) == list(PHASES)
+    assert len(started.live["devices"]) == 3
+    assert started.line.startswith("JAX started: import ")
+    assert {"Python", "import"} <= set(waiting)
 
 
 @pytest.mark.parametrize(
-    ("does", "how", "said"),
+    ("does", "how", "message"),
     [
         ("hangs when imported", "hang", "in the phase 'plugin': no answer within 15 s; it was in <module> (site/"),
         ("hangs when it looks for devices", "hang", "'first device': no answer within 15 s; it was in initialize"),
@@ -69,13 +67,23 @@ def test_a_good_start_goes_through_all_phases() -> None:
         ("raises", "failed", "JAX failed in the phase 'plugin': OSError: libamdhip64.so.7: cannot open shared"),
     ],
 )  # fmt: skip
-def test_a_bad_start_is_told_with_its_phase(plugin: Callable[[str], None], does: str, how: str, said: str) -> None:
+def test_a_bad_start_names_its_phase(plugin: Callable[[str], None], does: str, how: str, message: str) -> None:
     text, phase = PLUGINS[does]
     plugin(text)
-    found = start(Settings(), lambda _: None, os.environ)
-    assert (found.how, found.phase) == (how, phase)
-    assert said in found.line
-    assert "import" in found.seconds
+    started = start(Settings(), lambda _: None, os.environ)
+    assert (started.how, started.phase) == (how, phase)
+    assert message in started.line
+    assert "import" in started.seconds
+
+
+def test_a_start_that_crashes_at_its_end_or_before_jax_is_named(plugin: Callable[[str], None]) -> None:
+    plugin("import atexit, os\natexit.register(os._exit, 9)\ndef initialize():\n    pass\n")
+    started = start(Settings(platform="cpu", devices=1), lambda _: None, os.environ)
+    assert (started.how, started.phase, started.message) == ("crash", "Python", "exit code 9")
+    assert list(started.seconds) == list(PHASES)
+    broken = start(Settings(), lambda _: None, {**os.environ, "PYTHONHOME": "/nowhere"})
+    assert (broken.how, broken.phase) == ("crash", "Python")
+    assert "encodings" in broken.message
 
 
 def test_verify_does_not_wait_for_a_driver_that_hangs(plugin: Callable[[str], None], tmp_path: Path) -> None:
@@ -121,4 +129,4 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert cli.main(["env", "--devices", "0"]) == 2
     assert capsys.readouterr().err == "sftref: --devices = 0, must be at least 1\n"
     assert "env" in kit.COMMANDS
-    assert os.environ["JAX_PLATFORMS"] == "cpu", "this process's own environment is as it was"
+    assert os.environ["JAX_PLATFORMS"] == "cpu", "this process's environment is unchanged"

@@ -1,4 +1,4 @@
-"""Processes of one `sftref train` on this machine: started, watched, hurt, and ended."""
+"""Processes of one `sftref train` on this machine: their start, end and records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sftref.conformance.laws.support.process_group import free_port
 
 @dataclass
 class Ended:
-    """How one process ended: its exit code, what it said, and when, in seconds after the others were told of."""
+    """How one process ended: its exit code and output, and the seconds from the call of `ends` to its end."""
 
     code: int
     stdout: str
@@ -37,15 +37,15 @@ def started(
     folders: Mapping[int, Path] | None = None,
     absent: Sequence[int] = (),
 ) -> Iterator[dict[int, subprocess.Popen[str]]]:
-    """`sftref WORDS` in so many processes, each with options and variables of its own; killed at the end.
+    """`sftref WORDS` in so many processes; they are killed at the end of the block.
 
     Args:
-        processes: how many there should be.
+        processes: their number.
         words: the command and its options.
-        extra: options of some of them.
-        variables: of some of them.
-        folders: the working directory of some of them.
-        absent: those that never come.
+        extra: further options, by process.
+        variables: further variables, by process.
+        folders: the working directory, by process.
+        absent: the processes that are not started.
     """
     port = free_port()
     running = {}
@@ -70,27 +70,27 @@ def started(
 
 
 def ends(running: Mapping[int, subprocess.Popen[str]], timeout: float) -> dict[int, Ended]:
-    """Wait for all, at most so many seconds in all.
+    """Wait for all processes, at most `timeout` seconds together.
 
     Raises:
         subprocess.TimeoutExpired: one of them has not ended.
     """
     began = time.monotonic()
-    found = {}
+    ended = {}
     for number, process in running.items():
         out, err = process.communicate(timeout=max(1.0, began + timeout - time.monotonic()))
-        found[number] = Ended(process.returncode, out, err, time.monotonic() - began)
-    return found
+        ended[number] = Ended(process.returncode, out, err, time.monotonic() - began)
+    return ended
 
 
 def worker(process: subprocess.Popen[str]) -> int:
-    """The number of the child that does the work of one `sftref train` of several."""
+    """The process id of the worker of one `sftref train` of several."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return int(children[0])
 
 
 def until(path: Path, timeout: float = 120.0) -> None:
-    """Wait for a file or a folder."""
+    """Wait until a file or a folder exists."""
     end = time.monotonic() + timeout
     while not path.exists():
         if time.monotonic() > end:
