@@ -83,7 +83,7 @@ def test_a_start_that_crashes_at_its_end_or_before_jax_is_named(plugin: Callable
     assert list(started.seconds) == list(PHASES)
     broken = start(Settings(), lambda _: None, {**os.environ, "PYTHONHOME": "/nowhere"})
     assert (broken.how, broken.phase) == ("crash", "Python")
-    assert "encodings" in broken.message
+    assert "Fatal Python error: init_fs_encoding" in broken.message
 
 
 def test_verify_does_not_wait_for_a_driver_that_hangs(plugin: Callable[[str], None], tmp_path: Path) -> None:
