@@ -1,7 +1,7 @@
-"""Family of operators -> arguments, the float64 value, and the allowance of each element: for laws that ask all.
+"""Family of operators -> arguments, the float64 value, and each element's allowance: for laws that check all families.
 
-The laws of one operator draw harder values; here each family has one small shape that shows its structure: rows that do
-not depend on each other, ids that occur twice, a masked key.
+The laws of single operators draw harder values. Here each family has one small shape that shows its structure: rows
+that do not depend on each other, ids that occur twice, a masked key.
 """
 
 from __future__ import annotations
@@ -17,16 +17,10 @@ import numpy.typing as npt
 from ...oracle import bounds_derived
 from ...oracle.model import softmax as softmax_64
 from . import operators
+from .operators import Exact
 
 Array = npt.NDArray[Any]
 Args = tuple[Array, ...]
-
-
-class Exact(NamedTuple):
-    """A value in float64, and how far each element may be from it."""
-
-    value: Array
-    allowance: Array
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Family:
         name: of the formula in `operators`.
         draw: a generator -> arguments.
         exact: arguments -> the value.
-        rows: for each row of the first argument, the rows of the output that may depend on it; None: itself alone.
+        rows: (arguments, row of the first argument) -> rows of the output that may depend on it; None: that row.
     """
 
     name: str
@@ -47,13 +41,13 @@ class Family:
 
     @property
     def formula(self) -> operators.Formula:
-        """As it stands now in `operators`, so that what is put there is what is asked."""
-        found: operators.Formula = getattr(operators, self.name)
-        return found
+        """Looked up in `operators` at each use, so that a seeded fault there is the one under test."""
+        formula: operators.Formula = getattr(operators, self.name)
+        return formula
 
 
 def normal(g: np.random.Generator, *shape: int) -> npt.NDArray[np.float32]:
-    """Of mean zero and variance one."""
+    """Random numbers of mean zero and variance one."""
     return g.standard_normal(shape, np.float32)
 
 
@@ -64,19 +58,19 @@ def tail(x: Array) -> Array:
 
 
 def matmul(x: Array, w: Array) -> Exact:
-    """Product x W."""
+    """The product x W."""
     a, b = x.astype(np.float64), w.astype(np.float64)
     return Exact(a @ b, bounds_derived.product(a, b))
 
 
 def softmax(x: Array) -> Exact:
-    """Over the last axis."""
+    """Softmax over the last axis."""
     p = softmax_64(x.astype(np.float64))[0]
     return Exact(p, bounds_derived.softmax(x.astype(np.float64), p))
 
 
 def layer_norm(x: Array, scale: Array, bias: Array) -> Exact:
-    """With epsilon 1e-12."""
+    """LayerNorm with epsilon 1e-12."""
     s, b = scale.astype(np.float64), bias.astype(np.float64)
     norm = bounds_derived.LayerNorm(x.astype(np.float64), 1e-12)
     return Exact(norm.unit * s + b, norm.forward(s, b))
@@ -96,13 +90,13 @@ def gelu_slope(x: Array) -> Exact:
 
 
 def tanh(x: Array) -> Exact:
-    """From the C library."""
+    """The C library's tanh."""
     y = np.tanh(x.astype(np.float64))
     return Exact(y, bounds_derived.tanh(y))
 
 
 def cross_entropy(logits: Array, labels: Array) -> Exact:
-    """The log sum exp less the label's logit."""
+    """Log sum exp minus the label's logit."""
     x, at = logits.astype(np.float64), (np.arange(len(labels)), labels)
     top = x.max(axis=-1, keepdims=True)
     losses = np.log(np.exp(x - top).sum(axis=-1)) + (top - x)[at]
@@ -110,12 +104,12 @@ def cross_entropy(logits: Array, labels: Array) -> Exact:
 
 
 def gather(table: Array, ids: Array) -> Exact:
-    """Rows, exactly."""
+    """Rows of a table, exactly."""
     return Exact(table[ids].astype(np.float64), np.zeros(1))
 
 
 def scatter_add(start: Array, ids: Array, updates: Array) -> Exact:
-    """A row is a sum of as many terms as have its id, in any order."""
+    """The table with rows added by id: each row a sum of as many terms as have its id, in any order."""
     total, size, count = start.astype(np.float64), np.abs(start.astype(np.float64)), np.zeros(len(start))
     np.add.at(total, ids, updates.astype(np.float64))
     np.add.at(size, ids, np.abs(updates.astype(np.float64)))
@@ -138,9 +132,9 @@ class Attention(NamedTuple):
 
 
 def attention_parts(q: Array, k: Array, v: Array, visible: Array) -> Attention:
-    """Scores are off by their product and two roundings, which exp turns into a relative error; a row's largest counts.
+    """Scores are off by their product and two roundings, which exp turns into a relative error.
 
-    Masked keys have probability zero, unless a row is masked everywhere: then all are alike, exactly.
+    Masked keys have probability zero; in a fully masked row all keys have the same one, exactly.
     """
     q, k, v = (leaf.astype(np.float64).transpose(0, 2, 1, 3) for leaf in (q, k, v))
     root = math.sqrt(q.shape[-1])
@@ -149,7 +143,7 @@ def attention_parts(q: Array, k: Array, v: Array, visible: Array) -> Attention:
     raw = q @ k.swapaxes(-1, -2) / root
     scores = np.where(seen, raw, np.where(some, -np.inf, 0.0))
     off = bounds_derived.product(q, k.swapaxes(-1, -2)) / root + 3 * bounds_derived.U * np.abs(raw)
-    # A row's probabilities share the sum, so each may be off by its own score's error and by the largest of them.
+    # Probabilities of a row share its sum, so each is off by its own score's error and by the row's largest.
     off = np.where(seen, off, 0.0)
     off = off + off.max(axis=-1, keepdims=True)
     p = softmax_64(scores)[0]
@@ -159,13 +153,13 @@ def attention_parts(q: Array, k: Array, v: Array, visible: Array) -> Attention:
 
 
 def attention(q: Array, k: Array, v: Array, visible: Array) -> Exact:
-    """Over [B, L, H, D]."""
+    """Attention over [B, L, H, D]."""
     parts = attention_parts(q, k, v, visible)
     return Exact(parts.out.transpose(0, 2, 1, 3), parts.out_off.transpose(0, 2, 1, 3))
 
 
 def _mask(g: np.random.Generator, b: int, length: int) -> Array:
-    """Ragged, the first example whole and the last one masked everywhere."""
+    """A ragged mask [B, L]; the first example is whole, the last fully masked."""
     lengths = g.integers(1, length + 1, b)
     lengths[0], lengths[-1] = length, 0
     return np.arange(length) < lengths[:, None]

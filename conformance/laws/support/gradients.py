@@ -1,4 +1,4 @@
-"""Operator, arguments, cotangent -> float64 gradients by the oracle's backward passes, each with its allowance."""
+"""Cotangent, arguments of an operator -> float64 gradients by the oracle's backward passes, with their allowances."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from ...oracle import bounds_derived
 from ...oracle.model import Tape
 from ...oracle.model import gelu as gelu_64
 from ...oracle.model import softmax as softmax_64
-from .families import Exact, attention_parts, cross_entropy, gelu_slope, tail
+from .families import attention_parts, cross_entropy, gelu_slope, tail
+from .operators import Exact
 
 Array = npt.NDArray[Any]
 U = bounds_derived.U
 
 
+def _times(a: Array, a_off: Array, b: Array) -> Exact:
+    """The product a @ b, where a is off by an allowance."""
+    return Exact(a @ b, bounds_derived.product_of(a, a_off, b, np.zeros_like(b)))
+
+
 def linear(dy: Array, x: Array, w: Array, b: Array) -> list[Exact]:
-    """Of x W + b by x, W and b; the oracle's weight is (out, in)."""
+    """Gradients of x W + b by x, W and b; the oracle's weight is (out, in)."""
     wide = [leaf.astype(np.float64) for leaf in (dy, x, w)]
     tape = Tape({"l.weight": w.T, "l.bias": b})
     dx = tape.linear(wide[1], "l")[1](wide[0])
@@ -32,14 +38,14 @@ def linear(dy: Array, x: Array, w: Array, b: Array) -> list[Exact]:
 
 
 def softmax(dp: Array, x: Array) -> list[Exact]:
-    """By the logits."""
+    """Gradient of softmax by the logits."""
     wide, d = x.astype(np.float64), dp.astype(np.float64)
     p, back = softmax_64(wide)
     return [Exact(back(d), bounds_derived.softmax_backward(wide, p, d))]
 
 
 def layer_norm(dy: Array, x: Array, scale: Array, bias: Array) -> list[Exact]:
-    """By the input, the scale and the bias; the latter two are sums over rows."""
+    """Gradients of LayerNorm by input, scale and bias; the latter two are sums over rows."""
     wide, d = x.astype(np.float64), dy.astype(np.float64)
     tape = Tape({"n.weight": scale, "n.bias": bias})
     dx = tape.layer_norm(wide, "n", 1e-12)[1](d)
@@ -56,16 +62,16 @@ def layer_norm(dy: Array, x: Array, scale: Array, bias: Array) -> list[Exact]:
 
 
 def gelu(dy: Array, x: Array) -> list[Exact]:
-    """By the input; one more rounding for the product with the cotangent."""
+    """Gradient of GELU; the product with the cotangent adds one rounding."""
     slope = gelu_slope(x)
     d = np.abs(dy.astype(np.float64))
     value = gelu_64(x.astype(np.float64))[1](dy.astype(np.float64))
-    # The oracle's own Phi = (1 + erf) / 2 is good to 2^-53 absolutely, which is far below u where |x| < 5.
+    # The oracle's own Phi = (1 + erf) / 2 is off by 2^-53 absolutely, which is far below u for |x| < 5.
     return [Exact(value, d * slope.allowance + U * np.abs(value) + 2.0**-52 * d)]
 
 
 def embedding(dy: Array, table: Array, ids: Array) -> list[Exact]:
-    """By the table: a row is the sum of as many cotangents as have its id, and rows of no id stay zero exactly."""
+    """Gradient of a gather by the table: each row the sum of the cotangents with its id, exactly zero without any."""
     tape = Tape({"e.weight": table})
     tape.embedding(ids, "e")[1](dy.astype(np.float64))
     size, count = np.zeros(table.shape), np.zeros(len(table))
@@ -76,10 +82,10 @@ def embedding(dy: Array, table: Array, ids: Array) -> list[Exact]:
 
 
 def loss(weights: Array, logits: Array, labels: Array) -> list[Exact]:
-    """Of cross-entropy by the logits: p less one at the label."""
+    """Gradient of weighted cross-entropy by the logits: p, minus one at the label."""
     wide, at = logits.astype(np.float64), (np.arange(len(labels)), labels)
     p, w = softmax_64(wide)[0], weights.astype(np.float64)[:, None]
-    # exp(log-softmax): the log is off by u of its own size and of x - max, which exp makes relative.
+    # exp(log-softmax): the log is off by u of its own size and of x - max, and exp makes that a relative error.
     off = bounds_derived.softmax_relative(wide) + U * (
         np.abs(cross_entropy(logits, labels).value)[:, None] + bounds_derived.LOG
     )
@@ -89,15 +95,15 @@ def loss(weights: Array, logits: Array, labels: Array) -> list[Exact]:
 
 
 def attention(dy: Array, q: Array, k: Array, v: Array, visible: Array) -> list[Exact]:
-    """By queries, keys and values, each step's allowance carried on to first order in the worst direction.
+    """Gradients of attention by queries, keys and values; allowances add up to first order in the worst direction.
 
-    A masked score gets no gradient, also in a row that is masked everywhere.
+    A masked score has no gradient, also in a fully masked row.
     """
     a = attention_parts(q, k, v, visible)
     d = dy.astype(np.float64).transpose(0, 2, 1, 3)
-    root, none = math.sqrt(q.shape[-1]), np.zeros(())
+    root = math.sqrt(q.shape[-1])
     turned = lambda x: x.swapaxes(-1, -2)  # noqa: E731
-    dv = Exact(turned(a.p) @ d, bounds_derived.product_of(turned(a.p), turned(a.p_off), d, none + np.zeros_like(d)))
+    dv = _times(turned(a.p), turned(a.p_off), d)
     dp, dp_off = d @ turned(a.v), bounds_derived.product(d, turned(a.v))
     mean = (dp * a.p).sum(axis=-1, keepdims=True)
     mixed = np.abs(dp) * a.p
@@ -106,16 +112,12 @@ def attention(dy: Array, q: Array, k: Array, v: Array, visible: Array) -> list[E
     gap = np.abs(dp) + np.abs(mean)
     ds = np.where(a.visible, a.p * (dp - mean), 0.0) / root
     ds_off = np.where(a.visible, a.p_off * gap + a.p * (dp_off + mean_off + 4 * U * gap), 0.0) / root
-    exact = [
-        Exact(ds @ a.k, bounds_derived.product_of(ds, ds_off, a.k, np.zeros_like(a.k))),
-        Exact(turned(ds) @ a.q, bounds_derived.product_of(turned(ds), turned(ds_off), a.q, np.zeros_like(a.q))),
-        dv,
-    ]
+    exact = [_times(ds, ds_off, a.k), _times(turned(ds), turned(ds_off), a.q), dv]
     return [Exact(value.transpose(0, 2, 1, 3), limit.transpose(0, 2, 1, 3)) for value, limit in exact]
 
 
 def feed_forward(dy: Array, x: Array, w_in: Array, b_in: Array, w_out: Array) -> list[Exact]:
-    """Of gelu(x W_in + b_in) W_out by all four; GELU's second derivative is at most 2 phi(0) = 0.8."""
+    """Gradients of gelu(x W_in + b_in) W_out by all four; GELU's second derivative is at most 2 phi(0) = 0.8."""
     d, a, w, b, out = (leaf.astype(np.float64) for leaf in (dy, x, w_in, b_in, w_out))
     h = a @ w + b
     h_off = bounds_derived.product(a, w) + U * np.abs(h)
@@ -127,8 +129,8 @@ def feed_forward(dy: Array, x: Array, w_in: Array, b_in: Array, w_out: Array) ->
     dh = back(dg)
     dh_off = np.abs(dg) * slope_off + 1.13 * dg_off + 2 * U * np.abs(dh)
     return [
-        Exact(dh @ w.T, bounds_derived.product_of(dh, dh_off, w.T, np.zeros_like(w.T))),
+        _times(dh, dh_off, w.T),
         Exact(a.T @ dh, bounds_derived.product_of(a.T, np.zeros_like(a.T), dh, dh_off)),
         Exact(dh.sum(axis=0), bounds_derived.one_sign(np.abs(dh).sum(axis=0), len(x)) + dh_off.sum(axis=0)),
-        Exact(g.T @ d, bounds_derived.product_of(g.T, g_off.T, d, np.zeros_like(d))),
+        _times(g.T, g_off.T, d),
     ]

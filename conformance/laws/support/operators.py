@@ -1,15 +1,14 @@
-"""Arrays -> arrays: the operators of BERT as a JAX model writes them, and the ways to run one. These are under test.
+"""Arrays -> arrays: the operators of BERT as a JAX model writes them, which are under test, and the ways to run one.
 
-Nothing clever stands here: what a Flax BERT compiles is `jnp`, `jax.nn` and `lax`, so that is what the laws ask.
-Shapes are written with M rows, K contracted, N columns; B examples, L tokens, H heads, D features of a head; V rows of
-a table.
+They are plain `jnp`, `jax.nn` and `lax`, since that is what a Flax BERT compiles. Shapes: M rows, K contracted, N
+columns; B examples, L tokens, H heads, D features of a head; V rows of a table.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.check import Check
 from ...core.meshes import shard_map
+from ...oracle.bounds_derived import allowed
 
 Array = npt.NDArray[Any]
 Formula = Callable[..., Any]
@@ -33,7 +33,7 @@ def dot(a: Any, b: Any, over: tuple[int, int] = (1, 0), precision: Any = HIGHEST
 
 
 def linear_forms(x: Any, w: Any, dy: Any, bias: Any, alpha: Any, precision: Any = HIGHEST) -> tuple[Any, ...]:
-    """A linear layer's three products, x W, dy W^T and x^T dy, and alpha * (x W + bias), in one program."""
+    """A linear layer's products x W, dy W^T and x^T dy, and alpha * (x W + bias), in one program."""
     forward = dot(x, w, (1, 0), precision)
     return forward, dot(dy, w, (1, 1), precision), dot(x, dy, (0, 0), precision), alpha * (forward + bias)
 
@@ -52,17 +52,17 @@ def attention_products(q: Any, k: Any, p: Any, v: Any) -> tuple[Any, Any]:
 
 
 def low_precision_forms(a: Any, b: Any) -> tuple[Any, Any]:
-    """A product of half-precision operands, asked for in float32 and in their own format."""
+    """A product of half-precision operands, in float32 and in their own format."""
     return dot(a, b, out=jnp.float32), dot(a, b)
 
 
 def total(x: Any) -> Any:
-    """The sum, in the format of x."""
+    """The sum, in the dtype of x."""
     return jnp.sum(x)
 
 
 def matmul(x: Any, w: Any) -> Any:
-    """X W."""
+    """The product x W."""
     return dot(x, w)
 
 
@@ -72,12 +72,12 @@ def linear(x: Any, w: Any, b: Any) -> Any:
 
 
 def softmax(x: Any) -> Any:
-    """Over the last axis."""
+    """Softmax over the last axis."""
     return jax.nn.softmax(x, axis=-1)
 
 
 def layer_norm(x: Any, scale: Any, bias: Any) -> Any:
-    """Over the last axis, variance in two passes, epsilon 1e-12 as in BERT."""
+    """LayerNorm over the last axis, in two passes, with BERT's epsilon 1e-12."""
     centred = x - x.mean(-1, keepdims=True)
     variance = (centred * centred).mean(-1, keepdims=True)
     return centred * lax.rsqrt(variance + 1e-12) * scale + bias
@@ -89,12 +89,12 @@ def gelu(x: Any) -> Any:
 
 
 def tanh(x: Any) -> Any:
-    """As in BERT's pooler."""
+    """The activation of BERT's pooler."""
     return jnp.tanh(x)
 
 
 def tanh_of_prefixes(x: Any) -> tuple[Any, ...]:
-    """Of the first element, the first two, and so on: lengths that leave a rest beside any vector unit."""
+    """Of the first element, of the first two, and so on: lengths that no vector unit divides."""
     return tuple(tanh(x[:n]) for n in range(1, len(x) + 1))
 
 
@@ -109,7 +109,7 @@ def gather(table: Any, ids: Any) -> Any:
 
 
 def scatter_add(start: Any, ids: Any, updates: Any) -> Any:
-    """Rows added to the rows of a table, the backward pass of `gather`."""
+    """The table with rows added by id: the backward pass of `gather`."""
     return start.at[ids].add(updates)
 
 
@@ -121,24 +121,24 @@ def attention(q: Any, k: Any, v: Any, visible: Any) -> Any:
 
 
 def feed_forward(x: Any, w_in: Any, b_in: Any, w_out: Any) -> Any:
-    """X -> gelu(x W_in + b_in) W_out."""
+    """The feed-forward block gelu(x W_in + b_in) W_out."""
     return dot(gelu(linear(x, w_in, b_in)), w_out)
 
 
 def feed_forward_again(*args: Any) -> Any:
-    """The same, with what lies between computed a second time in the backward pass."""
+    """The same, whose intermediate values are recomputed in the backward pass."""
     return jax.checkpoint(feed_forward)(*args)
 
 
 def guarded_losses(x: Any, seen: Any) -> Any:
-    """A loss for each row, of nothing but zeros where a row is not `seen`."""
+    """A loss for each row, in which rows that are not `seen` count as zeros."""
     safe = jnp.where(seen[:, None], x, 0.0)
     return (jax.nn.softmax(safe) * safe).sum(axis=-1)
 
 
 @functools.cache
 def reductions(sizes: tuple[int, ...]) -> Formula:
-    """Of the first elements, as many as each size says: two sums, a maximum, its place and a sum, in one program."""
+    """For the first n elements, n in `sizes`: two sums, a maximum, its position and a sum, in one program."""
 
     def reduce(whole: Any, integers: Any, parts: Any) -> tuple[Any, ...]:
         cuts = [(whole[:n], integers[:n], parts[:n]) for n in sizes]
@@ -148,7 +148,7 @@ def reductions(sizes: tuple[int, ...]) -> Formula:
 
 
 def sums_by_axis(x: Any) -> tuple[Any, Any]:
-    """Of the columns and of the rows of a matrix."""
+    """Sums of the columns and of the rows of a matrix."""
     return x.sum(axis=0), x.sum(axis=1)
 
 
@@ -164,13 +164,13 @@ def vjp(formula: Formula, wrt: int) -> Formula:
 
 @functools.cache
 def jitted(formula: Formula) -> Formula:
-    """One compiled function for each formula, so that new values cost no new program."""
+    """The formula compiled, once for all draws."""
     return jax.jit(formula)
 
 
 @functools.cache
 def everywhere(formula: Formula, devices: tuple[Any, ...]) -> Formula:
-    """The formula on every device at once, each with all of the arguments: one program; outputs are stacked."""
+    """The formula in one program that runs it with all arguments on each device; outputs are stacked by device."""
 
     def alone(*args: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[None], formula(*args))
@@ -184,6 +184,13 @@ def everywhere(formula: Formula, devices: tuple[Any, ...]) -> Formula:
     return call
 
 
+class Exact(NamedTuple):
+    """A value in float64, and how far each element may be from it."""
+
+    value: Array
+    allowance: Array
+
+
 class Machine:
     """Runs formulas for one check: on the first device, and from the standard level on also on every device.
 
@@ -195,23 +202,28 @@ class Machine:
     def __init__(self, check: Check, devices: Sequence[Any]) -> None:
         self.devices = tuple(devices)
         self._spreads = check.at("standard") and len(devices) > 1
-        self._seen: set[Any] = set()
+        self._spread: set[Any] = set()
 
     def run(self, formula: Formula, *args: Any, spread: bool = True) -> list[tuple[str, tuple[Array, ...]]]:
-        """(where, outputs) for each place; every device only at the first values of each shape, for its time."""
+        """(where, outputs) of each place; every device only for the first values of each shape, to save time."""
         placed = jax.device_put(args, self.devices[0])
-        found = [("", _tuple(jitted(formula)(*placed)))]
+        results = [("", _leaves(jitted(formula)(*placed)))]
         key = formula, tuple(np.shape(leaf) for leaf in args)
-        if self._spreads and spread and key not in self._seen:
-            self._seen.add(key)
-            stacked = _tuple(everywhere(formula, self.devices)(*args))
-            found += [(f" on {device}", tuple(leaf[i] for leaf in stacked)) for i, device in enumerate(self.devices)]
-        return found
+        if self._spreads and spread and key not in self._spread:
+            self._spread.add(key)
+            stacked = _leaves(everywhere(formula, self.devices)(*args))
+            results += [(f" on {one}", tuple(leaf[i] for leaf in stacked)) for i, one in enumerate(self.devices)]
+        return results
 
     def first(self, formula: Formula, *args: Any) -> Any:
-        """The outputs on the first device, compiled, as the formula returns them."""
+        """The compiled formula's outputs on the first device, in the formula's structure."""
         return jax.tree.map(np.asarray, jitted(formula)(*jax.device_put(args, self.devices[0])))
 
+    def compare(self, check: Check, what: str, formula: Formula, args: tuple[Any, ...], exact: Exact, why: str) -> None:
+        """Compare the formula's one output with the exact one, wherever it runs."""
+        for where, (got,) in self.run(formula, *args):
+            check.within(f"{what}{where}", got, exact.value, exact.allowance, allowed(why))
 
-def _tuple(out: Any) -> tuple[Array, ...]:
-    return tuple(np.asarray(leaf) for leaf in jax.tree.leaves(out))
+
+def _leaves(outputs: Any) -> tuple[Array, ...]:
+    return tuple(np.asarray(leaf) for leaf in jax.tree.leaves(outputs))
