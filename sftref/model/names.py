@@ -1,31 +1,32 @@
-"""Our parameter tree <-> a flat dict under the names and layouts of a Hugging Face BERT checkpoint. NumPy only.
+"""Our parameter tree <-> a flat dict under the names and layouts of a Hugging Face BERT checkpoint, as NumPy arrays.
 
     embeddings / word_embeddings / embedding [V, D]    bert.embeddings.word_embeddings.weight [V, D]
     layer_0 / attention / query / kernel [in, out]     bert.encoder.layer.0.attention.self.query.weight [out, in]
     layer_0 / attention / LayerNorm / scale [D]        bert.encoder.layer.0.attention.output.LayerNorm.weight [D]
 
-Gradients and moments are trees of the same form and go the same way. Source of the names:
-`BertForSequenceClassification` in https://github.com/huggingface/transformers/blob/main/src/transformers/models/bert/modeling_bert.py
+Gradients and Adam's moments are trees of the same form. Source of the names: `BertForSequenceClassification` in
+https://github.com/huggingface/transformers/blob/main/src/transformers/models/bert/modeling_bert.py
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from flax import traverse_util
 
 from sftref.config import ModelConfig, require
 
 Params: TypeAlias = dict[str, Any]  # nested, as Flax's `init(...)["params"]`; leaves are arrays
 Flat: TypeAlias = dict[str, np.ndarray]
 
-# The head and what feeds it: a pre-trained checkpoint need not have them, and fine-tuning starts them afresh.
+# The head and its input: a pre-trained checkpoint need not have them, and fine-tuning initializes them.
 OPTIONAL = ("bert.pooler.dense", "classifier")
 
-# Buffers and pre-training heads that BERT checkpoints carry and classification does not use. Anything else that is
-# unknown is an error: it may be a part of the model that would be missing from the results.
+# Buffers and pre-training heads in BERT checkpoints that classification does not use. Any other unknown name is an
+# error: it may be a part of the model, which our results would lack.
 UNUSED = frozenset(
     {
         "bert.embeddings.position_ids",  # 0, 1, 2, ...: stored as a buffer until transformers 4.31
@@ -41,7 +42,7 @@ UNUSED = frozenset(
     }
 )
 
-# Ours -> theirs, for the modules of a layer and for the rest.
+# Our module -> theirs, within a layer and outside the layers.
 _IN_LAYER = {
     "attention/query": "attention.self.query",
     "attention/key": "attention.self.key",
@@ -60,7 +61,6 @@ _OUTSIDE = {
     "pooler": "bert.pooler.dense",
     "classifier": "classifier",
 }
-_LAYER_NAME = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
 
 
 class Leaf(NamedTuple):
@@ -78,35 +78,26 @@ class Leaf(NamedTuple):
 
 def leaves(config: ModelConfig) -> tuple[Leaf, ...]:
     """All parameters of a model, from the embeddings to the classifier."""
-    d, f, c = config.hidden_size, config.intermediate_size, config.num_labels
-    rows = {
-        "word_embeddings": config.vocab_size,
-        "position_embeddings": config.max_position_embeddings,
-        "token_type_embeddings": config.type_vocab_size,
+    d, f = config.hidden_size, config.intermediate_size
+    in_layer = {inner: (d,) if inner.endswith("LayerNorm") else (d, d) for inner in _IN_LAYER}
+    in_layer |= {"intermediate": (f, d), "output": (d, f)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings/word_embeddings": (config.vocab_size, d),
+        "embeddings/position_embeddings": (config.max_position_embeddings, d),
+        "embeddings/token_type_embeddings": (config.type_vocab_size, d),
+        "embeddings/LayerNorm": (d,),
+        **{f"layer_{i}/{m}": shape for i in range(config.num_hidden_layers) for m, shape in in_layer.items()},
+        "pooler": (d, d),
+        "classifier": (config.num_labels, d),
     }
-
-    def of(module: str, path: tuple[str, ...]) -> Iterator[Leaf]:
-        kind = path[-1]
-        if kind in rows:
-            yield Leaf(f"{module}.weight", (rows[kind], d), (*path, "embedding"))
-            return
-        if kind == "LayerNorm":
-            yield Leaf(f"{module}.weight", (d,), (*path, "scale"))
-            yield Leaf(f"{module}.bias", (d,), (*path, "bias"))
-            return
-        out = {"intermediate": f, "classifier": c}.get(kind, d)
-        # Both projections of a layer are called "output"; the feed-forward one reads F features.
-        fan_in = f if kind == "output" and path[-2] != "attention" else d
-        yield Leaf(f"{module}.weight", (out, fan_in), (*path, "kernel"))
-        yield Leaf(f"{module}.bias", (out,), (*path, "bias"))
-
     found: list[Leaf] = []
-    for ours, theirs in _OUTSIDE.items():
-        if ours == "pooler":
-            for i in range(config.num_hidden_layers):
-                for inner, inner_theirs in _IN_LAYER.items():
-                    found += of(f"bert.encoder.layer.{i}.{inner_theirs}", (f"layer_{i}", *inner.split("/")))
-        found += of(theirs, tuple(ours.split("/")))
+    for module, shape in shapes.items():
+        path, theirs = tuple(module.split("/")), _hf_module(module)
+        table = path[-1].endswith("embeddings")
+        kind = "embedding" if table else "scale" if path[-1] == "LayerNorm" else "kernel"
+        found.append(Leaf(f"{theirs}.weight", shape, (*path, kind)))
+        if not table:
+            found.append(Leaf(f"{theirs}.bias", shape[:1], (*path, "bias")))
     return tuple(found)
 
 
@@ -114,24 +105,19 @@ def to_hf(params: Mapping[str, Any]) -> Flat:
     """Our tree -> a flat dict under the names of a checkpoint, in its layouts.
 
     Args:
-        params: the tree of `BertForSequenceClassification.init(...)["params"]`, or one of its form. The leaves may be
-            NumPy or JAX arrays, of any dtype, which they keep.
+        params: the tree of `BertForSequenceClassification.init(...)["params"]`, or one of its form. The leaves are
+            NumPy or JAX arrays of any dtype, which they keep.
 
     Returns:
-        NumPy arrays in C order; those that need no transposition may be the caller's own.
+        NumPy arrays in C order; an array that needs no transposition may share memory with its leaf.
 
     Raises:
-        ValueError: a path that is no parameter of the model.
+        ValueError: a path is no parameter of the model.
     """
     flat: Flat = {}
-    for path, leaf in _walk(params, ()):
+    for path, leaf in traverse_util.flatten_dict(dict(params)).items():
         *modules, kind = path
-        layer = re.fullmatch(r"layer_(\d+)", modules[0]) if modules else None
-        if layer:
-            inner = _IN_LAYER.get("/".join(modules[1:]))
-            theirs = inner and f"bert.encoder.layer.{int(layer[1])}.{inner}"
-        else:
-            theirs = _OUTSIDE.get("/".join(modules))
+        theirs = _hf_module("/".join(modules))
         if theirs is None or kind not in ("kernel", "embedding", "scale", "bias"):
             raise ValueError(f"params path = {'/'.join(path)!r}, must be a parameter of BertForSequenceClassification")
         value = np.asarray(leaf)
@@ -146,7 +132,7 @@ def from_hf(flat: Mapping[str, Any], config: ModelConfig, *, source: str = "para
     Args:
         flat: exactly the parameters of `leaves(config)`, of any dtype, which they keep.
         config: gives names and shapes.
-        source: what the errors call the dict.
+        source: the name of the dict in error messages.
 
     Returns:
         Nested dicts of NumPy arrays in C order.
@@ -154,10 +140,9 @@ def from_hf(flat: Mapping[str, Any], config: ModelConfig, *, source: str = "para
     Raises:
         ConfigError: a parameter is unknown, missing, or of another shape.
     """
-    wanted = leaves(config)
     check_known(flat, config, source=source)
-    params: Params = {}
-    for leaf in wanted:
+    params: dict[tuple[str, ...], np.ndarray] = {}
+    for leaf in leaves(config):
         require(
             leaf.name in flat,
             f"{source}: {leaf.name} {list(leaf.shape)} is missing; give a complete checkpoint of {describe(config)}",
@@ -167,15 +152,12 @@ def from_hf(flat: Mapping[str, Any], config: ModelConfig, *, source: str = "para
             value.shape == leaf.shape,
             f"{source}: {leaf.name} has shape {list(value.shape)}, must be {list(leaf.shape)} for {describe(config)}",
         )
-        node = params
-        for key in leaf.path[:-1]:
-            node = node.setdefault(key, {})
-        node[leaf.path[-1]] = np.ascontiguousarray(value.T if leaf.transposed else value)
-    return params
+        params[leaf.path] = np.ascontiguousarray(value.T if leaf.transposed else value)
+    return dict(traverse_util.unflatten_dict(params))
 
 
 def canonical(names: Iterable[str], *, source: str = "parameters") -> dict[str, str]:
-    """The names in a checkpoint -> {canonical name: name in the checkpoint}, without what is `UNUSED`.
+    """The names in a checkpoint -> {canonical name: name in the checkpoint}, without those in `UNUSED`.
 
     Accepts a bare encoder (`BertModel`: no prefix `bert.`), and `gamma` and `beta` of a LayerNorm, as conversions from
     TensorFlow called them.
@@ -187,23 +169,22 @@ def canonical(names: Iterable[str], *, source: str = "parameters") -> dict[str, 
         >>> canonical(["embeddings.LayerNorm.gamma", "cls.predictions.bias"])
         {'bert.embeddings.LayerNorm.weight': 'embeddings.LayerNorm.gamma'}
     """
-    found: dict[str, str] = {}
-    for stored in names:
-        name = re.sub(r"\.LayerNorm\.gamma$", ".LayerNorm.weight", stored)
+    stored: dict[str, str] = {}
+    for old in names:
+        name = re.sub(r"\.LayerNorm\.gamma$", ".LayerNorm.weight", old)
         name = re.sub(r"\.LayerNorm\.beta$", ".LayerNorm.bias", name)
         name = re.sub(r"^(?=(embeddings|encoder|pooler)\.)", "bert.", name)
-        if name in UNUSED:
-            continue
-        require(name not in found, f"{source}: {found.get(name)} and {stored} both mean {name}, one must go")
-        found[name] = stored
-    return found
+        if name not in UNUSED:
+            require(name not in stored, f"{source}: {stored.get(name)} and {old} both mean {name}; remove one")
+            stored[name] = old
+    return stored
 
 
 def check_known(names: Iterable[str], config: ModelConfig, *, source: str = "parameters") -> None:
-    """Refuse a name that is not in `leaves(config)`.
+    """Check that every name is in `leaves(config)`.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: one is not.
     """
     known = {leaf.name for leaf in leaves(config)}
     for name in names:
@@ -211,8 +192,8 @@ def check_known(names: Iterable[str], config: ModelConfig, *, source: str = "par
 
 
 def layer_of(name: str) -> int | None:
-    """The encoder layer that a canonical name belongs to; None outside the layers."""
-    match = _LAYER_NAME.match(name)
+    """The encoder layer of a canonical name; None outside the layers."""
+    match = re.match(r"bert\.encoder\.layer\.(\d+)\.", name)
     return int(match[1]) if match else None
 
 
@@ -224,9 +205,10 @@ def describe(config: ModelConfig) -> str:
     )
 
 
-def _walk(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _walk(value, (*path, key))
-        else:
-            yield (*path, key), value
+def _hf_module(ours: str) -> str | None:
+    """The name of one of our modules in a checkpoint; None for an unknown one."""
+    layer = re.fullmatch(r"layer_(\d+)/(.+)", ours)
+    if layer is None:
+        return _OUTSIDE.get(ours)
+    inner = _IN_LAYER.get(layer[2])
+    return inner and f"bert.encoder.layer.{int(layer[1])}.{inner}"

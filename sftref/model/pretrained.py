@@ -1,7 +1,7 @@
 """A model's name -> its configuration, parameters and tokenizer; and back into a folder that `transformers` opens.
 
-Each parameter is checked by name, shape and content. What a pre-trained checkpoint does not have (the classifier, and
-sometimes the pooler) is drawn afresh, as a function of the seed and the parameter's name.
+Each parameter is checked by name, shape and content. Parameters that a pre-trained checkpoint lacks (the classifier,
+and sometimes the pooler) are initialized, as a function of the seed and the parameter's name.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
-from sftref.config import ConfigError, ModelConfig, require
+from sftref.config import ConfigError, ModelConfig, one_line, require
+from sftref.data.tokens import load_tokenizer
+from sftref.model import tiny
 from sftref.model.names import OPTIONAL, Flat, Leaf, Params, canonical, check_known, from_hf, layer_of, leaves, to_hf
 from sftref.model.weights import (
     CONFIG,
     TOKENIZER_FILES,
     WEIGHTS,
-    load_module,
     model_folder,
-    one_line,
     read_json,
     read_tensors,
     tensor_files,
@@ -36,8 +38,8 @@ from sftref.model.weights import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# What `config.json` must say; what it may say, else it means the default of `ModelConfig`, which is BERT's; and what it
-# may not say otherwise, because the model here computes nothing else.
+# Entries that `config.json` must have; entries that it may have, else the default of `ModelConfig` (BERT's) counts; and
+# entries that may have no other value, because this model computes nothing else.
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 SETTINGS = (
     "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_dropout_prob",
@@ -45,11 +47,8 @@ SETTINGS = (
 )  # fmt: skip
 HEAD = "BertForSequenceClassification"
 FIXED = {
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
+    "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +57,14 @@ class Pretrained:
 
     Attributes:
         config: its dimensions, with the labels of the task.
-        params: the tree of `BertForSequenceClassification`; NumPy leaves of the dtype asked for.
-        source: the name it was asked for by.
-        folder: where config.json and the tokenizer lie; None for "tiny", which lies nowhere.
+        params: the tree of `BertForSequenceClassification`; NumPy leaves of one dtype.
+        folder: the folder of config.json and the tokenizer; None for "tiny", which has no files.
         hf_config: the content of config.json.
-        fresh: the names of the parameters that no checkpoint gave.
+        fresh: the names of the parameters that were initialized and not read.
     """
 
     config: ModelConfig
     params: Params
-    source: str
     folder: Path | None
     hf_config: dict[str, Any]
     fresh: tuple[str, ...]
@@ -78,10 +75,7 @@ class Pretrained:
         Raises:
             ConfigError: the folder has none.
         """
-        from sftref.data import tokens
-        from sftref.model import tiny
-
-        return tiny.tokenizer() if self.folder is None else tokens.load_tokenizer(str(self.folder))
+        return tiny.tokenizer() if self.folder is None else load_tokenizer(str(self.folder))
 
 
 def load_pretrained(
@@ -101,8 +95,8 @@ def load_pretrained(
         num_labels: C; 1 for regression.
         regression: whether the head is a real number under a squared error.
         num_layers: keep the first layers only; None for all.
-        seed: decides the fresh parameters, 0 to 2^64 - 1.
-        dtype: of all parameters, whatever the checkpoint stores: float32 or float64.
+        seed: of the initialized parameters, 0 to 2^64 - 1.
+        dtype: of all parameters, whatever the checkpoint has: float32 or float64.
 
     Raises:
         ConfigError: there is no such model; its files are missing, damaged or of another kind of model; a parameter is
@@ -110,28 +104,26 @@ def load_pretrained(
     """
     source = f"--model {model}"
     if model == "tiny":
-        from sftref.model import tiny
-
         folder, hf_config = None, tiny.hf_config()
     else:
         folder = model_folder(model)
         hf_config = read_json(folder / CONFIG, source)
     config = _model_config(hf_config, source, num_labels, regression, num_layers)
     stored: Flat = {} if folder is None else _read(folder, config, hf_config, np.dtype(dtype), source)
-    # A module is fresh as a whole: half a classifier is a damaged file.
+    # A module is initialized as a whole: half a classifier is a damaged file.
     modules = {name.rpartition(".")[0] for name in stored}
     absent = [leaf for leaf in leaves(config) if leaf.name.rpartition(".")[0] not in modules]
     fresh = [leaf for leaf in absent if folder is None or leaf.name.startswith(OPTIONAL)]
     drawn = {leaf.name: initial(leaf, seed, config.initializer_range).astype(dtype) for leaf in fresh}
     params = from_hf(stored | drawn, config, source=source)
-    return Pretrained(config, params, model, folder, hf_config, tuple(drawn))
+    return Pretrained(config, params, folder, hf_config, tuple(drawn))
 
 
 def initial(leaf: Leaf, seed: int, scale: float) -> np.ndarray:
     """The initial value of a parameter, float32: N(0, scale^2); 1 for a LayerNorm's weight, 0 for a bias.
 
-    A function of (seed, name) and of nothing else. NumPy promises a generator's bits for all time, but not the stream
-    of `normal`, so the normal numbers are made from the bits here (Box and Muller, Ann. Math. Statist. 29, 1958).
+    A function of (seed, name) only. NumPy guarantees a generator's bits across versions, but not the stream of
+    `normal`, so normal numbers are made from the bits here (Box and Muller, Ann. Math. Statist. 29, 1958).
     """
     if leaf.path[-1] in ("scale", "bias"):
         return np.full(leaf.shape, float(leaf.path[-1] == "scale"), np.float32)
@@ -152,20 +144,20 @@ def save_pretrained(
 ) -> None:
     """Write a folder that `transformers.AutoModelForSequenceClassification` and `load_pretrained` open.
 
-    The folder appears whole or not at all; an earlier save of the same name is replaced.
+    The folder is written whole or not at all; an earlier save of the same name is replaced.
 
     Args:
-        folder: to be written; see `check_target`.
-        params: the tree of the model on the host; stored as it is, in float32 or float64.
-        config: what its leaves are checked against.
+        folder: see `check_target`.
+        params: the tree of the model on the host; saved in its own dtype, float32 or float64.
+        config: the dimensions that the leaves must have.
         tokenizer: the model's own.
         hf_config: the config.json that the model came with; its other entries are kept.
-        label_names: the classes, C of them; none for "LABEL_0", "LABEL_1", ...
+        label_names: C class names; none for "LABEL_0", "LABEL_1", ...
 
     Raises:
-        ConfigError: the folder is taken or cannot be written; a parameter is unknown, missing or of another shape.
+        ConfigError: the folder has other files or cannot be written; a parameter is unknown, missing or of another
+            shape.
     """
-    safetensors = load_module("safetensors.numpy")
     flat = to_hf(from_hf(to_hf(params), config))
     target = Path(folder)
     check_target(target)
@@ -178,8 +170,8 @@ def save_pretrained(
         dtype = np.result_type(*flat.values()).name
         content = export_config(config, hf_config, label_names, dtype)
         (new / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        # "pt" is what transformers asks for: the layouts are PyTorch's.
-        safetensors.save_file(flat, new / WEIGHTS, metadata={"format": "pt"})
+        # transformers requires "pt": the layouts are PyTorch's.
+        save_file(flat, new / WEIGHTS, metadata={"format": "pt"})
         tokenizer.save_pretrained(str(new))
         if target.exists():
             os.rename(target, old)
@@ -189,7 +181,7 @@ def save_pretrained(
             if old.exists():
                 os.rename(old, target)
             raise
-    except (OSError, load_module("safetensors").SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise ConfigError(f"model folder {target}: cannot be written ({one_line(error)}); choose another") from error
     finally:
         if temporary is not None:
@@ -197,18 +189,18 @@ def save_pretrained(
 
 
 def check_target(folder: str | Path) -> None:
-    """Refuse a folder that `save_pretrained` would not replace; to be asked before training, not after.
+    """Check, before training, that `save_pretrained` can write to `folder`.
 
     Raises:
-        ConfigError: it is a file, or holds a file that no save wrote.
+        ConfigError: it is a file, or has a file that no save wrote.
     """
     target = Path(folder)
     require(not target.exists() or target.is_dir(), f"model folder {target}: is a file; choose another name")
     known = {CONFIG, WEIGHTS, *TOKENIZER_FILES}
-    foreign = sorted(p.name for p in target.iterdir() if p.name not in known) if target.is_dir() else []
+    others = sorted(p.name for p in target.iterdir() if p.name not in known) if target.is_dir() else []
     require(
-        not foreign,
-        f"model folder {target}: holds {', '.join(foreign[:3])}, must be new, empty or an earlier save; choose another",
+        not others,
+        f"model folder {target}: has {', '.join(others[:3])}, must be new, empty or an earlier save; choose another",
     )
 
 
@@ -218,14 +210,14 @@ def export_config(
     """The config.json of a fine-tuned model.
 
     Raises:
-        ConfigError: the number of names is not that of the labels.
+        ConfigError: there is not one name for each label.
     """
     names = list(label_names) or [f"LABEL_{i}" for i in range(config.num_labels)]
     require(
         len(names) == config.num_labels,
-        f"label_names = {', '.join(names)}, must be {config.num_labels} as the model's num_labels",
+        f"label_names = {', '.join(names)}, must be {config.num_labels}, the model's num_labels",
     )
-    # Of the checkpoint before: its place, its versions, and the old spelling of `dtype`.
+    # Of the earlier checkpoint: its path, its versions, and the old spelling of `dtype`.
     stale = ("_name_or_path", "transformers_version", "torch_dtype", "num_labels")
     return (
         {key: value for key, value in hf_config.items() if key not in stale}
@@ -246,12 +238,13 @@ def export_config(
 def _model_config(
     hf_config: Mapping[str, Any], source: str, num_labels: int, regression: bool, num_layers: int | None
 ) -> ModelConfig:
-    """The content of config.json -> a ModelConfig, if it is one that the model here computes."""
+    """The content of config.json -> a ModelConfig, if it is a BERT that this model computes."""
     kind = hf_config.get("model_type")
-    # What `sftref train` writes into --out has a file of that name too.
+    # `sftref train --out` writes a file of this name too.
     require(
         not {"task", "trainer"} <= hf_config.keys(),
-        f"{source}: has a run's records, no model; `sftref train --resume DIR --save MODEL` writes it from checkpoints",
+        f"{source}: has the records of a run and no model; "
+        "`sftref train --resume DIR --save MODEL` writes the model from a checkpoint",
     )
     require(kind == "bert", f"{source}: model_type in {CONFIG} = {kind!r}, must be 'bert'; choose a BERT")
     for name, value in FIXED.items():
@@ -277,24 +270,24 @@ def _model_config(
 
 
 def _read(folder: Path, config: ModelConfig, hf_config: Mapping[str, Any], dtype: np.dtype[Any], source: str) -> Flat:
-    """The parameters that a folder has, under their canonical names, without the layers cut off."""
+    """The parameters in a folder, under their canonical names, without the layers after `num_hidden_layers`."""
     files = tensor_files(folder, source)
     stored = canonical(files, source=source)
     if "classifier.weight" in stored:
         made_by = hf_config.get("architectures") or [HEAD]
         require(
             HEAD in made_by,
-            f"{source}: its classifier is that of {', '.join(map(str, made_by))}, must be of {HEAD}; "
-            "choose a checkpoint of that, or a pre-trained one",
+            f"{source}: its classifier is that of {', '.join(map(str, made_by))}, must be that of {HEAD}; "
+            "choose such a checkpoint, or a pre-trained one",
         )
         labels = tensor_shape(stored["classifier.weight"], files, source)[0]
         require(
             labels == config.num_labels,
             f"{source}: its classifier has num_labels = {labels}, must have {config.num_labels} for this task; "
-            f"choose a task of {labels}, or a checkpoint without classifier",
+            f"choose a task with {labels} labels, or a checkpoint without classifier",
         )
-    cut = range(config.num_hidden_layers, hf_config["num_hidden_layers"])
-    kept = {name: file_name for name, file_name in stored.items() if layer_of(name) not in cut}
+    dropped = range(config.num_hidden_layers, hf_config["num_hidden_layers"])
+    kept = {name: old for name, old in stored.items() if layer_of(name) not in dropped}
     check_known(kept, config, source=source)
     tensors = read_tensors(kept.values(), files, dtype, source)
-    return {name: tensors[file_name] for name, file_name in kept.items()}
+    return {name: tensors[old] for name, old in kept.items()}

@@ -211,7 +211,7 @@ class TestSave:
         (tmp_path / "thesis.tex").write_text("")
         message = refusal(lambda: save_pretrained(tmp_path, tiny.params, tiny.config, tokenizer, tiny.hf_config))
         assert message == (
-            f"model folder {tmp_path}: holds thesis.tex, must be new, empty or an earlier save; choose another"
+            f"model folder {tmp_path}: has thesis.tex, must be new, empty or an earlier save; choose another"
         )
         file = tmp_path / "thesis.tex"
         assert refusal(lambda: check_target(file)) == f"model folder {file}: is a file; choose another name"
@@ -269,7 +269,7 @@ class TestSave:
     def test_names_for_other_labels(self, tiny: Pretrained, tokenizer: Any, tmp_path: Path) -> None:
         args = (tmp_path / "m", tiny.params, tiny.config, tokenizer, tiny.hf_config)
         message = refusal(lambda: save_pretrained(*args, label_names=("a", "b", "c")))
-        assert message == "label_names = a, b, c, must be 2 as the model's num_labels"
+        assert message == "label_names = a, b, c, must be 2, the model's num_labels"
         assert not (tmp_path / "m").exists()
 
     def test_parameters_of_another_model(self, tiny: Pretrained, tokenizer: Any, tmp_path: Path) -> None:
