@@ -1,1 +1,1 @@
-"""Seeded faults, equivalent changes, and the kill matrix that proves the laws see the first and not the second."""
+"""Seeded faults, equivalent changes, and the kill matrix, which shows that laws see the first and not the second."""

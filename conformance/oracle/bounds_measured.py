@@ -136,7 +136,7 @@ def walk(case: Case, params: Params, batches: Sequence[HostBatch]) -> Walk:
     for name, bound in distance.bounds.items():
         stored = u * math.sqrt(len(batches)) * float(np.linalg.norm(params[name]))
         noise = math.hypot(bound.noise, stored)
-        bounds[name] = Bound(FACTOR * noise, noise, f"{bound.why} and {len(batches)} roundings of what is stored")
+        bounds[name] = Bound(FACTOR * noise, noise, f"{bound.why} and {len(batches)} roundings of stored parameters")
     moments = iter(runs)
     first = reference(case, params, lambda *_: next(moments)[0].first)
     moments = iter(runs)

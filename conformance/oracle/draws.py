@@ -27,14 +27,14 @@ PHASES = (Phase.explicit, Phase.generate)
 GARBAGE = 99_999
 
 
-def for_all(check: Check, holds: Callable[..., None], /, **values: st.SearchStrategy[object]) -> None:
-    """Call `holds` with drawn values, as often as the level says; an exception ends the check.
+def for_all(check: Check, body: Callable[..., None], /, **values: st.SearchStrategy[object]) -> None:
+    """Call `body` with drawn values, as often as the level says; an exception ends the check.
 
     Example::
 
         for_all(check, lambda ids: check.equal("ids", table[ids], want[ids]), ids=integers(0, 9))
     """
-    test = given(**values)(lambda **drawn: holds(**drawn))
+    test = given(**values)(lambda **drawn: body(**drawn))
     test = settings(
         max_examples=EXAMPLES[check.level],
         deadline=None,
@@ -56,14 +56,14 @@ def for_all(check: Check, holds: Callable[..., None], /, **values: st.SearchStra
 
 
 def for_shapes(
-    check: Check, shapes: Mapping[str, Sequence[tuple[int, ...]]], holds: Callable[..., None], *, most: int = 2**18
+    check: Check, shapes: Mapping[str, Sequence[tuple[int, ...]]], body: Callable[..., None], *, most: int = 2**18
 ) -> None:
-    """Call `holds(g, shape=...)` for each shape of this level and of those below.
+    """Call `body(g, shape=...)` for each shape of this level and of those below.
 
     A shape whose sizes multiply to more than `most` is called once: so many elements are a sample by themselves.
     """
     for shape in (shape for level, more in shapes.items() if check.at(level) for shape in more):
-        each = functools.partial(holds, shape=shape)
+        each = functools.partial(body, shape=shape)
         if math.prod(shape) > most:
             each(np.random.default_rng((zlib.crc32(check.law.id.encode()), check.seed, *shape)))
         else:

@@ -1,4 +1,4 @@
-"""What the update asks of accelerators that are not here: the modules are read, and wrong ones are told from right."""
+"""The update lowered for accelerators that are not present: modules are read, and wrong ones are seen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def mesh(*shape: int) -> Mesh:
 
 
 @pytest.mark.parametrize("name", [f"{SFTREF}:mesh", f"{SFTREF}:pmap", f"{SFTREF}:single"])
-def test_the_laws_hold_of_our_trainers(name: str) -> None:
+def test_the_laws_pass_for_sftrefs_trainers(name: str) -> None:
     subject = load_adapter(name)
     for law in ("lowering.reduction", "lowering.precision"):
         record = ask(laws()[law], {"subject": subject}, Settings(level="standard"))
@@ -52,7 +52,7 @@ def test_the_laws_hold_of_our_trainers(name: str) -> None:
 @pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in SEEDED for law in fault.seen_by])
 def test_a_fault_is_seen(name: str, law: str) -> None:
     fault = faults()[name]
-    said = {
+    messages = {
         "sums-over-half-of-the-devices": "a sum is taken over: [(0, 1, 2, 3), (4, 5, 6, 7)], should be [(0, 1, ",
         "maximum-over-devices": "how all_reduce joins what two devices hold: 'maximum', should be 'add'",
         "gradients-sent-as-bfloat16": "narrow types in which gradients are reduced: ['bf16'], should be []",
@@ -64,20 +64,20 @@ def test_a_fault_is_seen(name: str, law: str) -> None:
     assert laws()[law] in side(fault)
     [record] = trials(fault, [(law, Settings(level=level_of("full", fault, law)))])
     assert record.status == "fail", record.message
-    assert said[name].replace("elements moved: 0", "elements moved by collectives: 0") in record.message
+    assert messages[name].replace("elements moved: 0", "elements moved by collectives: 0") in record.message
 
 
 def test_a_trainer_that_writes_its_sum_out_is_right() -> None:
     change = changes()["sums-written-out"]
-    asked = [(law.id, Settings(level="quick")) for law in side(change)]
-    assert [record.status for record in trials(change, asked)] == ["pass", "pass"]
+    laws_of_change = [(law.id, Settings(level="quick")) for law in side(change)]
+    assert [record.status for record in trials(change, laws_of_change)] == ["pass", "pass"]
 
 
 def test_the_catalogue_has_what_is_seeded() -> None:
     assert sorted(seeded_ids()) == sorted([fault.id for fault in SEEDED] + ["sums-written-out"])
 
 
-def test_a_rule_of_one_platform_is_taken_back() -> None:
+def test_a_rule_of_one_platform_is_removed_again() -> None:
     mlir = importlib.import_module("jax._src.interpreters.mlir")
 
     def rules() -> list[object]:
@@ -94,7 +94,7 @@ def test_a_rule_of_one_platform_is_taken_back() -> None:
     assert "stablehlo.multiply" not in lowered(lambda x: jnp.tanh(x), x, platform="tpu").text
 
 
-def test_products_have_their_types_and_what_they_ask_for() -> None:
+def test_products_have_types_and_a_precision() -> None:
     x, w = jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 5), jnp.bfloat16)
     left, right = Tensor((2, 3), "bf16"), Tensor((3, 5), "bf16")
     assert lowered(jnp.dot, x, w).products == Counter({Product(left, right, Tensor((2, 5), "bf16"), "DEFAULT"): 1})
@@ -102,7 +102,7 @@ def test_products_have_their_types_and_what_they_ask_for() -> None:
     assert highest.products == Counter({Product(left, right, Tensor((2, 5), F32), "HIGHEST"): 1})
 
 
-def test_what_a_function_holds_counts_as_often_as_it_is_called() -> None:
+def test_products_in_a_function_count_once_for_each_call() -> None:
     inner = jax.jit(lambda x: x @ x)
     module = lowered(lambda x: inner(inner(inner(x))), jnp.ones((4, 4)))
     assert sum(module.products.values()) == 3
@@ -121,18 +121,18 @@ def test_groups_are_read_along_each_axis_of_a_mesh() -> None:
     gathered = shard_map(
         lambda x: lax.all_gather(x, "model"), grid, spec, PartitionSpec("data", None, "model"), check=False
     )
-    [found] = lowered(gathered, jnp.ones((2, 4))).collectives
-    assert (found.kind, found.joins) == ("all_gather", "")
+    [collective] = lowered(gathered, jnp.ones((2, 4))).collectives
+    assert (collective.kind, collective.joins) == ("all_gather", "")
 
 
-def test_arguments_lie_whole_or_in_pieces() -> None:
+def test_arguments_are_whole_or_in_pieces() -> None:
     grid = mesh(2, 4)
 
     def placed(*axes: object) -> jax.Array:
         return jax.device_put(np.ones((8, 8), np.float32), NamedSharding(grid, PartitionSpec(*axes)))
 
     module = lowered(
-        lambda *given: sum(given), placed(), placed("data"), placed(None, "model"), placed(("data", "model"))
+        lambda *arrays: sum(arrays), placed(), placed("data"), placed(None, "model"), placed(("data", "model"))
     )
     assert module.arguments == [Argument(Tensor((8, 8), F32), pieces) for pieces in (1, 2, 4, 8)]
 
@@ -154,7 +154,7 @@ def test_the_shardings_of_older_releases_are_read() -> None:
     assert module.collectives == Counter({Collective("all_reduce", (Tensor((8,), F32),), "add", ((0, 1), (2, 3))): 1})
 
 
-def test_names_tell_what_is_narrow_and_whose_a_kernel_is() -> None:
+def test_narrow_types_and_the_platforms_of_kernels() -> None:
     assert narrow({"f32", "bf16", "f8E4M3FN", "f64", "ui8"}) == ["bf16", "f8E4M3FN"]
     names = frozenset({"cublas$gemm", "hipsolver_getrf", "lapack_sgetrf", "mine"})
     assert [foreign(platform, names) for platform in PLATFORMS] == [
@@ -164,7 +164,7 @@ def test_names_tell_what_is_narrow_and_whose_a_kernel_is() -> None:
     ]
 
 
-def test_who_neither_reduces_nor_cuts_is_told_so() -> None:
+def test_a_module_without_reduction_and_sharding_fails() -> None:
     subject = load_adapter("sftref.conformance.adapters.template:Template")
 
     class Copies(type(subject)):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Rung 10, what a trainer costs, and the seeded slow-downs: each is right, and costs what it says."""
+"""Rung 10, the costs of a trainer, and the seeded slow-downs: each is right, and costs what it claims."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEMPLATE = "sftref.conformance.adapters.template:Template"
 KEYS = {"flops", "bytes", "arguments", "outputs", "aliased", "temporary"}
 
 
-def asked(law: str, subject: Any) -> Result:
+def result_of(law: str, subject: Any) -> Result:
     return ask(laws()[law], {"subject": subject}, Settings(level="standard"))
 
 
@@ -49,7 +49,7 @@ def started(subject: Any, n: int = 8) -> tuple[Any, HostBatch]:
 
 
 # The rung.
-def test_the_ladder_has_ten_rungs_above_the_first_and_a_run_answers_for_those_of_its_level() -> None:
+def test_a_run_has_the_rungs_of_its_level() -> None:
     assert (RUNGS[9:], len(NEEDS)) == (("processes", "performance"), len(RUNGS))
     for level in LEVELS:
         rungs = {split_id(check)[0].rung for check in expected(level, ["mesh"])}
@@ -59,16 +59,16 @@ def test_the_ladder_has_ten_rungs_above_the_first_and_a_run_answers_for_those_of
 
 
 @pytest.mark.parametrize("name", [TEMPLATE, f"{SFTREF}:mesh"])
-def test_the_laws_hold_of_a_right_trainer(name: str) -> None:
+def test_a_right_trainer_passes(name: str) -> None:
     subject = load_adapter(name)
     for law in LAWS:
-        record = asked(law, subject)
+        record = result_of(law, subject)
         assert record.status == "pass", record.message
 
 
 @pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in SEEDED for law in fault.seen_by])
-def test_a_fault_is_seen_and_called_by_its_layer(name: str, law: str) -> None:
-    fault, said = faults()[name], {
+def test_a_fault_is_seen_and_attributed_to_its_layer(name: str, law: str) -> None:
+    fault, messages = faults()[name], {
         "recompiles": "compiled by the second update and evaluation: ['jit(<lambda>)'], should be []",
         "leaks": "6 updates, 6 more uint32[16], 6 more float32[16], ",
         "extra-all-gather": "share of elements moved beyond the gradient: ",
@@ -76,14 +76,14 @@ def test_a_fault_is_seen_and_called_by_its_layer(name: str, law: str) -> None:
     assert laws()[law] in side(fault)
     [record] = trials(fault, [(law, Settings(level=level_of("full", fault, law)))])
     assert record.status == "fail"
-    assert said[name] in record.message
-    found = diagnose(as_run(fault, {law: record}, Settings()))
-    assert found is not None
-    assert found["layer"] == fault.layer == "performance"
+    assert messages[name] in record.message
+    diagnosis = diagnose(as_run(fault, {law: record}, Settings()))
+    assert diagnosis is not None
+    assert diagnosis["layer"] == fault.layer == "performance"
 
 
 class SeedInTheProgram(Template):
-    """A program for each seed, as of a step that closes over it."""
+    """A program for each seed, as of a step that closes over the seed."""
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         super().start(case, params, n_devices)
@@ -91,9 +91,9 @@ class SeedInTheProgram(Template):
 
 
 class OtherAtTheStart(Template):
-    """The first parameters lie in parts where they can, and those that an update gives back do not.
+    """The first parameters are sharded where possible, those after an update are not.
 
-    The template was compiled for the second kind before, which must hide nothing.
+    The template has been compiled for the second kind before, which must not hide the compilation.
     """
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
@@ -103,7 +103,7 @@ class OtherAtTheStart(Template):
 
 
 class LastBatchCut(Template):
-    """Rows of weight 0 are cut off, as a loader does that gives a last batch of its own shape."""
+    """Rows of weight 0 are dropped, as by a loader whose last batch has a shape of its own."""
 
     def _put(self, batch: HostBatch) -> HostBatch:
         return super()._put(HostBatch(*(leaf[batch.weights > 0] for leaf in batch)))
@@ -111,16 +111,16 @@ class LastBatchCut(Template):
 
 @pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")  # those of the first update
 @pytest.mark.parametrize(
-    ("subject", "said"),
+    ("subject", "message"),
     [
         (SeedInTheProgram, "compiled by a run of another seed: ['jit(step)', "),
         (OtherAtTheStart, "compiled by the second update and evaluation: ['jit(step)'"),
         (LastBatchCut, "compiled for a last batch that is not full: ['jit(step)', "),
     ],
 )
-def test_what_compiles_again_is_named(subject: type[Template], said: str) -> None:
-    record = asked("performance.compilations", subject())
-    assert (record.status, said in record.message) == ("fail", True), record.message
+def test_programs_compiled_again_are_named(subject: type[Template], message: str) -> None:
+    record = result_of("performance.compilations", subject())
+    assert (record.status, message in record.message) == ("fail", True), record.message
 
 
 def test_losses_that_are_kept_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,19 +128,19 @@ def test_losses_that_are_kept_are_named(monkeypatch: pytest.MonkeyPatch) -> None
 
     class KeepsLosses(Template):
         def step(self, batch: HostBatch) -> StepResult:
-            found = super().step(batch)
-            kept.append(jnp.float32(found.loss))
-            return found
+            result = super().step(batch)
+            kept.append(jnp.float32(result.loss))
+            return result
 
-    record = asked("performance.memory", KeepsLosses())
+    record = result_of("performance.memory", KeepsLosses())
     assert "6 updates, 3 more float32[]: " in record.message
 
 
-def test_where_jax_says_nothing_the_laws_are_blind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_events_of_jax_the_laws_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "STAGES", {"/jax/renamed": "compile"})
     monkeypatch.setattr(jax, "live_arrays", lambda: [])
     for law in LAWS:
-        record = asked(law, Template())
+        record = result_of(law, Template())
         assert (record.status, "does not tell of" in record.message) == ("error", True)
 
 
@@ -150,26 +150,26 @@ def test_explain_names_the_faults() -> None:
             assert f"- {fault.id}: " in "\n".join(explain.explained(laws()[law], None))
 
 
-# What a trainer costs.
+# The costs of a trainer.
 @pytest.mark.parametrize("name", [TEMPLATE, *DEFAULT_ADAPTERS])
 def test_costs_are_those_of_the_program_that_runs(name: str) -> None:
     subject, batch = started(load_adapter(name), 1 if name.endswith("single") else 8)
     with compilation.heard() as first:
-        found = subject.costs(batch)
+        costs = subject.costs(batch)
     with compilation.heard() as again:
         subject.program(batch)
         subject.step(batch)
-        assert subject.costs(batch) == found
-    assert found.keys() == KEYS
-    assert all(value > 0 for value in found.values())
-    assert found["aliased"] <= found["arguments"]
+        assert subject.costs(batch) == costs
+    assert costs.keys() == KEYS
+    assert all(value > 0 for value in costs.values())
+    assert costs["aliased"] <= costs["arguments"]
     parameters = sum(leaf.size for leaf in subject.params().values())
-    assert found["aliased"] >= 3 * 4 * parameters, "parameters and both moments are taken over"
+    assert costs["aliased"] >= 3 * 4 * parameters, "parameters and both moments are donated"
     assert len([name for name in first if "step" in name or "_fun" in name]) <= 1
     assert not [name for name in again if "step" in name or "_fun" in name]
 
 
-def test_what_a_platform_does_not_say_is_left_out() -> None:
+def test_costs_that_a_platform_does_not_report_are_left_out() -> None:
     class Silent:
         def cost_analysis(self) -> Any:
             raise NotImplementedError
@@ -187,26 +187,26 @@ def test_what_a_platform_does_not_say_is_left_out() -> None:
     assert costs_of(Older()) == {"flops": 3.0}
 
 
-def test_the_template_donates_what_is_its_own_only() -> None:
+def test_the_template_donates_only_its_own_arrays() -> None:
     rng = np.random.default_rng(0)
     subject = Template()
     case = small(subject, rng)
-    # Laid out as a CPU device takes them without a copy.
-    given = {name: np.asarray(jnp.asarray(leaf, jnp.float32)) for name, leaf in start_params(case, rng).items()}
-    want = {name: np.array(leaf) for name, leaf in given.items()}
-    subject.start(case, given, 1)
+    # Arrays that a CPU device takes without a copy.
+    params = {name: np.asarray(jnp.asarray(leaf, jnp.float32)) for name, leaf in start_params(case, rng).items()}
+    want = {name: np.array(leaf) for name, leaf in params.items()}
+    subject.start(case, params, 1)
     first = subject.params()
     for _ in range(3):
         subject.step(batch_of(case, rng))
     for name, leaf in want.items():
-        np.testing.assert_array_equal(given[name], leaf)
+        np.testing.assert_array_equal(params[name], leaf)
         np.testing.assert_array_equal(first[name], leaf)
 
 
 # The seeded slow-downs.
 
 
-def test_the_catalogue_has_what_a_law_sees_and_no_more() -> None:
+def test_the_catalogue_has_the_faults_that_a_law_sees() -> None:
     assert sorted(performance.seeded_ids()) == sorted([*performance.TIMED, *(fault.id for fault in SEEDED)])
     assert load_adapter("sftref.conformance.faults.trainers.performance:slower_10").name == "template (slower-10)"
     with pytest.raises(AdapterError, match="slower_11 is not a seeded fault"):
@@ -236,7 +236,7 @@ def test_a_costly_trainer_is_right(name: str) -> None:
 
 
 class Clock:
-    """Time that passes where it is told to, and a little when it is looked at."""
+    """A clock that advances when code sleeps, and by 1 us when it is read."""
 
     now = 0.0
 
@@ -266,9 +266,9 @@ def test_a_slower_trainer_is_slower_by_its_share(percent: int, monkeypatch: pyte
         subject.step(batch)
         took.append(clock.now - began)
     share = 1 + percent / 100
-    assert took[:3] == pytest.approx([2.0, 0.02, 0.02], rel=1e-3), "compiling is nobody's step time"
+    assert took[:3] == pytest.approx([2.0, 0.02, 0.02], rel=1e-3), "compiling is not step time"
     assert took[3:7] == pytest.approx([0.02 * share] * 4, rel=1e-3)
-    assert took[7] == pytest.approx(0.5 + 0.02 * (share - 1), rel=1e-3), "of one outlier it makes no rule"
+    assert took[7] == pytest.approx(0.5 + 0.02 * (share - 1), rel=1e-3), "one outlier does not change the median"
     assert took[-1] == pytest.approx(0.04 * share, rel=1e-3)
 
 
@@ -296,7 +296,7 @@ def test_a_serial_scatter_add_is_right_and_serial() -> None:
     np.testing.assert_allclose(columns.sum(), 2 * 7 * 6, rtol=1e-6)
 
 
-def test_faults_of_performance_are_put_before_the_laws_that_can_see_them_only() -> None:
+def test_faults_of_performance_run_only_laws_that_can_see_them() -> None:
     for fault in SEEDED:
         assert {law.id for law in side(fault)} == {*LAWS, *fault.seen_by}
     assert set(LAWS) <= {law.id for law in side(dataclasses.replace(SEEDED[0], module="trainers"))}

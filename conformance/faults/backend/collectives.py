@@ -42,15 +42,35 @@ def _only(device: int, x: Any, wrong: Any) -> Any:
     return jnp.where(device_number() == device, wrong, x)
 
 
-@FAULTS.lowered("sums-without-the-eighth-device", *PSUM)
-def _eighth(right: Any, *operands: Any, **_: Any) -> Any:
-    return right(*(_only(7, x, jnp.zeros_like(x)) for x in operands))
+def _limits(x: Any) -> Any:
+    return jnp.iinfo(x.dtype) if x.dtype.kind in "iu" else jnp.finfo(x.dtype)
 
 
-@FAULTS.lowered("sums-in-bfloat16", *PSUM)
-def _narrow(right: Any, *operands: Any, **_: Any) -> Any:
-    cut = (lax.reduce_precision(x, 8, 7) if x.dtype == np.float32 else x for x in operands)
-    return right(*cut)
+# Faults of one expression; `right` is the primitive as JAX compiles it, or the function.
+FAULTS.lowered("sums-without-the-eighth-device", *PSUM)(
+    lambda right, *operands, **_: right(*(_only(7, x, jnp.zeros_like(x)) for x in operands))
+)
+FAULTS.lowered("sums-in-bfloat16", *PSUM)(
+    lambda right, *operands, **_: right(
+        *(lax.reduce_precision(x, 8, 7) if x.dtype == np.float32 else x for x in operands)
+    )
+)
+FAULTS.lowered("sums-not-waited-for", *PSUM)(
+    lambda right, *operands, **_: _each(right, operands, lambda x, y: _only(3, y, x) if x.ndim else y)
+)
+FAULTS.lowered("maximum-of-all-but-one", core.pmax_p)(
+    lambda right, *operands, **_: right(*(_only(5, x, jnp.full_like(x, _limits(x).min)) for x in operands))
+)
+FAULTS.lowered("minimum-of-all-but-one", core.pmin_p)(
+    lambda right, *operands, **_: right(*(_only(5, x, jnp.full_like(x, _limits(x).max)) for x in operands))
+)
+FAULTS.lowered("parts-exchanged", core.all_to_all_p)(
+    lambda right, x, *, split_axis, **_: right(jnp.flip(x, split_axis))
+)
+FAULTS.patched("mean-is-a-sum", lax, "pmean")(lambda right, x, *axis, **options: lax.psum(x, *axis, **options))
+
+
+# Collectives.
 
 
 @FAULTS.lowered("sums-of-one-size", *PSUM)
@@ -59,30 +79,6 @@ def _one_size(right: Any, *operands: Any, **_: Any) -> Any:
         return _only(2, y, y.at[(0,) * y.ndim].add(1)) if y.size * y.dtype.itemsize == MIB else y
 
     return _each(right, operands, change)
-
-
-@FAULTS.lowered("sums-not-waited-for", *PSUM)
-def _early(right: Any, *operands: Any, **_: Any) -> Any:
-    return _each(right, operands, lambda x, y: _only(3, y, x) if x.ndim else y)
-
-
-@FAULTS.patched("mean-is-a-sum", lax, "pmean")
-def _mean(right: Any, x: Any, *axis: Any, **options: Any) -> Any:
-    return lax.psum(x, *axis, **options)
-
-
-@FAULTS.lowered("maximum-of-all-but-one", core.pmax_p)
-def _maximum(right: Any, *operands: Any, **_: Any) -> Any:
-    return right(*(_only(5, x, jnp.full_like(x, _limits(x).min)) for x in operands))
-
-
-@FAULTS.lowered("minimum-of-all-but-one", core.pmin_p)
-def _minimum(right: Any, *operands: Any, **_: Any) -> Any:
-    return right(*(_only(5, x, jnp.full_like(x, _limits(x).max)) for x in operands))
-
-
-def _limits(x: Any) -> Any:
-    return jnp.iinfo(x.dtype) if x.dtype.kind in "iu" else jnp.finfo(x.dtype)
 
 
 @FAULTS.lowered("gathered-in-another-order", *ALL_GATHER)
@@ -105,11 +101,6 @@ def _tail(right: Any, *operands: Any, **_: Any) -> Any:
 def _neighbours(right: Any, *operands: Any, scatter_dimension: int, axis_size: int, **_: Any) -> Any:
     block = operands[0].shape[scatter_dimension] // axis_size
     return right(*(jnp.roll(x, block if axis_size > MANY else 0, scatter_dimension) for x in operands))
-
-
-FAULTS.lowered("parts-exchanged", core.all_to_all_p)(
-    lambda right, x, *, split_axis, **_: right(jnp.flip(x, split_axis))
-)
 
 
 @FAULTS.lowered("stale-where-nothing-is-sent", core.ppermute_p)

@@ -140,7 +140,6 @@ class NumpyTrainer:
         return example_losses(self.case, logits, batch.labels)
 
     def reduce(self, parts: list[Sums]) -> Sums:
-        """The sums over all devices."""
         return added(parts)
 
     def divide(self, totals: list[Sums]) -> tuple[float, Params]:
@@ -151,11 +150,9 @@ class NumpyTrainer:
     # From a gradient to new parameters.
 
     def rate(self) -> float:
-        """The learning rate of this update."""
         return learning_rate(self.case, self.t)
 
     def clip(self, gradients: Params) -> Params:
-        """Gradients clipped by their global norm."""
         return clip(gradients, self.case.clip_norm)
 
     def update(self, gradients: Params, rate: float) -> None:
@@ -180,7 +177,6 @@ class NumpyTrainer:
         return 1 - self.case.b1**self.t, 1 - self.case.b2**self.t
 
     def decays(self, name: str) -> bool:
-        """Whether a parameter decays."""
         return decays(name)
 
     # The other methods of the adapter interface.
@@ -244,7 +240,6 @@ class OnDevices(NumpyTrainer):
         self.held: Any = jax.device_put(whole, everywhere)
 
     def devices(self) -> list[Any]:
-        """The devices that hold the parameters."""
         import jax
 
         return list(jax.devices()[: self.n])
@@ -254,6 +249,5 @@ class OnDevices(NumpyTrainer):
         return self.all_reduce(1)
 
     def all_reduce(self, number: int) -> str:
-        """One line of the program."""
         shapes = [f"f32[{','.join(map(str, leaf.shape))}]" for leaf in self.now.values()]
         return f"  %all-reduce.{number} = ({', '.join(shapes)}, f32[], f32[]) all-reduce(%fusion.{number})"
