@@ -16,6 +16,7 @@ from typing import Any
 from ..core.kit import KIT
 from ..core.law import LEVELS
 from ..core.settings import DEFAULT_ADAPTERS, PLATFORMS, Settings, subject_labels
+from ..workers.channel import WorkerError
 from ..workers.plan import given, variables
 from .options import HOME, MATTERS, PROCESSES, SIZES
 
@@ -144,7 +145,7 @@ def _against(args: dict[str, Any], settings: Settings) -> int:
     from .judging import verdict
     from .page import write
     from .paired import Comparison, Question
-    from .side import SideError, interpreter
+    from .side import interpreter
 
     try:
         other = interpreter(args["against"])
@@ -165,11 +166,11 @@ def _against(args: dict[str, Any], settings: Settings) -> int:
         )  # fmt: skip
         comparison = Comparison(question, lambda text: print(text, flush=True))
         found = comparison.run()
-    except SideError as error:
+    except WorkerError as error:
         print(f"sftref: {error}", file=sys.stderr)
         return 3 if error.hung else 2
-    where = comparison.sides[1]["devices"]
-    sides = {"before": comparison.sides[0], "after": comparison.sides[1]}
+    where = comparison.described[1]["devices"]
+    sides = {"before": comparison.described[0], "after": comparison.described[1]}
     write(args["out"], found, where, args["matters"], {"sides": sides})
     print(f"{verdict.line(found, where)}; report: {args['out'] / 'bench.html'}")
     return verdict.CODES[verdict.overall(found)]

@@ -10,7 +10,6 @@ slower is measured again by new processes, and is slower only if it is so in eac
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 import tempfile
@@ -20,13 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..workers.channel import Worker, WorkerError, call
 from .judging import intervals
 from .judging.intervals import AMBIGUOUS, FAIL, Ratio
 from .judging.verdict import NOTHING, WRONG, Judged, told
 from .measuring.counts import differences
 from .measuring.rounds import Measured
 from .options import PROCESSES
-from .side import Side, SideError, labels, overlay
+from .side import DEADLINE, labels, overlay, start
 
 # Pairs of rounds after which a benchmark is judged; the looks share one probability of a false alarm.
 LOOKS = (12, 24, 48, 96, 192)
@@ -86,45 +86,40 @@ class Comparison:
         self.question, self.tell = question, tell
         self.measured: dict[str, Pairs] = {}
         self.wrong: dict[str, str] = {}
-        self.sides: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        self.described: list[dict[str, Any]] = [{}, {}]
 
     def run(self) -> list[Judged]:
         """Compare all benchmarks, and again those that look slower.
 
         Raises:
-            SideError: a side cannot be started, hangs, or dies.
+            ValueError: a side cannot be started, or the two have no benchmark in common.
+            WorkerError: a side does not answer.
         """
         names: list[str] | None = None
         with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
             where = overlay(Path(folder))
             for number in range(PROCESSES):
-                with contextlib.ExitStack() as stack:
-                    sides = [
-                        stack.enter_context(Side(name, *side, where))
-                        for name, side in (("before", self.question.before), ("after", self.question.after))
-                    ]
-                    names = self._block(sides, names, number)
+                with start(*self.question.before, where) as before, start(*self.question.after, where) as after:
+                    names = self._block({"before": before, "after": after}, names, number)
                 if not names:
                     break
         return [self.judged(name) for name in [*self.measured, *self.wrong]]
 
-    def _block(self, sides: Sequence[Side], names: list[str] | None, number: int) -> list[str]:
+    def _block(self, sides: Mapping[str, Worker], names: list[str] | None, number: int) -> list[str]:
         """Measure in one pair of processes, all benchmarks if `names` is None; those that another pair must measure."""
-        described = _both(sides, "describe")
-        self.sides = (described[0], described[1])
-        both = [name for name, _ in described[1]["entries"] if name in {n for n, _ in described[0]["entries"]}]
+        before, after = self.described = call(sides, "describe", seconds=DEADLINE)
+        both = [name for name, _ in after["entries"] if name in {n for n, _ in before["entries"]}]
         if not both:
-            raise SideError("the two sides have no benchmark in common; both need trainers of the same labels")
+            raise ValueError("the two sides have no benchmark in common; both need trainers of the same labels")
         if names is None:
-            self.tell(f"{len(both)} benchmarks on {described[1]['devices']}: {labels(described[1])}, "
-                      f"compared with {labels(described[0])}")  # fmt: skip
+            self.tell(f"{len(both)} benchmarks on {after['devices']}: {labels(after)}, compared with {labels(before)}")
         self.count = len(both)
         again = []
         for name in both if names is None else names:
             try:
                 self._measure(sides, name)
-            except SideError as error:
-                if error.hung:
+            except WorkerError as error:
+                if error.lost:
                     raise
                 self.wrong[name] = str(error)
                 self.measured.pop(name, None)
@@ -140,20 +135,21 @@ class Comparison:
                 self.tell(f"{name}: {judged.word} {judged.message}")
         return again
 
-    def _measure(self, sides: Sequence[Side], name: str) -> None:
-        prepared = _both(sides, "prepare", name)
+    def _measure(self, sides: Mapping[str, Worker], name: str) -> None:
+        before, after = call(sides, "prepare", name, seconds=DEADLINE)
         pairs = self.measured.setdefault(name, Pairs())
-        pairs.work, pairs.exact = prepared[1]["work"], (prepared[0]["exact"], prepared[1]["exact"])
+        pairs.work, pairs.exact = after["work"], (before["exact"], after["exact"])
         block: dict[str, list[tuple[float, float]]] = {}
         pairs.blocks.append(block)
         until = time.monotonic() + SECONDS[self.question.level]
-        looks = FEW_LOOKS if prepared[1]["once"] else LOOKS
+        looks = FEW_LOOKS if after["once"] else LOOKS
         for number in range(looks[-1]):
-            order = (0, 1) if number % 2 == 0 else (1, 0)
-            took = {place: sides[place].call("round") for place in order}
-            for series in took[0]:
-                if series != "cpu" or self.sides[1]["platform"] == "cpu":
-                    block.setdefault(series, []).append((took[0][series], took[1][series]))
+            times = {}
+            for side in list(sides)[:: 1 if number % 2 == 0 else -1]:
+                [times[side]] = call({side: sides[side]}, "round", seconds=DEADLINE)
+            for series in times["before"]:
+                if series != "cpu" or self.described[1]["platform"] == "cpu":
+                    block.setdefault(series, []).append((times["before"][series], times["after"][series]))
             if number + 1 in looks and (AMBIGUOUS not in self._words(name).values() or time.monotonic() > until):
                 return
 
@@ -196,18 +192,3 @@ class Comparison:
             why.append(f"needs about {most} pairs" if math.isfinite(most) else "too noisy here to tell")
         why = spoiled + why + [f"another program: {'; '.join(changed)}"] * bool(changed)
         return Judged(name, word, ratios, "; ".join(why), measured)
-
-
-def _both(sides: Sequence[Side], method: str, *arguments: Any) -> list[Any]:
-    """Call a method on both sides at once; their answers. Each is read, so that the next call gets its own."""
-    for side in sides:
-        side.send(method, *arguments)
-    answers, errors = [], []
-    for side in sides:
-        try:
-            answers.append(side.answer())
-        except SideError as error:
-            errors.append(error)
-    if errors:
-        raise max(errors, key=lambda error: error.hung)
-    return answers

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.settings import Settings
-from ..workers import endings
 from ..workers.channel import NoAnswer, Worker
 from ..workers.plan import variables
 from ..workers.process import EXIT, START
@@ -67,24 +66,17 @@ def start(settings: Settings, tell: Callable[[str], None], environment: Mapping[
     with Worker(f"{Phases.__module__}:Phases", own, variables=variables(environment, None), alone=True) as worker:
         limit = environment.get("SFTREF_START_SECONDS")
         phases = [(name, "run", (name,), float(limit or seconds)) for name, seconds in PHASES.items()]
-        calls = [(PYTHON, "ready", (), START), *phases, (PYTHON, "live", (), START)]
+        calls = [(PYTHON, "ready", (), START), *phases, (PYTHON, "live", (), START), (PYTHON, "leave", (), EXIT)]
         for phase, method, arguments, seconds in calls:
             began = time.monotonic()
             answer = worker.ask(method, *arguments, seconds=seconds, waiting=functools.partial(tell, phase))
-            if isinstance(answer, NoAnswer):
+            if isinstance(answer, NoAnswer) and answer.code != 0:
                 started.how = HANG if answer.silent else FAILED if answer.code is None else CRASH
                 started.phase, started.message = phase, answer.how
                 break
-            if phase in PHASES:
+            if method == "run":
                 started.seconds[phase] = round(time.monotonic() - began, 3)
             elif method == "live":
                 started.live = answer
-        else:
-            code = worker.finish(EXIT)
-            if code is None:
-                started.how, started.phase = HANG, PYTHON
-                started.message = f"it did not end within {EXIT:g} s{endings.position(worker.stacks())}"
-            elif code != 0:
-                started.how, started.phase, started.message = CRASH, PYTHON, endings.ended(code, worker.output)
         started.stderr = list(worker.output)[-MOST_LINES:]
     return started

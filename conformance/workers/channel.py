@@ -244,23 +244,11 @@ class Worker(Process):
         [answer] = answers([self], seconds, waiting=waiting)
         return answer
 
-    def finish(self, seconds: float) -> int | None:
-        """Have it exit; its exit code, None if it does not exit within so many seconds."""
-        with contextlib.suppress(BrokenPipeError):
-            self._calls.close()
-        until = time.monotonic() + seconds
-        while not self.ended() and time.monotonic() < until:
-            wait(self.pipes(), POLL)
-            self._read()
-        return self.process.wait() if self.ended() else None
-
     def answered(self) -> list[Any]:
         """The answer to the last call, or a `NoAnswer`, in a list; an empty one if neither has come."""
         over = self.ended()  # before reading: what it wrote before its end is then read too
         for event in list(self.events()):
-            if event["event"] == "failed":
-                return [NoAnswer(event["message"])]
-            return list(unpacked(event["value"])[0])
+            return [NoAnswer(event["message"])] if event["event"] == "failed" else list(unpacked(event["value"])[0])
         if not over:
             return []
         code = self.process.wait()
@@ -304,6 +292,32 @@ def answers(
             how = f"no answer within {min(seconds, round(end - began)):g} s{endings.position(worker.stacks())}"
             results[worker] = NoAnswer(how, silent=True)
     return [results[worker] for worker in workers]
+
+
+class WorkerError(Exception):
+    """Calls that have no answer: the names of the workers, and why; `hung` if one was silent or killed by a signal."""
+
+    def __init__(self, failures: Mapping[str, NoAnswer]) -> None:
+        super().__init__("; ".join(f"{name}: {failure.how}" for name, failure in failures.items()))
+        self.hung = any(failure.silent or (failure.code or 0) < 0 for failure in failures.values())
+        self.lost = self.hung or any(failure.code is not None for failure in failures.values())
+
+
+def call(
+    workers: Mapping[str, Worker], method: str, *arguments: Any, seconds: float, grace: float = math.inf
+) -> list[Any]:
+    """Call a method in all workers at once; their answers: see `answers`.
+
+    Raises:
+        WorkerError: a worker gave no answer.
+    """
+    for worker in workers.values():
+        worker.send(method, *arguments)
+    results = answers(list(workers.values()), seconds, grace=grace)
+    failures = {name: answer for name, answer in zip(workers, results, strict=True) if isinstance(answer, NoAnswer)}
+    if failures:
+        raise WorkerError(failures)
+    return results
 
 
 def wait(pipes: Iterable[IO[bytes]], seconds: float) -> bool:

@@ -5,6 +5,7 @@ It is a session of its own, so that ending it ends what it started, and it does 
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from ..core.result import MISMATCH
 from .channel import Process
-from .serve import END_OF_CHECK, tied_to
+from .serve import END_OF_CHECK, tie
 
 # Seconds in which a process must reach its first check, go from one check to the next, and end after the last.
 START, BETWEEN, EXIT = 180.0, 180.0, 60.0
@@ -35,8 +36,8 @@ class Child(Process):
         self.since, self.deadline = time.monotonic(), START
         self._mismatch, self._mismatches = "", dict[str, str]()
         # `preexec_fn` is safe here: the scheduler has one thread.
-        tie = tied_to(os.getpid())
-        super().__init__(command, variables, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=tie)
+        tied = functools.partial(tie, os.getpid())
+        super().__init__(command, variables, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=tied)
 
     def _hear(self, line: bytes) -> None:
         if line.startswith(END_OF_CHECK):

@@ -55,18 +55,12 @@ def unpacked(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return arguments, keywords
 
 
-def tied_to(parent: int) -> Callable[[], None] | None:
-    """A function by which a new process has the kernel end it with its parent; None where this is not Linux."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def tie() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def tie(parent: int) -> None:
+    """Have the kernel end this process when its parent ends; only Linux can."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-
-    return tie
 
 
 def serve(factory: str, calls: IO[str], stream: Stream) -> None:
@@ -93,9 +87,7 @@ def _called(function: Callable[..., Any], call: dict[str, Any]) -> Any:
 def main() -> None:
     """Serve the process PARENT."""
     factory, parent, stream = sys.argv[1:]
-    tie = tied_to(int(parent))
-    if tie is not None:
-        tie()
+    tie(int(parent))
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     # Output of libraries is kept with that of stderr.
     os.dup2(2, 1)

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 # prctl's option, from Linux's <sys/prctl.h>: the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
@@ -15,18 +15,12 @@ PR_SET_PDEATHSIG = 1
 LINES, FRAMES = 4, 3
 
 
-def tied_to(parent: int) -> Callable[[], None] | None:
-    """A `preexec_fn` that has the kernel end the new process when its parent dies; None where this is not Linux."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def tie() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def tie(parent: int) -> None:
+    """Have the kernel end this process when its parent ends; only Linux can."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-
-    return tie
 
 
 def how_it_ended(code: int) -> str:

@@ -7,6 +7,7 @@ OUT/logs/process-I.log, those of process 0 are also printed, and when it fails o
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from types import FrameType
 from typing import IO, NoReturn
 
 from sftref.cluster.distributed import HEARTBEAT, LOST, lost
-from sftref.cluster.endings import how_it_ended, last_words, tied_to
+from sftref.cluster.endings import how_it_ended, last_words, tie
 
 # Set in the worker's environment.
 WORKER = "SFTREF_WORKER"
@@ -95,7 +96,7 @@ def run(argv: Sequence[str], out: Path | None) -> int:
         text=True,
         errors="replace",
         env=os.environ | {WORKER: "1", "PYTHONUNBUFFERED": "1"},
-        preexec_fn=tied_to(os.getpid()),  # noqa: PLW1509 - no thread is started before
+        preexec_fn=functools.partial(tie, os.getpid()),  # noqa: PLW1509 - no thread is started before
     )
 
     def end(number: int, frame: FrameType | None) -> None:

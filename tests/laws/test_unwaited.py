@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import unittest.mock
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -36,7 +37,7 @@ def test_every_number_of_every_step_counts() -> None:
     first = numbers().integers(0, unwaited.PRIME, (8, 3)).astype(np.int32)
     other = first.copy()
     other[5, 1] += 1
-    end, changed = (rung2.wanted(x, unwaited.STEPS) for x in (first, other))
+    end, changed = (rung2.expected(x, unwaited.STEPS) for x in (first, other))
     assert (end[:, 1] != changed[:, 1]).all()
     assert (end[:, 0] == changed[:, 0]).all()
     devices = jax.devices()[:8]
@@ -56,22 +57,17 @@ def test_with_threads_enough_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unwaited.hung(8) is None
 
 
-class FakeWorker:
-    """A process that answers as written down, once."""
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[NoAnswer | None], list[str]], None]:
+    """Replaces the process by one that gives these answers and has this output."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: list[NoAnswer | None], output: list[str]) -> None:
-        self.answers, self.output = answers, output
-        monkeypatch.setattr(unwaited, "Worker", lambda *_: self)
+    def replace(answers: list[NoAnswer | None], output: list[str]) -> None:
+        worker = unittest.mock.MagicMock(output=output)
+        worker.__enter__.return_value = worker
+        worker.ask.side_effect = answers
+        monkeypatch.setattr(unwaited, "Worker", lambda *_: worker)
 
-    def ask(self, method: str, waits: int | None, *, seconds: float) -> NoAnswer | None:
-        assert (method, waits, seconds) in [("take", 1, unwaited.STARTING), ("take", None, unwaited.SECONDS)]
-        return self.answers.pop(0)
-
-    def __enter__(self) -> FakeWorker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert not self.answers
+    return replace
 
 
 @pytest.mark.parametrize(
@@ -81,9 +77,11 @@ class FakeWorker:
         (NoAnswer("SIGABRT; last output: F0 rendezvous.cc:127 not all", code=-6), ["F0 rendezvous.cc:127 not all"]),
     ],
 )
-def test_a_hang_is_a_known_deviation(answer: NoAnswer, output: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hang_is_a_known_deviation(
+    answer: NoAnswer, output: list[str], answering: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the clock, or by XLA's own end; with the way out, and no failure. One process answers for all calls."""
-    FakeWorker(monkeypatch, [None, answer], output)
+    answering([None, answer], output)
     monkeypatch.setattr(rung2, "can_hang", lambda *_: True)
     for _ in range(2):
         with pytest.raises(Known) as known:
@@ -103,15 +101,14 @@ def test_a_hang_is_a_known_deviation(answer: NoAnswer, output: list[str], monkey
     ],
 )
 def test_a_process_that_fails_otherwise_is_no_hang(
-    answers: list[NoAnswer | None], monkeypatch: pytest.MonkeyPatch
+    answers: list[NoAnswer | None], answering: Callable[..., None]
 ) -> None:
     """A kit that its own child does not find, a JAX that does not start, an error."""
-    failure = answers[-1]
-    FakeWorker(monkeypatch, answers, [])
+    answering(answers, [])
     with pytest.raises(RuntimeError) as error:
         unwaited.hung(8)
-    assert failure is not None
-    assert str(error.value).endswith(f"on 8 simulated devices: {failure.how}")
+    assert answers[-1] is not None
+    assert str(error.value).endswith(f"on 8 simulated devices: {answers[-1].how}")
 
 
 def test_where_it_cannot_hang_no_step_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +117,7 @@ def test_where_it_cannot_hang_no_step_is_waited_for(monkeypatch: pytest.MonkeyPa
 
     def taken(devices: list[Any], first: np.ndarray, waits: int | None) -> np.ndarray:
         waiting.append(waits)
-        return rung2.wanted(first, unwaited.STEPS)
+        return rung2.expected(first, unwaited.STEPS)
 
     monkeypatch.setattr(rung2, "trajectory", taken)
     monkeypatch.setattr(rung2, "hung", lambda _: pytest.fail("a process was started"))

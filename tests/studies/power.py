@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from sftref.conformance.benchmarks import paired
 from sftref.conformance.benchmarks.judging import intervals
-from sftref.conformance.benchmarks.side import Side, overlay
+from sftref.conformance.benchmarks.side import DEADLINE, overlay, start
 from sftref.conformance.core.settings import Settings
+from sftref.conformance.workers.channel import Worker, call
 
 PLAIN = "sftref.conformance.adapters.template:Template"
 SLOWED = {"0 %": PLAIN} | {
@@ -38,18 +39,20 @@ WORDS = (intervals.FAIL, intervals.AMBIGUOUS, intervals.PASS)
 
 def record(adapter: str, rounds: int, devices: int, where: Path) -> dict[str, Any]:
     """Pairs of rounds of one pair of processes: [wall, cpu] before and after."""
-    def side(name: str, trainer: str) -> Side:
-        settings = Settings(level="quick", devices=devices, adapters=(trainer,))
-        return Side(name, sys.executable, (settings, None, ["step"], "trainer"), where)
 
-    with side("before", PLAIN) as before, side("after", adapter) as after:
-        sides = (before, after)
-        exact = [side.call("prepare", TIMED)["exact"] for side in sides]
+    def side(trainer: str) -> Worker:
+        settings = Settings(level="quick", devices=devices, adapters=(trainer,))
+        return start(sys.executable, (settings, None, ["step"], "trainer"), where)
+
+    with side(PLAIN) as before, side(adapter) as after:
+        sides = {"before": before, "after": after}
+        exact = [answer["exact"] for answer in call(sides, "prepare", TIMED, seconds=DEADLINE)]
         pairs: list[list[list[float]]] = []
         for number in range(rounds):
-            order = (0, 1) if number % 2 == 0 else (1, 0)
-            took = {place: sides[place].call("round") for place in order}
-            pairs.append([[took[place]["wall"], took[place]["cpu"]] for place in range(2)])
+            times = {}
+            for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
+                [times[name]] = call({name: sides[name]}, "round", seconds=DEADLINE)
+            pairs.append([[times[name]["wall"], times[name]["cpu"]] for name in sides])
         return {"rounds": pairs, "exact": exact}
 
 

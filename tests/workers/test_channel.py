@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sftref.conformance.workers.channel import NoAnswer, Worker, answers, importable
+from sftref.conformance.workers.channel import NoAnswer, Worker, WorkerError, answers, call, importable
 
 MODULE = """
 import os, subprocess, sys, time
@@ -78,13 +78,6 @@ def test_a_worker_goes_on_after_an_error(worker: Worker) -> None:
     assert worker.ask("add", 1.0, seconds=LIMIT)["total"][0] == 1.0
 
 
-def test_a_factory_that_raises_answers_each_call() -> None:
-    with Worker("target:Nothing") as worker:
-        for _ in range(2):
-            answer = worker.ask("name", seconds=LIMIT)
-            assert answer == NoAnswer("AttributeError: module 'target' has no attribute 'Nothing'")
-
-
 def test_an_end_is_named_with_the_last_output(worker: Worker) -> None:
     assert worker.ask("name", seconds=LIMIT)
     assert worker.ask("end", 7, seconds=LIMIT) == NoAnswer(
@@ -114,8 +107,21 @@ def test_a_worker_alone_ends_with_what_it_started() -> None:
     assert gone(child)
 
 
-def test_a_worker_ends_by_itself_or_with_its_parent(worker: Worker, tmp_path: Path) -> None:
-    assert worker.finish(LIMIT) == 0
+def test_an_error_names_each_worker_that_gave_no_answer(worker: Worker) -> None:
+    """And all answers are read, so that the next call gets its own."""
+    with Worker("target:Target", 0) as other, Worker("target:Nothing") as broken:
+        for workers in ({"a": worker, "c": broken}, {"c": broken, "b": other, "a": worker}):
+            with pytest.raises(WorkerError, match="c: AttributeError: module 'target' has no attr") as error:
+                call(workers, "add", 1, seconds=LIMIT)
+            assert not error.value.lost
+        assert call({"b": other}, "add", 1, seconds=LIMIT) == [{"total": 2, 3: (1, None)}]
+        other.process.kill()
+        with pytest.raises(WorkerError, match="b: SIGKILL") as error:
+            call({"a": worker, "b": other}, "add", 1, seconds=LIMIT)
+        assert error.value.hung
+
+
+def test_a_worker_ends_with_its_parent() -> None:
     parent = "import sys; from sftref.conformance.workers.channel import Worker; w = Worker('target:Target', 0)\n"
     parent += "print(w.ask('name', seconds=60), flush=True); w.send('sleep'); sys.stdin.read()"
     for kill in (True, False):

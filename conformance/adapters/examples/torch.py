@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
-from ...workers.channel import NoAnswer, Worker, answers
+from ...workers.channel import Worker, WorkerError, call
 from .torch_rank import Rank
 
 MOST = 2
@@ -42,7 +42,7 @@ class Torch:
         self.name, self.parallel = name, parallel
         self.capabilities = ALONE | ({"devices", "replicas"} if parallel else set())
         self.alone = Rank(pad=pad)
-        self.workers: list[Worker] = []
+        self.workers: dict[str, Worker] = {}
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """See `TrainerUnderTest.start`.
@@ -56,7 +56,8 @@ class Torch:
         if n_devices > 1 and not self.workers:
             self.folder = tempfile.TemporaryDirectory(prefix="sftref-ddp-")
             meeting = str(Path(self.folder.name) / "meeting")
-            self.workers = [Worker(f"{Rank.__module__}:joined", k, n_devices, meeting) for k in range(n_devices)]
+            for rank in range(n_devices):
+                self.workers[f"rank {rank}"] = Worker(f"{Rank.__module__}:joined", rank, n_devices, meeting)
         self._all("start", case, params)
 
     def step(self, batch: HostBatch) -> StepResult:
@@ -115,21 +116,18 @@ class Torch:
         """The answers of all processes, in the order of ranks.
 
         Raises:
-            RuntimeError: a process raised, ended, or was silent after another one had failed.
+            WorkerError: a process raised, ended, or was silent after another one had failed.
         """
         if self.n == 1:
             return [getattr(self.alone, method)(*arguments)]
-        for worker in self.workers:
-            worker.send(method, *arguments)
-        results = answers(self.workers, math.inf, grace=GRACE)
-        failures = {rank: answer for rank, answer in enumerate(results) if isinstance(answer, NoAnswer)}
-        if any(answer.silent or answer.code is not None for answer in failures.values()):
-            # The next `start` starts new ones.
-            while self.workers:
-                self.workers.pop().close()
-        if failures:
-            raise RuntimeError("; ".join(f"rank {rank}: {answer.how}" for rank, answer in failures.items()))
-        return results
+        try:
+            return call(self.workers, method, *arguments, seconds=math.inf, grace=GRACE)
+        except WorkerError as error:
+            if error.lost:  # the next `start` starts new ones
+                for worker in self.workers.values():
+                    worker.close()
+                self.workers = {}
+            raise
 
 
 def single() -> Torch:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ...core.check import LawBroken
-from ...workers.channel import NoAnswer, Worker, answers, importable
+from ...workers.channel import NoAnswer, Worker, WorkerError, answers, importable
 from .rank import HEARTBEAT, JOINING
 
 # Seconds for an answer. The first one of a program compiles it, in all processes at once.
@@ -58,47 +57,41 @@ class Ranks:
         """
         self.layout, self.broken = layout, ""
         coordinator = f"localhost:{free_port()}"
-        numbers = range(layout.processes)
         fault = FAULT[0] if FAULT else None
-        self.running = [Worker(f"{__package__}.rank:make", k, fault, variables=_variables()) for k in numbers]
-        each = [(coordinator, layout.processes, number, layout.devices) for number in numbers]
-        self.every("join", each=each, seconds=LIMIT + JOINING, light=light)
+        self.running: list[Worker] = []
+        for number in range(layout.processes):
+            self.running.append(Worker(f"{__package__}.rank:make", number, fault, variables=_variables()))
+            self.running[-1].send("join", coordinator, layout.processes, number, layout.devices, light=light)
+        self._checked("join", LIMIT + JOINING)
         if adapter is not None:
             self.every("load", adapter)
 
-    def every(
-        self,
-        method: str,
-        *arguments: Any,
-        each: Sequence[tuple[Any, ...]] | None = None,
-        seconds: float | None = None,
-        **keywords: Any,
-    ) -> list[Any]:
-        """Call a method in all of them, with the same arguments or `each` with its own; their answers.
+    def every(self, method: str, *arguments: Any, seconds: float | None = None) -> list[Any]:
+        """Call a method in all of them; their answers.
 
         Raises:
             RanksBroken: one did not answer within `seconds` (default `LIMIT`). All are ended then, and later calls
                 raise it again.
         """
-        call = f"{method} {arguments[0]}" if arguments and isinstance(arguments[0], str) else method
-        what = f"{self.layout} processes x devices, {call}"
+        words = f"{method} {arguments[0]}" if arguments and isinstance(arguments[0], str) else method
         if self.broken:
-            raise RanksBroken(f"{what}: the processes were ended after {self.broken}")
-        self.send(method, *arguments, each=each, **keywords)
-        results = self.answers(LIMIT if seconds is None else seconds)
-        failures = [f"rank {k}: {answer.how}" for k, answer in enumerate(results) if isinstance(answer, NoAnswer)]
+            raise RanksBroken(f"{self.layout} processes x devices, {words}: they were ended after {self.broken}")
+        self.send(method, *arguments)
+        return self._checked(words, LIMIT if seconds is None else seconds)
+
+    def _checked(self, words: str, seconds: float) -> list[Any]:
+        results = self.answers(seconds)
+        failures = {f"rank {k}": answer for k, answer in enumerate(results) if isinstance(answer, NoAnswer)}
         if failures:
             self.close()
-            self.broken = f"{call}: {'; '.join(failures)}"
-            raise RanksBroken(f"{what}: {'; '.join(failures)}")
+            self.broken = f"{words}: {WorkerError(failures)}"
+            raise RanksBroken(f"{self.layout} processes x devices, {self.broken}")
         return results
 
-    def send(
-        self, method: str, *arguments: Any, each: Sequence[tuple[Any, ...]] | None = None, **keywords: Any
-    ) -> None:
+    def send(self, method: str, *arguments: Any) -> None:
         """Call a method in all of them; `answers` waits for the answers."""
-        for number, worker in enumerate(self.running):
-            worker.send(method, *(arguments if each is None else each[number]), **keywords)
+        for worker in self.running:
+            worker.send(method, *arguments)
 
     def answers(self, seconds: float) -> list[Any]:
         """The answers to what was sent, in order; see `channel.answers`."""
