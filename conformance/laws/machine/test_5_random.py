@@ -1,6 +1,6 @@
-"""Rung 5: random bits are those of the generator's definition, wherever they are drawn, and look random.
+"""Rung 5: random bits are those that the generator's definition gives, on every device, and look random.
 
-Generator and types are named in each call: what a user has set as the default for either is no fault.
+Each call names the generator and the types, so that a user's defaults do not matter.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend import random as jax_random
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ...core.check import Check
 from ...core.comparison import Bound
+from ...core.meshes import mesh_of
 from ...oracle.draws import for_all, generators
 from ...oracle.masks import Words, threefry_2x32
 from ..support.operators import everywhere
+from ..support.running import need_devices
 
 # Known answers of threefry2x32 with 20 rounds: (key, counter, result), from Random123's kat_vectors (Salmon et al.,
 # "Parallel random numbers: as easy as 1, 2, 3", 2011).
@@ -29,72 +31,71 @@ KNOWN = (
     ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
 )
 SHAPE = (7, 37)
-# A rate rounded to 1/256 moves 1 in 600 of the bits of a mask: so many that every draw has dozens of them.
+# Large, so that each draw sees a rate rounded to 1/256, which changes 1 in 600 of the elements of a mask.
 MASK = (61, 1021)
 RATE = 0.1
-# Standard deviations a clean statistic may be off: beyond 7, a normal one is so 3 times in 10^12 draws, and the few
-# hundred drawn in a run stay silent for longer than anybody runs them.
+# Standard deviations that a statistic may be off. A normal one exceeds 7 in 3 of 10^12 draws; a run has a few hundred.
 DEVIATIONS = 7.0
 
 
 def counters(shape: tuple[int, ...]) -> tuple[Words, Words]:
-    """The 64-bit index of each element in two words: what `jax_threefry_partitionable` counts by."""
+    """High and low word of each element's index, the counter of `jax_threefry_partitionable`."""
     index = np.arange(math.prod(shape), dtype=np.uint64).reshape(shape)
     return (index >> np.uint64(32)).astype(np.uint32), (index & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
 def pair(seed: int) -> tuple[Words, Words]:
-    """The key of a seed: its high and low word."""
+    """The key of a seed: its high and its low word."""
     return np.array(seed >> 32, np.uint32), np.array(seed & 0xFFFFFFFF, np.uint32)
 
 
 def bits_of(key: tuple[Words, Words], shape: tuple[int, ...]) -> Words:
-    """32 bits for each element: both words of its counter's noise, one xor the other."""
+    """32 bits for each element: both words of Threefry at its counter, xored."""
     first, second = threefry_2x32(key, counters(shape))
     return first ^ second
 
 
 def uniform_of(bits: Words) -> np.ndarray:
-    """Floats in [0, 1): 23 bits as the fraction of a number in [1, 2), less 1."""
+    """Floats in [0, 1): 23 bits as the fraction of a number in [1, 2), minus 1."""
     return ((bits >> np.uint32(9)) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1)
 
 
 def key_of(seed: int) -> jax.Array:
-    """A threefry key of all 64 bits of a seed, whatever the default generator and integer width are."""
+    """A Threefry key of all 64 bits of a seed, whatever the default generator and integer width are."""
     return jax.random.wrap_key_data(jnp.array(pair(seed), jnp.uint32), impl="threefry2x32")
 
 
 def bits_of_words(words: jax.Array) -> jax.Array:
-    """What JAX draws for a key of two words."""
+    """The bits that JAX draws with a key of two words."""
     return jax.random.bits(jax.random.wrap_key_data(words, impl="threefry2x32"), SHAPE, np.uint32)
 
 
 @pytest.mark.law("random.threefry")
 def test_threefry(check: Check) -> None:
-    """The generator's published answers, and NumPy's threefry on counters from the whole range."""
+    """Compares Threefry with its published answers, and with NumPy's on random counters."""
     noise = jax.jit(jax_random.threefry_2x32)
     for key, counter, want in KNOWN:
         got = noise(np.array(key, np.uint32), np.array(counter, np.uint32))
         check.equal(f"threefry of key {key[0]:08x} {key[1]:08x}", np.asarray(got), np.array(want, np.uint32))
 
-    def holds(rng: np.random.Generator) -> None:
+    def compare(rng: np.random.Generator) -> None:
         key = rng.integers(0, 2**32, 2, dtype=np.uint32)
         counter = rng.integers(0, 2**32, (2, 129), dtype=np.uint32)
         want = np.concatenate(threefry_2x32((key[0], key[1]), (counter[0], counter[1])))
         check.equal("threefry on explicit counters", np.asarray(noise(key, counter.ravel())), want)
 
-    for_all(check, holds, rng=generators())
+    for_all(check, compare, rng=generators())
 
 
 @pytest.mark.law("random.keys")
 def test_keys(check: Check) -> None:
-    """`split` and `fold_in` derive the keys that the definition says, and `bits` counts by the element's index."""
+    """Compares the keys of `split` and `fold_in`, and the bits of a key, with their definitions."""
     check.same("jax_threefry_partitionable", bool(jax.config.values["jax_threefry_partitionable"]), True)
     split = jax.jit(lambda key: jax.random.key_data(jax.random.split(key, 5)))
     fold = jax.jit(lambda key, data: jax.random.key_data(jax.random.fold_in(key, data)))
     bits = jax.jit(lambda key: jax.random.bits(key, SHAPE, np.uint32))
 
-    def holds(rng: np.random.Generator) -> None:
+    def compare(rng: np.random.Generator) -> None:
         seed, data = int(rng.integers(0, 2**63)), int(rng.integers(0, 2**32))
         key, words = key_of(seed), pair(seed)
         want = np.stack(threefry_2x32(words, counters((5,))), axis=1)
@@ -103,17 +104,19 @@ def test_keys(check: Check) -> None:
         check.equal("key of fold_in", np.asarray(fold(key, np.uint32(data))), folded)
         check.equal("bits", np.asarray(bits(key)), bits_of(words, SHAPE))
 
-    for_all(check, holds, rng=generators())
+    for_all(check, compare, rng=generators())
 
 
 @pytest.mark.law("random.bernoulli")
 def test_bernoulli(check: Check) -> None:
-    """Uniform numbers and dropout masks are those of their bits, eager and jitted."""
+    """Compares uniform numbers and Bernoulli masks, eager and jitted, with their bits."""
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.random.uniform(key, MASK, np.float32), jax.random.bernoulli(key, np.float32(RATE), MASK)
 
-    def holds(rng: np.random.Generator) -> None:
+    jitted = jax.jit(draw)
+
+    def compare(rng: np.random.Generator) -> None:
         seed = int(rng.integers(0, 2**63))
         uniform = uniform_of(bits_of(pair(seed), MASK))
         for how, function in (("eager", draw), ("jitted", jitted)):
@@ -121,17 +124,16 @@ def test_bernoulli(check: Check) -> None:
             check.equal(f"uniform, {how}", np.asarray(got[0]), uniform)
             check.equal(f"bernoulli, {how}", np.asarray(got[1]), uniform < np.float32(RATE))
 
-    jitted = jax.jit(draw)
-    for_all(check, holds, rng=generators())
+    for_all(check, compare, rng=generators())
 
 
 @pytest.mark.law("random.devices")
 def test_devices(check: Check, devices: list[Any]) -> None:
-    """The same key gives the same bits on every device, in one program on all; and in one for each device."""
+    """Compares the bits of one key on every device, in one program for all devices and in one for each."""
     bits = jax.jit(bits_of_words)
     at_once = everywhere(bits_of_words, tuple(devices))
 
-    def holds(rng: np.random.Generator) -> None:
+    def compare(rng: np.random.Generator) -> None:
         words = pair(int(rng.integers(0, 2**63)))
         want = bits_of(words, SHAPE)
         for device, got in zip(devices, np.asarray(at_once(np.array(words))), strict=True):
@@ -139,31 +141,30 @@ def test_devices(check: Check, devices: list[Any]) -> None:
         for device in devices if check.at("standard") else [devices[0], devices[-1]]:
             check.equal(f"bits on {device}", np.asarray(bits(jax.device_put(np.array(words), device))), want)
 
-    for_all(check, holds, rng=generators())
+    for_all(check, compare, rng=generators())
 
 
 @pytest.mark.law("random.sharding")
 def test_sharding(check: Check, devices: list[Any]) -> None:
-    """How the output lies on the devices changes no bit of it."""
-    check.need(len(devices) >= 2, f"needs 2 devices, found {len(devices)}")
+    """Compares bits whose output is sharded in several ways."""
+    need_devices(check, devices)
     n = len(devices)
-    mesh = Mesh(np.array(devices), ("data",))
     shape = (n, 2 * n)
     layouts = (PartitionSpec("data"), PartitionSpec(None, "data"), PartitionSpec())
     for spec in layouts if check.at("standard") else layouts[:2]:
-        place = NamedSharding(mesh, spec)
-        drawn = jax.jit(lambda key: jax.random.bits(key, shape, np.uint32), out_shardings=place)
+        sharding = NamedSharding(mesh_of(devices), spec)
+        drawn = jax.jit(lambda key: jax.random.bits(key, shape, np.uint32), out_shardings=sharding)
 
-        def holds(rng: np.random.Generator, drawn: Any = drawn, spec: Any = spec) -> None:
+        def compare(rng: np.random.Generator, drawn: Any = drawn, spec: Any = spec) -> None:
             seed = int(rng.integers(0, 2**63))
             check.equal(f"bits over {n} devices, {spec}", np.asarray(drawn(key_of(seed))), bits_of(pair(seed), shape))
 
-        for_all(check, holds, rng=generators())
+        for_all(check, compare, rng=generators())
 
 
 @pytest.mark.law("random.statistics")
 def test_statistics(check: Check) -> None:
-    """A mask's mean, its correlation with its neighbour and with another key's mask are those of coin flips.
+    """Compares a mask's mean and its correlations, with neighbours and with another key's mask, with those of flips.
 
     The mean of n flips has deviation sqrt(p (1 - p) / n); a correlation of n pairs has deviation 1 / sqrt(n).
     """
@@ -172,7 +173,7 @@ def test_statistics(check: Check) -> None:
     n = math.prod(shape)
     why = f"{DEVIATIONS:g} standard deviations of {n} flips"
 
-    def holds(rng: np.random.Generator) -> None:
+    def compare(rng: np.random.Generator) -> None:
         seed = int(rng.integers(0, 2**62))
         one, other = (np.asarray(mask(key_of(s))).astype(np.float64) for s in (seed, seed + 1))
         deviation = math.sqrt(RATE * (1 - RATE) / n)
@@ -188,4 +189,4 @@ def test_statistics(check: Check) -> None:
             check.at_most(f"correlation with {what}", abs(float((flat * partner).mean())), chance)
         check.at_least("correlation with itself", float((flat * flat).mean()), 0.5, "a mask of constants has none")
 
-    for_all(check, holds, rng=generators())
+    for_all(check, compare, rng=generators())

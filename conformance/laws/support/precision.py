@@ -1,4 +1,4 @@
-"""A way to ask for a float32 product -> the name of the precision it is computed in, and what a declaration allows."""
+"""A way to request a float32 product -> the name of its precision; a declaration -> the precisions it allows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from . import operators
 from .operators import Formula, Machine
 
 Array = npt.NDArray[np.float32]
-# Bits of the significand that reach the product -> the precision's name. What lies between two formats is made of
-# several products of the lower one: three of bfloat16 keep 16 bits, three of TF32 keep 22.
+# At least so many bits of the significand in the product -> the precision's name. Several products of a lower format
+# keep a number of bits between two formats: three of bfloat16 keep 16, three of TF32 keep 22.
 NAMES = ((22, "float32"), (14, "bfloat16_3x"), (10, "tensorfloat32"), (0, "bfloat16"))
 WIDEST = 23
 TERMS = 768
-# What stands for a float32 product where nothing is declared: exact on CPUs, TF32 on some GPUs, bfloat16 on TPUs.
+# The precision of a float32 product if nothing is declared: float32 on CPUs, TF32 on some GPUs, bfloat16 on TPUs.
 UNDECLARED = {"cpu": {"float32"}, "gpu": {"float32", "tensorfloat32"}}
 EVERY = frozenset(name for _, name in NAMES)
 DECLARED = {
@@ -34,44 +34,39 @@ DECLARED = {
 
 
 def declared() -> str | None:
-    """What `jax_default_matmul_precision` says."""
+    """The value of `jax_default_matmul_precision`, in lower case, or None."""
     value = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return None if value is None else str(value).lower()
 
 
-def reduced(name: str) -> bool:
-    """Whether a precision is less than float32."""
-    return name != "float32"
-
-
-def accepted(asked: str | None, platform: str, has_less: bool) -> set[str]:
-    """The precisions that a declaration allows; float32 for a lower one only where the hardware has nothing less."""
-    if asked is None:
+def accepted(declared: str | None, platform: str, has_less: bool) -> set[str]:
+    """The precisions that a declaration allows; `has_less` tells whether the hardware has less than float32."""
+    if declared is None:
         return set(UNDECLARED.get(platform, EVERY))
-    names = set(DECLARED.get(asked, EVERY))
+    names = set(DECLARED.get(declared, EVERY))
     return names if has_less else names | {"float32"}
 
 
 def in_force(*operands: Any) -> tuple[Any, ...]:
-    """Products as BERT asks for them: by nothing, or by the context they are traced in."""
+    """Products without a precision argument, as in BERT: the context or the default decides."""
     return _forms(operands, None)
 
 
 def highest(*operands: Any) -> tuple[Any, ...]:
-    """By the argument `Precision.HIGHEST`."""
+    """Products with the argument `Precision.HIGHEST`."""
     return _forms(operands, lax.Precision.HIGHEST)
 
 
 def fastest(*operands: Any) -> tuple[Any, ...]:
-    """By the argument `Precision.DEFAULT`, the least that the hardware has."""
+    """Products with the argument `Precision.DEFAULT`, the lowest that the hardware has."""
     return _forms(operands, lax.Precision.DEFAULT)
 
 
 def named(machine: Machine, formula: Formula, rows: int = 128) -> str:
-    """The precision of the least exact form of a linear layer's product, with that many rows.
+    """The lowest precision among the forms of a linear layer's product, with that many rows.
 
-    Operands are 1 + 2^-j in column j, times ones and zeros, so that nothing is added up: what comes out is what was
-    left of the operand, the left one first and then the right one.
+    One operand has 1 + 2^-j in column j, the other ones and zeros, so that nothing is added up: the result is the first
+    operand, rounded. The left operand is measured first, then the right one.
     """
     least = WIDEST
     steps = (1 + 0.5 ** np.arange(1, WIDEST + 1)).astype(np.float32)
@@ -85,7 +80,7 @@ def named(machine: Machine, formula: Formula, rows: int = 128) -> str:
 
 
 def forms_of(a: Array, b: Array) -> tuple[Array, ...]:
-    """The operands of a @ b as x W, dy W^T and x^T dy want them."""
+    """The operands of a @ b, as x W, dy W^T and x^T dy take them."""
     return a, b, a, np.ascontiguousarray(b.T), np.ascontiguousarray(a.T), b
 
 
