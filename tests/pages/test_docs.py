@@ -204,7 +204,7 @@ def environments() -> set[str]:
 def test_a_hang_reads_as_the_page_says() -> None:
     """In the words that `test_env.py` sees of stub plugins which do hang."""
     phase = "first device"
-    hung = Started(HANG, phase, f"no answer within {PHASES[phase]:g} s; it stood in initialize (...)")
+    hung = Started(HANG, phase, f"no answer within {PHASES[phase]:g} s; it was in initialize (...)")
     assert f"\nUNRESPONSIVE: {hung.line}\n" in (DOCS / "install.md").read_text(encoding="utf-8")
 
 

@@ -46,7 +46,7 @@ def closure(requirements: list[str]) -> dict[str, importlib.metadata.Distributio
     open_ = [Requirement(PROJECT.sub(r"sftref\1", text)) for text in requirements]
     while open_:
         wanted = open_.pop()
-        distribution = importlib.metadata.distribution(wanted.name)
+        distribution = _installed(wanted.name)
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
         found[name] = distribution
         for extra in ("", *wanted.extras):
@@ -58,6 +58,12 @@ def closure(requirements: list[str]) -> dict[str, importlib.metadata.Distributio
                 if more.marker is None or more.marker.evaluate({"extra": extra}):
                     open_.append(more)
     return found
+
+
+def _installed(name: str) -> importlib.metadata.Distribution:
+    """Not the `.egg-info` that a build leaves in the source tree."""
+    everywhere = importlib.metadata.distributions(name=name)
+    return next(one for one in everywhere if Path(str(one.locate_file(""))).resolve() != ROOT)
 
 
 def linked(folder: Path, requirements: list[str]) -> Path:
