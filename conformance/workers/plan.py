@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.kit import IMPORT_ROOT, INSTALLED, KIT, PACKAGE
-from ..core.law import NEEDS, split_id
+from ..core.law import LADDER, UPPER, split_id
 from ..core.settings import DEFAULT_ADAPTERS, Settings
 
-# The machine's rungs that share a process: two of about the same length, which run side by side. Each costs the import
-# of JAX and a new backend, seconds on two cores.
-UPPER = "the upper rungs"
 SEEDED = "the seeded faults"
-TOGETHER = {"rungs 0, 1, 2 and 5": (0, 1, 2, 5), "rungs 3 and 4": (3, 4)}
 
 
 @dataclass
@@ -40,15 +36,16 @@ def units(ids: Iterable[str]) -> list[Unit]:
     members: dict[str, list[str]] = {}
     for check in ids:
         law, subject = split_id(check)
-        home = next((name for name, rungs in TOGETHER.items() if law.rung in rungs), UPPER)
-        members.setdefault(home if subject is None else f"trainer {subject}", []).append(check)
-    order = [name for name in TOGETHER if name in members] + [name for name in members if name not in TOGETHER]
+        home = LADDER[law.rung].process if subject is None else f"trainer {subject}"
+        members.setdefault(home, []).append(check)
+    first = [name for name in dict.fromkeys(rung.process for rung in LADDER) if name != UPPER and name in members]
+    order = first + [name for name in members if name not in first]
     return [Unit(name, members[name], _below(members[name], members)) for name in order]
 
 
 def _below(mine: Sequence[str], members: Mapping[str, Sequence[str]]) -> frozenset[str]:
     """Checks of other units on rungs that `mine` stand on, of the machine or of the same subject."""
-    stands_on = {(rung, whose) for law, whose in map(split_id, mine) for rung in NEEDS[law.rung]}
+    stands_on = {(rung, whose) for law, whose in map(split_id, mine) for rung in LADDER[law.rung].needs}
     found = set()
     for check in (check for several in members.values() for check in several if check not in mine):
         law, subject = split_id(check)

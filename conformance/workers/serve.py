@@ -44,15 +44,14 @@ class Stream:
             file.write(json.dumps(event) + "\n")
 
 
-def packed(*arguments: Any, **keywords: Any) -> str:
-    """Arguments as text, for `unpacked`."""
-    return base64.b64encode(pickle.dumps((arguments, keywords))).decode()
+def packed(value: Any) -> str:
+    """A value as text, for `unpacked`."""
+    return base64.b64encode(pickle.dumps(value)).decode()
 
 
-def unpacked(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments and keywords that `packed` got."""
-    arguments, keywords = pickle.loads(base64.b64decode(text))
-    return arguments, keywords
+def unpacked(text: str) -> Any:
+    """The value that `packed` got."""
+    return pickle.loads(base64.b64decode(text))
 
 
 def tie(parent: int) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 
 class Stopped(BaseException):
@@ -30,7 +29,10 @@ def _raise(number: int) -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Defer signals until the block finishes: an exception in the middle of it would lose data."""
+    """Defer signals until the block finishes: an exception in the middle of it would lose data.
+
+    Not by `pthread_sigmask`: another thread, such as one of OpenBLAS, would take the signal.
+    """
     _Delivery.deferred = True
     try:
         yield
@@ -47,9 +49,6 @@ def raised() -> Iterator[None]:
 
     `held` defers them, and Ctrl-C where Python handles it. Only the main thread has signals: in others nothing changes.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(number: int, frame: FrameType | None) -> None:
         if _Delivery.deferred:
@@ -57,12 +56,12 @@ def raised() -> Iterator[None]:
         else:
             _raise(number)
 
-    before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {}
+    for number in numbers if threading.current_thread() is threading.main_thread() else ():
+        handler = signal.getsignal(number)
+        if handler != signal.SIG_IGN and (number != signal.SIGINT or handler is signal.default_int_handler):
             before[number] = signal.signal(number, stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:

@@ -44,7 +44,7 @@ def alone(out: Path, *words: str) -> None:
 def refused(ended: Mapping[int, Ended], message: str) -> None:
     """Each process ended before its first step, with exit code 2 and this message."""
     for process in ended.values():
-        assert process.code == 2, ended
+        assert process.returncode == 2, ended
         assert message in process.stderr
 
 
@@ -53,7 +53,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     alone(tmp_path / "one", *STEPS)
     with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "two")]) as running:
         ended = ends(running, 300)
-    assert {number: process.code for number, process in ended.items()} == {0: 0, 1: 0}, ended
+    assert {number: process.returncode for number, process in ended.items()} == {0: 0, 1: 0}, ended
     assert ended[1].stdout + ended[1].stderr == ""
     assert "[Gloo]" not in ended[0].stdout
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
@@ -73,7 +73,7 @@ def test_two_and_four_processes_are_equal_bit_for_bit(tmp_path: Path, trainer: s
     for processes in (2, 4):
         words = [*RUN, *STEPS, "--trainer", trainer, "--out", str(tmp_path / str(processes))]
         with started(processes, words) as running:
-            assert {process.code for process in ends(running, 400).values()} == {0}
+            assert {process.returncode for process in ends(running, 400).values()} == {0}
     assert losses(tmp_path / "2") == losses(tmp_path / "4")
 
 
@@ -99,7 +99,7 @@ def test_a_lost_process_is_named_and_the_run_can_be_resumed(
         stopped = number == signal.SIGSTOP
         ended = ends({k: process for k, process in running.items() if not (stopped and k == victim)}, SOON)
         print(f"{number.name} of {victim}: {time.monotonic() - began:.1f} s")
-        assert {k: process.code for k, process in ended.items()} == codes, ended
+        assert {k: process.returncode for k, process in ended.items()} == codes, ended
         assert says in "".join(process.stderr for process in ended.values())
     if victim == 1 and number == signal.SIGKILL:
         run_sftref("train", "--out", str(out), "--resume", "auto", "--devices", "3")
@@ -114,7 +114,7 @@ def test_a_lost_process_is_named_and_the_run_can_be_resumed(
 def test_a_process_that_never_joins_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "a"), "--wait", "5"], absent=[1]) as running:
         ended = ends(running, 60)
-    assert ended[0].code == LOST, ended
+    assert ended[0].returncode == LOST, ended
     assert "sftref: not all processes joined within --wait" in ended[0].stderr
 
 

@@ -10,21 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sftref.conformance.laws.support.process_group import free_port
 
-
-@dataclass
-class Ended:
-    """How one process ended: its exit code and output, and the seconds from the call of `ends` to its end."""
-
-    code: int
-    stdout: str
-    stderr: str
-    seconds: float
+Ended = subprocess.CompletedProcess[str]
 
 
 @contextlib.contextmanager
@@ -70,16 +61,16 @@ def started(
 
 
 def ends(running: Mapping[int, subprocess.Popen[str]], timeout: float) -> dict[int, Ended]:
-    """Wait for all processes, at most `timeout` seconds together.
+    """Wait for all processes, at most `timeout` seconds together; the exit code and output of each.
 
     Raises:
         subprocess.TimeoutExpired: one of them has not ended.
     """
-    began = time.monotonic()
+    until = time.monotonic() + timeout
     ended = {}
     for number, process in running.items():
-        out, err = process.communicate(timeout=max(1.0, began + timeout - time.monotonic()))
-        ended[number] = Ended(process.returncode, out, err, time.monotonic() - began)
+        output = process.communicate(timeout=max(1.0, until - time.monotonic()))
+        ended[number] = subprocess.CompletedProcess(process.args, process.returncode, *output)
     return ended
 
 
