@@ -176,7 +176,7 @@ def lines(folder: Path, examined: Examined) -> Iterator[str]:
     if (examined.kit, examined.contract) != own:
         yield f"this command is of kit {own[0]}, contract {own[1]}"
         if examined.contract != own[1]:
-            yield f"next step: read what each contract changed, in the newer kit's {VERSION}, before you replace the older"
+            yield f"next step: read what each contract changed, in the newer kit's {VERSION}, before you update"
 
 
 def write(folder: Path = KIT) -> Path:

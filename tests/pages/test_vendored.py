@@ -103,11 +103,6 @@ def test_a_submodule(theirs: Path, needs: Path, source: Path) -> None:
     assert kit["changed"] == kit["missing"] == kit["added"] == []
     doctor = call(needs, theirs, "python", "-m", "third_party.sftref.conformance", "doctor")
     assert (doctor.returncode, "as committed in " in doctor.stdout) == (0, True), doctor.stdout
-    # The same by pytest, whose plugin comes with the folder.
-    words = ["pytest", "-q", "third_party/sftref/conformance", *UNDER_PYTEST]
-    ended = call(needs, theirs, *words, f"--sftref-adapter={name}", f"--sftref-against={name}")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "2 passed" in ended.stdout
 
 
 @pytest.mark.parametrize("how", ["a copy", "a copy beside an installed kit", "a submodule"])
