@@ -15,7 +15,7 @@ from sftref.conformance.adapters import template
 from sftref.conformance.adapters.costs import costs_of
 from sftref.conformance.adapters.template import Template
 from sftref.conformance.core.fault import faults
-from sftref.conformance.core.law import LEVELS, NEEDS, RUNGS, expected, laws, split_id
+from sftref.conformance.core.law import LADDER, LEVELS, RUNGS, expected, laws, split_id
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import DEFAULT_ADAPTERS, SFTREF, Settings
 from sftref.conformance.faults.matrix import as_run, side
@@ -50,7 +50,7 @@ def started(subject: Any, n: int = 8) -> tuple[Any, HostBatch]:
 
 # The rung.
 def test_a_run_has_the_rungs_of_its_level() -> None:
-    assert (RUNGS[9:], len(NEEDS)) == (("processes", "performance"), len(RUNGS))
+    assert (RUNGS[9:], len(LADDER)) == (("processes", "performance"), len(RUNGS))
     for level in LEVELS:
         rungs = {split_id(check)[0].rung for check in expected(level, ["mesh"])}
         assert rungs == {*range(9), *{"quick": [], "standard": [9], "full": [9, 10]}[level]}
@@ -123,7 +123,7 @@ def test_programs_compiled_again_are_named(subject: type[Template], message: str
     assert (record.status, message in record.message) == ("fail", True), record.message
 
 
-def test_losses_that_are_kept_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_that_are_kept_are_named() -> None:
     kept: list[Any] = []
 
     class KeepsLosses(Template):
@@ -204,8 +204,6 @@ def test_the_template_donates_only_its_own_arrays() -> None:
 
 
 # The seeded slow-downs.
-
-
 def test_the_catalogue_has_the_faults_that_a_law_sees() -> None:
     assert sorted(performance.seeded_ids()) == sorted([*performance.TIMED, *(fault.id for fault in SEEDED)])
     assert load_adapter("sftref.conformance.faults.trainers.performance:slower_10").name == "template (slower-10)"
@@ -265,11 +263,10 @@ def test_a_slower_trainer_is_slower_by_its_share(percent: int, monkeypatch: pyte
         began = clock.now
         subject.step(batch)
         took.append(clock.now - began)
-    share = 1 + percent / 100
     assert took[:3] == pytest.approx([2.0, 0.02, 0.02], rel=1e-3), "compiling is not step time"
-    assert took[3:7] == pytest.approx([0.02 * share] * 4, rel=1e-3)
-    assert took[7] == pytest.approx(0.5 + 0.02 * (share - 1), rel=1e-3), "one outlier does not change the median"
-    assert took[-1] == pytest.approx(0.04 * share, rel=1e-3)
+    assert took[3:7] == pytest.approx([0.02 * (1 + percent / 100)] * 4, rel=1e-3)
+    assert took[7] == pytest.approx(0.5 + 0.02 * percent / 100, rel=1e-3), "one outlier does not change the median"
+    assert took[-1] == pytest.approx(0.04 * (1 + percent / 100), rel=1e-3)
 
 
 def test_a_serial_scatter_add_is_right_and_serial() -> None:
