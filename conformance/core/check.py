@@ -1,7 +1,7 @@
-"""A law being asked: comparisons with their error, bound, noise floor and control, and the text of a failure.
+"""A law that runs: its comparisons, each with error, bound, noise floor and control, and the message of a failure.
 
-Every comparison runs a control beside it, the same comparison against a shuffled tensor, which must fail: a comparison
-that cannot tell a tensor from its own shuffle proves nothing and is an error of the check, not a pass.
+Every comparison has a control, the same comparison against a shuffled tensor, which must fail. A comparison that cannot
+tell a tensor from its own shuffle proves nothing: that is an error of the check, not a pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from .comparison import EXACT, Array, Bound, Comparison, distance, largest, share_that_differs, shuffled, told
+from .comparison import EXACT, Array, Bound, Comparison, describe, distance, largest, share_that_differs, shuffled
 from .floors import Floors
 from .law import LEVELS, Law
 
@@ -25,11 +25,11 @@ MOST_LEAVES = 5
 NOT_APPLICABLE = "does not apply"
 
 
-class LawBroken(AssertionError):  # noqa: N818 - the verdict on a law, not a mishap
-    """What was computed is not what the law demands.
+class LawBroken(AssertionError):  # noqa: N818 - a result of the check, not an error in it
+    """The computed values do not meet the law.
 
     Attributes:
-        final: whether what was asked is gone, so that nothing more can be.
+        final: whether the processes that computed them are gone, so that no simplified variant can run.
     """
 
     status = "fail"
@@ -37,7 +37,7 @@ class LawBroken(AssertionError):  # noqa: N818 - the verdict on a law, not a mis
 
 
 class Vacuous(Exception):  # noqa: N818 - as above
-    """A check that compared nothing, or whose control passed."""
+    """The check compared nothing, or its control passed."""
 
     status = "error"
 
@@ -49,29 +49,31 @@ class NotRun(Skipped):
 
 
 class Blocked(Skipped):
-    """A rung that the check stands on has failed."""
+    """A rung that the check needs has failed."""
 
     status = "blocked"
 
 
 class Known(Skipped):
-    """What the law demands does not hold here, for a reason that lies upstream, is known and is mended there later."""
+    """Known upstream bug, fixed in a later release."""
 
     status = "deviation"
 
 
 @dataclass
 class Check:
-    """One law asked of one subject. A method raises `LawBroken` at the first comparison that fails.
+    """One law run once, for the machine or for one trainer.
+
+    The methods that compare raise `LawBroken` at the first comparison that fails.
 
     Attributes:
-        law: what is asked.
+        law: the law.
         level: quick, standard or full: how much is compared.
-        seed: of all values drawn.
-        comparisons: those made so far.
-        facts: measured along the way, for the report: JSON values.
-        floors: the smallest errors that the comparisons so far would have seen.
-        narrows: whether a failure is asked again with less, for the diagnosis; it takes seconds.
+        seed: of all drawn values.
+        comparisons: made so far.
+        facts: further measurements for the report; JSON values.
+        floors: detection floors of the comparisons so far.
+        narrows: whether a failure runs simplified variants for the diagnosis, which takes seconds.
     """
 
     law: Law
@@ -87,19 +89,20 @@ class Check:
         return LEVELS.index(self.level) >= LEVELS.index(level)
 
     def equal(self, what: str, got: Array, want: Array, *, control: Array | None = None) -> None:
-        """Two arrays of one dtype and shape are the same bit for bit; the error is the share of elements that differ.
+        """Compare two arrays of one dtype and shape bit for bit; the error is the share of elements that differ.
 
         Args:
-            what: the text of a failure begins with it.
+            what: the first words of a failure's message.
             got: computed.
             want: expected.
-            control: what `want` must differ from, where it is the same after a shuffle.
+            control: an array that must differ from `want`; the default is `want` shuffled.
         """
         got, want = np.asarray(got), np.asarray(want)
-        self._same_form(what, got, want)
+        if (got.shape, got.dtype) != (want.shape, want.dtype):
+            self._fail(what, f"{got.dtype} {got.shape}, should be {want.dtype} {want.shape}")
         other = shuffled(want) if control is None else np.asarray(control)
-        unlike = None if other is None else share_that_differs(other, want)
-        self._add(Comparison(what, share_that_differs(got, want), EXACT, unlike, want.size), got, want)
+        control_error = None if other is None else share_that_differs(other, want)
+        self._add(Comparison(what, share_that_differs(got, want), EXACT, control_error, want.size), got, want)
         self.floors.note_exact(want.dtype)
 
     def close(
@@ -112,18 +115,16 @@ class Check:
         scale: float | None = None,
         control: Array | None = None,
     ) -> None:
-        """The l2 norm of the difference, over `scale` (default: the norm of `want`), is at most the bound.
+        """Compare the l2 norm of the difference over `scale` (default: the norm of `want`) with the bound.
 
-        A NaN or infinity that is not in both is an infinite error. Both are compared in float64.
+        A NaN or infinity that is not in both arrays is an infinite error. Both are compared in float64.
         """
-        got, want = np.asarray(got), np.asarray(want)
-        if got.shape != want.shape:
-            self._fail(what, f"shape {got.shape}, should be {want.shape}")
+        got, want = self._of_one_shape(what, got, want)
         g, w = got.astype(np.float64), want.astype(np.float64)
         size = float(np.linalg.norm(w[np.isfinite(w)])) if scale is None else scale
         other = shuffled(w) if control is None else np.asarray(control, np.float64)
-        unlike = None if other is None else distance(other, w, size)
-        self._add(Comparison(what, distance(g, w, size), bound, unlike, want.size), got, want)
+        control_error = None if other is None else distance(other, w, size)
+        self._add(Comparison(what, distance(g, w, size), bound, control_error, want.size), got, want)
         self.floors.note(what, got.dtype, g, w, lambda other: distance(other, w, size) / bound.value)
 
     def within(
@@ -136,55 +137,53 @@ class Check:
         *,
         control: Array | None = None,
     ) -> None:
-        """Every element is as near as its own allowance says; the error is the largest gap over its allowance.
+        """Compare every element's difference with its own allowance; the error is the largest of their ratios.
 
-        A NaN or infinity that is not in both is an infinite error, and where the allowance is 0 so is any gap.
+        A NaN or infinity that is not in both arrays is an infinite error; so is a difference where the allowance is 0.
         """
-        got, want = np.asarray(got), np.asarray(want)
-        if got.shape != want.shape:
-            self._fail(what, f"shape {got.shape}, should be {want.shape}")
+        got, want = self._of_one_shape(what, got, want)
         g, w = got.astype(np.float64), want.astype(np.float64)
         limits = np.broadcast_to(allowance, w.shape)
         other = shuffled(w) if control is None else np.asarray(control, np.float64)
-        unlike = None if other is None else largest(other, w, limits)
-        self._add(Comparison(what, largest(g, w, limits), bound, unlike, want.size), g, w, limits)
+        control_error = None if other is None else largest(other, w, limits)
+        self._add(Comparison(what, largest(g, w, limits), bound, control_error, want.size), g, w, limits)
         self.floors.note(what, got.dtype, g, w, lambda other: largest(other, w, limits) / bound.value)
 
     def tree(self, what: str, got: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]) -> None:
-        """Every leaf under its own bound, which is absolute here: the l2 norm of the difference.
+        """Compare every leaf with its own bound, which is absolute here: the l2 norm of the difference.
 
-        All leaves are compared before the worst one raises.
+        All leaves are compared before the worst one raises. `distinct` is the control, since a leaf may be constant or
+        have one element.
         """
         if got.keys() != want.keys():
             odd = sorted(got.keys() ^ want.keys())
             self._fail(what, f"leaves differ: {', '.join(odd[:4])}; should be those of the checkpoint")
-        broken: list[tuple[Comparison, Array, Array]] = []
+        failed: list[tuple[Comparison, Array, Array]] = []
         for name, leaf in want.items():
-            g, w = np.asarray(got[name]), np.asarray(leaf)
-            if g.shape != w.shape:
-                self._fail(f"{what} {name}", f"shape {g.shape}, should be {w.shape}")
-            g, w = g.astype(np.float64), w.astype(np.float64)
-            # The control of a tree is `distinct`: a leaf may be constant or of one element.
-            found = Comparison(f"{what} {name}", distance(g, w, 1.0), bounds[name], None, w.size)
-            self.comparisons.append(found)
-            if not found.error <= found.bound.value:
-                broken.append((found, g, w))
-            elif found.bound.value > 0:
-                kind, most = np.asarray(got[name]).dtype, found.bound.value
-                self.floors.note(found.what, kind, g, w, _in_bounds(w, most))
-        if broken:
-            found, g, w = max(broken, key=lambda item: item[0].margin)
-            self._off(g, w)
-            others = [item[0].what.removeprefix(f"{what} ") for item in broken if item[0] is not found]
-            shown = [*others[:MOST_LEAVES], *(["..."] if len(others) > MOST_LEAVES else [])]
-            text = f"{told(found, g, w)}; {len(broken)} of {len(want)} leaves are out of bounds"
-            text += f", also {', '.join(shown)}" if shown else ""
-            self._fail(found.what, text)
+            got_leaf, w = self._of_one_shape(f"{what} {name}", got[name], leaf)
+            g, w = got_leaf.astype(np.float64), w.astype(np.float64)
+            comparison = Comparison(f"{what} {name}", distance(g, w, 1.0), bounds[name], None, w.size)
+            self.comparisons.append(comparison)
+            if not comparison.error <= comparison.bound.value:
+                failed.append((comparison, g, w))
+            elif comparison.bound.value > 0:
+                self.floors.note(comparison.what, got_leaf.dtype, g, w, _in_units_of(comparison.bound.value, w))
+        if failed:
+            worst, g, w = max(failed, key=lambda item: item[0].margin)
+            self._note_relative_error(g, w)
+            others = [item[0].what.removeprefix(f"{what} ") for item in failed if item[0] is not worst]
+            named = [*others[:MOST_LEAVES], *(["..."] if len(others) > MOST_LEAVES else [])]
+            text = f"{describe(worst, g, w)}; {len(failed)} of {len(want)} leaves are out of bounds"
+            self._fail(worst.what, f"{text}, also {', '.join(named)}" if named else text)
 
     def distinct(
         self, what: str, other: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]
     ) -> None:
-        """The control of `tree`: `other`, which must not pass, is out of bounds; else the check proves nothing."""
+        """Run the control of `tree`: a wrong tree, `other`, must be out of bounds.
+
+        Raises:
+            Vacuous: it is not.
+        """
         worst = max(
             distance(np.asarray(other[name], np.float64), np.asarray(leaf, np.float64), 1.0)
             / max(bounds[name].value, np.finfo(np.float64).tiny)
@@ -195,25 +194,25 @@ class Check:
         self.facts["control_margin"] = min(worst, self.facts.get("control_margin", math.inf))
 
     def same(self, what: str, got: Any, want: Any) -> None:
-        """Two plain values are equal."""
+        """Compare two plain values, which must be equal."""
         self.comparisons.append(Comparison(what, 0.0 if got == want else 1.0, EXACT, None, 1))
         if got != want:
             self._fail(what, f"{got!r}, should be {want!r}")
 
     def at_most(self, what: str, value: float, bound: Bound) -> None:
-        """A measured number is at most its bound."""
+        """Compare a measured number with its upper bound."""
         self.comparisons.append(Comparison(what, float(value), bound, None, 1))
         if not value <= bound.value:
             self._fail(what, f"{value:.4g}, should be at most {bound.value:.4g} ({bound.why})")
 
     def at_least(self, what: str, value: float, least: float, why: str) -> None:
-        """A measured number is at least `least`: an error far below the expected one is a finding too."""
+        """Compare a measured number with its lower bound: an error far below the expected one is a failure too."""
         self.comparisons.append(Comparison(what, 0.0 if value >= least else 1.0, EXACT, None, 1))
         if not value >= least:
             self._fail(what, f"{value:.4g}, should be at least {least:.4g} ({why})")
 
     def need(self, applies: bool, reason: str) -> None:
-        """Leave the check as NOT RUN unless it applies.
+        """End the check as not run unless it applies.
 
         Raises:
             NotRun: with `reason`.
@@ -222,39 +221,42 @@ class Check:
             raise NotRun(reason)
 
     def finish(self) -> None:
-        """Refuse a check that compared nothing.
+        """Compute the detection floors of a check that passed.
 
         Raises:
-            Vacuous: no comparison was made.
+            Vacuous: it compared nothing.
         """
-        if not any(found.compared for found in self.comparisons):
+        if not any(comparison.compared for comparison in self.comparisons):
             raise Vacuous(f"{self.law.id} compared nothing")
-        self.facts["floor"] = self.floors.found()
+        self.facts["floor"] = self.floors.table()
         if self.floors.unseen:
             self.facts["unseen"] = sorted(self.floors.unseen)
 
     @property
     def worst(self) -> Comparison | None:
         """The comparison with the largest margin."""
-        return max(self.comparisons, key=lambda found: found.margin, default=None)
+        return max(self.comparisons, key=lambda comparison: comparison.margin, default=None)
 
-    def _same_form(self, what: str, got: Array, want: Array) -> None:
-        if (got.shape, got.dtype) != (want.shape, want.dtype):
-            self._fail(what, f"{got.dtype} {got.shape}, should be {want.dtype} {want.shape}")
+    def _of_one_shape(self, what: str, got: Array, want: Array) -> tuple[Array, Array]:
+        got, want = np.asarray(got), np.asarray(want)
+        if got.shape != want.shape:
+            self._fail(what, f"shape {got.shape}, should be {want.shape}")
+        return got, want
 
-    def _add(self, found: Comparison, got: Array, want: Array, limits: Array | None = None) -> None:
-        self.comparisons.append(found)
-        if not found.error <= found.bound.value:
-            self._off(got, want)
-            self._fail(found.what, told(found, got, want, limits))
-        if found.control is not None and found.control <= found.bound.value:
+    def _add(self, comparison: Comparison, got: Array, want: Array, limits: Array | None = None) -> None:
+        self.comparisons.append(comparison)
+        limit = comparison.bound.value
+        if not comparison.error <= limit:
+            self._note_relative_error(got, want)
+            self._fail(comparison.what, describe(comparison, got, want, limits))
+        if comparison.control is not None and comparison.control <= limit:
             raise Vacuous(
-                f"{self.law.id}: {found.what}: its control gives {found.control:.2g}, within the bound "
-                f"{found.bound.value:.2g}; the comparison is blind"
+                f"{self.law.id}: {comparison.what}: its control gives {comparison.control:.2g}, within the bound "
+                f"{limit:.2g}; the comparison is blind"
             )
 
-    def _off(self, got: Array, want: Array) -> None:
-        """Note the relative error of a comparison that failed, in the l2 norm: it tells a precision from a mistake."""
+    def _note_relative_error(self, got: Array, want: Array) -> None:
+        """Note the relative l2 error of a failed comparison, which tells a low precision from a wrong formula."""
         if want.dtype.kind in "biu":
             return
         g, w = got.astype(np.float64), want.astype(np.float64)
@@ -267,6 +269,5 @@ class Check:
         raise LawBroken(f"{what}: {text} [{self.law.id}]")
 
 
-def _in_bounds(want: Array, most: float) -> Callable[[Array], float]:
-    """The l2 error of an array in units of `most`."""
-    return lambda got: distance(got, want, 1.0) / most
+def _in_units_of(bound: float, want: Array) -> Callable[[Array], float]:
+    return lambda got: distance(got, want, 1.0) / bound

@@ -1,4 +1,4 @@
-"""Two arrays -> how far apart they are, what of that is allowed, and the text of it."""
+"""Two arrays -> their error, its bound, and the message."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Bound:
-    """The largest error allowed, and where it comes from.
+    """The largest allowed error, and where it comes from.
 
     Attributes:
-        value: in the unit of the error it bounds, which is relative unless the text says otherwise.
-        noise: the error that correct arithmetic is expected to make.
+        value: in the unit of the error, which is relative unless the comparison says otherwise.
+        noise: the error expected of correct arithmetic.
         why: the derivation in a few words, with its numbers.
     """
 
@@ -32,7 +32,15 @@ EXACT = Bound(0.0, 0.0, "exact: the same bits")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison: what, how far off, how far it may be, what its control gave, and how many numbers it compared."""
+    """One comparison.
+
+    Attributes:
+        what: was compared, in words.
+        error: measured.
+        bound: of the error.
+        control: the error of the control; None without one.
+        compared: how many numbers.
+    """
 
     what: str
     error: float
@@ -42,23 +50,23 @@ class Comparison:
 
     @property
     def margin(self) -> float:
-        """Error over bound; of an exact comparison 0 if it holds and infinite if not."""
+        """Error over bound; of an exact comparison 0 if it passed and infinite if not."""
         if self.bound.value > 0:
             return self.error / self.bound.value
         return 0.0 if self.error == 0 else math.inf
 
 
 def shuffled(want: Array) -> Array | None:
-    """The elements in another order, or None where there is no other order to speak of."""
+    """The elements in another order, or None if all are equal."""
     if want.size < 2 or bool((want == want.flat[0]).all()):
         return None
     other = np.asarray(np.random.default_rng(0).permutation(want.ravel()).reshape(want.shape))
-    # A permutation of few elements may leave them where they were; a shift by one does so only if all are equal.
+    # A permutation of few elements may be the identity; a shift by one changes them unless all are equal.
     return np.roll(want, 1) if np.array_equal(other, want, equal_nan=want.dtype.kind == "f") else other
 
 
 def share_that_differs(got: Array, want: Array) -> float:
-    """Of two arrays of one form: the share of elements whose bits differ."""
+    """The share of elements whose bits differ, of two arrays of one shape and dtype."""
     if want.size == 0:
         return 0.0
     kind = np.dtype(f"u{want.dtype.itemsize}") if want.dtype.itemsize in (1, 2, 4, 8) else None
@@ -89,15 +97,15 @@ def largest(got: Array, want: Array, limits: Array) -> float:
     return float(over.max(initial=0.0))
 
 
-def told(found: Comparison, got: Array, want: Array, limits: Array | None = None) -> str:
-    """Error, bound and its reason, and the element that is furthest off, in allowances where there are any."""
+def describe(comparison: Comparison, got: Array, want: Array, limits: Array | None = None) -> str:
+    """A failed comparison in words: error, bound and its reason, and the element furthest off, in units of `limits`."""
     with np.errstate(invalid="ignore", over="ignore"):
         gap = np.abs(got.astype(np.float64) - want.astype(np.float64))
     gap = np.where(np.isnan(gap) & ~(np.isnan(got) & np.isnan(want)), np.inf, np.nan_to_num(gap, posinf=np.inf))
     over = gap if limits is None else np.divide(gap, limits, out=np.where(gap > 0, np.inf, 0.0), where=limits > 0)
     at = tuple(int(i) for i in np.unravel_index(int(over.argmax()), gap.shape)) if gap.size else ()
     off = float((gap > 0).mean()) if gap.size else 0.0
-    limit = "must be the same bit for bit" if found.bound is EXACT else f"bound {found.bound.value:.3g}"
-    reason = "" if found.bound is EXACT else f" ({found.bound.why})"
+    bound = comparison.bound
+    limit = "must be the same bit for bit" if bound is EXACT else f"bound {bound.value:.3g} ({bound.why})"
     where = f"furthest off at {list(at)}: {got[at]!s}, should be {want[at]!s}" if gap.size else "nothing to show"
-    return f"error {found.error:.3g}, {limit}{reason}; {where}; {off:.0%} of {gap.size} elements differ"
+    return f"error {comparison.error:.3g}, {limit}; {where}; {off:.0%} of {gap.size} elements differ"

@@ -1,13 +1,13 @@
-"""A check's comparisons -> the smallest relative error that it still sees, by dtype: its detection floor.
+"""The comparisons of a check -> its detection floor: the smallest relative error that it still sees, by dtype.
 
-An error of relative size e is injected into what was computed, and e is bisected between the largest that the
-comparison lets pass and the smallest that it does not:
+An error of relative size e is injected into the computed values, and e is bisected between the largest value that
+passes and the smallest that fails:
 
     all       every number of every comparison is off by e: the most sensitive comparison sees it first
-    tensor    every number of one comparison: of the least sensitive one, since the fault may be in any
-    element   one number of that comparison is off by e of itself: that of median size, zeros left out
+    tensor    every number of one comparison is off by e: the least sensitive one, since the fault may be in any
+    element   one number of that comparison is off by e of itself: the one of median size, zeros excluded
 
-beside the noise, which is the relative error, in the l2 norm, that correct arithmetic makes there.
+Beside them is the noise, the relative l2 error that correct arithmetic makes there.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Error = Callable[[Array], float]
 
-# More comparisons of a check tell nothing new: their shapes repeat.
+# Later comparisons of a check have the same shapes, and would add nothing.
 MOST = 256
-# Bisection ends when the logarithm is known to so much.
+# Bisection ends when log2 of the floor is known to this precision.
 STEP = 0.05
 LEAST, LARGEST = 2.0**-60, 2.0**40
 
 
 @dataclass
 class Probe:
-    """One comparison that can be repeated with an error in it.
+    """A comparison that can be repeated with an injected error.
 
     Attributes:
         what: was compared.
-        got: was computed, float64.
+        got: the computed values, float64.
         error: of such an array, in units of the bound.
-        noise: relative, of correct arithmetic.
-        estimate: of the floor, if every number is off.
+        noise: relative error of correct arithmetic.
+        estimate: of the floor if every number is off.
     """
 
     what: str
@@ -49,7 +49,7 @@ class Probe:
     estimate: float
 
     def floor(self, *, element: bool) -> float:
-        """The smallest injected error that is seen; infinite where none is."""
+        """The smallest injected error that fails; infinite if none does."""
         finite = np.isfinite(self.got)
         values = np.where(finite, self.got, 0.0)
         change = values
@@ -74,15 +74,15 @@ class Probe:
 
 @dataclass
 class Floors:
-    """The comparisons of one check, of which the most and the least sensitive are kept.
+    """The most and the least sensitive comparisons of a check.
 
     Attributes:
-        seen: how many came.
-        most: by dtype, the most sensitive one.
-        least: by dtype, the least sensitive one.
+        seen: how many comparisons were noted.
+        most: the most sensitive one, by dtype.
+        least: the least sensitive one, by dtype.
         exact: dtypes that were compared bit for bit.
-        unseen: comparisons that let pass twice the value: of what is nothing but rounding, such as the gradient of a
-            key's bias, which is exactly zero.
+        unseen: comparisons that even twice the value passes: the value is rounding only, as the gradient of a key's
+            bias, which is exactly zero.
     """
 
     seen: int = 0
@@ -92,7 +92,7 @@ class Floors:
     unseen: set[str] = field(default_factory=set)
 
     def note(self, what: str, dtype: np.dtype[Any], got: Array, want: Array, error: Error) -> None:
-        """A comparison within a bound that held: `error` of an array like `got`, in units of the bound."""
+        """Note a comparison that passed within a bound; `error` takes an array like `got`, in units of the bound."""
         size = float(np.linalg.norm(want[np.isfinite(want)]))
         if self.seen >= MOST or size == 0.0:
             return
@@ -112,11 +112,11 @@ class Floors:
             self.least[name] = probe
 
     def note_exact(self, dtype: np.dtype[Any]) -> None:
-        """A comparison bit for bit that held."""
+        """Note a comparison that passed bit for bit."""
         self.exact.add(dtype.name)
 
-    def found(self) -> dict[str, dict[str, Any]]:
-        """The floors by dtype; of a dtype that was compared bit for bit only, the distance from 1 to the next number.
+    def table(self) -> dict[str, dict[str, Any]]:
+        """The floors by dtype; for a dtype that was compared only bit for bit, the distance from 1 to the next number.
 
         Integers have none: every bit of them is seen.
         """
