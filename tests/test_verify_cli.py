@@ -101,6 +101,7 @@ def test_a_missing_platform_is_one_line(copy: Make) -> None:
     made = copy([(0, "raises"), (0, "differs"), (1, "passes")])
     for name in ("laws/machine/test_0_fates.toml", "laws/machine/test_0_fates.py"):
         made.edit(name, "r0.differs", "environment.platform")
+    made.edit("laws/machine/test_0_fates.toml", '(id = "environment.platform")', r"\1\nsetup = true")
     ended = made.verify("--platform", "rocm")
     assert ended.code == 2
     assert ended.out.splitlines()[1:] == [ended.verdict], "the ladder is not told"

@@ -1,49 +1,58 @@
-"""laws/*/test_*.toml -> the laws, the ladder that they stand on, and the ids that a run must answer for."""
+"""laws/rungs.toml and laws/*/test_*.toml -> the ladder, its laws, and the ids of the checks of a run.
+
+Everything that is known about a law, apart from its code, is a field of its entry.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
 
 from .kit import KIT
 
 LEVELS = ("quick", "standard", "full")
-RUNGS = (
-    "environment",
-    "copies",
-    "collectives",
-    "operators",
-    "autodiff",
-    "random numbers",
-    "step",
-    "equivalence",
-    "training",
-    "processes",
-    "performance",
-)
-# A rung that fails blocks those that compute with it: nothing can be said of a step whose operators are wrong.
-NEEDS: tuple[frozenset[int], ...] = tuple(
-    frozenset(needs)
-    for needs in ((), (0,), (0, 1), (0, 1), (0, 1, 3), (0, 1), (0, 1, 3, 4, 5), range(7), range(8), range(8), range(8))
-)
+UPPER = "the upper rungs"
+Entry = TypeVar("Entry", "Rung", "Law")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One rung of the ladder, as `laws/rungs.toml` states it.
+
+    Attributes:
+        name: one or two words.
+        needs: numbers of the rungs that it computes with; if one of them fails, this rung is blocked.
+        process: the machine's laws of rungs with the same text run in one child process.
+        phases: of JAX's start, which fail for the same reasons.
+    """
+
+    name: str
+    needs: tuple[int, ...]
+    process: str = UPPER
+    phases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """One requirement of the kit, as its TOML file states it.
+    """One requirement of the kit, as its TOML entry states it.
 
     Attributes:
         id: stable; known deviations name it.
         rung: of the ladder, 0 to 10.
         requirement: a sentence with MUST.
         catches: what kinds of fault break it, in a few words each.
-        cause: what is most likely wrong where it is broken.
-        next_step: what to do then.
-        per: `machine`, or `subject`: asked of each trainer.
-        level: the lowest level that asks it.
-        deadline: seconds after which it counts as hung.
+        cause: the most likely cause of a failure.
+        next_step: what to do about it.
+        per: `machine`, or `subject` for a law that runs once for each trainer under test.
+        level: the lowest level that runs it.
+        deadline: seconds after which its check counts as hung.
+        setup: whether it says that what was requested is there at all; if it fails, nothing else can be verified.
+        unoptimized_up_to: the highest level at which the programs of a trainer are compiled without XLA's
+            optimizations on simulated devices, because the requirement does not depend on them.
     """
 
     id: str
@@ -55,16 +64,58 @@ class Law:
     per: str = "machine"
     level: str = "quick"
     deadline: float = 180.0
+    setup: bool = False
+    unoptimized_up_to: str = "quick"
+
+    def __post_init__(self) -> None:
+        """Refuse a value that no other part of the kit knows."""
+        known = {"per": ("machine", "subject"), "level": LEVELS, "unoptimized_up_to": LEVELS}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"law {self.id}: {name} = {getattr(self, name)!r}, must be one of {', '.join(values)}")
+        if not 0 <= self.rung < len(RUNGS):
+            raise ValueError(f"law {self.id}: rung = {self.rung}, must be 0 to {len(RUNGS) - 1}")
 
     @property
     def rung_name(self) -> str:
         """The rung in words."""
         return RUNGS[self.rung]
 
-    def asked(self, level: str, processes: int | None) -> bool:
-        """Whether a run at `level` asks it; those of processes at any level, where these are asked for."""
-        mine = LEVELS[0] if processes is not None and self.rung_name == "processes" else self.level
-        return LEVELS.index(mine) <= LEVELS.index(level)
+    def runs_at(self, level: str, processes: int | None) -> bool:
+        """Whether a run at `level` includes it; `--processes` adds the laws of processes at any level."""
+        lowest = LEVELS[0] if processes is not None and self.rung_name == "processes" else self.level
+        return LEVELS.index(lowest) <= LEVELS.index(level)
+
+    def unoptimized_at(self, level: str) -> bool:
+        """Whether its programs are compiled without optimizations at `level`, on simulated devices."""
+        return self.per == "subject" and LEVELS.index(level) <= LEVELS.index(self.unoptimized_up_to)
+
+
+def entry_of(kind: type[Entry], where: str, entry: dict[str, Any]) -> Entry:
+    """A table of a TOML file as a `Rung` or a `Law`; arrays become tuples.
+
+    Raises:
+        ValueError: a field is missing or unknown.
+    """
+    names = {field.name for field in fields(kind)}
+    unknown = entry.keys() - names
+    if unknown:
+        raise ValueError(
+            f"{where}: unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(sorted(names))}"
+        )
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+LADDER = tuple(entry_of(Rung, "laws/rungs.toml", entry) for entry in _read(KIT / "laws" / "rungs.toml")["rung"])
+RUNGS = tuple(rung.name for rung in LADDER)
 
 
 @cache
@@ -72,26 +123,32 @@ def laws() -> dict[str, Law]:
     """All laws by id, from the lowest rung up.
 
     Raises:
-        TypeError: an entry of its TOML file has a field too many or too few.
-        ValueError: an id is used twice.
+        ValueError: an entry has a missing, unknown or impossible field, or an id is used twice.
     """
     by_id: dict[str, Law] = {}
     for path in sorted((KIT / "laws").glob("*/test_*.toml")):
-        for entry in tomllib.loads(path.read_text(encoding="utf-8"))["law"]:
-            law = Law(**{**entry, "catches": tuple(entry.get("catches", ()))})
+        where = path.relative_to(KIT).as_posix()
+        for entry in _read(path)["law"]:
+            law = entry_of(Law, where, entry)
             if law.id in by_id:
-                raise ValueError(f"{path.relative_to(KIT)}: the id {law.id} is used twice")
+                raise ValueError(f"{where}: the id {law.id} is used twice")
             by_id[law.id] = law
     return dict(sorted(by_id.items(), key=lambda item: item[1].rung))
 
 
 def check_id(law: str, subject: str | None) -> str:
-    """The id of a check: the law's, with the subject it was asked of."""
+    """The id of a check: the law's, followed by the trainer under test in brackets, if any."""
     return law if subject is None else f"{law}[{subject}]"
 
 
+def split_id(check: str) -> tuple[Law, str | None]:
+    """A check's id -> its law and its trainer: the inverse of `check_id`."""
+    law, _, subject = check.partition("[")
+    return laws()[law], subject.removesuffix("]") or None
+
+
 def selects(only: Sequence[str], check: str) -> bool:
-    """Whether `--only` asks for a check: no choice means all; an id, a law, a rung's number or the start of an id."""
+    """Whether `--only` selects a check: by its id, its law, the start of an id, or its rung; an empty `--only` does."""
     law = check.partition("[")[0]
     return not only or any(
         check == word or law == word or law.startswith(f"{word}.") or word == str(laws()[law].rung) for word in only
@@ -101,26 +158,25 @@ def selects(only: Sequence[str], check: str) -> bool:
 def expected(
     level: str, subjects: Iterable[str], only: Sequence[str] = (), *, processes: int | None = None
 ) -> list[str]:
-    """The ids that a run at `level` must answer for, rung by rung, and within a rung subject by subject."""
-    names = list(subjects)
-    asked = [law for law in laws().values() if law.asked(level, processes)]
+    """The ids that a run at `level` must have a result for, rung by rung, and within a rung trainer by trainer."""
+    trainers = list(subjects)
     ids: list[str] = []
     for rung in range(len(RUNGS)):
-        here = [law for law in asked if law.rung == rung]
+        here = [law for law in laws().values() if law.rung == rung and law.runs_at(level, processes)]
         ids += [law.id for law in here if law.per == "machine"]
-        ids += [check_id(law.id, name) for name in names for law in here if law.per == "subject"]
+        ids += [check_id(law.id, trainer) for trainer in trainers for law in here if law.per == "subject"]
     return [check for check in ids if selects(only, check)]
 
 
 def blocked_by(failed: Iterable[tuple[int, str | None]], law: Law, subject: str | None) -> str | None:
-    """The lowest of the `failed` rungs, each with its subject or None, that a law stands on, in words; or None."""
-    for rung, whose in sorted(failed, key=lambda key: key[0]):
-        if rung in NEEDS[law.rung] and whose in (None, subject):
-            return f"rung {rung} ({RUNGS[rung]}{f' of {whose}' if whose else ''})"
+    """The lowest failed rung that a law needs, in words, or None.
+
+    Args:
+        failed: each a rung's number, and the trainer that failed there or None for the machine.
+        law: that would run.
+        subject: the trainer that it would run for.
+    """
+    for rung, trainer in sorted(failed, key=lambda key: key[0]):
+        if rung in LADDER[law.rung].needs and trainer in (None, subject):
+            return f"rung {rung} ({RUNGS[rung]}{f' of {trainer}' if trainer else ''})"
     return None
-
-
-def split_id(check: str) -> tuple[Law, str | None]:
-    """A check's id -> its law and its subject: the inverse of `check_id`."""
-    law, _, subject = check.partition("[")
-    return laws()[law], subject.removesuffix("]") or None

@@ -117,7 +117,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             others.append(item)
             continue
         item.stash[CHECK_ID] = check_id(law.id, _subject_of(item))
-        if not law.asked(settings.level, settings.processes) or not selects(settings.only, item.stash[CHECK_ID]):
+        if not law.runs_at(settings.level, settings.processes) or not selects(settings.only, item.stash[CHECK_ID]):
             dropped.append(item)
             continue
         ours.append((law, item))

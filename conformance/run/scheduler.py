@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from ..core.deviations import accepted
-from ..core.law import RUNGS, blocked_by, split_id
+from ..core.law import RUNGS, blocked_by, laws, split_id
 from ..core.result import Result
 from ..judge.outcome import BROKEN, WRONG, Group, Outcome, groups
 from ..machine import snapshot
 from ..workers import endings
-from ..workers.channel import wait
 from ..workers.plan import SEEDED, Unit, command, trial_command, variables
-from ..workers.process import Child
+from ..workers.process import Child, wait
 from .watcher import Watcher
 
-# The laws that say whether what was asked for is there at all: where one of them fails nothing else can be verified.
-SETUP_LAWS = ("environment.platform",)
 # So many hangs on one rung, each as long as its deadline, and the rest of the rung is not waited for.
 MOST_HANGS = 3
 NO_SPACE = "No space left on device"
@@ -162,7 +159,7 @@ class Runner:
             if mismatch and record.status == "pass":
                 said = f"XLA's autotuner found kernels that disagree: {mismatch[:300]}"
                 record = dataclasses.replace(record, status="fail", message=said)
-            if record.law in SETUP_LAWS and record.status in WRONG:
+            if laws()[record.law].setup and record.status in WRONG:
                 self.outcome.setup = self._what_is_missing(record)
             running.stalled = 0
             self._keep(running, record)

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..core.law import LADDER
 from ..core.settings import DEFAULT_ADAPTERS
 from ..judge.outcome import BROKEN, Outcome
 from ..judge.verdict import judge
 from ..machine.remedies import FAILS, MENDS, REFUSED, SILENT, UNTRIED, Remedy, Tries, Try, remedies
 from ..machine.startup import READY, Started
-from ..machine.startup_phases import PHASES
 
 # Of those that fell: the lowest ones say most, and each that hangs costs its deadline.
 MOST_CHECKS = 3
@@ -28,9 +28,8 @@ MOST_WHOLE = 2
 # Seconds after which no further setting is tried, by level: on a machine where each try hangs, one costs minutes. A
 # whole ladder that was begun by then goes on, and takes as long as the run itself.
 MOST_SECONDS = {"quick": 300.0, "standard": 900.0, "full": 3600.0}
-# The rung on which a phase of JAX's start would stand. Before there is a device no setting of the list matters, and
-# only the user's own are left out.
-RUNG_OF = dict(zip(PHASES, (-1, -1, -1, 3, 3, 2), strict=True))
+# For a phase before there is a device. No setting of the list matters there; only the user's own are left out.
+NO_RUNG = -1
 UNKNOWN_FLAG = "Unknown flag"
 
 
@@ -82,7 +81,7 @@ def _of_a_start(outcome: Outcome, started: Started, given: Mapping[str, str], as
     platform = outcome.settings.platform
     # Without an answer nobody knows the platform: what is for any accelerator is tried.
     names = ["gpu", "rocm", "cuda", "tpu"] if platform in (None, "gpu") else ["gpu", platform]
-    rung = RUNG_OF.get(started.phase, -1)
+    rung = next((number for number, rung in enumerate(LADDER) if started.phase in rung.phases), NO_RUNG)
     worth = [one for one in remedies(names, rung, [started.how], given, 1) if one.devices is None]
 
     def ask(environment: Mapping[str, str], _: int | None) -> tuple[str, str]:

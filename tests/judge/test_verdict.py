@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sftref.conformance.core.deviations import Deviation, DeviationsError, accepted, load, stale
-from sftref.conformance.core.law import NEEDS, blocked_by, check_id, laws, split_id
+from sftref.conformance.core.law import LADDER, blocked_by, check_id, laws, split_id
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.judge.outcome import Outcome
@@ -227,7 +227,7 @@ def test_a_file_of_deviations_is_read(tmp_path: Path) -> None:
 def test_a_fallen_rung_blocks_what_stands_on_it_and_nothing_else() -> None:
     for law in laws().values():
         for rung in range(9):
-            assert (blocked_by({(rung, None)}, law, None) is not None) == (rung in NEEDS[law.rung])
+            assert (blocked_by({(rung, None)}, law, None) is not None) == (rung in LADDER[law.rung].needs)
     assert blocked_by({(1, "mesh")}, HIGH, None) is None
     assert blocked_by({(6, "mesh"), (3, None)}, max(laws().values(), key=lambda law: law.rung), "mesh") == (
         "rung 3 (operators)"
@@ -244,8 +244,9 @@ def test_units_hold_every_check_once_and_what_a_rung_needs_before_it() -> None:
         assert unit.after <= answered, f"{unit.name} would wait for what comes after it"
         for check in unit.ids:
             law, subject = split_id(check)
-            stood_on = {i for i in ids if split_id(i)[0].rung in NEEDS[law.rung] and split_id(i)[1] in (None, subject)}
-            assert stood_on <= unit.after | set(unit.ids), f"{unit.name} does not wait for what {check} stands on"
+            needs = LADDER[law.rung].needs
+            needed = {i for i in ids if split_id(i)[0].rung in needs and split_id(i)[1] in (None, subject)}
+            assert needed <= unit.after | set(unit.ids), f"{unit.name} does not wait for what {check} needs"
         answered |= set(unit.ids)
 
 

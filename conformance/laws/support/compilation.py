@@ -26,26 +26,15 @@ STAGES = {
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
     COMPILING: "compile",
 }
-# The laws of a trainer whose programs are compiled without optimization; None for all. What they ask does not depend
-# on it. The machine's own rungs, where a compiler's fault shows, are compiled in full at every level. So are, at
-# `standard`, the trainer's main programs, on one device and on all; and at `full` those that a law has for itself.
-LIGHT: dict[str, tuple[str, ...] | None] = {
-    "quick": None,
-    "standard": (
-        "equivalence.device_counts",
-        "equivalence.packing",
-        "equivalence.accumulation",
-        "training.schedule",
-    ),
-}
 
 
 def is_light(law: Law, level: str, platform: str) -> bool:
-    """Whether a law's programs are compiled without optimization, unless the user has said how they are."""
-    if law.per == "machine" or platform != "cpu" or level not in LIGHT:
-        return False
-    some = LIGHT[level]
-    return some is None or law.id in some
+    """Whether a law's programs are compiled without optimizations, unless the user's settings decide it.
+
+    The machine's own rungs, where a fault of the compiler shows, are always optimized, and so is everything on an
+    accelerator and at `full`; see `unoptimized_up_to` of a law.
+    """
+    return platform == "cpu" and law.unoptimized_at(level)
 
 
 @contextlib.contextmanager
