@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,27 +13,20 @@ from setuptools.command.sdist import sdist
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from conformance.core.release import MANIFEST, manifest, write  # noqa: E402
-
-KIT = "sftref/conformance"
+from conformance.core.release import write  # noqa: E402
 
 
 class Build(build_py):
     """Into a wheel; an editable installation has the clone's files, which git knows."""
 
     def run(self) -> None:
-        """Copy the files, then list them: a stale one in the build folder is not listed."""
-        super().run()
+        """Copy the files, without what an earlier build left, and list those of the kit."""
         if self.editable_mode:
-            return
-        folder = Path(self.build_lib, KIT)
-        files = sorted(Path(name) for name in self.get_outputs(include_bytecode=False))
-        digests = {
-            file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in files
-            if file.is_relative_to(folder)
-        }
-        (folder / MANIFEST).write_text(manifest(digests), encoding="utf-8")
+            return super().run()
+        shutil.rmtree(Path(self.build_lib, "sftref"), ignore_errors=True)
+        super().run()
+        write(Path(self.build_lib, "sftref", "conformance"))
+        return None
 
 
 class Source(sdist):

@@ -70,11 +70,6 @@ def hashes(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if _counts(name)}
 
 
-def manifest(digests: dict[str, str]) -> str:
-    """The text of a MANIFEST."""
-    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
-
-
 def version(folder: Path = KIT) -> tuple[str, int]:
     """Release and contract, as VERSION says."""
     content = tomllib.loads((folder / VERSION).read_text(encoding="utf-8"))
@@ -182,5 +177,5 @@ def lines(folder: Path, examined: Examined) -> Iterator[str]:
 def write(folder: Path = KIT) -> Path:
     """Write the MANIFEST of a folder as it is now; returns its path."""
     path = folder / MANIFEST
-    path.write_text(manifest(hashes(folder)), encoding="utf-8")
+    path.write_text("".join(f"{digest}  {name}\n" for name, digest in hashes(folder).items()), encoding="utf-8")
     return path

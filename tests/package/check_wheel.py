@@ -17,8 +17,10 @@ FILES = (
     "sftref/cluster/jobset.yaml",
     "sftref/cluster/slurm.sbatch",
     "sftref/conformance/MANIFEST",
+    "sftref/conformance/VERSION",
     "sftref/conformance/__init__.py",
     "sftref/conformance/adapters/sftref.py",
+    "sftref/conformance/docs/glossary.md",
     "sftref/conformance/laws/machine/test_1_copies.py",
     "sftref/conformance/laws/machine/test_1_copies.toml",
     "sftref/conformance/pytest.ini",
@@ -33,7 +35,7 @@ FILES = (
 
 
 def main() -> None:
-    """Check where the package lies, what is in it, and one run of the tiny model on the bundled pairs."""
+    """Check where the package is, what is in it, and one run of the tiny model on the bundled pairs."""
     spec = importlib.util.find_spec("sftref")
     assert spec is not None, "sftref is not importable"
     assert spec.origin is not None, "sftref is a namespace package: its __init__.py is missing"
@@ -48,8 +50,9 @@ def main() -> None:
 
     sftref = [str(Path(sys.executable).with_name("sftref"))]
     subprocess.run([*sftref, "--version"], check=True)
-    # Every file of the kit is in the wheel, and nothing else.
-    subprocess.run([*sftref, "doctor"], check=True)
+    # Every file of the kit is as its MANIFEST has it, and there is no other.
+    doctor = subprocess.run([*sftref, "doctor"], check=True, capture_output=True, text=True)
+    assert doctor.stdout.endswith(", as listed in MANIFEST\n"), doctor.stdout
     common = ["--model", "tiny", "--train-fraction", "0.02", "--eval-fraction", "0.2", "--max-length", "64"]
     train = [*sftref, "train", *common, "--epochs", "1", "--out", "run", "--save", "model", "--overwrite"]
     subprocess.run(train, check=True)
