@@ -1,7 +1,7 @@
-"""deviations.toml -> the checks that are known to fail here, each with its reason, its issue, its scope and its end.
+"""deviations.toml -> the known failures, each with its reason, issue, scope and last day.
 
-They still run. A failure that one covers reads `deviation` and fails nothing; a deviation that passes, has expired or
-matches nothing fails the run, so that the list can only hold what is true.
+A known failure still runs. If it fails, its status is `deviation` and fails nothing. If it passes, has expired or
+matches no check, the run fails, so that the list stays true.
 
 Example::
 
@@ -31,7 +31,7 @@ FIELDS = ("id", "reason", "issue", "expires")
 
 
 class DeviationsError(ValueError):
-    """A file of deviations that cannot be used; the message says which entry and which rule."""
+    """An unusable file of deviations; the message names the entry and the rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,12 @@ class Deviation:
     """One known failure.
 
     Attributes:
-        id: of a law, or of a check with its subject in brackets.
+        id: of a law, or of a check: a law with a trainer under test in brackets.
         reason: what goes wrong.
-        issue: where it is followed.
+        issue: where it is tracked.
         expires: the last day on which it is accepted.
-        subject: the only trainer it is about, or None.
-        platform: the only platform it is about, or None.
+        subject: the only trainer under test that has it, or None.
+        platform: the only platform that has it, or None.
     """
 
     id: str
@@ -54,14 +54,14 @@ class Deviation:
     subject: str | None = None
     platform: str | None = None
 
-    def names(self, record: Result, platforms: Sequence[str]) -> bool:
-        """Whether it is about this check, here."""
+    def covers(self, record: Result, platforms: Sequence[str]) -> bool:
+        """Whether it is about this check on these platforms."""
         if self.subject is not None and record.subject != self.subject:
             return False
         return self.id in (record.id, record.law) and (self.platform is None or self.platform in platforms)
 
     def to_json(self) -> dict[str, Any]:
-        """As the report has it."""
+        """The entry in the report."""
         return {**dataclasses.asdict(self), "expires": self.expires.isoformat()}
 
 
@@ -69,7 +69,7 @@ def load(path: Path) -> list[Deviation]:
     """Read a file of deviations.
 
     Raises:
-        DeviationsError: it cannot be read, or an entry lacks something or has something too much.
+        DeviationsError: it cannot be read, or an entry has a missing, unknown or impossible field.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -79,42 +79,32 @@ def load(path: Path) -> list[Deviation]:
     entries = content.pop("deviation", [])
     if content or not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         odd = ", ".join(content) or "deviation"
-        raise DeviationsError(f"--deviations {path}: {odd} stands there, must be [[deviation]] entries only")
-    return [_one(f"--deviations {path}: entry {number}", entry) for number, entry in enumerate(entries, 1)]
+        raise DeviationsError(f"--deviations {path}: has {odd}, must have [[deviation]] entries only")
+    return [_deviation(f"--deviations {path}: entry {number}", entry) for number, entry in enumerate(entries, 1)]
 
 
-def _one(where: str, entry: dict[str, Any]) -> Deviation:
+def _deviation(where: str, entry: dict[str, Any]) -> Deviation:
     scope = entry.pop("scope", {})
     for name in FIELDS:
-        kind = datetime.date if name == "expires" else str
+        kind, wanted = (datetime.date, "a date such as 2030-01-31") if name == "expires" else (str, "a text")
         value = entry.get(name)
         if not isinstance(value, kind) or isinstance(value, datetime.datetime) or not value:
-            wanted = "a date such as 2030-01-31" if name == "expires" else "a text"
             raise DeviationsError(f"{where}: {name} = {value!r}, must be {wanted}")
     unknown = sorted(set(entry) - set(FIELDS))
     if unknown:
         raise DeviationsError(f"{where}: {unknown[0]} is unknown, must be one of {', '.join(FIELDS)}, scope")
     if not isinstance(scope, dict) or not all(isinstance(value, str) for value in scope.values()):
         raise DeviationsError(f"{where}: scope = {scope!r}, must be a table of texts")
-    unknown = sorted(set(scope) - {"subject", "platform"})
-    if unknown or scope.get("platform", "cpu") not in PLATFORMS:
-        known = f"subject, platform ({', '.join(PLATFORMS)})"
-        raise DeviationsError(f"{where}: scope = {scope!r}, must be of {known}")
+    if set(scope) - {"subject", "platform"} or scope.get("platform", "cpu") not in PLATFORMS:
+        raise DeviationsError(f"{where}: scope = {scope!r}, must be of subject, platform ({', '.join(PLATFORMS)})")
     return Deviation(**entry, **scope)
 
 
-def covering(
-    deviations: Iterable[Deviation], record: Result, platforms: Sequence[str], today: datetime.date
-) -> Deviation | None:
-    """The deviation that accepts a failure today, or None."""
-    return next((d for d in deviations if d.names(record, platforms) and today <= d.expires), None)
-
-
 def accepted(deviations: Iterable[Deviation], record: Result, platforms: Sequence[str], today: datetime.date) -> Result:
-    """The record, which reads `deviation` where its failure is a known one."""
+    """The result, with status `deviation` if a deviation covers its failure today."""
     if record.status not in ("fail", "error", "hang", "crash"):
         return record
-    known = covering(deviations, record, platforms, today)
+    known = next((d for d in deviations if d.covers(record, platforms) and today <= d.expires), None)
     if known is None:
         return record
     message = f"known deviation ({known.reason}; {known.issue}), seen again as {record.status}: {record.message}"
@@ -128,16 +118,16 @@ def stale(
     platforms: Sequence[str],
     today: datetime.date,
 ) -> list[str]:
-    """Why each deviation that is no longer true is not."""
-    ended, labels = list(records), list(subjects)
-    found = []
+    """One message for each deviation that is no longer true."""
+    results, trainers = list(records), list(subjects)
+    messages = []
     for known in deviations:
         law, _, subject = known.id.partition("[")
-        mine = [record for record in ended if known.names(record, platforms)]
-        if law not in laws() or (subject and subject.removesuffix("]") not in labels):
-            found.append(f"{known.id} matches nothing")
+        statuses = {result.status for result in results if known.covers(result, platforms)}
+        if law not in laws() or (subject and subject.removesuffix("]") not in trainers):
+            messages.append(f"{known.id} matches nothing")
         elif today > known.expires:
-            found.append(f"{known.id} expired on {known.expires}")
-        elif any(record.status == "pass" for record in mine) and not any(r.status == "deviation" for r in mine):
-            found.append(f"{known.id} passes")
-    return found
+            messages.append(f"{known.id} expired on {known.expires}")
+        elif "pass" in statuses and "deviation" not in statuses:
+            messages.append(f"{known.id} passes")
+    return messages

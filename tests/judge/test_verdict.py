@@ -198,8 +198,8 @@ ENTRY = '[[deviation]]\nid = "a.b"\nreason = "r"\nissue = "i"\nexpires = 2030-01
     ("text", "said"),
     [
         ("{", "cannot be read"),
-        ("[deviation]\n", "must be [[deviation]] entries only"),
-        ("[[deviations]]\n", "deviations stands there"),
+        ("[deviation]\n", "must have [[deviation]] entries only"),
+        ("[[deviations]]\n", "has deviations, must"),
         ("[[deviation]]\n", "entry 1: id = None, must be a text"),
         (ENTRY.replace("2030-01-31", '"2030-01-31"'), "must be a date such as"),
         (ENTRY.replace("2030-01-31", "2030-01-31T00:00:00"), "must be a date such as"),
