@@ -226,7 +226,7 @@ def test_a_copy_writes_its_manifest_and_compares_itself(copy: Path) -> None:
         ended = subprocess.run(command, cwd=copy.parent, capture_output=True, text=True, check=False)
         return ended.returncode, ended.stdout
 
-    (copy / "core" / "check.py").write_text("")
+    (copy / BOUNDS).write_text("")
     assert call()[0] == 1
     assert call("--write") == (0, f"conformance/{MANIFEST}\n")
     assert call() == (0, f"conformance: kit {sftref.__version__}, contract 1, as listed in MANIFEST\n")
