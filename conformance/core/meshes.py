@@ -1,6 +1,6 @@
-"""Devices -> meshes, programs whose result is read from every device, and data that tells devices and positions apart.
+"""Devices -> meshes, programs whose result is read from every device, and data that identifies device and position.
 
-An array with a row for each device, which lives on that device, is called stacked: [N, ...].
+A stacked array, [N, ...], has one row for each device, placed on that device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DTYPES = (*FLOATS, np.dtype(np.int32), np.dtype(np.uint32))
 
 
 def mesh_of(devices: Sequence[Any], *shape: int) -> Mesh:
-    """The first devices as a mesh with axes data and model; without a shape, all of them along data."""
+    """A mesh with axes data and model of the first devices; without a shape, all devices along data."""
     shape = shape or (len(devices),)
     return Mesh(np.array(devices)[: int(np.prod(shape))].reshape(shape), ("data", "model")[: len(shape)])
 
@@ -29,7 +29,7 @@ def mesh_of(devices: Sequence[Any], *shape: int) -> Mesh:
 def shard_map(
     function: Callable[..., Any], mesh: Mesh, takes: Any, gives: PartitionSpec, *, check: bool = True
 ) -> Callable[..., Any]:
-    """`jax.shard_map` under the name and the keyword that this JAX has for it."""
+    """Call `jax.shard_map` by the name and the keyword that this JAX has for it."""
     if hasattr(jax, "shard_map"):
         return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=check)
     from jax.experimental.shard_map import shard_map as before_0_6  # type: ignore[import-not-found,unused-ignore]
@@ -38,9 +38,9 @@ def shard_map(
 
 
 def on_each(function: Callable[..., Any], mesh: Mesh, *, check: bool = True) -> Callable[..., Any]:
-    """Compile `function`, which sees one device's arrays, to take and give stacked host arrays.
+    """Compile `function`, of one device's arrays, into a function of stacked host arrays.
 
-    Its results are read from every device, and waited for: before JAX 0.12 programs with collectives that nobody waits
+    Results are read from every device before it returns: before JAX 0.12, programs with collectives that are not waited
     for can deadlock on simulated devices.
     """
     rows = PartitionSpec(mesh.axis_names)
@@ -58,7 +58,7 @@ def on_each(function: Callable[..., Any], mesh: Mesh, *, check: bool = True) -> 
 
 
 def exact_limit(dtype: np.dtype[Any]) -> int | None:
-    """Up to here, a float dtype holds every integer; None for integers, which wrap."""
+    """The largest n so that a float dtype holds every integer up to n; None for integer dtypes, which wrap."""
     return None if dtype.kind in "iu" else 2 ** (jnp.finfo(dtype).nmant + 1)
 
 
@@ -69,22 +69,22 @@ def holds_sums(dtype: np.dtype[Any], n: int) -> bool:
 
 
 def coded(rng: np.random.Generator, n: int, size: int, dtype: np.dtype[Any], *, room: int = 1) -> Array:
-    """Stacked integers [n, size] of which every sum over devices is exact: device i holds b[p] + c[(i + p) mod n] at p.
+    """Stacked integers [n, size] whose sums over devices are exact: device i has b[p] + c[(i + p) mod n] at position p.
 
-    b is random, c a random order of distinct codes, and b + c never zero. So a contribution that is dropped, counted
-    twice, or taken from another device or position changes the sum, by 2 or more of a float; and at any n positions in
-    a row every device holds the largest and the smallest value once.
+    b is random, c is a random order of distinct codes, and b + c is never zero. So a contribution that is dropped,
+    counted twice, or taken from another device or position changes the sum, of floats by at least 2; and in any n
+    consecutive positions every device has the largest and the smallest value once.
 
-    Floats: 2 <= b + c <= limit / (room n) where `limit` is the dtype's `exact_limit`, so that every partial sum is an
-    integer of at most limit / room, which is exact. Where that leaves fewer than 4 n values (half precision on many
-    devices) codes repeat, and where it leaves 1, b + c is 1. Integers: any words, b even and c odd; sums wrap.
+    Floats: 2 <= b + c <= limit / (room n), where `limit` is the dtype's `exact_limit`, so that every partial sum is an
+    integer of at most limit / room, which is exact. If that leaves fewer than 4 n values (half precision on many
+    devices), codes repeat; if it leaves one, b + c is 1. Integers: any words, b even and c odd; sums wrap.
 
     Args:
-        rng: of b and c.
-        n: devices.
-        size: elements on each.
+        rng: draws b and c.
+        n: number of devices.
+        size: elements on each device.
         dtype: of the result.
-        room: by this much the largest sum stays below the limit.
+        room: factor by which the largest sum stays below the limit.
     """
     limit = exact_limit(dtype)
     if limit is None:
@@ -106,7 +106,7 @@ def coded(rng: np.random.Generator, n: int, size: int, dtype: np.dtype[Any], *, 
 
 
 def signed(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Random integers of both signs that `dtype` holds exactly; of an integer dtype, any of its values."""
+    """Random integers of both signs that `dtype` holds exactly; for an integer dtype, any of its values."""
     limit = exact_limit(dtype)
     if limit is None:
         return rng.integers(0, 2**32, shape, dtype=np.uint32).view(dtype)
@@ -114,7 +114,7 @@ def signed(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any
 
 
 def summed(stacked: Array) -> Array:
-    """The sum over devices: of integers modulo 2^32, of floats in float64, which is exact for `coded`."""
+    """Sum over devices [n, ...] -> [...]: integers modulo 2^32; floats in float64, which is exact for `coded`."""
     if stacked.dtype.kind in "iu":
         return np.asarray(np.add.reduce(stacked.view(np.uint32), axis=0, dtype=np.uint32)).view(stacked.dtype)
     return np.asarray(np.add.reduce(stacked, axis=0, dtype=np.float64))

@@ -1,9 +1,8 @@
-"""What a run of the kit is asked: level, subjects, devices, seed; shared by the command line and by pytest."""
+"""The options of a run, shared by the command line and the pytest plugin, and JAX set up for them."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import shlex
@@ -23,20 +22,20 @@ DEFAULT_ADAPTERS = tuple(f"{SFTREF}:{kind}" for kind in ("single", "pmap", "mesh
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One run's questions.
+    """The options of one run.
 
     Attributes:
         level: quick, standard or full.
         adapters: `MODULE:FACTORY` of each trainer under test.
-        against: the trainer that they are compared with beside the oracle.
-        platform: where arrays must live; None takes the one that JAX chooses.
-        devices: how many to use at most; None takes all, and simulates eight on the CPU.
-        expect: `PLATFORM[:COUNT[:KIND]]` of the devices that must be here, as `rocm:8:gfx942`; None expects nothing.
+        against: `MODULE:FACTORY` of the trainer that they are compared with, beside the oracle.
+        platform: of the devices; None takes the one that JAX chooses.
+        devices: the most devices to use; None takes all, or eight simulated ones on the CPU.
+        expect: `PLATFORM[:COUNT[:KIND]]` of the devices that must be present, as `rocm:8:gfx942`; None checks nothing.
         only: ids, starts of ids, or numbers of rungs; empty means all.
-        seed: of every value drawn.
-        processes: at most so many on rung 9, at any level; None takes two from `standard` on, and four at `full`.
-        self_test: whether faults are seeded, to see that the laws see them.
-        remedies: whether settings are tried where something fell on the machine.
+        seed: of all drawn values.
+        processes: the most processes on rung 9, at any level; None means two at `standard` and four at `full`.
+        self_test: whether faults are seeded to test that the laws see them.
+        remedies: whether checks that failed on this machine are rerun under other settings.
     """
 
     level: str = "standard"
@@ -52,7 +51,7 @@ class Settings:
     remedies: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run, each with its reason."""
+        """Refuse impossible values with a ValueError that names the option."""
         if self.level not in LEVELS:
             raise ValueError(f"--level = {self.level}, must be one of {', '.join(LEVELS)}")
         if self.platform is not None and self.platform not in PLATFORMS:
@@ -86,36 +85,31 @@ class Settings:
 
     @property
     def expectation(self) -> tuple[str, int | None, str]:
-        """Platform, count and kind of device in `expect`; a count that is no number is 0, which no machine has."""
+        """Platform, number and kind of device in `expect`; 0 for a number that cannot be read, which no machine has."""
         platform, _, rest = (self.expect or "").partition(":")
         count, _, kind = rest.partition(":")
         return platform, (int(count) if count.isdigit() else 0) if rest else None, kind
 
     @property
     def subjects(self) -> dict[str, str]:
-        """Label of each adapter in ids -> its `MODULE:FACTORY`."""
+        """Trainers under test: the name in ids -> `MODULE:FACTORY`."""
         return dict(zip(subject_labels(self.adapters), self.adapters, strict=True))
 
     def repro(self, check: str, subject: str | None) -> str:
-        """The command that asks one check again with the same values."""
+        """The command that reruns one check with the same values."""
         start = ["sftref"] if PACKAGE == INSTALLED else ["python", "-m", PACKAGE]
         words = [*start, "verify", "--only", check, "--level", self.level, "--seed", str(self.seed)]
         if subject is not None and self.adapters != DEFAULT_ADAPTERS:
             words += ["--adapter", self.subjects[subject]]
         if self.against != f"{SFTREF}:single":
             words += ["--against", self.against]
-        if self.platform is not None:
-            words += ["--platform", self.platform]
-        if self.devices is not None:
-            words += ["--devices", str(self.devices)]
-        if self.expect is not None:
-            words += ["--expect", self.expect]
-        if self.processes is not None:
-            words += ["--processes", str(self.processes)]
+        for option in ("platform", "devices", "expect", "processes"):
+            value = getattr(self, option)
+            words += [] if value is None else [f"--{option}", str(value)]
         return shlex.join(words)
 
     def check_adapters(self) -> None:
-        """Load every adapter once, and the trainer to compare with.
+        """Load every trainer once.
 
         Raises:
             AdapterError: one of them cannot be used.
@@ -125,10 +119,10 @@ class Settings:
 
 
 def subject_labels(adapters: Sequence[str]) -> list[str]:
-    """A short name for each adapter: its factory, with the module's last part where two share it.
+    """A short name for each adapter: its factory's name, or module and factory if two have the same name.
 
     Raises:
-        AdapterError: a name without a colon, or given twice.
+        AdapterError: a name has no colon, or occurs twice.
     """
     for name in adapters:
         if ":" not in name:
@@ -143,14 +137,14 @@ def subject_labels(adapters: Sequence[str]) -> list[str]:
 
 
 def start_jax(settings: Settings) -> None:
-    """Set JAX up before its first backend starts: the platform asked for, and simulated devices on the CPU.
+    """Configure JAX before its first backend starts: the platform, and simulated devices on the CPU.
 
-    On a machine with an accelerator the CPU backend exists beside it, and its simulated devices cost nothing.
+    Beside an accelerator the CPU backend exists too; its simulated devices cost nothing.
     """
     import jax
 
-    # A count in XLA_FLAGS is the user's own, and JAX refuses to have both; where a backend runs already, in a notebook
-    # for instance, its devices are what there is.
+    # A number in XLA_FLAGS is the user's own, and JAX accepts only one of the two. If a backend runs already, as in a
+    # notebook, its devices stay.
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", settings.devices or SIMULATED_DEVICES)
@@ -161,10 +155,5 @@ def start_jax(settings: Settings) -> None:
 
 
 def device_limit(settings: Settings) -> float:
-    """How many devices a check may use."""
+    """The most devices that a check may use."""
     return math.inf if settings.devices is None else settings.devices
-
-
-def with_only(settings: Settings, only: Sequence[str]) -> Settings:
-    """The same run, asked for some checks."""
-    return dataclasses.replace(settings, only=tuple(only))
