@@ -84,6 +84,8 @@ def run(args: dict[str, Any]) -> int:
 
 def _stored(args: dict[str, Any], settings: Settings) -> int:
     """Measure in processes of their own, and compare with what is stored."""
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        raise ValueError("bench needs pytest-benchmark; install it with: pip install pytest-benchmark")
     options = [(name, args[name]) for name in ("level", "seed", "platform", "devices", "size", "matters")]
     options += [("adapter", name) for name in args["adapter"]]
     words = given([(name, value) for name, value in options if value is not None])

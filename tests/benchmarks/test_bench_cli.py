@@ -192,6 +192,14 @@ def test_a_mistake_is_one_line(arguments: list[str], said: str, capsys: pytest.C
     assert err.count("\n") == 1
 
 
+def test_a_missing_package_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert cli.main(["bench"]) == 2
+    assert capsys.readouterr().err == (
+        "sftref: bench needs pytest-benchmark; install it with: pip install pytest-benchmark\n"
+    )
+
+
 def test_an_id_that_matches_nothing_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--only", "nothing"]) == 2
     assert "--only = nothing matches no benchmark at level quick; of: collective.all_gather" in capfd.readouterr().err
