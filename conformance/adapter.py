@@ -1,9 +1,9 @@
-"""The border between the kit and what it tests: host NumPy arrays, and nothing of anybody's framework.
+"""The adapter interface between the kit and a trainer under test: host NumPy arrays, and no framework's own types.
 
-Parameters and gradients cross it as a flat dict under the names and layouts of a Hugging Face BERT checkpoint
+Parameters and gradients are flat dicts under the names and layouts of a Hugging Face BERT checkpoint
 (`bert.encoder.layer.0.attention.self.query.weight`, shape (out, in)), so that any BERT can plug in. A trainer under
-test implements the first four methods; each of the others comes with a capability of its own, and a capability that is
-not claimed is reported as not run, never as passed.
+test implements `start`, `step`, `evaluate` and `params`; each other method belongs to a capability. Laws that need a
+capability that is not claimed are reported as not run, never as passed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-# Method of the protocol: the capability that claims it.
+# Optional method -> the capability that claims it.
 OPTIONAL_METHODS = {
     "gradients": "gradients",
     "moments": "moments",
@@ -33,8 +33,9 @@ OPTIONAL_METHODS = {
     "epoch": "data order",
     "score": "metrics",
 }
-# Beside the methods: what a `Case` may ask for; `devices`: more than one; `jax`: state in JAX arrays; `weights`: other
-# than 0 and 1; `processes`: the devices may be those of several processes, which all call the same, with whole batches.
+# Beside the methods: the features that a `Case` may use; `devices`: more than one; `jax`: state in JAX arrays;
+# `weights`: other than 0 and 1; `processes`: devices of several processes, which all make the same calls with whole
+# batches.
 CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
     "devices",
     "jax",
@@ -50,13 +51,12 @@ CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is trained and how: the model's dimensions, dropout, the optimizer's constants, the length of the run.
+    """One training run: the model's dimensions, dropout, the optimizer's constants, the number of updates.
 
     Shapes in the kit are written with B examples, L tokens, D width, H heads, F feed-forward, V vocabulary, C classes.
-    Dropout above 0 is asked only of a trainer that claims `dropout` (masks as `masks.py` addresses them), `pack`
-    (several examples a row) only of one that claims `packing`, `accumulate` > 1 (micro-batches an update) only with
-    `accumulation`, `weighted` batches (weights other than 0 and 1) only with `weights`, a `precision` other than
-    float32 only with its own claim.
+    Some values need a capability: dropout above 0 needs `dropout` (masks as in `oracle/masks.py`), `pack` (several
+    examples in a row) needs `packing`, `accumulate` > 1 (micro-batches in an update) needs `accumulation`, `weighted`
+    batches (weights other than 0 and 1) need `weights`, and a `precision` other than float32 needs `precision:...`.
     """
 
     vocab_size: int
@@ -88,7 +88,7 @@ class Case:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The model's dimensions under the names of a Hugging Face `config.json`."""
+        """The model's dimensions and dropout rates under the names of a Hugging Face `config.json`."""
         same = (
             "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
             "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "num_labels", "classifier_dropout",
@@ -98,122 +98,122 @@ class Case:
 
     @property
     def dropout(self) -> bool:
-        """Whether any mask is drawn."""
+        """Whether any dropout rate is above 0."""
         return any((self.hidden_dropout, self.attention_dropout, self.classifier_dropout))
 
 
 class HostBatch(NamedTuple):
-    """One update's examples, padded to L tokens; a row of weight 0 is padding and may hold anything."""
+    """The B examples of one update, padded to L tokens; a row of weight 0 is padding and may have any values."""
 
     input_ids: npt.NDArray[np.int32]  # [B, L]
     token_type_ids: npt.NDArray[np.int32]  # [B, L]
-    attention_mask: npt.NDArray[np.int32]  # [B, L], 1 for the tokens, which come first, and 0 for padding
+    attention_mask: npt.NDArray[np.int32]  # [B, L]; 1 for tokens, which come first, 0 for padding
     labels: npt.NDArray[Any]  # [B]; int32, or float32 for regression
     weights: npt.NDArray[np.float32]  # [B]
     example_ids: npt.NDArray[np.uint32]  # [B]
 
 
 class StepResult(NamedTuple):
-    """What one update reports: the weighted mean loss over the whole batch, and the learning rate applied."""
+    """The result of one update: the weighted mean loss over the whole batch, and the learning rate applied."""
 
     loss: float
     learning_rate: float
 
 
 class TrainerUnderTest(Protocol):
-    """A data-parallel trainer, as the kit sees it."""
+    """A data-parallel trainer, as the kit calls it."""
 
     name: str
     capabilities: frozenset[str]
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        """Begin a run at step 0 from `params` on `n_devices` devices; called again for each run."""
+        """Begin a run at step 0 from `params` on `n_devices` devices; called once for each run."""
 
     def step(self, batch: HostBatch) -> StepResult:
         """One update."""
 
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
-        """Logits [B, C] without dropout, in the batch's order; rows of weight 0 may hold anything."""
+        """Logits [B, C] without dropout, in the order of the batch; rows of weight 0 may have any values."""
 
     def params(self) -> Arrays:
-        """The parameters now."""
+        """The current parameters."""
 
     def gradients(self, batch: HostBatch) -> Arrays:
-        """The gradient of the mean loss, reduced over all devices, before clipping and optimizer; no update."""
+        """The gradient of the mean loss, reduced over all devices, before clipping and optimizer, without an update."""
 
     def moments(self) -> tuple[Arrays, Arrays]:
-        """Adam's first and second moments now, before bias correction."""
+        """Adam's current first and second moments, before bias correction."""
 
     def replicas(self) -> Sequence[Arrays]:
-        """The parameters as each device holds them."""
+        """The parameters on each device."""
 
     def program(self, batch: HostBatch) -> str:
         """The compiled update for batches of this shape, as HLO text."""
 
     def lowered(self, batch: HostBatch, platform: str) -> str:
-        """The update for batches of this shape as StableHLO text, lowered for `platform`, which need not be here.
+        """The update for batches of this shape as StableHLO text, lowered for cpu, cuda, rocm or tpu.
 
-        It is cpu, cuda, rocm or tpu. Of a jitted function:
+        The platform need not be present. For a jitted function:
         `f.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()`.
         """
 
     def costs(self, batch: HostBatch) -> Mapping[str, float]:
-        """What the compiled update for batches of this shape needs, on each device, as JAX itself counts it.
+        """The costs of the compiled update for batches of this shape on each device, as JAX counts them.
 
-        `flops`; `bytes` that are read and written; and of memory, in bytes, `arguments`, `outputs`, `aliased` (of the
-        donated arguments that outputs take over) and `temporary`. What this JAX does not say is left out. `costs.py`
-        has them from a compiled program.
+        `flops`; `bytes` read and written; and memory in bytes: `arguments`, `outputs`, `aliased` (donated arguments
+        reused for outputs) and `temporary`. Numbers that this JAX does not report are left out. `adapters/costs.py`
+        computes them from a compiled program.
         """
 
     def parts(self, batch: HostBatch) -> Mapping[str, Callable[[], Any]]:
-        """Parts of an update of this batch, each a call that runs it once and waits: only `sftref bench` asks.
+        """Parts of an update of this batch for `sftref bench`; each is a function that runs the part once and waits.
 
-        Any of `forward`, `forward_backward`, `all_reduce`, `optimizer`, and `input`, which makes a batch of as many
-        examples and places it. None of them changes the run.
+        Any of `forward`, `forward_backward`, `all_reduce`, `optimizer`, and `input`, which makes and places a batch of
+        the same size. None of them changes the state of the run.
         """
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
-        """The batches of an epoch over `examples` examples, each as their indices, in training's order.
+        """The batches of epoch `number` over `examples` examples, in training order; each an array of indices.
 
-        Of several processes: what this one reads of each.
+        With several processes: the indices that this process reads.
         """
 
     def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
-        """`accuracy` and `f1` (of class 1) over all examples of all batches, as the trainer's own evaluation counts."""
+        """`accuracy` and `f1` (of class 1) over the examples of all batches, by the trainer's own evaluation."""
 
     def save(self, path: Path) -> None:
-        """Write the whole state to `path`."""
+        """Write the whole state to the folder `path`."""
 
     def restore(self, path: Path) -> None:
-        """Go on from what `save` wrote, on the devices of the last `start`."""
+        """Restore the state that `save` wrote, on the devices of the last `start`."""
 
 
-@dataclass(eq=False)  # not frozen: Python itself sets the traceback of what leaves a context manager
+@dataclass(eq=False)  # not frozen: Python sets `__traceback__` where an error leaves a context manager
 class AdapterError(Exception):
-    """An adapter that cannot be loaded or that breaks the protocol; the message says which rule."""
+    """An adapter that cannot be loaded or does not implement the interface; the message names the rule."""
 
     message: str
     adapter: str = field(default="")
 
     def __str__(self) -> str:
-        """The line for a person."""
+        """The whole message, on one line."""
         return f"--adapter {self.adapter}: {self.message}"
 
 
 def shapes(case: Case) -> dict[str, tuple[int, ...]]:
-    """Every parameter of a BERT classifier under its Hugging Face name; linear weights are (out, in)."""
+    """The shape of every parameter of a BERT classifier by its Hugging Face name; linear weights are (out, in)."""
     d, f = case.hidden_size, case.intermediate_size
-    found: dict[str, tuple[int, ...]] = {
+    table: dict[str, tuple[int, ...]] = {
         "bert.embeddings.word_embeddings.weight": (case.vocab_size, d),
         "bert.embeddings.position_embeddings.weight": (case.max_position_embeddings, d),
         "bert.embeddings.token_type_embeddings.weight": (case.type_vocab_size, d),
     }
 
     def norm(name: str) -> None:
-        found.update({f"{name}.weight": (d,), f"{name}.bias": (d,)})
+        table.update({f"{name}.weight": (d,), f"{name}.bias": (d,)})
 
     def linear(name: str, outputs: int, inputs: int) -> None:
-        found.update({f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)})
+        table.update({f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)})
 
     norm("bert.embeddings.LayerNorm")
     for layer in range(case.num_hidden_layers):
@@ -227,15 +227,14 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
         norm(f"{name}.output.LayerNorm")
     linear("bert.pooler.dense", d, d)
     linear("classifier", case.num_labels, d)
-    return found
+    return table
 
 
 def load_adapter(name: str) -> TrainerUnderTest:
-    """`package.module:factory` -> what the factory returns.
+    """`package.module:factory` -> the trainer that the factory returns.
 
     Raises:
-        AdapterError: the name has no colon, nothing of that name can be imported or called, or the result lacks a
-            method that it needs.
+        AdapterError: the name has no colon, cannot be imported or called, or the trainer fails `check_adapter`.
     """
     module_name, colon, factory_name = name.partition(":")
     if not colon or not module_name or not factory_name:
@@ -259,15 +258,15 @@ def load_adapter(name: str) -> TrainerUnderTest:
 
 
 def check_adapter(subject: Any, name: str) -> None:
-    """Hold an object against the protocol.
+    """Check that a trainer implements the interface.
 
     Raises:
-        AdapterError: naming the first attribute, method or capability that is not as it must be.
+        AdapterError: naming the first wrong attribute, method or capability.
     """
     for attribute, kind in (("name", str), ("capabilities", frozenset)):
-        found = getattr(subject, attribute, None)
-        if not isinstance(found, kind):
-            raise AdapterError(f"{attribute} = {found!r}, must be a {kind.__name__}", name)
+        value = getattr(subject, attribute, None)
+        if not isinstance(value, kind):
+            raise AdapterError(f"{attribute} = {value!r}, must be a {kind.__name__}", name)
     unknown = sorted(subject.capabilities - CAPABILITIES)
     if unknown:
         known = ", ".join(sorted(CAPABILITIES))
