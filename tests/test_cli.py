@@ -70,7 +70,7 @@ BAD_ARGUMENTS = [
     (["--seed", "-1"], "--seed = -1, must be at least 0"),
     (["--train-fraction", "0"], "--train-fraction = 0, must be more than 0 and at most 1"),
     (["--train-fraction", "1.5"], "--train-fraction = 1.5, must be more than 0 and at most 1"),
-    (["--eval-fraction", "0.01"], "--eval-fraction = 0.01, leaves none of 21 rows; raise it"),
+    (["--eval-fraction", "0.01"], "--eval-fraction = 0.01 leaves none of 21 rows; raise it"),
     (["--task", "qpp"], "--task = 'qpp', must be one of cola, sst2"),
     (["--trainer", "mesh", "--devices", "9"], "--devices = 9, must be at most 8, the cpu devices of this machine"),
     (["--trainer", "mesh", "--devices", "0"], "--devices = 0, must be at least 1"),
@@ -107,7 +107,7 @@ def test_every_bad_argument_is_a_different_one() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: (d / "train.jsonl").unlink(), "no train with one of"),
+        (lambda d: (d / "train.jsonl").unlink(), "no file train with one of"),
         (lambda d: (d / "train.jsonl").write_text(""), "train.jsonl is empty"),
         (lambda d: (d / "train.jsonl").write_bytes(b'{"question1": "\xe9"}\n'), "0xe9, which is not UTF-8"),
         (lambda d: write(d, train=[{"question1": "a", "label": 1}]), "no column question2"),

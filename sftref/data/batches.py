@@ -1,10 +1,10 @@
 """Token arrays -> batches (NumPy): the order of an epoch, padded rows, padding of weight 0.
 
-A batch is rows of tokens plus, for each row, a few *slots*: one per example that stands in the row. Padded rows have
-one slot; packed rows (`packing.py`) several. What is empty has weight 0 and segment 0 and may hold anything.
+A batch is rows of tokens and, for each row, *slots*, one for each example in it. Padded rows have one slot, packed rows
+(`packing.py`) several. An empty slot has weight 0, padding has segment 0; their other values do not matter.
 
-Every batch is made of fresh arrays that nobody writes again: on a CPU `jax.device_put` may keep pointing at the
-NumPy buffer instead of copying it (jax-ml/jax#37830).
+Every batch is made of new arrays that are not written to again: on a CPU `jax.device_put` may use the NumPy buffer
+itself instead of a copy (jax-ml/jax#37830).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     segments: Any  # int32 [K, R, L], 0 = padding, s + 1 = the example in slot s
     starts: Any  # int32 [K, R, S], the column of the example's [CLS]
     labels: Any  # int32 [K, R, S]; float32 for regression
-    weights: Any  # float32 [K, R, S], 0 = no example here
+    weights: Any  # float32 [K, R, S], 0 = empty slot
     example_ids: Any  # uint32 [K, R, S]
 
 
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of a batch that one process holds: those of the shards `first` .. `stop` - 1 of `shards`."""
+    """The rows of one process: those of the shards `first` .. `stop` - 1 of `shards`."""
 
     first: int
     stop: int
@@ -50,11 +50,11 @@ class Part:
 
     @property
     def count(self) -> int:
-        """How many shards."""
+        """The number of its shards."""
         return self.stop - self.first
 
     def of_rows(self, rows: int) -> range:
-        """Its rows among `rows` of each micro-batch, a multiple of `shards`."""
+        """Its rows among the `rows` of a micro-batch, a multiple of `shards`."""
         each = rows // self.shards
         return range(self.first * each, self.stop * each)
 
@@ -63,29 +63,29 @@ WHOLE = Part(0, 1, 1)
 
 
 class Update(NamedTuple):
-    """One update of the plan: its epoch and the rows of `TokenArrays` it reads."""
+    """One update: its epoch and its examples, as rows of `TokenArrays`."""
 
     epoch: int
     examples: np.ndarray  # int64 [B]; fewer in the last one of an epoch
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `n` examples in an epoch, int64 [n]: a function of (seed, epoch) and of nothing else.
+    """The order of `n` examples in an epoch, int64 [n]: a function of (seed, epoch) only.
 
-    The order sorts by random 64-bit words, straight from the Philox counter generator: NumPy promises the bits of a
-    generator for all time, but not the stream of `permutation`.
+    Examples are sorted by random 64-bit words of the Philox counter generator: NumPy guarantees a generator's bits
+    across versions, but not the stream of `permutation`.
     """
     words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
     return np.argsort(words, kind="stable")
 
 
 def steps_per_epoch(n: int, batch_size: int, *, drop_last: bool) -> int:
-    """The updates of an epoch over `n` examples."""
+    """The number of updates of an epoch over `n` examples."""
     return n // batch_size if drop_last else -(-n // batch_size)
 
 
 def plan(n: int, batch_size: int, seed: int, *, drop_last: bool, start_step: int = 0) -> Iterator[Update]:
-    """The updates from `start_step` on, without end; the caller stops at its last step."""
+    """The updates from `start_step` on, without end."""
     per_epoch = steps_per_epoch(n, batch_size, drop_last=drop_last)
     epoch, step = divmod(start_step, per_epoch)
     while True:
@@ -96,12 +96,12 @@ def plan(n: int, batch_size: int, seed: int, *, drop_last: bool, start_step: int
 
 
 def padded_layout(batch_size: int, length: int, devices: int, micro: int = 1) -> Layout:
-    """The layout of one example a row: rows are rounded up so that every device gets as many in each micro-batch."""
+    """The layout of one example a row; R is rounded up to a multiple of the devices."""
     return Layout(micro, devices * -(-batch_size // (devices * micro)), length, 1)
 
 
 def pad(tokens: TokenArrays, index: np.ndarray, layout: Layout, part: Part = WHOLE) -> Batch:
-    """The examples `index` int64 [B], one a row, in that order."""
+    """A batch of the examples `index` int64 [B], one a row, in that order."""
     rows = np.arange(len(index))
     return fill(tokens, index, rows, np.zeros_like(rows), np.zeros_like(rows), layout, part)
 
@@ -115,12 +115,19 @@ def fill(
     layout: Layout,
     part: Part = WHOLE,
 ) -> Batch:
-    """Write the examples `index` [B] to rows `row` [B] (0 .. K*R - 1), slots `slot` [B], from column `start` [B] on.
+    """A batch of examples at given places.
 
-    Of the rows only those of `part` are made, and only the tokens that stand in them are read: R becomes their number.
+    Args:
+        tokens: of the whole split.
+        index: int64 [B], the examples.
+        row: int64 [B], the row of each, 0 .. K*R - 1.
+        slot: int64 [B].
+        start: int64 [B], the first column of each.
+        layout: K, R, L and S.
+        part: only the rows of this part are made, and only their tokens are read: R becomes their number.
 
     Raises:
-        ValueError: an example does not fit where it should stand.
+        ValueError: an example is outside the layout.
     """
     k, r, length, slots = layout
     sizes = tokens.lengths[index]

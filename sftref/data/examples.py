@@ -1,11 +1,12 @@
-"""(task, --data) -> `Examples`: the task's texts, labels and row numbers, for training and for each evaluation.
+"""(task, --data) -> `ExampleSplits`: texts, labels and row numbers for training and for each evaluation.
 
 `--data` is "bundled" (the pairs in this package, for the task qqp), "hub" (nyu-mll/glue), a folder, or one file. Files
-are .csv, .tsv, .json (an array of objects, or one object a line), .jsonl and .parquet, in UTF-8.
+are .csv, .tsv, .json (an array of objects, or one object a line), .jsonl and .parquet, in UTF-8. Python reads csv and
+json, not `datasets`, which changes text such as "NA", "null" and "007" into other values.
 
-A .csv is read by RFC 4180. A .tsv has no quoting at all (`csv.QUOTE_NONE`), because that is how GLUE's are written: a
-question that begins with a quotation mark would otherwise swallow the lines up to the next one. A few rows of GLUE's
-qqp lack fields; the hub's own loader leaves them out, and so does this one, with a warning, while they are few.
+A .csv follows RFC 4180. A .tsv has no quoting (`csv.QUOTE_NONE`), as GLUE's files: with quoting, a question that begins
+with a quotation mark would take in the lines up to the next mark. A few rows of GLUE's qqp lack fields; like the hub's
+loader, this one leaves them out, with a warning, if they are few.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sftref.config import ConfigError, require, require_range
-from sftref.data.tasks import Task
+from sftref.config import ConfigError, one_line, require, require_range
+from sftref.data import bundled
+from sftref.data.tasks import HUB_ID, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,17 +32,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LABEL, EXAMPLE_ID = "label", "example_id"
-HELD_OUT = "held_out"  # the evaluation's name where it is a part of the train split
-TSV_ODD_ROWS = 1e-3  # the share of rows that may lack fields; in GLUE's qqp it is 3 of 363,849
+HELD_OUT = "held_out"  # the evaluation's name with --eval-from train
+TSV_ODD_ROWS = 1e-3  # the share of rows that may lack fields; GLUE's qqp has 3 of 363,849
 
 Columns = Mapping[str, list[Any]]
 
 
 class ExampleSplits(NamedTuple):
-    """The examples to train on, and those of each evaluation by name.
+    """The examples for training, and those of each evaluation by name.
 
     Each data set has the task's text columns (string), `label` (int32, or float32 for regression) and `example_id`
-    (uint32), the row's number in the split it came from, counted from 0 before any shuffling.
+    (uint32), the row's number in its split, from 0, before shuffling.
     """
 
     train: Dataset
@@ -59,25 +61,25 @@ def load_examples(
     """Read, check and sample the splits of a task.
 
     Args:
-        task: which columns and labels to look for.
+        task: gives columns and labels.
         data: "bundled", "hub", or the path of a folder or file.
         train_fraction: of the train split, in (0, 1]; less than 1 takes the first rows after shuffling.
         eval_fraction: of each validation split, or of the train split, in (0, 1]; likewise.
         eval_from: "validation": the task's validation splits. "train": one evaluation, `held_out`, of the rows after
-            the training ones in the shuffled train split; so the article takes 10 % and 10 % of qqp: `shuffle(seed=0)`,
+            the training rows in the shuffled train split. The article takes 10 % and 10 % of qqp: `shuffle(seed=0)`,
             then rows 0 to int(0.1 n) and int(0.1 n) to int(0.2 n).
         seed: of `datasets.Dataset.shuffle`.
 
     Raises:
-        ConfigError: the data are missing, unreadable or not the task's; a fraction leaves nothing.
+        ConfigError: the data are missing, unreadable or of another task; a fraction leaves no row.
     """
     require_range("--train-fraction", train_fraction, 0.0, 1.0, low_open=True)
     require_range("--eval-fraction", eval_fraction, 0.0, 1.0, low_open=True)
     if eval_from == "validation":
 
         def sample(split: str, fraction: float, option: str) -> Dataset:
-            read = _read(task, data, split)
-            return read if fraction == 1.0 else _rows(read.shuffle(seed=seed), 0.0, fraction, option, fraction)
+            rows = _read(task, data, split)
+            return rows if fraction == 1.0 else _rows(rows.shuffle(seed=seed), 0.0, fraction, option, fraction)
 
         validation = {name: sample(name, eval_fraction, "--eval-fraction") for name in task.validation_splits}
         return ExampleSplits(sample("train", train_fraction, "--train-fraction"), validation)
@@ -91,19 +93,17 @@ def load_examples(
 
 def _rows(split: Dataset, start: float, stop: float, option: str, fraction: float) -> Dataset:
     first, last = int(len(split) * start), int(len(split) * stop)
-    require(first < last, f"{option} = {fraction:g}, leaves none of {len(split)} rows; raise it")
+    require(first < last, f"{option} = {fraction:g} leaves none of {len(split)} rows; raise it")
     return split.select(range(first, last))
 
 
 def _read(task: Task, data: str, split: str) -> Dataset:
-    """One split of what `--data` names."""
+    """One split of `data`."""
     path = Path(data)
     if data == "hub":
         return _read_hub(task, split)
     if data == "bundled":
         require(task.name == "qqp", f"--data bundled is for --task qqp, not {task.name}; give --data hub or a path")
-        from sftref.data import bundled
-
         path = bundled.path(split)
     elif path.is_dir():
         path = _find(path, split)
@@ -118,25 +118,25 @@ def _read(task: Task, data: str, split: str) -> Dataset:
 
 
 def _find(folder: Path, split: str) -> Path:
-    """The one file of a split in a folder; GLUE's own files say dev for validation."""
+    """The one file of a split in a folder; GLUE's own files are called dev instead of validation."""
     stems = {split, split.replace("validation", "dev")}
     files = sorted(p for p in folder.iterdir() if p.is_file())
-    found = [p for p in files if p.stem in stems and p.suffix.lower() in _READERS]
-    holds = ", ".join(p.name for p in files[:10]) or "no file"
-    require(bool(found), f"--data {folder}: no {split} with one of {', '.join(_READERS)}; it holds {holds}")
-    require(len(found) < 2, f"--data {folder}: {' and '.join(p.name for p in found)}, must be one file; remove one")
-    return found[0]
+    matches = [p for p in files if p.stem in stems and p.suffix.lower() in _READERS]
+    names = ", ".join(p.name for p in files[:10]) or "no file"
+    require(bool(matches), f"--data {folder}: no file {split} with one of {', '.join(_READERS)}; it has {names}")
+    require(len(matches) < 2, f"--data {folder}: has {' and '.join(p.name for p in matches)}; remove one")
+    return matches[0]
 
 
 def _read_hub(task: Task, split: str) -> Dataset:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(task.hub_id, task.hub_config, split=split)
-    except Exception as error:  # the hub's client has a dozen, from a socket's to its own
+        loaded = datasets.load_dataset(HUB_ID, task.name, split=split)
+    except Exception as error:  # the hub's client has a dozen kinds, from a socket's to its own
         raise ConfigError(
-            f"--data hub: cannot load {task.hub_id} {task.hub_config} {split} ({_one_line(error)}); give --data PATH "
-            "with local files, or --data bundled for qqp"
+            f"--data hub: cannot load {HUB_ID} {task.name} {split} ({one_line(error)}); give --data PATH with local "
+            "files, or --data bundled for qqp"
         ) from error
     return _examples(loaded.to_dict(), task, f"--data hub ({split})")
 
@@ -159,7 +159,7 @@ def _text(raw: bytes, source: str) -> str:
         return raw.decode("utf-8").removeprefix("\ufeff")  # a byte order mark, as in GLUE's mrpc
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{source}: byte {error.start} is 0x{raw[error.start]:02x}, which is not UTF-8 there; convert the file"
+            f"{source}: byte {error.start} is 0x{raw[error.start]:02x}, which is not UTF-8; convert the file"
         ) from error
 
 
@@ -173,22 +173,28 @@ def _read_tsv(raw: bytes, source: str) -> Columns:
 
 
 def _delimited(reader: Any, source: str, tolerance: float) -> Columns:
-    """A `csv.reader` -> columns of text; rows of another width than the header are left out up to a share of them."""
+    """A `csv.reader` -> columns of text.
+
+    Rows with another number of fields than the header are left out if their share is at most `tolerance`.
+    """
     parsed: list[tuple[int, list[str]]] = []
-    start = 1  # a row is named by the line it starts on, not by the one where an open quotation mark came to light
+    start = 1  # the line where a row starts: with an open quotation mark, the error appears many lines later
     try:
         for row in reader:
             if row:
                 parsed.append((start, row))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise ConfigError(f"{source} line {start}: {_one_line(error)}; mend that row") from error
+        raise ConfigError(f"{source} line {start}: {one_line(error)}; fix that row") from error
     header = parsed.pop(0)[1] if parsed else []
-    require(len(set(header)) == len(header), f"{source} line 1: columns {', '.join(header)}, must differ; rename one")
+    require(
+        len(set(header)) == len(header),
+        f"{source} line 1: columns {', '.join(header)} must have different names; rename one",
+    )
     odd = [(line, len(row)) for line, row in parsed if len(row) != len(header)]
     if odd:
         rule = f"{source} line {odd[0][0]} has {odd[0][1]} fields, must have {len(header)} as the header does"
-        require(len(odd) <= tolerance * len(parsed), f"{rule}; mend that row")
+        require(len(odd) <= tolerance * len(parsed), f"{rule}; fix that row")
         logger.warning("%s; left out, with all such rows: %d of %d", rule, len(odd), len(parsed))
     rows = [row for _, row in parsed if len(row) == len(header)]
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
@@ -205,7 +211,7 @@ def _read_json(raw: bytes, source: str) -> Columns:
                 value = json.loads(part)
             except json.JSONDecodeError as error:
                 line = error.lineno if whole else number
-                raise ConfigError(f"{source} line {line}: not JSON ({error.msg}); mend that line") from error
+                raise ConfigError(f"{source} line {line}: not JSON ({error.msg}); fix that line") from error
             rows.extend(value if whole else [value])
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -220,7 +226,7 @@ def _read_parquet(raw: bytes, source: str) -> Columns:
     try:
         return dict(pq.read_table(pa.BufferReader(raw)).to_pydict())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: not a sound Parquet file ({_one_line(error)}); write it again") from error
+        raise ConfigError(f"{source}: cannot be read as Parquet ({one_line(error)}); write it again") from error
 
 
 _READERS: dict[str, Callable[[bytes, str], Columns]] = {
@@ -233,23 +239,23 @@ _READERS: dict[str, Callable[[bytes, str], Columns]] = {
 
 
 def _examples(columns: Columns, task: Task, source: str) -> Dataset:
-    """Columns under the hub's names or the aliases -> checked examples."""
+    """Columns named as on the hub or by an alias -> checked examples."""
     import datasets
     import numpy as np
     import pyarrow as pa
 
-    empty = f"{source} is empty, must hold at least one row"
+    empty = f"{source} is empty, must have at least one row"
     require(bool(columns), empty)
-    theirs = {ours: name for name, ours in task.aliases.items() if name in columns}
-    theirs |= {ours: ours for ours in (*task.fields, LABEL) if ours in columns}
-    lacking = [ours for ours in (*task.fields, LABEL) if ours not in theirs]
+    values = {ours: columns[theirs] for theirs, ours in task.aliases.items() if theirs in columns}
+    values |= {name: columns[name] for name in (*task.fields, LABEL) if name in columns}
+    missing = [name for name in (*task.fields, LABEL) if name not in values]
     require(
-        not lacking,
-        f"{source}: no column {' nor '.join(lacking)}, which --task {task.name} needs; found {', '.join(columns)}",
+        not missing,
+        f"{source}: no column {' nor '.join(missing)}, which --task {task.name} needs; it has {', '.join(columns)}",
     )
-    labels = _labels(columns[theirs[LABEL]], task, source)
+    labels = _labels(values[LABEL], task, source)
     require(bool(labels), empty)
-    arrays = {ours: _texts(columns[theirs[ours]], ours, source) for ours in task.fields}
+    arrays = {name: _texts(values[name], name, source) for name in task.fields}
     arrays[LABEL] = pa.array(labels, pa.float32() if task.regression else pa.int32())
     arrays[EXAMPLE_ID] = pa.array(np.arange(len(labels), dtype=np.uint32))
     return datasets.Dataset(datasets.table.InMemoryTable.from_pydict(arrays))
@@ -261,7 +267,7 @@ def _texts(values: list[Any], name: str, source: str) -> pa.Array:
     for i, value in enumerate(values):
         if not isinstance(value, str) or (not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value)):
             what = "null" if value is None else "half a surrogate pair" if isinstance(value, str) else repr(value)[:40]
-            raise ConfigError(f"{source} row {i}: {name} is {what}, must be text; mend or remove that row")
+            raise ConfigError(f"{source} row {i}: {name} is {what}, must be text; fix or remove that row")
     return pa.array(values, pa.string())
 
 
@@ -276,7 +282,7 @@ def _labels(values: list[Any], task: Task, source: str) -> list[float]:
     for i, value in enumerate(values):
         number = _number(value, task)
         if not low <= number <= high or not (task.regression or number.is_integer()):
-            hidden = "; -1 marks the hidden labels of GLUE's test splits: give a labelled file" if number == -1 else ""
+            hidden = "; -1 marks the hidden labels of GLUE's test splits; give a labelled file" if number == -1 else ""
             what = "is missing" if value is None or value == "" else f"= {str(value)[:40]}"
             raise ConfigError(f"{source} row {i}: label {what}, {rule}{hidden}")
         labels.append(number if task.regression else int(number))
@@ -284,15 +290,10 @@ def _labels(values: list[Any], task: Task, source: str) -> list[float]:
 
 
 def _number(value: Any, task: Task) -> float:
-    """A label as it stands in a file -> its number; NaN where it has none."""
+    """A label in a file -> its number; NaN if it has none."""
     if value in task.label_names:
         return float(task.label_names.index(value))
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
-
-
-def _one_line(error: BaseException) -> str:
-    """The error's own words, without line breaks and cut to a length that can be read."""
-    return " ".join(str(error).split())[:160] or type(error).__name__

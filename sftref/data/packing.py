@@ -1,7 +1,7 @@
-"""Examples -> packed rows: several examples a row, by first-fit decreasing, in a shape that never changes.
+"""Examples -> packed rows: several examples a row, by first-fit decreasing, in one static shape.
 
-Packing is exact: attention is confined to segments, positions restart, and dropout is addressed by example, so a
-packed step computes what the padded step computes, over fewer tokens.
+Packing changes no result: attention stays within segments, positions restart, and dropout is addressed by example, so a
+packed step computes the same numbers as the padded step, over fewer tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from sftref.data.batches import WHOLE, Batch, Layout, Part, epoch_order, fill
 from sftref.data.tokens import TokenArrays
 
-# How many batches are packed on trial to size the static layout.
+# The number of batches that are packed to find the static layout.
 TRIAL_BATCHES = 64
 # Attention scores cost the square of a row's length, so rows whose length is a multiple of BLOCK are attended to block
 # by block where no example crosses from one block into the next.
@@ -28,25 +28,25 @@ def blocks_of(length: int) -> int:
 def first_fit_decreasing(
     lengths: np.ndarray, capacity: int, slots: int, block: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bins for items: each item, longest first, goes to the first bin with room (and a free slot).
+    """Places for examples: each, longest first, goes to the first bin with room and a free slot.
 
     Args:
         lengths: int [B], each at most `capacity`.
-        capacity: tokens a row holds.
-        slots: examples a row holds.
-        block: a divisor of `capacity`; no example crosses a multiple of it, but in the rows, in front, that hold a
-            longer one. None lets all cross.
+        capacity: tokens in a row.
+        slots: examples in a row.
+        block: a divisor of `capacity`; no example crosses a multiple of it, except in the first rows, which have an
+            example longer than a block. None: examples may cross.
 
     Returns:
-        Row, slot and start column of each item, int64 [B] each. Without blocks a bin is a row, and first-fit
-        decreasing needs at most 11/9 of the best number of bins plus 6/9 (Dosa 2007) where slots do not bind.
+        Row, slot and start column of each example, int64 [B] each. Without blocks a bin is a row, and first-fit
+        decreasing needs at most 11/9 of the best number of bins plus 6/9 (Dosa 2007), if slots are not the limit.
     """
     n, block = len(lengths), block or capacity
     each, longer = capacity // block, int((lengths > block).sum())
-    # The bins in order: a whole row for each of the longer items, and rows of `each` blocks behind them.
+    # The bins in order: a whole row for each longer example, then rows of `each` blocks.
     bin_row = np.concatenate([np.arange(longer), longer + np.arange(n * each) // each])
     start_of = np.concatenate([np.zeros(longer, np.int64), np.tile(np.arange(each) * block, n)])
-    # Tokens left in each; 0 once the slots of its row are used up.
+    # Tokens left in each bin; 0 once the slots of its row are used.
     free = np.repeat([capacity, block], [longer, n * each])
     used = np.zeros(longer + n, np.int64)
     row, slot, start = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
@@ -65,7 +65,7 @@ def first_fit_decreasing(
 
     order = np.argsort(-lengths, kind="stable")
     place(order[:longer])
-    free[:longer][used[:longer] == 0] = 0  # longer ones may have shared rows
+    free[:longer][used[:longer] == 0] = 0  # no row for longer examples that shared one
     place(order[longer:])
     return np.unique(row, return_inverse=True)[1], slot, start
 
@@ -73,10 +73,10 @@ def first_fit_decreasing(
 def packed_layout(
     tokens: TokenArrays, batch_size: int, length: int, devices: int, micro: int = 1, *, seed: int = 0
 ) -> Layout:
-    """A layout wide enough for batches of these examples, found by packing up to 64 of them on trial.
+    """A layout with room for batches of these examples: that of the fullest of the first 64 batches.
 
-    It is a function of the data, the batch size and the seed. A batch that needs more rows gets them from `pack`, at
-    the price of one more compilation.
+    A function of the data, the batch size and the seed. `pack` adds rows to a batch that needs more, which costs one
+    more compilation.
     """
     slots = slots_for(tokens, length)
     order = epoch_order(len(tokens), seed, 0)
@@ -88,16 +88,16 @@ def packed_layout(
 
 
 def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int, part: Part = WHOLE) -> Batch:
-    """The examples `index` int64 [B] in packed rows of `layout`, with more rows than that where they need them.
+    """A batch of the examples `index` int64 [B] in packed rows of `layout`, with more rows if they need more.
 
-    The shape depends on these examples and not on the batches before, so that a resumed run computes the same bits.
-    Examples are kept within blocks where that takes no more rows.
+    The shape does not depend on earlier batches, so that a resumed run computes the same bits. Examples are kept within
+    blocks if that takes no more rows.
     """
     lengths = tokens.lengths[index]
     places = first_fit_decreasing(lengths, layout.length, layout.slots)
     if (blocks := blocks_of(layout.length)) > 1:
         within = first_fit_decreasing(lengths, layout.length, layout.slots, layout.length // blocks)
-        places = min(within, places, key=lambda found: int(found[0].max()))
+        places = min(within, places, key=lambda rows_slots_starts: int(rows_slots_starts[0].max()))
     row, slot, start = places
     needed = int(row.max()) + 1
     if needed > layout.micro * layout.rows:
@@ -106,14 +106,14 @@ def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int, p
 
 
 def slots_for(tokens: TokenArrays, length: int) -> int:
-    """How many examples a row may hold: half as many again as the mean row needs.
+    """S, the examples that a row may have: 1.5 times what the mean row needs.
 
-    More slots would be computed in vain in the last layer; fewer would leave rows of short examples half empty.
+    The last layer computes empty slots too, so more would cost time; fewer would not fill rows of short examples.
     """
     mean = float(tokens.lengths.mean())
     return max(1, min(math.ceil(1.5 * length / mean), length // int(tokens.lengths.min())))
 
 
 def rows_for(needed: int, devices: int, micro: int) -> int:
-    """R such that `micro` times R rows are at least `needed`, and every device has as many of them."""
+    """The least R, a multiple of the devices, such that `micro` times R rows are at least `needed`."""
     return devices * -(-needed // (devices * micro))

@@ -1,4 +1,4 @@
-"""Name of a GLUE task -> what the task is: its columns, its classes or real label, and its metrics. Data only.
+"""Name of a GLUE task -> its columns, classes or label range, and metrics. Data only.
 
 Sources: Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding",
 arXiv:1804.07461, table 1 (tasks and metrics); the data set card of https://huggingface.co/datasets/nyu-mll/glue
@@ -21,13 +21,13 @@ class Task:
     """One GLUE task.
 
     Attributes:
-        name: the task's name, which is also the hub's configuration name and the name `evaluate` knows.
-        fields: the one or two text columns, in the order in which the tokenizer gets them.
+        name: the task's name, on the hub and in `evaluate` too.
+        fields: the one or two text columns, in the order for the tokenizer.
         label_names: the classes, class i under index i; empty for regression.
         metrics: the keys of the result of `evaluate.load("glue", name)`.
         label_range: the least and the greatest real label; None for classes.
-        validation_splits: the labelled splits that are not for training.
-        aliases: a column's name in the files of gluebenchmark.com -> its name on the hub, where the two differ.
+        validation_splits: the labelled splits for evaluation.
+        aliases: a column's name in the files of gluebenchmark.com -> its other name on the hub.
     """
 
     name: str
@@ -37,7 +37,6 @@ class Task:
     label_range: tuple[float, float] | None = None
     validation_splits: tuple[str, ...] = ("validation",)
     aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    hub_id: str = HUB_ID
 
     @property
     def regression(self) -> bool:
@@ -48,11 +47,6 @@ class Task:
     def num_labels(self) -> int:
         """C: the classes, 1 for regression."""
         return 1 if self.regression else len(self.label_names)
-
-    @property
-    def hub_config(self) -> str:
-        """The name of the configuration on the hub."""
-        return self.name
 
 
 _PAIR = ("sentence1", "sentence2")

@@ -1,1 +1,1 @@
-"""Tokens -> logits, and a Hugging Face checkpoint <-> our parameters."""
+"""Batch -> logits, and a Hugging Face checkpoint <-> our parameters."""

@@ -1,4 +1,4 @@
-"""Batch -> logits: BERT for sequence classification and regression, over padded or packed rows alike."""
+"""Batch -> logits: BERT for sequence classification and regression, over padded or packed rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sftref.model.layers import Embeddings, Layer, Module, Tokens
 class BertForSequenceClassification(Module):
     """BERT, its pooler and a linear head.
 
-    The last layer's output is read at [CLS] only, so it is computed there only: its queries are the S slots of each
-    row, its keys and values all L tokens. The gradients are those of the full layer; the work is not.
+    Only the [CLS] output of the last layer is used, so only that is computed: queries are the S slots of each row, keys
+    and values all L tokens. The gradients are those of the full layer.
 
-    With `remat` the backward pass computes each layer's activations again, from its input, instead of keeping them.
+    With `remat` the backward pass recomputes each layer's activations from its input instead of keeping them.
     """
 
     remat: bool = False
@@ -30,21 +30,21 @@ class BertForSequenceClassification(Module):
         Args:
             batch: token arrays [R, L] and slot arrays [R, S], without the axis K.
             dropout: the source of masks; None computes without dropout (evaluation).
-            blocks: a divisor of L; all layers but the last see rows of L / blocks tokens, with so many times fewer
-                scores. Right where no example stands in two of them (`crossing`), wrong elsewhere.
+            blocks: a divisor of L; all layers except the last compute rows of L / blocks tokens, with `blocks` times
+                fewer attention scores. Correct only if no example is in two blocks (`chunks.crossing`).
 
         Returns:
-            Logits [R, S, C] in at least float32; a slot of weight 0 holds something finite, whatever its tokens are.
+            Logits [R, S, C] in at least float32; finite in slots of weight 0 too, for any tokens.
         """
         c = self.config
-        # An example of weight 0 is padding too: were it computed, a NaN of its own would pass the zero weight in the
-        # backward pass, as 0 * NaN.
+        # An example of weight 0 is padding too: a NaN of its own would pass its zero weight in the backward pass, as
+        # 0 * NaN.
         slot = jnp.maximum(batch.segments - 1, 0)
         real = (batch.segments > 0) & (jnp.take_along_axis(batch.weights, slot, axis=1) > 0)
         one_hot = (batch.segments[..., None] - 1 == jnp.arange(batch.starts.shape[1])) & real[..., None]
         tokens = Tokens(one_hot.astype(jnp.float32), _addresses(batch, slot, real))
         slot_tokens = _slots(batch)
-        # Padding may hold anything, ids outside the tables included: JAX would read those as NaN.
+        # Padding may be anything, even ids outside the tables, which JAX would read as NaN.
         layer_of = nn.remat(Layer) if self.remat else Layer
         input_ids, token_type_ids, parts = jax.tree.map(
             lambda a: a.reshape(a.shape[0] * blocks, a.shape[1] // blocks, *a.shape[2:]),
@@ -59,7 +59,7 @@ class BertForSequenceClassification(Module):
         cls = jnp.take_along_axis(x, batch.starts[..., None], axis=1)
         one = layer_of(c, self.numerics, self.places, layer=last, name=f"layer_{last}")
         cls = one(x, tokens, cls, slot_tokens, dropout)
-        pooled = jnp.tanh(self.lay(self.dense(c.hidden_size, "pooler")(cls), "inner"))
+        pooled = jnp.tanh(self.shard(self.dense(c.hidden_size, "pooler")(cls), "inner"))
         if dropout is not None:
             pooled = dropout.hidden(pooled, c.head_dropout, CLASSIFIER, slot_tokens.address)
         logits = self.dense(c.num_labels, "classifier")(pooled)

@@ -1,20 +1,19 @@
-"""(seed, step, site, example id, position, feature) -> dropout masks that no device count, order or padding can move.
+"""(seed, step, site, example id, position, feature) -> dropout masks that do not depend on devices, order or padding.
 
-A mask bit is a pure function of the *address* of the number it falls on. The generator is Threefry-2x32 with 20
-rounds, the one behind `jax.random` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), applied
-to explicit counters:
+A mask bit is a pure function of the *address* of its number. The generator is Threefry-2x32 with 20 rounds, that of
+`jax.random` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), applied to explicit counters:
 
     key(site)       = threefry((seed >> 32, seed), (step, site))
     hidden site     = threefry(key, (example id, position * 2^16 + feature group))
     attention site  = threefry(key, (example id, head group * 2^24 + query position * 2^12 + key position))
 
-One call gives 64 bits, cut into four lanes of 16; a *group* is the four features (or heads) served by one call. With
-G = ceil(n / 4) groups, feature `f` has group `f mod G` and lane `f div G`, lanes counted from the low half of the
-first word. A number is kept when its lane is at least `threshold(rate)`, and then divided by the exact probability of
-that, so the expectation is exact although the rate is rounded to 1/65536 (0.1 becomes 0.100006).
+One call gives 64 bits, four lanes of 16; a *group* is the four features (or heads) of one call. With G = ceil(n / 4)
+groups, feature `f` has group `f mod G` and lane `f div G`, lanes counted from the low half of the first word. A number
+is kept if its lane is at least `threshold(rate)`, and then divided by the exact probability of that, so the expectation
+is exact although the rate is rounded to 1/65536 (0.1 becomes 0.100006).
 
-The counters of one row of tokens go through one call of `jax.extend.random.threefry_2x32`, mapped over rows: the
-function ravels and splits its counters, and mapped like this it leaves the row axis, which is sharded, alone.
+`jax.extend.random.threefry_2x32` is mapped over rows of tokens: it ravels and splits its counters, and mapped this way
+it does not touch the row axis, which is sharded.
 """
 
 from __future__ import annotations
@@ -30,30 +29,30 @@ from jax.extend.random import threefry_2x32
 LANES = 4
 LANE_BITS = 16
 
-# What a site is for; site = SITES_PER_LAYER * layer + purpose.
+# The purposes of a site; site = SITES_PER_LAYER * layer + purpose.
 EMBEDDING, ATTENTION, ATTENTION_OUTPUT, FEED_FORWARD, CLASSIFIER = range(5)
 SITES_PER_LAYER = 8
 
 
 class Address(NamedTuple):
-    """Where the tokens of a batch come from: example id and position in that example, both uint32 [R, L]."""
+    """The example id of each token and its position in that example, both uint32 [R, L]."""
 
     example: Array
     position: Array
 
 
 class Dropout(Protocol):
-    """What the layers ask for a mask; the rate is static, the site says which layer and purpose."""
+    """Drops numbers in a layer; `rate` is static, `site` is the layer and purpose."""
 
     def hidden(self, x: Array, rate: float, site: int, at: Address) -> Array:
-        """Drop features of `x` [R, L, D], whose tokens stand `at` [R, L]."""
+        """Drop features of `x` [R, L, D]; `at` [R, L] is the address of each token."""
 
     def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
-        """Drop attention weights `p` [R, H, Q, L]; queries stand at `query` [R, Q], keys at `key` [R, L]."""
+        """Drop attention weights `p` [R, H, Q, L]; `query` [R, Q] and `key` [R, L] are addresses."""
 
 
 def threshold(rate: float) -> int:
-    """The number of 16-bit lanes out of 65536 that mean "dropped"."""
+    """The number of the 65536 values of a lane that mean "dropped"."""
     return round(rate * (1 << LANE_BITS))
 
 
@@ -63,14 +62,14 @@ class AddressedDropout:
 
     Attributes:
         seed: two uint32 words, high and low.
-        step: integer scalar, the update that the masks belong to.
+        step: integer scalar, the update.
     """
 
     seed: tuple[Array, Array]
     step: Array
 
     def _lanes(self, site: int, c0: Array, c1: Array) -> list[Array]:
-        """Four lanes of noise for the counters (`c0`, `c1`), uint32 and broadcastable, with the rows in front."""
+        """Four lanes of noise for the counters (`c0`, `c1`), uint32 [R, ...] and broadcastable."""
         key = threefry_2x32(self.seed, jnp.stack([self.step.astype(jnp.uint32), jnp.uint32(site)]))
         counters = jnp.stack(jnp.broadcast_arrays(c0, c1), axis=1)
         words = jax.vmap(lambda row: threefry_2x32((key[0], key[1]), row))(counters)
@@ -88,7 +87,7 @@ class AddressedDropout:
         return _drop(x, jnp.concatenate(lanes, axis=-1)[..., :width], rate)
 
     def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
-        """See `Dropout.attention`; a key of another example gets some mask too, and has probability 0 anyway."""
+        """See `Dropout.attention`; the mask of a key of another example does not matter: its probability is 0."""
         if rate == 0.0:
             return p
         heads = p.shape[1]
@@ -101,21 +100,21 @@ class AddressedDropout:
 
 @flax.struct.dataclass
 class ArticleDropout:
-    """Masks as the article draws them: from a key and the shape of the array, so they depend on the layout.
+    """Masks as in the article: drawn from a key and the shape of the array, so they depend on the layout.
 
-    Its trainers have one key per device (`pmap`) or one for the whole batch (`jit` with a mesh), which is why their
-    losses differ. As Flax's attention does by default, one attention mask serves the whole batch and all heads
+    Its trainers have one key per device (`pmap`) or one for the whole batch (`jit` with a mesh), so their losses
+    differ. One attention mask serves the whole batch and all heads, the default of Flax's attention
     (`broadcast_dropout=True` in `flax.linen.dot_product_attention_weights`).
     """
 
     key: Array
 
     def hidden(self, x: Array, rate: float, site: int, at: Address) -> Array:
-        """See `Dropout.hidden`; the address plays no part."""
+        """See `Dropout.hidden`; the address is not used."""
         return x if rate == 0.0 else self._bernoulli(x, rate, site, x.shape)
 
     def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
-        """See `Dropout.attention`; the addresses play no part."""
+        """See `Dropout.attention`; the addresses are not used."""
         return p if rate == 0.0 else self._bernoulli(p, rate, site, (1, 1, *p.shape[2:]))
 
     def _bernoulli(self, x: Array, rate: float, site: int, shape: tuple[int, ...]) -> Array:

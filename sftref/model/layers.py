@@ -1,9 +1,9 @@
 """Token arrays -> contextual vectors: the embeddings, attention and feed-forward of BERT, as Flax modules.
 
-The layers see tokens, not examples. What ties a token to its example is its `segment`: tokens attend to each other
-where their segments are equal and positive. One example a row (padded) and several a row (packed) are therefore the
-same code. Arithmetic follows Hugging Face's BERT: post-LayerNorm, erf GELU, scores scaled by 1/sqrt(head size),
-dropout on attention probabilities and in front of each residual sum.
+Layers see tokens, not examples. A token's `segment` is its example: tokens attend to each other where their segments
+are equal and positive. So one example a row (padded) and several a row (packed) are the same code. Arithmetic follows
+Hugging Face's BERT: post-LayerNorm, erf GELU, scores scaled by 1/sqrt(head size), dropout on attention probabilities
+and before each residual sum.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from sftref.config import ModelConfig
 from sftref.model.dropout import ATTENTION, ATTENTION_OUTPUT, EMBEDDING, FEED_FORWARD, SITES_PER_LAYER, Address, Dropout
 from sftref.model.sharding import Places
 
-# Added to the score of a key that must not be seen. Finite, so that a query with no visible key (padding) gives
-# uniform probabilities instead of NaN, whose product with a zero weight would still be NaN; large enough that exp
-# underflows to exactly 0 beside any real score, in bfloat16 too.
+# The score of a key that must not be seen. Finite, so that a query with no visible key (padding) gets uniform
+# probabilities instead of NaN, whose product with a zero weight would be NaN; so low that exp underflows to exactly 0
+# beside any real score, in bfloat16 too.
 MASKED = -1e30
 
 
 class Numerics(NamedTuple):
-    """How to compute: the dtype of activations, the dtype of parameters, the precision of matrix products.
+    """The dtypes of activations and of parameters, and the precision of matrix products.
 
-    float32 asks for `Precision.HIGHEST`, because the default means TF32 on recent NVIDIA and bfloat16 on TPU.
+    float32 uses `Precision.HIGHEST`, because the default is TF32 on recent NVIDIA GPUs and bfloat16 on TPUs.
     """
 
     compute: Any
@@ -45,11 +45,11 @@ class Numerics(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What the layers need to know of each token: its segment as a one-hot row, and its address.
+    """For each token its segment, as a one-hot row, and its address.
 
-    `segment` is float32 [R, L, S], all zeros for padding; the product of two of them says who sees whom. Comparing
-    numbers says the same, but XLA fuses the comparison, and the slicing of the micro-batch in front of it, into the
-    softmax of every layer, unvectorised: a step of MiniLM took 4 % longer on a CPU.
+    `segment` is float32 [R, L, S], all zeros for padding; the product of two of them is positive where one token sees
+    the other. XLA would fuse a comparison of numbers, and the slicing of the micro-batch before it, into the softmax of
+    every layer, unvectorised: a step of MiniLM took 4 % longer on a CPU.
     """
 
     segment: Array
@@ -57,14 +57,14 @@ class Tokens(NamedTuple):
 
 
 class Module(nn.Module):
-    """The base of all modules here: configuration, numerics, and the two parametrised operators that BERT uses."""
+    """Base class: configuration, numerics, sharding, and the two operators with parameters that BERT uses."""
 
     config: ModelConfig
     numerics: Numerics
     places: Places | None = None
 
-    def lay(self, x: Array, kind: str) -> Array:
-        """An activation where `sharding.py` has it on the mesh, if there is one that cuts anything."""
+    def shard(self, x: Array, kind: str) -> Array:
+        """An activation, sharded as the table of `sharding.py` says; unchanged without a mesh that shards the model."""
         return x if self.places is None else self.places.constrain(x, kind)
 
     def dense(self, features: int, name: str) -> nn.Dense:
@@ -79,7 +79,7 @@ class Module(nn.Module):
         )
 
     def layer_norm(self, name: str) -> nn.LayerNorm:
-        """LayerNorm over D; the two-pass variance, since E[x^2] - E[x]^2 cancels when the mean is large."""
+        """LayerNorm over D, with the two-pass variance: E[x^2] - E[x]^2 cancels if the mean is large."""
         return nn.LayerNorm(
             epsilon=self.config.layer_norm_eps,
             dtype=self.numerics.compute,
@@ -117,15 +117,15 @@ class Embeddings(Module):
             )
             if self.places is None:
                 return table(ids)
-            # Where it is cut, it is gathered first, as any parameter is: rows of the batch are cut along the same axis.
-            whole: Array = self.lay(table.embedding, "table")
+            # A sharded table is gathered first, as any parameter is: the rows of the batch use the same axis.
+            whole: Array = self.shard(table.embedding, "table")
             return jnp.take(whole.astype(self.numerics.compute), ids, axis=0)
 
         x = read(c.vocab_size, "word_embeddings", input_ids)
         x = x + read(c.type_vocab_size, "token_type_embeddings", token_type_ids)
         position = tokens.address.position.astype(jnp.int32)
         x = x + read(c.max_position_embeddings, "position_embeddings", position)
-        x = self.lay(self.layer_norm("LayerNorm")(x), "hidden")
+        x = self.shard(self.layer_norm("LayerNorm")(x), "hidden")
         return x if dropout is None else dropout.hidden(x, c.hidden_dropout_prob, EMBEDDING, tokens.address)
 
 
@@ -143,16 +143,16 @@ class Attention(Module):
         def heads(source: Array, name: str) -> Array:
             z = self.dense(c.hidden_size, name)(source)
             split = z.reshape(*z.shape[:2], c.num_attention_heads, head_size).transpose(0, 2, 1, 3)
-            return self.lay(split, "heads")
+            return self.shard(split, "heads")
 
         query, key, value = heads(y, "query"), heads(x, "key"), heads(x, "value")
         query = query * jnp.asarray(head_size**-0.5, query.dtype)
         scores = jnp.einsum("rhqk,rhlk->rhql", query, key, precision=precision)
         visible = jnp.einsum("rqs,rls->rql", queries.segment, tokens.segment, precision=precision) > 0
-        # At least float32 in the softmax: bfloat16 sums of L terms would lose the small ones.
+        # At least float32 in the softmax: a bfloat16 sum of L terms loses the small ones.
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
         scores = jnp.where(visible[:, None], scores, MASKED)
-        # softmax(s) v = (e v) / sum(e): dividing the K columns of the product rather than the L of the probabilities
+        # softmax(s) v = (e v) / sum(e): dividing the K columns of the product instead of the L of the probabilities
         # saves a pass over [R, H, Q, L] forward and two backward, 34 to 47 % of attention's time on a CPU.
         e = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
         total = e.sum(axis=-1, keepdims=True)
@@ -161,7 +161,7 @@ class Attention(Module):
             e = dropout.attention(e, c.attention_probs_dropout_prob, site, queries.address, tokens.address)
         context = jnp.einsum("rhql,rhlk->rhqk", e.astype(value.dtype), value, precision=precision)
         context = (context / total.astype(value.dtype)).transpose(0, 2, 1, 3).reshape(y.shape)
-        out = self.lay(self.dense(c.hidden_size, "output")(self.lay(context, "inner")), "hidden")
+        out = self.shard(self.dense(c.hidden_size, "output")(self.shard(context, "inner")), "hidden")
         if dropout is not None:
             site = SITES_PER_LAYER * self.layer + ATTENTION_OUTPUT
             out = dropout.hidden(out, c.hidden_dropout_prob, site, queries.address)
@@ -175,12 +175,12 @@ class Layer(Module):
 
     @nn.compact
     def __call__(self, x: Array, tokens: Tokens, y: Array, queries: Tokens, dropout: Dropout | None) -> Array:
-        """The layer's output for the queries `y` [R, Q, D] over all tokens `x` [R, L, D]; often `y` is `x`."""
+        """Queries `y` [R, Q, D], keys and values from `x` [R, L, D] (`y` except in the last layer) -> [R, Q, D]."""
         c = self.config
         attention = Attention(c, self.numerics, self.places, layer=self.layer, name="attention")
         y = attention(x, tokens, y, queries, dropout)
-        z = gelu(self.lay(self.dense(c.intermediate_size, "intermediate")(y), "inner"))
-        z = self.lay(self.dense(c.hidden_size, "output")(z), "hidden")
+        z = gelu(self.shard(self.dense(c.intermediate_size, "intermediate")(y), "inner"))
+        z = self.shard(self.dense(c.hidden_size, "output")(z), "hidden")
         if dropout is not None:
             site = SITES_PER_LAYER * self.layer + FEED_FORWARD
             z = dropout.hidden(z, c.hidden_dropout_prob, site, queries.address)

@@ -1,12 +1,12 @@
-"""Name and shape -> where an array lies on a mesh with axes data, fsdp and tensor: one table for all of them.
+"""Name and shape -> the sharding of an array on a mesh with axes data, fsdp and tensor: one table for all arrays.
 
-- `data`: the batch is cut by rows, and each device has all parameters.
-- `fsdp`: the batch is cut by rows too, and parameters and Adam's moments are cut; whoever computes with a parameter
-  gathers it for as long as that takes (Rajbhandari et al., "ZeRO", SC 2020).
-- `tensor`: the heads of attention and the inner width of the feed-forward are cut, so that a pair of products needs one
-  sum over the axis, behind the second one (Shoeybi et al., "Megatron-LM", 2019).
+- `data`: the rows of a batch are sharded, and each device has all parameters.
+- `fsdp`: the rows are sharded, and so are parameters and Adam's moments; a parameter is gathered while it is used
+  (Rajbhandari et al., "ZeRO", SC 2020).
+- `tensor`: the heads of attention and the inner width of the feed-forward are sharded, so that a pair of products needs
+  one sum over the axis, after the second one (Shoeybi et al., "Megatron-LM", 2019).
 
-The partitioner does the rest: what is said here is where things lie, never what is sent.
+The table says where arrays are; the partitioner decides what is sent.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sftref.config import MESH_AXES, ModelConfig, require
 
 DATA, FSDP, TENSOR = MESH_AXES
-# The axes along which a batch is cut.
+# The axes that shard the rows of a batch.
 ROWS = (DATA, FSDP)
 Axis = str | tuple[str, ...] | None
 
-# The end of a parameter's path, or a moment's: the axis of each dimension. Kernels are (in, out), tables (rows, D); the
-# first rule that fits counts. What is left, biases, LayerNorms and positions, is under a hundredth: everybody has it.
+# The end of a parameter's path, or a moment's -> the axis of each dimension. Kernels are (in, out), tables (rows, D);
+# the first matching rule counts. The rest (other biases, LayerNorms, positions) is under 1 %, and is replicated.
 RULES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     (r"(query|key|value|intermediate|pooler)/kernel$", (FSDP, TENSOR)),
     (r"(query|key|value|intermediate|pooler)/bias$", (TENSOR,)),
@@ -37,65 +37,65 @@ RULES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     (r"classifier/kernel$", (TENSOR, None)),
     (r"word_embeddings/embedding$", (TENSOR, FSDP)),
 )
-# Activations by what they are.
+# Activations by kind.
 ACTIVATIONS: Mapping[str, tuple[Axis, ...]] = {
     "hidden": (ROWS, None, None),  # [R, L, D]
     "heads": (ROWS, TENSOR, None, None),  # [R, H, L, D / H]
-    "inner": (ROWS, None, TENSOR),  # [R, L, F], or D in front of the classifier
+    "inner": (ROWS, None, TENSOR),  # [R, L, F], or D before the classifier
     "table": (None, None),  # [V, D], while it is read
 }
 
 
 @dataclass(frozen=True)
 class Places:
-    """The table on a mesh. An axis that the mesh does not have, or that does not divide a dimension, cuts nothing."""
+    """The table on a mesh. An axis that the mesh lacks, or that does not divide a dimension, shards nothing."""
 
     mesh: Mesh
 
     @property
-    def cuts(self) -> bool:
-        """Whether anything but a batch is cut."""
+    def shards_model(self) -> bool:
+        """Whether anything but the batch is sharded."""
         return any(self.mesh.shape.get(axis, 1) > 1 for axis in (FSDP, TENSOR))
 
     @property
     def row_axes(self) -> tuple[str, ...]:
-        """Those of `ROWS` that the mesh has."""
+        """The axes in `ROWS` that the mesh has."""
         return tuple(axis for axis in ROWS if axis in self.mesh.axis_names)
 
     @property
     def row_shards(self) -> int:
-        """In how many parts a batch is cut."""
+        """The number of parts of a batch."""
         return math.prod(self.mesh.shape[axis] for axis in self.row_axes)
 
     def of(self, axes: Sequence[Axis], shape: Sequence[int]) -> NamedSharding:
-        """The sharding of an array whose dimensions lie along these axes."""
-        found: list[Axis] = []
+        """The sharding of an array with this mesh axis for each dimension."""
+        spec: list[Axis] = []
         for axis, size in zip(axes, shape, strict=False):
             names = tuple(n for n in ((axis,) if isinstance(axis, str) else axis or ()) if n in self.mesh.axis_names)
             parts = math.prod(self.mesh.shape[name] for name in names)
-            found.append(names if names and size % parts == 0 else None)
-        return NamedSharding(self.mesh, PartitionSpec(*found))
+            spec.append(names if names and size % parts == 0 else None)
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
 
     def of_leaf(self, path: Sequence[Any], leaf: Any) -> NamedSharding:
-        """The sharding of a leaf of the state, by the rule that fits its path."""
+        """The sharding of a leaf of the state, by the first rule that matches its path."""
         name = "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path)
         axes = next((axes for rule, axes in RULES if re.search(rule, name)), ())
         return self.of(axes, leaf.shape)
 
     def of_state(self, state: Any) -> Any:
-        """A sharding for each leaf."""
+        """A sharding for each leaf of the state."""
         return jax.tree_util.tree_map_with_path(self.of_leaf, state)
 
     def constrain(self, x: Array, kind: str) -> Array:
-        """An activation of `ACTIVATIONS`, laid where it belongs."""
+        """An activation of a kind in `ACTIVATIONS`, with its sharding."""
         return lax.with_sharding_constraint(x, self.of(ACTIVATIONS[kind], x.shape))
 
 
 def check_mesh(mesh: Mesh, model: ModelConfig) -> None:
-    """Refuse a mesh whose axis `tensor` would cut a head, or the inner width, in unequal parts.
+    """Check that the axis `tensor` divides the heads and the inner width into equal parts.
 
     Raises:
-        ConfigError: naming both numbers.
+        ConfigError: it does not.
     """
     parts = mesh.shape.get(TENSOR, 1)
     for name, size in (("heads", model.num_attention_heads), ("inner width", model.intermediate_size)):

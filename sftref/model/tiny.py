@@ -1,6 +1,6 @@
-"""The model "tiny": a BERT small enough for tests, and a tokenizer for any text, both made from nothing.
+"""The model "tiny": a BERT small enough for tests, and a tokenizer for any text, both without files.
 
-Its parameters are all fresh (see `pretrained.initial`); it learns little, but costs milliseconds.
+All its parameters are initialized (see `pretrained.initial`); it learns little, but a step takes milliseconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHANUMERIC = string.ascii_lowercase + string.digits
-# Every ASCII character that BERT's normaliser leaves, and what can stand inside a word: punctuation cannot.
+# Every ASCII character that BERT's normaliser keeps, alone and, except punctuation, inside a word.
 VOCABULARY = (*SPECIAL, *ALPHANUMERIC, *string.punctuation, *(f"##{c}" for c in ALPHANUMERIC))
 
 
@@ -44,9 +44,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """An uncased WordPiece tokenizer, one token a character; a word with any other character is [UNK]."""
     from transformers import BertTokenizerFast
 
-    # From files, because that is the one way of construction that transformers 4 and 5 share; and as BERT's own class,
-    # because the generic one of transformers 5 has a name that 4 does not know when it opens what 5 saved. Without the
-    # class in the settings, transformers would guess one from the letters of the folder's name.
+    # From files, the only constructor that transformers 4 and 5 share; and as BERT's own class, because 4 does not know
+    # the name of the generic class that 5 saves. Without the class in the settings, transformers would guess one from
+    # the folder's name.
     settings = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": True,

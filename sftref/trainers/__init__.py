@@ -1,4 +1,4 @@
-"""Program, devices -> a trainer. Device code lives in this folder and nowhere else."""
+"""Program, devices -> a trainer. Code that knows of devices is in this folder, except `model/sharding.py`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ __all__ = ["MeshTrainer", "PmapTrainer", "SingleTrainer", "Trainer", "make_train
 def make_trainer(
     name: str, program: Program, devices: Sequence[jax.Device], mesh: Mapping[str, int] | None = None
 ) -> Trainer:
-    """The trainer called `name` on `devices`; `mesh` has the sizes of its axes, where it is to have any but `data`.
+    """The trainer called `name` on `devices`; `mesh` gives the sizes of mesh axes, None for one axis `data`.
 
     Raises:
-        ConfigError: there is no such trainer, `single` was given several devices, or the mesh does not fit.
+        ConfigError: there is no such trainer, `single` got several devices, or the mesh does not fit the devices or the
+            model.
     """
     require_choice("--trainer", name, TRAINERS)
     if mesh is not None:

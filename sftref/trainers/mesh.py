@@ -1,4 +1,4 @@
-"""`jax.jit` over a `Mesh`: the author says where arrays live, the partitioner inserts the collectives."""
+"""`jax.jit` over a `Mesh`: our code says where arrays are placed, the partitioner inserts the collectives."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ from sftref.trainers.single import identity
 
 
 class MeshTrainer(Trainer):
-    """Batches cut by rows along `data` and `fsdp`; `reduce` is the identity.
+    """Rows of a batch sharded along `data` and `fsdp`; `reduce` is the identity.
 
     The state is replicated, unless the mesh has an axis `fsdp` or `tensor` of more than one device: then parameters,
-    moments and activations lie as the table of `sharding.py` says.
+    moments and activations are sharded by the table of `model/sharding.py`.
 
     With one micro-batch the compiled step of a replicated state has one all-reduce. With several the partitioner puts
-    it inside their loop, once for each: the same sums, more messages than under `pmap`.
+    it in their loop, one for each: the same sums, more messages than under `pmap`.
 
     Args:
         program: the static part of the run.
-        devices: the devices of a one-dimensional mesh, unless `mesh` is given.
-        mesh: the caller's own mesh; it must have an axis `data`. Axes other than those of `sharding.py` hold copies.
+        devices: the devices of a one-dimensional mesh; not used with `mesh`.
+        mesh: the caller's own mesh with an axis `data`; along an axis that `model/sharding.py` does not name,
+            everything is replicated.
 
     Raises:
         ConfigError: the mesh has no axis `data`, or `tensor` does not divide the model.
+        ValueError: the rows of this process's devices are not contiguous.
     """
 
     name = "mesh"
@@ -46,20 +48,20 @@ class MeshTrainer(Trainer):
         require(DATA in mesh.axis_names, f"mesh axes = {mesh.axis_names}, must include {DATA!r}")
         check_mesh(mesh, program.model.config)
         self.mesh, self.places = mesh, Places(mesh)
-        program = program.sharded(self.places) if self.places.cuts else program
+        program = program.sharded(self.places) if self.places.shards_model else program
         super().__init__(program, list(mesh.devices.flat))
         self.shards = self.places.row_shards
         at = sorted(set(_row_shard(self.places)[_own(mesh)].tolist()))
         if at != list(range(at[0], at[-1] + 1)):
-            raise ValueError(f"mesh = {mesh}, must give this process rows one after the other, not parts {at}")
+            raise ValueError(f"mesh = {mesh}, must give this process contiguous rows, not parts {at}")
         self.part = Part(at[0], at[-1] + 1, self.shards)
         self._copies = NamedSharding(mesh, PartitionSpec())
         self._rows = NamedSharding(mesh, PartitionSpec(None, self.places.row_axes))
         self._several = jax.process_count() > 1
-        # Each process reads all logits; of one process every device is its own.
+        # Each process reads all logits, and can read the shards of its own devices only.
         logits = self._copies if self._several else NamedSharding(mesh, PartitionSpec(self.places.row_axes))
-        # Where the state is cut, `_step` says for each leaf where it lies.
-        out: Any = {} if self.places.cuts else {"out_shardings": self._copies}
+        # For a sharded state, `_step` gives each leaf its sharding.
+        out: Any = {} if self.places.shards_model else {"out_shardings": self._copies}
         self._train = jax.jit(functools.partial(_step, program, self.places), donate_argnums=0, **out)
         evaluate = functools.partial(eval_step, program, reduce=identity)
         self._eval = jax.jit(evaluate, out_shardings=(self._copies, logits))
@@ -69,12 +71,12 @@ class MeshTrainer(Trainer):
         self._gathered = jax.jit(identity, out_shardings=self._copies)
 
     def place(self, state: TrainState) -> TrainState:
-        """See `Trainer.place`; each device gets its part only."""
+        """See `Trainer.place`; a sharded state sends each device its part only."""
         host = own(state)
-        where = self.places.of_state(host) if self.places.cuts else jax.tree.map(lambda _: self._copies, host)
+        where = self.places.of_state(host) if self.places.shards_model else jax.tree.map(lambda _: self._copies, host)
         if not self._several:
             return jax.device_put(host, where)
-        # `device_put` would compare every leaf across the processes, one collective each.
+        # `device_put` would compare each leaf across the processes, with one collective each.
         return jax.tree.map(lambda a, at: jax.make_array_from_callback(a.shape, at, a.__getitem__), host, where)
 
     def put(self, batch: Batch) -> Batch:
@@ -90,40 +92,40 @@ class MeshTrainer(Trainer):
         return jax.tree.map(whole, batch)
 
     def read(self, tree: Any) -> Any:
-        """See `Trainer.read`; what is cut over processes is gathered first."""
-        return jax.device_get(self._gathered(tree) if self._several and self.places.cuts else tree)
+        """See `Trainer.read`; a state sharded over processes is gathered first."""
+        return jax.device_get(self._gathered(tree) if self._several and self.places.shards_model else tree)
 
 
 def mesh_of(shape: Mapping[str, int], devices: Sequence[jax.Device]) -> Mesh:
     """A mesh with these axes, from the outermost to the innermost.
 
     Raises:
-        ConfigError: there are more or fewer devices.
+        ConfigError: the mesh does not use all devices.
     """
-    count, said = math.prod(shape.values()), ",".join(f"{axis}={size}" for axis, size in shape.items())
+    count, sizes = math.prod(shape.values()), ",".join(f"{axis}={size}" for axis, size in shape.items())
     require(
         count == len(devices),
-        f"--mesh {said}: has {count} devices, must have {len(devices)}, those there are; choose other sizes",
+        f"--mesh {sizes}: uses {count} devices, but {len(devices)} are available; choose sizes with that product",
     )
     return Mesh(np.array(devices).reshape(tuple(shape.values())), tuple(shape))
 
 
 def _step(program: Program, places: Places, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     state, metrics = train_step(program, state, batch, identity)
-    return (lax.with_sharding_constraint(state, places.of_state(state)) if places.cuts else state), metrics
+    return (lax.with_sharding_constraint(state, places.of_state(state)) if places.shards_model else state), metrics
 
 
 def _row_shard(places: Places) -> np.ndarray:
-    """The part of a batch that each device of a mesh has, in the mesh's shape."""
+    """The index of each device's part of a batch, int64 in the mesh's shape."""
     shape = places.mesh.devices.shape
-    found = np.zeros(shape, np.int64)
+    part = np.zeros(shape, np.int64)
     for axis in places.row_axes:
         at = places.mesh.axis_names.index(axis)
         place = np.arange(shape[at]).reshape([-1 if k == at else 1 for k in range(len(shape))])
-        found = found * shape[at] + place
-    return found
+        part = part * shape[at] + place
+    return part
 
 
 def _own(mesh: Mesh) -> np.ndarray:
-    """Which devices of a mesh are this process's: booleans in its shape."""
+    """Whether each device belongs to this process, bool in the mesh's shape."""
     return np.vectorize(lambda device: device.process_index == jax.process_index(), otypes=[bool])(mesh.devices)

@@ -1,7 +1,7 @@
-"""Trainer, state, batch -> the parts of an update, each as a program of its own: where its time goes.
+"""Trainer, state, batch -> the parts of an update, each as its own program, to measure where the time goes.
 
-Under `pmap`, where the author writes each part and XLA fuses none into another across the all-reduce. With `mesh` the
-partitioner places the collective, and to compile half of the program would be to time another one.
+Under `pmap` only, where XLA fuses nothing across the all-reduce. With `mesh` the partitioner places the collective, and
+half of the program compiles to another program than the half in the whole.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sftref.trainers.pmap import AXIS, PmapTrainer, sum_over_devices, update_in_
 
 
 def parts(trainer: PmapTrainer, state: TrainState, batch: Batch) -> dict[str, Callable[[], Any]]:
-    """Calls that run one part each, and wait for it: `forward`, `forward_backward`, `all_reduce`, `optimizer`.
+    """Functions that run one part each and wait for it: `forward`, `forward_backward`, `all_reduce`, `optimizer`.
 
     Args:
-        trainer: placed the state and the batch.
-        state: not changed, nor donated.
-        batch: of one micro-batch, K = 1.
+        trainer: the trainer that placed the state and the batch.
+        state: not changed, not donated.
+        batch: one micro-batch, K = 1.
     """
     program = trainer.program
 

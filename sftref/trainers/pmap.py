@@ -1,7 +1,7 @@
-"""`jax.pmap`: the author writes the collective. Arrays carry a leading axis N; each device sees its own slice.
+"""`jax.pmap`: our code writes the collective. Arrays have a leading axis N; each device sees its own slice.
 
-With several processes the leading axis counts this process's devices only: that is how `pmap` has always worked, while
-`psum` and `axis_index` reach over all of them.
+With several processes the leading axis counts this process's devices only, while `psum` and `axis_index` count the
+devices of all processes; that is how `pmap` works.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ AXIS = "data"
 def sum_over_devices(tree: Any) -> Any:
     """The sum of each leaf over all devices, the same on each of them.
 
-    One device has nothing to add up, but XLA keeps its all-reduce and copies every gradient through it: 8 % of a step
-    of 11 million parameters on a CPU.
+    Left out on one device, where XLA would keep the all-reduce and copy every gradient: 8 % of a step of 11 million
+    parameters on a CPU.
     """
     devices = lax.psum(1, AXIS)  # of a constant: known when the step is traced
     return lax.psum(tree, AXIS) if devices > 1 else tree
 
 
 def update_in_place(state: TrainState, gradients: Any) -> TrainState:
-    """`state.apply_gradients` in the shape that `pmap` keeps its arrays in, [1, ...] on a device.
+    """`state.apply_gradients` in the shape of `pmap`'s arrays on a device, [1, ...].
 
-    Between two reshapes XLA does not see that a donated buffer can be written where it lies, and copies every leaf of
-    the state: 3 to 8 % of a step of 11 million parameters on a CPU. With the axis back on, the reshapes cancel.
+    Between two reshapes XLA does not see that a donated buffer can be overwritten, and copies every leaf of the state:
+    3 to 8 % of a step of 11 million parameters on a CPU. With the axis added, the reshapes cancel.
     """
 
     def lift(tree: Any) -> Any:
@@ -76,8 +76,8 @@ class PmapTrainer(Trainer):
     def place(self, state: TrainState) -> TrainState:
         """See `Trainer.place`."""
         host = jax.device_get(state)
-        # A copy for each device, put there directly: stacking on the host first would hold N copies there. All leaves
-        # in one call a device: a call for each leaf took a third of the time of the kit's laws once they were compiled.
+        # One copy directly to each device: stacking on the host first would need memory for N copies. All leaves in one
+        # call a device: a call for each leaf took a third of the time of the kit's laws, compilation not counted.
         placed = [jax.device_put(jax.tree.map(lambda leaf: np.array(leaf[None]), host), d) for d in self.local_devices]
 
         def stack(*shards: jax.Array) -> jax.Array:
@@ -99,9 +99,9 @@ class PmapTrainer(Trainer):
 
     def lowered(self, state: TrainState, batch: Batch, platform: str) -> str:
         """See `Trainer.lowered`: only what is jitted can be lowered for another platform."""
-        with warnings.catch_warnings():  # before JAX 0.8 it warns of data that would move, but nothing is run
+        with warnings.catch_warnings():  # before JAX 0.8 it warns of data that would be moved, but nothing is run
             warnings.filterwarnings("ignore", message=".*includes a pmap")
-            traced = jax.jit(lambda *given: self._train(*given)).trace(state, batch)
+            traced = jax.jit(lambda state, batch: self._train(state, batch)).trace(state, batch)
             return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
     def replicas(self, tree: Any) -> list[Any]:
@@ -109,7 +109,7 @@ class PmapTrainer(Trainer):
         return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d)[0], tree) for device in self.local_devices]
 
     def read(self, tree: Any) -> Any:
-        """See `Trainer.read`: the first device's copy, so that N copies are not brought over to use one."""
+        """See `Trainer.read`; only the first device's copy is transferred."""
         return jax.tree.map(lambda leaf: shard_on(leaf, self.local_devices[0])[0], tree)
 
     def read_logits(self, logits: jax.Array) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One device: what the others must equal."""
+"""One device: the results that the other trainers must reproduce."""
 
 from __future__ import annotations
 

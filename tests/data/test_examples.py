@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from datafiles import PAIRS, WRITERS, rows, write_splits
 
-import sftref
 from sftref.config import ConfigError
+from sftref.data import bundled
 from sftref.data.examples import load_examples
 from sftref.data.tasks import get_task
 
@@ -95,7 +93,7 @@ class TestFiles:
         body = [f"q{i},r{i},{i % 2}" for i in range(1999)]
         body[4] = "broken"
         (tmp_path / "t.csv").write_text("\n".join(["question1,question2,label", *body]))
-        with pytest.raises(ConfigError, match=r"line 6 has 1 fields, must have 3 as the header does; mend that row$"):
+        with pytest.raises(ConfigError, match=r"line 6 has 1 fields, must have 3 as the header does; fix that row$"):
             load_examples(QQP, f"{tmp_path}/t.csv", train_fraction=0.5, eval_fraction=0.5, eval_from="train")
 
 
@@ -153,11 +151,11 @@ class TestSampling:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"train_fraction": 0.001}, "--train-fraction = 0.001, leaves none of 100 rows; raise it"),
-            ({"eval_fraction": 0.04}, "--eval-fraction = 0.04, leaves none of 20 rows; raise it"),
+            ({"train_fraction": 0.001}, "--train-fraction = 0.001 leaves none of 100 rows; raise it"),
+            ({"eval_fraction": 0.04}, "--eval-fraction = 0.04 leaves none of 20 rows; raise it"),
             (
                 {"train_fraction": 0.5, "eval_fraction": 0.001, "eval_from": "train"},
-                "--eval-fraction = 0.001, leaves none of 100 rows; raise it",
+                "--eval-fraction = 0.001 leaves none of 100 rows; raise it",
             ),
             (
                 {"train_fraction": 0.5, "eval_from": "train"},
@@ -179,10 +177,7 @@ class TestBundledAndHub:
     """Data that are not the user's files MUST go through the same checks."""
 
     def test_bundled(self, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        package = types.ModuleType("sftref.data.bundled")
-        package.path = lambda split: pairs / f"{split}.parquet"  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "sftref.data.bundled", package)
-        monkeypatch.setattr(sftref, "bundled", package, raising=False)
+        monkeypatch.setattr(bundled, "path", lambda split: pairs / f"{split}.parquet")
         splits = load_examples(QQP, "bundled")
         assert (len(splits.train), len(splits.validation["validation"])) == (100, 20)
         assert splits.train.column_names == ["question1", "question2", "label", "example_id"]

@@ -46,67 +46,67 @@ BAD_UTF8 = pa.Array.from_buffers(
 # id: (file, its content, the message after "--data PATH")
 BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "extension": ("a.txt", b"x", ": extension '.txt', must be one of .csv, .tsv, .json, .jsonl, .parquet"),
-    "empty csv": ("a.csv", b"", " is empty, must hold at least one row"),
-    "blank csv": ("a.csv", b"\n\n", " is empty, must hold at least one row"),
-    "header only": ("a.csv", HEADER, " is empty, must hold at least one row"),
-    "empty array": ("a.json", b"[]", " is empty, must hold at least one row"),
+    "empty csv": ("a.csv", b"", " is empty, must have at least one row"),
+    "blank csv": ("a.csv", b"\n\n", " is empty, must have at least one row"),
+    "header only": ("a.csv", HEADER, " is empty, must have at least one row"),
+    "empty array": ("a.json", b"[]", " is empty, must have at least one row"),
     "empty table": (
         "a.parquet",
         parquet({name: pa.array([], pa.string()) for name in ("question1", "question2", "label")}),
-        " is empty, must hold at least one row",
+        " is empty, must have at least one row",
     ),
     "no label": (
         "a.csv",
         b"question1,question2,target\na,b,1\n",
-        ": no column label, which --task qqp needs; found question1, question2, target",
+        ": no column label, which --task qqp needs; it has question1, question2, target",
     ),
     "wrong columns": (
         "a.jsonl",
         b'{"sentence1": "a", "label": 1}\n',
-        ": no column question1 nor question2, which --task qqp needs; found sentence1, label",
+        ": no column question1 nor question2, which --task qqp needs; it has sentence1, label",
     ),
     "same column twice": (
         "a.csv",
         b"question1,question1,label\na,b,1\n",
-        " line 1: columns question1, question1, label, must differ; rename one",
+        " line 1: columns question1, question1, label must have different names; rename one",
     ),
     "not utf-8": (
         "a.csv",
         HEADER + b"caf\xe9,b,1\n",
-        ": byte 29 is 0xe9, which is not UTF-8 there; convert the file",
+        ": byte 29 is 0xe9, which is not UTF-8; convert the file",
     ),
-    "utf-16": ("a.tsv", "x\ty".encode("utf-16"), ": byte 0 is 0xff, which is not UTF-8 there; convert the file"),
+    "utf-16": ("a.tsv", "x\ty".encode("utf-16"), ": byte 0 is 0xff, which is not UTF-8; convert the file"),
     "half a surrogate pair": (
         "a.jsonl",
         b'{"question1": "\\ud83d", "question2": "b", "label": 1}\n',
-        " row 0: question1 is half a surrogate pair, must be text; mend or remove that row",
+        " row 0: question1 is half a surrogate pair, must be text; fix or remove that row",
     ),
     "short row": (
         "a.csv",
         HEADER + b"a,b,1\nc,0\n",
-        " line 3 has 2 fields, must have 3 as the header does; mend that row",
+        " line 3 has 2 fields, must have 3 as the header does; fix that row",
     ),
-    "long row": ("a.csv", HEADER + b"a,b,c,1\n", " line 2 has 4 fields, must have 3 as the header does; mend that row"),
+    "long row": ("a.csv", HEADER + b"a,b,c,1\n", " line 2 has 4 fields, must have 3 as the header does; fix that row"),
     "short rows of a small tsv": (
         "a.tsv",
         TABBED + b"a\tb\t1\n\nc\t0\n",
-        " line 4 has 2 fields, must have 3 as the header does; mend that row",
+        " line 4 has 2 fields, must have 3 as the header does; fix that row",
     ),
     "open quotation mark": (
         "a.csv",
         HEADER + b'"a\nb",b,1\n"c,d,0\ne,f,1\n',
-        " line 4: unexpected end of data; mend that row",
+        " line 4: unexpected end of data; fix that row",
     ),
-    "text after a quotation": ("a.csv", HEADER + b'"a"b,c,1\n', " line 2: ',' expected after '\"'; mend that row"),
+    "text after a quotation": ("a.csv", HEADER + b'"a"b,c,1\n', " line 2: ',' expected after '\"'; fix that row"),
     "broken json lines": (
         "a.jsonl",
         b'{"question1": "a", "question2": "b", "label": 1}\n{"question1": \n',
-        " line 2: not JSON (Expecting value); mend that line",
+        " line 2: not JSON (Expecting value); fix that line",
     ),
     "broken json array": (
         "a.json",
         b'[\n{"label": 1},\n{"label" 1}]',
-        " line 3: not JSON (Expecting ':' delimiter); mend that line",
+        " line 3: not JSON (Expecting ':' delimiter); fix that line",
     ),
     "json of no objects": (
         "a.json",
@@ -130,28 +130,28 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "hidden label": (
         "a.csv",
         HEADER + b"a,b,-1\n",
-        f" row 0: label = -1, {RULE}; -1 marks the hidden labels of GLUE's test splits: give a labelled file",
+        f" row 0: label = -1, {RULE}; -1 marks the hidden labels of GLUE's test splits; give a labelled file",
     ),
     "text null": (
         "a.jsonl",
         b'{"question1": "a", "question2": "b", "label": 1}\n{"question1": "a", "label": 1}\n',
-        " row 1: question2 is null, must be text; mend or remove that row",
+        " row 1: question2 is null, must be text; fix or remove that row",
     ),
     "text a number": (
         "a.parquet",
         parquet({"question1": [12], "question2": ["b"], "label": [1]}),
-        " row 0: question1 is 12, must be text; mend or remove that row",
+        " row 0: question1 is 12, must be text; fix or remove that row",
     ),
     "not parquet": (
         "a.parquet",
         NOT_PARQUET,
-        f": not a sound Parquet file ({arrow_says(NOT_PARQUET)}); write it again",
+        f": cannot be read as Parquet ({arrow_says(NOT_PARQUET)}); write it again",
     ),
     "parquet with bytes for text": (
         "a.parquet",
         parquet({"question1": BAD_UTF8, "question2": ["b"], "label": [1]}),
         (
-            ": not a sound Parquet file ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte); "
+            ": cannot be read as Parquet ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte); "
             "write it again"
         ),
     ),
@@ -198,8 +198,8 @@ class TestPaths:
         with pytest.raises(ConfigError) as error:
             load_examples(QQP, str(pairs))
         assert str(error.value) == (
-            f"--data {pairs}: no validation with one of .csv, .tsv, .json, .jsonl, .parquet; "
-            "it holds test.parquet, train.parquet"
+            f"--data {pairs}: no file validation with one of .csv, .tsv, .json, .jsonl, .parquet; "
+            "it has test.parquet, train.parquet"
         )
         splits = load_examples(QQP, str(pairs), train_fraction=0.5, eval_fraction=0.5, eval_from="train")
         assert len(splits.train) == 50
@@ -208,4 +208,4 @@ class TestPaths:
         (pairs / "dev.csv").write_text("")
         with pytest.raises(ConfigError) as error:
             load_examples(QQP, str(pairs))
-        assert str(error.value) == f"--data {pairs}: dev.csv and validation.parquet, must be one file; remove one"
+        assert str(error.value) == f"--data {pairs}: has dev.csv and validation.parquet; remove one"

@@ -168,7 +168,7 @@ def test_a_mesh_that_does_not_fit_is_refused() -> None:
         TrainConfig(mesh="data=2", trainer="pmap")
     with pytest.raises(ConfigError, match="--devices = 3, must be 4, those of --mesh data=2,fsdp=2"):
         TrainConfig(mesh="data=2,fsdp=2", devices=3)
-    with pytest.raises(ConfigError, match="--mesh data=2,fsdp=2: has 4 devices, must have 3"):
+    with pytest.raises(ConfigError, match="--mesh data=2,fsdp=2: uses 4 devices, but 3 are available; choose sizes with that product"):
         mesh_of({"data": 2, "fsdp": 2}, jax.devices()[:3])
     with pytest.raises(ConfigError, match="--mesh tensor = 3, must divide the model's heads = 4"):
         make_trainer("mesh", program(MAIN), jax.devices()[:3], {"data": 1, "tensor": 3})

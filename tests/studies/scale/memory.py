@@ -63,7 +63,7 @@ def compiled(shape: tuple[int, int, int], *, remat: bool) -> Any:
     params = jax.eval_shape(program.model.init, jax.random.key(0), one)["params"]
     state = jax.eval_shape(lambda p: program.state(p, 0), params)
     copies = NamedSharding(trainer.mesh, PartitionSpec())
-    where = trainer.places.of_state(state) if trainer.places.cuts else jax.tree.map(lambda _: copies, state)
+    where = trainer.places.of_state(state) if trainer.places.shards_model else jax.tree.map(lambda _: copies, state)
     placed = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, where)
     return trainer.compiled(placed, batch)
 
