@@ -34,7 +34,7 @@ def start(python: str, timed: Sequence[Any], overlay: Path) -> Worker:
     try:
         return Worker(f"{PACKAGE}.benchmarks.worker:Timer", *timed, python=python, variables=variables, alone=True)
     except OSError as error:
-        raise ValueError(f"{python}: {error.strerror}; must be a Python or MODULE:FACTORY") from error
+        raise ValueError(f"{python}: {error.strerror}; must be a Python interpreter or MODULE:FACTORY") from error
 
 
 def overlay(folder: Path) -> Path:
@@ -60,7 +60,7 @@ def interpreter(against: str) -> str | None:
     """
     python = shutil.which(against)
     if python is None and (":" not in against or os.sep in against):
-        raise ValueError(f"--against {against}: must be a Python, as .venv-old/bin/python, or MODULE:FACTORY")
+        raise ValueError(f"--against {against}: must be a Python interpreter (.venv-old/bin/python) or MODULE:FACTORY")
     return python
 
 

@@ -120,7 +120,7 @@ def test_against_names_an_interpreter_or_a_trainer() -> None:
     assert interpreter(sys.executable) == sys.executable
     assert interpreter("my.kit:Trainer") is None
     for word in ("/no/such/python", "nonsense"):
-        with pytest.raises(ValueError, match="must be a Python, "):
+        with pytest.raises(ValueError, match="must be a Python interpreter"):
             interpreter(word)
 
 

@@ -97,7 +97,7 @@ def test_verify_does_not_wait_for_a_driver_that_hangs(plugin: Callable[[str], No
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     jsonschema.validate(report, json.loads((KIT / "report" / "report.schema.json").read_text()))
     assert report["start"]["phase"] == "first device"
-    assert report["diagnosis"]["cause"] == "JAX does not start here."
+    assert report["diagnosis"]["cause"] == "JAX does not start on this machine."
     assert {check["message"] for check in report["checks"]} == {"JAX did not start"}
 
 
