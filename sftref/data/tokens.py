@@ -1,9 +1,9 @@
 """`Dataset` of examples -> `TokenArrays`, with the model's own tokenizer; cached on disk and memory-mapped.
 
-Nothing is padded here: the tokens of all examples stand end to end, and `batches.py` lays them out in rows.
+Nothing is padded here: the tokens of all examples are end to end, and `batches.py` arranges them in rows.
 
-A cache is a folder named by what its content depends on: the texts, labels and example ids themselves (not the data
-set's fingerprint, which knows the file's name rather than what is in it), the tokenizer, the length and `FORMAT`.
+A cache is a folder whose name is a hash of everything that its content depends on: texts, labels and example ids (not
+the data set's fingerprint, which depends on the file's name and not on its content), tokenizer, length and `FORMAT`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sftref.config import ConfigError, require
+from sftref.config import ConfigError, one_line, require
 from sftref.data.examples import EXAMPLE_ID, LABEL
 from sftref.data.tasks import Task
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cache; raise it when the arrays of the same key change
-BATCH = 1000  # examples a call of the tokenizer, the default of `datasets.Dataset.map`
+FORMAT = 1  # of the cache; raise it if the same texts give other arrays
+BATCH = 1000  # examples in a call of the tokenizer, the default of `datasets.Dataset.map`
 
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -42,7 +42,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class TokenArrays:
-    """The T tokens of n examples, end to end: example i has those from `offsets[i]` to `offsets[i + 1]`."""
+    """The T tokens of n examples, end to end: those of example i are `offsets[i]` to `offsets[i + 1]` - 1."""
 
     input_ids: npt.NDArray[np.int32]  # [T]
     token_type_ids: npt.NDArray[np.uint8]  # [T]
@@ -60,26 +60,24 @@ class TokenArrays:
         return np.diff(self.offsets).astype(np.int32)
 
 
-def load_tokenizer(path_or_id: str) -> PreTrainedTokenizerFast:
-    """A folder with a tokenizer, or a model's id on the hub -> the tokenizer, by `transformers.AutoTokenizer`.
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a folder, by `transformers.AutoTokenizer`.
 
     Raises:
-        ConfigError: it is missing, broken, not a fast tokenizer, or the hub is out of reach.
+        ConfigError: it is missing, broken, or not a fast tokenizer.
     """
     import transformers
 
-    local = Path(path_or_id).is_dir()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path_or_id, local_files_only=local)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # OSError, ValueError, KeyError, JSONDecodeError, and Rust's bare Exception
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        way_out = "give a folder with tokenizer.json and tokenizer_config.json" + (
-            "" if local else ", or the id of a model on the hub that can be reached"
-        )
-        raise ConfigError(f"--model {path_or_id}: no tokenizer could be loaded ({reason}); {way_out}") from error
+        raise ConfigError(
+            f"--model {folder}: no tokenizer could be loaded ({one_line(error)}); "
+            "give a folder with tokenizer.json and tokenizer_config.json"
+        ) from error
     if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
         kind = type(tokenizer).__name__
-        raise ConfigError(f"--model {path_or_id}: tokenizer is a {kind}, must be a fast one; add a tokenizer.json")
+        raise ConfigError(f"--model {folder}: tokenizer is a {kind}, must be a fast one; add a tokenizer.json")
     return tokenizer
 
 
@@ -93,22 +91,22 @@ def tokenize(
     vocab_size: int | None = None,
     progress: Progress | None = None,
 ) -> TokenArrays:
-    """Tokenize every example, special tokens included; the longer text loses tokens first where both are too long.
+    """Tokenize every example, with special tokens; of a pair that is too long, the longer text is cut first.
 
     Args:
-        dataset: the task's text columns, `label` and `example_id`, of at least one example (`examples.py`).
-        task: names the text columns, in the order in which the tokenizer gets them.
+        dataset: the task's text columns, `label` and `example_id`, with at least one example (`examples.py`).
+        task: names the text columns, in the order for the tokenizer.
         tokenizer: the model's own.
         max_length: the most tokens of an example.
-        cache_dir: the folder of all caches; None for none. If it cannot be written, a warning is logged.
-        vocab_size: V of the model, to be checked if given.
-        progress: called with the examples done and the examples in all, after every 1,000 and at the end.
+        cache_dir: the folder of all caches; None for no cache. If it cannot be written, a warning is logged.
+        vocab_size: V of the model, which every id must be below; None for no check.
+        progress: called with the number of examples done and of all examples, after every 1,000 and at the end.
 
     Returns:
-        Arrays in the order of the data set; memory-mapped and read-only if they come from the cache.
+        Arrays in the order of the data set; memory-mapped and read-only if they are cached.
 
     Raises:
-        ConfigError: `max_length` has no room for the special tokens and one token a text; an id is not below V.
+        ConfigError: `max_length` is less than the special tokens and one token a text; an id is not below V.
     """
     room = tokenizer.num_special_tokens_to_add(pair=len(task.fields) == 2) + len(task.fields)
     require(
@@ -126,14 +124,14 @@ def tokenize(
     highest = int(arrays.input_ids.max())
     require(
         vocab_size is None or highest < vocab_size,
-        f"tokenizer gives id {highest}, must be less than the model's vocab_size = {vocab_size}; "
-        "give the tokenizer that belongs to --model",
+        f"the tokenizer gives id {highest}, must be less than the model's vocab_size = {vocab_size}; "
+        "use the tokenizer of --model",
     )
     return arrays
 
 
 def cache_key(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerFast, max_length: int) -> str:
-    """Everything that decides the arrays -> 64 hexadecimal digits, SHA-256."""
+    """Everything that the arrays depend on -> 64 hexadecimal digits, SHA-256."""
     import pyarrow.compute as pc
 
     settings = [FORMAT, task.fields, task.regression, max_length, *definition(tokenizer)]
@@ -150,8 +148,8 @@ def cache_key(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerFast, 
 
 
 def definition(tokenizer: PreTrainedTokenizerFast) -> list[Any]:
-    """All of a tokenizer that decides what it makes of a text, as plain values."""
-    # A tokenizer's JSON carries the truncation and padding of its last call: they are no part of what it is.
+    """Everything in a tokenizer that its output depends on, as plain values."""
+    # A tokenizer's JSON has the truncation and padding of its last call, which `tokenize` sets each time.
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     return [tokenizer.truncation_side, "token_type_ids" in tokenizer.model_input_names, backend]
 
@@ -198,13 +196,15 @@ def _tokenize(
 
 
 def _description(arrays: TokenArrays) -> dict[str, Any]:
-    """What `_open` checks: of each array the dtype, the shape and a CRC-32 of its bytes."""
-    found: dict[str, Any] = {field.name: getattr(arrays, field.name) for field in fields(TokenArrays)}
-    return {name: [a.dtype.str, list(a.shape), zlib.crc32(np.ascontiguousarray(a).data)] for name, a in found.items()}
+    """For `_open` to check: the dtype, shape and CRC-32 of each array."""
+    return {
+        name: [array.dtype.str, list(array.shape), zlib.crc32(np.ascontiguousarray(array).data)]
+        for name, array in vars(arrays).items()
+    }
 
 
 def _open(folder: Path) -> TokenArrays | None:
-    """The arrays of a cache; None if there is none, or only a damaged one, which is removed."""
+    """The arrays of a cache; None if there is none, or a damaged one, which is deleted."""
     if not folder.is_dir():
         return None
     try:
@@ -212,16 +212,16 @@ def _open(folder: Path) -> TokenArrays | None:
         arrays = TokenArrays(**{f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r") for f in fields(TokenArrays)})
         if saved == _description(arrays):
             return arrays
-        reason = "its content is not what was written"
+        reason = "its content has changed"
     except (OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())[:160]
-    logger.warning("token cache %s is damaged (%s); building it again", folder, reason)
+        reason = one_line(error)
+    logger.warning("token cache %s is damaged (%s); rebuilding it", folder, reason)
     shutil.rmtree(folder, ignore_errors=True)
     return None
 
 
 def _save(arrays: TokenArrays, folder: Path) -> TokenArrays:
-    """Write a cache, whole or not at all, and open it; the arrays as they are, with a warning, if that fails."""
+    """Write a cache, whole or not at all, and open it; if that fails, warn and return the arrays themselves."""
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -229,17 +229,17 @@ def _save(arrays: TokenArrays, folder: Path) -> TokenArrays:
         for field in fields(TokenArrays):
             np.save(temporary / f"{field.name}.npy", getattr(arrays, field.name))
         (temporary / "arrays.json").write_text(json.dumps(_description(arrays)))
-        temporary.chmod(0o755)  # mkdtemp's 0700 would keep the others of a shared cache out
+        temporary.chmod(0o755)  # mkdtemp's 0700 would lock out other users of a shared cache
         if not folder.is_dir():
             try:
                 os.rename(temporary, folder)
             except OSError:
-                if not folder.is_dir():  # else another process was faster, and wrote the same
+                if not folder.is_dir():  # another process may have written the same cache
                     raise
         mapped = _open(folder)
         return arrays if mapped is None else mapped
     except OSError as error:
-        logger.warning("token cache %s cannot be written (%s); going on without it", folder.parent, error)
+        logger.warning("token cache %s cannot be written (%s); continuing without it", folder.parent, error)
         return arrays
     finally:
         if temporary is not None:

@@ -75,7 +75,7 @@ class Pretrained:
         Raises:
             ConfigError: the folder has none.
         """
-        return tiny.tokenizer() if self.folder is None else load_tokenizer(str(self.folder))
+        return tiny.tokenizer() if self.folder is None else load_tokenizer(self.folder)
 
 
 def load_pretrained(

@@ -101,7 +101,7 @@ class TestTokenize:
         assert arrays.example_ids.tolist() == [30, 0, 20]
 
     def test_the_real_tokenizer(self, tmp_path: Path) -> None:
-        tokenizer = load_tokenizer(str(real_tokenizer_folder()))
+        tokenizer = load_tokenizer(real_tokenizer_folder())
         texts = [("How do I read Привет, 世界 & naïve café?", "Why?"), ("a" * 300, ""), ("long " * 60, "longer " * 90)]
         arrays = tokenize(pairs(texts), QQP, tokenizer, 128, tmp_path, vocab_size=30522)
         assert_is_what_the_tokenizer_gives(arrays, tokenizer, texts, 128)
@@ -121,8 +121,7 @@ class TestTokenize:
             with pytest.raises(ConfigError) as error:
                 tokenize(pairs(FEW), QQP, wordpiece(), 16, tmp_path, vocab_size=12)
             assert str(error.value) == (
-                "tokenizer gives id 12, must be less than the model's vocab_size = 12; "
-                "give the tokenizer that belongs to --model"
+                "the tokenizer gives id 12, must be less than the model's vocab_size = 12; use the tokenizer of --model"
             )
         tokenize(pairs(FEW), QQP, wordpiece(), 16, tmp_path, vocab_size=13)
 
@@ -132,7 +131,7 @@ class TestLoadTokenizer:
 
     def test_a_saved_one(self, tmp_path: Path) -> None:
         wordpiece().save_pretrained(tmp_path)
-        loaded = load_tokenizer(str(tmp_path))
+        loaded = load_tokenizer(tmp_path)
         assert isinstance(loaded, FAST)
         assert_equal(tokenize(pairs(FEW), QQP, loaded, 16), tokenize(pairs(FEW), QQP, wordpiece(), 16))
 
@@ -142,42 +141,25 @@ class TestLoadTokenizer:
             wordpiece().save_pretrained(tmp_path)
             (tmp_path / "tokenizer.json").write_text(content)
         with pytest.raises(ConfigError) as error:
-            load_tokenizer(str(tmp_path))
+            load_tokenizer(tmp_path)
         message = str(error.value)
         assert message.startswith(f"--model {tmp_path}: no tokenizer could be loaded (")
         assert message.endswith("); give a folder with tokenizer.json and tokenizer_config.json")
         assert "\n" not in message
 
     def test_a_folder_is_never_looked_up_on_the_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[dict[str, Any]] = []
+        calls: list[dict[str, Any]] = []
 
-        def loader(path: str, **options: Any) -> FAST:
-            asked.append(options)
+        def loader(path: Path, **options: Any) -> FAST:
+            calls.append(options)
             return wordpiece()
 
         monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", loader)
-        load_tokenizer(str(tmp_path))
-        assert asked == [{"local_files_only": True}]
-
-    def test_no_such_folder_and_no_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[dict[str, Any]] = []
-
-        def offline(path: str, **options: Any) -> None:
-            asked.append(options)
-            raise OSError("We couldn't connect to 'https://huggingface.co'\nto load the files")
-
-        monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
-        with pytest.raises(ConfigError) as error:
-            load_tokenizer("bert-base-cased")
-        assert str(error.value) == (
-            "--model bert-base-cased: no tokenizer could be loaded (We couldn't connect to 'https://huggingface.co' "
-            "to load the files); give a folder with tokenizer.json and tokenizer_config.json, or the id of a model on "
-            "the hub that can be reached"
-        )
-        assert asked == [{"local_files_only": False}]
+        load_tokenizer(tmp_path)
+        assert calls == [{"local_files_only": True}]
 
     def test_a_slow_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda path, **options: 3)
         with pytest.raises(ConfigError) as error:
-            load_tokenizer("some/model")
+            load_tokenizer(Path("some/model"))
         assert str(error.value) == ("--model some/model: tokenizer is a int, must be a fast one; add a tokenizer.json")

@@ -71,7 +71,7 @@ class TestCache:
             lambda: cache_key(pairs(FEW), QQP, wordpiece(), 17),
             lambda: cache_key(pairs(FEW), QQP, wordpiece(truncation_side="left"), 16),
             lambda: cache_key(pairs(FEW), QQP, wordpiece(model_input_names=["input_ids"]), 16),
-            lambda: cache_key(pairs(FEW), QQP, load_tokenizer(str(real_tokenizer_folder())), 16),
+            lambda: cache_key(pairs(FEW), QQP, load_tokenizer(real_tokenizer_folder()), 16),
             lambda: cache_key(
                 pairs(FEW).remove_columns("example_id").add_column("example_id", [0, 10, 20, 31]), QQP, wordpiece(), 16
             ),
@@ -115,7 +115,7 @@ class TestCache:
         assert len(count) == 2
         (message,) = caplog.messages
         assert message.startswith(f"token cache {folder} is damaged (")
-        assert message.endswith("; building it again")
+        assert message.endswith("; rebuilding it")
         assert "\n" not in message
 
     def test_a_folder_that_cannot_be_written(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,7 +125,7 @@ class TestCache:
         assert_equal(arrays, tokenize(pairs(FEW), QQP, wordpiece(), 16))
         (message,) = caplog.messages
         assert message.startswith(f"token cache {tmp_path}/file cannot be written (")
-        assert message.endswith("); going on without it")
+        assert message.endswith("); continuing without it")
 
     def test_a_full_disk_leaves_nothing_behind(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
