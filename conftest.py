@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Ignore all that is here where pytest's root is another project; named paths are not asked about."""
+    """Ignore this folder where pytest's root is another project; pytest calls this for no path that it is given."""
     if config.rootpath == HERE or collection_path.parent != HERE:
         return None
     # pytest put this folder first, to import this file: our `conformance` would hide the project's own.

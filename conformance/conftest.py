@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Ignore the folder unless an argument, or `testpaths`, is in it; and benchmarks unless they were asked for."""
+    """Ignore the folder unless an argument or `testpaths` is in it, and benchmarks without `--sftref-benchmark`."""
     if not any(_target(config, argument).is_relative_to(HERE) for argument in config.args):
         return True
     return True if collection_path.resolve() == HERE / "benchmarks" and not config.option.sftref_benchmark else None

@@ -75,7 +75,7 @@ def environment(page: str) -> str:
 
 
 def requirements(command: str) -> list[str]:
-    """What `pip install` is told."""
+    """The requirements that `pip install` gets."""
     words = shlex.split(command)
     begin = next(place for place, word in enumerate(words) if word.endswith("pip")) + 2
     rest = words[begin:]
@@ -137,11 +137,11 @@ def test_the_blocks_of_a_page_do_what_it_says(page: str, stranger: bool, tmp_pat
             folder = repository(tmp_path / f"mine-{number}")
         elif step.what == "run" or (stranger and step.what in ("slow:", "verify command")):
             ended = run(step.text, folder, commands, source)
-            said = f"{step.text}{ended.stdout}{ended.stderr}"
+            output = f"{step.text}{ended.stdout}{ended.stderr}"
             codes = step.how.split() if step.what == "run" else []
-            assert str(ended.returncode) in (codes or ["0"]), said
+            assert str(ended.returncode) in (codes or ["0"]), output
             for line in step.output.splitlines() if step.what == "run" else ():
-                assert line.strip() in said, f"{line}\n{said}"
+                assert line.strip() in output, f"{line}\n{output}"
     if not in_clone:
         collected = run("pytest --co -q && pytest -q", folder, commands, source)
         assert re.match(r"tests/test_own\.py::test_own\n\n1 test collected.*\n1 passed", collected.stdout, re.DOTALL)

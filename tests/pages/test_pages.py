@@ -1,4 +1,4 @@
-"""The page on failures shows what is printed today: each seeded fault falls where it says, in these words."""
+"""The page on failures shows what is printed today: each seeded fault fails where it says, in these words."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_every_rung_has_its_example() -> None:
 
 @pytest.mark.parametrize(("fault", "block"), blocks().items(), ids=blocks())
 def test_a_block_is_what_is_printed(fault: str, block: str) -> None:
-    """The law that the block tells first, asked once more: what it says, and the words of the verdict."""
+    """The first failure of the block: its law, run again, has the same message; and the words of the verdict."""
     lines = block.splitlines()
-    told = next(at for at, line in enumerate(lines) if " failed: " in line)
-    law = lines[told].split()[0].partition("[")[0]
+    place = next(at for at, line in enumerate(lines) if " failed: " in line)
+    law = lines[place].split()[0].partition("[")[0]
     entry = faults()[fault]
     [record] = trials(entry, [(law, Settings(level=level_of("quick", entry, law)))])
     assert record.status == "fail"
-    shown = masked(lines[told + 1].removesuffix(" ..."))
+    shown = masked(lines[place + 1].removesuffix(" ..."))
     assert masked(record.message).startswith(shown[:60]), shown
     assert laws()[law].cause.split(",")[0] in block
     assert lines[-1].startswith("NONCONFORMANT: ")

@@ -37,5 +37,5 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str], list[str]]] = [
 ]  # fmt: skip
 
 
-def asked(host: Host, versions: dict[str, str]) -> list[Any]:
+def findings_on(host: Host, versions: dict[str, str]) -> list[Any]:
     return findings(facts(host), versions, host.variables)

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from invented import CASES, asked
+from invented import CASES, findings_on
 from ladders import Copy
 from machines import machine
 from sftref.conformance.core.fault import faults
@@ -62,7 +62,7 @@ def cut(lines: list[str]) -> Iterator[str]:
 
 def printed(fault: str) -> str:
     """What is read of a fault, cut."""
-    # Rungs 9 and 10 are asked from `standard` on and at `full`; their faults meet no other.
+    # Rung 9 runs from `standard` on, rung 10 at `full`; their faults break no other.
     level = {"trainers.performance": "full", "trainers.processes": "standard"}.get(faults()[fault].module, "quick")
     words = [sys.executable, "-P", "-m", "sftref.conformance.faults", "--level", level, "--read", fault]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -90,7 +90,7 @@ def kit_map(text: str) -> str:
 
 
 def workaround() -> str:
-    """What is printed where a setting mends everything: on an invented machine with three stand-ins for laws, cut."""
+    """What is printed where a setting fixes everything: on an invented machine, with three laws of its own, cut."""
     with tempfile.TemporaryDirectory() as folder:
         ladder = [(1, "passes"), (2, "needs_simple"), (6, "passes-2")]
         made = Copy(Path(folder) / "copy", ladder, tries=True).on("gpu", "rocm 60400")
@@ -103,7 +103,7 @@ def finding(name: str) -> str:
     """What is printed of a finding, on the first invented machine that has it and nothing else."""
     _, made, versions, _ = next(case for case in CASES if case[0] == name)
     with tempfile.TemporaryDirectory() as folder:
-        [found] = asked(machine(Path(folder), **made), versions)
+        [found] = findings_on(machine(Path(folder), **made), versions)
     # Whose the invented files are depends on who made them.
     what = re.sub(r"group \w+\)", "group render)", found.what)
     text = f"{found.level}: {what}\n     why: {found.why}\n     next step: {found.next}\n"
