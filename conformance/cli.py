@@ -1,6 +1,6 @@
-"""`verify`, `bench`, `env`, `report`, `explain`, `compare`, `doctor`: arguments -> a run or a page, and an exit code.
+"""The kit's commands: arguments -> a run or a page, and an exit code.
 
-Every mistake is one line on stderr and exit code 2. Nothing here imports JAX.
+A user's mistake is one line on stderr and exit code 2. Nothing here imports JAX.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +23,43 @@ from .core.settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
 COMMANDS = ("verify", "bench", "env", "report", "explain", "compare", "doctor")
 OUT = Path("sftref-report")
 VERIFY_EXAMPLES = """examples:
-  sftref verify                                    this machine, on all its devices, or on 8 simulated ones
-  sftref verify --level quick --platform rocm      fail unless arrays live on a ROCm device
-  sftref verify --expect rocm:8:gfx942             fail unless eight of them are here, of that kind
+  sftref verify                                    this machine: all its devices, or 8 simulated ones
+  sftref verify --level quick --platform rocm      fail unless JAX runs on a ROCm device
+  sftref verify --expect rocm:8:gfx942             fail unless eight devices of this kind are present
   sftref verify --adapter my_package.my_trainer:MyTrainer
   sftref verify --only collectives --only 6        two parts of the ladder
-  sftref verify --deviations known.toml            with failures that are known, and end
-  sftref verify --level full                       everything, and every seeded fault
+  sftref verify --deviations known.toml            accept the known failures in a file
+  sftref verify --level full                       all checks, and every seeded fault
   sftref verify --only 9 --processes 4             2 x 2 and 4 x 1 processes x devices, joined by jax.distributed
-  sftref verify --cache ~/.cache/sftref            again and again: programs are kept, results held against cold ones
+  sftref verify --cache ~/.cache/sftref            for repeated runs: reuse compiled programs, and check their results
 
 verdict and exit code: CONFORMANT 0, NONCONFORMANT 1, WORKAROUND 1, SETUP 2, UNRESPONSIVE 3, INCOMPLETE 4, UNTRUSTED 5,
 Ctrl-C 130
 """
-EXPLAIN_EXAMPLES = """examples:
-  sftref explain                                   all laws
-  sftref explain copies.round_trip                 one
-  sftref explain 2                                 those of a rung
-"""
 ENV_EXAMPLES = """examples:
-  sftref env                                       a block to paste into a bug report, and what is wrong here
+  sftref env                                       a block for a bug report, with the problems found
   sftref env --json > machine.json                 for a program
-  sftref env --no-start                            where JAX hangs when it starts
+  sftref env --no-start                            if JAX hangs when it starts
 
-exit code: 0 nothing is known to be wrong, 1 something is broken, 3 JAX hangs or crashes when it starts
+exit code: 0 no known problem, 1 something is broken, 3 JAX hangs or crashes when it starts
 """
 REPORT_EXAMPLES = """examples:
-  sftref report sftref-report/report.json          the page beside it, made anew
-  sftref report theirs.json --out theirs.html      the page of a report that somebody sent
-  sftref report sftref-report/report.json --bench sftref-bench/bench.json   with what was timed
+  sftref report sftref-report/report.json          rebuild the page beside it
+  sftref report theirs.json --out theirs.html      the page of someone else's report
+  sftref report sftref-report/report.json --bench sftref-bench/bench.json   with the measured times
+"""
+EXPLAIN_EXAMPLES = """examples:
+  sftref explain                                   all laws
+  sftref explain copies.round_trip                 one law
+  sftref explain 2                                 the laws of one rung
 """
 COMPARE_EXAMPLES = """examples:
   sftref compare before/report.json after/report.json
 
-exit code: 0 nothing got worse, 1 something did, 2 no such report
+exit code: 0 nothing got worse, 1 something got worse, 2 a report cannot be read
 """
 DOCTOR_EXAMPLES = """examples:
-  sftref doctor                                    ./conformance where there is one, else the kit of this command
+  sftref doctor                                    ./conformance if it exists, else the installed kit
   sftref doctor third_party/sftref/conformance     a submodule of sftref: compared with its commit
   python -m conformance doctor                     a copy: compared with its MANIFEST
   python -m conformance doctor --write             after copying it from a clone, which has no MANIFEST
@@ -70,74 +70,67 @@ exit code: 0 no file differs, 1 a file differs, 2 no such kit, or nothing to com
 
 def add_commands(commands: Any) -> None:
     """Add the kit's commands to a command line."""
+    _add_verify(_command(commands, "verify", "verify this machine and trainers", VERIFY_EXAMPLES).add_argument)
+    bench.add_command(commands)
+    add = _command(commands, "env", "describe this machine, and how JAX starts on it", ENV_EXAMPLES).add_argument
+    add("--platform", choices=PLATFORMS, help="the platform to start (default: the one that JAX chooses)")
+    add("--devices", type=int, metavar="N", help="at most N devices")
+    add("--json", action="store_true", help="print JSON")
+    add("--no-start", action="store_true", help="look at files and versions only; do not start JAX")
+    add = _command(commands, "report", "write the page of a report", REPORT_EXAMPLES).add_argument
+    add("report", type=Path, metavar="REPORT.json")
+    add("--bench", type=Path, metavar="BENCH.json", help="add the times that `sftref bench` measured")
+    add("--out", type=Path, metavar="FILE", help="default: beside the report, as .html")
+    add = _command(commands, "explain", "explain a law and its last result", EXPLAIN_EXAMPLES).add_argument
+    add("id", nargs="?", metavar="ID", help="a law, a check or a rung (default: all laws)")
+    add("--report", type=Path, metavar="FILE", help=f"the report with the result (default {OUT}/report.json)")
+    add = _command(commands, "compare", "compare two reports", COMPARE_EXAMPLES).add_argument
+    add("before", type=Path, metavar="A.json")
+    add("after", type=Path, metavar="B.json")
+    add = _command(commands, "doctor", "list changed files of a copy of the kit", DOCTOR_EXAMPLES).add_argument
+    add("folder", nargs="?", type=Path, metavar="FOLDER", help="a folder with adapter.py and VERSION")
+    add("--write", action="store_true", help="write the folder's MANIFEST from its current files")
+
+
+def _command(commands: Any, name: str, words: str, examples: str) -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    verify = commands.add_parser(
-        "verify", help="verify this machine and trainers", epilog=VERIFY_EXAMPLES, formatter_class=raw
-    )
-    add = verify.add_argument
-    add("--level", choices=LEVELS, default=Settings.level, help=f"how much is asked (default {Settings.level})")
-    add("--platform", choices=PLATFORMS, help="where arrays must live (default: the one that JAX chooses)")
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=words, epilog=examples, formatter_class=raw)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _add_verify(add: Callable[..., object]) -> None:
+    add("--level", choices=LEVELS, default=Settings.level, help=f"how much to check (default {Settings.level})")
+    add("--platform", choices=PLATFORMS, help="the platform to verify (default: the one that JAX chooses)")
     add("--devices", type=int, metavar="N", help="at most N devices (default: all; 8 simulated ones on a CPU)")
     add("--expect", default=os.environ.get("SFTREF_EXPECT"), metavar="PLATFORM[:COUNT[:KIND]]",
-        help="the devices that must be here, as rocm:8:gfx942 (default: SFTREF_EXPECT)")  # fmt: skip
+        help="the devices that must be present, as rocm:8:gfx942 (default: $SFTREF_EXPECT)")  # fmt: skip
     add("--adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer under test; repeatable")
     add("--against", default=Settings.against, metavar="MODULE:FACTORY", help="the trainer to compare with")
     add("--only", action="append", default=[], metavar="ID", help="an id, the start of one, or a rung; repeatable")
-    add("--seed", type=int, default=Settings.seed, metavar="S", help="of every value drawn (default 0)")
-    add("--processes", type=int, metavar="N", help="join up to N on rung 9 (default: 2 from standard on, 4 at full)")
-    add("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes (default {OUT})")
-    add("--deviations", type=Path, metavar="FILE", help="a TOML file of known deviations")
-    add(
-        "--cache",
-        type=Path,
-        metavar="DIR",
-        help="keep compiled programs there, and hold their results against cold ones",
-    )
-    add("--no-self-test", action="store_true", help="seed no faults to see that the laws see them")
-    add("--no-remedies", action="store_true", help="try no settings where something falls on the machine")
-    bench.add_command(commands)
-    env = commands.add_parser(
-        "env", help="this machine, and how JAX starts on it", epilog=ENV_EXAMPLES, formatter_class=raw
-    )
-    env.add_argument("--platform", choices=PLATFORMS, help="which to start (default: the one that JAX chooses)")
-    env.add_argument("--devices", type=int, metavar="N", help="at most N devices")
-    env.add_argument("--json", action="store_true", help="for a program")
-    env.add_argument("--no-start", action="store_true", help="look at files and versions only; do not start JAX")
-    report = commands.add_parser("report", help="the page of a report", epilog=REPORT_EXAMPLES, formatter_class=raw)
-    report.add_argument("report", type=Path, metavar="REPORT.json")
-    report.add_argument(
-        "--bench", type=Path, metavar="BENCH.json", help="what `sftref bench` measured, on the same page"
-    )
-    report.add_argument("--out", type=Path, metavar="FILE", help="default: beside the report, as .html")
-    explain = commands.add_parser("explain", help="what a law asks", epilog=EXPLAIN_EXAMPLES, formatter_class=raw)
-    explain.add_argument("id", nargs="?", metavar="ID", help="a law, a check, a rung (default: all laws)")
-    explain.add_argument("--report", type=Path, metavar="FILE", help=f"what it measured (default {OUT}/report.json)")
-    compare = commands.add_parser("compare", help="compare two reports", epilog=COMPARE_EXAMPLES, formatter_class=raw)
-    compare.add_argument("before", type=Path, metavar="A.json")
-    compare.add_argument("after", type=Path, metavar="B.json")
-    doctor = commands.add_parser(
-        "doctor", help="which files of a copy of the kit differ", epilog=DOCTOR_EXAMPLES, formatter_class=raw
-    )
-    doctor.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="with adapter.py and VERSION in it")
-    doctor.add_argument("--write", action="store_true", help="write the folder's MANIFEST as its files are now")
-    for command in (verify, env, report, explain, compare, doctor):
-        command.add_argument("--debug", action="store_true", help="show tracebacks")
+    add("--seed", type=int, default=Settings.seed, metavar="S", help="seed of all drawn values (default 0)")
+    add("--processes", type=int, metavar="N", help="at most N processes on rung 9 (default: 2 at standard, 4 at full)")
+    add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of the report (default {OUT})")
+    add("--deviations", type=Path, metavar="FILE", help="a TOML file of known failures to accept")
+    add("--cache", type=Path, metavar="DIR", help="reuse compiled programs kept there, and check their results")
+    add("--no-self-test", action="store_true", help="do not seed faults to test that the laws see them")
+    add("--no-remedies", action="store_true", help="do not rerun failed checks under other settings")
 
 
 def run(command: str, args: dict[str, Any]) -> int:
-    """Do one of `COMMANDS` with its parsed arguments; returns the exit code."""
+    """Run one of `COMMANDS` with its parsed arguments; returns the exit code."""
     try:
         return COMMAND[command](args)
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more; Python would complain at its end
+        sys.stderr.close()  # no one reads the output; Python would print an error at its exit
         return 1
     except (ValueError, AdapterError, OSError) as error:
         if args["debug"]:
             traceback.print_exception(error)
-        said = str(error)
+        message = str(error)
         if isinstance(error, OSError):
-            said = f"{error.filename or 'temporary files'}: {error.strerror or error}; free some space"
-        print(f"sftref: {said}", file=sys.stderr)
+            message = f"{error.filename or 'temporary files'}: {error.strerror or error}; free some space"
+        print(f"sftref: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sftref: interrupted", file=sys.stderr)
@@ -153,15 +146,9 @@ def _verify(args: dict[str, Any]) -> int:
     from .run.verify import verify
 
     settings = Settings(
-        level=args["level"],
+        **{name: args[name] for name in ("level", "against", "platform", "devices", "expect", "seed", "processes")},
         adapters=tuple(args["adapter"]) or DEFAULT_ADAPTERS,
-        against=args["against"],
-        platform=args["platform"],
-        devices=args["devices"],
-        expect=args["expect"],
         only=tuple(args["only"]),
-        seed=args["seed"],
-        processes=args["processes"],
         self_test=not args["no_self_test"],
         remedies=not args["no_remedies"],
     )
@@ -183,13 +170,13 @@ def _verify(args: dict[str, Any]) -> int:
         report.write(out, outcome, verdict)
     except OSError as error:
         screen.verdict(verdict, "")
-        raise output.FolderError(f"--out {out}: cannot be written ({error.strerror or error}); free some") from error
+        raise output.FolderError(f"--out {out}: cannot be written ({error.strerror or error}); free space") from error
     screen.verdict(verdict, f"; report: {out / 'report.html'}")
     return verdict.exit_code
 
 
 def _seconds_before(out: Path, level: str) -> dict[str, float]:
-    """How long each check took in the run whose report lies there, if it was one of this level."""
+    """The seconds of each check in the report in `out`, if that run had this level."""
     from .report.explain import read_report
 
     try:
@@ -208,10 +195,10 @@ def _explain(args: dict[str, Any]) -> int:
     if args["id"] is None:
         lines = list(explain.table(list(laws().values())))
     else:
-        found = explain.find(args["id"])
+        chosen = explain.find(args["id"])
         path: Path = args["report"] or OUT / "report.json"
         report = explain.read_report(path) if args["report"] or path.is_file() else None
-        lines = list(explain.explained(found[0], report) if len(found) == 1 else explain.table(found))
+        lines = list(explain.explained(chosen[0], report) if len(chosen) == 1 else explain.table(chosen))
     print("\n".join(lines))
     return 0
 
@@ -263,8 +250,9 @@ def _doctor(args: dict[str, Any]) -> int:
     from .core import release
     from .core.kit import KIT
 
-    here = Path("conformance")
-    folder: Path = args["folder"] or (here if (here / "VERSION").is_file() and (here / "adapter.py").is_file() else KIT)
+    copy = Path("conformance")
+    is_kit = (copy / "VERSION").is_file() and (copy / "adapter.py").is_file()
+    folder: Path = args["folder"] or (copy if is_kit else KIT)
     if args["write"]:
         release.version(folder)
         print(release.write(folder))
