@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(made: Copy) -> None:
 
 
 def test_a_jax_whose_kept_programs_crash_is_given_no_cache(made: Copy) -> None:
-    made.edit("environment.py", r"KEEPS_PROGRAMS = \(0, 6\)", "KEEPS_PROGRAMS = (99, 0)")
+    made.edit("machine/snapshot.py", r"KEEPS_PROGRAMS = \(0, 6\)", "KEEPS_PROGRAMS = (99, 0)")
     ended = made.verify("--cache", "kept")
     assert ended.code == 2
     assert ended.err.count("\n") == 1
