@@ -141,7 +141,7 @@ def test_without_events_of_jax_the_laws_are_errors(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(jax, "live_arrays", lambda: [])
     for law in LAWS:
         record = result_of(law, Template())
-        assert (record.status, "does not tell of" in record.message) == ("error", True)
+        assert (record.status, "does not report" in record.message) == ("error", True)
 
 
 def test_explain_names_the_faults() -> None:

@@ -234,19 +234,18 @@ def check_same_run(
     run: tuple[float, Arrays],
     other: tuple[float, Arrays],
 ) -> None:
-    """Two runs have the same first loss and end: the difference of two right runs has the oracle's bounds.
+    """Two runs, each its first loss and its last parameters, are the same within the oracle's bounds.
 
-    Args:
-        check: takes the comparisons.
-        whats: name the loss, and the distance.
-        case: of both runs.
-        params: their start.
-        batches: one for each update.
-        run: its first loss, and its parameters after the last update.
-        other: the same of the run that is the reference.
+    The difference of two right runs has these bounds too. `whats` name the loss and the distance.
     """
     loss = dataclasses.replace(loss_reference(case, params, batches[0]), want={"loss": np.array(other[0])})
     check_loss(check, whats[0], run[0], loss)
     moved = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in other[1].items()}
     distance = dataclasses.replace(walk(case, params, batches).distance, want=moved)
     check_distance(check, whats[1], case, params, run[1], distance)
+
+
+def check_same_bits(check: Check, what: str, got: Arrays, want: Arrays) -> None:
+    """Every leaf is the same bit for bit; `what` has {} in place of its name."""
+    for name, leaf in want.items():
+        check.equal(what.format(name), np.asarray(got[name]), np.asarray(leaf), control=np.asarray(leaf) + 1)

@@ -1,7 +1,4 @@
-"""Rung 10: what is wrong with an update whose results are right: it compiles anew, or its memory is never given back.
-
-Neither needs a clock nor an earlier run to compare with.
-"""
+"""Rung 10: updates that are right but recompile, or never free their memory; no clock is needed to see that."""
 
 from __future__ import annotations
 
@@ -22,12 +19,12 @@ from ...oracle.draws import batch_of
 from ..support.compilation import heard
 from ..support.trainer_checks import MOST, claims, usable_devices
 
-# Updates between two looks: one that is late by an update or two keeps no more after the second.
+# Updates between two counts of arrays: a trainer that frees them one or two updates late has as many at both.
 UPDATES = 3
 
 
 def small(subject: TrainerUnderTest, rng: np.random.Generator) -> Case:
-    """The smallest model. With one mask where dropout is claimed: a seed is then part of what the update needs."""
+    """The smallest model, with dropout on the classifier if claimed, so that the update needs the seed."""
     rate = main_case(subject.capabilities).classifier_dropout
     case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=True)
     return dataclasses.replace(case, classifier_dropout=rate)
@@ -35,7 +32,7 @@ def small(subject: TrainerUnderTest, rng: np.random.Generator) -> Case:
 
 @pytest.mark.law("performance.compilations")
 def test_compilations(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
-    """After the first update, evaluation and gradient no later one compiles anything."""
+    """Lists the programs that updates, evaluations and gradients after the first ones compile."""
     claims(check, subject, "jax")
     n, case = usable_devices(subject, devices), small(subject, rng)
 
@@ -51,8 +48,8 @@ def test_compilations(check: Check, subject: TrainerUnderTest, devices: list[Any
     with heard() as control:
         jax.jit(lambda x: x + 1)(np.float32(0))
     if not control:
-        raise Vacuous(f"{check.law.id}: JAX {jax.__version__} does not tell of a program that it compiles")
-    # What an earlier law compiled would hide that the first update has one program and the second another.
+        raise Vacuous(f"{check.law.id}: JAX {jax.__version__} does not report the programs that it compiles")
+    # Programs that an earlier law compiled would hide that the first update and the second have different ones.
     jax.clear_caches()
     with heard() as first:
         start(case.seed)
@@ -75,7 +72,7 @@ def test_compilations(check: Check, subject: TrainerUnderTest, devices: list[Any
 
 @pytest.mark.law("performance.memory")
 def test_memory(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
-    """Arrays on the devices and their bytes: as many after six updates and evaluations as after three."""
+    """Compares the number and the bytes of arrays on the devices after three and after six updates."""
     claims(check, subject, "jax")
     n, case = usable_devices(subject, devices), small(subject, rng)
     params = start_params(case, rng)
@@ -83,30 +80,31 @@ def test_memory(check: Check, subject: TrainerUnderTest, devices: list[Any], rng
     before, after = [used(check, subject, case, rng) for _ in range(2)]
     numbers = sum(math.prod(shape) * count for (shape, _, _), count in before.items())
     least = sum(leaf.size for leaf in params.values())
-    check.at_least("numbers on the devices", numbers, least, "who claims `jax` keeps at least the parameters there")
+    why = "a trainer that claims `jax` keeps at least the parameters there"
+    check.at_least("numbers on the devices", numbers, least, why)
     more = ", ".join(f"{count} more {dtype}{list(shape)}" for (shape, dtype, _), count in (after - before).items())
     what = f"arrays on the devices and their bytes after {2 * UPDATES} updates{more and f', {more}'}"
     check.same(what, totals(after), totals(before))
 
 
 def used(check: Check, subject: TrainerUnderTest, case: Case, rng: np.random.Generator) -> collections.Counter[Any]:
-    """What is on the devices after some more updates and evaluations; a number that is put there is seen."""
+    """The arrays on the devices after more updates; raises Vacuous if an array added there is not among them."""
     for _ in range(UPDATES):
         batch = batch_of(case, rng)
         subject.step(batch)
         subject.evaluate(batch)
-    found = held()
+    before = held()
     control = jax.device_put(np.float32(1))
-    if held() == found:
-        raise Vacuous(f"{check.law.id}: JAX {jax.__version__} does not tell of an array that is there")
+    if held() == before:
+        raise Vacuous(f"{check.law.id}: JAX {jax.__version__} does not report an array that is on a device")
     del control
-    return found
+    return before
 
 
 def held() -> collections.Counter[Any]:
-    """How many arrays of each (shape, dtype, bytes on all devices) there are."""
+    """Number of live arrays by (shape, dtype, bytes on all devices)."""
     gc.collect()
-    # Not through `addressable_shards`, whose parts are arrays themselves and would be there from then on.
+    # Not by `addressable_shards`, whose parts are arrays themselves and would be counted next time.
     return collections.Counter(
         (array.shape, str(array.dtype), math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
          * len(array.sharding.addressable_devices))
@@ -115,5 +113,5 @@ def held() -> collections.Counter[Any]:
 
 
 def totals(arrays: collections.Counter[Any]) -> tuple[int, int]:
-    """Number and bytes."""
+    """Number and bytes of all arrays."""
     return arrays.total(), sum(size * count for (_, _, size), count in arrays.items())

@@ -12,64 +12,58 @@ from ...adapter import TrainerUnderTest
 from ...core.check import Check
 from ...core.comparison import Bound
 from ...oracle.bounds_measured import FACTOR, loss_reference
-from ...oracle.draws import for_all, generators
 from ...oracle.model import Params, mean_loss, value_and_gradient
+from ..support.running import each_draw
 from ..support.trainer_checks import claims, draw_case
 
-# Lengths of a step along the gradient, in units of the parameters' norm. A long one meets the curvature of the loss, a
-# short one its rounding; which is best depends on the values drawn, and is found on the oracle.
+# Lengths of a step along the gradient, in units of the parameters' norm. The loss's curvature spoils a long one, its
+# rounding a short one; which is best depends on the drawn values, and is found with the oracle.
 STEPS = tuple(2.0**-k for k in range(6, 18, 2))
 
 
 @pytest.mark.law("autodiff.model")
-def test_model(check: Check, subject: TrainerUnderTest) -> None:
-    """The loss changes along a direction as fast as the gradient says: central differences of the trainer's own loss.
+@each_draw
+def test_model(check: Check, subject: TrainerUnderTest, rng: np.random.Generator) -> None:
+    """Compares the slope that the gradient gives with central differences of the trainer's own loss.
 
-    The direction lies between the trainer's gradient and the oracle's. Along the trainer's own alone nothing would be
-    seen of a part that is missing: what is left is still its own projection.
+    The direction is between the trainer's gradient and the oracle's. Along the trainer's own gradient a missing part
+    would not be seen: the slope is then the norm of the rest, as it should be.
     """
     claims(check, subject, "gradients")
+    case, params, batch = draw_case(subject, rng)
+    subject.start(case, params, 1)
+    gradient = {name: np.asarray(leaf, np.float64) for name, leaf in subject.gradients(batch).items()}
+    size, norm = length_of(gradient), length_of(params)
+    right = value_and_gradient(case, params, batch).gradients
+    middle = {name: gradient[name] / size + leaf / length_of(right) for name, leaf in right.items()}
+    toward = {name: leaf / length_of(middle) for name, leaf in middle.items()}
+    slope, true_slope = (
+        sum(float((leaves[name] * leaf).sum()) for name, leaf in toward.items()) for leaves in (gradient, right)
+    )
 
-    def holds(rng: np.random.Generator) -> None:
-        case, params, batch = draw_case(subject, rng)
-        subject.start(case, params, 1)
-        gradient = {name: np.asarray(leaf, np.float64) for name, leaf in subject.gradients(batch).items()}
-        size, norm = length_of(gradient), length_of(params)
-        right = value_and_gradient(case, params, batch).gradients
-        middle = {name: gradient[name] / size + leaf / length_of(right) for name, leaf in right.items()}
-        toward = {name: leaf / length_of(middle) for name, leaf in middle.items()}
-        slope, true_slope = (
-            sum(float((leaves[name] * leaf).sum()) for name, leaf in toward.items()) for leaves in (gradient, right)
-        )
+    def moved(length: float) -> Params:
+        ends = {name: leaf + length * toward[name] for name, leaf in params.items()}
+        return {name: leaf.astype(np.float32).astype(np.float64) for name, leaf in ends.items()}
 
-        def moved(length: float) -> Params:
-            return {
-                name: (leaf + length * toward[name]).astype(np.float32).astype(np.float64)
-                for name, leaf in params.items()
-            }
+    @functools.cache
+    def loss(length: float) -> float:
+        subject.start(case, moved(length), 1)
+        return subject.step(batch).loss
 
-        @functools.cache
-        def loss(length: float) -> float:
-            subject.start(case, moved(length), 1)
-            return subject.step(batch).loss
+    @functools.cache
+    def true_loss(length: float) -> float:
+        return mean_loss(case, moved(length), batch)
 
-        @functools.cache
-        def true_loss(length: float) -> float:
-            return mean_loss(case, moved(length), batch)
-
-        # Four rounded losses over 2 h, with weights 4/3 at half of it and 1/3: sqrt(2 (8/3)^2 + 2 (1/3)^2) / 2 = 1.9.
-        rounded = 1.9 * loss_reference(case, params, batch).bounds["loss"].noise
-
-        best, noise = best_step(true_loss, true_slope, rounded, [step * norm for step in STEPS])
-        fallen = rise(loss, best)
-        # A trainer whose loss is another function than the oracle's, through its masks for instance, has its own curve.
-        own = abs(fallen - rise(loss, best / 2)) * 16 / 15 / size
-        why = f"curvature and rounding of the loss over a step of {best:.2g}, the best of {len(STEPS)}"
-        bound = Bound(FACTOR * max(noise / size, own), noise / size, why)
-        what = "slope between the gradient and the oracle's"
-        check.close(what, np.array([fallen]), np.array([slope]), bound, scale=size, control=np.zeros(1))
-
-    for_all(check, holds, rng=generators())
+    # Four rounded losses over 2 h, with weights 4/3 at half of it and 1/3: sqrt(2 (8/3)^2 + 2 (1/3)^2) / 2 = 1.9.
+    rounded = 1.9 * loss_reference(case, params, batch).bounds["loss"].noise
+    best, noise = best_step(true_loss, true_slope, rounded, [step * norm for step in STEPS])
+    measured = derivative(loss, best)
+    # A loss that differs from the oracle's, for example by its masks, has its own curvature.
+    own = abs(measured - derivative(loss, best / 2)) * 16 / 15 / size
+    why = f"curvature and rounding of the loss over a step of {best:.2g}, the best of {len(STEPS)}"
+    bound = Bound(FACTOR * max(noise / size, own), noise / size, why)
+    what = "slope between the gradient and the oracle's"
+    check.close(what, np.array([measured]), np.array([slope]), bound, scale=size, control=np.zeros(1))
 
 
 def length_of(leaves: Params) -> float:
@@ -80,26 +74,26 @@ def length_of(leaves: Params) -> float:
 def best_step(
     loss: Callable[[float], float], slope: float, rounded: float, lengths: Sequence[float]
 ) -> tuple[float, float]:
-    """The length of the step from which the derivative at 0 comes out best, and how far off it is there.
+    """The length of the step that gives the most exact derivative at 0, and its error.
 
-    What curvature does is held against the slope that is known, over the step and over half of it. Two steps that are
-    both far too long may agree by chance: their distance once made a law of a step of 0.99, over which the slope was
-    1.9 and not 12, and called a right gradient wrong.
+    The error from curvature is measured against the known slope, over the step and over half of it. Two steps that are
+    both far too long may agree by chance: compared with each other they once chose a step of 0.99, over which the slope
+    was 1.9 instead of 12, and failed a right gradient.
 
     Args:
         loss: float64, of the length of a step.
         slope: its derivative at 0.
-        rounded: what rounding adds to a derivative over a step of length 1.
+        rounded: the error that rounding gives a derivative over a step of length 1.
         lengths: to choose from.
     """
 
     def noise(length: float) -> float:
-        return max(abs(rise(loss, h) - slope) for h in (length, length / 2)) + rounded / length
+        return max(abs(derivative(loss, h) - slope) for h in (length, length / 2)) + rounded / length
 
-    return min(((length, noise(length)) for length in lengths), key=lambda found: found[1])
+    return min(((length, noise(length)) for length in lengths), key=lambda pair: pair[1])
 
 
-def rise(loss: Callable[[float], float], length: float) -> float:
-    """The derivative of `loss` at 0: Richardson's, whose error of h^2 cancels between h and h / 2, and leaves h^4."""
+def derivative(loss: Callable[[float], float], length: float) -> float:
+    """Derivative of `loss` at 0 by Richardson's extrapolation, whose error is of order h^4."""
     whole, half = ((loss(h) - loss(-h)) / (2 * h) for h in (length, length / 2))
     return (4 * half - whole) / 3

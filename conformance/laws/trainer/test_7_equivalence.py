@@ -1,8 +1,7 @@
-"""Rung 7: neither the number of devices nor how rows lie on them changes the step."""
+"""Rung 7: neither the number of devices nor the placement of rows on them changes the step."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,17 +9,18 @@ import pytest
 
 from ...adapter import TrainerUnderTest
 from ...core.check import Check, LawBroken
-from ...oracle.bounds_measured import loss_reference, walk
+from ...oracle.bounds_measured import loss_reference
 from ...oracle.cases import B, main_case, start_params
-from ...oracle.draws import batch_of, for_all, generators, with_weights
+from ...oracle.draws import batch_of, with_weights
 from ...oracle.model import mean_loss
+from ..support.running import each_draw
 from ..support.trainer_checks import (
     MOST,
     all_devices,
-    check_distance,
     check_evaluation,
     check_gradients,
     check_loss,
+    check_same_run,
     check_updates,
     claims,
     draw_case,
@@ -28,76 +28,62 @@ from ..support.trainer_checks import (
     usable_devices,
 )
 
+Rng = np.random.Generator
 COUNTS = (2, 3, 4, 6, 8)
 
 
 @pytest.mark.law("equivalence.devices")
-def test_devices(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
-    """Gradient, loss, logits and updates on N devices are those of one."""
-    most = all_devices(check, subject, devices)
-
-    def holds(rng: np.random.Generator) -> None:
-        case, params, batch = draw_case(subject, rng)
-        if "gradients" in subject.capabilities:
-            check_gradients(check, subject, case, params, batch, most)
-        check_updates(check, subject, case, params, [batch, batch_of(case, rng)], most)
-        check_evaluation(check, subject, case, params, batch, most)
-
-    for_all(check, holds, rng=generators())
+@each_draw
+def test_devices(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+    """Compares gradient, loss, logits and updates on all devices."""
+    n = all_devices(check, subject, devices)
+    case, params, batch = draw_case(subject, rng)
+    if "gradients" in subject.capabilities:
+        check_gradients(check, subject, case, params, batch, n)
+    check_updates(check, subject, case, params, [batch, batch_of(case, rng)], n)
+    check_evaluation(check, subject, case, params, batch, n)
 
 
 @pytest.mark.law("equivalence.device_counts")
-def test_device_counts(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
-    """2, 3, 4 and 6 devices too: rows that do not divide, shards of different sizes."""
+@each_draw
+def test_device_counts(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+    """Compares updates on fewer devices, some of which do not divide the rows."""
     most = all_devices(check, subject, devices)
     counts = [n for n in COUNTS if n < most]
     check.need(bool(counts), f"needs 3 devices, found {most}")
-
-    def holds(rng: np.random.Generator) -> None:
-        case, params, batch = draw_case(subject, rng)
-        for n in counts:
-            check_updates(check, subject, case, params, [batch, batch], n)
-            if "gradients" in subject.capabilities and (n == 3 or check.at("full")):
+    case, params, batch = draw_case(subject, rng)
+    for n in counts:
+        check_updates(check, subject, case, params, [batch, batch], n)
+        if n == 3 or check.at("full"):
+            if "gradients" in subject.capabilities:
                 check_gradients(check, subject, case, params, batch, n)
-            if n == 3 or check.at("full"):
-                check_evaluation(check, subject, case, params, batch, n)
-
-    for_all(check, holds, rng=generators())
+            check_evaluation(check, subject, case, params, batch, n)
 
 
 @pytest.mark.law("equivalence.against")
-def test_against(check: Check, subject: TrainerUnderTest, against: TrainerUnderTest, devices: list[Any]) -> None:
-    """Directly against the other trainer on one device: the difference of two correct ones has the same bound."""
+@each_draw
+def test_against(
+    check: Check, subject: TrainerUnderTest, against: TrainerUnderTest, devices: list[Any], rng: Rng
+) -> None:
+    """Compares two updates on all devices with those of the other trainer on one device."""
     n = usable_devices(subject, devices)
-
-    def holds(rng: np.random.Generator) -> None:
-        case = main_case(subject.capabilities & against.capabilities, seed=int(rng.integers(MOST)))
-        params, batches = start_params(case, rng), [batch_of(case, rng, real=13), batch_of(case, rng)]
-        ends, losses = [], []
-        for trainer, count in ((subject, n), (against, 1)):
-            with precision(case):
-                trainer.start(case, params, count)
-                losses.append([trainer.step(batch).loss for batch in batches])
-                ends.append({name: np.asarray(leaf, np.float64) for name, leaf in trainer.params().items()})
-        want = walk(case, params, batches)
-        there = dataclasses.replace(want.distance, want={k: leaf - params[k] for k, leaf in ends[1].items()})
-        loss = loss_reference(case, params, batches[0])
-        check_loss(
-            check,
-            f"first loss, N = {n},",
-            losses[0][0],
-            dataclasses.replace(loss, want={"loss": np.array(losses[1][0])}),
-        )
-        check_distance(check, f"N = {n} against {against.name},", case, params, ends[0], there)
-
-    for_all(check, holds, rng=generators())
+    case = main_case(subject.capabilities & against.capabilities, seed=int(rng.integers(MOST)))
+    params, batches = start_params(case, rng), [batch_of(case, rng, real=13), batch_of(case, rng)]
+    runs = []
+    for trainer, count in ((subject, n), (against, 1)):
+        with precision(case):
+            trainer.start(case, params, count)
+            losses = [trainer.step(batch).loss for batch in batches]
+            runs.append((losses[0], {name: np.array(leaf, np.float64) for name, leaf in trainer.params().items()}))
+    whats = f"first loss, N = {n},", f"N = {n} against {against.name},"
+    check_same_run(check, whats, case, params, batches, *runs)
 
 
 EVEN = "equal shards of equal weight"
 
 
 def patterns(n: int) -> dict[str, np.ndarray]:
-    """Which of B rows count, for rows that lie on n devices in blocks."""
+    """Name -> which of B rows count, for rows that are sharded in blocks over n devices."""
     share = -(-B // n)
     row = np.arange(B)
     return {
@@ -111,58 +97,50 @@ def patterns(n: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.law("equivalence.layouts")
-def test_layouts(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
-    """However the rows that count lie on the devices, the gradient is that of those rows."""
+@each_draw
+def test_layouts(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+    """Compares the gradients of several placements of the rows that count, and names those that fail."""
     n = all_devices(check, subject, devices)
     claims(check, subject, "gradients")
-
-    def holds(rng: np.random.Generator) -> None:
-        case, params, _ = draw_case(subject, rng)
-        batch = batch_of(case, rng)
-        check.facts["layouts"] = list(patterns(n))
-        wrong: dict[str, LawBroken] = {}
-        for name, kept in patterns(n).items():
-            laid = with_weights(batch, kept * (1.0 if name == EVEN else batch.weights))
-            try:
-                check_gradients(check, subject, case, params, laid, n, rows=name)
-            except LawBroken as broken:
-                if broken.final:
-                    raise
-                wrong[name] = broken
-        if wrong:
-            first = next(iter(wrong.values()))
-            raise LawBroken(f"wrong with {', with '.join(wrong)} (of {len(patterns(n))} layouts): {first}") from first
-
-    for_all(check, holds, rng=generators())
+    case, params, _ = draw_case(subject, rng)
+    batch = batch_of(case, rng)
+    check.facts["layouts"] = list(patterns(n))
+    failures: dict[str, LawBroken] = {}
+    for name, kept in patterns(n).items():
+        weighted = with_weights(batch, kept * (1.0 if name == EVEN else batch.weights))
+        try:
+            check_gradients(check, subject, case, params, weighted, n, rows=name)
+        except LawBroken as broken:
+            if broken.final:
+                raise
+            failures[name] = broken
+    if failures:
+        first = next(iter(failures.values()))
+        names = ", with ".join(failures)
+        raise LawBroken(f"wrong with {names} (of {len(patterns(n))} layouts): {first}") from first
 
 
 @pytest.mark.law("equivalence.float64")
-def test_float64(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
-    """On all devices in float64, where rounding cannot hide an error of 1e-12."""
+@each_draw
+def test_float64(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+    """Compares the gradient on all devices in float64, where rounding cannot hide an error of 1e-12."""
     n = all_devices(check, subject, devices)
     claims(check, subject, "gradients", "precision:float64")
-
-    def holds(rng: np.random.Generator) -> None:
-        case, params, batch = draw_case(subject, rng, precision="float64")
-        check_gradients(check, subject, case, params, batch, n)
-
-    for_all(check, holds, rng=generators())
+    case, params, batch = draw_case(subject, rng, precision="float64")
+    check_gradients(check, subject, case, params, batch, n)
 
 
 @pytest.mark.law("equivalence.loss")
-def test_loss_is_global(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
-    """The loss an update reports is that of all devices' examples, weighted, not of one device nor a mean of means."""
+@each_draw
+def test_loss_is_global(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+    """Compares the reported loss of rows whose weights differ much between devices."""
     n = all_devices(check, subject, devices)
-
-    def holds(rng: np.random.Generator) -> None:
-        case, params, batch = draw_case(subject, rng)
-        first, row = np.arange(B) < B // n, np.arange(B)
-        weights = batch.weights * (np.where(first, 16, 1) if case.weighted else ~first | (row == 0))
-        heavy = with_weights(batch, weights)
-        subject.start(case, params, n)
-        want = loss_reference(case, params, heavy)
-        check_loss(check, f"loss of unequal shards, N = {n},", subject.step(heavy).loss, want)
-        plain = {"loss": np.array(mean_loss(case, params, batch))}
-        check.distinct("the loss without those weights", plain, want.want, want.bounds)
-
-    for_all(check, holds, rng=generators())
+    case, params, batch = draw_case(subject, rng)
+    first, row = np.arange(B) < B // n, np.arange(B)
+    weights = batch.weights * (np.where(first, 16, 1) if case.weighted else ~first | (row == 0))
+    heavy = with_weights(batch, weights)
+    subject.start(case, params, n)
+    want = loss_reference(case, params, heavy)
+    check_loss(check, f"loss of unequal shards, N = {n},", subject.step(heavy).loss, want)
+    plain = {"loss": np.array(mean_loss(case, params, batch))}
+    check.distinct("the loss without those weights", plain, want.want, want.bounds)
