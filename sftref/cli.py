@@ -1,8 +1,7 @@
-"""`sftref ...`: arguments -> a run, and every mistake -> one line on stderr and an exit code.
+"""`sftref ...`: arguments -> a run; every mistake -> one line on stderr and an exit code.
 
-Exit codes of `train` and `evaluate`: 0 done; 1 the training went wrong (a loss that is not finite); 2 something the
-user can mend; 3 a process of several was lost; 130 Ctrl-C. The kit's commands, and their codes, are in
-`conformance/cli.py`.
+Exit codes of `train` and `evaluate`: 0 done; 1 a loss is not finite; 2 something that the user can fix; 3 one of
+several processes was lost; 130 Ctrl-C. Those of the kit's commands are in `conformance/cli.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from sftref.config import DROPOUT_MODES, PRECISIONS, TRAINERS, ConfigError, Opti
 from sftref.conformance import cli as kit
 from sftref.train import interrupt
 
-INTERRUPTED = "interrupted; a run with --save-every goes on with --resume DIR"
+INTERRUPTED = "interrupted; a run with --save-every continues with --resume DIR"
 
 EXAMPLES = """examples:
   sftref train                                     the bundled pairs, the demo model, the mesh trainer, all devices
@@ -30,11 +29,11 @@ EXAMPLES = """examples:
   sftref train --task mrpc --data hub --model bert-base-cased
   sftref train --task sst2 --data my/folder --model my/bert --save my/finetuned
   sftref train --preset article                    the article's run, from the hub
-  sftref train --mesh data=2,fsdp=2,tensor=2 --remat   a model that one device has no room for
+  sftref train --mesh data=2,fsdp=2,tensor=2 --remat   a model that does not fit on one device
   sftref train --out runs/a --save-every 50        then, after an interruption:
   sftref train --resume runs/a --devices 3
 
-several processes, each of which runs the same command, with a folder that all of them see:
+several processes, each running the same command, with a folder that all of them can write to:
   srun   sftref train --distributed auto --out runs/a --save-every 50 --resume auto
   mpirun sftref train --distributed auto --out runs/a
   sftref train --coordinator host0:7777 --num-processes 2 --process-id 0 --out runs/a       and 1 on the other host
@@ -42,26 +41,18 @@ several processes, each of which runs the same command, with a folder that all o
 EVALUATE_EXAMPLES = """examples:
   sftref evaluate --model my/finetuned             on the bundled validation pairs
   sftref evaluate --model my/finetuned --task sst2 --data my/folder --out scores
-  sftref train --resume runs/a --save my/finetuned the model of a run with checkpoints
+  sftref train --resume runs/a --save my/finetuned saves the model of a run with checkpoints
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line. Values that are not given stay out of the namespace, so that presets show through."""
+    """The whole command line. Options that are not given are absent from the result, so that presets can set them."""
     top = argparse.ArgumentParser(prog="sftref", description="Data-parallel BERT fine-tuning in JAX, as a reference.")
     top.add_argument("--version", action="version", version=f"sftref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="|".join(("train", "evaluate", *kit.COMMANDS)))
-    raw = argparse.RawDescriptionHelpFormatter
-    train = commands.add_parser(
-        "train", help="fine-tune a BERT", epilog=EXAMPLES, formatter_class=raw, argument_default=argparse.SUPPRESS
-    )
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="evaluate a fine-tuned BERT",
-        epilog=EVALUATE_EXAMPLES,
-        formatter_class=raw,
-        argument_default=argparse.SUPPRESS,
-    )
+    style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS}
+    train = commands.add_parser("train", help="fine-tune a BERT", epilog=EXAMPLES, **style)
+    evaluate = commands.add_parser("evaluate", help="evaluate a fine-tuned BERT", epilog=EVALUATE_EXAMPLES, **style)
     for command in (train, evaluate):
         _shared_options(command)
     _train_options(train)
@@ -71,30 +62,30 @@ def parser() -> argparse.ArgumentParser:
 
 def _shared_options(p: argparse.ArgumentParser) -> None:
     default = TrainConfig()
-    p.add_argument("--task", help=f"a GLUE task, or data in its columns (default {default.task})")
+    p.add_argument("--task", help=f"a GLUE task, or data with its columns (default {default.task})")
     p.add_argument("--data", help="bundled, hub, or a folder with train.* and validation.* (default bundled)")
     p.add_argument("--model", help="demo, tiny, a folder, or a model's id on the hub (default demo)")
     p.add_argument("--num-layers", type=int, help="keep the model's first layers only")
     p.add_argument("--trainer", choices=TRAINERS, help=f"default {default.trainer}")
     p.add_argument("--devices", type=int, metavar="N", help="default: all; 8 simulated ones on a CPU-only machine")
-    p.add_argument("--mesh", metavar="AXES", help="data=2,fsdp=2,tensor=2 cuts the model too (default: data only)")
+    p.add_argument("--mesh", metavar="AXES", help="data=2,fsdp=2,tensor=2 shards the model too (default: data only)")
     p.add_argument("--eval-batch-size", type=int, help=f"over all devices (default {default.eval_batch_size})")
     p.add_argument("--max-length", type=int, help=f"tokens of an example (default {default.max_length})")
     p.add_argument("--precision", choices=PRECISIONS, help=f"default {default.precision}")
     p.add_argument("--pack", action=argparse.BooleanOptionalAction, help="several examples a row (default --pack)")
     p.add_argument("--seed", type=int, help=f"default {default.seed}")
     p.add_argument("--eval-fraction", type=float, help="share of the evaluation data, drawn with --seed")
-    p.add_argument("--eval-from", choices=("validation", "train"), help="which split to evaluate on")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where records go (train: default runs/TASK-TRAINER-N)")
+    p.add_argument("--eval-from", choices=("validation", "train"), help="the split to evaluate on")
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder of the records (train: default runs/TASK-TRAINER-N)")
     p.add_argument("--overwrite", action="store_true", help="let --out replace the records of an earlier run")
-    p.add_argument("--preallocate", action="store_true", help="let JAX take most of the accelerator's memory at once")
+    p.add_argument("--preallocate", action="store_true", help="let JAX reserve most of the accelerator's memory")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
-    several = p.add_argument_group("several processes", "each option is also read from SFTREF_ and its name")
+    several = p.add_argument_group("several processes", "each option can also be a variable: SFTREF_ and its name")
     several.add_argument("--distributed", choices=("auto",), help="join as Slurm, Open MPI, Kubernetes or a TPU says")
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to be reached")
-    several.add_argument("--num-processes", type=int, metavar="P", help="how many there are")
-    several.add_argument("--process-id", type=int, metavar="I", help="which of them this is, from 0")
-    several.add_argument("--wait", type=int, metavar="S", help=f"for all to come, and for a step (default {WAIT})")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    several.add_argument("--num-processes", type=int, metavar="P", help="number of processes")
+    several.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
+    several.add_argument("--wait", type=int, metavar="S", help=f"for all to join, and for a step (default {WAIT})")
 
 
 def _train_options(p: argparse.ArgumentParser) -> None:
@@ -104,7 +95,7 @@ def _train_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--max-steps", type=int, metavar="K", help="stop after K updates; the schedule ends there too")
     p.add_argument("--batch-size", type=int, help=f"examples of an update, over all devices ({default.batch_size})")
     p.add_argument("--accumulate", type=int, metavar="K", help="micro-batches of an update (default 1)")
-    p.add_argument("--remat", action=argparse.BooleanOptionalAction, help="keep only the input of each layer")
+    p.add_argument("--remat", action=argparse.BooleanOptionalAction, help="recompute activations, to save memory")
     p.add_argument("--drop-last", action=argparse.BooleanOptionalAction, help="skip each epoch's incomplete batch")
     p.add_argument("--dropout", choices=DROPOUT_MODES, help=f"default {default.dropout}")
     p.add_argument("--train-fraction", type=float, help="share of the training data, drawn with --seed")
@@ -112,58 +103,58 @@ def _train_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--weight-decay", type=float, help=f"default {optim.weight_decay:g}")
     p.add_argument("--warmup-steps", type=int, help=f"default {optim.warmup_steps}")
     p.add_argument("--clip-norm", type=float, help="clip gradients to this global norm (default: no clipping)")
-    p.add_argument("--save", type=Path, metavar="DIR", help="write the model there, for transformers to load")
+    p.add_argument("--save", type=Path, metavar="DIR", help="save the model there, for transformers to load")
     p.add_argument("--save-every", type=int, metavar="K", help="checkpoint into --out every K updates")
     p.add_argument(
-        "--resume", type=Path, metavar="DIR", help="go on from the newest checkpoint in DIR; auto: of --out, if any"
+        "--resume", type=Path, metavar="DIR", help="continue from the newest checkpoint in DIR; auto: in --out"
     )
 
 
-def make_cluster(given: dict[str, Any], variables: Mapping[str, str]) -> Cluster:
-    """How the processes find each other: the options, and what is not given there from SFTREF_COORDINATOR and so on.
+def make_cluster(args: dict[str, Any], variables: Mapping[str, str]) -> Cluster:
+    """The options for several processes; for options that are absent, the variables SFTREF_COORDINATOR and so on.
 
     Args:
-        given: the arguments; those of the cluster are taken out.
+        args: the arguments; those of the cluster are removed.
         variables: the environment.
 
     Raises:
-        ConfigError: see `Cluster`, or a variable is not a number.
+        ConfigError: see `Cluster`, or a variable has a wrong value.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in ("distributed", "coordinator", "num_processes", "process_id", "wait"):
         variable = f"SFTREF_{name.upper()}"
-        value = given.pop(name, None)
+        value = args.pop(name, None)
         if value is None and variables.get(variable):
             value = variables[variable]
             require(name != "distributed" or value == "auto", f"{variable} = {value!r}, must be auto")
             if name in ("num_processes", "process_id", "wait"):
                 require(value.isdecimal(), f"{variable} = {value!r}, must be a whole number")
                 value = int(value)
-        found[name] = value
-    wait = found.pop("wait")
-    return Cluster(auto=found.pop("distributed") == "auto", wait=WAIT if wait is None else wait, **found)
+        values[name] = value
+    wait = values.pop("wait")
+    return Cluster(auto=values.pop("distributed") == "auto", wait=WAIT if wait is None else wait, **values)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     args = vars(parser().parse_args(argv))
-    if args["command"] in kit.COMMANDS:
-        return kit.run(args.pop("command"), args)
+    command = args.pop("command")
+    if command in kit.COMMANDS:
+        return kit.run(command, args)
     debug = args.pop("debug", False)
-    # The environment is read and written here and nowhere else. As in the article: memory as it is needed.
+    # The only place that reads and writes the environment. As in the article: memory is allocated when it is needed.
     if not args.pop("preallocate", False):
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     cache = os.environ.get("SFTREF_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")) + "/sftref"
-    command = args.pop("command")
     worker = supervise.WORKER in os.environ
     try:
         cluster = make_cluster(args, os.environ)
         if cluster.several and not worker:
             require(
                 command != "train" or "out" in args or "resume" in args,
-                "--out: must be given with several processes; choose a folder that all of them see",
+                "--out: is required with several processes; give a folder that all of them can write to",
             )
             return supervise.run(argv, args.get("out", args.get("resume")))
         from sftref import commands
@@ -172,24 +163,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         with interrupt.remembered():
             run(args, Path(cache), cluster)
     except (Exception, KeyboardInterrupt) as error:
-        # What a library makes of a Ctrl-C in its middle is still a Ctrl-C.
-        found = (INTERRUPTED, 130) if interrupt.seen() else _explain(error)
-        if found is None and not worker:
+        # A library may turn a Ctrl-C into another exception.
+        message, code = (INTERRUPTED, 130) if interrupt.seen() else _explain(error)
+        if message is None and not worker:
             raise
-        if debug or found is None:
+        if debug or message is None:
             traceback.print_exception(error)
-        if found is not None:
-            print(f"sftref: {found[0]}", file=sys.stderr)
+        if message is not None:
+            print(f"sftref: {message}", file=sys.stderr)
         if worker:
-            supervise.leave(found[1] if found else 1, error)
-        return found[1] if found else 1
+            supervise.leave(code, error)
+        return code
     finally:
         interrupt.forget()
     return 0
 
 
-def _explain(error: BaseException) -> tuple[str, int] | None:
-    """The line and the exit code for an error; None for one that is our own fault and deserves its traceback."""
+def _explain(error: BaseException) -> tuple[str | None, int]:
+    """The message and the exit code for an error; no message for a bug of ours, which needs its traceback."""
     from sftref.train.loop import NonFiniteLossError
 
     if isinstance(error, ConfigError):
@@ -201,7 +192,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return f"{error}; install it with: pip install 'sftref[demo]'", 2
     if isinstance(error, NonFiniteLossError):
         return str(error), 1
-    return (INTERRUPTED, 130) if isinstance(error, KeyboardInterrupt) else None
+    return (INTERRUPTED, 130) if isinstance(error, KeyboardInterrupt) else (None, 1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Command line values -> frozen, complete, validated configuration. No JAX, no files, no environment.
+"""Options of a run -> frozen, complete, validated configuration. No JAX, no files, no environment.
 
-The legend of axes, used in every shape of this package:
+The axes in all shapes of this package:
 
     K  micro-batches of one update          B  examples of one update
     R  rows of tokens in a batch            L  length of a row, in tokens
-    S  slots: examples a row can hold       D  hidden width
+    S  slots: examples in a row, at most    D  hidden width
     H  attention heads                      C  classes (1 for regression)
     V  vocabulary                           N  devices
     F  feed-forward width                   T  tokens of a whole data set, end to end
@@ -24,12 +24,12 @@ Precision = Literal["float32", "bfloat16", "float64"]
 
 TRAINERS: tuple[TrainerName, ...] = ("single", "pmap", "mesh")
 DROPOUT_MODES: tuple[DropoutMode, ...] = ("addressed", "article", "off")
-# Of a mesh, from the outermost to the innermost: neighbours share `tensor`, which sends most.
+# From the outermost to the innermost: neighbouring devices share `tensor`, the axis that sends most.
 MESH_AXES = ("data", "fsdp", "tensor")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float64")
 
-# The widths of the fields in a dropout address (see `dropout.py`): 8 bits of head group, 12 bits of query
-# position and 12 bits of key position; 16 bits of position and 16 bits of feature.
+# Limits of a dropout address (`model/dropout.py`): 8 bits of head group, 12 bits each of query and key position; 16
+# bits each of position and feature.
 MAX_ADDRESSED_POSITIONS = 1 << 12
 MAX_ADDRESSED_FEATURES = 1 << 16
 
@@ -69,7 +69,8 @@ class ModelConfig:
     `num_labels` is C; `regression` makes the head a single real number under a squared error (GLUE's STS-B).
 
     Raises:
-        ConfigError: a size is not positive, the width is not divisible by the heads, or an address would overflow.
+        ConfigError: a size is not positive, the width is not divisible by the heads, or a dropout address would
+            overflow.
     """
 
     vocab_size: int
@@ -82,7 +83,7 @@ class ModelConfig:
     layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None  # None: as hidden_dropout_prob, which is what BERT does
+    classifier_dropout: float | None = None  # None: hidden_dropout_prob, as in BERT
     initializer_range: float = 0.02
     num_labels: int = 2
     regression: bool = False
@@ -113,7 +114,7 @@ class ModelConfig:
 
     @property
     def head_dropout(self) -> float:
-        """The dropout rate in front of the classifier."""
+        """The dropout rate before the classifier."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
 
@@ -121,8 +122,11 @@ class ModelConfig:
 class OptimConfig:
     """AdamW with a linear schedule.
 
-    The defaults are the article's: `optax.adamw(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01)`, 2e-5 falling to 0
-    over all steps, no warm-up, no clipping, and no decay on biases and LayerNorm scales.
+    The defaults are the article's: `optax.adamw(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01)`, a learning rate from
+    2e-5 to 0 over all steps, no warm-up, no clipping, and no decay on biases and LayerNorm scales.
+
+    Raises:
+        ConfigError: a value is out of its range.
     """
 
     learning_rate: float = 2e-5
@@ -146,7 +150,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One fine-tuning run, complete: nothing else decides what it computes.
+    """Everything that the results of a fine-tuning run depend on.
 
     Raises:
         ConfigError: a value is out of its range, or two values contradict each other.
@@ -157,7 +161,7 @@ class TrainConfig:
     model: str = "demo"
     num_layers: int | None = None  # None: all layers of the checkpoint
     trainer: TrainerName = "mesh"
-    devices: int | None = None  # None: all there are (8 simulated ones on a machine with a CPU only)
+    devices: int | None = None  # None: all (8 simulated ones on a CPU-only machine)
     epochs: int = 3
     max_steps: int | None = None  # overrides epochs
     batch_size: int = 64  # over all devices
@@ -198,7 +202,7 @@ class TrainConfig:
         )
         require(
             not (self.pack and self.dropout == "article"),
-            "--pack with --dropout article: the article's masks belong to padded rows; add --no-pack",
+            "--pack with --dropout article: the article's masks are for padded rows; add --no-pack",
         )
         require(
             self.trainer != "single" or self.devices in (None, 1),
@@ -207,12 +211,10 @@ class TrainConfig:
         shape = self.mesh_shape
         if shape is not None:
             count = math.prod(shape.values())
-            require(
-                self.trainer == "mesh", f"--mesh with --trainer {self.trainer}: it has no mesh; choose --trainer mesh"
-            )
+            require(self.trainer == "mesh", f"--mesh with --trainer {self.trainer}: has no mesh; use --trainer mesh")
             require(
                 self.devices in (None, count),
-                f"--devices = {self.devices}, must be {count}, those of --mesh {self.mesh}; leave one of them out",
+                f"--devices = {self.devices}, must be {count} with --mesh {self.mesh}; leave out one of them",
             )
 
     @property
@@ -220,22 +222,20 @@ class TrainConfig:
         """Devices along each axis of `mesh`, in the order of `MESH_AXES`.
 
         Raises:
-            ConfigError: it is not written as it must be.
+            ConfigError: `mesh` has another form.
         """
         if self.mesh is None:
             return None
-        found = dict.fromkeys(MESH_AXES, 1)
-        seen = set[str]()
+        sizes: dict[str, int] = {}
         for word in self.mesh.split(","):
             name, _, count = word.strip().partition("=")
             require(
-                name in MESH_AXES and name not in seen and count.isdecimal() and int(count) > 0,
-                f"--mesh {self.mesh}: {word.strip()!r}, must be AXIS=DEVICES, each of {', '.join(MESH_AXES)} once at "
-                "most, as in data=2,fsdp=2,tensor=2",
+                name in MESH_AXES and name not in sizes and count.isdecimal() and int(count) > 0,
+                f"--mesh {self.mesh}: {word.strip()!r}, must be AXIS=DEVICES, each of {', '.join(MESH_AXES)} at most "
+                "once, as in data=2,fsdp=2,tensor=2",
             )
-            seen.add(name)
-            found[name] = int(count)
-        return found
+            sizes[name] = int(count)
+        return {axis: sizes.get(axis, 1) for axis in MESH_AXES}
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values, ready for JSON."""

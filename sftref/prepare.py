@@ -1,4 +1,4 @@
-"""TrainConfig, devices -> a Run: everything a loop needs, loaded, checked and placed in the right order."""
+"""TrainConfig, devices -> a Run: data, model, program and trainer, loaded and checked."""
 
 from __future__ import annotations
 
@@ -34,61 +34,38 @@ def prepare(
     Args:
         config: the run.
         devices: what `devices.start` returned for it.
-        cache_dir: the folder of token caches; None for none.
-        progress: given a title, a callback for the progress of tokenizing.
+        cache_dir: the folder of token caches; None for no cache.
+        progress: makes, from a title, a callback for the progress of tokenizing.
 
     Raises:
-        ConfigError: anything the user chose does not hold.
+        ConfigError: a choice of the user cannot be used.
     """
-    task = get_task(config.task)
-    splits = load_examples(
-        task,
-        config.data,
-        train_fraction=config.train_fraction,
-        eval_fraction=config.eval_fraction,
-        eval_from=config.eval_from,
-        seed=config.seed,
-    )
-    model = load_pretrained(
-        config.model,
-        num_labels=task.num_labels,
-        regression=task.regression,
-        num_layers=config.num_layers,
-        seed=config.seed,
-        dtype=np.float64 if config.precision == "float64" else np.float32,
-    )
-    limit = model.config.max_position_embeddings
+    c, task = config, get_task(config.task)
+    fractions: dict[str, Any] = {"train_fraction": c.train_fraction, "eval_fraction": c.eval_fraction}
+    splits = load_examples(task, c.data, **fractions, eval_from=c.eval_from, seed=c.seed)
+    dtype = np.float64 if c.precision == "float64" else np.float32
+    head: dict[str, Any] = {"num_labels": task.num_labels, "regression": task.regression}
+    model = load_pretrained(c.model, **head, num_layers=c.num_layers, seed=c.seed, dtype=dtype)
+    limit, vocab_size = model.config.max_position_embeddings, model.config.vocab_size
     require(
-        config.max_length <= limit,
-        f"--max-length = {config.max_length}, must be at most {limit}, the positions of --model {config.model}",
+        c.max_length <= limit,
+        f"--max-length = {c.max_length}, must be at most {limit}, the positions of --model {c.model}",
     )
     tokenizer = model.tokenizer()
 
     def arrays(name: str, split: Any) -> TokenArrays:
-        return tokenize(
-            split,
-            task,
-            tokenizer,
-            config.max_length,
-            cache_dir,
-            vocab_size=model.config.vocab_size,
-            progress=None if progress is None else progress(f"tokenizing {name}"),
-        )
+        report = None if progress is None else progress(f"tokenizing {name}")
+        return tokenize(split, task, tokenizer, c.max_length, cache_dir, vocab_size=vocab_size, progress=report)
 
     train = arrays("train", splits.train)
-    per_epoch = steps_per_epoch(len(train), config.batch_size, drop_last=config.drop_last)
+    per_epoch = steps_per_epoch(len(train), c.batch_size, drop_last=c.drop_last)
     require(
         per_epoch > 0,
-        f"--batch-size = {config.batch_size} with --drop-last, must be at most the {len(train)} training examples",
+        f"--batch-size = {c.batch_size} with --drop-last, must be at most the {len(train)} training examples",
     )
-    total = per_epoch * config.epochs if config.max_steps is None else config.max_steps
+    total = per_epoch * c.epochs if c.max_steps is None else c.max_steps
     program = Program.of(
-        model.config,
-        config.optim,
-        total_steps=total,
-        dropout=config.dropout,
-        precision=config.precision,
-        remat=config.remat,
+        model.config, c.optim, total_steps=total, dropout=c.dropout, precision=c.precision, remat=c.remat
     )
     return Run(
         config=config,
@@ -98,7 +75,7 @@ def prepare(
         train=train,
         validation={name: arrays(name, split) for name, split in splits.validation.items()},
         program=program,
-        trainer=make_trainer(config.trainer, program, devices, config.mesh_shape),
+        trainer=make_trainer(c.trainer, program, devices, c.mesh_shape),
         steps_per_epoch=per_epoch,
         total_steps=total,
     )

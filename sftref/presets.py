@@ -1,4 +1,4 @@
-"""Options that were given -> a TrainConfig: the defaults, the article's run, or a saved run, and what changes them."""
+"""Arguments -> a TrainConfig: the defaults, the article's run, or a saved run, and the options that change it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from sftref.config import OptimConfig, TrainConfig, require
 
 OPTIM_FIELDS = tuple(OptimConfig.__dataclass_fields__)
-# What a resumed run may change: nothing that decides the numbers, but for the order in which sums are added.
+# What a resumed run may change: only what changes no result, except by the order of additions.
 FREE_ON_RESUME = frozenset({"trainer", "devices", "mesh", "remat", "eval_batch_size", "save_every"})
-# The article's run (see README): QQP, bert-base-cased, a tenth of the training split to train on and the next tenth to
-# evaluate on, rows padded to 128 tokens, 64 examples per device, 6 epochs of full batches.
+# The article's run (see README): QQP, bert-base-cased, a tenth of the training split for training and the next tenth
+# for evaluation, rows padded to 128 tokens, 64 examples per device, 6 epochs of full batches.
 ARTICLE: dict[str, Any] = {
     "task": "qqp",
     "data": "hub",
@@ -28,16 +28,16 @@ ARTICLE: dict[str, Any] = {
 ARTICLE_BATCH_PER_DEVICE = 64
 
 
-def make_config(given: dict[str, Any], saved: TrainConfig | None = None) -> TrainConfig:
-    """The configuration that the arguments mean: a preset or a saved run, and what was `given` on top of it.
+def make_config(args: dict[str, Any], saved: TrainConfig | None = None) -> TrainConfig:
+    """The configuration of a preset, a saved run or the defaults, changed by `args`, the options by name.
 
     Raises:
-        ConfigError: a value is out of range, or a resumed run would no longer be the same run.
+        ConfigError: a value is out of range, or would change the results of a resumed run.
     """
-    base = ARTICLE if given.get("preset") == "article" else {}
+    base = ARTICLE if args.get("preset") == "article" else {}
     known = set(TrainConfig.__dataclass_fields__) - {"optim"}
-    values = base | {k: v for k, v in given.items() if k in known}
-    optim = {k: v for k, v in given.items() if k in OPTIM_FIELDS}
+    values = base | {k: v for k, v in args.items() if k in known}
+    optim = {k: v for k, v in args.items() if k in OPTIM_FIELDS}
     if saved is None:
         return TrainConfig(**values, optim=OptimConfig(**optim))
     before = saved.to_dict()
@@ -47,7 +47,7 @@ def make_config(given: dict[str, Any], saved: TrainConfig | None = None) -> Trai
             name in FREE_ON_RESUME or value == old,
             f"--{name.replace('_', '-')} = {value}, must be {old} as in the run that --resume continues; leave it out",
         )
-    # Where the run was laid out before says nothing against another layout that is asked for.
+    # The old number of devices does not limit a new mesh, nor the old mesh a new trainer or number of devices.
     if "mesh" in values:
         before["devices"] = None
     elif values.keys() & {"trainer", "devices"}:

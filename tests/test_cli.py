@@ -76,7 +76,7 @@ BAD_ARGUMENTS = [
     (["--trainer", "mesh", "--devices", "0"], "--devices = 0, must be at least 1"),
     (["--trainer", "mesh", "--devices", "99"], "--devices = 99, must be at most 64"),
     (["--devices", "2"], "--devices = 2, must be 1 with --trainer single; choose --trainer pmap or mesh"),
-    (["--dropout", "article"], "--pack with --dropout article: the article's masks belong to padded rows"),
+    (["--dropout", "article"], "--pack with --dropout article: the article's masks are for padded rows"),
     (["--num-layers", "3"], "3, must be at most 2"),
     (["--drop-last", "--batch-size", "64"], "--batch-size = 64 with --drop-last, must be at most the 40"),
     (["--data", "nowhere"], "--data nowhere: no such file or folder"),
@@ -199,7 +199,7 @@ def test_an_earlier_run_is_not_overwritten_unasked(data: Path, capsys: pytest.Ca
     Path("run").mkdir()
     Path("run/metrics.jsonl").write_text("{}\n")
     assert train("--data", str(data), "--out", "run") == 2
-    assert "--out run: holds the metrics.jsonl of an earlier run" in capsys.readouterr().err
+    assert "--out run: has metrics.jsonl of an earlier run" in capsys.readouterr().err
     assert Path("run/metrics.jsonl").read_text() == "{}\n"
 
 
@@ -262,7 +262,7 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(data: Path) -> None:
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 130, error
     # Not always the last line: a thread of Orbax's may still complain while Python shuts down.
-    assert "sftref: interrupted; a run with --save-every goes on with --resume DIR" in error.splitlines(), error
+    assert "sftref: interrupted; a run with --save-every continues with --resume DIR" in error.splitlines(), error
     from sftref.train.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(Path("run"), must_exist=True)
@@ -292,6 +292,6 @@ def test_a_ctrl_c_lost_in_a_callback_still_ends_the_run(
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().err.endswith("interrupted; a run with --save-every goes on with --resume DIR\n")
+    assert capsys.readouterr().err.endswith("interrupted; a run with --save-every continues with --resume DIR\n")
     interrupt.check()  # does not raise: an evaluation afterwards in this process is another run
     assert steps in ([1], [1, 2, 3]), "it must stop before the next epoch; steps under way are still recorded"

@@ -58,7 +58,7 @@ def test_options_override_variables() -> None:
 
 def test_several_processes_need_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--coordinator", "a:1", "--num-processes", "2", "--process-id", "0"]) == 2
-    assert "--out: must be given with several processes" in capsys.readouterr().err
+    assert "--out: is required with several processes" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_started_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_a_finished_run_is_not_started_again(tmp_path: Path, capsys: pytest.Capt
         (tmp_path / name).write_text("{}")
     words = ["train", "--model", "tiny", "--trainer", "single", "--max-steps", "1", "--out", str(tmp_path)]
     assert main([*words, "--resume", "auto"]) == 2
-    assert "holds the config.json, metrics.jsonl, summary.json of an earlier run" in capsys.readouterr().err
+    assert "has config.json, metrics.jsonl, summary.json of an earlier run" in capsys.readouterr().err
     assert (tmp_path / "summary.json").read_text() == "{}"
 
 

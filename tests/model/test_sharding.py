@@ -151,7 +151,7 @@ def _backward(subject: SftrefTrainer, placed: Any, params: Any) -> Any:
 @pytest.mark.parametrize(
     ("mesh", "said"),
     [
-        ("data=2,model=2", "'model=2', must be AXIS=DEVICES, each of data, fsdp, tensor once at most"),
+        ("data=2,model=2", "'model=2', must be AXIS=DEVICES, each of data, fsdp, tensor at most once"),
         ("data=2,data=2", "'data=2', must be"),
         ("fsdp=0", "'fsdp=0', must be"),
         ("tensor", "'tensor', must be"),
@@ -164,11 +164,13 @@ def test_a_mesh_that_is_not_one_is_refused(mesh: str, said: str) -> None:
 
 def test_a_mesh_that_does_not_fit_is_refused() -> None:
     assert TrainConfig(mesh="tensor=2").mesh_shape == {"data": 1, "fsdp": 1, "tensor": 2}
-    with pytest.raises(ConfigError, match="--mesh with --trainer pmap: it has no mesh; choose --trainer mesh"):
+    with pytest.raises(ConfigError, match="--mesh with --trainer pmap: has no mesh; use --trainer mesh"):
         TrainConfig(mesh="data=2", trainer="pmap")
-    with pytest.raises(ConfigError, match="--devices = 3, must be 4, those of --mesh data=2,fsdp=2"):
+    with pytest.raises(ConfigError, match="--devices = 3, must be 4 with --mesh data=2,fsdp=2"):
         TrainConfig(mesh="data=2,fsdp=2", devices=3)
-    with pytest.raises(ConfigError, match="--mesh data=2,fsdp=2: uses 4 devices, but 3 are available; choose sizes with that product"):
+    with pytest.raises(
+        ConfigError, match="--mesh data=2,fsdp=2: uses 4 devices, but 3 are available; choose sizes with that product"
+    ):
         mesh_of({"data": 2, "fsdp": 2}, jax.devices()[:3])
     with pytest.raises(ConfigError, match="--mesh tensor = 3, must divide the model's heads = 4"):
         make_trainer("mesh", program(MAIN), jax.devices()[:3], {"data": 1, "tensor": 3})
