@@ -1,7 +1,7 @@
 """The loops of the article that this project starts from, on the model and the data path that it uses.
 
 "LLM distributed supervised fine-tuning with JAX" (Douglas Jia, ROCm blogs, 25 January 2024): the loops are those of
-`conformance/adapters/article_loop.py`; here are `FlaxBert` from transformers, batches indexed out of a
+`conformance/adapters/examples/article_loop.py`; here are `FlaxBert` from transformers, batches indexed out of a
 `datasets.Dataset` as Python lists, padded to 128 tokens, metrics added up on the host, incomplete batches dropped. It
 is a peer to be measured against, kept as it is in every respect that costs time or moves a figure.
 
