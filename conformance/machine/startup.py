@@ -70,7 +70,7 @@ def start(settings: Settings, tell: Callable[[str], None], environment: Mapping[
         for phase, method, arguments, seconds in calls:
             began = time.monotonic()
             answer = worker.ask(method, *arguments, seconds=seconds, waiting=functools.partial(tell, phase))
-            if isinstance(answer, NoAnswer) and answer.code != 0:
+            if isinstance(answer, NoAnswer) and (method, answer.code) != ("leave", 0):
                 started.how = HANG if answer.silent else FAILED if answer.code is None else CRASH
                 started.phase, started.message = phase, answer.how
                 break

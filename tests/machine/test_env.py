@@ -26,6 +26,7 @@ PLUGINS = {
     "hangs when imported": ("import time\ntime.sleep(600)\n", "plugin"),
     "hangs when it looks for devices": ("import time\ndef initialize():\n    time.sleep(600)\n", "first device"),
     "aborts": ("import os\nos.write(2, b'HSA_STATUS_ERROR: queue died\\n')\nos.abort()\n", "plugin"),
+    "ends": ("import os\nos._exit(0)\n", "plugin"),
     "raises": ("raise OSError('libamdhip64.so.7: cannot open shared object file')\n", "plugin"),
 }
 
@@ -64,6 +65,7 @@ def test_a_good_start_goes_through_all_phases() -> None:
         ("hangs when imported", "hang", "in the phase 'plugin': no answer within 15 s; it was in <module> (site/"),
         ("hangs when it looks for devices", "hang", "'first device': no answer within 15 s; it was in initialize"),
         ("aborts", "crash", "JAX crashed in the phase 'plugin': SIGABRT; last output: HSA_STATUS_ERROR: queue died"),
+        ("ends", "crash", "JAX crashed in the phase 'plugin': exit code 0"),
         ("raises", "failed", "JAX failed in the phase 'plugin': OSError: libamdhip64.so.7: cannot open shared"),
     ],
 )  # fmt: skip
