@@ -1,4 +1,4 @@
-"""Settings -> an outcome: one run of the ladder from its first process to its last, whatever happens in between."""
+"""Settings -> an outcome: one run of the ladder from its first process to its last, however it ends."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..core.deviations import Deviation
 from ..core.law import expected
 from ..core.settings import Settings
 from ..judge.mutation_score import chosen
-from ..judge.outcome import Group, Outcome
+from ..judge.outcome import Outcome
 from ..machine import snapshot
-from ..machine.findings import Finding, findings
+from ..machine.findings import findings
 from ..machine.host import Host, facts
 from ..machine.startup import CRASH, HANG, Started, start
 from ..workers import signals
 from ..workers.plan import trials, units
-from .program_cache import Kept, agree
+from .program_cache import ProgramCache, agree
 from .scheduler import Runner, SetupError
 from .watcher import Watcher
 from .workarounds import Asking, tried
+
+# The reason of a check that no process reached.
+NEVER_RUN = "never run"
 
 
 def verify(
@@ -34,37 +37,37 @@ def verify(
     """Run the ladder.
 
     Args:
-        settings: what to ask.
-        deviations: known ones.
-        file: where they stand, for the child processes.
-        watcher: is told how it goes.
-        cache: where compiled programs are kept for later runs; see `kept.py`.
+        settings: of the run.
+        deviations: known failures.
+        file: the file with the deviations, for the child processes.
+        watcher: receives the progress.
+        cache: folder of the programs that are kept between runs; see `program_cache.py`.
 
     Raises:
         ValueError: the cache cannot be written.
-        OSError: there is no room for temporary files.
+        OSError: there is no space for temporary files.
     """
     ids = expected(settings.level, settings.subjects, settings.only, processes=settings.processes)
     outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=snapshot.static())
     outcome.seeded = chosen(settings.level, ids) if settings.self_test else []
-    kept = Kept(cache, settings, outcome.environment) if cache is not None else None
+    kept = ProgramCache(cache, settings, outcome.environment) if cache is not None else None
     scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
     runner = Runner(outcome, watcher, scratch, file, os.environ)
     began = time.monotonic()
     watcher.begin(ids)
-    reason = "never asked"
+    reason = NEVER_RUN
     try:
         with signals.raised():
             try:
                 look(outcome, watcher)
                 runner.run(units(ids) + trials(outcome.seeded), kept.programs if kept else None)
                 if kept is not None:
-                    hold_against_cold(runner, kept)
+                    compare_with_cold(runner, kept)
             except NotStartedError as error:
                 outcome.troubles.append(str(error))
                 reason = "JAX did not start"
             if settings.remedies:
-                outcome.tries = tried(outcome, os.environ, Again(outcome, watcher, scratch, file).asking())
+                outcome.tries = tried(outcome, os.environ, Rerun(outcome, watcher, scratch, file).asking())
     except (KeyboardInterrupt, signals.Stopped) as stop:
         outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
         reason = "interrupted"
@@ -84,59 +87,59 @@ class NotStartedError(Exception):
 
 
 def look(outcome: Outcome, watcher: Watcher) -> None:
-    """At the machine before JAX is imported; and start JAX in a process of its own where it may take an accelerator.
+    """Examine the machine before JAX is imported; if JAX may use an accelerator, start it in a process of its own.
 
     Raises:
-        NotStartedError: it hangs or crashes.
+        NotStartedError: JAX hangs or crashes.
     """
     outcome.findings = findings(facts(Host()), outcome.environment["versions"], os.environ)
     watcher.found(outcome.findings)
     if snapshot.foreseen(outcome.settings.platform) == ["cpu"]:
         return
-    outcome.start = start(outcome.settings, lambda phase: watcher.waiting((), [f"starting JAX: {phase}"]), os.environ)
+    outcome.start = start(outcome.settings, _phases(watcher), os.environ)
     if outcome.start.how in (HANG, CRASH):
         raise NotStartedError(outcome.start.line)
 
 
-def hold_against_cold(runner: Runner, kept: Kept) -> None:
-    """Ask again, compiled anew, what found something else with kept programs than in the run that compiled them."""
+def compare_with_cold(runner: Runner, kept: ProgramCache) -> None:
+    """Rerun, with fresh programs, the checks whose results differ from those of the run that compiled the programs."""
     outcome = runner.outcome
     outcome.kept_since = kept.since
-    doubtful = kept.doubtful(outcome.ended(), outcome.environment) if kept.since else []
-    first = {check: outcome.records.pop(check) for check in doubtful}
-    runner.run(units(doubtful))
-    again = outcome.records
+    differing = kept.differing(outcome.ended(), outcome.environment) if kept.since else []
+    cached = {check: outcome.records.pop(check) for check in differing}
+    runner.run(units(differing))
     outcome.doubted = [
-        check for check in doubtful
-        if first[check].status != "blocked" and not agree(first[check], again[check], outcome.environment)
+        check for check in differing
+        if cached[check].status != "blocked"
+        and not agree(cached[check], outcome.records[check], outcome.environment)
     ]  # fmt: skip
     if outcome.doubted:
-        kept.throw_away()
+        kept.delete()
     else:
-        kept.keep(outcome.ended(), outcome.environment)
+        kept.store(outcome.ended(), outcome.environment)
 
 
-class Again:
-    """Asks again what a run has asked, under other settings; nothing of it reaches that run's records."""
+class Rerun:
+    """Reruns checks of a run under other settings; the run's own results stay as they are."""
 
     def __init__(self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None) -> None:
         self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
-        self.asked = 0
+        self.count = 0
 
     def asking(self) -> Asking:
-        """For `trying.tried`."""
+        """The functions that `workarounds.tried` calls."""
         return Asking(self.ladder, self.start, self.watcher.trying)
 
-    def ladder(self, ids: Sequence[str], given: Mapping[str, str], devices: int | None) -> Outcome:
-        """Some of the checks, with no process, program or file of an earlier time."""
-        first, self.asked = self.outcome, self.asked + 1
+    def ladder(self, ids: Sequence[str], environment: Mapping[str, str], devices: int | None) -> Outcome:
+        """Run some of the checks in new processes, with an empty cache and folder."""
+        first, self.count = self.outcome, self.count + 1
         settings = dataclasses.replace(first.settings, devices=devices or first.settings.devices)
         again = Outcome(
             settings=settings, expected=list(ids), deviations=first.deviations, environment=dict(first.environment)
         )
-        scratch = self.scratch / f"again-{self.asked}"
+        scratch = self.scratch / f"again-{self.count}"
         scratch.mkdir()
-        runner = Runner(again, _Unheard(self.watcher, first.records), scratch, self.file, given)
+        runner = Runner(again, _WaitingOnly(self.watcher, first.records), scratch, self.file, environment)
         began = time.monotonic()
         try:
             runner.run(units(ids))
@@ -144,32 +147,28 @@ class Again:
             again.setup = str(error)
         finally:
             runner.end()
-        again.fill("never asked")
+        again.fill(NEVER_RUN)
         again.seconds = time.monotonic() - began
         return again
 
-    def start(self, given: Mapping[str, str]) -> Started:
-        """JAX."""
-        return start(self.outcome.settings, lambda phase: self.watcher.waiting((), [f"starting JAX: {phase}"]), given)
+    def start(self, environment: Mapping[str, str]) -> Started:
+        """Start JAX."""
+        return start(self.outcome.settings, _phases(self.watcher), environment)
 
 
-class _Unheard:
-    """Passes on that something is waited for, and no result."""
+def _phases(watcher: Watcher) -> Callable[[str], None]:
+    return lambda phase: watcher.waiting((), [f"starting JAX: {phase}"])
+
+
+class _WaitingOnly:
+    """Passes on `waiting`, with the first run's checks as done, and nothing else: results of reruns are not shown."""
 
     def __init__(self, watcher: Watcher, done: Collection[str]) -> None:
         self.watcher, self.done = watcher, done
 
-    def begin(self, ids: Sequence[str]) -> None:
-        pass
-
-    def found(self, findings: Sequence[Finding]) -> None:
-        pass
-
-    def rung(self, group: Group) -> None:
-        pass
-
-    def trying(self, what: str) -> None:
-        pass
-
     def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
         self.watcher.waiting(self.done, running)
+
+    def _ignore(self, _: object) -> None: ...
+
+    begin = found = rung = trying = _ignore

@@ -1,4 +1,4 @@
-"""Who is told how a run goes: the runner's side of the screen."""
+"""The interface by which a run reports its progress; the terminal's screen implements it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ..machine.findings import Finding
 
 
 class Watcher(Protocol):
-    """Who is told how the run goes."""
+    """Receives the progress of a run."""
 
     def begin(self, ids: Sequence[str]) -> None:
-        """These checks will be asked."""
+        """The run begins; `ids` are its checks."""
 
     def found(self, findings: Sequence[Finding]) -> None:
-        """This is known of the machine before JAX is imported."""
+        """These problems of the machine are known before JAX is imported."""
 
     def rung(self, group: Group) -> None:
-        """A line of the ladder is complete."""
+        """All checks of a rung ended, for the machine or for one trainer."""
 
     def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
-        """Called several times a second, with the checks that are over and those that are being asked."""
+        """Called several times a second, with the ids of ended checks and the names of running ones."""
 
     def trying(self, what: str) -> None:
-        """Something fell, and this is done to find out what mends it."""
+        """After a failure, a rerun begins that looks for a fix."""
