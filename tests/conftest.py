@@ -23,11 +23,24 @@ DEVICES = 8
 pytest.register_assert_rewrite("checkpoints", "wordpieces")
 
 jax.config.update("jax_num_cpu_devices", DEVICES)
+# Most of the time of these tests is compilation. tox asks for programs without XLA's optimizations in the environments
+# that run every test, and for optimized ones in the one that runs what depends on the release of JAX (py312).
+UNOPTIMIZED = "jax_disable_most_optimizations"
+jax.config.update(UNOPTIMIZED, os.environ.get("SFTREF_TESTS_UNOPTIMIZED") == "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _eight_devices() -> None:
     assert len(jax.devices()) == DEVICES, f"{len(jax.devices())} devices, must be {DEVICES}"
+
+
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """Compile this test's programs with XLA's optimizations, whatever the others do."""
+    before = jax.config.values[UNOPTIMIZED]
+    jax.config.update(UNOPTIMIZED, False)
+    yield
+    jax.config.update(UNOPTIMIZED, before)
 
 
 @pytest.fixture

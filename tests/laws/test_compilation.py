@@ -10,7 +10,7 @@ from sftref.conformance.core.check import Check
 from sftref.conformance.core.law import laws
 from sftref.conformance.laws.support import compilation
 
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("optimized")]
 
 
 @pytest.mark.parametrize(

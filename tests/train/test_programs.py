@@ -10,7 +10,7 @@ from equality_table import Case, Experiment
 
 from sftref.trainers import make_trainer
 
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("optimized")]
 
 
 def test_a_trainer_on_one_device_copies_nothing_more() -> None:

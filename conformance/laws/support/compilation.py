@@ -47,11 +47,12 @@ def of(check: Check) -> Iterator[None]:
         yield
         return
     check.facts["optimized"] = False
+    before = jax.config.values[OPTION]
     jax.config.update(OPTION, True)
     try:
         yield
     finally:
-        jax.config.update(OPTION, False)
+        jax.config.update(OPTION, before)
 
 
 @contextlib.contextmanager
