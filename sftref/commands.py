@@ -26,10 +26,9 @@ from sftref.model.pretrained import check_target, save_pretrained
 from sftref.prepare import prepare
 from sftref.presets import ARTICLE_BATCH_PER_DEVICE, make_config
 from sftref.train.checkpoint import Checkpoints, latest
+from sftref.train.loop import Run, fit
 from sftref.train.loop import evaluate as evaluate_split
-from sftref.train.loop import fit
 from sftref.train.records import RunRecorder, Screen, versions
-from sftref.train.run import Run
 from sftref.train.step import TrainState
 from sftref.trainers import Trainer
 

@@ -14,7 +14,7 @@ from sftref.data.examples import load_examples
 from sftref.data.tasks import get_task
 from sftref.data.tokens import Progress, TokenArrays, tokenize
 from sftref.model.pretrained import load_pretrained
-from sftref.train.run import Run
+from sftref.train.loop import Run
 from sftref.train.step import Program
 from sftref.trainers import make_trainer
 

@@ -23,19 +23,12 @@ VOCABULARY = (*SPECIAL, *ALPHANUMERIC, *string.punctuation, *(f"##{c}" for c in 
 def hf_config() -> dict[str, Any]:
     """The config.json of the tiny model: 2 layers, width 32, 4 heads, feed-forward 64."""
     return {
-        "attention_probs_dropout_prob": 0.1,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
         "hidden_size": 32,
-        "initializer_range": 0.02,
         "intermediate_size": 64,
-        "layer_norm_eps": 1e-12,
         "max_position_embeddings": 512,
         "model_type": "bert",
         "num_attention_heads": 4,
         "num_hidden_layers": 2,
-        "pad_token_id": 0,
-        "type_vocab_size": 2,
         "vocab_size": len(VOCABULARY),
     }
 

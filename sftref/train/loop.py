@@ -10,9 +10,9 @@ import faulthandler
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,13 @@ from sftref.config import TrainConfig
 from sftref.data.batches import Batch
 from sftref.data.tasks import Task
 from sftref.data.tokens import TokenArrays
+from sftref.model.pretrained import Pretrained
 from sftref.train import interrupt
 from sftref.train.checkpoint import Checkpoints
 from sftref.train.metrics import task_metrics
 from sftref.train.pipeline import EvalFeed, Feed, ahead, eval_feed, train_feed
-from sftref.train.run import Run
-from sftref.train.step import TrainState
+from sftref.train.records import Evaluation, RunRecorder, StepRecord
+from sftref.train.step import Program, TrainState
 from sftref.train.trainer import Trainer
 
 IN_FLIGHT = 2
@@ -35,46 +36,26 @@ class NonFiniteLossError(RuntimeError):
     """The loss of an update is NaN or infinite; the message names the step and the examples."""
 
 
-class StepRecord(NamedTuple):
-    """One update: its number from 1, mean loss, learning rate, examples, real tokens, seconds."""
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A configuration with its data, model, program and trainer, as `sftref.prepare.prepare` loads them."""
 
-    step: int
-    loss: float
-    learning_rate: float
-    examples: int
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One pass over a split; logits float [n, C] in the order of its examples."""
-
-    split: str
-    loss: float
-    metrics: dict[str, float]
-    logits: np.ndarray
-    examples: int
-    seconds: float
-
-
-class Recorder(Protocol):
-    """What `fit` reports to."""
-
-    def step(self, record: StepRecord) -> None:
-        """An update is finished."""
-
-    def evaluation(self, step: int, epoch: float, evaluation: Evaluation) -> None:
-        """A split is evaluated."""
-
-    def epoch(self, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
-        """An epoch, or the run, ends; `loss` is that of the last update, as in the article."""
+    config: TrainConfig
+    task: Task
+    model: Pretrained
+    tokenizer: Any
+    train: TokenArrays
+    validation: Mapping[str, TokenArrays]
+    program: Program
+    trainer: Trainer
+    steps_per_epoch: int
+    total_steps: int
 
 
 def fit(
     run: Run,
     state: TrainState,
-    recorder: Recorder,
+    recorder: RunRecorder,
     checkpoints: Checkpoints | None = None,
     *,
     deadline: float | None = None,

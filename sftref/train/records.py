@@ -9,13 +9,13 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from sftref.train.loop import Evaluation, StepRecord
 
 if TYPE_CHECKING:
     import jax
@@ -23,6 +23,29 @@ if TYPE_CHECKING:
 # Seconds between two lines of progress where no bar is drawn.
 EVERY = 10.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "datasets", "orbax-checkpoint", "sftref")
+
+
+class StepRecord(NamedTuple):
+    """One update: its number from 1, mean loss, learning rate, examples, real tokens, seconds."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    examples: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One pass over a split; logits float [n, C] in the order of its examples."""
+
+    split: str
+    loss: float
+    metrics: dict[str, float]
+    logits: np.ndarray
+    examples: int
+    seconds: float
 
 
 class Screen:
@@ -90,18 +113,18 @@ class RunRecorder:
             self._file.write(json.dumps(line) + "\n")
 
     def step(self, record: StepRecord) -> None:
-        """See `loop.Recorder.step`."""
+        """Record a finished update."""
         self._write({"kind": "step", **record._asdict()})
         self._screen.step(record)
 
     def evaluation(self, step: int, epoch: float, evaluation: Evaluation) -> None:
-        """See `loop.Recorder.evaluation`."""
+        """Record the evaluation of a split."""
         e = evaluation
         line = {"kind": "eval", "step": step, "epoch": epoch, "split": e.split, "loss": e.loss, **e.metrics}
         self._write(line | {"examples": e.examples, "seconds": e.seconds})
 
     def epoch(self, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
-        """See `loop.Recorder.epoch`."""
+        """Show the end of an epoch, or of the run; `loss` is that of the last update, as in the article."""
         self._screen.epoch(epoch, loss, evaluations)
 
     def _write(self, line: dict[str, Any]) -> None:

@@ -51,12 +51,13 @@ class MeshTrainer(Trainer):
         program = program.sharded(self.places) if self.places.shards_model else program
         super().__init__(program, list(mesh.devices.flat))
         self.shards = self.places.row_shards
-        at = sorted(set(_row_shard(self.places)[_own(mesh)].tolist()))
-        if at != list(range(at[0], at[-1] + 1)):
-            raise ValueError(f"mesh = {mesh}, must give this process contiguous rows, not parts {at}")
-        self.part = Part(at[0], at[-1] + 1, self.shards)
         self._copies = NamedSharding(mesh, PartitionSpec())
         self._rows = NamedSharding(mesh, PartitionSpec(None, self.places.row_axes))
+        own_rows = self._rows.addressable_devices_indices_map((1, self.shards)).values()
+        parts = sorted({rows.start or 0 for _, rows in own_rows})
+        if parts != list(range(parts[0], parts[-1] + 1)):
+            raise ValueError(f"mesh = {mesh}, must give this process contiguous rows, not parts {parts}")
+        self.part = Part(parts[0], parts[-1] + 1, self.shards)
         self._several = jax.process_count() > 1
         # Each process reads all logits, and can read the shards of its own devices only.
         logits = self._copies if self._several else NamedSharding(mesh, PartitionSpec(self.places.row_axes))
@@ -113,19 +114,3 @@ def mesh_of(shape: Mapping[str, int], devices: Sequence[jax.Device]) -> Mesh:
 def _step(program: Program, places: Places, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     state, metrics = train_step(program, state, batch, identity)
     return (lax.with_sharding_constraint(state, places.of_state(state)) if places.shards_model else state), metrics
-
-
-def _row_shard(places: Places) -> np.ndarray:
-    """The index of each device's part of a batch, int64 in the mesh's shape."""
-    shape = places.mesh.devices.shape
-    part = np.zeros(shape, np.int64)
-    for axis in places.row_axes:
-        at = places.mesh.axis_names.index(axis)
-        place = np.arange(shape[at]).reshape([-1 if k == at else 1 for k in range(len(shape))])
-        part = part * shape[at] + place
-    return part
-
-
-def _own(mesh: Mesh) -> np.ndarray:
-    """Whether each device belongs to this process, bool in the mesh's shape."""
-    return np.vectorize(lambda device: device.process_index == jax.process_index(), otypes=[bool])(mesh.devices)

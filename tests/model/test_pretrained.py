@@ -253,10 +253,15 @@ class TestSave:
         assert_same(saved.params, cut.params)
         assert saved.hf_config == cut.hf_config | {
             "add_cross_attention": False,
+            "attention_probs_dropout_prob": 0.1,
             "architectures": ["BertForSequenceClassification"],
             "classifier_dropout": None,
             "dtype": "float32",
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": 0.1,
             "id2label": {"0": "LABEL_0"},
+            "initializer_range": 0.02,
+            "layer_norm_eps": 1e-12,
             "is_decoder": False,
             "label2id": {"LABEL_0": 0},
             "num_hidden_layers": 1,
@@ -264,6 +269,7 @@ class TestSave:
             "pad_token_id": 7,
             "position_embedding_type": "absolute",
             "problem_type": "regression",
+            "type_vocab_size": 2,
         }
 
     def test_names_for_other_labels(self, tiny: Pretrained, tokenizer: Any, tmp_path: Path) -> None:
