@@ -211,7 +211,7 @@ def test_explain_lists_all_laws_and_explains_each(capsys: pytest.CaptureFixture[
 
 def test_explain_names_the_nearest_ids(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "copies.round_tripp"]) == 2
-    said = "sftref: explain copies.round_tripp: is no law, and no rung of 0 to 10 that has laws; nearest: "
+    said = "sftref: explain copies.round_tripp: no such law, nor a rung from 0 to 10 with laws; similar: "
     assert capsys.readouterr().err == said + _nearest("copies.round_tripp") + "\n"
 
 

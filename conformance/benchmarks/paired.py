@@ -22,7 +22,7 @@ from typing import Any
 from ..workers.channel import Worker, WorkerError, call
 from .judging import intervals
 from .judging.intervals import AMBIGUOUS, FAIL, Ratio
-from .judging.verdict import NOTHING, WRONG, Judged, told
+from .judging.verdict import NOTHING, WRONG, Judged, in_words
 from .measuring.counts import differences
 from .measuring.rounds import Measured
 from .options import PROCESSES
@@ -185,7 +185,7 @@ class Comparison:
             if word == FAIL and min(pairs.each(s)) <= 1 + self.question.matters / 2:
                 words[s] = AMBIGUOUS  # slower in one pair of processes only: the processes differ
         word = FAIL if spoiled else next(w for w in (FAIL, AMBIGUOUS, "PASS") if w in words.values())
-        why = [told(s, ratios[s]) for s, w in words.items() if w == word]
+        why = [in_words(s, ratios[s]) for s, w in words.items() if w == word]
         if word == AMBIGUOUS:
             wants = [intervals.needed(ratios[s], self.question.matters) for s, w in words.items() if w == AMBIGUOUS]
             most = max(math.inf if want is None else want for want in wants)

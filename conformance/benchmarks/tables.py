@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .judging.verdict import Judged, told
+from .judging.verdict import Judged, in_words
 
 GLYPHS = {"PASS": "✓", "RECORDED": "·", "AMBIGUOUS": "?", "FAIL": "✗", "WRONG": "✗"}
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (0.0, "ns"))
@@ -32,7 +32,7 @@ def table(judged: Sequence[Judged], widest: int) -> Iterator[str]:
     for j in judged:
         took = "" if j.measured is None else duration(j.measured.seconds["wall"])
         done = "" if j.measured is None else rates(j.measured.rates)
-        compared = "; ".join(told(series, ratio) for series, ratio in j.ratios.items() if series in ("wall", "cpu"))
+        compared = "; ".join(in_words(series, ratio) for series, ratio in j.ratios.items() if series in ("wall", "cpu"))
         yield f"{GLYPHS[j.word]} {j.id:<{widest}}  {took:>8}  {done:<34}  {j.word}  {compared}".rstrip()
         if j.message and j.word in ("FAIL", "WRONG"):
             yield f"    {j.message}"

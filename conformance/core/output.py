@@ -1,8 +1,9 @@
-"""The folder of a report: made, and proven writable, before anything runs."""
+"""The folder of a report: checked before anything runs, and the files written to it at the end."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 PROBE_BYTES = 1 << 18
@@ -33,3 +34,23 @@ def prepare(out: Path) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise FolderError(f"--out {out}: cannot be written ({reason}); free some space, or choose another") from error
+
+
+def write(out: Path, texts: Mapping[str, str]) -> None:
+    """Write files, each complete or not at all.
+
+    Args:
+        out: the folder, made where it does not exist.
+        texts: by name of the file.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        part = out / f".{name}.part"
+        try:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
+            part.replace(out / name)
+        finally:
+            part.unlink(missing_ok=True)

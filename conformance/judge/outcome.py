@@ -31,9 +31,9 @@ class Group(NamedTuple):
     records: list[Result]
 
     @property
-    def name(self) -> str:
-        """The rung in words."""
-        return RUNGS[self.rung]
+    def title(self) -> str:
+        """The rung's number and name, and the trainer."""
+        return f"{self.rung} {RUNGS[self.rung]}" + (f" [{self.subject}]" if self.subject else "")
 
     def count(self, *statuses: str) -> int:
         """How many checks ended so."""

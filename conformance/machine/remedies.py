@@ -1,6 +1,6 @@
-"""Settings that have mended such faults elsewhere, as data: which would change anything here, how, and what that did.
+"""Settings that fixed similar faults elsewhere, as data: which of them change anything here, how, and with what result.
 
-Beside those of `remedies.toml`, each variable that the user has set is one: to leave it out.
+They are those of `remedies.toml`, and, for each variable that the user has set, to unset it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# A user's own variables that change what is computed or how it travels ...
-THEIRS = re.compile(
+# Variables of the user that change what is computed or how data moves ...
+OWN = re.compile(
     r"(JAX|XLA|HIP|HSA|ROCR|AMD|MIOPEN|NCCL|RCCL|LIBTPU|TF_(CUDNN|ENABLE|FORCE|GPU|ROCM|XLA)|CUDA_(LAUNCH|DEVICE_MAX))_.*"
 )
-# ... but for those that say which devices there are, where something lies, or what is logged.
+# ... except those that select devices, name paths, or configure logs.
 KEPT = re.compile(r".*(VISIBLE|PLATFORM|CACHE|_HOME|_ROOT|_PATH|_DIR|NUM_|CLIENT_|COORDINATOR|PROCESS_ID|LOG|DEBUG).*")
-# Whose libraries are loaded.
+# Variables that decide which libraries are loaded.
 LOADER = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 DEVICE_COUNT = "--xla_force_host_platform_device_count"
-RESULTS = MENDS, FAILS, REFUSED, SILENT, UNTRIED = (
+RESULTS = FIXES, FAILS, REFUSED, SILENT, UNTRIED = (
     "mends", "does not mend", "is not known here", "cannot be asked", "was not tried"
 )  # fmt: skip
+# How they are shown; report.json keeps the values of its first schema.
+WORDS = {
+    FIXES: "fixes it", FAILS: "does not fix it", REFUSED: "not supported here", SILENT: "no result",
+    UNTRIED: "not tried",
+}  # fmt: skip
 UNSET_SOURCE = "https://docs.jax.dev/en/latest/xla_flags.html"
 
 
@@ -36,14 +41,14 @@ class Remedy:
     Attributes:
         id: its name.
         does: what it changes, in words.
-        source: where it mended such a fault, or where it is described.
+        source: where it fixed such a fault, or where it is documented.
         platforms: names of the platforms that it is for; empty means any.
         rungs: on which it can matter; empty means any.
-        ends: statuses that it can mend; empty means any.
+        ends: statuses that it can fix; empty means any.
         flags: words that are added to XLA_FLAGS, where the last one of a name counts.
         sets: variables and their values.
-        without: a variable that is taken away.
-        devices: at most so many are used.
+        without: a variable that is unset.
+        devices: the most devices to use.
     """
 
     id: str
@@ -58,27 +63,30 @@ class Remedy:
     devices: int | None = None
 
     def suits(self, platforms: Collection[str], rung: int, statuses: Collection[str]) -> bool:
-        """Whether it can matter for what fell on this rung, of a platform with these names."""
+        """Whether it can matter for checks of this rung with these statuses, on a platform with these names."""
         return (
             (not self.platforms or not set(self.platforms).isdisjoint(platforms))
             and (not self.rungs or rung in self.rungs)
             and (not self.ends or not set(self.ends).isdisjoint(statuses))
         )
 
-    def change(self, given: Mapping[str, str]) -> dict[str, str]:
+    def change(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment with this setting."""
-        changed = {**given, **self.sets}
+        changed = {**environment, **self.sets}
+        flags = environment.get("XLA_FLAGS", "")
         if self.without:
             changed.pop(self.without, None)
-            if self.without == "XLA_FLAGS" and _count(given):
-                changed["XLA_FLAGS"] = _count(given)
+            # The number of simulated devices is not a setting to drop.
+            count = " ".join(flag for flag in flags.split() if flag.startswith(DEVICE_COUNT))
+            if self.without == "XLA_FLAGS" and count:
+                changed["XLA_FLAGS"] = count
         if self.flags:
-            changed["XLA_FLAGS"] = " ".join([given.get("XLA_FLAGS", ""), *self.flags]).strip()
+            changed["XLA_FLAGS"] = " ".join([flags, *self.flags]).strip()
         return changed
 
     @property
     def words(self) -> str:
-        """As a person would set it."""
+        """As a user would set it."""
         words = [f"XLA_FLAGS={shlex.quote(' '.join(self.flags))}"] if self.flags else []
         words += [f"{name}={shlex.quote(value)}" for name, value in self.sets.items()]
         words += [f"unset {self.without}"] if self.without else []
@@ -91,12 +99,12 @@ class Try:
 
     Attributes:
         id: of the remedy.
-        words: as a person would set it.
+        words: as a user would set it.
         does: what it changes.
-        source: where that mended such a fault.
+        source: where it fixed such a fault.
         result: one of `RESULTS`.
-        message: what fell, or why it could not be asked.
-        everything: the verdict's line of the whole ladder under it; empty where that was not asked.
+        message: the failure, or why there is no result.
+        everything: the verdict's line for the whole ladder with this setting; empty where it did not run.
     """
 
     id: str
@@ -110,14 +118,14 @@ class Try:
 
 @dataclass(kw_only=True)
 class Tries:
-    """What was tried.
+    """All settings that were tried.
 
     Attributes:
-        asked: ids of checks, or the phase of JAX's start, that fell and were asked again.
-        unchanged: tries without any change.
+        asked: ids of the failed checks, or the phase of JAX's start, that were rerun.
+        unchanged: reruns without any change.
         passed_unchanged: how many of them passed.
-        tries: each setting.
-        workaround: the setting under which everything passes; empty where there is none.
+        tries: one for each setting.
+        workaround: the setting with which everything passes; empty where there is none.
     """
 
     asked: list[str]
@@ -127,20 +135,21 @@ class Tries:
     workaround: str = ""
 
     @property
-    def said(self) -> list[str]:
-        """In lines, for the evidence."""
+    def evidence(self) -> list[str]:
+        """In lines, for a diagnosis."""
         what = ", ".join(self.asked)
         if self.passed_unchanged:
-            again = f"{self.passed_unchanged} of {self.unchanged} times"
-            return [f"{what}: asked again without any change, it passed {again}: it is wrong only sometimes"]
-        found = [f"{self.workaround}: everything passes with it"] if self.workaround else []
-        mends = [one for one in self.tries if one.result == MENDS and one.words != self.workaround]
-        found += [f"{one.words}: {what} passes with it" + (f", and then {one.everything}" if one.everything else "")
-                  for one in mends]  # fmt: skip
+            return [
+                f"{what}: intermittent; {self.passed_unchanged} of {self.unchanged} reruns without any change passed"
+            ]
+        lines = [f"{self.workaround}: everything passes with it"] if self.workaround else []
+        fixes = [one for one in self.tries if one.result == FIXES and one.words != self.workaround]
+        lines += [f"{one.words}: {what} passes with it{f'; the whole run: {one.everything}' if one.everything else ''}"
+                  for one in fixes]  # fmt: skip
         for result in (FAILS, REFUSED, SILENT, UNTRIED):
             words = [one.words for one in self.tries if one.result == result]
-            found += [f"{result}: {'; '.join(words)}"] if words else []
-        return found
+            lines += [f"{WORDS[result]}: {'; '.join(words)}"] if words else []
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """For a report."""
@@ -156,40 +165,35 @@ def listed() -> tuple[Remedy, ...]:
     """
     text = Path(__file__).with_name("remedies.toml").read_text(encoding="utf-8")
     entries: list[dict[str, Any]] = tomllib.loads(text)["remedy"]
-    made: list[dict[str, Any]] = [
-        {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()} for entry in entries
-    ]
-    return tuple(Remedy(**entry) for entry in made)
+    return tuple(
+        Remedy(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+        for entry in entries
+    )
 
 
-def _count(given: Mapping[str, str]) -> str:
-    """The words of XLA_FLAGS that say how many devices are simulated."""
-    return " ".join(word for word in given.get("XLA_FLAGS", "").split() if word.startswith(DEVICE_COUNT))
-
-
-def _theirs(given: Mapping[str, str]) -> Iterator[Remedy]:
-    for name in sorted(given):
-        if (THEIRS.fullmatch(name) and not KEPT.fullmatch(name)) or name in LOADER:
-            yield Remedy(id=f"without-{name}", does=f"leaves {name} out", source=UNSET_SOURCE, without=name)
+def _own(environment: Mapping[str, str]) -> Iterator[Remedy]:
+    for name in sorted(environment):
+        if (OWN.fullmatch(name) and not KEPT.fullmatch(name)) or name in LOADER:
+            yield Remedy(id=f"without-{name}", does=f"unsets {name}", source=UNSET_SOURCE, without=name)
 
 
 def remedies(
-    platforms: Collection[str], rung: int, statuses: Collection[str], given: Mapping[str, str], devices: int
+    platforms: Collection[str], rung: int, statuses: Collection[str], environment: Mapping[str, str], devices: int
 ) -> list[Remedy]:
-    """What is worth a try.
+    """The settings that are worth a try.
 
     Args:
-        platforms: names of the one that was verified, as `environment.platform_names` has them.
-        rung: the lowest one that fell.
-        statuses: of what fell there.
-        given: the environment that it fell in.
+        platforms: names of the platform, as `snapshot.platform_names` returns them.
+        rung: the lowest one with a failure.
+        statuses: of the failed checks there.
+        environment: in which they failed.
         devices: how many were used.
 
     Returns:
-        A user's own settings first, each to be left out; then those of the list that are not so already.
+        First the user's own settings, each to be unset; then those of the list that change something.
     """
-    found = [*_theirs(given), *(remedy for remedy in listed() if remedy.suits(platforms, rung, statuses))]
+    candidates = [*_own(environment), *(remedy for remedy in listed() if remedy.suits(platforms, rung, statuses))]
     return [
-        remedy for remedy in found
-        if remedy.change(given) != dict(given) or (remedy.devices is not None and remedy.devices < devices)
+        remedy for remedy in candidates
+        if remedy.change(environment) != dict(environment) or (remedy.devices is not None and remedy.devices < devices)
     ]  # fmt: skip

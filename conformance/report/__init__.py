@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..core import output
 from ..judge.outcome import Outcome
 from ..judge.verdict import Verdict
 from .document import document
 from .junit import junit
-from .markdown import markdown
-from .page import page
+from .page import markdown, page
 
 
 def write(out: Path, outcome: Outcome, verdict: Verdict) -> None:
@@ -19,18 +19,11 @@ def write(out: Path, outcome: Outcome, verdict: Verdict) -> None:
     Raises:
         OSError: one cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    content = document(outcome, verdict)
+    report = document(outcome, verdict)
     texts = {
-        "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
-        "report.html": page(content),
-        "report.md": markdown(outcome, verdict, content),
-        "junit.xml": junit(outcome),
+        "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+        "report.html": page(report),
+        "report.md": markdown(report),
+        "junit.xml": junit(outcome, report["checks"]),
     }
-    for name, text in texts.items():
-        part = out / f".{name}.part"
-        try:
-            part.write_text(text, encoding="utf-8", errors="backslashreplace")
-            part.replace(out / name)
-        finally:
-            part.unlink(missing_ok=True)
+    output.write(out, texts)

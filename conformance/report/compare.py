@@ -1,25 +1,25 @@
-"""`compare`: two reports -> what got worse, what got better, and what was different about the machine."""
+"""`sftref compare`: two reports -> what got worse, what got better, and how the machines differ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-# From good to bad; what stands on the same step is another way to be as bad.
+# From good to bad; equal numbers are equally bad.
 RANK = {"pass": 0, "deviation": 1, "not_run": 2, "blocked": 3, "fail": 4, "error": 4, "crash": 5, "hang": 5}
-# A margin (error over bound) that grew by this factor, and to this much, is told: a small one moves with the values.
+# A margin (error over bound) is worse if it grew by this factor and to this value: small ones vary with the values.
 GREW, NOTABLE = 2.0, 0.1
-# A run or a check that takes this many times as long is told, if it is longer than a moment.
+# A check is slower if it takes this many times as long, and more than this many seconds.
 SLOWER, MOMENT = 1.5, 1.0
-# Checks of one line that are named.
+# Checks named in one line.
 MOST_NAMED = 4
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], bool]:
-    """Lines for a person, and whether anything got worse.
+    """Differences in lines of text, and whether anything got worse.
 
-    Worse are a verdict that is no longer CONFORMANT, a check of a worse status, one that is gone, and a margin that
-    grew twofold to more than a tenth. Time is told and decides nothing: it depends on what else the machine does.
+    Worse are: a verdict that is no longer CONFORMANT, a check with a worse status, a missing check, and a margin that
+    grew twofold to more than a tenth. Times are listed but do not count: they depend on the load of the machine.
     """
     lines, worse = [], False
     old, new = ({check["id"]: check for check in report["checks"]} for report in (before, after))
@@ -27,16 +27,16 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], b
         worse |= before["verdict"] == "CONFORMANT"
         lines.append(f"verdict: {before['verdict']} -> {after['verdict']}")
     for check in new:
-        said, bad = _status(check, old.get(check), new[check])
+        text, bad = _status(check, old.get(check), new[check])
         worse |= bad
-        lines += [said] if said else []
+        lines += [text] if text else []
     for check in old:
         if check in new and _grew(old[check]["margin"], new[check]["margin"]):
             worse = True
             lines.append(f"worse: {check}: margin {old[check]['margin']:.3g} -> {new[check]['margin']:.3g}")
-    gone, come = [check for check in old if check not in new], [check for check in new if check not in old]
-    worse |= bool(gone)
-    lines += _named("worse: no longer asked", gone) + _named("new", come)
+    missing = [check for check in old if check not in new]
+    worse |= bool(missing)
+    lines += _named("worse: missing", missing) + _named("new", [check for check in new if check not in old])
     lines += _differences("settings", before["settings"], after["settings"])
     lines += _differences("environment", before["environment"], after["environment"])
     lines += _times(before["timing"], after["timing"], old, new)
@@ -55,12 +55,12 @@ def _status(check: str, old: dict[str, Any] | None, new: dict[str, Any]) -> tupl
 
 
 def _named(what: str, checks: list[str]) -> list[str]:
-    """One line for checks that only one of the reports has: another level has dozens of them."""
+    """One line for all checks that only one of the reports has."""
     if not checks:
         return []
     more = f" and {len(checks) - MOST_NAMED} more" if len(checks) > MOST_NAMED else ""
-    several = f"{len(checks)} check{'' if len(checks) == 1 else 's'}"
-    return [f"{what}: {several}: {', '.join(checks[:MOST_NAMED])}{more}"]
+    count = f"{len(checks)} check{'' if len(checks) == 1 else 's'}"
+    return [f"{what}: {count}: {', '.join(checks[:MOST_NAMED])}{more}"]
 
 
 def _why(check: dict[str, Any]) -> str:
@@ -91,6 +91,6 @@ def _times(before: dict[str, Any], after: dict[str, Any], old: dict[str, Any], n
     for check in old:
         if check not in new or {old[check]["status"], new[check]["status"]} != {"pass"}:
             continue
-        was, now = old[check]["seconds"], new[check]["seconds"]
-        if now > MOMENT and now > SLOWER * was:
-            yield f"slower: {check}: {was:.1f} s -> {now:.1f} s"
+        earlier, later = old[check]["seconds"], new[check]["seconds"]
+        if later > MOMENT and later > SLOWER * earlier:
+            yield f"slower: {check}: {earlier:.1f} s -> {later:.1f} s"

@@ -1,4 +1,4 @@
-"""A run and its verdict -> report.json, as `report.schema.json` beside this file lays it down."""
+"""A run and its verdict -> report.json, as `report.schema.json` describes it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..machine.startup import READY
 
 SCHEMA = "sftref.report/1"
 SLOWEST = 10
-# Of the log of a start that came to nothing.
+# Lines of the log of a failed start.
 MOST_LINES = 4
 
 
 def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
-    """All that a run found, in JSON's own values."""
+    """A run in JSON's own values."""
     settings = outcome.settings
-    content = {
+    content: dict[str, Any] = plain({
         "schema": SCHEMA,
         "verdict": verdict.name,
         "exit_code": verdict.exit_code,
@@ -48,23 +48,22 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
             for label, adapter in settings.subjects.items()
         ],
         "checks": [check(record) for record in outcome.ended()],
-        "faults": [fate(found) for found in fates(outcome)],
+        "faults": [seeded(fate) for fate in fates(outcome)],
         "deviations": [known.to_json() for known in outcome.deviations],
         "stale_deviations": stale_deviations(outcome),
         "troubles": outcome.troubles,
-        "findings": [found.to_json() for found in outcome.findings],
+        "findings": [finding.to_json() for finding in outcome.findings],
         "start": None if outcome.start is None else vars(outcome.start) | {"line": outcome.start.line},
         "kept_programs": {"since": outcome.kept_since, "doubted": outcome.doubted},
         "tries": None if outcome.tries is None else outcome.tries.to_json(),
         "diagnosis": diagnosis(outcome, verdict),
         "timing": timing(outcome),
-    }
-    found: dict[str, Any] = plain(content)
-    return found
+    })  # fmt: skip
+    return content
 
 
 def kit() -> dict[str, Any]:
-    """Of which release the kit is, and which of its files are not that release's."""
+    """The release of the kit, and the files that differ from it."""
     try:
         return examine().to_json()
     except ValueError as error:
@@ -72,95 +71,92 @@ def kit() -> dict[str, Any]:
 
 
 def check(record: Result) -> dict[str, Any]:
-    """One check with what its law says of it."""
+    """One check, with the texts of its law."""
     law = laws()[record.law]
     cause, next_step = advice(record)
-    said = {"requirement": law.requirement, "catches": law.catches, "cause": cause, "next_step": next_step}
-    return record.to_json() | {"rung_name": law.rung_name, **said}
+    texts = {"requirement": law.requirement, "catches": law.catches, "cause": cause, "next_step": next_step}
+    return record.to_json() | {"rung_name": law.rung_name, **texts}
 
 
-def fate(found: Fate) -> dict[str, Any]:
-    """One seeded fault, and which laws saw it."""
+def seeded(fate: Fate) -> dict[str, Any]:
+    """One seeded fault, and the laws that saw it."""
     return {
-        "id": found.fault.id,
-        "layer": found.fault.layer,
-        "does": found.fault.does,
-        "status": found.status,
-        "expected": list(found.expected),
-        "seen_by": list(found.seen_by),
-        "message": found.message,
-        "seconds": round(found.seconds, 3),
+        "id": fate.fault.id,
+        "layer": fate.fault.layer,
+        "does": fate.fault.does,
+        "status": fate.status,
+        "expected": list(fate.expected),
+        "seen_by": list(fate.seen_by),
+        "message": fate.message,
+        "seconds": round(fate.seconds, 3),
     }
 
 
 def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
-    """What is wrong, what it rests on, and what to do; None where nothing is wrong."""
+    """Layer, cause, evidence and next step; None for a conformant run."""
     if verdict.name == "CONFORMANT":
         return None
-    found = diagnose(outcome) if outcome.setup is None else None
-    if found is None:
-        found = _without_a_law(outcome, verdict)
-    return with_tries(found, outcome.tries)
+    texts = diagnose(outcome) if outcome.setup is None else None
+    return with_tries(texts or _without_a_failed_law(outcome, verdict), outcome.tries)
 
 
-def with_tries(found: dict[str, Any], tries: Tries | None) -> dict[str, Any]:
-    """A diagnosis with what other settings did to it."""
+def with_tries(diagnosis: dict[str, Any], tries: Tries | None) -> dict[str, Any]:
+    """A diagnosis with the results of reruns under other settings."""
     if tries is None:
-        return found
-    more: dict[str, Any] = {"evidence": [*tries.said, *found["evidence"]]}
+        return diagnosis
+    more: dict[str, Any] = {"evidence": [*tries.evidence, *diagnosis["evidence"]]}
     best = next((one for one in tries.tries if one.words == tries.workaround), None)
     if best is not None:
-        more["cause"] = f"It is wrong as this machine is set, and right with {best.words}, which {best.does}."
-        own = best.words.startswith("unset")
-        until = "for good" if own else f"until it is mended upstream ({best.source})"
-        more["next_step"] = f"Keep to that setting {until}, and run again with it: {best.words}"
+        more["cause"] = (
+            f"Results are wrong with this machine's settings and right with {best.words}, which {best.does}."
+        )
+        until = "" if best.words.startswith("unset") else f" until it is fixed upstream ({best.source})"
+        more["next_step"] = f"Keep this setting{until}, and rerun with it: {best.words}"
     elif tries.passed_unchanged:
-        often = "Run again, to see how often: a fault that comes and goes is a race, memory, or heat."
-        more["next_step"] = f"{often} {found['next_step']}"
-    return found | more
+        rerun = "Rerun, to see how often it fails: an intermittent fault is a race, memory, or heat."
+        more["next_step"] = f"{rerun} {diagnosis['next_step']}"
+    return diagnosis | more
 
 
-def _without_a_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
-    """Where no law fell: what kept the run from its end."""
-    missing, old = unmet(outcome), stale_deviations(outcome)
-    blind = [found for found in fates(outcome) if found.status == "survived"]
-    wrong = [found for found in outcome.findings if found.level != "note"]
+def _without_a_failed_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
+    """The diagnosis of a run that is not conformant although no check failed."""
+    missing, stale = unmet(outcome), stale_deviations(outcome)
+    unseen = [fate for fate in fates(outcome) if fate.status == "survived"]
+    wrong = [finding for finding in outcome.findings if finding.level != "note"]
     if verdict.name == "SETUP":
-        layer, cause = "environment", "What was asked for is not there."
-        evidence = [verdict.reason, *(found.what for found in wrong)]
-        step = wrong[0].next if wrong else "Do what the verdict's line says, and run again."
+        layer, cause = "environment", "The requested set-up is not available."
+        evidence = [verdict.reason, *(finding.what for finding in wrong)]
+        step = wrong[0].next if wrong else "Follow the line of the verdict, and rerun."
     elif outcome.start is not None and outcome.start.how != READY:
-        layer, cause = "environment", "JAX does not start here."
-        evidence = [outcome.start.line, *(found.what for found in wrong), *outcome.start.stderr[-MOST_LINES:]]
-        step = wrong[0].next if wrong else "Paste what `sftref env` prints into a report to the plugin's maker."
-    elif old:
-        layer, cause, evidence = "deviations", "The list of known deviations is no longer true.", old
-        step = "Take these entries out, or renew them with a reason."
+        layer, cause = "environment", "JAX does not start on this machine."
+        evidence = [outcome.start.line, *(finding.what for finding in wrong), *outcome.start.stderr[-MOST_LINES:]]
+        step = wrong[0].next if wrong else "Send the output of `sftref env` to the plugin's maintainers."
+    elif stale:
+        layer, cause, evidence = "deviations", "The list of known deviations is out of date.", stale
+        step = "Remove these entries, or renew them with a reason."
     elif outcome.troubles:
-        layer, cause, evidence = "processes", "A process did not come to its end by itself.", outcome.troubles
-        step = "Look at the driver's log; a library that aborts on its way out spoils every job's exit code."
+        layer, cause, evidence = "processes", "A process did not exit cleanly.", outcome.troubles
+        step = "Look at the driver's log; a library that aborts at exit changes the exit code of every job."
     elif outcome.interrupted is not None:
         layer, cause, evidence = "run", "The run was interrupted.", [verdict.reason]
-        step = "Run again."
+        step = "Rerun."
     elif outcome.doubted:
-        layer, cause = "cache", "Kept programs do not do what the same programs do when they are compiled anew."
+        layer, cause = "cache", "Cached programs disagreed with a fresh compile; the cache was deleted."
         evidence = [f"{check}: another result" for check in outcome.doubted]
-        step = (
-            "Nothing: they are gone, and the next run compiles. If it comes back, look at the disk, and leave --cache."
-        )
-    elif verdict.name == "UNTRUSTED" and blind:
-        layer, cause = "kit", "The kit did not see a fault that it had seeded: its verdict proves nothing here."
-        evidence = [f"{found.fault.id} ({found.fault.does}): {found.message}" for found in blind]
-        step = "Report this with report.json: a law is blind here, or this JAX takes a fault otherwise than expected."
+        step = "Rerun: it compiles again. If this comes back, check the disk, and do not use --cache."
+    elif verdict.name == "UNTRUSTED" and unseen:
+        layer, cause = "kit", "The kit did not see a fault that it had seeded, so its verdict proves nothing here."
+        evidence = [f"{fate.fault.id} ({fate.fault.does}): {fate.message}" for fate in unseen]
+        step = "Report this with report.json: a law misses the fault, or the fault has no effect in this JAX."
     else:
-        layer, cause = "run", "Checks that the run must answer for did not run."
+        layer, cause = "run", "Required checks did not run."
         evidence = list(dict.fromkeys(f"{record.id}: {record.message}" for record in missing))[:10] or [verdict.reason]
-        step = "Give the run what these checks need: more devices, as a rule."
+        step = "Provide what these checks need, usually more devices."
     return {"layer": layer, "cause": cause, "evidence": evidence, "next_step": step}
 
 
 def timing(outcome: Outcome) -> dict[str, Any]:
-    """How long it took, and what took longest."""
+    """Seconds by rung, of compilation, and of the slowest checks."""
     ended = outcome.ended()
     total = sum(record.seconds for record in ended)
     compiled = sum(record.facts.get("compile_seconds", 0.0) for record in ended)
@@ -180,17 +176,3 @@ def timing(outcome: Outcome) -> dict[str, Any]:
             {"id": r.id, "seconds": r.seconds, "compile_seconds": r.facts.get("compile_seconds", 0.0)} for r in slowest
         ],
     }
-
-
-def margins(outcome: Outcome) -> dict[int, tuple[int, int, int, float | None, float | None]]:
-    """By rung: checks, comparisons, numbers compared, median and worst margin (error over bound)."""
-    table = {}
-    for rung in sorted({record.rung for record in outcome.ended()}):
-        mine = [record for record in outcome.ended() if record.rung == rung]
-        medians = sorted(r.median_margin for r in mine if r.median_margin is not None)
-        # An exact comparison has margin 0 or an infinite one; its failure is told elsewhere.
-        worst = [r.margin for r in mine if r.margin is not None and r.median_margin is not None]
-        middle = medians[len(medians) // 2] if medians else None
-        counts = len(mine), sum(r.comparisons for r in mine), sum(r.compared for r in mine)
-        table[rung] = (*counts, middle, max(worst, default=None))
-    return table

@@ -1,4 +1,4 @@
-"""`explain`: a law's id -> what it asks, what breaks it, what to do; and what the last report measured of it."""
+"""`sftref explain`: a law's id -> its requirement, what breaks it, what to do, and its results in the last report."""
 
 from __future__ import annotations
 
@@ -14,41 +14,42 @@ from ..core.law import RUNGS, Law, laws
 
 
 class UnknownLawError(ValueError):
-    """An id that no law has."""
+    """No law has this id."""
 
 
 def find(word: str) -> list[Law]:
-    """An id, a check's id, a rung's number, or the start of ids -> laws.
+    """The laws that a word names: by a law's id or its beginning, a check's id, or the number of a rung.
 
     Raises:
-        UnknownLawError: naming the nearest ids.
+        UnknownLawError: no law matches; names similar ids.
     """
     name = word.partition("[")[0]
     if name in laws():
         return [laws()[name]]
-    found = [law for law in laws().values() if law.id.startswith(f"{name}.") or str(law.rung) == name]
-    if not found:
-        near = difflib.get_close_matches(name, laws(), 3, 0.4)
-        hint = f"nearest: {', '.join(near)}" if near else "without an id it lists them all"
-        raise UnknownLawError(f"explain {word}: is no law, and no rung of 0 to {len(RUNGS) - 1} that has laws; {hint}")
-    return found
+    matching = [law for law in laws().values() if law.id.startswith(f"{name}.") or str(law.rung) == name]
+    if not matching:
+        similar = difflib.get_close_matches(name, laws(), 3, 0.4)
+        hint = f"similar: {', '.join(similar)}" if similar else "`sftref explain` lists all laws"
+        raise UnknownLawError(f"explain {word}: no such law, nor a rung from 0 to {len(RUNGS) - 1} with laws; {hint}")
+    return matching
 
 
-def table(found: list[Law]) -> Iterator[str]:
+def table(listed: list[Law]) -> Iterator[str]:
     """One line for each law, rung by rung."""
-    width = max(len(law.id) for law in found)
-    for rung in sorted({law.rung for law in found}):
+    width = max(len(law.id) for law in listed)
+    for rung in sorted({law.rung for law in listed}):
         yield f"rung {rung}: {RUNGS[rung]}"
-        for law in found:
+        for law in listed:
             if law.rung == rung:
                 yield f"  {law.id:<{width}}  {law.level:<8} {law.requirement}"
 
 
 def explained(law: Law, report: dict[str, Any] | None) -> Iterator[str]:
     """Everything about one law."""
-    yield f"{law.id} (rung {law.rung}, {law.rung_name}; from level {law.level} on; asked of {_whom(law)})"
+    checked = "each trainer" if law.per == "subject" else "the machine"
+    yield f"{law.id} (rung {law.rung}, {law.rung_name}; from level {law.level} on; checks {checked})"
     yield from _paragraph("", law.requirement)
-    yield "  It catches:"
+    yield "  It detects:"
     for kind in law.catches:
         yield from _paragraph("- ", kind)
     must_see = seen_by(law.id)
@@ -58,41 +59,33 @@ def explained(law: Law, report: dict[str, Any] | None) -> Iterator[str]:
             yield from _paragraph("- ", f"{fault.id}: {fault.does} ({fault.looks_like})")
     yield from _paragraph("Likely cause: ", law.cause)
     yield from _paragraph("Next step: ", law.next_step)
-    yield from _paragraph("", f"It counts as hung after {law.deadline:g} s.")
+    yield from _paragraph("", f"A check that takes more than {law.deadline:g} s counts as hung.")
     checks = [check for check in report["checks"] if check["law"] == law.id] if report else []
     for check in checks:
-        said = f"{check['id']} in the report: {check['status']}"
-        if check["message"]:
-            said += f": {' '.join(check['message'].split())}"
-        yield from _paragraph("", said)
+        message = f": {' '.join(check['message'].split())}" if check["message"] else ""
+        yield from _paragraph("", f"{check['id']} in the report: {check['status']}{message}")
         if check["bound_from"]:
             yield from _paragraph(
                 "  ",
-                f"{check['comparisons']} comparisons; at the worst one ({check['worst']}) error "
+                f"{check['comparisons']} comparisons; the worst ({check['worst']}): error "
                 f"{check['measured']:.3g}, bound {check['bound']:.3g}: {check['bound_from']}",
             )
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report.json, if it is one.
+    """The content of a report.json.
 
     Raises:
-        ValueError: it cannot be read, or is something else.
+        ValueError: it cannot be read, or is not a report.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read ({reason}); give the report.json of a run") from error
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if not str(schema).startswith("sftref.report/"):
-        raise ValueError(f"{path}: is not a report of `verify`; give its report.json")
-    report: dict[str, Any] = found
+    if not isinstance(report, dict) or not str(report.get("schema")).startswith("sftref.report/"):
+        raise ValueError(f"{path}: is not a report of `sftref verify`; give its report.json")
     return report
-
-
-def _whom(law: Law) -> str:
-    return "each trainer" if law.per == "subject" else "the machine"
 
 
 def _paragraph(first: str, text: str) -> list[str]:

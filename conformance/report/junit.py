@@ -1,28 +1,28 @@
-"""A run -> junit.xml, as CI systems read it: a suite for each rung, a case for each check."""
+"""A run -> junit.xml, as CI systems read it: a suite for each line of the ladder, a case for each check."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from xml.etree import ElementTree as Xml
 
-from ..core.result import Result
 from ..judge.outcome import BROKEN, Outcome
-from .terminal import failure
+from .checks import Check, failure
 
-# What XML 1.0 cannot hold.
+# Characters that XML 1.0 does not allow.
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 TAGS = {"fail": "failure", "error": "error", "hang": "error", "crash": "error"}
 
 
-def junit(outcome: Outcome) -> str:
-    """The file's text. What did not run, and what is a known deviation, reads skipped, with its reason."""
+def junit(outcome: Outcome, checks: Sequence[Check]) -> str:
+    """The file's text; checks that did not run, and known deviations, are skipped, with the reason."""
     top = Xml.Element("testsuites", name="sftref conformance")
+    by_id = {check["id"]: check for check in checks}
     for group in outcome.groups():
-        name = f"{group.rung} {group.name}" + (f" [{group.subject}]" if group.subject else "")
         suite = Xml.SubElement(
             top,
             "testsuite",
-            name=name,
+            name=group.title,
             tests=str(len(group.records)),
             failures=str(group.count("fail")),
             errors=str(group.count("error", "hang", "crash")),
@@ -31,20 +31,21 @@ def junit(outcome: Outcome) -> str:
             timestamp=outcome.started.strftime("%Y-%m-%dT%H:%M:%S"),
         )
         for record in group.records:
-            _case(suite, record)
+            _case(suite, by_id[record.id])
     Xml.indent(top)
     return Xml.tostring(top, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _case(suite: Xml.Element, record: Result) -> None:
-    where = f"sftref.{record.law.partition('.')[0]}"
-    case = Xml.SubElement(suite, "testcase", classname=where, name=record.id, time=f"{record.seconds:.3f}")
-    if record.status == "pass":
+def _case(suite: Xml.Element, check: Check) -> None:
+    module = f"sftref.{check['law'].partition('.')[0]}"
+    case = Xml.SubElement(suite, "testcase", classname=module, name=check["id"], time=f"{check['seconds']:.3f}")
+    status = check["status"]
+    if status == "pass":
         return
-    tag = TAGS.get(record.status, "skipped")
-    said = Xml.SubElement(case, tag, message=_clean(f"{record.status}: {record.message}"), type=record.status)
-    if record.status in BROKEN:
-        said.text = _clean("\n".join(failure(record)))
+    message = _clean(f"{status}: {check['message']}")
+    end = Xml.SubElement(case, TAGS.get(status, "skipped"), message=message, type=status)
+    if status in BROKEN:
+        end.text = _clean("\n".join(failure(check)))
 
 
 def _clean(text: str) -> str:

@@ -1,35 +1,27 @@
-"""Numbers of a report -> pictures in SVG, each with its own words for who does not see it."""
+"""Numbers of a report -> pictures in SVG, each with a description in words."""
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-# A scale of errors: decades at its ends, and pixels.
+from ..core.sections import escape, svg
+
+# The scale of errors: decades at its ends, and pixels.
 FIRST, LAST = -17.0, 3.0
 WIDTH, HEIGHT, EDGE = 320, 26, 6
 COLOURS = ("var(--mark)", "var(--bad)", "var(--good)", "var(--idle)", "var(--quiet)")
 
 
-def svg(said: str, width: float, height: float, marks: Iterator[str] | Sequence[str]) -> str:
-    """A picture that says `said`."""
-    text = html.escape(said)
-    return (
-        f'<svg role="img" aria-label="{text}" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}"><title>{text}</title>{"".join(marks)}</svg>'
-    )
-
-
 def scale(check: Mapping[str, Any]) -> str:
-    """A check's error, noise, bound, floor and control on one logarithmic axis; empty where nothing has a bound."""
+    """A check's error, noise, bound, floor and control on one logarithmic axis; empty without a bound."""
     bound, error = check["bound"], check["measured"]
     if not bound or error is None:
         return ""
     floor = min((f["all"] for f in check["facts"].get("floor", {}).values() if f.get("all")), default=None)
-    named = {"error": error, "noise": check["noise"], "bound": bound, "floor": floor, "control": check["control"]}
-    said = ", ".join(f"{name} {value:.2g}" for name, value in named.items() if value is not None)
+    values = {"error": error, "noise": check["noise"], "bound": bound, "floor": floor, "control": check["control"]}
+    words = ", ".join(f"{name} {value:.2g}" for name, value in values.items() if value is not None)
     y = HEIGHT / 2
     marks = [
         f'<line x1="{EDGE}" x2="{WIDTH - EDGE}" y1="{y}" y2="{y}" stroke="var(--line)"/>',
@@ -49,7 +41,7 @@ def scale(check: Mapping[str, Any]) -> str:
         marks.append(f'<path d="M{at - 4:.1f} {y - 4} l8 8 m0 -8 l-8 8" stroke="var(--quiet)"/>')
     colour = "var(--bad)" if error > bound else "var(--good)"
     marks.append(f'<circle cx="{_x(error):.1f}" cy="{y}" r="4.5" fill="{colour}"/>')
-    return svg(said, WIDTH, HEIGHT, marks)
+    return svg(words, WIDTH, HEIGHT, marks)
 
 
 def _x(value: float) -> float:
@@ -59,7 +51,7 @@ def _x(value: float) -> float:
 
 
 def curves(lines: Mapping[str, Sequence[float]], what: str, width: int = 640, height: int = 260) -> str:
-    """Lines over the number of the step, on top of each other, with a legend."""
+    """Values over the number of the step, one line for each name, with a legend."""
     every = [value for line in lines.values() for value in line if math.isfinite(value)]
     if not every:
         return ""
@@ -75,21 +67,21 @@ def curves(lines: Mapping[str, Sequence[float]], what: str, width: int = 640, he
     marks = []
     for number, (name, line) in enumerate(lines.items()):
         points = " ".join(at(step, value) for step, value in enumerate(line) if math.isfinite(value))
-        # The first is the widest: lines that are the same are all to be seen.
+        # Earlier lines are wider, so that identical lines are all visible.
         wide = 1.5 + 2.5 * (len(lines) - 1 - number)
         colour = COLOURS[number % len(COLOURS)]
         marks.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{wide:g}"/>')
         x = left + 90 * number
         marks.append(f'<line x1="{x}" x2="{x + 18}" y1="{height - 7}" y2="{height - 7}" stroke="{colour}" '
                      f'stroke-width="{wide:g}"/>')  # fmt: skip
-        marks.append(f'<text x="{x + 22}" y="{height - 3}">{html.escape(name)}</text>')
+        marks.append(f'<text x="{x + 22}" y="{height - 3}">{escape(name)}</text>')
     marks.append(f'<text x="4" y="{top + 8}">{high:.3f}</text><text x="4" y="{height - bottom}">{low:.3f}</text>')
     marks.append(f'<text x="{width - 70}" y="{height - 3}">{most} steps</text>')
     return svg(f"{what}: {', '.join(lines)}, {most} steps, {high:.3f} to {low:.3f}", width, height, marks)
 
 
 def matrix(faults: Sequence[Mapping[str, Any]], cell: int = 14) -> str:
-    """Seeded faults by the laws that were asked of them: filled where seen, red where it had to be and was not."""
+    """Seeded faults by laws: filled where a law saw the fault, with a red edge where it should have seen it."""
     laws = sorted({law for fault in faults for law in (*fault["expected"], *fault["seen_by"])})
     if not laws:
         return ""
@@ -97,18 +89,16 @@ def matrix(faults: Sequence[Mapping[str, Any]], cell: int = 14) -> str:
     marks = []
     for column, law in enumerate(laws):
         x = left + column * cell + cell / 2
-        marks.append(f'<text transform="rotate(-60 {x} {top - 6})" x="{x}" y="{top - 6}">{html.escape(law)}</text>')
+        marks.append(f'<text transform="rotate(-60 {x} {top - 6})" x="{x}" y="{top - 6}">{escape(law)}</text>')
     for row, fault in enumerate(faults):
         y = top + row * cell
-        marks.append(
-            f'<text x="{left - 6}" y="{y + cell - 4}" text-anchor="end">{html.escape(fault["id"][:36])}</text>'
-        )
+        marks.append(f'<text x="{left - 6}" y="{y + cell - 4}" text-anchor="end">{escape(fault["id"][:36])}</text>')
         for column, law in enumerate(laws):
-            seen, asked = law in fault["seen_by"], law in fault["expected"]
+            seen, expected = law in fault["seen_by"], law in fault["expected"]
             colour = "var(--good)" if seen else "none"
-            edge = "var(--bad)" if asked and not seen and fault["status"] == "survived" else "var(--line)"
+            edge = "var(--bad)" if expected and not seen and fault["status"] == "survived" else "var(--line)"
             marks.append(f'<rect x="{left + column * cell}" y="{y}" width="{cell - 2}" height="{cell - 2}" '
                          f'fill="{colour}" stroke="{edge}"/>')  # fmt: skip
-    seen_all = sum(fault["status"] == "killed" for fault in faults)
-    said = f"{seen_all} of {len(faults)} seeded faults were seen, by {len(laws)} laws"
-    return svg(said, left + len(laws) * cell + 80, top + len(faults) * cell + 4, marks)
+    killed = sum(fault["status"] == "killed" for fault in faults)
+    words = f"{killed} of {len(faults)} seeded faults were seen, by {len(laws)} laws"
+    return svg(words, left + len(laws) * cell + 80, top + len(faults) * cell + 4, marks)

@@ -17,7 +17,7 @@ from ..core.law import LADDER
 from ..core.settings import DEFAULT_ADAPTERS
 from ..judge.outcome import BROKEN, Outcome
 from ..judge.verdict import judge
-from ..machine.remedies import FAILS, MENDS, REFUSED, SILENT, UNTRIED, Remedy, Tries, Try, remedies
+from ..machine.remedies import FAILS, FIXES, REFUSED, SILENT, UNTRIED, Remedy, Tries, Try, remedies
 from ..machine.startup import READY, Started
 
 # Of those that fell: the lowest ones say most, and each that hangs costs its deadline.
@@ -87,7 +87,7 @@ def _of_a_start(outcome: Outcome, started: Started, given: Mapping[str, str], as
     def ask(environment: Mapping[str, str], _: int | None) -> tuple[str, str]:
         again = asking.start(environment)
         refused = UNKNOWN_FLAG in again.message
-        return (MENDS, "") if again.how == READY else (REFUSED if refused else FAILS, again.line)
+        return (FIXES, "") if again.how == READY else (REFUSED if refused else FAILS, again.line)
 
     asked = Tries(asked=[f"JAX's start ({started.phase})"])
     return _go_through(asked, worth, ask, outcome, given, asking) if worth else None
@@ -105,7 +105,7 @@ def _go_through(
     while found.unchanged < UNCHANGED and (not found.unchanged or time.monotonic() < until):
         asking.tell(f"asking again, unchanged: {', '.join(found.asked)}")
         found.unchanged += 1
-        found.passed_unchanged += ask(given, None)[0] == MENDS
+        found.passed_unchanged += ask(given, None)[0] == FIXES
     if found.passed_unchanged:
         return found
     whole = 0
@@ -117,7 +117,7 @@ def _go_through(
         changed = remedy.change(given)
         result, message = ask(changed, remedy.devices)
         everything = ""
-        if result == MENDS and remedy.devices is None and not found.workaround and whole < MOST_WHOLE:
+        if result == FIXES and remedy.devices is None and not found.workaround and whole < MOST_WHOLE:
             whole += 1
             asking.tell(f"it mends what fell; now everything with {remedy.words}")
             verdict = judge(asking.ladder(outcome.expected, changed, None))
@@ -145,4 +145,4 @@ def _result(again: Outcome) -> tuple[str, str]:
     quiet = again.of_status("not_run", "blocked")
     if quiet or again.setup is not None or not again.records:
         return SILENT, again.setup or (quiet[0].message if quiet else "no check ran")
-    return MENDS, ""
+    return FIXES, ""

@@ -24,7 +24,7 @@ from sftref.conformance.benchmarks.measuring.timing import (
     repeats,
     rounded,
 )
-from sftref.conformance.benchmarks.page import page
+from sftref.conformance.benchmarks.page import document, page
 from sftref.conformance.benchmarks.tables import duration, table
 
 pytestmark = pytest.mark.once
@@ -73,7 +73,7 @@ def test_what_looks_slower_once_is_slower_only_where_others_say_so() -> None:
 def test_one_stored_run_says_nothing_of_times() -> None:
     found = judge([stored(1.0)]).judge(measured(1.5))
     assert (found.word, found.message) == (AMBIGUOUS, "1 of 3 stored runs: how runs scatter is not known yet")
-    assert verdict.told("wall", found.ratios["wall"]) == "wall time 1.50 times (scatter not known yet)"
+    assert verdict.in_words("wall", found.ratios["wall"]) == "wall time 1.50 times (scatter not known yet)"
 
 
 def test_nothing_stored_is_no_pass() -> None:
@@ -244,8 +244,7 @@ def test_a_table_and_a_page_say_the_same() -> None:
     lines = "\n".join(table(found, 12))
     assert "✗ step[mesh]" in lines
     assert "FAIL  wall time 1.20 times" in lines
-    content = {"verdict": WRONG, "line": verdict.line(found, "8 x cpu, small"), "devices": "8 x cpu, small"}
-    shown = page(found, content | {"environment": {"a": "</script>"}}, 0.05)
+    shown = page(document(found, "8 x cpu, small", 0.05, {"environment": {"a": "</script>"}}))
     assert "<b>" not in shown.replace("<br>", "")
     assert "</script>" not in shown
     assert shown.count("<svg") == 1, "a picture where there is a ratio, and no other"

@@ -27,7 +27,7 @@ from sftref.conformance.judge.verdict import judge
 from sftref.conformance.machine.remedies import Tries
 from sftref.conformance.machine.snapshot import static
 from sftref.conformance.report.document import document
-from sftref.conformance.report.markdown import markdown as report_text
+from sftref.conformance.report.page import markdown as report_text
 from sftref.conformance.workers.plan import SEEDED, trial_command, trials
 
 pytestmark = pytest.mark.once
@@ -125,7 +125,7 @@ def test_the_report_has_every_fault() -> None:
         jsonschema.validate(content, schema, jsonschema.Draft202012Validator)
         [entry] = content["faults"]
         assert (entry["id"], entry["layer"], entry["expected"]) == (FAULT, "operator", [LAW])
-        assert f"| `{FAULT}` |" in report_text(outcome, verdict, content)
+        assert f"| `{FAULT}` |" in report_text(content)
     content = document(run("pass"), judge(run("pass")))
     assert content["diagnosis"]["layer"] == "kit"
     assert FAULT in content["diagnosis"]["evidence"][0]

@@ -54,7 +54,7 @@ def test_a_run_has_the_rungs_of_its_level() -> None:
     for level in LEVELS:
         rungs = {split_id(check)[0].rung for check in expected(level, ["mesh"])}
         assert rungs == {*range(9), *{"quick": [], "standard": [9], "full": [9, 10]}[level]}
-    with pytest.raises(explain.UnknownLawError, match="explain 11: is no law, and no rung of 0 to 10 that has laws"):
+    with pytest.raises(explain.UnknownLawError, match="explain 11: no such law, nor a rung from 0 to 10 with laws"):
         explain.find("11")
 
 

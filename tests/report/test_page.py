@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -14,10 +15,11 @@ from sftref.conformance.benchmarks.judging.intervals import Ratio
 from sftref.conformance.benchmarks.judging.verdict import Judged
 from sftref.conformance.benchmarks.page import document as bench_document
 from sftref.conformance.core.result import STATUSES
+from sftref.conformance.core.sections import inline
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.judge.verdict import judge
 from sftref.conformance.report.document import document
-from sftref.conformance.report.page import page
+from sftref.conformance.report.page import markdown, page
 from sftref.conformance.report.pictures import FIRST, WIDTH, curves, matrix, scale
 from test_report import NASTY, made
 
@@ -72,6 +74,18 @@ def test_a_page_is_well_formed_whatever_a_report_says() -> None:
     assert all(attrs.get("aria-label") for tag, attrs in read.seen if tag == "svg")
     labels = {attrs.get("id") for tag, attrs in read.seen}
     assert {"words", "status", "rung", "subject", "open", "clear", "count"} <= labels, "what the script looks for"
+
+
+def test_both_formats_show_the_same_sections() -> None:
+    report = content(made(troubles=["a child hung at exit"]))
+    report["checks"][0]["facts"]["floor"] = {"float32": {"all": 1e-6, "tensor": 2e-6, "element": 1e-5, "noise": 1e-7}}
+    shown, text = page(report), markdown(report)
+    titles = re.findall(r"<h2[^>]*>([^<]+)</h2>", shown)
+    assert titles == re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert {"Ladder", "Checks", "Margins", "Detection floors", "Problems of child processes"} <= set(titles)
+    for fact in ("a child hung at exit", "2.0e-06", *(check["cause"] for check in report["checks"][1:5])):
+        assert html.escape(fact) in shown
+        assert inline(fact) in text
 
 
 def test_what_fell_comes_first_and_open() -> None:

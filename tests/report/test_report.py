@@ -22,8 +22,9 @@ from sftref.conformance.judge.verdict import CODES, judge
 from sftref.conformance.machine import snapshot
 from sftref.conformance.machine.remedies import Tries, Try
 from sftref.conformance.report.compare import compare
-from sftref.conformance.report.document import document, margins
+from sftref.conformance.report.document import document
 from sftref.conformance.report.explain import read_report
+from sftref.conformance.report.sections import margins
 
 SCHEMA = json.loads((KIT / "report" / "report.schema.json").read_text())
 MACHINE = [law for law in laws().values() if law.per == "machine"]
@@ -149,7 +150,7 @@ def test_time_names_the_slowest_and_the_share_of_compilation() -> None:
 
 def test_margins_are_by_rung() -> None:
     outcome = made(("pass",) * 3)
-    for rung, (checks, comparisons, compared, median, worst) in margins(outcome).items():
+    for rung, (checks, comparisons, compared, median, worst) in margins(content(outcome)["checks"]).items():
         count = sum(record.rung == rung for record in outcome.ended())
         assert (checks, comparisons, compared, median, worst) == (count, 3 * count, 30 * count, 0.1, 0.4)
 
@@ -201,7 +202,7 @@ def test_compare_sees_what_is_gone_what_is_new_and_a_margin_that_grew() -> None:
     one, two = made(("pass",)), made(("pass", "pass"))
     lines, worse = compare(content(two), content(one))
     assert worse
-    assert f"worse: no longer asked: 1 check: {MACHINE[1].id}" in lines
+    assert f"worse: missing: 1 check: {MACHINE[1].id}" in lines
     lines, worse = compare(content(one), content(two))
     assert not worse
     assert f"new: 1 check: {MACHINE[1].id}" in lines
@@ -209,7 +210,7 @@ def test_compare_sees_what_is_gone_what_is_new_and_a_margin_that_grew() -> None:
     assert worse
     assert any(line.startswith(f"worse: {MACHINE[1].id}, new: fail") for line in lines)
     lines, _ = compare(content(made(("pass",) * 9)), content(one))
-    assert any(line.startswith("worse: no longer asked: 8 checks: ") and line.endswith(" and 4 more") for line in lines)
+    assert any(line.startswith("worse: missing: 8 checks: ") and line.endswith(" and 4 more") for line in lines)
     grown = made(("pass",))
     grown.records[MACHINE[0].id] = dataclasses.replace(grown.records[MACHINE[0].id], margin=0.9)
     lines, worse = compare(content(one), content(grown))

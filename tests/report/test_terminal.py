@@ -27,13 +27,13 @@ IDS = ["copies.round_trip", "copies.between", "operators.gelu", "step.update[mes
 def test_the_time_left(
     before: dict[str, float], done: int, left: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = terminal.Screen(Settings(), before)
-    told.begin(IDS)
-    told.began = told.spoke = 1000.0
+    screen = terminal.Screen(Settings(), before)
+    screen.begin(IDS)
+    screen.began = screen.printed = 1000.0
     monkeypatch.setattr(terminal.time, "monotonic", lambda: 1100.0)
-    told.waiting(IDS[:done], [IDS[-1]])
-    said = capsys.readouterr().err
-    assert f"{done} of 4 checks done{left and f', {left}'}; now {IDS[-1]}" in said
+    screen.waiting(IDS[:done], [IDS[-1]])
+    progress = capsys.readouterr().err
+    assert f"{done} of 4 checks done{left and f', {left}'}; now {IDS[-1]}" in progress
 
 
 def test_what_did_not_run_before_says_nothing_about_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

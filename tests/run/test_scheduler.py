@@ -105,7 +105,7 @@ def test_a_failure_is_told_with_what_to_do(everything: tuple[Copy, Ended]) -> No
         "a: error 1, must be the same bit for bit; furthest off at [0]: 1.0, should be 0.0",
         "likely cause: The cause.",
         "next step: The next step.",
-        "again: python -m conformance verify --only r3.differs --level standard --seed 0",
+        "reproduce: python -m conformance verify --only r3.differs --level standard --seed 0",
     ):
         assert said in out
     assert "\x1b" not in out

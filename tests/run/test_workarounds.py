@@ -49,12 +49,12 @@ def test_a_setting_that_mends_all_is_a_workaround_and_never_a_pass(tmp_path: Pat
     assert diagnosis["layer"] == "collectives"
     assert diagnosis["evidence"][0] == f"{SIMPLE}: everything passes with it"
     assert diagnosis["cause"].startswith(
-        f"It is wrong as this machine is set, and right with {SIMPLE}, which uses no low-"
+        f"Results are wrong with this machine's settings and right with {SIMPLE}, which turns off "
     )
-    assert "until it is mended upstream (https://github.com/ROCm/rocm-systems/issues/5480)" in diagnosis["next_step"]
+    assert "until it is fixed upstream (https://github.com/ROCm/rocm-systems/issues/5480)" in diagnosis["next_step"]
     assert " s left" not in ended.err.rpartition("asking again")[2]
     markdown = (tmp_path / "copy/sftref-report/report.md").read_text()
-    assert f"| `{SIMPLE}` | mends |" in markdown
+    assert f"| `{SIMPLE}` | fixes it |" in markdown
     assert f"<code>{SIMPLE}</code>" in page(ended.report)
     # The page for a fresh install shows this run.
     [block] = WORKAROUND.findall(INSTALL.read_text(encoding="utf-8"))
@@ -84,8 +84,8 @@ def test_what_passes_when_it_is_asked_again_is_mended_by_nothing(tmp_path: Path)
     assert ended.report["verdict"] == "NONCONFORMANT"
     assert ended.report["tries"]["passed_unchanged"] == 2
     assert ended.report["tries"]["tries"] == []
-    assert "passed 2 of 2 times: it is wrong only sometimes" in ended.report["diagnosis"]["evidence"][0]
-    assert ended.report["diagnosis"]["next_step"].startswith("Run again, to see how often")
+    assert "intermittent; 2 of 2 reruns without any change passed" in ended.report["diagnosis"]["evidence"][0]
+    assert ended.report["diagnosis"]["next_step"].startswith("Rerun, to see how often it fails")
 
 
 def test_a_flag_that_this_jax_does_not_know_is_told_from_one_that_does_not_help(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_users_own_variable_is_tried_on_a_cpu_too(tmp_path: Path) -> None:
     ended = ran(tmp_path, [(1, "passes"), (2, "needs_plain")], platform="cpu", XLA_FLAGS=flags)
     assert ended.report["verdict"] == "WORKAROUND"
     assert ended.report["tries"]["workaround"] == "unset XLA_FLAGS"
-    assert "Keep to that setting for good" in ended.report["diagnosis"]["next_step"]
+    assert "Keep this setting, and rerun" in ended.report["diagnosis"]["next_step"]
 
 
 @pytest.mark.parametrize("words", [["--no-remedies"], []])
@@ -138,7 +138,7 @@ def test_jax_that_does_not_start_is_started_with_other_settings(tmp_path: Path) 
 
 def test_time_for_tries_is_bounded(tmp_path: Path) -> None:
     made = Copy(tmp_path / "copy", [(1, "passes"), (2, "sleeps")], tries=True).on("gpu", "rocm")
-    made.edit("trying.py", r'"standard": 900.0', '"standard": 1.0')
+    made.edit("run/workarounds.py", r'"standard": 900.0', '"standard": 1.0')
     ended = made.verify("--no-self-test")
     assert ended.report["verdict"] == "UNRESPONSIVE"
     assert ended.report["tries"]["unchanged"] == 1
@@ -220,6 +220,6 @@ def test_what_is_said_names_each_result_once() -> None:
         )
 
     tries = [one("a", "mends"), one("b", "does not mend"), one("c", "does not mend"), one("d", "was not tried")]
-    said = Tries(asked=["r"], unchanged=2, tries=tries).said
-    assert said == ["a: r passes with it, and then X: 1 wrong", "does not mend: b; c", "was not tried: d"]
+    said = Tries(asked=["r"], unchanged=2, tries=tries).evidence
+    assert said == ["a: r passes with it; the whole run: X: 1 wrong", "does not fix it: b; c", "not tried: d"]
     assert Remedy(id="x", does="", source="", flags=("--a=", "--b=1")).words == "XLA_FLAGS='--a= --b=1'"

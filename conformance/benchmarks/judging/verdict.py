@@ -14,7 +14,7 @@ from .stored_runs import ENOUGH, Stored, same_program
 
 RECORDED, WRONG = "RECORDED", "WRONG"
 CODES = {PASS: 0, RECORDED: 0, FAIL: 1, WRONG: 1, AMBIGUOUS: 4}
-# What a reader of a list is told first.
+# What a reader of a list sees first.
 ORDER = (WRONG, FAIL, AMBIGUOUS, PASS, RECORDED)
 # Counts that must be 0 on any machine, without a baseline.
 NOTHING = ("compilations later", "arrays left")
@@ -54,7 +54,11 @@ class Judged:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Judged:
         """Back from `to_json`."""
-        ratios = {name: Ratio(**ratio) for name, ratio in value["ratios"].items()}
+        # JSON has no infinity: it is a text there.
+        ratios = {
+            name: Ratio(float(ratio["value"]), float(ratio["low"]), float(ratio["high"]), ratio["n"])
+            for name, ratio in value["ratios"].items()
+        }
         measured = None if value["measured"] is None else Measured.from_json(value["measured"])
         return cls(**{**value, "ratios": ratios, "measured": measured})
 
@@ -132,10 +136,10 @@ class Judge:
         return differences(same[-1].measured[measured.id].exact, measured.exact) if same else []
 
     def _why(self, words: Mapping[str, str], ratios: Mapping[str, Ratio], word: str) -> str:
-        return "; ".join(told(series, ratios[series]) for series, found in words.items() if found == word)
+        return "; ".join(in_words(series, ratios[series]) for series, found in words.items() if found == word)
 
 
-def told(series: str, ratio: Ratio) -> str:
+def in_words(series: str, ratio: Ratio) -> str:
     """A ratio in words: `wall time 1.12 times (1.08 to 1.16)`, or that one cannot say yet how far it reaches."""
     name = series if series not in ("wall", "cpu") else f"{series} time"
     high = "any" if ratio.high > 1e6 else f"{ratio.high:.2f}"
