@@ -147,32 +147,24 @@ def test_processes_that_differ_do_not_start(tmp_path: Path, extra: list[str], sa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("odd", "says"),
+    ("variables", "file", "text", "says"),
     [
-        ({"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}, "XLA_FLAGS of process 1 differs"),
-        ({}, "the program of a step of process 1 differs"),
+        ({"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}, "none", "", "XLA_FLAGS of process 1 differs"),
+        # On its host a file of ours was changed, which no version number shows.
+        ({}, "sitecustomize.py", "import sftref.model.layers\nsftref.model.layers.MASKED = -1e29\n",
+         "the program of a step of process 1 differs"),
+        # An old copy, found before the installed one. Versions are compared first: other differences may follow from them.
+        ({}, "optax-0.0.1.dist-info/METADATA", "Name: optax\nVersion: 0.0.1\n",
+         "the version of Python or a package of process 1 differs"),
     ],
-)
-def test_another_program_is_named(tmp_path: Path, odd: dict[str, str], says: str) -> None:
-    """One process has another flag, or on its host a file of ours was changed, which no version number shows."""
-    (tmp_path / "changed").mkdir()
-    changed = "import sftref.model.layers\nsftref.model.layers.MASKED = -1e29\n"
-    (tmp_path / "changed" / "sitecustomize.py").write_text(changed)
-    variables = {1: odd or {"PYTHONPATH": str(tmp_path / "changed")}}
-    with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "out")], variables=variables) as running:
+)  # fmt: skip
+def test_another_program_is_named(tmp_path: Path, variables: dict[str, str], file: str, text: str, says: str) -> None:
+    path = tmp_path / "host1" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    odd = {1: {"PYTHONPATH": str(tmp_path / "host1")} | variables}
+    with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "out")], variables=odd) as running:
         refused(ends(running, 120), says)
-
-
-@pytest.mark.slow
-def test_another_version_is_named(tmp_path: Path) -> None:
-    """Versions are compared first: other differences may follow from them."""
-    (tmp_path / "old").mkdir()
-    # Found before the installed one, as an old copy on one host would be.
-    (tmp_path / "old" / "optax-0.0.1.dist-info").mkdir()
-    (tmp_path / "old" / "optax-0.0.1.dist-info" / "METADATA").write_text("Name: optax\nVersion: 0.0.1\n")
-    variables = {1: {"PYTHONPATH": str(tmp_path / "old")}}
-    with started(2, [*RUN, *STEPS, "--out", str(tmp_path / "out")], variables=variables) as running:
-        refused(ends(running, 120), "the version of Python or a package of process 1 differs")
 
 
 @pytest.mark.slow
