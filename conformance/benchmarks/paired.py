@@ -46,15 +46,15 @@ class Pairs:
 
     def ratio(self, series: str, alarms: float) -> Ratio:
         """The ratio over all processes, with a probability `alarms` of a false alarm."""
-        pairs = [pair for block in self.blocks for pair in block[series]]
-        return intervals.of_pairs([a for a, _ in pairs], [b for _, b in pairs], alarms)
+        return _ratio([pair for block in self.blocks for pair in block[series]], alarms)
 
     def each(self, series: str) -> list[float]:
         """The estimate of each pair of processes."""
-        return [
-            intervals.of_pairs([a for a, _ in block[series]], [b for _, b in block[series]], 0.5).value
-            for block in self.blocks
-        ]
+        return [_ratio(block[series], 0.5).value for block in self.blocks]
+
+
+def _ratio(pairs: Sequence[tuple[float, float]], alarms: float) -> Ratio:
+    return intervals.of_pairs([a for a, _ in pairs], [b for _, b in pairs], alarms)
 
 
 @dataclass(frozen=True)

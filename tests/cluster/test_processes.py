@@ -153,7 +153,7 @@ def test_processes_that_differ_do_not_start(tmp_path: Path, extra: list[str], sa
         # On its host a file of ours was changed, which no version number shows.
         ({}, "sitecustomize.py", "import sftref.model.layers\nsftref.model.layers.MASKED = -1e29\n",
          "the program of a step of process 1 differs"),
-        # An old copy, found before the installed one. Versions are compared first: other differences may follow from them.
+        # An old copy, found before the installed one. Versions are compared first: more may differ because of them.
         ({}, "optax-0.0.1.dist-info/METADATA", "Name: optax\nVersion: 0.0.1\n",
          "the version of Python or a package of process 1 differs"),
     ],
