@@ -22,8 +22,8 @@ from ...core.result import MISMATCH
 from ...core.settings import Settings
 from ...machine.snapshot import platform_names, static
 from ...machine.versions import plugins, unpaired
-from ...oracle.masks import threefry_2x32
 from ..support.running import at_level
+from .test_5_random import bits_of, pair, uniform_of
 
 # Variables that decide which devices JAX sees; a failure names those that are set.
 VARIABLES = (
@@ -113,13 +113,6 @@ def test_devices(check: Check, devices: list[Any], settings: Settings) -> None:
 ROUGH = Bound(2.0**-6, 2.0**-24, "four roundings of bfloat16, 2^-8 each")
 
 
-def random_bits(key: int, size: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """`jax.random.bits` of `key(key)`: both words xored, at counter (0, i)."""
-    counter = np.zeros(size, np.uint32), np.arange(size, dtype=np.uint32)
-    x, y = threefry_2x32((np.array(0, np.uint32), np.array(key, np.uint32)), counter)
-    return x ^ y
-
-
 def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Any], Bound]]:
     """One kernel of each family that BERT uses: JAX's, NumPy's, their arguments, the bound.
 
@@ -129,7 +122,7 @@ def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Ca
     values = rng.normal(0, 1.5, (33, 48)).astype(np.float32)
     words = rng.integers(-(2**31), 2**31, (64, 5)).astype(np.int32)
     rows = rng.integers(0, 64, 100).astype(np.int32)
-    seed = int(rng.integers(2**31))
+    seed, shape = int(rng.integers(2**31)), (257,)
 
     def threefry(seed: Any) -> Any:
         # Named, since JAX_DEFAULT_PRNG_IMPL changes the default.
@@ -154,11 +147,11 @@ def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Ca
         "scatter-add": (lambda t, i, u: t.at[i].add(u), added, [words, rows, updates], EXACT),
         "sort": (lambda x: jnp.sort(x, 0), lambda x: np.sort(x, 0), [words], EXACT),
         "random bits": (
-            lambda s: jax.random.bits(threefry(s), (257,), np.uint32), lambda s: random_bits(s, 257), [seed], EXACT,
+            lambda s: jax.random.bits(threefry(s), shape, np.uint32), lambda s: bits_of(pair(s), shape), [seed], EXACT,
         ),
         "uniform": (
-            lambda s: jax.random.uniform(threefry(s), (257,), np.float32),
-            lambda s: (random_bits(s, 257) >> np.uint32(9)).astype(np.float32) * np.float32(2**-23), [seed], EXACT,
+            lambda s: jax.random.uniform(threefry(s), shape, np.float32),
+            lambda s: uniform_of(bits_of(pair(s), shape)), [seed], EXACT,
         ),
         "while loop": (euclid, np.gcd, pairs, EXACT),
         "convert": (lambda x: x.astype(half).astype(jnp.float32), lambda x: x.astype(half).astype(x.dtype), [values],

@@ -34,16 +34,11 @@ SHORT = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4), "full": ()}
 EVERY_DTYPE = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4, MIB), "full": (2 * MIB,)}
 
 
-def counts(check: Check, available: int) -> list[int]:
-    """Numbers of devices: all; from standard on 2 and 3; at level full all up to 8."""
-    some = range(2, 9) if check.at("full") else (2, 3) if check.at("standard") else ()
-    return [n for n in some if n < available] + [available]
-
-
 def messages(check: Check, devices: Sequence[Any]) -> Iterator[tuple[Mesh, int, list[np.dtype[Any]]]]:
-    """(mesh, bytes, dtypes) of the check's level; each is one program."""
+    """(mesh, bytes, dtypes) of the check's level, each for one program; all devices, and smaller numbers of them."""
     need_devices(check, devices)
-    for n in counts(check, len(devices)):
+    fewer = range(2, 9) if check.at("full") else (2, 3) if check.at("standard") else ()
+    for n in [n for n in fewer if n < len(devices)] + [len(devices)]:
         mesh = mesh_of(devices[:n])
         for size in at_level(check, SIZES if n == len(devices) else SHORT):
             dtypes = DTYPES if size in at_level(check, EVERY_DTYPE) else FLOATS[: 2 if size <= 8 * MIB else 1]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 from ...core.check import Check
 from ...core.comparison import Array
-from ...core.meshes import mesh_of, shard_map
+from ...core.meshes import mesh_of, on_each
 from ...oracle.bounds_derived import allowed
 from ...oracle.draws import for_all, for_shapes, generators
 from ..support import families, gradients, operators
@@ -195,31 +193,20 @@ def branching_gradient(w: Any, x: Any) -> Any:
     return jax.lax.psum(jax.grad(loss)(w), "data")
 
 
-@functools.cache
-def _sharded(formula: Callable[..., Any], devices: tuple[Any, ...], sharded: int) -> Callable[..., Any]:
-    """The formula with its first argument on every device and the others sharded by rows; results stacked by device."""
-    row = PartitionSpec("data")
-    specs = (PartitionSpec(), *(row,) * sharded)
-
-    def alone(*args: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf[None], formula(*args))
-
-    # With the check on, JAX itself inserts the sum where `w` is used, and the formula could not misplace it.
-    return jax.jit(shard_map(alone, mesh_of(devices), specs, row, check=False))
-
-
 @pytest.mark.law("autodiff.collectives")
 def test_collectives(check: Check, devices: list[Any]) -> None:
     """Compares gradients of integers, for shards of unequal weight, one of them empty; then one through a branch."""
     need_devices(check, devices)
     n, width = len(devices), 5
+    # With the check on, JAX itself inserts the sum where `w` is used, and the formula could not misplace it.
+    summed, branching = (on_each(one, mesh_of(devices), check=False) for one in (gradient_of_sum, branching_gradient))
 
     def compare_sum(rng: np.random.Generator) -> None:
         x = rng.integers(-3, 4, (4 * n, width)).astype(np.float32)
         w, y = rng.integers(-3, 4, width).astype(np.float32), 2 * rng.integers(-3, 4, 4 * n).astype(np.float32)
         weights = 2 * rng.integers(0, 3, 4 * n).astype(np.float32)
         weights[-4:], weights[0] = 0, 2
-        values, slopes = jax.device_get(_sharded(gradient_of_sum, tuple(devices), 3)(w, x, y, weights))
+        values, slopes = summed(np.tile(w, (n, 1)), *(leaf.reshape(n, 4, *leaf.shape[1:]) for leaf in (x, y, weights)))
         error = x @ w - y
         want = x.T @ (weights * error)
         control = n * want if want.any() else want + 1
@@ -229,7 +216,7 @@ def test_collectives(check: Check, devices: list[Any]) -> None:
 
     for_all(check, compare_sum, rng=generators())
     x = np.arange(1, 2 * n + 1, dtype=np.float32)
-    got = jax.device_get(_sharded(branching_gradient, tuple(devices), 1)(np.float32(2), x))
+    got = branching(np.full(n, 2, np.float32), x.reshape(n, 2))
     want = sum((1 if i % 2 == 0 else 3) * float(x[2 * i : 2 * i + 2].sum()) for i in range(n))
     check.equal("a gradient through a branch", got, np.full(n, want, np.float32), control=np.full(n, x.sum()))
 

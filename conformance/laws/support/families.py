@@ -158,20 +158,12 @@ def attention(q: Array, k: Array, v: Array, visible: Array) -> Exact:
     return Exact(parts.out.transpose(0, 2, 1, 3), parts.out_off.transpose(0, 2, 1, 3))
 
 
-def _mask(g: np.random.Generator, b: int, length: int) -> Array:
-    """A ragged mask [B, L]; the first example is whole, the last fully masked."""
-    lengths = g.integers(1, length + 1, b)
+def draw_attention(rng: np.random.Generator, b: int, length: int, h: int, d: int) -> Args:
+    """Queries, keys, values, and a ragged mask [B, L]; the first example is whole, the last fully masked."""
+    q, k, v = 2 * normal(rng, b, length, h, d), normal(rng, b, length, h, d), normal(rng, b, length, h, d)
+    lengths = rng.integers(1, length + 1, b)
     lengths[0], lengths[-1] = length, 0
-    return np.arange(length) < lengths[:, None]
-
-
-def draw_attention(g: np.random.Generator, b: int, length: int, h: int, d: int) -> Args:
-    """Queries, keys, values and a mask."""
-    return normal(g, b, length, h, d) * np.float32(2), *(normal(g, b, length, h, d) for _ in "kv"), _mask(g, b, length)
-
-
-def _rows_of_ids(args: Args, row: int) -> Array:
-    return np.flatnonzero(args[1] == row)
+    return q, k, v, np.arange(length) < lengths[:, None]
 
 
 FAMILIES = (
@@ -181,7 +173,12 @@ FAMILIES = (
     Family("gelu", lambda g: (3 * normal(g, 9, 33),), gelu),
     Family("tanh", lambda g: (2 * normal(g, 9, 33),), tanh),
     Family("cross_entropy", lambda g: (9 * normal(g, 9, 33), g.integers(0, 33, 9).astype(np.int32)), cross_entropy),
-    Family("gather", lambda g: (normal(g, 19, 33), g.integers(0, 19, 23).astype(np.int32)), gather, _rows_of_ids),
+    Family(
+        "gather",
+        lambda g: (normal(g, 19, 33), g.integers(0, 19, 23).astype(np.int32)),
+        gather,
+        lambda args, row: np.flatnonzero(args[1] == row),
+    ),
     Family(
         "scatter_add",
         lambda g: (normal(g, 9, 33), g.integers(0, 9, 23).astype(np.int32), normal(g, 23, 33)),

@@ -38,11 +38,6 @@ def linear_forms(x: Any, w: Any, dy: Any, bias: Any, alpha: Any, precision: Any 
     return forward, dot(dy, w, (1, 1), precision), dot(x, dy, (0, 0), precision), alpha * (forward + bias)
 
 
-def linear_forms_by_default(x: Any, w: Any, dy: Any, bias: Any, alpha: Any) -> tuple[Any, ...]:
-    """`linear_forms` at the precision in force."""
-    return linear_forms(x, w, dy, bias, alpha, None)
-
-
 def attention_products(q: Any, k: Any, p: Any, v: Any) -> tuple[Any, Any]:
     """Attention's batched products: scores of q and k [B, L, H, D], and the mixture of v by p [B, H, L, L]."""
     return (
@@ -56,14 +51,13 @@ def low_precision_forms(a: Any, b: Any) -> tuple[Any, Any]:
     return dot(a, b, out=jnp.float32), dot(a, b)
 
 
-def total(x: Any) -> Any:
-    """The sum, in the dtype of x."""
-    return jnp.sum(x)
-
-
-def matmul(x: Any, w: Any) -> Any:
-    """The product x W."""
-    return dot(x, w)
+# The forms at the precision in force; the product x W; sums, activations, softmax over the last axis; rows of a table,
+# as `flax.linen.Embed` reads them.
+linear_forms_by_default = functools.partial(linear_forms, precision=None)
+matmul, total, tanh = dot, jnp.sum, jnp.tanh
+gelu = functools.partial(jax.nn.gelu, approximate=False)
+softmax = functools.partial(jax.nn.softmax, axis=-1)
+gather = functools.partial(jnp.take, axis=0)
 
 
 def linear(x: Any, w: Any, b: Any) -> Any:
@@ -71,26 +65,11 @@ def linear(x: Any, w: Any, b: Any) -> Any:
     return dot(x, w) + b
 
 
-def softmax(x: Any) -> Any:
-    """Softmax over the last axis."""
-    return jax.nn.softmax(x, axis=-1)
-
-
 def layer_norm(x: Any, scale: Any, bias: Any) -> Any:
     """LayerNorm over the last axis, in two passes, with BERT's epsilon 1e-12."""
     centred = x - x.mean(-1, keepdims=True)
     variance = (centred * centred).mean(-1, keepdims=True)
     return centred * lax.rsqrt(variance + 1e-12) * scale + bias
-
-
-def gelu(x: Any) -> Any:
-    """GELU by the error function."""
-    return jax.nn.gelu(x, approximate=False)
-
-
-def tanh(x: Any) -> Any:
-    """The activation of BERT's pooler."""
-    return jnp.tanh(x)
 
 
 def tanh_of_prefixes(x: Any) -> tuple[Any, ...]:
@@ -101,11 +80,6 @@ def tanh_of_prefixes(x: Any) -> tuple[Any, ...]:
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """The loss of each row."""
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
-
-
-def gather(table: Any, ids: Any) -> Any:
-    """Rows of a table, as `flax.linen.Embed` reads them."""
-    return jnp.take(table, ids, axis=0)
 
 
 def scatter_add(start: Any, ids: Any, updates: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -47,19 +48,16 @@ def accepted(declared: str | None, platform: str, has_less: bool) -> set[str]:
     return names if has_less else names | {"float32"}
 
 
-def in_force(*operands: Any) -> tuple[Any, ...]:
-    """Products without a precision argument, as in BERT: the context or the default decides."""
-    return _forms(operands, None)
+def _forms(*operands: Any, precision: Any) -> tuple[Any, ...]:
+    pairs = zip(operands[::2], operands[1::2], ((1, 0), (1, 1), (0, 0)), strict=True)
+    return tuple(operators.dot(a, b, over, precision) for a, b, over in pairs)
 
 
-def highest(*operands: Any) -> tuple[Any, ...]:
-    """Products with the argument `Precision.HIGHEST`."""
-    return _forms(operands, lax.Precision.HIGHEST)
-
-
-def fastest(*operands: Any) -> tuple[Any, ...]:
-    """Products with the argument `Precision.DEFAULT`, the lowest that the hardware has."""
-    return _forms(operands, lax.Precision.DEFAULT)
+# A linear layer's products without a precision argument, as in BERT, so that the context or the default decides; with
+# the highest; with the lowest that the hardware has.
+in_force = functools.partial(_forms, precision=None)
+highest = functools.partial(_forms, precision=lax.Precision.HIGHEST)
+fastest = functools.partial(_forms, precision=lax.Precision.DEFAULT)
 
 
 def named(machine: Machine, formula: Formula, rows: int = 128) -> str:
@@ -82,9 +80,3 @@ def named(machine: Machine, formula: Formula, rows: int = 128) -> str:
 def forms_of(a: Array, b: Array) -> tuple[Array, ...]:
     """The operands of a @ b, as x W, dy W^T and x^T dy take them."""
     return a, b, a, np.ascontiguousarray(b.T), np.ascontiguousarray(a.T), b
-
-
-def _forms(operands: tuple[Any, ...], precision: Any) -> tuple[Any, ...]:
-    overs = ((1, 0), (1, 1), (0, 0))
-    pairs = zip(operands[::2], operands[1::2], overs, strict=True)
-    return tuple(operators.dot(a, b, over, precision) for a, b, over in pairs)

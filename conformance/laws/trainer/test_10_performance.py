@@ -84,7 +84,8 @@ def test_memory(check: Check, subject: TrainerUnderTest, devices: list[Any], rng
     check.at_least("numbers on the devices", numbers, least, why)
     more = ", ".join(f"{count} more {dtype}{list(shape)}" for (shape, dtype, _), count in (after - before).items())
     what = f"arrays on the devices and their bytes after {2 * UPDATES} updates{more and f', {more}'}"
-    check.same(what, totals(after), totals(before))
+    totals = [(one.total(), sum(size * count for (_, _, size), count in one.items())) for one in (after, before)]
+    check.same(what, *totals)
 
 
 def used(check: Check, subject: TrainerUnderTest, case: Case, rng: np.random.Generator) -> collections.Counter[Any]:
@@ -110,8 +111,3 @@ def held() -> collections.Counter[Any]:
          * len(array.sharding.addressable_devices))
         for array in jax.live_arrays() if not array.is_deleted()
     )  # fmt: skip
-
-
-def totals(arrays: collections.Counter[Any]) -> tuple[int, int]:
-    """Number and bytes of all arrays."""
-    return arrays.total(), sum(size * count for (_, _, size), count in arrays.items())
