@@ -1,4 +1,4 @@
-"""The model against a plain BERT in NumPy float64; padded against packed rows; numerics."""
+"""The model against the kit's oracle in NumPy float64; padded against packed rows; numerics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import traverse_util
-from helpers import LENGTH, all_reference_logits, by_example, model_config, parameters, precision_scope, ragged
+from helpers import LENGTH, by_example, model_config, parameters, precision_scope, ragged
+from kit import oracle_logits
 
 from sftref.config import ConfigError, ModelConfig, OptimConfig
 from sftref.data.batches import Batch, pad, padded_layout
@@ -67,9 +68,9 @@ def logits(batch: Batch, params: Any = PARAMS, *, dropout: bool = False) -> np.n
 
 @pytest.fixture(scope="module")
 def want() -> dict[bool, np.ndarray]:
-    """By whether there is dropout: float64 logits [n, C], each example alone, every layer at every token."""
+    """With and without dropout: the oracle's logits [n, C], every layer at every token."""
     return {
-        on: all_reference_logits(PARAMS, MODEL, TOKENS, (SEED, STEP) if on else None) for on in (False, True)
+        on: oracle_logits(PARAMS, MODEL, TOKENS, (SEED, STEP) if on else None) for on in (False, True)
     }  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def error(got: np.ndarray, want: np.ndarray) -> float:
 class TestReference:
     """Logits MUST be those of the published model, example by example, whatever the layout; masks by their addresses.
 
-    That the last layer is computed at [CLS] only is part of the claim: the reference computes it everywhere.
+    The model computes the last layer at [CLS] only, the oracle at every token.
     """
 
     def test_logits(self, layout: str, dropout: bool, want: dict[bool, np.ndarray]) -> None:
@@ -166,7 +167,7 @@ class TestRegression:
         tokens, params = ragged(N, seed=4, regression=True), parameters(model)
         p, batch = program(model=model), pad(tokens, np.arange(N), padded_layout(N, LENGTH, 2))
         sums, got = jax.jit(lambda s, b: eval_step(p, s, b, lambda tree: tree))(p.state(params, 0), batch)
-        want = all_reference_logits(params, model, tokens)
+        want = oracle_logits(params, model, tokens)
         found = by_example(np.asarray(got)[None], batch, tokens.example_ids)
         assert found.shape == want.shape == (N, 1)
         assert error(found, want) < UNITS * UNIT["float32"]

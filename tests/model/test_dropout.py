@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import LENGTH as LONGEST
-from helpers import Masks, model_config, parameters, ragged, relative_error, threefry
+from helpers import model_config, parameters, ragged, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend.random import threefry_2x32
+from sftref.conformance.oracle.masks import Masks
+from sftref.conformance.oracle.masks import threefry_2x32 as oracle_threefry
 
 from sftref.config import OptimConfig
 from sftref.data.batches import Layout, pad
@@ -64,12 +66,33 @@ def words(seed: int) -> tuple[np.uint32, np.uint32]:
     return np.uint32(seed >> 32), np.uint32(seed & 0xFFFFFFFF)
 
 
+def u32(values: Any) -> np.ndarray:
+    return np.asarray(values, np.uint32)
+
+
+def hidden_factors(
+    seed: int, step: int, site: int, examples: Any, position: np.ndarray, width: int, rate: float
+) -> np.ndarray:
+    """Factors [E, P, width] at the addresses of the docstring of `sftref/model/dropout.py`, by the kit's oracle."""
+    group = np.arange(-(-width // 4), dtype=np.uint32)
+    counter = u32(examples)[:, None, None], u32(position)[:, None] << np.uint32(16) | group
+    return Masks(seed, step).factors(rate, site, counter, axis=2)[..., :width].astype(np.float32)
+
+
+def attention_factors(
+    seed: int, step: int, site: int, examples: Any, query: np.ndarray, key: np.ndarray, heads: int, rate: float
+) -> np.ndarray:
+    """Factors [E, heads, Q, P]; see `hidden_factors`."""
+    group = np.arange(-(-heads // 4), dtype=np.uint32)[:, None, None] << np.uint32(24)
+    counter = u32(examples)[:, None, None, None], group | u32(query)[:, None] << np.uint32(12) | u32(key)
+    return Masks(seed, step).factors(rate, site, counter, axis=1)[:, :heads].astype(np.float32)
+
+
 class TestThreefry:
-    """NumPy's and JAX's Threefry MUST give the published words, so that masks can be reproduced anywhere."""
+    """JAX's Threefry MUST give the published words, so that masks can be reproduced anywhere."""
 
     @pytest.mark.parametrize(("key", "counter", "want"), KNOWN)
     def test_known_answers(self, key: Any, counter: Any, want: Any) -> None:
-        assert tuple(int(x) for x in threefry(key, counter)) == want
         with jax.numpy_dtype_promotion("standard"):
             got = threefry_2x32(jnp.asarray(key, jnp.uint32), jnp.asarray(counter, jnp.uint32))
         assert tuple(got.tolist()) == want
@@ -80,11 +103,11 @@ class TestThreefry:
         c0 = np.uint32(first) ^ np.arange(3, dtype=np.uint32)
         c1 = np.arange(7, 10, dtype=np.uint32) * np.uint32(0x9E3779B9)
         got = threefry_2x32((jnp.uint32(k0), jnp.uint32(k1)), jnp.stack([c0, c1]))
-        np.testing.assert_array_equal(got, np.stack(threefry((k0, k1), (c0, c1))))
+        np.testing.assert_array_equal(got, np.stack(oracle_threefry((u32(k0), u32(k1)), (c0, c1))))
 
 
 class TestFormula:
-    """The factors MUST be those of the formulas in the docstring of `sftref/dropout.py`, to the last bit."""
+    """The factors MUST be those of the formulas in the docstring of `sftref/model/dropout.py`, to the last bit."""
 
     @settings(deadline=None, max_examples=25)
     @given(
@@ -99,24 +122,18 @@ class TestFormula:
         at = address(examples, position)
         query = address(examples, position[::-1][:3].copy())
         got = hidden(words(seed), np.uint32(step), np.uint32(site), at)
-        want = np.stack([Masks(seed, step, e).hidden(site, position, WIDTH, RATE) for e in examples])
-        np.testing.assert_array_equal(got, want.astype(np.float32))
+        np.testing.assert_array_equal(got, hidden_factors(seed, step, site, examples, position, WIDTH, RATE))
         got = attention(words(seed), np.uint32(step), np.uint32(site), query, at)
-        want = np.stack(
-            [Masks(seed, step, e).attention(site, position[::-1][:3], position, HEADS, RATE) for e in examples]
-        )
-        np.testing.assert_array_equal(got, want.astype(np.float32))
+        want = attention_factors(seed, step, site, examples, position[::-1][:3], position, HEADS, RATE)
+        np.testing.assert_array_equal(got, want)
 
     @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9])
     def test_widths_and_heads_of_any_size(self, size: int) -> None:
         at, position = address([9, 4], np.arange(3)), np.arange(3)
         got = source(5, 6).hidden(jnp.ones((2, 3, size)), RATE, 2, at)
-        np.testing.assert_array_equal(
-            got, np.stack([Masks(5, 6, e).hidden(2, position, size, RATE) for e in (9, 4)]).astype(np.float32)
-        )
+        np.testing.assert_array_equal(got, hidden_factors(5, 6, 2, [9, 4], position, size, RATE))
         got = source(5, 6).attention(jnp.ones((2, size, 3, 3)), RATE, 1, at, at)
-        want = np.stack([Masks(5, 6, e).attention(1, position, position, size, RATE) for e in (9, 4)])
-        np.testing.assert_array_equal(got, want.astype(np.float32))
+        np.testing.assert_array_equal(got, attention_factors(5, 6, 1, [9, 4], position, position, size, RATE))
 
     def test_kept_values_are_scaled_by_the_exact_probability(self) -> None:
         x = jnp.full((ROWS, LENGTH, WIDTH), 3.0)
@@ -125,10 +142,10 @@ class TestFormula:
         assert set(np.unique(got)) == {np.float32(0), np.float32(3) * np.float32(65536 / (65536 - 6554))}
 
     def test_noise_equal_to_the_threshold_is_kept(self) -> None:
-        # One lane in 65536 is at the threshold, one just below it: examples that have such a one are looked for.
+        # One lane in 65536 is at the threshold, one just below it: search for examples with such a lane.
         position, dropped = np.arange(LENGTH), round(RATE * 65536)
-        key, examples = threefry(words(1), (2, 0)), np.arange(2**15)[:, None, None]
-        first_word = threefry(key, (examples, (position[:, None] << 16) + np.arange(2)))[0]
+        key, examples = oracle_threefry(words(1), (u32(2), u32(0))), u32(np.arange(2**15))[:, None, None]
+        first_word = oracle_threefry(key, (examples, u32((position[:, None] << 16) + np.arange(2))))[0]
         lane = first_word & np.uint32(0xFFFF)  # of features 0 and 1, each the first of its group
         for noise, kept in ((dropped, True), (dropped - 1, False)):
             example, row, feature = np.argwhere(lane == noise)[0]
@@ -202,16 +219,16 @@ class TestDistinction:
 
     def test_features_positions_heads_queries_and_keys_differ(self) -> None:
         position = np.arange(40)
-        h = Masks(1, 2, 3).hidden(0, position, 40, 0.5)
-        a = Masks(1, 2, 3).attention(1, position, position, 9, 0.5)
+        h = hidden_factors(1, 2, 0, [3], position, 40, 0.5)[0]
+        a = attention_factors(1, 2, 1, [3], position, position, 9, 0.5)[0]
         views = [h, h.T, a.reshape(9, -1), a.swapaxes(0, 1).reshape(40, -1), a.swapaxes(0, 2).reshape(40, -1)]
         for slices in views:  # every two of them
             assert len(np.unique(slices, axis=0)) == len(slices)
         got = source(1, 2).hidden(jnp.ones((1, 40, 40)), 0.5, 0, address([3], position))[0]
-        np.testing.assert_array_equal(got, h.astype(np.float32))
+        np.testing.assert_array_equal(got, h)
         at = address([3], position)
         got = source(1, 2).attention(jnp.ones((1, 9, 40, 40)), 0.5, 1, at, at)[0]
-        np.testing.assert_array_equal(got, a.astype(np.float32))
+        np.testing.assert_array_equal(got, a)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -1,6 +1,6 @@
-"""What both peers are compared on: checkpoints, batches, our own logits and gradients, and the measure of a distance.
+"""Shared by the parity tests: checkpoints, batches, our logits and gradients, and the distance between results.
 
-A checkpoint is a folder written by `save_pretrained`; the peer opens it with its own loader. So these tests prove the
+A checkpoint is a folder written by `save_pretrained`; the peer opens it with its own loader. So these tests check the
 exported files as well as the arithmetic.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from kit import host_batch
 
 from sftref.config import ModelConfig, OptimConfig
 from sftref.data.batches import Batch, pad
@@ -89,7 +90,7 @@ def model_of(case: Case, precision: str) -> tuple[ModelConfig, Params]:
 
 
 def write_checkpoint(case: Case, precision: str, folder: Path, **overrides: Any) -> Path:
-    """The case as a folder; `overrides` falsify its config.json, for the control."""
+    """The case as a folder; `overrides` change its config.json, for the control."""
     import json
 
     config, params = model_of(case, precision)
@@ -119,13 +120,7 @@ def examples(config: ModelConfig) -> TokenArrays:
 
 def rectangle(tokens: TokenArrays) -> dict[str, np.ndarray]:
     """The examples as other implementations take them: int32 [B, L] arrays, the padding with arbitrary ids."""
-    length = max(LENGTHS)
-    ids, types, mask = (np.zeros((EXAMPLES, length), np.int32) for _ in range(3))
-    ids += 5
-    for i, n in enumerate(LENGTHS):
-        span = slice(tokens.offsets[i], tokens.offsets[i + 1])
-        ids[i, :n], types[i, :n], mask[i, :n] = tokens.input_ids[span], tokens.token_type_ids[span], 1
-    return {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
+    return {k: v for k, v in host_batch(tokens, filler=5)._asdict().items() if v.shape[1:]}
 
 
 def batches(tokens: TokenArrays) -> dict[str, Batch]:
@@ -133,11 +128,11 @@ def batches(tokens: TokenArrays) -> dict[str, Batch]:
     index = np.arange(EXAMPLES)
     length = max(LENGTHS) + 4
     layout = packed_layout(tokens, EXAMPLES, length, 1)._replace(rows=EXAMPLES + 2)
-    found = {"padded": pad(tokens, index, layout), "packed": pack(tokens, index, layout, 1)}
-    most = {name: (batch.weights > 0).sum(axis=2).max() for name, batch in found.items()}
+    both = {"padded": pad(tokens, index, layout), "packed": pack(tokens, index, layout, 1)}
+    most = {name: (batch.weights > 0).sum(axis=2).max() for name, batch in both.items()}
     assert most["padded"] == 1, most
     assert most["packed"] > 1, most
-    return found
+    return both
 
 
 def ours(case: Case, precision: str) -> dict[str, tuple[np.ndarray, Flat]]:
@@ -162,11 +157,11 @@ def ours(case: Case, precision: str) -> dict[str, tuple[np.ndarray, Flat]]:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far two results are apart, relative to the peer's.
+    """The difference of two results, relative to the peer's.
 
     Attributes:
         logits: l2 norm of the difference over that of the peer's.
-        gradient: the same over all leaves but the key biases.
+        gradient: the same over all leaves except the key biases.
         worst: the greatest of the same leaf by leaf, and the leaf's name.
         key_bias: l2 norm of the key biases' gradients, ours or theirs, over that of the whole gradient. In exact
             arithmetic they are 0, since a constant added to all scores of a query changes no probability; so each is
@@ -180,7 +175,7 @@ class Distance:
     key_bias: float
 
     def within(self, bound: float) -> bool:
-        """Whether the logits, the gradient and the key biases keep to a bound, and each leaf to ten times of it."""
+        """Whether logits, gradient and key biases are below `bound`, and each leaf below ten times that."""
         return max(self.logits, self.gradient, self.key_bias, self.worst / 10) < bound
 
     def __str__(self) -> str:
@@ -244,10 +239,10 @@ class Parity(abc.ABC):
         assert {g.dtype for g in want[1].values()} == {np.dtype(precision)}
         for layout, got in ours(case, precision).items():
             assert got[0].dtype == np.dtype(precision)
-            found = distance(got, want)
-            print(f"\n{case.name}, {precision}, {layout}: {found}")
-            record_property(layout, str(found))
-            assert found.within(BOUNDS[precision]), f"{layout}: {found}, must be below {BOUNDS[precision]:g}"
+            difference = distance(got, want)
+            print(f"\n{case.name}, {precision}, {layout}: {difference}")
+            record_property(layout, str(difference))
+            assert difference.within(BOUNDS[precision]), f"{layout}: {difference}, must be below {BOUNDS[precision]:g}"
 
     @pytest.mark.parametrize(
         "fault",
@@ -259,7 +254,7 @@ class Parity(abc.ABC):
         case = CASES[0]
         config, _ = model_of(case, "float32")
         folder = write_checkpoint(case, "float32", tmp_path / "m", **fault)
-        found = distance(ours(case, "float32")["packed"], self.peer(folder, examples(config), config, "float32"))
-        print(f"\ncontrol {fault}: {found}")
-        assert found.logits > BOUNDS["float32"], str(found)
-        assert found.gradient > 5 * BOUNDS["float32"], str(found)
+        difference = distance(ours(case, "float32")["packed"], self.peer(folder, examples(config), config, "float32"))
+        print(f"\ncontrol {fault}: {difference}")
+        assert difference.logits > BOUNDS["float32"], str(difference)
+        assert difference.gradient > 5 * BOUNDS["float32"], str(difference)

@@ -1,15 +1,20 @@
-"""What the kit's own tests share: small cases, parameters that are nowhere neutral, ragged and weighted batches."""
+"""Shared by tests that use the kit: small cases, parameters without neutral values, weighted batches, the oracle."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import helpers
 import numpy as np
 from sftref.conformance.adapter import Case, HostBatch
 from sftref.conformance.adapters.sftref import lay_out, model_config
+from sftref.conformance.oracle.masks import Masks
+from sftref.conformance.oracle.model import Network
 
+from sftref.config import ModelConfig
 from sftref.data.batches import Batch
+from sftref.data.tokens import TokenArrays
 from sftref.model.names import to_hf
 
 B, L = 6, 8
@@ -22,14 +27,14 @@ REGRESSION = dataclasses.replace(DROPPED, num_labels=1, regression=True)
 
 
 def params_of(case: Case) -> dict[str, np.ndarray]:
-    """Every parameter random and none at its neutral value, so that no fault hides behind a zero or a one."""
+    """Random parameters, none at its neutral value: a zero or a one would hide faults."""
     rng = np.random.default_rng(1)
     blank = to_hf(helpers.parameters(model_config(case)))
     return {name: leaf * 0 + rng.normal(0.4, 0.5, leaf.shape) for name, leaf in blank.items()}
 
 
 def batch_of(case: Case, seed: int = 2) -> HostBatch:
-    """Ragged examples of unequal weights, the last row padding that holds garbage."""
+    """Ragged examples of unequal weights; the last row is padding with garbage."""
     rng = np.random.default_rng(seed)
     mask = (np.arange(L) < rng.integers(3, L + 1, B)[:, None]).astype(np.int32)
     labels = rng.normal(2, 1, B).astype(np.float32) if case.regression else rng.integers(0, case.num_labels, B)
@@ -41,6 +46,36 @@ def batch_of(case: Case, seed: int = 2) -> HostBatch:
         weights=np.array([1, 0.5, 2, 1, 0.25, 0], np.float32),
         example_ids=rng.integers(0, 2**32, B, dtype=np.uint32),
     )
+
+
+def host_batch(tokens: TokenArrays, filler: int = 0) -> HostBatch:
+    """All examples with weight 1, padded to the longest; `filler` is the id of padding."""
+    mask = (np.arange(tokens.lengths.max()) < tokens.lengths[:, None]).astype(np.int32)
+
+    def rows(values: np.ndarray, padding: int) -> np.ndarray:
+        out = np.full(mask.shape, padding, np.int32)
+        out[mask > 0] = values
+        return out
+
+    ids, types = rows(tokens.input_ids, filler), rows(tokens.token_type_ids, 0)
+    return HostBatch(ids, types, mask, tokens.labels, np.ones(len(tokens), np.float32), tokens.example_ids)
+
+
+def oracle_logits(
+    params: Any, model: ModelConfig, tokens: TokenArrays, address: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Logits [n, C] of the kit's oracle, which is NumPy float64 and has no code of `sftref`.
+
+    `address` is (seed, step) for dropout, None for evaluation.
+    """
+    shared = {name: value for name, value in vars(model).items() if name in Case.__dataclass_fields__}
+    rates = {
+        "hidden_dropout": model.hidden_dropout_prob,
+        "attention_dropout": model.attention_probs_dropout_prob,
+        "classifier_dropout": model.head_dropout,
+    }
+    case = Case(**shared | rates)
+    return Network(case, to_hf(params), host_batch(tokens), address and Masks(*address)).logits()[0]
 
 
 def device_batch(batch: HostBatch) -> Batch:
