@@ -16,7 +16,7 @@ from sftref.conformance.laws.machine import test_3_indices as indices
 from sftref.conformance.laws.machine import test_3_matmul as matmul
 from sftref.conformance.laws.machine import test_3_operators as rung3
 from sftref.conformance.laws.machine import test_4_autodiff as rung4
-from sftref.conformance.laws.support import operators, precision
+from sftref.conformance.laws.support import operators
 from sftref.conformance.oracle import bounds_derived, draws
 
 pytestmark = pytest.mark.jax
@@ -49,7 +49,7 @@ def in_force(bits: int, *, rows: int | None = None, context: bool = True) -> Cal
     return asked
 
 
-highest = precision.highest
+highest = matmul.highest
 WAYS = {
     "TF32": ("in_force", in_force(10), None, "the precision in force: 'tensorfloat32', should be 'float32'"),
     "bfloat16": ("in_force", in_force(7), None, "the precision in force: 'bfloat16', should be 'float32'"),
@@ -74,14 +74,14 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_another_precision_than_asked_for_is_seen(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, wrong, declared, message = WAYS[way]
-    monkeypatch.setattr(precision, name, wrong)
+    monkeypatch.setattr(matmul, name, wrong)
     with jax.default_matmul_precision(declared), pytest.raises(LawBroken, match=message):
         ask(matmul.test_precision)
 
 
 def test_a_lower_precision_that_is_declared_and_used_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "in_force", in_force(10))
-    monkeypatch.setattr(precision, "fastest", in_force(10))
+    monkeypatch.setattr(matmul, "in_force", in_force(10))
+    monkeypatch.setattr(matmul, "fastest", in_force(10))
     with jax.default_matmul_precision("high"):
         check = ask(matmul.test_precision)
     assert check.facts["precision"]["in force"] == "tensorfloat32"

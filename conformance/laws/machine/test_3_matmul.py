@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import pytest
+from jax import lax
 
 from ...core.check import Check
 from ...oracle import bounds_derived
 from ...oracle.bounds_derived import UNIT, allowed
 from ...oracle.draws import for_all, generators
-from ..support import operators, precision
+from ..support import operators
 from ..support.families import normal
-from ..support.operators import Machine
+from ..support.operators import Formula, Machine
 from ..support.running import each_shape
 
+Array = npt.NDArray[Any]
 # (M, K, N) of x [M, K] W [K, N]: BERT's feed-forward and two-class head, odd sizes, one row, one term, one column.
 SHAPES = {
     "quick": ((64, 768, 3072), (33, 65, 7), (1, 64, 2), (5, 1, 3)),
@@ -38,11 +42,11 @@ FORMS = ("x W", "dy W^T", "x^T dy", "alpha (x W + b)")
 @each_shape(SHAPES, most=LARGE)
 def test_matmul(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
     """Compares a linear layer's products and alpha (x W + b), at the highest precision and at the one in force."""
-    in_force = precision.named(machine, precision.in_force)
+    name_in_force = precision_of(machine, in_force)
     formulas = {operators.linear_forms: "float32"}
     # At the highest precision in force, the second program is the first one.
-    if in_force != "float32":
-        formulas[operators.linear_forms_by_default] = in_force
+    if name_in_force != "float32":
+        formulas[operators.linear_forms_by_default] = name_in_force
     m, k, n = shape
     x, w, dy = normal(rng, m, k), normal(rng, k, n), normal(rng, m, n)
     # Larger than the product, so that a scale which misses the bias is seen; and no element is near zero.
@@ -92,38 +96,97 @@ def test_batched_matmul(
         check.within(f"p v {text}", out, mixed, limit, allowed(why))
 
 
+# At least so many bits of the significand in the product -> the precision's name. Several products of a lower format
+# keep a number of bits between two formats: three of bfloat16 keep 16, three of TF32 keep 22.
+NAMES = ((22, "float32"), (14, "bfloat16_3x"), (10, "tensorfloat32"), (0, "bfloat16"))
+WIDEST = 23
+TERMS = 768
+# The precision of a float32 product if nothing is declared: float32 on CPUs, TF32 on some GPUs, bfloat16 on TPUs.
+UNDECLARED = {
+    **dict.fromkeys(("highest", "float32"), {"float32"}),
+    **dict.fromkeys(("high", "tensorfloat32", "bfloat16_3x"), {"tensorfloat32", "bfloat16_3x"}),
+    **dict.fromkeys(("default", "fastest", "bfloat16"), {"tensorfloat32", "bfloat16"}),
+}
+
+
+def declared() -> str | None:
+    """The value of `jax_default_matmul_precision`, in lower case, or None."""
+    value = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return None if value is None else str(value).lower()
+
+
+def accepted(declaration: str | None, platform: str, has_less: bool) -> set[str]:
+    """The precisions that a declaration allows; `has_less` tells whether the hardware has less than float32."""
+    if declaration is None:
+        return set(UNDECLARED.get(platform, EVERY))
+    names = set(DECLARED.get(declaration, EVERY))
+    return names if has_less else names | {"float32"}
+
+
+def _forms(*operands: Any, precision: Any) -> tuple[Any, ...]:
+    pairs = zip(operands[::2], operands[1::2], ((1, 0), (1, 1), (0, 0)), strict=True)
+    return tuple(operators.dot(a, b, over, precision) for a, b, over in pairs)
+
+
+# A linear layer's products without a precision argument, as in BERT, so that the context or the default decides; with
+# the highest; with the lowest that the hardware has.
+in_force = functools.partial(_forms, precision=None)
+highest = functools.partial(_forms, precision=lax.Precision.HIGHEST)
+fastest = functools.partial(_forms, precision=lax.Precision.DEFAULT)
+
+
+def precision_of(machine: Machine, formula: Formula, rows: int = 128) -> str:
+    """The lowest precision among the forms of a linear layer's product, with that many rows.
+
+    One operand has 1 + 2^-j in column j, the other ones and zeros, so that nothing is added up: the result is the first
+    operand, rounded. The left operand is measured first, then the right one.
+    """
+    least = WIDEST
+    steps = (1 + 0.5 ** np.arange(1, WIDEST + 1)).astype(np.float32)
+    eye = np.eye(TERMS, WIDEST, dtype=np.float32)
+    ones = np.ones((rows, TERMS), np.float32)
+    for a, b in ((ones * np.resize(steps, TERMS), eye), (ones, eye * steps)):
+        for out in machine.first(formula, *forms_of(a, b)):
+            kept = (np.asarray(out) == steps).all(axis=0)
+            least = min(least, WIDEST if kept.all() else int(kept.argmin()))
+    return next(name for bits, name in NAMES if least >= bits)
+
+
+def forms_of(a: Array, b: Array) -> tuple[Array, ...]:
+    """The operands of a @ b, as x W, dy W^T and x^T dy take them."""
+    return a, b, a, np.ascontiguousarray(b.T), np.ascontiguousarray(a.T), b
+
+
 @pytest.mark.law("operators.precision")
 def test_precision(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Measures how many bits of the operands reach a float32 product, and compares with the requested precision."""
     machine = Machine(check, devices)
-    platform, declared = devices[0].platform, precision.declared()
+    platform, declaration = devices[0].platform, declared()
     measured = {
-        "in force": precision.named(machine, precision.in_force),
-        "of a row alone": precision.named(machine, precision.in_force, rows=1),
-        "with argument HIGHEST": precision.named(machine, precision.highest),
-        "with argument DEFAULT": precision.named(machine, precision.fastest),
+        "in force": precision_of(machine, in_force),
+        "of a row alone": precision_of(machine, in_force, rows=1),
+        "with argument HIGHEST": precision_of(machine, highest),
+        "with argument DEFAULT": precision_of(machine, fastest),
     }
     with jax.default_matmul_precision("highest"):
-        measured["with context highest"] = precision.named(machine, precision.in_force)
+        measured["with context highest"] = precision_of(machine, in_force)
     has_less = measured["with argument DEFAULT"] != "float32"
-    check.facts.update(precision=measured, declared=declared or "nothing", less_than_float32_exists_here=has_less)
+    check.facts.update(precision=measured, declared=declaration or "nothing", less_than_float32_exists_here=has_less)
     for way in ("with argument HIGHEST", "with context highest"):
         check.same(f"the precision {way}", measured[way], "float32")
-    allowed_here = sorted(precision.accepted(declared, platform, has_less))
+    allowed_here = sorted(accepted(declaration, platform, has_less))
     for way in ("in force", "of a row alone"):
-        text = f"on {platform}, with {declared or 'nothing'} declared, the precision {way}"
+        text = f"on {platform}, with {declaration or 'nothing'} declared, the precision {way}"
         check.same(text, measured[way], measured[way] if measured[way] in allowed_here else " or ".join(allowed_here))
 
     # The autotuner may choose other kernels for other values than the probe's.
-    a, b = normal(rng, 128, precision.TERMS), normal(rng, precision.TERMS, precision.WIDEST)
-    for way, formula in (("in force", precision.in_force), ("with argument HIGHEST", precision.highest)):
-        for form, out in zip(FORMS, machine.first(formula, *precision.forms_of(a, b)), strict=False):
+    a, b = normal(rng, 128, TERMS), normal(rng, TERMS, WIDEST)
+    for way, formula in (("in force", in_force), ("with argument HIGHEST", highest)):
+        for form, out in zip(FORMS, machine.first(formula, *forms_of(a, b)), strict=False):
             _two_sided(check, f"{form} {way}", out, a, b, measured[way])
 
 
-def _two_sided(
-    check: Check, what: str, out: np.ndarray[Any, Any], a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], name: str
-) -> None:
+def _two_sided(check: Check, what: str, out: Array, a: Array, b: Array, name: str) -> None:
     """The error is one of the precision `name`: below its bound, and above a tenth of what rounded operands give."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     cut = _rounding(name)
@@ -166,6 +229,6 @@ def test_low_precision(check: Check, rng: np.random.Generator, devices: list[Any
         compare(rng, (64, 3072, 256))
 
 
-def _away_from_zero(g: np.random.Generator, *shape: int) -> np.ndarray[Any, Any]:
+def _away_from_zero(g: np.random.Generator, *shape: int) -> Array:
     sign = np.where(g.random(shape, np.float32) < 0.5, np.float32(-1), np.float32(1))
     return sign * (np.float32(0.125) + np.abs(normal(g, *shape)))

@@ -1,1 +1,1 @@
-"""What laws share: operators, trainer checks, lowered text, process groups."""
+"""What laws share: when a law runs, operators and their exact values, trainer checks, lowered text, process groups."""

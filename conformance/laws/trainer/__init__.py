@@ -1,4 +1,6 @@
-"""Laws of a trainer under test (rungs 4 to 10).
+"""Laws of a trainer under test, rungs 4 and 6 to 10: gradient, step, equivalence, training, processes, performance.
 
-Each test_*.py has its laws in words in a TOML file beside it.
+A test takes the fixture `subject`, the trainer under test, beside those of the machine's laws.
+It calls `claims(check, subject, ...)` for capabilities that it needs: without them the check is NOT RUN.
+`support/trainer_checks.py` draws a case and compares gradients, updates, losses and logits with the oracle's.
 """
