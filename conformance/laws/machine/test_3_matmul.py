@@ -102,11 +102,11 @@ NAMES = ((22, "float32"), (14, "bfloat16_3x"), (10, "tensorfloat32"), (0, "bfloa
 WIDEST = 23
 TERMS = 768
 # The precision of a float32 product if nothing is declared: float32 on CPUs, TF32 on some GPUs, bfloat16 on TPUs.
-UNDECLARED = {
-    **dict.fromkeys(("highest", "float32"), {"float32"}),
-    **dict.fromkeys(("high", "tensorfloat32", "bfloat16_3x"), {"tensorfloat32", "bfloat16_3x"}),
-    **dict.fromkeys(("default", "fastest", "bfloat16"), {"tensorfloat32", "bfloat16"}),
-}
+UNDECLARED = {"cpu": {"float32"}, "gpu": {"float32", "tensorfloat32"}}
+EVERY = frozenset(name for _, name in NAMES)
+FULL, HIGH, LOW = {"float32"}, {"tensorfloat32", "bfloat16_3x"}, {"tensorfloat32", "bfloat16"}
+DECLARED = {"highest": FULL, "float32": FULL, "high": HIGH, "tensorfloat32": HIGH, "bfloat16_3x": HIGH}
+DECLARED |= {"default": LOW, "fastest": LOW, "bfloat16": LOW}
 
 
 def declared() -> str | None:
