@@ -1,8 +1,7 @@
-"""The bundled pairs: complete, clean, balanced, without leaks, and not to be told apart by the words alone."""
+"""The bundled pairs: complete, clean, balanced, without leaks, and with classes that words alone do not separate."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import pathlib
 import re
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from bundled_pairs import build
 
 from sftref.data import bundled
 
@@ -170,14 +170,16 @@ def test_the_files_are_small():
 
 def test_the_statistics_are_those_of_the_files(splits, stats):
     for name, rows in splits.items():
-        told = stats["splits"][name]
+        numbers = stats["splits"][name]
         words = [len(row[key].split()) for row in rows for key in ("question1", "question2")]
-        assert told["pairs"] == len(rows)
-        assert told["paraphrases"] == sum(row["label"] for row in rows)
-        assert (told["words"]["min"], told["words"]["max"]) == (min(words), max(words))
-        assert told["words"]["mean"] == round(float(np.mean(words)), 1)
+        assert numbers["pairs"] == len(rows)
+        assert numbers["paraphrases"] == sum(row["label"] for row in rows)
+        assert (numbers["words"]["min"], numbers["words"]["max"]) == (min(words), max(words))
+        assert numbers["words"]["mean"] == round(float(np.mean(words)), 1)
         overlap = np.array([jaccard(row) for row in rows])
-        assert told["jaccard_by_class"] == [round(float(of_class(rows, overlap, label).mean()), 3) for label in (0, 1)]
+        assert numbers["jaccard_by_class"] == [
+            round(float(of_class(rows, overlap, label).mean()), 3) for label in (0, 1)
+        ]
     accuracy = stats["validation_accuracy"]
     assert accuracy["majority"] == 0.5
     assert max(accuracy.values()) < WORDS_ALONE
@@ -187,21 +189,24 @@ def test_the_data_card_quotes_the_statistics(stats):
     card = (bundled.path("train").parent / "README.md").read_text()
     for name, score in stats["validation_accuracy"].items():
         assert re.search(rf"`{name}` .*\| {score:.3f} \|", card), f"{name} = {score:.3f} is not in the data card"
-    for name, told in stats["splits"].items():
-        numbers = [told["pairs"], *told["words"].values(), *told["jaccard_by_class"], *told["cosine_by_class"]]
+    for name, split in stats["splits"].items():
+        numbers = [split["pairs"], *split["words"].values(), *split["jaccard_by_class"], *split["cosine_by_class"]]
         line = next(line for line in card.splitlines() if line.startswith(f"| {name} |"))
         assert re.findall(r"[\d.]+", line.replace(",", "")) == [str(number) for number in numbers]
+
+
+def test_help_of_the_build(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        build.main(["--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert "PYTHONPATH=tests/studies" in printed
+    assert "python -m bundled_pairs.build" in printed
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_rebuild_gives_the_same_pairs(tmp_path: pathlib.Path):
-    packages = [f"pythonbible-{name}" for name in ("web", "wmth", "ylt", "asv")]
-    present = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
-    missing = [name for name in packages if name not in present]
-    assert not missing, f"{', '.join(missing)} missing; install with: pip install 'sftref[data]'"
-    from bundled_pairs import build
-
-    assert build.main(["--out", str(tmp_path)]) == 0
+    assert build.main(["--out", str(tmp_path)]) == 0, "pip install '.[data]' has what this needs"
     for name in bundled.SPLITS:
         assert pq.read_table(tmp_path / f"{name}.parquet").equals(pq.read_table(bundled.path(name)))

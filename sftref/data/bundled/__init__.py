@@ -1,8 +1,7 @@
 """Paraphrase pairs that come with the package, in QQP's columns: question1, question2, label (1 = paraphrase), idx.
 
-Two English translations of one Bible verse say the same in other words; two verses of a book that share many words do
-not. All four translations are in the public domain. `README.md` beside this file is the data card; `build.py` made
-the files: `python -m sftref.data.bundled.build`.
+A paraphrase is one Bible verse in two English translations; a non-paraphrase is two verses of a book that share many
+words. All four translations are in the public domain. `README.md` in this folder is the data card.
 """
 
 from __future__ import annotations

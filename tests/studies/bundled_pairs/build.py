@@ -9,12 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-EXAMPLES = """examples:
-  python -m sftref.data.bundled.build                 rebuild the files beside this module (about two minutes, 3 GB)
-  python -m sftref.data.bundled.build --out /tmp/new  write them elsewhere, to compare
-  python -m sftref.data.bundled.build --seed 1 --out /tmp/other   other pairs by the same rules
-"""
+from bundled_pairs import sources
+from sftref.data import bundled
 
+EXAMPLES = """examples, in a clone, with PYTHONPATH=tests/studies:
+  python -m bundled_pairs.build                    rebuild the files in sftref/data/bundled (2 to 4 minutes, 3 GB)
+  python -m bundled_pairs.build --out /tmp/new     write them elsewhere, to compare
+  python -m bundled_pairs.build --seed 1 --out /tmp/other   other pairs by the same rules
+"""
 
 Texts = Mapping[str, Mapping[int, str]]
 Row = dict[str, Any]
@@ -25,11 +27,11 @@ def build(seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:
 
     Raises:
         SourceError: a source package is missing or is not the pinned one.
+        ModuleNotFoundError: another package is missing.
     """
-    # Imported here, so that a missing scikit-learn is reported like a missing text.
     import numpy as np
 
-    from bundled_pairs import baselines, candidates, matching, pool, sources
+    from bundled_pairs import baselines, candidates, matching, pool
 
     print("reading four translations", flush=True)
     texts, titles = sources.read_all()
@@ -37,32 +39,30 @@ def build(seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:
     corpus = candidates.Corpus(texts)
     choice = pool.build(list(candidates.enumerate_pairs(corpus).values()), corpus, seed)
     print("matching the classes", flush=True)
-    # A second judge learns what the first leaves to be learned; then training is chosen so that neither can win.
+    # A second judge learns from the pairs that the first cannot tell apart; training is chosen so that neither can.
     trial = np.array(matching.select("train", choice, seed, balance=False)).ravel()
     train = matching.select("train", pool.judge(choice, trial), seed, balance=True)
-    # Validation is matched on a judge that has learned from the training pairs as they are.
+    # Validation is matched on a judge that learned from the training pairs.
     validation = matching.select("validation", pool.judge(choice, np.array(train).ravel()), seed, balance=True)
     splits = {
         name: rows(matching.name_pairs(couples, choice, corpus, seed), texts, titles)
         for name, couples in (("train", train), ("validation", validation))
     }
-    print("scoring models that only know words", flush=True)
+    print("scoring models that use words only", flush=True)
     stats = {"seed": seed, **baselines.measure(splits)}
     return splits, stats
 
 
 def rows(pairs: Sequence[Any], texts: Texts, titles: Mapping[int, str]) -> list[Row]:
     """The rows of one split, in order."""
-    from bundled_pairs.sources import reference
-
     return [
         {
             "question1": texts[pair.first[0]][pair.first[1]],
             "question2": texts[pair.second[0]][pair.second[1]],
             "label": pair.label,
             "idx": number,
-            "source1": f"{pair.first[0]} {reference(pair.first[1], titles)}",
-            "source2": f"{pair.second[0]} {reference(pair.second[1], titles)}",
+            "source1": f"{pair.first[0]} {sources.reference(pair.first[1], titles)}",
+            "source2": f"{pair.second[0]} {sources.reference(pair.second[1], titles)}",
         }
         for number, pair in enumerate(pairs)
     ]
@@ -89,21 +89,21 @@ def write(splits: Mapping[str, Sequence[Mapping[str, Any]]], stats: Mapping[str,
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m sftref.data.bundled.build",
+        prog="python -m bundled_pairs.build",
         description="Rebuild the bundled paraphrase pairs from the four packages of Bible translations.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    here = pathlib.Path(__file__).parent
-    parser.add_argument("--out", type=pathlib.Path, default=here, help="folder to write to (default: the package)")
+    shipped = bundled.path("train").parent
+    parser.add_argument("--out", type=pathlib.Path, default=shipped, help="folder to write to (default: the package)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0, as shipped)")
     options = parser.parse_args(arguments)
     try:
         splits, stats = build(options.seed)
     except ModuleNotFoundError as error:
-        print(f"package {error.name} is missing; install it with: pip install 'sftref[data]'", file=sys.stderr)
+        print(f"package {error.name} is missing; install it with: {sources.INSTALL}", file=sys.stderr)
         return 2
-    except RuntimeError as error:  # SourceError; its module may be what failed to import
+    except RuntimeError as error:  # SourceError
         print(error, file=sys.stderr)
         return 2
     write(splits, stats, options.out)

