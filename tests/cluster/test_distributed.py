@@ -16,7 +16,7 @@ from sftref.config import ConfigError
 from sftref.data.batches import Layout, Part, fill, pad
 
 THREE = {"coordinator": "host0:7777", "num_processes": 2, "process_id": 1}
-# What JAX 0.10.2 said when process 1 of 2 had been killed, and when process 0 had.
+# What JAX 0.10.2 wrote when process 1 of 2 had been killed, and when process 0 had.
 UNHEALTHY = """E1127 coordination_service.cc:1549] propagate: UNAVAILABLE: The following tasks are unhealthy \
 (stopped sending heartbeats):
 1
