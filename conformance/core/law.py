@@ -6,6 +6,7 @@ Everything that is known about a law, apart from its code, is a field of its ent
 from __future__ import annotations
 
 import tomllib
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -80,6 +81,11 @@ class Law:
     def rung_name(self) -> str:
         """The rung in words."""
         return RUNGS[self.rung]
+
+    @property
+    def stream(self) -> int:
+        """The number of its stream of random values: the CRC-32 of its id."""
+        return zlib.crc32(self.id.encode())
 
     def runs_at(self, level: str, processes: int | None) -> bool:
         """Whether a run at `level` includes it; `--processes` adds the laws of processes at any level."""

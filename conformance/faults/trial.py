@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
-import inspect
-import pkgutil
 import sys
-import tempfile
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from ..adapter import load_adapter
 from ..core.check import Check
 from ..core.fault import Fault
 from ..core.kit import PACKAGE
 from ..core.law import Law, laws
 from ..core.result import Result
-from ..core.settings import Settings, device_limit
-from ..laws.support import compilation
+from ..core.settings import Settings
+from ..laws.support import call
 from .backend.lowering import CannotSeedError
 
 SUBJECTS, PERFORMANCE, LOWERED, PROCESSES = "trainers", "trainers.performance", "trainers.lowered", "trainers.processes"
 # The modules that seed faults in trainers; the others seed them in the machine.
 TRAINERS = (SUBJECTS, PERFORMANCE, LOWERED)
-
-
-@functools.cache
-def functions() -> dict[str, Callable[..., None]]:
-    """Law -> the function that asks it."""
-    package = importlib.import_module(f"{PACKAGE}.laws")
-    found: dict[str, Callable[..., None]] = {}
-    for name in sorted(
-        m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if ".test_" in m.name
-    ):
-        for function in vars(importlib.import_module(name)).values():
-            for mark in getattr(function, "pytestmark", ()):
-                found |= {mark.args[0]: function} if mark.name == "law" else {}
-    return found
 
 
 @contextlib.contextmanager
@@ -74,39 +52,23 @@ def forget() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith(f"{PACKAGE}.laws."):
             for value in vars(module).values():
-                if hasattr(value, "cache_clear") and value is not functions:
+                if hasattr(value, "cache_clear") and value is not call.functions:
                     value.cache_clear()
 
 
-def ask(
+def run_law(
     law: Law, instead: dict[str, Any], settings: Settings, subject: str | None = None, *, narrows: bool = False
 ) -> Result:
-    """Ask one law as pytest would; what is in `instead` takes the place of the fixture of its name."""
+    """Run one law as pytest would; values of `instead` replace the fixtures of their names."""
     check = Check(law, settings.level, settings.seed, narrows=narrows)
     error: BaseException | None = None
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
-        ways: dict[str, Callable[[], Any]] = {
-            "check": lambda: check,
-            "rng": lambda: np.random.default_rng((zlib.crc32(law.id.encode()), settings.seed)),
-            "settings": lambda: settings,
-            "devices": lambda: jax.devices()[: int(min(device_limit(settings), len(jax.devices())))],
-            "against": lambda: load_adapter(settings.against),
-            # Of a trainer that claims processes; others are not asked in several.
-            "adapter": str,
-            "tmp_path": lambda: Path(folder),
-        }
-        function = functions()[law.id]
-        names = inspect.signature(function).parameters
-        try:
-            given = {name: instead[name] if name in instead else ways[name]() for name in names}
-            with compilation.of(check):
-                function(**given)
-            check.finish()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as raised:
-            error = raised
+    try:
+        call.run(check, settings, **instead)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as raised:
+        error = raised
     return Result.of(law, subject, check, error, time.monotonic() - began, "")
 
 
@@ -118,13 +80,13 @@ def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]], *, narrow
             _enough(fault, asked[0][1])
         with seeded(fault) as instead:
             for law, settings in asked:
-                yield ask(laws()[law], instead, settings, subject, narrows=narrows)
+                yield run_law(laws()[law], instead, settings, subject, narrows=narrows)
     except CannotSeedError as error:
         yield from (Result.ended(laws()[law], subject, "not_run", str(error), 0.0) for law, _ in asked)
 
 
 def _enough(fault: Fault, settings: Settings) -> None:
-    found = int(min(device_limit(settings), len(jax.devices())))
-    if found < fault.devices or found % fault.multiple_of:
+    n = len(call.devices(settings))
+    if n < fault.devices or n % fault.multiple_of:
         count = f"{fault.devices}{f', a multiple of {fault.multiple_of},' if fault.multiple_of > 1 else ''}"
-        raise CannotSeedError(f"needs {count} devices, found {found}")
+        raise CannotSeedError(f"needs {count} devices, found {n}")

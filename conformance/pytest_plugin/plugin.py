@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from ..benchmarks import options as speed
 from ..core.check import Blocked, Check
 from ..core.law import LEVELS, Law, blocked_by, check_id, laws, selects
 from ..core.result import Result
-from ..core.settings import Settings, device_limit, start_jax
-from ..laws.support import compilation
+from ..core.settings import Settings, start_jax
+from ..laws.support import call as law_call
 from .session import Run
 from .summary import Summary, add_options
 
@@ -163,9 +162,7 @@ def check(request: pytest.FixtureRequest) -> Check:
 @pytest.fixture
 def rng(check: Check) -> Any:
     """A NumPy generator of this check's own, from the run's seed."""
-    import numpy as np
-
-    return np.random.default_rng((zlib.crc32(check.law.id.encode()), check.seed))
+    return law_call.generator(check)
 
 
 @pytest.fixture(scope="session")
@@ -177,10 +174,7 @@ def settings(request: pytest.FixtureRequest) -> Settings:
 @pytest.fixture(scope="session")
 def devices(settings: Settings) -> list[Any]:
     """The devices to verify: those of the platform asked for, at most `--sftref-devices`."""
-    import jax
-
-    found = jax.devices()
-    return found[: int(min(device_limit(settings), len(found)))]
+    return law_call.devices(settings)
 
 
 @pytest.fixture(scope="session")
@@ -211,10 +205,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     check = pyfuncitem.stash.get(CHECK, None)
     if check is None:
         return (yield)
-    with compilation.of(check):
-        result = yield
-    check.finish()
-    return result
+    with law_call.around(check):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

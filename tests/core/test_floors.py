@@ -9,7 +9,7 @@ from sftref.conformance.core.comparison import Bound
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers import NumpyTrainer
-from sftref.conformance.faults.trial import ask
+from sftref.conformance.faults.trial import run_law
 
 pytestmark = pytest.mark.jax
 
@@ -89,7 +89,7 @@ def test_infinities_are_left_as_they_are() -> None:
 
 
 def test_a_gradient_law_sees_every_leaf_except_the_one_that_is_zero_up_to_rounding() -> None:
-    record = ask(laws()["step.gradients"], {"subject": NumpyTrainer()}, Settings(level="quick"))
+    record = run_law(laws()["step.gradients"], {"subject": NumpyTrainer()}, Settings(level="quick"))
     assert record.status == "pass"
     assert {name.rpartition("layer.")[2][2:] for name in record.facts["unseen"]} == {"attention.self.key.bias"}
     assert record.facts["floor"]["float64"]["all"] < 1e-5

@@ -15,8 +15,9 @@ from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.backend.executables import results_changed
 from sftref.conformance.faults.backend.lowering import CannotSeedError, replaced
-from sftref.conformance.faults.trial import PROCESSES, TRAINERS, functions, seeded, trials
+from sftref.conformance.faults.trial import PROCESSES, TRAINERS, seeded, trials
 from sftref.conformance.judge.mutation_score import level_of
+from sftref.conformance.laws.support.call import functions
 
 pytestmark = pytest.mark.jax
 

@@ -13,7 +13,7 @@ from sftref.conformance.core.law import check_id, laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers import NumpyTrainer, trainer
-from sftref.conformance.faults.trial import ask
+from sftref.conformance.faults.trial import run_law
 from sftref.conformance.judge.diagnosis import diagnose, rules
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.laws.support.trainer_checks import draw_case, simplified
@@ -128,19 +128,19 @@ def test_the_evidence_has_the_values_and_whom_it_befell() -> None:
 )
 def test_a_failure_is_asked_again_with_less(fault: str, law: str, way: str) -> None:
     instead = {"subject": trainer(fault), "devices": list(range(8))}
-    record = ask(laws()[law], instead, Settings(level="quick"), narrows=True)
+    record = run_law(laws()[law], instead, Settings(level="quick"), narrows=True)
     assert record.status == "fail"
     assert way in record.facts["holds"]
     assert record.facts["held_before"]
-    hasty = ask(laws()[law], instead, Settings(level="quick"))
+    hasty = run_law(laws()[law], instead, Settings(level="quick"))
     assert hasty.message == record.message
     assert "holds" not in hasty.facts
 
 
 def test_right_logits_at_other_rows_are_called_so() -> None:
-    record = ask(laws()["step.logits"], {"subject": trainer("logits-by-device")}, Settings(level="quick"))
+    record = run_law(laws()["step.logits"], {"subject": trainer("logits-by-device")}, Settings(level="quick"))
     assert "where the rows of the batch are" in record.message
-    record = ask(laws()["step.logits"], {"subject": trainer("dropout-in-evaluation")}, Settings(level="quick"))
+    record = run_law(laws()["step.logits"], {"subject": trainer("dropout-in-evaluation")}, Settings(level="quick"))
     assert "where the rows" not in record.message
 
 

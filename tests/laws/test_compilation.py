@@ -1,7 +1,8 @@
-"""Which checks' programs are compiled without optimization, and that the option is theirs alone."""
+"""Which checks compile without optimizations; the option ends with the check."""
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 
 import jax
@@ -26,16 +27,21 @@ pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("optimized")]
     ],
 )
 def test_only_trainers_on_simulated_devices_are_compiled_lightly(
-    law: str, level: str, platform: str, light: bool
+    law: str, level: str, platform: str, light: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert compilation.is_light(laws()[law], level, platform) is light
+    monkeypatch.delenv(compilation.OPTION.upper(), raising=False)
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
+    check = Check(laws()[law], level, 0)
+    with compilation.of(check):
+        assert option() is light
+    assert check.facts == ({"optimized": False} if light else {})
 
 
 def option() -> object:
     return jax.config.values[compilation.OPTION]
 
 
-def test_the_option_ends_with_the_check_whatever_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_option_ends_with_the_check_even_if_it_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(compilation.OPTION.upper(), raising=False)
     check = Check(laws()["step.update"], "quick", 0)
     seen = []
@@ -54,7 +60,7 @@ def test_the_option_ends_with_the_check_whatever_its_end(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("name", "value"), [("JAX_DISABLE_MOST_OPTIMIZATIONS", "0"), ("XLA_FLAGS", "--xla_backend_optimization_level=3")]
 )
-def test_who_says_how_to_compile_is_obeyed(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_setting_stays(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     check = Check(laws()["step.update"], "quick", 0)
     with compilation.of(check):
@@ -62,7 +68,7 @@ def test_who_says_how_to_compile_is_obeyed(name: str, value: str, monkeypatch: p
     assert check.facts == {}
 
 
-def test_the_seconds_of_each_stage_are_told() -> None:
+def test_the_seconds_of_each_stage() -> None:
     x = jax.numpy.ones(3)
     double = jax.jit(lambda x: 2 * x)
     with compilation.stages() as first:
@@ -74,18 +80,18 @@ def test_the_seconds_of_each_stage_are_told() -> None:
     assert set(second.values()) == {0.0}
 
 
-def test_kept_programs_are_found_again_and_only_in_here(tmp_path: Path) -> None:
+def test_kept_programs_are_found_again_in_the_context_only(tmp_path: Path) -> None:
     def tripled() -> float:
         return float(jax.jit(lambda x: x * 3)(2.0))
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, name) for name in names]
-    with compilation.kept_in(tmp_path) as found:
-        assert (tripled(), found) == (6.0, [])
+    with compilation.kept_in(tmp_path) as hits:
+        assert (tripled(), hits) == (6.0, [])
         kept = set(tmp_path.iterdir())
-        assert (tripled(), found) == (6.0, [compilation.FOUND])
+        assert (tripled(), hits) == (6.0, [compilation.FOUND])
     assert tripled() == 6.0
-    assert found == [compilation.FOUND]
+    assert hits == [compilation.FOUND]
     assert kept
     assert {path for path in tmp_path.iterdir() if path not in kept and not path.name.endswith("-atime")} == set()
     assert [getattr(jax.config, name) for name in names] == before

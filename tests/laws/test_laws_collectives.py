@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from lawruns import numbers, run_law
 from sftref.conformance.core.check import LawBroken, NotRun
 from sftref.conformance.core.meshes import DTYPES, coded, exact_limit, summed
+from sftref.conformance.core.settings import Settings
 from sftref.conformance.laws.machine import test_2_collectives as rung2
-from sftref.conformance.laws.machine import test_2_groups as groups
 from sftref.conformance.laws.machine import test_2_partitioner as partitioner
-from test_laws_machine import N, ask, numbers
 
 pytestmark = pytest.mark.jax
+
+N = 4
+FOUR = Settings(level="quick", devices=N)
 
 psum, pmax, pmin, all_gather = lax.psum, lax.pmax, lax.pmin, lax.all_gather
 psum_scatter, all_to_all, ppermute = lax.psum_scatter, lax.all_to_all, lax.ppermute
@@ -76,7 +79,7 @@ def test_a_sum_that_is_wrong(fault: str, monkeypatch: pytest.MonkeyPatch) -> Non
     wrong, where = SUMS[fault]
     plant(monkeypatch, "psum", wrong)
     with pytest.raises(LawBroken, match=f"psum, .*{where} on {N} devices: error"):
-        ask(rung2.test_psum, "collectives.psum")
+        run_law("collectives.psum", FOUR)
 
 
 OTHERS = {
@@ -115,20 +118,20 @@ def test_a_collective_that_is_wrong(fault: str, monkeypatch: pytest.MonkeyPatch)
     name, wrong = OTHERS[fault]
     plant(monkeypatch, name, wrong)
     with pytest.raises(LawBroken, match=name):
-        ask(getattr(rung2, f"test_{name}"), f"collectives.{name}")
+        run_law(f"collectives.{name}", FOUR)
 
 
 def test_a_mean_over_a_number_that_is_no_power_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask(rung2.test_pmean, "collectives.pmean", n=3)
+    run_law("collectives.pmean", devices=jax.devices()[:3])
     plant(monkeypatch, "pmean", lambda x, axis: psum(jnp.where(lax.axis_index(axis) == 1, x + 2, x), axis) / 3)
     with pytest.raises(LawBroken, match=r"bound 4 \(rounded reciprocal"):
-        ask(rung2.test_pmean, "collectives.pmean", n=3)
+        run_law("collectives.pmean", devices=jax.devices()[:3])
 
 
 def test_groups_that_are_ignored_or_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lax, "pmax", lambda x, axis, axis_index_groups: pmax(x, axis))
     with pytest.raises(LawBroken, match="pmax, groups of 2 neighbours, 3072 B"):
-        ask(groups.test_subgroups, "collectives.subgroups")
+        run_law("collectives.subgroups", FOUR)
     monkeypatch.setattr(lax, "pmax", pmax)
     neighbours = [[0, 1], [2, 3]]
 
@@ -139,24 +142,24 @@ def test_groups_that_are_ignored_or_mixed(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(lax, "psum", contiguous)
     with pytest.raises(LawBroken, match=r"psum, groups of every 2\., 3072 B"):
-        ask(groups.test_subgroups, "collectives.subgroups")
+        run_law("collectives.subgroups", FOUR)
 
 
 @pytest.mark.parametrize("wrong", ["model", ("data", "model")])
 def test_an_axis_taken_for_another(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lax, "psum", lambda x, axis, axis_index_groups: psum(x, wrong if axis == "data" else axis))
     with pytest.raises(LawBroken, match=r"psum, axis data of \(2, 2\)"):
-        ask(groups.test_two_axes, "collectives.two_axes")
+        run_law("collectives.two_axes", FOUR)
 
 
 def test_pmap_on_other_devices_or_with_parts_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     pmap = jax.pmap
     monkeypatch.setattr(jax, "pmap", lambda f, axis, devices: pmap(f, axis, devices=jax.devices()[N:]))
     with pytest.raises(LawBroken, match="devices of pmap's result, N = 4"):
-        ask(groups.test_pmap, "collectives.pmap")
+        run_law("collectives.pmap", FOUR)
     monkeypatch.setattr(jax, "pmap", lambda f, axis, devices: pmap(lambda x: f(x[::-1]), axis, devices=devices))
     with pytest.raises(LawBroken, match="psum, pmap, N = 4"):
-        ask(groups.test_pmap, "collectives.pmap")
+        run_law("collectives.pmap", FOUR)
 
 
 def test_a_fault_that_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +178,7 @@ def test_a_fault_that_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(rung2, "on_each", sometimes)
     with pytest.raises(LawBroken, match="psum of 3072 B, time 16: error"):
-        ask(rung2.test_repeated, "collectives.repeated")
+        run_law("collectives.repeated", FOUR)
 
 
 @pytest.mark.parametrize(
@@ -197,21 +200,10 @@ def test_a_partitioned_program_that_is_wrong(program: str, wrong: Any, monkeypat
 
     monkeypatch.setattr(partitioner, "programs", planted)
     with pytest.raises(LawBroken, match=f"{program}, mesh .*, device after device: error"):
-        ask(partitioner.test_partitioner, "collectives.partitioner")
+        run_law("collectives.partitioner", FOUR)
 
 
-@pytest.mark.parametrize(
-    ("law", "function"),
-    [
-        ("psum", rung2.test_psum),
-        ("ppermute", rung2.test_ppermute),
-        ("repeated", rung2.test_repeated),
-        ("subgroups", groups.test_subgroups),
-        ("two_axes", groups.test_two_axes),
-        ("pmap", groups.test_pmap),
-        ("partitioner", partitioner.test_partitioner),
-    ],
-)
-def test_one_device_is_not_verified(law: str, function: Any) -> None:
+@pytest.mark.parametrize("law", ["psum", "ppermute", "repeated", "subgroups", "two_axes", "pmap", "partitioner"])
+def test_one_device_is_not_verified(law: str) -> None:
     with pytest.raises(NotRun, match=r"needs [24] devices, found 1"):
-        ask(function, f"collectives.{law}", n=1)
+        run_law(f"collectives.{law}", devices=jax.devices()[:1])

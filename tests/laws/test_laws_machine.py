@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sftref.conformance.core.check import Check, LawBroken, NotRun
-from sftref.conformance.core.law import laws
+from lawruns import numbers, run_law
+from sftref.conformance.core.check import LawBroken, NotRun
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers import trainer
 from sftref.conformance.laws.machine import test_0_environment as rung0
-from sftref.conformance.laws.machine import test_1_copies as rung1
 from sftref.conformance.laws.machine import test_1_programs as programs
 from sftref.conformance.laws.support import compilation
 from sftref.conformance.machine.versions import unpaired
@@ -26,20 +23,8 @@ from sftref.conformance.machine.versions import unpaired
 pytestmark = pytest.mark.jax
 
 N = 4
-
-
-def asked(law: str, level: str = "quick") -> Check:
-    return Check(laws()[law], level, 0)
-
-
-def numbers() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
-def ask(function: Callable[..., None], law: str, n: int = N) -> Check:
-    check = asked(law)
-    function(check, numbers(), jax.devices()[:n])
-    return check
+FOUR = Settings(level="quick", devices=N)
+STANDARD = Settings()
 
 
 def changed(**versions: str) -> dict[str, str]:
@@ -54,9 +39,9 @@ def changed(**versions: str) -> dict[str, str]:
         (changed(jax_rocm7_plugin="0.12.0.1", jax_rocm7_pjrt="0.12.0.1.post2"), None),
         (changed(jax="0.9.2", jaxlib="0.9.2", jax_cuda13_plugin="0.9.2+build7"), None),
         (changed(jax="0.12.0", jaxlib="0.12", jax_cuda12_pjrt="0.12.0.post1"), None),
-        (changed(jaxlib="0.12.1"), "jaxlib 0.12.1 does not go with jax 0.12.0.1, which needs 0.9.0 to 0.12.0.1"),
-        (changed(jaxlib="0.8.3"), "jaxlib 0.8.3 does not go with jax 0.12.0.1"),
-        (changed(jax_rocm7_plugin="0.12.0"), "jax-rocm7-plugin 0.12.0 does not go with jaxlib 0.12.0.1"),
+        (changed(jaxlib="0.12.1"), "jaxlib 0.12.1 does not match jax 0.12.0.1, which needs jaxlib 0.9.0 to 0.12.0.1"),
+        (changed(jaxlib="0.8.3"), "jaxlib 0.8.3 does not match jax 0.12.0.1"),
+        (changed(jax_rocm7_plugin="0.12.0"), "jax-rocm7-plugin 0.12.0 does not match jaxlib 0.12.0.1"),
         (changed(jaxlib="0.12.0", jax_cuda13_plugin="0.12.0"), "must be of one release beside jax-cuda13-plugin"),
         (changed(jax_cuda12_plugin="0.12.0.1", jax_cuda12_pjrt="0.11.2"), "jax-cuda12-pjrt 0.11.2 does not go"),
     ],
@@ -69,7 +54,7 @@ def test_parts_of_other_releases_are_told(versions: dict[str, str], odd: str | N
 def test_an_installation_that_is_not_the_one_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "__version__", "0.4.99")
     with pytest.raises(LawBroken, match=r"version of the imported jax .*'0\.4\.99', should be"):
-        rung0.test_versions(asked("environment.versions"))
+        run_law("environment.versions")
 
 
 def test_a_wrong_copy_is_left_to_rung_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,9 +68,9 @@ def test_a_wrong_copy_is_left_to_rung_1(monkeypatch: pytest.MonkeyPatch) -> None
         return leaf
 
     monkeypatch.setattr(jax, "device_put", lambda x, *to, **how: put(jax.tree.map(turned, x), *to, **how))
-    ask(rung0.test_messages, "environment.messages")
+    run_law("environment.messages", FOUR)
     with pytest.raises(LawBroken):
-        ask(rung1.test_round_trip, "copies.round_trip")
+        run_law("copies.round_trip", FOUR)
 
 
 @pytest.mark.parametrize("platform", ["gpu", "rocm", "cuda", "tpu"])
@@ -93,10 +78,10 @@ def test_a_platform_that_is_not_there_fails(platform: str, monkeypatch: pytest.M
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     settings = Settings(platform=platform)
     with pytest.raises(LawBroken, match=f"JAX_PLATFORMS=cpu: 'cpu', should be '{platform}'"):
-        rung0.test_platform(asked("environment.platform"), settings)
+        run_law("environment.platform", settings)
     monkeypatch.setattr(jax, "devices", lambda: (_ for _ in ()).throw(RuntimeError("Unable to initialize backend")))
     with pytest.raises(LawBroken, match=f"Unable to initialize backend', should be '{platform}'"):
-        rung0.test_platform(asked("environment.platform"), settings)
+        run_law("environment.platform", settings)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +98,12 @@ def test_the_makers_of_gpus_are_told_apart(
     names: list[str], asked_for: str | None, holds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rung0, "names_of", lambda _: names)
-    check = asked("environment.platform")
     if holds:
-        rung0.test_platform(check, Settings(platform=asked_for))
+        check = run_law("environment.platform", Settings(platform=asked_for))
         assert check.facts["platform"] == names[-1]
     else:
         with pytest.raises(LawBroken, match=f"'{names[-1]}', should be '{asked_for}'"):
-            rung0.test_platform(check, Settings(platform=asked_for))
+            run_law("environment.platform", Settings(platform=asked_for))
 
 
 def test_an_eager_result_that_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,23 +112,23 @@ def test_an_eager_result_that_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rung0, "names_of", lambda device: ["cpu"] if device == cpu else ["gpu", "rocm"])
     monkeypatch.setattr(jax, "devices", lambda: [accelerator])
     with jax.default_device(accelerator):
-        rung0.test_platform(asked("environment.platform"), Settings(platform="rocm"))
+        run_law("environment.platform", Settings(platform="rocm"))
         asarray = jnp.asarray
         monkeypatch.setattr(jnp, "asarray", lambda x: jax.device_put(asarray(x), cpu))
         with pytest.raises(LawBroken, match=r"platform of an eager operation.*: 'cpu', should be 'rocm'"):
-            rung0.test_platform(asked("environment.platform"), Settings(platform="rocm"))
+            run_law("environment.platform", Settings(platform="rocm"))
 
 
 def test_too_few_devices_or_work_that_lands_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     devices = jax.devices()
     with pytest.raises(LawBroken, match="number of devices: 2, should be 4"):
-        rung0.test_devices(asked("environment.devices"), devices[:2], Settings(devices=4))
+        run_law("environment.devices", Settings(devices=4), devices=devices[:2])
     with pytest.raises(LawBroken, match="number of distinct devices: 1, should be 2"):
-        rung0.test_devices(asked("environment.devices"), [devices[1]] * 2, Settings())
+        run_law("environment.devices", Settings(), devices=[devices[1]] * 2)
     put = jax.device_put
     monkeypatch.setattr(jax, "device_put", lambda x, device: put(x, devices[0]))
     with pytest.raises(LawBroken, match=r"where .*1 left its result"):
-        rung0.test_devices(asked("environment.devices"), devices[:2], Settings())
+        run_law("environment.devices", Settings(), devices=devices[:2])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +149,7 @@ def test_a_kernel_that_computes_something_else(
         picked = (wrong, *picked[1:])
     monkeypatch.setattr(place, name, wrong)
     with pytest.raises(LawBroken, match=family):
-        ask(rung0.test_kernels, "environment.kernels")
+        run_law("environment.kernels", FOUR)
 
 
 def test_a_message_of_kernels_that_disagree(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -177,11 +161,11 @@ def test_a_message_of_kernels_that_disagree(monkeypatch: pytest.MonkeyPatch, cap
 
     monkeypatch.setattr(rung0, "_product", product)
     with pytest.raises(LawBroken, match="Results mismatch between different kernels"):
-        ask(rung0.test_messages, "environment.messages")
+        run_law("environment.messages", FOUR)
     assert "Results mismatch" in capfd.readouterr().err, "what was captured is handed on"
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     with pytest.raises(NotRun, match="hides XLA's errors"):
-        ask(rung0.test_messages, "environment.messages")
+        run_law("environment.messages", FOUR)
 
 
 def zeroed(x: Any, place: Any) -> Any:
@@ -220,16 +204,16 @@ _PUT = jax.device_put
 def test_copies_that_go_wrong(law: str, put: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "device_put", put)
     with pytest.raises(LawBroken, match=message):
-        ask(getattr(rung1, f"test_{law.partition('.')[2]}"), law)
+        run_law(law, FOUR)
 
 
 def test_a_copy_that_shares_memory_and_the_hazard_that_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = ask(rung1.test_host_buffer, "copies.host_buffer", n=1)
+    check = run_law("copies.host_buffer", devices=jax.devices()[:1])
     if check.facts["followed"]["64-byte aligned"]:
         assert "device_put keeps the caller's buffer" in check.facts["hazard"]
     monkeypatch.setattr(jnp, "array", lambda x, device: x)
     with pytest.raises(LawBroken, match=r"what jnp\.array copied"):
-        ask(rung1.test_host_buffer, "copies.host_buffer", n=1)
+        run_law("copies.host_buffer", devices=jax.devices()[:1])
 
 
 @pytest.mark.parametrize(
@@ -241,26 +225,25 @@ def test_a_copy_that_shares_memory_and_the_hazard_that_is_no_fault(monkeypatch: 
     ],
 )
 def test_a_trainer_that_is_not_immune(fault: str, message: str) -> None:
-    check = asked("copies.trainer_is_immune", "standard")
     with pytest.raises(LawBroken, match=message):
-        rung1.test_trainer_is_immune(check, numbers(), trainer(fault), jax.devices())
+        run_law("copies.trainer_is_immune", STANDARD, subject=trainer(fault))
 
 
 def test_a_trainer_that_copies_is_immune() -> None:
-    rung1.test_trainer_is_immune(asked("copies.trainer_is_immune", "standard"), numbers(), trainer(), jax.devices())
+    run_law("copies.trainer_is_immune", STANDARD, subject=trainer())
 
 
 @pytest.mark.parametrize("n", [1, 3, N])
-def test_programs_that_take_over_and_are_kept_hold_on_any_number_of_devices(n: int, tmp_path: Path) -> None:
-    check = ask(programs.test_donated, "copies.donated", n=n)
+def test_programs_that_take_over_and_are_kept_hold_on_any_number_of_devices(n: int) -> None:
+    check = run_law("copies.donated", devices=jax.devices()[:n])
     assert check.facts["arguments_taken_over"] == programs.LEAVES * programs.STEPS * 4 * min(n, 2)
-    programs.test_kept_programs(asked("copies.kept_programs", "standard"), numbers(), jax.devices()[:n], tmp_path)
+    run_law("copies.kept_programs", STANDARD, devices=jax.devices()[:n])
 
 
-def test_a_platform_whose_programs_are_not_kept_is_not_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_platform_whose_programs_are_not_kept_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "kept_in", lambda _: contextlib.nullcontext([]))
     with pytest.raises(NotRun, match="does not apply: JAX keeps no programs of cpu"):
-        programs.test_kept_programs(asked("copies.kept_programs", "standard"), numbers(), jax.devices(), tmp_path)
+        run_law("copies.kept_programs", STANDARD)
 
 
 def test_an_update_that_writes_to_its_batch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,4 +259,4 @@ def test_an_update_that_writes_to_its_batch_is_seen(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(programs, "program", wrong)
     with pytest.raises(LawBroken, match="state first, update 0: its batch, which it must not write to: error"):
-        ask(programs.test_donated, "copies.donated")
+        run_law("copies.donated", FOUR)

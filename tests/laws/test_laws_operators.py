@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from lawruns import run_law
 from sftref.conformance.core.check import Check, LawBroken, NotRun
 from sftref.conformance.core.law import laws
+from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.backend.primitives import cut
 from sftref.conformance.laws.machine import test_3_indices as indices
 from sftref.conformance.laws.machine import test_3_matmul as matmul
-from sftref.conformance.laws.machine import test_3_operators as rung3
-from sftref.conformance.laws.machine import test_4_autodiff as rung4
 from sftref.conformance.laws.support import operators
 from sftref.conformance.oracle import bounds_derived, draws
 
 pytestmark = pytest.mark.jax
 
-
-def ask(function: Callable[..., None], level: str = "quick", n: int = 2) -> Check:
-    [mark] = function.pytestmark  # type: ignore[attr-defined]
-    check = Check(laws()[mark.args[0]], level, 0)
-    known = {"check": check, "rng": np.random.default_rng(0), "devices": jax.devices()[:n]}
-    function(**{name: known[name] for name in inspect.signature(function).parameters})
-    return check
+TWO = Settings(level="quick", devices=2)
 
 
 @pytest.fixture(autouse=True)
@@ -76,14 +69,14 @@ def test_another_precision_than_asked_for_is_seen(way: str, monkeypatch: pytest.
     name, wrong, declared, message = WAYS[way]
     monkeypatch.setattr(matmul, name, wrong)
     with jax.default_matmul_precision(declared), pytest.raises(LawBroken, match=message):
-        ask(matmul.test_precision)
+        run_law("operators.precision", TWO)
 
 
 def test_a_lower_precision_that_is_declared_and_used_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "in_force", in_force(10))
     monkeypatch.setattr(matmul, "fastest", in_force(10))
     with jax.default_matmul_precision("high"):
-        check = ask(matmul.test_precision)
+        check = run_law("operators.precision", TWO)
     assert check.facts["precision"]["in force"] == "tensorfloat32"
     assert check.facts["less_than_float32_exists_here"]
 
@@ -97,11 +90,11 @@ def test_an_error_below_that_of_the_precision_is_seen() -> None:
 
 def test_one_device_says_nothing_of_collectives() -> None:
     with pytest.raises(NotRun, match="needs 2 devices, found 1"):
-        ask(rung4.test_collectives, n=1)
+        run_law("autodiff.collectives", devices=jax.devices()[:1])
 
 
 def test_every_device_is_asked_from_the_standard_level_on() -> None:
-    check = ask(rung3.test_tanh, "standard", n=3)
+    check = run_law("operators.tanh", Settings(devices=3))
     assert {what.what.partition(" on ")[2] for what in check.comparisons} == {"", *map(str, jax.devices()[:3])}
 
 
@@ -129,15 +122,14 @@ def test_a_fault_that_comes_and_goes_is_a_fault(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(operators.Machine, "run", sometimes)
     with pytest.raises(LawBroken, match="tanh: error") as error:
-        ask(rung3.test_tanh)
+        run_law("operators.tanh", TWO)
     assert "it did not fail" in " ".join(error.value.__notes__)
 
 
 def test_the_slope_of_attention_is_far_from_its_control() -> None:
     """Along random directions it came out at 30 bounds to 4000, and once in some thousand draws within its bound."""
     for seed in range(5):
-        check = Check(laws()["autodiff.attention"], "quick", seed)
-        rung4.test_attention(check, jax.devices()[:1])
+        check = run_law("autodiff.attention", Settings(level="quick", seed=seed, devices=1))
         slopes = [found for found in check.comparisons if "direction" in found.what]
         assert slopes
         assert all(found.control is not None and found.control > 1e4 * found.bound.value for found in slopes)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import types
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from lawruns import run_law
 from sftref.conformance.adapter import Arrays, Case, HostBatch, StepResult
 from sftref.conformance.adapters.template import Template
 from sftref.conformance.core.check import Check, LawBroken, NotRun
@@ -19,39 +18,30 @@ from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers import trainer
 from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer, OnDevices
-from sftref.conformance.faults.trial import PROCESSES, SUBJECTS, TRAINERS, functions, trials
+from sftref.conformance.faults.trial import PROCESSES, SUBJECTS, TRAINERS, trials
 from sftref.conformance.judge.mutation_score import level_of
 from sftref.conformance.laws.support.process_group import RanksBroken
 from sftref.conformance.laws.trainer.test_4_model import best_step
 
 pytestmark = pytest.mark.jax
 
-FUNCTIONS = {law: function for law, function in functions().items() if laws()[law].per == "subject"}
+LAWS = {law.id for law in laws().values() if law.per == "subject"}
 SEEDED = [fault for fault in faults().values() if fault.module == SUBJECTS]
 
 
-def ask(law: str, subject: Any, folder: Path, devices: Any = tuple(range(8))) -> Check:
-    """Ask one law as the plugin would, at the quick level."""
-    check = Check(laws()[law], "quick", 0)
-    given = {
-        "check": check, "subject": subject, "against": NumpyTrainer(), "devices": list(devices), "tmp_path": folder,
-        "rng": np.random.default_rng(0),
-    }  # fmt: skip
-    function = FUNCTIONS[law]
-    function(**{name: given[name] for name in inspect.signature(function).parameters})
-    check.finish()
-    return check
+def run(law: str, subject: Any, devices: Any = tuple(range(8))) -> Check:
+    return run_law(law, subject=subject, against=NumpyTrainer(), devices=list(devices))
 
 
 def test_every_law_of_a_subject_has_a_fault() -> None:
     ours = [fault for fault in faults().values() if fault.module in (*TRAINERS, PROCESSES)]
-    assert {law for fault in ours for law in fault.seen_by} >= FUNCTIONS.keys()
+    assert {law for fault in ours for law in fault.seen_by} >= LAWS
 
 
 # A trainer in NumPy has no module to be lowered, and one process: see `test_lowering.py` and `test_ranks.py`.
-@pytest.mark.parametrize("law", sorted(law for law in FUNCTIONS if not law.startswith(("lowering.", "processes."))))
-def test_a_right_trainer_passes(law: str, tmp_path: Path) -> None:
-    check = ask(law, OnDevices(), tmp_path, jax.devices())
+@pytest.mark.parametrize("law", sorted(law for law in LAWS if not law.startswith(("lowering.", "processes."))))
+def test_a_right_trainer_passes(law: str) -> None:
+    check = run(law, OnDevices(), jax.devices())
     assert all(found.margin < 0.5 for found in check.comparisons)
 
 
@@ -90,16 +80,16 @@ def test_a_fault_is_seen(name: str, law: str) -> None:
         ("restored-shards-lost", "training.resume", 8),
     ],
 )
-def test_a_fault_is_seeded_under_its_condition_only(fault: str, law: str, devices: int, tmp_path: Path) -> None:
+def test_a_fault_is_seeded_under_its_condition_only(fault: str, law: str, devices: int) -> None:
     """Where it cannot be seen the trainer is right: what its law sees is this fault and no other."""
-    check = ask(law, trainer(fault), tmp_path, range(devices))
+    check = run(law, trainer(fault), range(devices))
     assert all(found.margin < 0.5 for found in check.comparisons)
 
 
 @pytest.mark.parametrize("fault", ["dropout-by-row", "padding-counts", "weights-ignored"])
-def test_a_gradient_of_another_loss_is_still_a_gradient(fault: str, tmp_path: Path) -> None:
+def test_a_gradient_of_another_loss_is_still_a_gradient(fault: str) -> None:
     """Rung 4 leaves these to the rungs they belong to: the curve of the oracle's loss was held against theirs."""
-    check = ask("autodiff.model", trainer(fault), tmp_path)
+    check = run("autodiff.model", trainer(fault))
     assert all(found.margin < 0.5 for found in check.comparisons)
 
 
@@ -110,15 +100,15 @@ def test_a_gradient_of_another_loss_is_still_a_gradient(fault: str, tmp_path: Pa
         ("missing-all-reduce", "wrong with equal shards of equal weight, with unequal shards, "),
     ],
 )
-def test_the_layouts_that_are_wrong_tell_means_from_a_missing_sum(fault: str, said: str, tmp_path: Path) -> None:
+def test_the_layouts_that_are_wrong_tell_means_from_a_missing_sum(fault: str, said: str) -> None:
     with pytest.raises(
         LawBroken, match=r"of 6 layouts\): gradient, N = 8, .*leaves are out of bounds, also bert"
     ) as broken:
-        ask("equivalence.layouts", trainer(fault), tmp_path)
+        run("equivalence.layouts", trainer(fault))
     assert str(broken.value).startswith(said)
 
 
-def test_processes_that_are_gone_are_wrong_in_no_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_are_gone_are_wrong_in_no_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that hung read as wrong with all layouts, which means that nothing is added up."""
 
     def gone(*_: object) -> None:
@@ -127,7 +117,7 @@ def test_processes_that_are_gone_are_wrong_in_no_layout(tmp_path: Path, monkeypa
     right = trainer()
     monkeypatch.setattr(right, "gradients", gone)
     with pytest.raises(RanksBroken, match=r"^rank 1 did not answer"):
-        ask("equivalence.layouts", right, tmp_path)
+        run("equivalence.layouts", right)
 
 
 @pytest.mark.parametrize(
@@ -138,16 +128,16 @@ def test_processes_that_are_gone_are_wrong_in_no_layout(tmp_path: Path, monkeypa
         ("gradient-reduced-twice-in-the-program", "equivalence.collectives", "elements moved beyond the gradient: 1, "),
     ],
 )
-def test_what_is_right_and_not_as_asked_for_is_told(fault: str, law: str, said: str, tmp_path: Path) -> None:
+def test_what_is_right_and_not_as_asked_for_is_told(fault: str, law: str, said: str) -> None:
     with pytest.raises(LawBroken, match=said):
-        ask(law, trainer(fault), tmp_path, jax.devices())
+        run(law, trainer(fault), jax.devices())
 
 
-def test_a_program_that_adds_nothing_up_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_adds_nothing_up_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = OnDevices()
     monkeypatch.setattr(subject, "program", lambda batch: "")
     with pytest.raises(LawBroken, match="elements moved by collectives: 0, should be at least"):
-        ask("equivalence.collectives", subject, tmp_path, jax.devices())
+        run("equivalence.collectives", subject, jax.devices())
 
 
 class FreedFirst(OnDevices):
@@ -158,23 +148,23 @@ class FreedFirst(OnDevices):
         self.held = types.SimpleNamespace(size=8 * 32, devices=lambda: set(jax.devices()))
 
 
-def test_an_array_at_an_address_used_before_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_at_an_address_used_before_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """A false alarm on JAX 0.12: ids were compared of arrays that were freed meanwhile."""
     subject = FreedFirst()
     monkeypatch.setattr(subject, "step", lambda batch: None)
     monkeypatch.setattr(jax, "live_arrays", lambda: [subject.held] if hasattr(subject, "held") else [])
     for _ in range(3):
-        ask("equivalence.devices_used", subject, tmp_path, jax.devices())
+        run("equivalence.devices_used", subject, jax.devices())
 
 
-def test_what_is_not_claimed_is_not_run(tmp_path: Path) -> None:
+def test_what_is_not_claimed_is_not_run() -> None:
     plain = NumpyTrainer()
     plain.capabilities = frozenset()
     for law in ("step.gradients", "training.resume", "equivalence.devices"):
         with pytest.raises(NotRun, match=r"capability .* is not claimed"):
-            ask(law, plain, tmp_path)
+            run(law, plain)
     with pytest.raises(NotRun, match="needs 2 devices, found 1"):
-        ask("equivalence.devices", NumpyTrainer(), tmp_path, [0])
+        run("equivalence.devices", NumpyTrainer(), [0])
 
 
 class NoWeights(OnDevices):
@@ -192,14 +182,14 @@ class NoWeights(OnDevices):
         return super().gradients(self._alike(batch))
 
 
-def test_a_trainer_without_weights_is_asked_all_the_rest(tmp_path: Path) -> None:
+def test_a_trainer_without_weights_is_asked_all_the_rest() -> None:
     for law in ("step.gradients", "step.update", "equivalence.layouts", "equivalence.loss", "equivalence.padding"):
-        ask(law, NoWeights(), tmp_path, jax.devices())
+        run(law, NoWeights(), jax.devices())
     with pytest.raises(NotRun, match="capability weights is not claimed"):
-        ask("step.weights", NoWeights(), tmp_path)
+        run("step.weights", NoWeights())
 
 
-def test_an_epoch_that_depends_on_devices_is_seen(tmp_path: Path) -> None:
+def test_an_epoch_that_depends_on_devices_is_seen() -> None:
     """As of a sampler that repeats examples until they divide among the processes."""
 
     class Sampled(NumpyTrainer):
@@ -212,11 +202,11 @@ def test_an_epoch_that_depends_on_devices_is_seen(tmp_path: Path) -> None:
             return found + [found[0][: -examples % self.shares]] * bool(examples % self.shares)
 
     with pytest.raises(LawBroken, match="examples of epoch 0, 37 in batches of 8"):
-        ask("training.data_order", Sampled(), tmp_path)
+        run("training.data_order", Sampled())
 
 
 @pytest.mark.parametrize("law", ["step.gradients", "step.regression", "step.update", "equivalence.devices"])
-def test_the_template_holds(law: str, tmp_path: Path) -> None:
+def test_the_template_holds(law: str) -> None:
     """What newcomers copy; `equivalence.devices` on three, which do not divide the rows."""
-    check = ask(law, Template(), tmp_path, jax.devices()[:3])
+    check = run(law, Template(), jax.devices()[:3])
     assert all(found.margin < 0.5 for found in check.comparisons)

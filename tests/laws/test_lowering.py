@@ -19,7 +19,7 @@ from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.backend.lowering import replaced
 from sftref.conformance.faults.matrix import side
 from sftref.conformance.faults.trainers.lowered import seeded_ids
-from sftref.conformance.faults.trial import LOWERED, ask, trials
+from sftref.conformance.faults.trial import LOWERED, run_law, trials
 from sftref.conformance.judge.mutation_score import level_of
 from sftref.conformance.laws.support.stablehlo import Argument, Collective, Module, Product, Tensor
 from sftref.conformance.laws.trainer.test_7_lowering import PLATFORMS, foreign, narrow
@@ -43,7 +43,7 @@ def mesh(*shape: int) -> Mesh:
 def test_the_laws_pass_for_sftrefs_trainers(name: str) -> None:
     subject = load_adapter(name)
     for law in ("lowering.reduction", "lowering.precision"):
-        record = ask(laws()[law], {"subject": subject}, Settings(level="standard"))
+        record = run_law(laws()[law], {"subject": subject}, Settings(level="standard"))
         assert record.status == ("not_run" if name.endswith("single") and "reduction" in law else "pass"), (
             record.message
         )
@@ -171,5 +171,5 @@ def test_a_module_without_reduction_and_sharding_fails() -> None:
         def lowered(self, batch: object, platform: str) -> str:
             return lowered(lambda x: x, jnp.ones(3)).text
 
-    record = ask(laws()["lowering.reduction"], {"subject": Copies()}, Settings(level="quick"))
+    record = run_law(laws()["lowering.reduction"], {"subject": Copies()}, Settings(level="quick"))
     assert "whether rows are cut for the partitioner, or gradients reduced: False, should be True" in record.message

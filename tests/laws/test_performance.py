@@ -20,7 +20,7 @@ from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import DEFAULT_ADAPTERS, SFTREF, Settings
 from sftref.conformance.faults.matrix import as_run, side
 from sftref.conformance.faults.trainers import performance
-from sftref.conformance.faults.trial import PERFORMANCE, ask, trials
+from sftref.conformance.faults.trial import PERFORMANCE, run_law, trials
 from sftref.conformance.judge.diagnosis import diagnose
 from sftref.conformance.judge.mutation_score import level_of
 from sftref.conformance.laws.support import compilation
@@ -38,7 +38,7 @@ KEYS = {"flops", "bytes", "arguments", "outputs", "aliased", "temporary"}
 
 
 def result_of(law: str, subject: Any) -> Result:
-    return ask(laws()[law], {"subject": subject}, Settings(level="standard"))
+    return run_law(laws()[law], {"subject": subject}, Settings(level="standard"))
 
 
 def started(subject: Any, n: int = 8) -> tuple[Any, HostBatch]:

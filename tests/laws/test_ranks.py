@@ -14,7 +14,7 @@ from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers.processes import seeded_ids
 from sftref.conformance.faults.trainers.sharing import Sharing
-from sftref.conformance.faults.trial import ask, trials
+from sftref.conformance.faults.trial import run_law, trials
 from sftref.conformance.judge.mutation_score import level_of
 from sftref.conformance.laws.support.group_trainer import unlike
 from sftref.conformance.laws.support.messages import AXES, expected, groups
@@ -109,7 +109,7 @@ def test_a_process_that_fails_is_named_and_all_are_ended() -> None:
 
 @pytest.mark.parametrize("law", [pytest.param(law, marks=() if law in QUICK else pytest.mark.slow) for law in LAWS])
 def test_a_law_passes_for_a_correct_trainer(law: str) -> None:
-    record = ask(laws()[law], RIGHT, Settings(level="quick"))
+    record = run_law(laws()[law], RIGHT, Settings(level="quick"))
     assert record.status == "pass", record.message
     assert record.comparisons > 0
 
@@ -135,7 +135,7 @@ def test_processes_are_simulated_beside_an_accelerator_too() -> None:
     class Accelerator:
         platform = "gpu"
 
-    record = ask(laws()["processes.devices"], {"devices": [Accelerator()]}, Settings())
+    record = run_law(laws()["processes.devices"], {"devices": [Accelerator()]}, Settings())
     assert (record.status, record.facts["platform"]) == ("pass", "cpu")
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from lawruns import numbers, run_law
 from sftref.conformance.core.check import Known
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result
+from sftref.conformance.core.settings import Settings
 from sftref.conformance.laws.machine import test_2_unwaited as rung2
 from sftref.conformance.laws.support import unwaited
 from sftref.conformance.workers.channel import NoAnswer
-from test_laws_machine import ask, numbers
 
 pytestmark = pytest.mark.jax
 
@@ -85,7 +86,7 @@ def test_a_hang_is_a_known_deviation(
     monkeypatch.setattr(rung2, "can_hang", lambda *_: True)
     for _ in range(2):
         with pytest.raises(Known) as known:
-            ask(rung2.test_unwaited, "collectives.unwaited")
+            run_law("collectives.unwaited", Settings(level="quick", devices=4))
         assert answer.how in str(known.value)
     assert "NPROC=32" in str(known.value)
     record = Result.of(laws()["collectives.unwaited"], None, None, known.value, 1.0, "")
@@ -122,5 +123,5 @@ def test_where_it_cannot_hang_no_step_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(rung2, "trajectory", taken)
     monkeypatch.setattr(rung2, "hung", lambda _: pytest.fail("a process was started"))
     monkeypatch.setattr(rung2, "can_hang", lambda *_: False)
-    ask(rung2.test_unwaited, "collectives.unwaited")
+    run_law("collectives.unwaited", Settings(level="quick", devices=4))
     assert waiting == [None]

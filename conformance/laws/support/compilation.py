@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...core.check import Check
-from ...core.law import Law
 
 OPTION = "jax_disable_most_optimizations"
 XLA_LEVEL = "xla_backend_optimization_level"
@@ -28,22 +27,18 @@ STAGES = {
 }
 
 
-def is_light(law: Law, level: str, platform: str) -> bool:
-    """Whether a law's programs are compiled without optimizations, unless the user's settings decide it.
-
-    The machine's own rungs, where a fault of the compiler shows, are always optimized, and so is everything on an
-    accelerator and at `full`; see `unoptimized_up_to` of a law.
-    """
-    return platform == "cpu" and law.unoptimized_at(level)
-
-
 @contextlib.contextmanager
 def of(check: Check) -> Iterator[None]:
-    """Compile what the check runs as its level says, and note it down where that is without optimization."""
+    """Compile a check's programs without optimizations if its law allows that at this level, on simulated devices.
+
+    The machine's own rungs, where a fault of the compiler shows, are always optimized, and so is everything on an
+    accelerator and at `full`; see `unoptimized_up_to` of a law. A user's own setting stays.
+    """
     import jax
 
     users_own = OPTION.upper() in os.environ or XLA_LEVEL in os.environ.get("XLA_FLAGS", "")
-    if users_own or not is_light(check.law, check.level, jax.devices()[0].platform):
+    light = check.law.unoptimized_at(check.level) and not users_own
+    if not light or jax.devices()[0].platform != "cpu":
         yield
         return
     check.facts["optimized"] = False

@@ -6,7 +6,6 @@ Asked on simulated devices, on whatever machine: an accelerator belongs to one p
 from __future__ import annotations
 
 import collections
-import inspect
 import itertools
 import re
 import time
@@ -25,7 +24,7 @@ from ...core.settings import Settings
 from ...oracle.bounds_measured import walk
 from ...oracle.draws import batch_of, rows_of
 from ...workers.channel import NoAnswer
-from ..support import compilation
+from ..support import call
 from ..support.group_trainer import Across, unlike
 from ..support.messages import AXES, CALLS, expected
 from ..support.process_group import SOON, Layout, Ranks, layouts, shared
@@ -52,7 +51,7 @@ def asked(check: Check, settings: Settings) -> list[Layout]:
 def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout) -> Any:
     """An `Across`: the trainer in the processes of a layout, compiled as this level says."""
     claims(check, subject, "processes")
-    light = compilation.is_light(check.law, check.level, "cpu")
+    light = check.law.unoptimized_at(check.level)
     return Across(shared(layout, adapter, light=light), subject.name, subject.capabilities)
 
 
@@ -63,7 +62,7 @@ def also(check: Check, here: Across, rng: Rng, *functions: Callable[..., None]) 
     check.level = "full" if check.at("full") else "quick"
     for function in functions:
         try:
-            function(**{name: given[name] for name in inspect.signature(function).parameters})
+            call.with_arguments(function, given)
         except NotRun as left_out:
             check.facts.setdefault("left_out", []).append(f"{function.__name__}: {left_out}")
         except LawBroken as broken:

@@ -1,0 +1,85 @@
+"""A law -> its call: arguments by name, compilation, end. pytest's fixtures, seeded faults, rung 9 and tests use it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import pkgutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...adapter import load_adapter
+from ...core.check import Check
+from ...core.kit import PACKAGE
+from ...core.settings import Settings
+from . import compilation
+
+Law = Callable[..., None]
+
+
+@functools.cache
+def functions() -> dict[str, Law]:
+    """The functions with `@pytest.mark.law`, by the law's id."""
+    package = importlib.import_module(f"{PACKAGE}.laws")
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    by_id: dict[str, Law] = {}
+    for name in sorted(name for name in names if ".test_" in name):
+        for function in vars(importlib.import_module(name)).values():
+            by_id |= {mark.args[0]: function for mark in getattr(function, "pytestmark", ()) if mark.name == "law"}
+    return by_id
+
+
+def generator(check: Check) -> np.random.Generator:
+    """The generator of a check's values: each law has its own stream for a seed."""
+    return np.random.default_rng((check.law.stream, check.seed))
+
+
+def devices(settings: Settings) -> list[Any]:
+    """The devices to verify: those of the platform, at most `--devices`."""
+    import jax
+
+    return jax.devices()[: settings.devices]
+
+
+@contextlib.contextmanager
+def around(check: Check) -> Iterator[None]:
+    """Compile programs as the law's entry says; finish the check if nothing raised."""
+    with compilation.of(check):
+        yield
+    check.finish()
+
+
+def with_arguments(function: Law, values: Mapping[str, Any]) -> None:
+    """Call a law's function with those of `values` that it names."""
+    function(**{name: values[name] for name in inspect.signature(function).parameters})
+
+
+def run(check: Check, settings: Settings, **instead: Any) -> None:
+    """Run a law in this process as pytest would; raises what the law raises.
+
+    Args:
+        check: of the law; it is filled.
+        settings: of the run.
+        instead: values that replace those of pytest's fixtures, by name; `subject` has no other source.
+    """
+    function = functions()[check.law.id]
+    with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
+        fixtures: dict[str, Callable[[], Any]] = {
+            "check": lambda: check,
+            "rng": lambda: generator(check),
+            "settings": lambda: settings,
+            "devices": lambda: devices(settings),
+            "against": lambda: load_adapter(settings.against),
+            "adapter": str,  # only processes of a trainer that claims them load it by name
+            "tmp_path": lambda: Path(folder),
+        }
+        missing = inspect.signature(function).parameters.keys() - instead.keys()
+        values = {name: fixtures[name]() for name in missing}
+        with around(check):
+            with_arguments(function, instead | values)

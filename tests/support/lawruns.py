@@ -1,0 +1,24 @@
+"""One law in this process, called as pytest calls it, for tests that replace its trainer, its devices or a function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sftref.conformance.core.check import Check
+from sftref.conformance.core.law import laws
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.laws.support import call
+
+QUICK = Settings(level="quick")
+
+
+def run_law(law: str, settings: Settings = QUICK, **instead: Any) -> Check:
+    """Run a law, with values in place of those of pytest's fixtures; its check, or the error that it raised."""
+    check = Check(laws()[law], settings.level, settings.seed)
+    call.run(check, settings, **instead)
+    return check
+
+
+def numbers() -> np.random.Generator:
+    return np.random.default_rng(0)
