@@ -38,7 +38,7 @@ def words(rng: np.random.Generator, size: int | tuple[int, ...]) -> npt.NDArray[
     return rng.integers(0, 2**32, size, dtype=np.uint32)
 
 
-def arrives(check: Check, what: str, got: Array, want: Array) -> None:
+def check_copy(check: Check, what: str, got: Array, want: Array) -> None:
     """Compare the bits with those sent; the control is shifted by one element."""
     check.equal(what, got, want, control=np.roll(want, 1) if want.size > 1 else ~want)
 
@@ -51,16 +51,16 @@ def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) 
         for device in devices:
             placed = jax.device_put(sent, device)
             check.same(f"where {size} words for {device} lie", placed.devices(), {device})
-            arrives(check, f"{size} words through {device}", np.asarray(placed), sent)
+            check_copy(check, f"{size} words through {device}", np.asarray(placed), sent)
     bits = words(rng, 4 * 1001)
     for device in devices:
         for kind in KINDS:
             sent = bits.view(jnp.dtype(kind))[:-1]
             # As bits, since some values are NaN.
-            arrives(check, f"{kind} through {device}", _bits(np.asarray(jax.device_put(sent, device))), _bits(sent))
+            check_copy(check, f"{kind} through {device}", _bits(np.asarray(jax.device_put(sent, device))), _bits(sent))
         for order, sent in layouts(bits.reshape(13, 28, 11)).items():
             got = np.asarray(jax.device_put(sent, device))
-            arrives(check, f"{order} array through {device}", got, np.array(sent, order="C"))
+            check_copy(check, f"{order} array through {device}", got, np.array(sent, order="C"))
 
 
 def _bits(values: Array) -> Array:
@@ -93,12 +93,12 @@ def test_between_devices(check: Check, rng: np.random.Generator, devices: list[A
             at_target = jax.block_until_ready(jax.device_put(at_source, devices[target]))
             what = f"{size} words from {devices[source]} to {devices[target]}"
             check.same(f"{what}: where they lie", at_target.devices(), {devices[target]})
-            arrives(check, what, np.asarray(at_target), sent)
-            arrives(check, f"{what}: what was sent", np.asarray(at_source), sent)
+            check_copy(check, what, np.asarray(at_target), sent)
+            check_copy(check, f"{what}: what was sent", np.asarray(at_source), sent)
         passed = jax.device_put(base, devices[0])
         for device in (*devices[1:], devices[0]):
             passed = jax.device_put(passed, device)
-        arrives(check, f"{size} words round all devices", np.asarray(passed), base)
+        check_copy(check, f"{size} words round all devices", np.asarray(passed), base)
 
 
 def _neighbours(n: int) -> list[tuple[int, int]]:
@@ -119,8 +119,8 @@ def test_sharded(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
         shards = {shard.device: np.asarray(shard.data) for shard in placed.addressable_shards}
         check.same(f"{what}: devices with a shard", sorted(map(str, shards)), sorted(map(str, mesh.devices.flat)))
         for at, device in np.ndenumerate(mesh.devices):
-            arrives(check, f"{what}: shard of {device}", shards[device], _block(sent, mesh, spec, at))
-        arrives(check, f"{what}: all of it", np.asarray(placed), sent)
+            check_copy(check, f"{what}: shard of {device}", shards[device], _block(sent, mesh, spec, at))
+        check_copy(check, f"{what}: all of it", np.asarray(placed), sent)
 
 
 def _shardings(devices: Sequence[Any]) -> Iterator[tuple[Mesh, PartitionSpec]]:
@@ -161,10 +161,12 @@ def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any])
         placed = jax.block_until_ready(jax.device_put(buffer, device))
         buffer[:] = new
         got = np.array(placed)
-        arrives(check, f"what jnp.array copied of a buffer that changes, offset {offset}", np.asarray(private), old)
+        check_copy(check, f"what jnp.array copied of a buffer that changes, offset {offset}", np.asarray(private), old)
         changed = bool((got == new).all())
         # Either the old words or the new ones, never a mixture.
-        arrives(check, f"what {device} holds of a buffer that changes, offset {offset}", got, new if changed else old)
+        check_copy(
+            check, f"what {device} holds of a buffer that changes, offset {offset}", got, new if changed else old
+        )
         followed["64-byte aligned" if offset == 0 else "not aligned"] += changed
     total = tries * len(devices)
     if any(followed.values()):

@@ -90,7 +90,8 @@ class Module:
         products: Counter[Product] = Counter()
         for times, body in self._functions():
             for precision, algorithm, types in DOT.findall(body):
-                products[Product(*_tensors(types)[:3], algorithm or precision or "DEFAULT")] += times
+                left, right, result = _tensors(types)[:3]
+                products[Product(left, right, result, algorithm or precision or "DEFAULT")] += times
         return products
 
     @cached_property
