@@ -164,9 +164,8 @@ def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any])
         check_copy(check, f"what jnp.array copied of a buffer that changes, offset {offset}", np.asarray(private), old)
         changed = bool((got == new).all())
         # Either the old words or the new ones, never a mixture.
-        check_copy(
-            check, f"what {device} holds of a buffer that changes, offset {offset}", got, new if changed else old
-        )
+        want = new if changed else old
+        check_copy(check, f"what {device} holds of a buffer that changes, offset {offset}", got, want)
         followed["64-byte aligned" if offset == 0 else "not aligned"] += changed
     total = tries * len(devices)
     if any(followed.values()):
