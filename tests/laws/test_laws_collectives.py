@@ -196,7 +196,7 @@ def test_a_partitioned_program_that_is_wrong(program: str, wrong: Any, monkeypat
     def planted(*given: Any) -> Any:
         for found in programs(*given):
             if found.name == program:
-                yield partitioner.Program(found.name, wrong, found.numpys, found.arguments, found.lie, found.result)
+                yield partitioner.Program(found.name, wrong, found.numpys, found.arguments, found.specs, found.result)
 
     monkeypatch.setattr(partitioner, "programs", planted)
     with pytest.raises(LawBroken, match=f"{program}, mesh .*, device after device: error"):
