@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core import output
 from ..core.result import plain
-from ..core.sections import Cell, Section, Table, Text, as_html, code, escape, svg
+from ..core.sections import Block, Cell, Section, Table, Text, as_html, code, escape, svg
 from .judging import verdict
 from .judging.intervals import FAIL, PASS, Ratio, word
 from .judging.verdict import Judged, in_words
@@ -73,7 +73,7 @@ def section(content: Mapping[str, Any]) -> Section:
         f"above {1 + matters / 2:g}. PASS: it ends below {1 + matters:g}."
     )
     head = ("benchmark", "verdict", "time", "rate", "ratio to before", "details")
-    blocks = [Text(content["line"].partition(": ")[2]), Text(legend), Table(head, rows)]
+    blocks: list[Block] = [Text(content["line"].partition(": ")[2]), Text(legend), Table(head, rows)]
     return Section(f"Speed: {content['verdict']}", blocks, "speed")
 
 

@@ -109,7 +109,7 @@ def entry_of(kind: type[Entry], where: str, entry: dict[str, Any]) -> Entry:
         raise ValueError(
             f"{where}: unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(sorted(names))}"
         )
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
     try:
         return kind(**values)
     except TypeError as error:

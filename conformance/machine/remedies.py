@@ -165,10 +165,7 @@ def listed() -> tuple[Remedy, ...]:
     """
     text = Path(__file__).with_name("remedies.toml").read_text(encoding="utf-8")
     entries: list[dict[str, Any]] = tomllib.loads(text)["remedy"]
-    return tuple(
-        Remedy(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
-        for entry in entries
-    )
+    return tuple(Remedy(**entry | {k: tuple(v) for k, v in entry.items() if isinstance(v, list)}) for entry in entries)
 
 
 def _own(environment: Mapping[str, str]) -> Iterator[Remedy]:

@@ -71,7 +71,7 @@ class Tape:
 def gelu(x: Array) -> tuple[Array, Back]:
     """GELU: x Phi(x), with slope Phi(x) + x phi(x); Phi and phi are the normal distribution and its density."""
     # Imported here: it takes most of a second, and the rungs of the machine do not need it.
-    from scipy.special import erf  # type: ignore[import-untyped]
+    from scipy.special import erf
 
     phi = 0.5 * (1.0 + erf(x / math.sqrt(2.0)))
     slope = phi + x * np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)

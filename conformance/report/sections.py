@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core.law import RUNGS
-from ..core.sections import Block, Cell, Figure, Items, Section, Table, Text, code, number
+from ..core.sections import Block, Cell, Figure, Items, Row, Section, Table, Text, code, number
 from ..machine import remedies
 from .checks import GLYPHS, WORDS, Check, Checks, counted, state_of
 from .pictures import curves, matrix
@@ -95,7 +95,7 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
 def _ladder(checks: Sequence[Check]) -> Table:
     """A row for each rung, a column for the machine and for each trainer."""
     columns = [None, *dict.fromkeys(check["subject"] for check in checks if check["subject"])]
-    rows = []
+    rows: list[Row] = []
     for rung, name in sorted({(check["rung"], check["rung_name"]) for check in checks}):
         members = [check for check in checks if check["rung"] == rung]
         cells = []
@@ -131,7 +131,7 @@ def margins(checks: Sequence[Check]) -> dict[int, tuple[int, int, int, float | N
 
 def _margins(checks: Sequence[Check]) -> Iterator[Block]:
     yield Text("Error divided by bound, for comparisons whose bound is not zero.")
-    rows = [
+    rows: list[Row] = [
         (f"{rung} {RUNGS[rung]}", *map(number, counts), *(number(margin, ".3g") for margin in (median, worst)))
         for rung, (*counts, median, worst) in margins(checks).items()
     ]

@@ -54,7 +54,7 @@ class MeshTrainer(Trainer):
         self._copies = NamedSharding(mesh, PartitionSpec())
         self._rows = NamedSharding(mesh, PartitionSpec(None, self.places.row_axes))
         own_rows = self._rows.addressable_devices_indices_map((1, self.shards)).values()
-        parts = sorted({rows.start or 0 for _, rows in own_rows})
+        parts = sorted({index[1].start or 0 for index in own_rows if index is not None})
         if parts != list(range(parts[0], parts[-1] + 1)):
             raise ValueError(f"mesh = {mesh}, must give this process contiguous rows, not parts {parts}")
         self.part = Part(parts[0], parts[-1] + 1, self.shards)
