@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.kit import IMPORT_ROOT, INSTALLED, KIT, PACKAGE
+from ..core.kit import IMPORT_ROOT, IN_SITE_PACKAGES, KIT, PACKAGE
 from ..core.law import LADDER, UPPER, split_id
 from ..core.settings import DEFAULT_ADAPTERS, Settings
 
@@ -120,8 +120,7 @@ def variables(given: Mapping[str, str], cache: Path | None, scratch: Path | None
     kept = {name: value for name, value in given.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     kept.pop("JAX_COMPILATION_CACHE_DIR", None)
-    if PACKAGE != INSTALLED:
-        # A copy is found by Python where it lies.
+    if not IN_SITE_PACKAGES:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(IMPORT_ROOT), kept.get("PYTHONPATH"))))
     if scratch is not None:
         kept["HYPOTHESIS_STORAGE_DIRECTORY"] = str(scratch / "hypothesis")

@@ -95,7 +95,7 @@ def run(argv: Sequence[str], out: Path | None) -> int:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=os.environ | {WORKER: "1", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {WORKER: "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         preexec_fn=functools.partial(tie, os.getpid()),  # noqa: PLW1509 - no thread is started before
     )
 
