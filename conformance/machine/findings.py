@@ -1,6 +1,6 @@
-"""Facts of a machine -> what is wrong with it, why that matters, and the next command; before JAX is imported.
+"""Facts of a machine -> problems, why they matter, and the next command, before JAX is imported.
 
-The texts are in `findings.toml`; here are the conditions.
+The texts are in `findings.toml`, the conditions here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .host import TOOL_FAILURES
 from .versions import plugins, unpaired
 
 LEVELS = ("broken", "risk", "note")
-# Vendor -> how JAX calls its platforms, the extra that installs its plugin, and its plugin's name.
+# Vendor -> JAX's names of its platforms, the extra that installs its plugin, and the plugin's name.
 PLATFORMS = {"amd": ("rocm", "gpu"), "nvidia": ("cuda", "gpu"), "google": ("tpu",)}
 EXTRAS = {"amd": "rocm7-local", "nvidia": "cuda13", "google": "tpu"}
 PLUGINS = {"amd": re.compile(r"jax-rocm(\d+)-.*"), "nvidia": re.compile(r"jax-cuda(\d+)-.*"),
@@ -28,10 +29,10 @@ MODULE = {"amd": "amdgpu", "nvidia": "nvidia", "google": "TPU"}
 START = {"amd": "docker run --device=/dev/kfd --device=/dev/dri --group-add video --group-add render ...",
          "nvidia": "docker run --gpus all ...; outside of one: sudo nvidia-modprobe -u",
          "google": "docker run --privileged ..."}  # fmt: skip
-# The files without which nothing works; of the others one of a kind will do.
+# Required device files; one file of each kind is enough.
 NEEDED = {"amd": ("/dev/kfd", "/dev/dri/renderD"), "nvidia": ("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"),
           "google": ()}  # fmt: skip
-# The least driver for each major version of CUDA, as JAX's installation page has them.
+# The oldest driver for each major version of CUDA, from JAX's installation page.
 LEAST_DRIVER = {"12": 525, "13": 580}
 HIDING = {
     "amd": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
@@ -44,15 +45,15 @@ LEAST_SHM = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about this machine that a person should know.
+    """A problem of this machine.
 
     Attributes:
         id: its entry in `findings.toml`.
         level: one of `LEVELS`.
-        what: was found.
+        what: the problem.
         why: it matters.
         next: what to do.
-        source: where that is said.
+        source: a link to its documentation.
     """
 
     id: str
@@ -72,30 +73,31 @@ def _texts() -> dict[str, dict[str, str]]:
     return tomllib.loads((Path(__file__).parent / "findings.toml").read_text(encoding="utf-8"))
 
 
-def _found(finding: str, /, **words: Any) -> Finding:
-    text = _texts()[finding]
-    filled = {key: text[key].format(**words) if key in ("what", "next") else text[key] for key in text}
-    return Finding(id=finding, **filled)
+def _finding(id: str, /, **words: Any) -> Finding:
+    texts = _texts()[id]
+    return Finding(
+        id=id, **{key: text.format(**words) if key in ("what", "next") else text for key, text in texts.items()}
+    )
 
 
 def findings(facts: Mapping[str, Any], versions: Mapping[str, str], variables: Mapping[str, str]) -> list[Finding]:
-    """What is wrong, the worst first.
+    """The problems of a machine, the worst first.
 
     Args:
-        facts: of `host.facts`.
-        versions: of the distributions that are installed.
+        facts: as `host.facts` returns them.
+        versions: of the installed distributions.
         variables: of the environment.
     """
-    found = [*_devices(facts), *_software(facts, versions), *_variables(facts, variables), *_system(facts)]
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    problems = [*_devices(facts), *_software(facts, versions), *_variables(facts, variables), *_system(facts)]
+    return sorted(problems, key=lambda finding: LEVELS.index(finding.level))
 
 
 def present(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Vendor -> how many of its accelerators are here: on the bus, or by their files where no bus is shown."""
+    """Vendor -> number of its accelerators: on the PCI bus, or else by their device files."""
     counts: dict[str, int] = {}
     for vendor, files in facts["device_files"].items():
         on_bus = sum(device["vendor"] == vendor for device in facts["accelerators"])
-        # A virtual machine for TPUs shows its chips as files; so does a container without /sys.
+        # A TPU virtual machine shows its chips as files only; so does a container without /sys.
         single = [f for f in files if re.search(r"renderD\d+|nvidia\d+|accel\d+|vfio/\d+", f["path"])]
         counts[vendor] = on_bus or (len(single) if vendor != "amd" or any("kfd" in f["path"] for f in files) else 0)
     return {vendor: count for vendor, count in counts.items() if count}
@@ -105,15 +107,15 @@ def _devices(facts: Mapping[str, Any]) -> Iterator[Finding]:
     for vendor, count in present(facts).items():
         files = facts["device_files"][vendor]
         if vendor not in facts["drivers"] and not files and vendor != "google":
-            yield _found("driver-missing", vendor=vendor, count=count, module=MODULE[vendor], load=LOAD[vendor])
+            yield _finding("driver-missing", vendor=vendor, count=count, module=MODULE[vendor], load=LOAD[vendor])
             continue
         missing = [path for path in NEEDED[vendor] if not any(f["path"].startswith(path) for f in files)]
         if missing:
-            yield _found("device-files-missing", vendor=vendor, paths=" or ".join(missing), start=START[vendor])
+            yield _finding("device-files-missing", vendor=vendor, paths=" or ".join(missing), start=START[vendor])
         for file in files:
             if not file["usable"]:
-                yield _found("device-permission", **file, join=_join(facts, file))
-                break  # the others are alike
+                yield _finding("device-permission", **file, join=_join(facts, file))
+                break  # the others have the same mode
 
 
 def _join(facts: Mapping[str, Any], file: Mapping[str, Any]) -> str:
@@ -125,18 +127,18 @@ def _join(facts: Mapping[str, Any], file: Mapping[str, Any]) -> str:
 def _software(facts: Mapping[str, Any], versions: Mapping[str, str]) -> Iterator[Finding]:
     installed = {vendor: sorted(name for name in versions if pattern.fullmatch(name))
                  for vendor, pattern in PLUGINS.items()}  # fmt: skip
-    here = present(facts)
+    devices = present(facts)
     for vendor, names in installed.items():
-        if vendor in here and not names:
-            yield _found("plugin-missing", vendor=vendor, extra=EXTRAS[vendor], jax=versions.get("jax", "(none)"))
-        if names and vendor not in here:
-            yield _found("plugin-without-device", plugin=names[0], vendor=vendor)
+        if vendor in devices and not names:
+            yield _finding("plugin-missing", vendor=vendor, extra=EXTRAS[vendor], jax=versions.get("jax", "(none)"))
+        if names and vendor not in devices:
+            yield _finding("plugin-without-device", plugin=names[0], vendor=vendor)
     kinds = {match.group() for name in plugins(versions) if (match := re.match(r"jax-[a-z]+\d*", name))}
     if len(kinds) > 1:
-        yield _found("two-plugins", plugins=", ".join(sorted(plugins(versions))))
+        yield _finding("two-plugins", plugins=", ".join(sorted(plugins(versions))))
     if {"jax", "jaxlib"} <= versions.keys():
-        for odd in unpaired(versions, least_jaxlib(versions["jax"])):
-            yield _found("versions", odd=odd)
+        for conflict in unpaired(versions, least_jaxlib(versions["jax"])):
+            yield _finding("versions", conflict=conflict)
     yield from _runtimes(facts, installed)
 
 
@@ -146,7 +148,7 @@ def _runtimes(facts: Mapping[str, Any], installed: Mapping[str, list[str]]) -> I
         major = PLUGINS["amd"].fullmatch(name).group(1)  # type: ignore[union-attr]
         if rocm and rocm.split(".")[0] != major:
             other = f"jax-rocm{rocm.split('.')[0]}-plugin"
-            yield _found("runtime-version", plugin=name, needs=f"ROCm {major}", found=f"ROCm {rocm}", other=other)
+            yield _finding("runtime-version", plugin=name, needs=f"ROCm {major}", found=f"ROCm {rocm}", other=other)
             break
     driver = re.search(r"\b(\d{3})\.\d+", facts["drivers"].get("nvidia") or "")
     for name in installed["nvidia"]:
@@ -155,13 +157,13 @@ def _runtimes(facts: Mapping[str, Any], installed: Mapping[str, list[str]]) -> I
         if driver and least and int(driver.group(1)) < least:
             others = [version for version, needs in LEAST_DRIVER.items() if needs <= int(driver.group(1))]
             other = f"jax-cuda{others[-1]}-plugin" if others else "none is old enough"
-            said = f"driver {driver.group()}"
-            yield _found("runtime-version", plugin=name, needs=f"driver {least} or newer", found=said, other=other)
+            needs, current = f"driver {least} or newer", f"driver {driver.group()}"
+            yield _finding("runtime-version", plugin=name, needs=needs, found=current, other=other)
             break
 
 
 def least_jaxlib(jax: str) -> str:
-    """The oldest jaxlib that this version of jax takes, by its own requirements; 0 where it is not installed here."""
+    """The oldest jaxlib that this version of jax accepts, by its own requirements; 0 if it is not installed here."""
     if importlib.metadata.version("jax") != jax:
         return "0"
     for text in importlib.metadata.requires("jax") or []:
@@ -172,33 +174,33 @@ def least_jaxlib(jax: str) -> str:
 
 
 def _variables(facts: Mapping[str, Any], variables: Mapping[str, str]) -> Iterator[Finding]:
-    asked = variables.get("JAX_PLATFORMS")
+    platforms = variables.get("JAX_PLATFORMS")
     for vendor in present(facts):
         for name in HIDING[vendor]:
             if variables.get(name, "0").strip() in NOTHING:
-                yield _found("hidden-devices", name=name, value=variables[name])
-        if asked and not set(asked.split(",")) & set(PLATFORMS[vendor]):
-            yield _found("platforms-variable", value=asked, vendor=vendor, platform=PLATFORMS[vendor][0])
+                yield _finding("hidden-devices", name=name, value=variables[name])
+        if platforms and not set(platforms.split(",")) & set(PLATFORMS[vendor]):
+            yield _finding("platforms-variable", value=platforms, vendor=vendor, platform=PLATFORMS[vendor][0])
     override = variables.get("HSA_OVERRIDE_GFX_VERSION")
     if override:
-        yield _found("gfx-override", value=override)
+        yield _finding("gfx-override", value=override)
     path = variables.get("LD_LIBRARY_PATH", "")
     if "cuda" in path.lower() and "nvidia" in present(facts):
-        yield _found("library-path", value=path)
+        yield _finding("library-path", value=path)
     if variables.get("XLA_FLAGS", "").strip():
-        yield _found("flags", value=variables["XLA_FLAGS"])
+        yield _finding("flags", value=variables["XLA_FLAGS"])
 
 
 def _system(facts: Mapping[str, Any]) -> Iterator[Finding]:
     count = sum(present(facts).values())
     size = facts["shm_bytes"]
     if count > 1 and size is not None and size < LEAST_SHM:
-        yield _found("shared-memory", size=f"{size / 2**20:.0f} MiB", count=count)
+        yield _finding("shared-memory", size=f"{size / 2**20:.0f} MiB", count=count)
     words = [word for word in facts["kernel_words"] if "iommu" in word]
     on = [word for word in words if word.endswith("=on")]
     if count > 1 and on and "iommu=pt" not in words:
-        yield _found("iommu", count=count, words=" ".join(words))
+        yield _finding("iommu", count=count, words=" ".join(words))
     for tool, lines in facts["tools"].items():
-        said = lines[0] if lines else "says nothing"
-        if said.startswith(("no answer", "cannot be run", "exit code", "says nothing")):
-            yield _found("tool-silent", tool=tool, said=said)
+        answer = lines[0] if lines else "no output"
+        if answer.startswith(("no output", *TOOL_FAILURES)):
+            yield _finding("tool-silent", tool=tool, answer=answer)

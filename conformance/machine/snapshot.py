@@ -1,6 +1,6 @@
-"""This machine and this interpreter -> what decides the numbers computed here: versions, variables, devices, settings.
+"""This machine and interpreter -> everything that affects the computed numbers: versions, variables, devices, settings.
 
-`static` imports no JAX and starts nothing; `live` asks JAX, and is called where JAX is known to answer.
+`static` does not import JAX; `live` starts its backend, and is called only after a start is known to succeed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 from .versions import release
 
-# Distributions that compute, place or move numbers, and those that run the checks.
+# Distributions that compute, place or move numbers, or that run the checks.
 PACKAGES = re.compile(
     r"(jax|jaxlib|jax[-_].*|libtpu.*|nvidia[-_].*|.*rocm.*|flax|optax|orbax[-_]checkpoint|numpy|scipy|ml[-_]dtypes"
     r"|hypothesis|pytest|sftref)",
     re.IGNORECASE,
 )
-# Those that bring JAX a platform; others announce themselves as an entry point.
+# Distributions that add a platform to JAX; others have an entry point.
 ACCELERATOR = re.compile(r"jax[-_].*(plugin|pjrt|metal).*|libtpu.*", re.IGNORECASE)
 PREFIXES = (
     "JAX_", "XLA_", "TF_", "ROCM_", "HIP_", "HSA_", "ROCR_", "AMD_", "MIOPEN_", "NCCL_", "RCCL_", "CUDA_", "NVIDIA_",
@@ -30,7 +30,7 @@ PREFIXES = (
 NAMES = ("LD_LIBRARY_PATH", "LD_PRELOAD", "NPROC", "PYTHONPATH", "PYTHONHASHSEED")
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY", re.IGNORECASE)
 DRIVERS = {"amdgpu": Path("/sys/module/amdgpu/version"), "nvidia": Path("/proc/driver/nvidia/version")}
-# The first release of JAX whose compilation cache is used. Under 0.5.3 programs of eight CPU devices that another
+# The first release of JAX whose compilation cache is used. With 0.5.3, programs for eight CPU devices that another
 # process had compiled ended in SIGSEGV and SIGABRT ("corrupted double-linked list") in 10 of 24 checks of rung 7, and
 # one gave a wrong loss; the same checks passed without the cache, and with it under 0.6.2, 0.7.2 and later.
 KEEPS_PROGRAMS = (0, 6)
@@ -42,13 +42,13 @@ CONFIG = (
 
 def static(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Versions, the machine, and the variables of the environment that reach JAX and its plugins."""
-    given = os.environ if variables is None else variables
+    environment = os.environ if variables is None else variables
     versions = {"python": platform.python_version()}
-    for found in importlib.metadata.distributions():
-        name = found.metadata["Name"]
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
         if name and PACKAGES.fullmatch(name):
-            # The first one on the path is the one that is imported.
-            versions.setdefault(name.lower().replace("_", "-"), found.version)
+            # Python imports the first one on its path.
+            versions.setdefault(name.lower().replace("_", "-"), distribution.version)
     drivers = {}
     for name, path in DRIVERS.items():
         if path.is_file():
@@ -59,19 +59,19 @@ def static(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
         "drivers": drivers,
         "variables": {
             name: "(hidden)" if SECRET.search(name) else value
-            for name, value in sorted(given.items())
+            for name, value in sorted(environment.items())
             if name.startswith(PREFIXES) or name in NAMES
         },
     }
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def live(limit: float) -> dict[str, Any]:
-    """The devices that are verified, at most `limit`, and JAX's settings; starts JAX's backend if nothing did yet."""
+    """The first `limit` devices and JAX's settings; starts JAX's backend if it is not started yet."""
     import jax
 
     devices = jax.devices()
@@ -89,35 +89,34 @@ def live(limit: float) -> dict[str, Any]:
 
 
 def keeps_programs(versions: Mapping[str, str]) -> bool:
-    """Whether programs that one process compiled can be run by another one, under the JAX that is installed."""
+    """Whether another process can run cached programs, with the installed JAX."""
     return "jax" in versions and release(versions["jax"]) >= KEEPS_PROGRAMS
 
 
 def pmap_is(version: str, merged: bool | None) -> str:
-    """What `jax.pmap` is made of: from JAX 0.8 on `jit` of `shard_map`, unless an option asks for the older one.
+    """The implementation of `jax.pmap`: from JAX 0.8 on `jit` of `shard_map`, unless an option selects the older one.
 
-    Source: https://docs.jax.dev/en/latest/migrate_pmap.html. A library may have set that option: optax did before 0.2.8
+    Source: https://docs.jax.dev/en/latest/migrate_pmap.html. A library can set that option: optax did before 0.2.8
     (https://newreleases.io/project/github/google-deepmind/optax/release/v0.2.8).
     """
     if merged is False or (merged is None and release(version) < (0, 8)):
-        return "an implementation of its own, so that it agrees with jit of a mesh says more"
+        return "an implementation of its own, independent of jit of a mesh"
     return "jit of shard_map"
 
 
-def foreseen(asked: str | None) -> list[str]:
-    """["cpu"] where JAX can only choose the CPU, before it is started; empty where it takes a start to know."""
-    wanted = asked or os.environ.get("JAX_PLATFORMS") or None
-    names = {found.metadata["Name"] or "" for found in importlib.metadata.distributions()}
+def foreseen(platform: str | None) -> list[str]:
+    """["cpu"] if JAX can only choose the CPU; empty if only a start of JAX can tell. Does not start it."""
+    wanted = platform or os.environ.get("JAX_PLATFORMS") or None
+    names = {each.metadata["Name"] or "" for each in importlib.metadata.distributions()}
     accelerated = bool(importlib.metadata.entry_points(group="jax_plugins")) or any(map(ACCELERATOR.fullmatch, names))
     return ["cpu"] if wanted == "cpu" or (wanted is None and not accelerated) else []
 
 
 def platform_names(name: str, version: str) -> list[str]:
-    """What a platform is called, from the most general name to the most exact one: cpu, tpu, or gpu and its maker's."""
+    """The names of a platform, from general to exact: cpu, tpu, or gpu and its vendor's."""
     if name not in ("gpu", "cuda", "rocm"):
         return [name]
-    maker = "rocm" if name == "rocm" or "rocm" in version.lower() else "cuda"
-    return ["gpu", maker]
+    return ["gpu", "rocm" if name == "rocm" or "rocm" in version.lower() else "cuda"]
 
 
 def _plain(value: Any) -> Any:

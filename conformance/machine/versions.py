@@ -1,7 +1,7 @@
-"""Versions of distributions -> which of jax, jaxlib and the accelerator plugins do not belong together.
+"""Versions of distributions -> conflicts between jax, jaxlib and the accelerator plugins, without importing JAX.
 
-A plugin of another release is ignored with a warning or, for ROCm, not even looked at; the result is a backend that
-lists its devices and lacks kernels, or the CPU. Nothing here imports JAX.
+JAX ignores a plugin of another release with a warning or, for ROCm, without one; the result is a backend that lists its
+devices but lacks kernels, or the CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def plugins(versions: Mapping[str, str]) -> dict[str, str]:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers that two parts must share: 0.9.2.post1 and 0.9.2+rocm7 are of release 0.9.2.
+    """The numbers that two packages must share: 0.9.2.post1 and 0.9.2+rocm7 are of release 0.9.2.
 
     Raises:
         ValueError: the text does not begin with a number.
@@ -34,20 +34,20 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def unpaired(versions: Mapping[str, str], least_jaxlib: str) -> list[str]:
-    """What does not belong together, a sentence each; the rules are those of jax's own requirements.
+    """The conflicts, one sentence each, by jax's own requirements.
 
-    Without a plugin, jaxlib may be older than jax down to `least_jaxlib`. With one, jax, jaxlib and every plugin must
-    be of one release: jax 0.12.0.1 asks for jaxlib 0.12.0.1 and jax-rocm7-plugin 0.12.0.1.*.
+    Without a plugin, jaxlib may be older than jax, down to `least_jaxlib`. With one, jax, jaxlib and every plugin must
+    be of one release: jax 0.12.0.1 requires jaxlib 0.12.0.1 and jax-rocm7-plugin 0.12.0.1.*.
     """
     jax, jaxlib = versions["jax"], versions["jaxlib"]
-    odd = []
+    conflicts = []
     if not release(least_jaxlib) <= release(jaxlib) <= release(jax):
-        odd.append(f"jaxlib {jaxlib} does not go with jax {jax}, which needs {least_jaxlib} to {jax}")
+        conflicts.append(f"jaxlib {jaxlib} does not match jax {jax}, which needs jaxlib {least_jaxlib} to {jax}")
     elif plugins(versions) and release(jaxlib) != release(jax):
-        odd.append(f"jaxlib {jaxlib} and jax {jax} must be of one release beside {', '.join(plugins(versions))}")
-    odd += [
-        f"{name} {version} does not go with jaxlib {jaxlib}"
+        conflicts.append(f"jaxlib {jaxlib} and jax {jax} must be of one release with {', '.join(plugins(versions))}")
+    conflicts += [
+        f"{name} {version} does not match jaxlib {jaxlib}"
         for name, version in plugins(versions).items()
         if release(version) != release(jaxlib)
     ]
-    return odd
+    return conflicts

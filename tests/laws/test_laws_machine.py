@@ -42,13 +42,13 @@ def changed(**versions: str) -> dict[str, str]:
         (changed(jaxlib="0.12.1"), "jaxlib 0.12.1 does not match jax 0.12.0.1, which needs jaxlib 0.9.0 to 0.12.0.1"),
         (changed(jaxlib="0.8.3"), "jaxlib 0.8.3 does not match jax 0.12.0.1"),
         (changed(jax_rocm7_plugin="0.12.0"), "jax-rocm7-plugin 0.12.0 does not match jaxlib 0.12.0.1"),
-        (changed(jaxlib="0.12.0", jax_cuda13_plugin="0.12.0"), "must be of one release beside jax-cuda13-plugin"),
-        (changed(jax_cuda12_plugin="0.12.0.1", jax_cuda12_pjrt="0.11.2"), "jax-cuda12-pjrt 0.11.2 does not go"),
+        (changed(jaxlib="0.12.0", jax_cuda13_plugin="0.12.0"), "must be of one release with jax-cuda13-plugin"),
+        (changed(jax_cuda12_plugin="0.12.0.1", jax_cuda12_pjrt="0.11.2"), "jax-cuda12-pjrt 0.11.2 does not match"),
     ],
 )
-def test_parts_of_other_releases_are_told(versions: dict[str, str], odd: str | None) -> None:
-    found = unpaired(versions, "0.9.0")
-    assert found == [] if odd is None else odd in " ".join(found)
+def test_parts_of_other_releases_are_named(versions: dict[str, str], odd: str | None) -> None:
+    messages = unpaired(versions, "0.9.0")
+    assert messages == [] if odd is None else odd in " ".join(messages)
 
 
 def test_an_installation_that_is_not_the_one_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,23 +58,23 @@ def test_an_installation_that_is_not_the_one_imported(monkeypatch: pytest.Monkey
 
 
 def test_a_wrong_copy_is_left_to_rung_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bit is turned in arrays of 1 MiB and more: rung 0 called it a fault of the environment."""
+    """One bit is flipped in arrays of 1 MiB and more: rung 0 called that a fault of the environment."""
     put = jax.device_put
 
-    def turned(leaf: Any) -> Any:
+    def flipped(leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray) and leaf.nbytes >= 2**20:
             leaf = leaf.copy()
             leaf.view(np.uint8).reshape(-1)[leaf.nbytes // 2] ^= 1
         return leaf
 
-    monkeypatch.setattr(jax, "device_put", lambda x, *to, **how: put(jax.tree.map(turned, x), *to, **how))
+    monkeypatch.setattr(jax, "device_put", lambda x, *to, **how: put(jax.tree.map(flipped, x), *to, **how))
     run_law("environment.messages", FOUR)
     with pytest.raises(LawBroken):
         run_law("copies.round_trip", FOUR)
 
 
 @pytest.mark.parametrize("platform", ["gpu", "rocm", "cuda", "tpu"])
-def test_a_platform_that_is_not_there_fails(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_platform_fails(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     settings = Settings(platform=platform)
     with pytest.raises(LawBroken, match=f"JAX_PLATFORMS=cpu: 'cpu', should be '{platform}'"):
@@ -85,7 +85,7 @@ def test_a_platform_that_is_not_there_fails(platform: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("names", "asked_for", "holds"),
+    ("names", "requested", "passes"),
     [
         (["gpu", "rocm"], "rocm", True),
         (["gpu", "rocm"], "gpu", True),
@@ -94,20 +94,19 @@ def test_a_platform_that_is_not_there_fails(platform: str, monkeypatch: pytest.M
         (["gpu", "cuda"], "rocm", False),
     ],
 )
-def test_the_makers_of_gpus_are_told_apart(
-    names: list[str], asked_for: str | None, holds: bool, monkeypatch: pytest.MonkeyPatch
+def test_gpus_of_one_maker_are_not_those_of_another(
+    names: list[str], requested: str | None, passes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rung0, "names_of", lambda _: names)
-    if holds:
-        check = run_law("environment.platform", Settings(platform=asked_for))
-        assert check.facts["platform"] == names[-1]
+    if passes:
+        assert run_law("environment.platform", Settings(platform=requested)).facts["platform"] == names[-1]
     else:
-        with pytest.raises(LawBroken, match=f"'{names[-1]}', should be '{asked_for}'"):
-            run_law("environment.platform", Settings(platform=asked_for))
+        with pytest.raises(LawBroken, match=f"'{names[-1]}', should be '{requested}'"):
+            run_law("environment.platform", Settings(platform=requested))
 
 
 def test_an_eager_result_that_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is on the last device, which plays the accelerator, but for what an eager operation leaves."""
+    """The last device plays the accelerator, and has all arrays except the results of eager operations."""
     cpu, accelerator = jax.devices()[0], jax.devices()[-1]
     monkeypatch.setattr(rung0, "names_of", lambda device: ["cpu"] if device == cpu else ["gpu", "rocm"])
     monkeypatch.setattr(jax, "devices", lambda: [accelerator])
@@ -119,7 +118,7 @@ def test_an_eager_result_that_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> 
             run_law("environment.platform", Settings(platform="rocm"))
 
 
-def test_too_few_devices_or_work_that_lands_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_devices_or_work_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     devices = jax.devices()
     with pytest.raises(LawBroken, match="number of devices: 2, should be 4"):
         run_law("environment.devices", Settings(devices=4), devices=devices[:2])
@@ -140,13 +139,12 @@ def test_too_few_devices_or_work_that_lands_elsewhere(monkeypatch: pytest.Monkey
         (jax.random, "uniform", lambda key, shape, *dtype: jnp.full(shape, 0.5, *dtype), "uniform"),
     ],
 )
-def test_a_kernel_that_computes_something_else(
+def test_a_kernel_that_computes_the_wrong_function(
     place: Any, name: str, wrong: Any, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picked = rung0.families(numbers())[family.partition(",")[0]]
-    monkeypatch.setattr(rung0, "families", lambda _: {family.partition(",")[0]: picked})
-    if name == "matmul":
-        picked = (wrong, *picked[1:])
+    key = family.partition(",")[0]
+    ours, *rest = rung0.families(numbers())[key]
+    monkeypatch.setattr(rung0, "families", lambda _: {key: (wrong if name == "matmul" else ours, *rest)})
     monkeypatch.setattr(place, name, wrong)
     with pytest.raises(LawBroken, match=family):
         run_law("environment.kernels", FOUR)
@@ -162,7 +160,7 @@ def test_a_message_of_kernels_that_disagree(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(rung0, "_product", product)
     with pytest.raises(LawBroken, match="Results mismatch between different kernels"):
         run_law("environment.messages", FOUR)
-    assert "Results mismatch" in capfd.readouterr().err, "what was captured is handed on"
+    assert "Results mismatch" in capfd.readouterr().err, "captured lines are passed on"
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     with pytest.raises(NotRun, match="hides XLA's errors"):
         run_law("environment.messages", FOUR)
@@ -175,7 +173,7 @@ def zeroed(x: Any, place: Any) -> Any:
 
 
 def one_way(x: Any, place: Any) -> Any:
-    """From the third device to the second, one word is wrong; host copies are right."""
+    """One word is wrong from the third device to the second; host copies are right."""
     put = _PUT(x, place)
     if isinstance(x, jax.Array) and x.devices() == {jax.devices()[2]} and place == jax.devices()[1] and x.size > 1024:
         return put.at[1024].add(1)
@@ -183,10 +181,10 @@ def one_way(x: Any, place: Any) -> Any:
 
 
 def other_order(x: Any, place: Any) -> Any:
-    """Blocks lie on the devices in the order of their ids, not of the mesh."""
+    """Blocks are placed in the order of the devices' ids, not of the mesh."""
     mesh = place.mesh
-    there = sorted(mesh.devices.flat, key=lambda device: device.id)
-    ordered = jax.sharding.Mesh(np.array(there).reshape(mesh.devices.shape), mesh.axis_names)
+    by_id = sorted(mesh.devices.flat, key=lambda device: device.id)
+    ordered = jax.sharding.Mesh(np.array(by_id).reshape(mesh.devices.shape), mesh.axis_names)
     return _PUT(x, jax.sharding.NamedSharding(ordered, place.spec))
 
 
@@ -207,7 +205,7 @@ def test_copies_that_go_wrong(law: str, put: Any, message: str, monkeypatch: pyt
         run_law(law, FOUR)
 
 
-def test_a_copy_that_shares_memory_and_the_hazard_that_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_shares_memory_fails_and_device_put_is_a_hazard(monkeypatch: pytest.MonkeyPatch) -> None:
     check = run_law("copies.host_buffer", devices=jax.devices()[:1])
     if check.facts["followed"]["64-byte aligned"]:
         assert "device_put keeps the caller's buffer" in check.facts["hazard"]
@@ -234,13 +232,13 @@ def test_a_trainer_that_copies_is_immune() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, N])
-def test_programs_that_take_over_and_are_kept_hold_on_any_number_of_devices(n: int) -> None:
+def test_donated_and_kept_programs_pass_on_any_number_of_devices(n: int) -> None:
     check = run_law("copies.donated", devices=jax.devices()[:n])
     assert check.facts["arguments_taken_over"] == programs.LEAVES * programs.STEPS * 4 * min(n, 2)
     run_law("copies.kept_programs", STANDARD, devices=jax.devices()[:n])
 
 
-def test_a_platform_whose_programs_are_not_kept_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_platform_that_keeps_no_programs_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "kept_in", lambda _: contextlib.nullcontext([]))
     with pytest.raises(NotRun, match="does not apply: JAX keeps no programs of cpu"):
         run_law("copies.kept_programs", STANDARD)
@@ -251,9 +249,9 @@ def test_an_update_that_writes_to_its_batch_is_seen(monkeypatch: pytest.MonkeyPa
 
     def wrong(order: str, sharding: Any, **how: Any) -> Any:
         def step(leaves: list[Any], batch: Any) -> Any:
-            found = jax.block_until_ready(right(order, sharding, **how)(leaves, batch))
+            outputs = jax.block_until_ready(right(order, sharding, **how)(leaves, batch))
             ctypes.memset(batch.addressable_shards[0].data.unsafe_buffer_pointer(), 0, 4)
-            return found
+            return outputs
 
         return step
 

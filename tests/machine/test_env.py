@@ -109,8 +109,9 @@ def test_the_block_has_the_machine_and_what_is_wrong_with_it(tmp_path: Path) -> 
     text = "\n".join(env.block(content))
     for words in (
         "Debian GNU/Linux 13 (trixie), kernel 6.12.1", "iommu=pt", "accelerators: 8 x amd", "/dev/shm: 64 MiB",
-        "`/dev/kfd` -rw-rw----", "**not yours to use**", "drivers: amd 6.14.14", "runtimes: rocm 7.0.2", "jax ",
-        "`JAX_PLATFORMS=cpu`", "**broken**: /dev/kfd", "**risk**: /dev/shm has 64 MiB", "next: docker run --shm-size",
+        "`/dev/kfd` -rw-rw----", "**no read/write access**", "drivers: amd 6.14.14", "runtimes: rocm 7.0.2", "jax ",
+        "`JAX_PLATFORMS=cpu`", "**broken**: no read/write access to /dev/kfd",
+        "**risk**: /dev/shm has 64 MiB", "next: docker run --shm-size",
     ):  # fmt: skip
         assert words in text
     assert "secret" not in text

@@ -1,4 +1,4 @@
-"""What is wrong with a machine before JAX is imported: each finding on an invented machine, and none on a good one."""
+"""Problems of a machine before JAX is imported: each finding on an invented machine, and none on a good one."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ TEXTS = tomllib.loads((KIT / "machine" / "findings.toml").read_text())
 
 
 @pytest.mark.parametrize(("vendor", "versions"), [("amd", ROCM), ("nvidia", CUDA), ("google", TPU)])
-def test_nothing_is_wrong_with_a_good_machine(tmp_path: Path, vendor: str, versions: dict[str, str]) -> None:
+def test_a_good_machine_has_no_finding(tmp_path: Path, vendor: str, versions: dict[str, str]) -> None:
     host = machine(tmp_path, vendor)
     assert findings_on(host, versions) == []
     assert present(facts(host)) == {vendor: 8}
 
 
-def test_nothing_is_wrong_with_a_machine_without_accelerators(tmp_path: Path) -> None:
+def test_a_machine_without_accelerators_has_no_finding(tmp_path: Path) -> None:
     host = machine(tmp_path, count=0, driver=False, files=False, variables={"JAX_PLATFORMS": "cpu"}, shm=1 << 20)
     assert findings_on(host, JAX) == []
 
 
 @pytest.mark.parametrize(("name", "made", "versions", "words"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
-def test_what_is_wrong_is_found_and_nothing_else(
+def test_each_problem_is_the_only_finding(
     tmp_path: Path, name: str, made: dict[str, Any], versions: dict[str, str], words: list[str]
 ) -> None:
-    found = findings_on(machine(tmp_path, **made), versions)
-    assert [finding.id for finding in found] == [name]
-    said = f"{found[0].what}\n{found[0].next}"
+    (finding,) = findings_on(machine(tmp_path, **made), versions)
+    assert finding.id == name
+    text = f"{finding.what}\n{finding.next}"
     for word in words:
-        assert word in said
-    assert "{" not in said
+        assert word in text
+    assert "{" not in text
 
 
 def test_a_jaxlib_that_is_too_old_is_named(tmp_path: Path) -> None:
@@ -47,16 +47,16 @@ def test_a_jaxlib_that_is_too_old_is_named(tmp_path: Path) -> None:
     least = least_jaxlib(jax)
     assert release("0.4") < release(least) <= release(importlib.metadata.version("jaxlib"))
     host = machine(tmp_path, count=0, driver=False, files=False)
-    (found,) = findings_on(host, {"jax": jax, "jaxlib": "0.4.1", "python": "3.11.7"})
-    assert found.what == f"jaxlib 0.4.1 does not go with jax {jax}, which needs {least} to {jax}"
+    (finding,) = findings_on(host, {"jax": jax, "jaxlib": "0.4.1", "python": "3.11.7"})
+    assert finding.what == f"jaxlib 0.4.1 does not match jax {jax}, which needs jaxlib {least} to {jax}"
 
 
 def test_an_old_driver_is_named_with_the_plugin_that_goes_with_it(tmp_path: Path) -> None:
     host = machine(tmp_path, "nvidia")
     (tmp_path / "proc/driver/nvidia/version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14\n")
-    (found,) = findings_on(host, CUDA)
-    assert found.what == "jax-cuda13-pjrt needs driver 580 or newer; found driver 550.54"
-    assert "jax-cuda12-plugin" in found.next
+    (finding,) = findings_on(host, CUDA)
+    assert finding.what == "jax-cuda13-pjrt needs driver 580 or newer; found driver 550.54"
+    assert "jax-cuda12-plugin" in finding.next
 
 
 def test_a_group_opens_the_files_and_root_needs_none(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_a_group_opens_the_files_and_root_needs_none(tmp_path: Path) -> None:
 def test_in_a_container_the_next_command_is_the_containers(tmp_path: Path) -> None:
     host = machine(tmp_path, mode=0o660)
     (tmp_path / ".dockerenv").touch()
-    (found,) = findings_on(host, ROCM)
-    assert found.next.startswith("docker run --group-add ")
+    (finding,) = findings_on(host, ROCM)
+    assert finding.next.startswith("docker run --group-add ")
 
 
 def test_the_worst_comes_first(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""tox's environments for accelerators leave the JAX that is here as it is; what pip does is made up."""
+"""tox's environments for accelerators do not change the machine's JAX; pip is a stub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROCM = {"jax": "0.9.2", "jaxlib": "0.9.2", "jax-rocm7-plugin": "0.9.2.post1", "n
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script, with a made-up pip that may replace something."""
+    """The script, with a stub of pip that can replace packages."""
     spec = importlib.util.spec_from_file_location("host_jax", ROOT / "conformance" / "machine" / "host_jax.py")
     assert spec is not None
     assert spec.loader is not None
@@ -49,7 +49,7 @@ def test_a_jaxlib_that_was_replaced_all_the_same_is_refused(host: Any, capsys: p
     host.after = {"jaxlib": "0.12.0.1"}
     assert host.main() == 2
     err = capsys.readouterr().err
-    assert err == "sftref: the installation replaced what was here: jaxlib 0.9.2 -> 0.12.0.1\n"
+    assert err == "sftref: the installation changed JAX or its dependencies: jaxlib 0.9.2 -> 0.12.0.1\n"
 
 
 def test_without_a_jax_it_says_how_to_have_one(host: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +57,7 @@ def test_without_a_jax_it_says_how_to_have_one(host: Any, capsys: pytest.Capture
     assert host.main() == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "set SFTREF_JAX to the extra that it needs (rocm7-local, cuda13, tpu)" in err
+    assert "set SFTREF_JAX to the extra to install (rocm7-local, cuda13, tpu)" in err
     assert host.asked == []
 
 
