@@ -1,4 +1,4 @@
-"""The laws of random numbers break for streams that are not the definition's."""
+"""The laws of random numbers fail for streams that are not the definition's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sftref.conformance.laws.machine import test_5_random as rung
 
 pytestmark = pytest.mark.jax
 
-Plant = Callable[[pytest.MonkeyPatch], None]
+Fault = Callable[[pytest.MonkeyPatch], None]
 
 
 def half_the_rounds(patch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def one_mask_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def bits_by_shard(patch: pytest.MonkeyPatch) -> None:
-    """What a partitioner does that lets every shard count from 0."""
+    """A partitioner that lets every shard count from 0."""
     right = jax.random.bits
 
     def repeated(key: jax.Array, shape: tuple[int, ...], dtype: object) -> jax.Array:
@@ -47,7 +47,7 @@ def bits_by_shard(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(jax.random, "bits", repeated)
 
 
-FAULTS: list[tuple[str, Plant]] = [
+FAULTS: list[tuple[str, Fault]] = [
     ("random.threefry", half_the_rounds),
     ("random.keys", another_derivation),
     ("random.bernoulli", another_rate),
@@ -58,9 +58,9 @@ FAULTS: list[tuple[str, Plant]] = [
 ]
 
 
-@pytest.mark.parametrize(("law", "plant"), FAULTS)
-def test_a_fault_is_seen(law: str, plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant(monkeypatch)
+@pytest.mark.parametrize(("law", "fault"), FAULTS)
+def test_a_fault_is_seen(law: str, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault(monkeypatch)
     with pytest.raises(LawBroken):
         run_law(law, Settings(level="quick", seed=1))
 
