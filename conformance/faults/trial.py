@@ -64,7 +64,7 @@ def run_law(
     error: BaseException | None = None
     began = time.monotonic()
     try:
-        call.run(check, settings, **instead)
+        call.run(check, settings, instead)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as raised:

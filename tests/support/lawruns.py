@@ -16,7 +16,7 @@ QUICK = Settings(level="quick")
 def run_law(law: str, settings: Settings = QUICK, **instead: Any) -> Check:
     """Run a law, with values in place of those of pytest's fixtures; its check, or the error that it raised."""
     check = Check(laws()[law], settings.level, settings.seed)
-    call.run(check, settings, **instead)
+    call.run(check, settings, instead)
     return check
 
 

@@ -60,7 +60,7 @@ def with_arguments(function: Law, values: Mapping[str, Any]) -> None:
     function(**{name: values[name] for name in inspect.signature(function).parameters})
 
 
-def run(check: Check, settings: Settings, **instead: Any) -> None:
+def run(check: Check, settings: Settings, instead: Mapping[str, Any]) -> None:
     """Run a law in this process as pytest would; raises what the law raises.
 
     Args:
@@ -82,4 +82,4 @@ def run(check: Check, settings: Settings, **instead: Any) -> None:
         missing = inspect.signature(function).parameters.keys() - instead.keys()
         values = {name: fixtures[name]() for name in missing}
         with around(check):
-            with_arguments(function, instead | values)
+            with_arguments(function, {**instead, **values})
