@@ -1,4 +1,4 @@
-"""A check that did not do what its law demands -> what is likely wrong and what to do."""
+"""A failed check -> its likely cause and the next step."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from ..core.result import Result
 
 
 def advice(record: Result) -> tuple[str, str]:
-    """Likely cause and next step: the law's own, unless something raised before the law could be judged."""
+    """Likely cause and next step: the law's own, unless an exception ended the check."""
     law = laws()[record.law]
     if record.status != "error":
         return law.cause, law.next_step
-    who = "The check" if record.subject is None else "The trainer, its adapter or the check"
+    source = "The check" if record.subject is None else "The trainer, its adapter or the check"
     return (
-        f"{who} raised an exception and gave no result.",
-        "Read the message; the same check under pytest (`--sftref-only` with its id) shows the whole traceback.",
+        f"{source} raised an exception.",
+        "Read the message; run the check under pytest (`--sftref-only` with its id) for the traceback.",
     )

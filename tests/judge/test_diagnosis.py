@@ -1,4 +1,4 @@
-"""What fell and what stood -> one layer: the rules, each law's diagnosis by itself, and the values told with it."""
+"""Failed and passed checks -> one layer: the rules, each law's own diagnosis, and its evidence."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from sftref.conformance.laws.trainer.test_7_equivalence import EVEN, patterns
 from sftref.conformance.oracle.draws import batch_of
 
 
-def run(*fell: str, passed: tuple[str, ...] = (), message: str = "off", **facts: object) -> Outcome:
-    """A run in which these laws fell and those passed."""
-    found = Outcome(settings=Settings(), expected=[])
-    for status, ids in (("fail", fell), ("pass", passed)):
+def run(*failed: str, passed: tuple[str, ...] = (), message: str = "off", **facts: object) -> Outcome:
+    """A run in which some laws failed and others passed."""
+    outcome = Outcome(settings=Settings(), expected=[])
+    for status, ids in (("fail", failed), ("pass", passed)):
         for name in ids:
             law, _, subject = name.partition("[")
             record = Result.ended(laws()[law], subject.removesuffix("]") or None, status, message, 1.0)
-            found.records[record.id] = dataclasses.replace(record, facts=dict(facts) if status == "fail" else {})
+            outcome.records[record.id] = dataclasses.replace(record, facts=dict(facts) if status == "fail" else {})
     order = {law: place for place, law in enumerate(laws())}
-    found.expected = sorted(found.records, key=lambda check: order[check.partition("[")[0]])
-    return found
+    outcome.expected = sorted(outcome.records, key=lambda check: order[check.partition("[")[0]])
+    return outcome
 
 
 @pytest.mark.parametrize("law", laws())
@@ -48,13 +48,13 @@ def test_every_law_points_at_a_layer(law: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "layer", "cause"),
     [
-        ([EVEN, "unequal shards"], "training loop", "not added up once"),
+        ([EVEN, "unequal shards"], "training loop", "not summed exactly once"),
         (["unequal shards", "an empty shard", "one row a device"], "training loop", "the mean of these means"),
-        (["unequal shards", "an empty shard", "one row in all", "an empty shard in the middle"], "data", "left out"),
+        (["unequal shards", "an empty shard", "one row in all", "an empty shard in the middle"], "data", "are dropped"),
         (["one row in all"], "training loop", laws()["equivalence.devices"].cause),
     ],
 )
-def test_which_layouts_are_wrong_says_what_becomes_of_rows(wrong: list[str], layer: str, cause: str) -> None:
+def test_the_wrong_layouts_show_what_happens_to_rows(wrong: list[str], layer: str, cause: str) -> None:
     assert set(wrong) <= patterns(8).keys()
     message = f"wrong with {', with '.join(wrong)} (of 6 layouts): gradient, N = 8"
     found = diagnose(run("equivalence.devices[mesh]", "equivalence.layouts[mesh]", message=message))
@@ -70,19 +70,19 @@ def test_rules_name_laws_and_ways_that_exist() -> None:
     ways |= simplified(line, whole, 8)
     for rule in rules():
         assert rule.layer in LAYERS
-        for word in (*rule.falls, *rule.besides, *rule.stands):
+        for word in (*rule.failed, *rule.also_failed, *rule.passed):
             assert word in laws() or any(law.startswith(word) and word.endswith(".") for law in laws())
-        assert rule.holds in {"", *ways}
-        re.compile(rule.says)
+        assert rule.passes in {"", *ways}
+        re.compile(rule.message)
     assert batch.weights.size
 
 
-def test_nothing_fell_nothing_to_say() -> None:
+def test_without_a_failure_there_is_no_diagnosis() -> None:
     assert diagnose(run(passed=("copies.round_trip",))) is None
 
 
 @pytest.mark.parametrize(
-    ("fell", "passed", "facts", "layer"),
+    ("failed", "passed", "facts", "layer"),
     [
         (("copies.round_trip", "operators.matmul", "step.gradients[mesh]"), (), {}, "copy"),
         (("operators.matmul",), ("operators.precision",), {"off_by": 2.0**-11}, "precision"),
@@ -97,23 +97,23 @@ def test_nothing_fell_nothing_to_say() -> None:
         (("equivalence.replicas[mesh]",), ("equivalence.devices[mesh]",), {}, "collective"),
     ],
 )
-def test_what_fell_and_stood_decides(
-    fell: tuple[str, ...], passed: tuple[str, ...], facts: dict[str, object], layer: str
+def test_failures_and_passes_decide(
+    failed: tuple[str, ...], passed: tuple[str, ...], facts: dict[str, object], layer: str
 ) -> None:
-    found = diagnose(run(*fell, passed=passed, **facts))
+    found = diagnose(run(*failed, passed=passed, **facts))
     assert found is not None
     assert found["layer"] == layer
 
 
-def test_the_evidence_has_the_values_and_whom_it_befell() -> None:
+def test_the_evidence_has_the_facts_and_the_other_trainers() -> None:
     facts = {"holds": ["without dropout"], "fails": ["on one device"], "held_before": ["a", "b"], "off_by": 0.25}
     passed = ("step.gradients[mesh]", "step.logits[pmap]", "copies.sharded")
     found = diagnose(run("step.gradients[pmap]", "step.gradients[single]", passed=passed, **facts))
     assert found is not None
-    for said in ("it holds without dropout", "it fails on one device too", "held before: a; b", "a share of 0.25"):
-        assert any(said in line for line in found["evidence"]), said
-    assert {"single fell before the same laws", "mesh stood before the same laws"} <= set(found["evidence"])
-    assert found["evidence"][-1] == "1 of 2 checks of rung 6 of pmap fell; 1 below it passed"
+    for text in ("passes without dropout", "also fails on one device", "passed before: a; b", "relative error 0.25"):
+        assert any(text in line for line in found["evidence"]), text
+    assert {"single failed the same laws", "mesh passed the same laws"} <= set(found["evidence"])
+    assert found["evidence"][-1] == "1 of 2 checks of rung 6 of pmap failed; 1 on lower rungs passed"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_the_evidence_has_the_values_and_whom_it_befell() -> None:
         ("one-mask-for-all-steps", "step.update", "without dropout"),
     ],
 )
-def test_a_failure_is_asked_again_with_less(fault: str, law: str, way: str) -> None:
+def test_a_failure_is_rerun_with_simplifications(fault: str, law: str, way: str) -> None:
     instead = {"subject": trainer(fault), "devices": list(range(8))}
     record = run_law(laws()[law], instead, Settings(level="quick"), narrows=True)
     assert record.status == "fail"
@@ -137,14 +137,14 @@ def test_a_failure_is_asked_again_with_less(fault: str, law: str, way: str) -> N
     assert "holds" not in hasty.facts
 
 
-def test_right_logits_at_other_rows_are_called_so() -> None:
+def test_right_logits_in_the_wrong_rows_are_named() -> None:
     record = run_law(laws()["step.logits"], {"subject": trainer("logits-by-device")}, Settings(level="quick"))
     assert "where the rows of the batch are" in record.message
     record = run_law(laws()["step.logits"], {"subject": trainer("dropout-in-evaluation")}, Settings(level="quick"))
     assert "where the rows" not in record.message
 
 
-def test_how_far_off_a_failure_is() -> None:
+def test_the_size_of_an_error() -> None:
     check = Check(laws()["operators.tanh"], "quick", 0)
     values = np.linspace(1, 2, 9, dtype=np.float32)
     with pytest.raises(LawBroken):
