@@ -1,4 +1,4 @@
-"""A run's trials -> which seeded faults were seen, and by which laws; and which trials a run makes."""
+"""The trials of a run: which ones it makes, and, from their results, which laws saw which seeded faults."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from .outcome import Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class Fate:
-    """What became of one seeded fault.
+    """The result of one seeded fault.
 
     Attributes:
-        fault: as the catalogue states it.
-        status: `killed` where every law that was asked saw it, `survived` where one did not, `not_run` where none could
-            be asked.
-        expected: the laws that were asked.
-        seen_by: those that saw it.
-        message: why one did not, or why none was asked.
+        fault: its entry in the catalogue.
+        status: `killed` if every law that ran saw it, `survived` if one did not, `not_run` if none ran.
+        expected: the laws of its trials.
+        seen_by: the laws that saw it.
+        message: why a law did not see it, or why none ran.
         seconds: of all its trials.
     """
 
@@ -34,26 +33,26 @@ class Fate:
 
 
 def chosen(level: str, checks: Iterable[str]) -> list[str]:
-    """The trials of a run: ids of a law with a fault in brackets.
+    """The ids of the trials of a run: a law with a fault in brackets.
 
     Args:
-        level: at `full` every fault before every law that must see it; below, a sample across the layers, each before
-            the first law of the run that must.
-        checks: the ids that the run answers for; a fault whose laws are not among them is left out.
+        level: `full` for every fault with every law that must see it; below, a sample across the layers, each with the
+            first law of the run that must see it.
+        checks: the ids of the run's checks; a fault whose laws are not among them is left out.
     """
-    asked = {split_id(check)[0].id for check in checks}
+    running = {split_id(check)[0].id for check in checks}
     whole = level == "full"
-    found = []
+    trials: list[str] = []
     for fault in faults().values():
         if LEVELS.index(fault.level) > LEVELS.index(level) or not (whole or fault.sample):
             continue
-        seers = [law for law in fault.seen_by if law in asked]
-        found += [check_id(law, fault.id) for law in (seers if whole else seers[:1])]
-    return found
+        seers = [law for law in fault.seen_by if law in running]
+        trials += [check_id(law, fault.id) for law in (seers if whole else seers[:1])]
+    return trials
 
 
 def fates(outcome: Outcome) -> list[Fate]:
-    """What became of each fault that the run was to seed."""
+    """The result of each fault that the run was to seed."""
     trials: dict[str, list[str]] = {}
     for trial in outcome.seeded:
         law, fault = split_id(trial)
@@ -62,40 +61,42 @@ def fates(outcome: Outcome) -> list[Fate]:
 
 
 def _fate(outcome: Outcome, fault: Fault, expected: list[str]) -> Fate:
-    ended: dict[str, Result] = {}
+    trials: list[Result] = []
     reasons = []
     for law in expected:
         record = outcome.trials.get(check_id(law, fault.id))
-        without = _without(outcome, law)
+        without = _without_fault(outcome, law)
         if record is None or record.status == "not_run" or without:
-            reasons.append(without or (record.message if record else "never tried"))
+            reasons.append(without or (record.message if record else "not started"))
         else:
-            ended[law] = record
-    seen = tuple(law for law, record in ended.items() if record.status == "fail")
-    blind = [record for law, record in ended.items() if law not in seen]
-    status = "survived" if blind else "killed" if seen else "not_run"
-    if blind:
-        reasons = [f"{record.law}: {record.status}{': ' if record.message else ''}{record.message}" for record in blind]
+            trials.append(record)
+    seen = tuple(record.law for record in trials if record.status == "fail")
+    missed = [record for record in trials if record.status != "fail"]
+    status = "survived" if missed else "killed" if seen else "not_run"
+    if missed:
+        reasons = [
+            f"{record.law}: {record.status}{': ' if record.message else ''}{record.message}" for record in missed
+        ]
     return Fate(
         fault=fault,
         status=status,
         expected=tuple(expected),
         seen_by=seen,
         message="" if status == "killed" else "; ".join(dict.fromkeys(reasons)),
-        seconds=sum(record.seconds for record in ended.values()),
+        seconds=sum(record.seconds for record in trials),
     )
 
 
-def _without(outcome: Outcome, law: str) -> str:
-    """Why a law that fails under a fault proves nothing: it did not hold without it."""
+def _without_fault(outcome: Outcome, law: str) -> str:
+    """Why a failure of the law proves nothing: it does not pass without the fault; empty if it does."""
     records = [record for record in outcome.records.values() if record.law == law]
     broken = [record for record in records if record.status not in ("pass", "not_run", "deviation")]
     if broken:
-        return f"{broken[0].id} did not hold without it ({broken[0].status})"
+        return f"{broken[0].id} does not pass without the fault ({broken[0].status})"
     return "" if any(record.status != "not_run" for record in records) else f"{law} did not run"
 
 
 def level_of(level: str, fault: Fault, law: str) -> str:
-    """The level at which a law is asked under a fault: as low as may be, for its time."""
+    """The level at which a law runs under a fault: the lowest that suffices, to save time."""
     least = max(LEVELS.index(fault.level), LEVELS.index(laws()[law].level))
     return LEVELS[min(least, LEVELS.index(level))]

@@ -81,8 +81,8 @@ def test_only_laws_of_the_run_are_tried_with_a_fault() -> None:
         ("error", "pass", "survived", "operators.layer_norm: error: boom"),
         ("hang", "pass", "survived", "hang"),
         ("not_run", "pass", "not_run", "boom"),
-        (None, "pass", "not_run", "never tried"),
-        ("fail", "fail", "not_run", "did not hold without it (fail)"),
+        (None, "pass", "not_run", "not started"),
+        ("fail", "fail", "not_run", "does not pass without the fault (fail)"),
         ("fail", "not_run", "not_run", "did not run"),
     ],
 )
