@@ -6,8 +6,9 @@ tell a tensor from its own shuffle proves nothing: that is an error of the check
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -21,8 +22,15 @@ from .law import LEVELS, Law
 Skipped: type[Any] = pytest.skip.Exception
 # Leaves named beside the worst one.
 MOST_LEAVES = 5
-# How the reason begins of a check that cannot apply to a machine at all.
-NOT_APPLICABLE = "does not apply"
+
+
+class NotRunReason(enum.StrEnum):
+    """Why a check did not run. Only the first two leave a run complete."""
+
+    UNCLAIMED = "the trainer does not claim a capability"
+    NOT_APPLICABLE = "the law does not apply to this machine or trainer"
+    LACKING = "this machine lacks something that the law needs, such as a second device"
+    UNREACHED = "the run ended before the check began"
 
 
 class LawBroken(AssertionError):  # noqa: N818 - a result of the check, not an error in it
@@ -43,9 +51,13 @@ class Vacuous(Exception):  # noqa: N818 - as above
 
 
 class NotRun(Skipped):
-    """The check does not apply here: too few devices, or a capability that is not claimed."""
+    """The check does not run here, for a `NotRunReason`."""
 
     status = "not_run"
+
+    def __init__(self, message: str, reason: NotRunReason = NotRunReason.LACKING) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Blocked(Skipped):
@@ -211,14 +223,24 @@ class Check:
         if not value >= least:
             self._fail(what, f"{value:.4g}, should be at least {least:.4g} ({why})")
 
-    def need(self, applies: bool, reason: str) -> None:
+    def need(self, applies: bool, message: str, reason: NotRunReason = NotRunReason.LACKING) -> None:
         """End the check as not run unless it applies.
 
         Raises:
-            NotRun: with `reason`.
+            NotRun: with the message and the reason.
         """
         if not applies:
-            raise NotRun(reason)
+            raise NotRun(message, reason)
+
+    def need_capability(self, capability: str, claimed: Collection[str]) -> None:
+        """End the check as not run unless the trainer claims a capability.
+
+        Raises:
+            NotRun: it does not.
+        """
+        if capability not in claimed:
+            self.facts["unclaimed"] = capability
+            raise NotRun(f"capability {capability} is not claimed", NotRunReason.UNCLAIMED)
 
     def finish(self) -> None:
         """Compute the detection floors of a check that passed.

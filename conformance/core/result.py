@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .check import Check
+from .check import Check, NotRunReason
 from .comparison import Comparison
 from .law import Law, check_id
 
@@ -41,6 +41,7 @@ class Result:
         digest: of every comparison's error, in order: the same in two runs that measured the same bits.
         seconds: from the check's start to its end.
         facts: measured along the way.
+        reason: why it did not run; internal, not in report.json.
         repro: the command that asks this check again.
     """
 
@@ -63,6 +64,7 @@ class Result:
     bound_from: str = ""
     seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    reason: NotRunReason | None = None
     repro: str = ""
 
     @classmethod
@@ -84,10 +86,8 @@ class Result:
         elif MISMATCH in stderr:
             line = next(line for line in stderr.splitlines() if MISMATCH in line)
             status, message = "fail", f"XLA's autotuner found kernels that disagree: {line.strip()[:300]}"
-        blank = cls(
-            id=check_id(law.id, subject), law=law.id, rung=law.rung, subject=subject, status=status,
-            message=printable(message).strip(), seconds=round(seconds, 3),
-        )  # fmt: skip
+        reason = getattr(error, "reason", None) if status == "not_run" else None
+        blank = cls.ended(law, subject, status, message, seconds, reason)
         if check is None:
             return blank
         made = check.comparisons
@@ -118,11 +118,14 @@ class Result:
         )
 
     @classmethod
-    def ended(cls, law: Law, subject: str | None, status: str, message: str, seconds: float) -> Result:
+    def ended(
+        cls, law: Law, subject: str | None, status: str, message: str, seconds: float,
+        reason: NotRunReason | None = None,
+    ) -> Result:  # fmt: skip
         """The record of a check that could not tell its own end: a hang, a crash, or never reached."""
         return cls(
             id=check_id(law.id, subject), law=law.id, rung=law.rung, subject=subject, status=status,
-            message=printable(message), seconds=round(seconds, 3),
+            message=printable(message).strip(), seconds=round(seconds, 3), reason=reason,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -132,7 +135,8 @@ class Result:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:
         """Back from `to_json`."""
-        return cls(**value)
+        reason = value.get("reason")
+        return cls(**value | {"reason": None if reason is None else NotRunReason(reason)})
 
 
 def _digest(made: Sequence[Comparison]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..core.check import NotRunReason
 from ..core.deviations import Deviation
 from ..core.law import RUNGS, split_id
 from ..core.result import Result
@@ -19,8 +20,6 @@ from ..machine.startup import Started
 WRONG = ("fail", "error")
 LOST = ("hang", "crash")
 BROKEN = WRONG + LOST
-# How the reason of a check that does not apply begins; any other reason leaves the run incomplete.
-CAPABILITY = "capability "
 
 
 class Group(NamedTuple):
@@ -113,12 +112,12 @@ class Outcome:
         """The records of these statuses, from the lowest rung up."""
         return [record for record in self.ended() if record.status in statuses]
 
-    def fill(self, reason: str) -> None:
-        """Record as not run, with a reason, whatever has no record yet."""
+    def fill(self, message: str) -> None:
+        """Record every check without a result as not run, with a message that says why."""
         for check in self.expected:
             if check not in self.records:
                 law, subject = split_id(check)
-                self.records[check] = Result.ended(law, subject, "not_run", reason, 0.0)
+                self.records[check] = Result.ended(law, subject, "not_run", message, 0.0, NotRunReason.UNREACHED)
 
     def groups(self) -> list[Group]:
         """The ladder's lines, from the bottom up."""

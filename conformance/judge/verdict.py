@@ -6,12 +6,12 @@ import datetime
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..core.check import NOT_APPLICABLE
+from ..core.check import NotRunReason
 from ..core.deviations import stale
 from ..core.law import RUNGS
 from ..core.result import Result
 from .mutation_score import fates
-from .outcome import CAPABILITY, LOST, WRONG, Outcome
+from .outcome import LOST, WRONG, Outcome
 
 CODES = {
     "CONFORMANT": 0, "NONCONFORMANT": 1, "WORKAROUND": 1, "SETUP": 2, "UNRESPONSIVE": 3, "INCOMPLETE": 4,
@@ -110,8 +110,8 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
 
 def unmet(outcome: Outcome) -> list[Result]:
     """The checks that the run must answer for and that did not run."""
-    allowed = (CAPABILITY, NOT_APPLICABLE)
-    return [record for record in outcome.of_status("not_run") if not record.message.startswith(allowed)]
+    allowed = (NotRunReason.UNCLAIMED, NotRunReason.NOT_APPLICABLE)
+    return [record for record in outcome.of_status("not_run") if record.reason not in allowed]
 
 
 def first(records: Sequence[Result]) -> str:
@@ -125,7 +125,7 @@ def _quiet(outcome: Outcome) -> list[str]:
     said = []
     blocked, missing = outcome.of_status("blocked"), unmet(outcome)
     idle = [record for record in outcome.of_status("not_run") if record not in missing]
-    claims = [record for record in idle if record.message.startswith(CAPABILITY)]
+    claims = [record for record in idle if record.reason == NotRunReason.UNCLAIMED]
     if blocked:
         said.append(f"{len(blocked)} blocked")
     if missing:
@@ -133,7 +133,7 @@ def _quiet(outcome: Outcome) -> list[str]:
         more = f" and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
         said.append(f"{len(missing)} not run: {reasons[0]}{more}")
     if claims:
-        names = sorted({record.message.removeprefix(CAPABILITY).removesuffix(" is not claimed") for record in claims})
+        names = sorted({record.facts["unclaimed"] for record in claims})
         said.append(f"{len(claims)} not run: {', '.join(names)} not claimed")
     if len(idle) > len(claims):
         said.append(f"{len(idle) - len(claims)} not applicable")

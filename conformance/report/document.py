@@ -75,7 +75,9 @@ def check(record: Result) -> dict[str, Any]:
     law = laws()[record.law]
     cause, next_step = advice(record)
     texts = {"requirement": law.requirement, "catches": law.catches, "cause": cause, "next_step": next_step}
-    return record.to_json() | {"rung_name": law.rung_name, **texts}
+    content = record.to_json() | {"rung_name": law.rung_name, **texts}
+    del content["reason"]  # the message has it in words
+    return content
 
 
 def seeded(fate: Fate) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +27,8 @@ from .watcher import Watcher
 
 # So many hangs on one rung, each as long as its deadline, and the rest of the rung is not waited for.
 MOST_HANGS = 3
-NO_SPACE = "No space left on device"
+# A process that ended leaves no error number, only its output, with the words of the operating system.
+NO_SPACE = os.strerror(errno.ENOSPC)
 USAGE_ERROR = 4
 
 

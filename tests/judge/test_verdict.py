@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sftref.conformance.core.check import NotRunReason
 from sftref.conformance.core.deviations import Deviation, DeviationsError, accepted, load, stale
 from sftref.conformance.core.law import LADDER, blocked_by, check_id, laws, split_id
 from sftref.conformance.core.result import Result
@@ -24,15 +25,18 @@ HIGH = next(law for law in laws().values() if law.per == "machine" and law.rung 
 ASKED = next(law for law in laws().values() if law.per == "subject")
 MESH = check_id(ASKED.id, "mesh")
 DAY = datetime.date(2030, 1, 31)
-CLAIM, NEED = "capability gradients is not claimed", "needs 2 devices, found 1"
+NEED = "needs 2 devices, found 1"
+UNCLAIMED, NOT_APPLICABLE, LACKING = NotRunReason.UNCLAIMED, NotRunReason.NOT_APPLICABLE, NotRunReason.LACKING
 
 
-def outcome(low: str, high: str, asked: str, message: str = "", **more: object) -> Outcome:
+def outcome(
+    low: str, high: str, asked: str, message: str = "", reason: NotRunReason | None = None, **more: object
+) -> Outcome:
     """Three checks that ended so."""
     found = Outcome(settings=Settings(), expected=[LOW.id, HIGH.id, MESH], **more)
     for law, subject, status in ((LOW, None, low), (HIGH, None, high), (ASKED, "mesh", asked)):
-        record = Result.ended(law, subject, status, message if status != "pass" else "", 1.0)
-        found.records[record.id] = dataclasses.replace(record, comparisons=2)
+        record = Result.ended(law, subject, status, message if status != "pass" else "", 1.0, reason)
+        found.records[record.id] = dataclasses.replace(record, comparisons=2, facts={"unclaimed": "data order"})
     return found
 
 
@@ -41,27 +45,29 @@ def deviation(name: str, **more: object) -> Deviation:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "message", "verdict"),
+    ("statuses", "reason", "verdict"),
     [
-        (("pass", "pass", "pass"), "", "CONFORMANT"),
-        (("pass", "pass", "not_run"), CLAIM, "CONFORMANT"),
-        (("pass", "pass", "not_run"), "does not apply to a trainer without JAX arrays", "CONFORMANT"),
-        (("pass", "pass", "deviation"), "known", "CONFORMANT"),
-        (("pass", "pass", "not_run"), NEED, "INCOMPLETE"),
-        (("pass", "pass", "not_run"), "anything else", "INCOMPLETE"),
-        (("pass", "fail", "pass"), "off", "NONCONFORMANT"),
-        (("pass", "error", "blocked"), "boom", "NONCONFORMANT"),
-        (("fail", "hang", "crash"), "off", "NONCONFORMANT"),
-        (("pass", "hang", "pass"), "late", "UNRESPONSIVE"),
-        (("pass", "pass", "crash"), "SIGSEGV", "UNRESPONSIVE"),
-        (("pass", "crash", "not_run"), NEED, "UNRESPONSIVE"),
-        (("not_run", "not_run", "not_run"), NEED, "UNTRUSTED"),
-        (("not_run", "not_run", "not_run"), CLAIM, "UNTRUSTED"),
-        (("deviation", "deviation", "deviation"), "known", "UNTRUSTED"),
+        (("pass", "pass", "pass"), None, "CONFORMANT"),
+        (("pass", "pass", "not_run"), UNCLAIMED, "CONFORMANT"),
+        (("pass", "pass", "not_run"), NOT_APPLICABLE, "CONFORMANT"),
+        (("pass", "pass", "deviation"), None, "CONFORMANT"),
+        (("pass", "pass", "not_run"), LACKING, "INCOMPLETE"),
+        (("pass", "pass", "not_run"), NotRunReason.UNREACHED, "INCOMPLETE"),
+        (("pass", "pass", "not_run"), None, "INCOMPLETE"),
+        (("pass", "fail", "pass"), None, "NONCONFORMANT"),
+        (("pass", "error", "blocked"), None, "NONCONFORMANT"),
+        (("fail", "hang", "crash"), None, "NONCONFORMANT"),
+        (("pass", "hang", "pass"), None, "UNRESPONSIVE"),
+        (("pass", "pass", "crash"), None, "UNRESPONSIVE"),
+        (("pass", "crash", "not_run"), LACKING, "UNRESPONSIVE"),
+        (("not_run", "not_run", "not_run"), LACKING, "UNTRUSTED"),
+        (("not_run", "not_run", "not_run"), UNCLAIMED, "UNTRUSTED"),
+        (("deviation", "deviation", "deviation"), None, "UNTRUSTED"),
     ],
 )
-def test_the_table(statuses: tuple[str, str, str], message: str, verdict: str) -> None:
-    found = judge(outcome(*statuses, message=message))
+def test_the_table(statuses: tuple[str, str, str], reason: NotRunReason | None, verdict: str) -> None:
+    """By the reason, whatever the message says."""
+    found = judge(outcome(*statuses, "capability x is not claimed: does not apply", reason))
     assert (found.name, found.exit_code) == (verdict, CODES[verdict])
     assert found.line.startswith(f"{verdict}: ")
     assert "\n" not in found.line
@@ -94,13 +100,13 @@ def test_nothing_expected_is_nothing_verified() -> None:
 
 
 def test_the_line_names_what_was_run_and_what_was_not() -> None:
-    line = judge(outcome("pass", "pass", "not_run", CLAIM, seconds=61.6)).line
-    assert "2 of 3 checks passed, 1 not run: gradients not claimed; 6 comparisons in 62 s, level standard" in line
+    line = judge(outcome("pass", "pass", "not_run", NEED, LACKING, seconds=61.6)).line
+    assert "2 of 3 checks passed, 1 not run: needs 2 devices, found 1; 6 comparisons in 62 s, level standard" in line
     assert line.endswith("no seeded fault was run")
 
 
 def test_the_line_has_the_whole_name_of_a_capability_and_how_trainers_were_compiled() -> None:
-    found = outcome("pass", "pass", "not_run", "capability data order is not claimed")
+    found = outcome("pass", "pass", "not_run", "", UNCLAIMED)
     assert "1 not run: data order not claimed; " in judge(found).line
     assert "level standard, " in judge(found).line
     found.records[MESH].facts["optimized"] = False

@@ -28,7 +28,7 @@ FATES = {
     "raises": "raise RuntimeError('boom \\x1b[31m')",
     "compares_nothing": "pass",
     "needs_more": "check.need(False, 'needs 2 devices, found 1')",
-    "is_not_claimed": "check.need(False, 'capability gradients is not claimed')",
+    "is_not_claimed": "check.need_capability('gradients', ())",
     "disagrees": "os.write(2, b'E0000 Results mismatch between two kernels\\n'); check.equal('a', A, A)",
     "sleeps": "time.sleep(60)",
     "holds_the_gil": "[ctypes.PyDLL(None).sleep(60) for _ in range(60)]",

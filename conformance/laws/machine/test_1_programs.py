@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ...core.check import NOT_APPLICABLE, Check, NotRun
+from ...core.check import Check, NotRun, NotRunReason
 from ...core.meshes import Array, mesh_of
 from ..support import compilation
 from .test_1_copies import words
@@ -138,7 +138,8 @@ def test_kept_programs(check: Check, rng: np.random.Generator, devices: list[Any
             # All are stored before the first is run again, so that the cache could return the wrong one.
             fresh = [_run(constant, placed) for constant in constants]
             if not hits and not any(tmp_path.iterdir()):
-                raise NotRun(f"{NOT_APPLICABLE}: JAX keeps no programs of {devices[0].platform}")
+                reason = NotRunReason.NOT_APPLICABLE
+                raise NotRun(f"does not apply: JAX keeps no programs of {devices[0].platform}", reason)
             check.same(f"{where}: programs taken from an empty cache", len(hits), 0)
             again = [_run(constant, placed) for constant in constants]
             check.same(f"{where}: programs found again, of {len(constants)}", len(hits), len(constants))

@@ -40,7 +40,7 @@ def claims(check: Check, subject: TrainerUnderTest, *capabilities: str) -> None:
         NotRun: naming the first that it does not claim.
     """
     for capability in capabilities:
-        check.need(capability in subject.capabilities, f"capability {capability} is not claimed")
+        check.need_capability(capability, subject.capabilities)
 
 
 def draw_case(subject: TrainerUnderTest, rng: np.random.Generator, **changes: Any) -> tuple[Case, Params, HostBatch]:
