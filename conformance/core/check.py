@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from .comparison import EXACT, Array, Bound, Comparison, describe, distance, largest, share_that_differs, shuffled
+from .facts import Facts
 from .floors import Floors
 from .law import LEVELS, Law
 
@@ -83,7 +84,7 @@ class Check:
         level: quick, standard or full: how much is compared.
         seed: of all drawn values.
         comparisons: made so far.
-        facts: further measurements for the report; JSON values.
+        facts: further measurements, for the report.
         floors: detection floors of the comparisons so far.
         narrows: whether a failure runs simplified variants for the diagnosis, which takes seconds.
     """
@@ -92,7 +93,7 @@ class Check:
     level: str
     seed: int
     comparisons: list[Comparison] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
     narrows: bool = True
     floors: Floors = field(default_factory=Floors)
 

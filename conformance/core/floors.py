@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .facts import Floor
+
 Array = npt.NDArray[Any]
 Error = Callable[[Array], float]
 
@@ -115,12 +117,12 @@ class Floors:
         """Note a comparison that passed bit for bit."""
         self.exact.add(dtype.name)
 
-    def table(self) -> dict[str, dict[str, Any]]:
+    def table(self) -> dict[str, Floor]:
         """The floors by dtype; for a dtype that was compared only bit for bit, the distance from 1 to the next number.
 
         Integers have none: every bit of them is seen.
         """
-        table: dict[str, dict[str, Any]] = {}
+        table: dict[str, Floor] = {}
         for name in sorted(self.exact - self.least.keys()):
             spacing = _spacing(name)
             if spacing is not None:

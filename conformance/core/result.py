@@ -12,6 +12,7 @@ from typing import Any
 
 from .check import Check, NotRunReason
 from .comparison import Comparison
+from .facts import Facts
 from .law import Law, check_id
 
 STATUSES = ("pass", "fail", "error", "hang", "crash", "blocked", "not_run", "deviation")
@@ -63,7 +64,7 @@ class Result:
     worst: str = ""
     bound_from: str = ""
     seconds: float = 0.0
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
     reason: NotRunReason | None = None
     repro: str = ""
 

@@ -65,7 +65,7 @@ def test_platform(check: Check, settings: Settings) -> None:
         raise
     names = names_of(first)
     check.facts |= {"platform": names[-1], "kind": first.device_kind, "runtime": str(first.client.platform_version)}
-    unused = plugins(static()["versions"]) if names == ["cpu"] else []
+    unused = plugins(static()["versions"]) if names == ["cpu"] else {}
     if unused:
         check.facts["unused"] = unused
         under += f"; installed but not in use: {', '.join(unused)}"

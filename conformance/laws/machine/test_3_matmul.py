@@ -171,7 +171,11 @@ def test_precision(check: Check, rng: np.random.Generator, devices: list[Any]) -
     with jax.default_matmul_precision("highest"):
         measured["with context highest"] = precision_of(machine, in_force)
     has_less = measured["with argument DEFAULT"] != "float32"
-    check.facts.update(precision=measured, declared=declaration or "nothing", less_than_float32_exists_here=has_less)
+    check.facts |= {
+        "precision": measured,
+        "declared": declaration or "nothing",
+        "less_than_float32_exists_here": has_less,
+    }
     for way in ("with argument HIGHEST", "with context highest"):
         check.same(f"the precision {way}", measured[way], "float32")
     allowed_here = sorted(accepted(declaration, platform, has_less))

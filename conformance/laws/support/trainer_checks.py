@@ -110,17 +110,18 @@ def compare_or_simplify(
     except LawBroken:
         if not check.narrows or "holds" in check.facts:
             raise
-        variants: dict[str, list[str]] = {"holds": [], "fails": []}
+        holds: list[str] = []
+        fails: list[str] = []
         for name, variant in simplified(case, batch, n).items():
-            if RERUN in variants["holds"]:
+            if RERUN in holds:
                 break  # an intermittent failure depends on nothing that could be left out
             try:
                 compare(Check(check.law, check.level, check.seed), *variant)
             except LawBroken:
-                variants["fails"].append(name)
+                fails.append(name)
             else:
-                variants["holds"].append(name)
-        check.facts |= variants
+                holds.append(name)
+        check.facts |= {"holds": holds, "fails": fails}
         raise
 
 

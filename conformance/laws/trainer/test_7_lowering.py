@@ -47,7 +47,7 @@ def test_reduction(check: Check, subject: TrainerUnderTest, devices: list[Any], 
     gradient = sum(leaf.size for leaf in params.values())
     for name, module in modules(subject, case, n, rng).items():
         reductions = {one: times for one, times in module.collectives.items() if one.kind in REDUCING}
-        check.facts[name] = summary(module)
+        check.facts[name] = summary(module)  # type: ignore[literal-required]
         if not reductions:
             least = batch.input_ids.size
             unsharded = [arg.tensor for arg in module.arguments if arg.pieces != n and "i" in arg.tensor.dtype]

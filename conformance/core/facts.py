@@ -1,0 +1,62 @@
+"""The measurements of a check beside its comparisons: the entries of `facts` in a report."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class Floor(TypedDict):
+    """A detection floor; see `floors.py`. `least_sensitive` names a comparison."""
+
+    all: float
+    tensor: float
+    element: float
+    noise: float
+    least_sensitive: NotRequired[str]
+
+
+class Facts(TypedDict, total=False):
+    """All entries are optional."""
+
+    # Of any check.
+    compile_seconds: float
+    control_margin: float  # the smallest error of a control of trees, in units of its bound
+    fails: list[str]  # simplifications with which a failed law fails too
+    floor: dict[str, Floor]  # by dtype
+    held_before: list[str]  # comparisons that passed before one failed
+    holds: list[str]  # simplifications with which a failed law passes
+    off_by: float  # relative l2 error of the failed comparison
+    optimized: bool  # False if programs were compiled without optimizations
+    stderr: list[str]  # last lines of a process that hung or crashed
+    unclaimed: str  # a capability that the law needs and the trainer does not claim
+    unseen: list[str]  # comparisons that twice the value passes
+    # Rung 0.
+    devices: list[str]
+    kind: str
+    lines: int  # of XLA's messages
+    platform: str
+    runtime: str
+    unused: dict[str, str]  # versions of installed plugins that JAX does not use
+    versions: dict[str, str]
+    # Rung 1.
+    arguments_taken_over: int
+    followed: dict[str, float]  # share of device arrays that changed with the host's buffer
+    hazard: str
+    # Rungs 2 and 3.
+    collectives: dict[str, str]  # that the partitioner inserted, by program
+    declared: str  # jax_default_matmul_precision
+    less_than_float32_exists_here: bool
+    precision: dict[str, str]  # of matrix products, by how they are called
+    unwaited: str
+    # Rung 7: the lowered modules in words, by platform.
+    cpu: str
+    cuda: str
+    rocm: str
+    tpu: str
+    elements: dict[str, int]  # moved by collectives in an update
+    layouts: list[str]
+    # Rungs 8 to 10.
+    left_out: list[str]  # laws that the trainer's capabilities exclude
+    losses: list[float]
+    programs: int
+    told: list[str]  # how each process ended after another was killed
