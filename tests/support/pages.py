@@ -4,14 +4,15 @@
 
 A block follows its mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` and `<!-- workaround -->` in
 `install.md`. `test_pages.py`, `test_docs.py` and `test_workarounds.py` compare each with what is printed today.
-`--readme DIR` refreshes the README's run that passes, and leaves its report in DIR; the picture is the top of what
-`tests/browser/check_page.py DIR/report.json DIR` takes of it. `--map` refreshes the files of the kit's README.
+`--readme DIR` refreshes the README's run that passes and, with Chromium on the PATH, the picture of its page, which it
+leaves in DIR. `--map` refreshes the files of the kit's README.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ MARK = re.compile(r"<!-- read ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTA
 FINDINGS = re.compile(r"<!-- finding ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 WORKAROUND = re.compile(r"<!-- workaround -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 WIDTH = 158
+PICTURE = "1280,1375"
 
 
 def blocks() -> dict[str, str]:
@@ -41,7 +43,7 @@ def blocks() -> dict[str, str]:
 
 def narrow(line: str) -> str:
     """A line that fits a page."""
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 4]} ..."
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 4].rstrip()} ..."
 
 
 def cut(lines: list[str]) -> Iterator[str]:
@@ -76,6 +78,19 @@ def passing(out: Path) -> str:
     words = [sys.executable, "-P", "-m", "sftref.conformance", "verify", "--level", "quick", "--out", str(out)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     return "".join(f"{narrow(line)}\n" for line in ended.stdout.splitlines())
+
+
+def picture(out: Path) -> None:
+    """The top of a report's page, with the checks of rung 3, as `docs/report.png`."""
+    from PIL import Image
+
+    chosen = '<script>rung.value = "3"; rung.dispatchEvent(new Event("input", {bubbles: true}))</script>'
+    shown, png = out / "picture.html", DOCS / "report.png"
+    shown.write_text((out / "report.html").read_text(encoding="utf-8") + chosen, encoding="utf-8")
+    words = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    words += [f"--window-size={PICTURE}", f"--screenshot={png}", shown.resolve().as_uri()]
+    subprocess.run(words, check=True, capture_output=True)
+    Image.open(png).convert("RGB").quantize(128).save(png, optimize=True)
 
 
 def kit_map(text: str) -> str:
@@ -123,6 +138,8 @@ def main() -> int:
     if arguments.readme is not None:
         block = f"<!-- verdict -->\n```text\n{passing(arguments.readme)}```\n"
         README.write_text(VERDICT.sub(lambda _: block, README.read_text(encoding="utf-8")), encoding="utf-8")
+        if shutil.which("chromium"):
+            picture(arguments.readme)
         return 0
     names = arguments.name
     page = INSTALL.read_text(encoding="utf-8")
