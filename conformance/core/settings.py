@@ -103,10 +103,13 @@ class Settings:
             words += ["--adapter", self.subjects[subject]]
         if self.against != f"{SFTREF}:single":
             words += ["--against", self.against]
-        for option in ("platform", "devices", "expect", "processes"):
-            value = getattr(self, option)
-            words += [] if value is None else [f"--{option}", str(value)]
+        for option, value in self.options("platform", "devices", "expect", "processes"):
+            words += [f"--{option}", value]
         return shlex.join(words)
+
+    def options(self, *names: str) -> list[tuple[str, str]]:
+        """(name, value) of those of the named options that have a value."""
+        return [(name, str(value)) for name in names if (value := getattr(self, name)) is not None]
 
     def check_adapters(self) -> None:
         """Load every trainer once.

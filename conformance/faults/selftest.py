@@ -22,7 +22,7 @@ from ..core.law import laws
 from ..core.result import plain
 from ..core.settings import Settings, start_jax
 from ..machine.snapshot import cores, keeps_programs, static
-from ..workers.plan import keeping
+from ..workers.plan import cache_variables
 from .picture import draw
 
 
@@ -72,7 +72,7 @@ def _rows(entries: Sequence[Fault], settings: Settings) -> Iterable[dict[str, An
 
 
 def _begin(settings: Settings, cache: Path | None) -> None:
-    os.environ |= keeping(cache) if cache is not None else {}
+    os.environ |= cache_variables(cache) if cache is not None else {}
     # A user's JAX variable sets the optimization level of the laws of trainers; see `laws/support/compilation.py`.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     start_jax(settings)

@@ -1,4 +1,4 @@
-"""The ids that a run must answer for -> units: which checks share a process, and which processes may run when."""
+"""Ids of checks -> units: which checks share a process, when it may start, its command and its environment."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SEEDED = "the seeded faults"
 
 @dataclass
 class Unit:
-    """Checks of one process.
+    """Checks that share a process.
 
     Attributes:
         name: for messages.
-        ids: that it must answer for.
-        after: ids of other units that must have been answered before it starts: of the rungs that its own stand on.
+        ids: of the checks.
+        after: ids in other units that must have a result before this one starts: checks of rungs that it needs.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Unit:
 
 
 def units(ids: Iterable[str]) -> list[Unit]:
-    """The machine's rungs 0 to 5 in two processes, and then one for each trainer, and one for what is left."""
+    """Group the machine's checks by the process of their rung, and all others by trainer."""
     members: dict[str, list[str]] = {}
     for check in ids:
         law, subject = split_id(check)
@@ -40,84 +40,83 @@ def units(ids: Iterable[str]) -> list[Unit]:
         members.setdefault(home, []).append(check)
     first = [name for name in dict.fromkeys(rung.process for rung in LADDER) if name != UPPER and name in members]
     order = first + [name for name in members if name not in first]
-    return [Unit(name, members[name], _below(members[name], members)) for name in order]
+    return [Unit(name, members[name], _needed(members[name], members)) for name in order]
 
 
-def _below(mine: Sequence[str], members: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """Checks of other units on rungs that `mine` stand on, of the machine or of the same subject."""
-    stands_on = {(rung, whose) for law, whose in map(split_id, mine) for rung in LADDER[law.rung].needs}
-    found = set()
-    for check in (check for several in members.values() for check in several if check not in mine):
+def _needed(ids: Sequence[str], members: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """The checks outside `ids`, of the machine or of the same trainer, on rungs that `ids` need."""
+    needs = {(rung, trainer) for law, trainer in map(split_id, ids) for rung in LADDER[law.rung].needs}
+    needed = set()
+    for check in (check for several in members.values() for check in several if check not in ids):
         law, subject = split_id(check)
-        if any(law.rung == rung and subject in (None, whose) for rung, whose in stands_on):
-            found.add(check)
-    return frozenset(found)
+        if any(law.rung == rung and subject in (None, trainer) for rung, trainer in needs):
+            needed.add(check)
+    return frozenset(needed)
 
 
 def trials(ids: Sequence[str]) -> list[Unit]:
-    """The seeded faults, in a process of their own: what one of them leaves behind reaches no check."""
+    """The seeded faults, in a process of their own, so that none of them affects a check."""
     return [Unit(SEEDED, list(ids), frozenset())] if ids else []
 
 
 def trial_command(settings: Settings, ids: Sequence[str]) -> list[str]:
-    """The process that makes these trials."""
-    words = [sys.executable, "-P", "-m", f"{PACKAGE}.faults", "--level", settings.level]
-    words += ["--seed", str(settings.seed)]
-    if settings.platform is not None:
-        words += ["--platform", settings.platform]
-    if settings.devices is not None:
-        words += ["--devices", str(settings.devices)]
-    return words + [word for trial in ids for word in ("--trial", trial)]
+    """The command of the process for these trials."""
+    words = [sys.executable, "-P", "-m", f"{PACKAGE}.faults"]
+    for name, value in [*settings.options("level", "seed", "platform", "devices"), *(("trial", one) for one in ids)]:
+        words += [f"--{name}", value]
+    return words
 
 
 def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Path | None, scratch: Path) -> list[str]:
-    """The pytest process that asks these checks.
+    """The command of the pytest process for these checks.
 
     Args:
         settings: of the run.
-        ids: to be asked.
-        failed: the rungs that have failed so far, in the form of `--sftref-failed`.
-        deviations: the file of those that are known.
-        scratch: a folder of its own, for what checks write.
+        ids: of the checks.
+        failed: the rungs that have failed so far, as `--sftref-failed` takes them.
+        deviations: the file of known failures.
+        scratch: a new folder for the files of these checks.
     """
-    # Not -m pytest in the current folder's sight: a file of the user's must not take a module's place.
+    # -P: a file in the current folder must not replace a module.
     words = [sys.executable, "-P", "-m", "pytest", "-c", str(KIT / "pytest.ini"), "--rootdir", str(KIT)]
-    # Nothing is captured: what a native library says before it aborts must reach the runner.
+    # -s: the scheduler must see what a native library prints before it aborts.
     words += ["-q", "-s", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--basetemp", str(scratch)]
-    # The kit has no bare asserts, and pytest would compile each module of each plugin anew for theirs.
+    # The kit has no bare asserts; rewriting them would recompile each module of each plugin.
     words += ["--assert", "plain"]
-    options: list[tuple[str, object]] = [("level", settings.level), ("seed", settings.seed), ("failed", failed)]
-    options += [("against", settings.against)]
+    options = [*settings.options("level", "seed"), ("failed", failed), ("against", settings.against)]
     if settings.adapters != DEFAULT_ADAPTERS:
         options += [("adapter", name) for name in settings.adapters]
-    found = {name: getattr(settings, name) for name in ("platform", "devices", "expect", "processes")}
-    options += [(name, value) for name, value in (*found.items(), ("deviations", deviations)) if value is not None]
-    words += given(options + [("only", check) for check in ids])
+    options += settings.options("platform", "devices", "expect", "processes")
+    if deviations is not None:
+        options.append(("deviations", str(deviations)))
+    words += plugin_options([*options, *(("only", check) for check in ids)])
     rungs = sorted({split_id(check)[0].rung for check in ids})
     files = [path for rung in rungs for path in sorted((KIT / "laws").glob(f"*/test_{rung}_*.py"))]
     # Relative: pytest takes a `[` in an argument, as in the name of a folder above, for the parameter of a test.
     return words + [os.path.relpath(path) for path in files]
 
 
-def given(options: Iterable[tuple[str, object]]) -> list[str]:
+def plugin_options(options: Iterable[tuple[str, object]]) -> list[str]:
     """Options of the kit's plugin for pytest, each in one word.
 
-    pytest looks for a `conftest.py` before it knows them, and would take a word of its own for a path: with `""` it ran
-    that of the folder it was called in, and those of `test*/` in there.
+    Before pytest knows these options, it searches for a `conftest.py` and would take a separate value for a path: for
+    `""` it ran the `conftest.py` of the current folder and of its `test*/`.
     """
     return [f"--sftref-{name}={value}" for name, value in options]
 
 
-def variables(given: Mapping[str, str], cache: Path | None, scratch: Path | None = None) -> dict[str, str]:
-    """The environment of a process of the kit: the user's own, with pytest's and the compilation cache in our hands.
+given = plugin_options  # until benchmarks/cli.py is committed
 
-    A cache of the user's could answer for the compiler that is to be verified. On simulated devices, where compilation
-    is most of the time, the processes of one run share a cache that lives as long as the run; an accelerator's runtime
-    compiles anew in each.
-    What Hypothesis keeps goes to `scratch`, and not to a folder `.hypothesis` of whoever runs it; so does the bytecode
-    of what they import, where Python would compile it in each process again.
+
+def variables(environment: Mapping[str, str], cache: Path | None, scratch: Path | None = None) -> dict[str, str]:
+    """The environment of a child process: the user's, without the user's pytest options and compilation cache.
+
+    A user's cache could replace the compiler that is to be verified. On simulated devices, where compilation takes most
+    of the time, the processes of one run share a new cache; on an accelerator each process compiles for itself.
+    Hypothesis writes to `scratch` instead of `.hypothesis` in the current folder; so does Python write bytecode, if it
+    would otherwise compile the same modules in each process.
     """
-    kept = {name: value for name, value in given.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
+    kept = {name: value for name, value in environment.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     kept.pop("JAX_COMPILATION_CACHE_DIR", None)
     if not IN_SITE_PACKAGES:
@@ -129,11 +128,11 @@ def variables(given: Mapping[str, str], cache: Path | None, scratch: Path | None
             kept["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
     if cache is None:
         return kept | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    return kept | keeping(cache)
+    return kept | cache_variables(cache)
 
 
-def keeping(cache: Path) -> dict[str, str]:
-    """The variables by which JAX keeps all programs in a folder, and takes them from there."""
+def cache_variables(cache: Path) -> dict[str, str]:
+    """The variables that make JAX store all programs in a folder and reuse them."""
     return {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -143,10 +142,10 @@ def keeping(cache: Path) -> dict[str, str]:
 
 
 def keeps_bytecode(package: str) -> bool:
-    """Whether a package's bytecode is there, or will be once it has been imported.
+    """Whether a package has bytecode, or will have it after its first import.
 
-    It is not where an installer has left it out (uv does) and Python may not write it (PYTHONDONTWRITEBYTECODE, a
-    folder that is read-only): JAX is then compiled for two to three seconds in each process.
+    It has none if the installer writes none (as uv) and Python may not (PYTHONDONTWRITEBYTECODE, a read-only folder).
+    Importing JAX then takes two to three more seconds in each process.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or spec.cached is None or spec.origin is None:

@@ -1,4 +1,4 @@
-"""What a run's processes are given: which checks share one, their variables, and how their programs are compiled."""
+"""The environment of a run's child processes, and the platform that is known before JAX starts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sftref.conformance.machine import snapshot
 from sftref.conformance.workers.plan import keeps_bytecode, variables
 
 
-def test_a_compilation_cache_of_the_user_cannot_answer() -> None:
-    given = {"JAX_COMPILATION_CACHE_DIR": "theirs"}
-    assert variables(given, None)["JAX_ENABLE_COMPILATION_CACHE"] == "false"
-    assert variables(given, Path("ours"))["JAX_COMPILATION_CACHE_DIR"] == "ours"
+def test_a_compilation_cache_of_the_user_is_not_used() -> None:
+    environment = {"JAX_COMPILATION_CACHE_DIR": "theirs"}
+    assert variables(environment, None)["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+    assert variables(environment, Path("ours"))["JAX_COMPILATION_CACHE_DIR"] == "ours"
 
 
-def test_what_hypothesis_keeps_goes_to_the_scratch_folder() -> None:
+def test_hypothesis_writes_to_the_scratch_folder() -> None:
     assert variables({}, None, scratch=Path("mine"))["HYPOTHESIS_STORAGE_DIRECTORY"].startswith("mine")
 
 
@@ -31,7 +31,7 @@ def test_what_hypothesis_keeps_goes_to_the_scratch_folder() -> None:
         (True, False, True, True),
     ],
 )
-def test_bytecode_goes_to_the_scratch_folder_where_python_would_not_keep_it(
+def test_python_writes_bytecode_to_the_scratch_folder_if_nowhere_else(
     forbidden: bool, writable: bool, compiled: bool, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", forbidden)
@@ -43,13 +43,13 @@ def test_bytecode_goes_to_the_scratch_folder_where_python_would_not_keep_it(
     spec = types.SimpleNamespace(origin=str(source), cached=str(cached))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     assert keeps_bytecode("jax") is kept
-    given = variables({"PYTHONDONTWRITEBYTECODE": "1"}, None, scratch=tmp_path)
-    assert ("PYTHONDONTWRITEBYTECODE" in given) is kept
-    assert given.get("PYTHONPYCACHEPREFIX") == (None if kept else str(tmp_path / "bytecode"))
+    environment = variables({"PYTHONDONTWRITEBYTECODE": "1"}, None, scratch=tmp_path)
+    assert ("PYTHONDONTWRITEBYTECODE" in environment) is kept
+    assert environment.get("PYTHONPYCACHEPREFIX") == (None if kept else str(tmp_path / "bytecode"))
 
 
 @pytest.mark.parametrize(
-    ("asked", "variable", "installed", "known"),
+    ("platform", "variable", "installed", "known"),
     [
         (None, None, [], ["cpu"]),
         ("cpu", None, ["jax-cuda13-plugin"], ["cpu"]),
@@ -60,20 +60,20 @@ def test_bytecode_goes_to_the_scratch_folder_where_python_would_not_keep_it(
         (None, "rocm,cpu", [], []),
     ],
 )
-def test_the_cpu_is_foreseen_only_where_nothing_else_can_come(
-    asked: str | None,
+def test_the_cpu_is_foreseen_only_if_jax_can_choose_nothing_else(
+    platform: str | None,
     variable: str | None,
     installed: list[str],
     known: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = [types.SimpleNamespace(metadata={"Name": name}) for name in ("jax", "jaxlib", *installed)]
-    monkeypatch.setattr(snapshot.importlib.metadata, "distributions", lambda: found)
+    distributions = [types.SimpleNamespace(metadata={"Name": name}) for name in ("jax", "jaxlib", *installed)]
+    monkeypatch.setattr(snapshot.importlib.metadata, "distributions", lambda: distributions)
     monkeypatch.setattr(snapshot.importlib.metadata, "entry_points", lambda group: [])
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     if variable is not None:
         monkeypatch.setenv("JAX_PLATFORMS", variable)
-    assert snapshot.foreseen(asked) == known
+    assert snapshot.foreseen(platform) == known
 
 
 def test_a_plugin_that_announces_itself_is_not_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
