@@ -1,4 +1,4 @@
-"""`--sftref-benchmark` and its kin: what every pytest run of the environment loads, without JAX."""
+"""`--sftref-benchmark` and its options, which every pytest run of the environment loads; does not import JAX."""
 
 from __future__ import annotations
 
@@ -13,29 +13,37 @@ from ..core.settings import Settings
 HOME = Path(__file__).parent
 SIZES = ("small", "base")
 MATTERS = 0.05
-# Processes, or pairs of them, that must agree that something is slower.
+# Processes, or pairs of them, that must all find a benchmark slower.
 PROCESSES = 3
 
 
 def add_options(add: Any) -> None:
     """The options of the benchmarks."""
-    add("--sftref-benchmark", action="store_true", help="time the trainers and this machine, instead of testing")
-    add("--sftref-size", choices=SIZES, help="of the model that is timed (default: small on a CPU, else base)")
+    add("--sftref-benchmark", action="store_true", help="time the trainers and this machine instead of testing")
+    add("--sftref-size", choices=SIZES, help="of the timed model (default: small on a CPU, else base)")
     add(
-        "--sftref-time", action="append", default=[], metavar="ID", help="a benchmark, its stem, or a group; repeatable"
+        "--sftref-time",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a benchmark, its id without brackets, or a group; repeatable",
     )
-    add("--sftref-bench-out", type=Path, metavar="DIR", help="write bench.json and bench.html there")
-    add("--sftref-lines", action="store_true", help="tell each benchmark as it ends")
+    add("--sftref-bench-out", type=Path, metavar="DIR", help="folder for bench.json and bench.html")
+    add("--sftref-lines", action="store_true", help="print each benchmark when it ends")
     add(
-        "--sftref-matters", type=float, default=MATTERS, metavar="SHARE", help="the least slow-down that matters (0.05)"
+        "--sftref-matters",
+        type=float,
+        default=MATTERS,
+        metavar="SHARE",
+        help="the smallest slow-down that matters (0.05)",
     )
 
 
 def check(option: Any) -> None:
-    """Refuse what cannot be timed.
+    """Check the options.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: nothing would be timed, or an option is out of range.
     """
     if os.environ.get("PYTEST_XDIST_WORKER"):
         raise ValueError("--sftref-benchmark under PYTEST_XDIST_WORKER: pytest-benchmark times nothing there; unset it")
@@ -43,7 +51,7 @@ def check(option: Any) -> None:
         raise ValueError("--sftref-benchmark with --benchmark-disable or --benchmark-skip: nothing would be timed")
     if getattr(option, "numprocesses", None):
         raise ValueError(
-            f"-n {option.numprocesses} with --sftref-benchmark: processes side by side slow each other; leave it out"
+            f"-n {option.numprocesses} with --sftref-benchmark: parallel processes slow each other down; omit -n"
         )
     if not 0 < option.sftref_matters <= 1:
         raise ValueError(
@@ -52,10 +60,10 @@ def check(option: Any) -> None:
 
 
 def configure(config: pytest.Config, settings: Settings) -> None:
-    """Set a session up that times.
+    """Set up a session that times.
 
     Raises:
-        ValueError: an option does not hold, or pytest-benchmark is not there.
+        ValueError: an option is wrong, or pytest-benchmark is not installed.
     """
     if not config.pluginmanager.hasplugin("benchmark"):
         raise ValueError("--sftref-benchmark needs pytest-benchmark; install it with: pip install pytest-benchmark")

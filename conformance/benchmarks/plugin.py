@@ -1,7 +1,6 @@
-"""pytest's side of the benchmarks: `--sftref-benchmark`, a test for each of them, their verdict at the end.
+"""The benchmarks under pytest: one test for each, and the verdict at the end.
 
-Imported where that option is given, since it needs pytest-benchmark and starts JAX; `options.py` is what every pytest
-run of the environment loads.
+Imported only with `--sftref-benchmark`, as it needs pytest-benchmark and starts JAX.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .page import write
 from .tables import table
 
 AUTOMATIC = "first"
-UNDECIDED = 6  # beyond pytest's own exit codes: neither slower nor certainly not
+UNDECIDED = 6  # beyond pytest's own exit codes: a benchmark is AMBIGUOUS
 DEFAULT_STORAGE = "file://./.benchmarks"
 
 
@@ -45,21 +44,21 @@ class Speed:
         self.entries = {e.id: e for e in suite(self.bench, settings.level, option.sftref_time)}
         if not self.entries:
             stems = sorted({e.id.partition("[")[0] for e in suite(self.bench, "full")})
-            asked = ", ".join(option.sftref_time)
-            raise ValueError(f"--only = {asked} matches no benchmark at level {settings.level}; of: {', '.join(stems)}")
+            words, known = ", ".join(option.sftref_time), ", ".join(stems)
+            raise ValueError(f"--only = {words} matches no benchmark at level {settings.level}; there are: {known}")
         self.widest = max(map(len, self.entries), default=0)
         self.where = stored_runs.described(devices, self.bench.size)
         self.environment = snapshot.static() | snapshot.live(device_limit(settings))
         self.kernels = kernels(devices[0])
-        self.found: list[verdict.Judged] = []
+        self.results: list[verdict.Judged] = []
         self.out: Path | None = option.sftref_bench_out
         if option.benchmark_storage == DEFAULT_STORAGE:
             option.benchmark_storage = f"file://{stored_runs.storage(self.where)}"
         self.runs = stored_runs.load(Path(option.benchmark_storage.removeprefix("file://")))
         versions = self.environment["versions"]
-        # The first runs say how runs scatter: each is stored, unless something has changed since the first of them.
-        alike = all(stored_runs.same_program(run, versions) for run in self.runs)
-        first = len(self.runs) < stored_runs.ENOUGH and alike
+        # The first runs are stored, to measure the scatter between runs, unless JAX has changed since.
+        same = all(stored_runs.same_program(run, versions) for run in self.runs)
+        first = len(self.runs) < stored_runs.ENOUGH and same
         saved = option.benchmark_save or option.benchmark_autosave
         self.automatic = first and not saved and not option.sftref_time
         if self.automatic:
@@ -69,26 +68,23 @@ class Speed:
             self.runs, versions, option.sftref_matters, len(self.entries), least=least,
             recording=bool(self.automatic or (first and saved)),
         )  # fmt: skip
-        # What is compared is what a run is made for: with its data a stored run can be looked at again.
+        # With all times, so that a stored run can be analysed later.
         option.benchmark_save_data = True
 
     @pytest.fixture
     def speed(self, request: pytest.FixtureRequest, benchmark: Any) -> Callable[[], None]:
-        """Times one benchmark, and fails where it is slower, wrong, or another program than it was."""
+        """A function that times one benchmark, and fails if it is slower, wrong, or compiles to another program."""
         entry = self.entries[request.param]
 
         def timed() -> None:
             judged = self._judged(entry, benchmark)
-            self.found.append(judged)
-            self._tell(judged)
+            self.results.append(judged)
+            if self.config.option.sftref_lines:
+                print("\n".join(table([judged], self.widest)), flush=True)
             if judged.word in (FAIL, verdict.WRONG):
                 pytest.fail(f"{judged.id}: {judged.word}: {judged.message}", pytrace=False)
 
         return timed
-
-    def _tell(self, judged: verdict.Judged) -> None:
-        if self.config.option.sftref_lines:
-            print("\n".join(table([judged], self.widest)), flush=True)
 
     def _judged(self, entry: Benchmark, benchmark: Any) -> verdict.Judged:
         try:
@@ -97,7 +93,7 @@ class Speed:
         except WrongResultError as error:
             return verdict.Judged(entry.id, verdict.WRONG, message=str(error))
         except Exception as error:
-            self.found.append(verdict.Judged(entry.id, verdict.WRONG, message=f"{type(error).__name__}: {error}"))
+            self.results.append(verdict.Judged(entry.id, verdict.WRONG, message=f"{type(error).__name__}: {error}"))
             raise
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -107,20 +103,20 @@ class Speed:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        """Store no run that is slower or wrong, unless the user asked; tell an undecided one by its exit code."""
-        word = verdict.overall(self.found)
+        """Do not store a slower or wrong run unless the user asked for it; set the exit code of an ambiguous one."""
+        word = verdict.overall(self.results)
         if self.automatic and word in (FAIL, verdict.WRONG):
             self.config._benchmarksession.save = None  # type: ignore[attr-defined]
             self.automatic = False
         yield
         if self.out is not None:
             matters = self.config.option.sftref_matters
-            write(self.out, self.found, self.where, matters, {"environment": self.environment})
+            write(self.out, self.results, self.where, matters, {"environment": self.environment})
         if session.exitstatus == pytest.ExitCode.OK and word == AMBIGUOUS:
             session.exitstatus = UNDECIDED
 
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
-        """Into each stored run: the devices and versions that its times belong to."""
+        """Add devices and versions to the stored run."""
         machine_info[stored_runs.KEY] = {"where": self.where, **self.environment}
 
     def pytest_benchmark_compare_machine_info(self, compared_benchmark: dict[str, Any]) -> None:
@@ -135,18 +131,18 @@ class Speed:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The verdict on each benchmark, and on the run."""
         terminalreporter.section("speed")
-        for text in [*table(self.found, self.widest), self._line()]:
+        for text in [*table(self.results, self.widest), self._line()]:
             terminalreporter.write_line(text)
 
     def pytest_unconfigure(self) -> None:
-        """The last line, where no terminal reporter is there to say it."""
+        """The last line, if there is no terminal reporter."""
         if self.config.option.sftref_lines:
             print(self._line(), flush=True)
 
     def _line(self) -> str:
         kept = ""
         if self.automatic:
-            kept = f"; kept as run {len(self.runs) + 1} of the {stored_runs.ENOUGH} that later ones are compared with"
+            kept = f"; stored as run {len(self.runs) + 1} of {stored_runs.ENOUGH} for comparison with later runs"
         if self.out is not None:
             kept += f"; report: {self.out / 'bench.html'}"
-        return f"{verdict.line(self.found, self.where)}{kept}"
+        return f"{verdict.line(self.results, self.where)}{kept}"

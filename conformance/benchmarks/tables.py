@@ -17,22 +17,22 @@ RATES = {
 
 
 def duration(seconds: float) -> str:
-    """Seconds with the unit that suits them."""
+    """Seconds with a suitable unit."""
     size, unit = next((size, unit) for size, unit in UNITS if seconds >= size)
     return f"{seconds / (size or 1e-9):.3g} {unit}"
 
 
-def rates(found: Mapping[str, float]) -> str:
-    """What was done in a second."""
-    return ", ".join(f"{found[name] / unit:,.3g} {said}" for name, (said, unit) in RATES.items() if name in found)
+def rates(measured: Mapping[str, float]) -> str:
+    """Amounts in a second, with their units."""
+    return ", ".join(f"{measured[name] / size:,.3g} {unit}" for name, (unit, size) in RATES.items() if name in measured)
 
 
 def table(judged: Sequence[Judged], widest: int) -> Iterator[str]:
-    """A line for each benchmark, whose ids are at most so wide, and one more for each reason."""
+    """A line for each benchmark, with ids padded to `widest`, and one more for the reason of a failure."""
     for j in judged:
-        took = "" if j.measured is None else duration(j.measured.seconds["wall"])
-        done = "" if j.measured is None else rates(j.measured.rates)
+        seconds = "" if j.measured is None else duration(j.measured.seconds["wall"])
+        rate = "" if j.measured is None else rates(j.measured.rates)
         compared = "; ".join(in_words(series, ratio) for series, ratio in j.ratios.items() if series in ("wall", "cpu"))
-        yield f"{GLYPHS[j.word]} {j.id:<{widest}}  {took:>8}  {done:<34}  {j.word}  {compared}".rstrip()
+        yield f"{GLYPHS[j.word]} {j.id:<{widest}}  {seconds:>8}  {rate:<34}  {j.word}  {compared}".rstrip()
         if j.message and j.word in ("FAIL", "WRONG"):
             yield f"    {j.message}"

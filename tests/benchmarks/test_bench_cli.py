@@ -1,4 +1,4 @@
-"""`sftref bench` and `pytest --sftref-benchmark` as a person runs them."""
+"""`sftref bench` and `pytest --sftref-benchmark`, run as commands."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:os.fork")]
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 ONE = ["--sftref-benchmark", "--sftref-time", "dispatch", "--sftref-devices", "1"]
 FOLDER = Path(".benchmarks/1-x-cpu-small")
-# Against runs three times as fast. Beside other work the wall clock may leave it open, and the processor's tells.
+# Compared with runs three times as fast; on a busy machine wall time may be ambiguous while processor time is not.
 SLOWER = re.compile("FAIL: 1 benchmarks on 1 x cpu, small: 1 FAIL; dispatch: (wall|cpu) time")
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # These tests may run in a worker of pytest-xdist, but what they start does not.
+    # These tests may run in a worker of pytest-xdist, but their child processes do not.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
 
-def asked(*words: str) -> subprocess.CompletedProcess[str]:
+def pytest_run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*PYTEST, *ONE, *words], capture_output=True, text=True, check=False, timeout=300)
 
 
@@ -43,7 +43,7 @@ def stored(folder: Path) -> list[Path]:
 
 
 def three_times_as_fast(path: Path, content: dict[str, Any]) -> None:
-    """Three runs on a machine that was that, and hardly scattered."""
+    """Store three runs that were three times as fast and scattered little."""
     (bench,) = content["benchmarks"]
     relative = bench["extra_info"]["sftref"]["relative"]
     for number in (1, 2, 3):
@@ -51,8 +51,8 @@ def three_times_as_fast(path: Path, content: dict[str, Any]) -> None:
         path.with_name(f"000{number}_mine.json").write_text(json.dumps(content))
 
 
-def test_a_run_is_stored_and_later_ones_are_held_against_it(tmp_path: Path) -> None:
-    first = asked("--benchmark-save", "mine", "--sftref-bench-out", "out")
+def test_a_run_is_stored_and_later_ones_are_compared_with_it(tmp_path: Path) -> None:
+    first = pytest_run("--benchmark-save", "mine", "--sftref-bench-out", "out")
     assert first.returncode == 0, first.stdout
     assert "RECORDED: 1 benchmarks on 1 x cpu, small: 1 RECORDED; report: out/bench.html" in first.stdout
     (path,) = stored(FOLDER)
@@ -66,7 +66,7 @@ def test_a_run_is_stored_and_later_ones_are_held_against_it(tmp_path: Path) -> N
     assert "<svg" not in Path("out/bench.html").read_text(), "nothing was compared yet"
 
     three_times_as_fast(path, content)
-    slower = asked("--junitxml", "junit.xml", "--sftref-bench-out", "out", "--benchmark-autosave")
+    slower = pytest_run("--junitxml", "junit.xml", "--sftref-bench-out", "out", "--benchmark-autosave")
     assert slower.returncode == 1, slower.stdout
     assert SLOWER.search(slower.stdout)
     assert "Traceback" not in slower.stdout + slower.stderr
@@ -81,7 +81,7 @@ def test_bench_runs_in_a_checkout_whose_package_has_no_kit_inside(capfd: pytest.
     assert "RECORDED: 1 benchmarks on 1 x cpu, small" in capfd.readouterr().out
 
 
-def test_no_conftest_of_the_folder_it_is_called_in_is_run(capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_conftest_of_the_current_folder_runs(capfd: pytest.CaptureFixture[str]) -> None:
     for folder in (".", "tests", "quick", "cpu", "1"):
         Path(folder).mkdir(exist_ok=True)
         Path(folder, "conftest.py").write_text("open('run', 'a')\n")
@@ -90,7 +90,7 @@ def test_no_conftest_of_the_folder_it_is_called_in_is_run(capfd: pytest.CaptureF
     assert not Path("run").exists()
 
 
-def test_what_looks_slower_is_asked_of_new_processes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_slower_benchmark_is_rerun_in_new_processes(capfd: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]
     assert cli.main([*words, "--save", "mine"]) == 0
     (path,) = stored(FOLDER)
@@ -98,8 +98,8 @@ def test_what_looks_slower_is_asked_of_new_processes(capfd: pytest.CaptureFixtur
     capfd.readouterr()
     assert cli.main(words) == 1
     out = capfd.readouterr().out
-    assert "again in a new process, 2 of 3: dispatch" in out
-    assert "again in a new process, 3 of 3: dispatch" in out
+    assert "rerun in a new process, 2 of 3: dispatch" in out
+    assert "rerun in a new process, 3 of 3: dispatch" in out
     last = out.strip().splitlines()[-1]
     assert SLOWER.match(last)
     assert last.endswith("report: sftref-bench/bench.html")
@@ -113,10 +113,10 @@ def test_a_copied_kit_times_with_its_own_code(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "mine", "bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]
     kernels = tmp_path / "mine" / "benchmarks" / "measuring" / "kernels.py"
     kernels.write_text(kernels.read_text() + "\nprint('from the copy')\n")
-    found = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
-    assert found.returncode == 0, found.stderr
-    assert "from the copy" in found.stdout
-    assert "RECORDED: 1 benchmarks on 1 x cpu, small" in found.stdout
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert "from the copy" in ended.stdout
+    assert "RECORDED: 1 benchmarks on 1 x cpu, small" in ended.stdout
 
 
 def test_three_saved_runs_into_an_empty_folder_are_a_baseline(capfd: pytest.CaptureFixture[str]) -> None:
@@ -142,37 +142,37 @@ def test_the_worst_of_several_runs_is_the_exit_code(
 
 @pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])
 def test_a_run_that_would_time_nothing_is_refused(option: str) -> None:
-    found = asked(option)
-    assert found.returncode == 4
-    assert "nothing would be timed" in found.stderr
+    ended = pytest_run(option)
+    assert ended.returncode == 4
+    assert "nothing would be timed" in ended.stderr
 
 
-def test_times_of_processes_side_by_side_are_refused() -> None:
-    found = asked("-n", "2")
-    assert found.returncode == 4
-    assert "-n 2 with --sftref-benchmark: processes side by side slow each other; leave it out" in found.stderr
+def test_parallel_processes_are_refused() -> None:
+    ended = pytest_run("-n", "2")
+    assert ended.returncode == 4
+    assert "-n 2 with --sftref-benchmark: parallel processes slow each other down; omit -n" in ended.stderr
 
 
 def test_stored_runs_of_other_devices_are_refused_by_name() -> None:
-    assert asked("--benchmark-save", "mine").returncode == 0
+    assert pytest_run("--benchmark-save", "mine").returncode == 0
     (path,) = stored(FOLDER)
     content = json.loads(path.read_text())
     content["machine_info"]["sftref"]["where"] = "8 x NVIDIA H100, base"
     Path("other.json").write_text(json.dumps(content))
-    found = asked("--benchmark-compare", "other.json")
-    assert found.returncode == 4
-    assert "other.json: was measured on 8 x NVIDIA H100, base, must be 1 x cpu, small as here" in found.stderr
+    ended = pytest_run("--benchmark-compare", "other.json")
+    assert ended.returncode == 4
+    assert "other.json: measured on 8 x NVIDIA H100, base, must be 1 x cpu, small as in this run" in ended.stderr
 
 
-def test_benchmarks_run_only_when_asked_for() -> None:
+def test_benchmarks_run_only_with_their_option() -> None:
     words = ["--collect-only", "-q", "--pyargs", "sftref.conformance", "--sftref-only", "environment"]
-    found = subprocess.run([*PYTEST, *words], capture_output=True, text=True, check=False, timeout=300)
-    assert "test_0_environment.py" in found.stdout
-    assert "test_speed" not in found.stdout
+    ended = subprocess.run([*PYTEST, *words], capture_output=True, text=True, check=False, timeout=300)
+    assert "test_0_environment.py" in ended.stdout
+    assert "test_speed" not in ended.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--matters", "0"], "--matters = 0, must be above 0 and at most 1, as 0.05 is for 5 %"),
         (["--matters", "7"], "--matters = 7, must be above 0 and at most 1, as 0.05 is for 5 %"),
@@ -184,11 +184,11 @@ def test_benchmarks_run_only_when_asked_for() -> None:
         (["--adapter", "nothing"], "must be MODULE:FACTORY"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -202,17 +202,18 @@ def test_a_missing_package_is_named(capsys: pytest.CaptureFixture[str], monkeypa
 
 def test_an_id_that_matches_nothing_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--only", "nothing"]) == 2
-    assert "--only = nothing matches no benchmark at level quick; of: collective.all_gather" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "--only = nothing matches no benchmark at level quick; there are: collective.all_gather" in err
 
 
 @pytest.mark.parametrize("platform", ["gpu", "cuda"])
-def test_no_other_platform_is_timed_in_its_place(platform: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_platform_is_not_replaced_by_another(platform: str, capfd: pytest.CaptureFixture[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     words = [sys.executable, "-m", "sftref.cli", "bench", "--platform", platform, "--only", "dispatch"]
-    found = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert found.returncode == 2
-    assert f"--platform = {platform}" in found.stderr
-    assert "Traceback" not in found.stderr
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 2
+    assert f"--platform = {platform}" in ended.stderr
+    assert "Traceback" not in ended.stderr
     assert not Path(".benchmarks").exists()
 
 

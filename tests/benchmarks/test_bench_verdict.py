@@ -50,39 +50,39 @@ def judge(runs: list[Stored], versions: dict[str, str] = VERSIONS) -> Judge:
 
 
 @pytest.mark.parametrize(("wall", "word"), [(1.0, PASS), (0.8, PASS), (1.2, FAIL), (1.035, AMBIGUOUS)])
-def test_a_time_is_held_against_how_stored_runs_scatter(wall: float, word: str) -> None:
-    found = judge(THREE).judge(measured(wall))
-    assert found.word == word
-    assert found.ratios["wall"].value == pytest.approx(wall, rel=1e-3)
+def test_a_time_is_compared_with_the_scatter_of_stored_runs(wall: float, word: str) -> None:
+    judged = judge(THREE).judge(measured(wall))
+    assert judged.word == word
+    assert judged.ratios["wall"].value == pytest.approx(wall, rel=1e-3)
     if word == FAIL:
-        assert "wall time 1.20 times" in found.message
+        assert "wall time 1.20 times" in judged.message
 
 
-def test_what_looks_slower_once_is_slower_only_where_others_say_so() -> None:
+def test_a_slower_benchmark_needs_confirmation() -> None:
     slow = judge(THREE).judge(measured(1.2))
     assert slow.by_clock
     assert slow.confirmed([slow, slow]) == slow
     for word in (PASS, AMBIGUOUS):
-        found = slow.confirmed([slow, Judged(slow.id, word)])
-        assert (found.word, found.by_clock) == (AMBIGUOUS, False)
-        assert f"in one process, and not in another, which says {word}" in found.message
+        judged = slow.confirmed([slow, Judged(slow.id, word)])
+        assert (judged.word, judged.by_clock) == (AMBIGUOUS, False)
+        assert f"in one process, but {word} in another" in judged.message
     assert Judged.from_json(json.loads(json.dumps(slow.to_json()))) == slow
     assert not judge(THREE).judge(measured(1.2, operations=101)).by_clock, "a changed program is one in any process"
 
 
-def test_one_stored_run_says_nothing_of_times() -> None:
-    found = judge([stored(1.0)]).judge(measured(1.5))
-    assert (found.word, found.message) == (AMBIGUOUS, "1 of 3 stored runs: how runs scatter is not known yet")
-    assert verdict.in_words("wall", found.ratios["wall"]) == "wall time 1.50 times (scatter not known yet)"
+def test_one_stored_run_decides_nothing() -> None:
+    judged = judge([stored(1.0)]).judge(measured(1.5))
+    assert (judged.word, judged.message) == (AMBIGUOUS, "1 of 3 stored runs: the scatter between runs is not known yet")
+    assert verdict.in_words("wall", judged.ratios["wall"]) == "wall time 1.50 times (scatter not known yet)"
 
 
 def test_nothing_stored_is_no_pass() -> None:
-    found = judge([]).judge(measured(1.0))
-    assert found.word == verdict.overall([found]) == RECORDED
+    judged = judge([]).judge(measured(1.0))
+    assert judged.word == verdict.overall([judged]) == RECORDED
 
 
 @pytest.mark.parametrize(
-    ("exact", "said"),
+    ("exact", "text"),
     [
         ({"operations": 101}, "the compiled program changed: operations 101, was 100"),
         ({"aliased": 0}, "aliased 0, was 4,096"),
@@ -90,15 +90,15 @@ def test_nothing_stored_is_no_pass() -> None:
         ({"arrays left": 6}, "arrays left 6, must be 0"),
     ],
 )
-def test_counts_have_no_tolerance(exact: dict[str, float], said: str) -> None:
-    found = judge(THREE).judge(measured(1.0, **exact))
-    assert found.word == FAIL
-    assert said in found.message
+def test_counts_have_no_tolerance(exact: dict[str, float], text: str) -> None:
+    judged = judge(THREE).judge(measured(1.0, **exact))
+    assert judged.word == FAIL
+    assert text in judged.message
 
 
 def test_counts_of_another_jax_are_not_compared() -> None:
-    found = judge(THREE, VERSIONS | {"jax": "0.12.0"}).judge(measured(1.0, operations=90))
-    assert found.word == PASS
+    judged = judge(THREE, VERSIONS | {"jax": "0.12.0"}).judge(measured(1.0, operations=90))
+    assert judged.word == PASS
 
 
 def test_what_must_be_nothing_needs_no_baseline() -> None:
@@ -118,9 +118,9 @@ def test_what_must_be_nothing_needs_no_baseline() -> None:
     ],
 )
 def test_the_worst_word_is_that_of_the_run(words: list[str], over_all: str) -> None:
-    found = [Judged(f"b{i}", word, message="why") for i, word in enumerate(words)]
-    assert verdict.overall(found) == over_all
-    assert verdict.line(found, "8 x cpu").startswith(f"{over_all}: ")
+    results = [Judged(f"b{i}", word, message="why") for i, word in enumerate(words)]
+    assert verdict.overall(results) == over_all
+    assert verdict.line(results, "8 x cpu").startswith(f"{over_all}: ")
 
 
 def file_of(folder: Path, name: str, devices: str, entries: list[Measured]) -> Path:
@@ -144,13 +144,13 @@ def test_stored_runs_are_read_oldest_first_and_others_left_alone(tmp_path: Path)
 def test_a_damaged_run_is_named(tmp_path: Path) -> None:
     path = file_of(tmp_path, "0001_a.json", "8 x cpu, small", [measured(1.0)])
     path.write_text(path.read_text()[:100])
-    with pytest.raises(BaselineError, match=r"0001_a\.json: is no stored run .* remove it"):
+    with pytest.raises(BaselineError, match=r"0001_a\.json: not a stored run .* remove it"):
         stored_runs.load(tmp_path)
 
 
 def test_a_run_of_other_devices_is_refused_by_name() -> None:
     info = {stored_runs.KEY: {"where": "2 x NVIDIA H100, base"}}
-    with pytest.raises(BaselineError, match="measured on 2 x NVIDIA H100, base, must be 8 x cpu, small as here"):
+    with pytest.raises(BaselineError, match="measured on 2 x NVIDIA H100, base, must be 8 x cpu, small as in this run"):
         stored_runs.check_device(info, "8 x cpu, small", "0001")
 
 
@@ -183,7 +183,7 @@ def test_operations_of_a_program_are_counted() -> None:
 
 def test_differences_name_what_is_missing() -> None:
     assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3}) == ["b 3, was 2"]
-    assert differences({"a": 1}, {}) == ["a not given, was 1"]
+    assert differences({"a": 1}, {}) == ["a unknown, was 1"]
 
 
 @pytest.mark.parametrize(
@@ -239,18 +239,18 @@ def test_work_must_be_over_when_it_returns() -> None:
         check_waited(lambda: left.append(20_000.0), 8, pending)
 
 
-def test_a_table_and_a_page_say_the_same() -> None:
-    found = [judge(THREE).judge(measured(1.2)), Judged("step[<b>]", WRONG, message="wrong by 1 < 2")]
-    lines = "\n".join(table(found, 12))
+def test_a_table_and_a_page_show_the_same() -> None:
+    results = [judge(THREE).judge(measured(1.2)), Judged("step[<b>]", WRONG, message="wrong by 1 < 2")]
+    lines = "\n".join(table(results, 12))
     assert "✗ step[mesh]" in lines
     assert "FAIL  wall time 1.20 times" in lines
-    shown = page(document(found, "8 x cpu, small", 0.05, {"environment": {"a": "</script>"}}))
+    shown = page(document(results, "8 x cpu, small", 0.05, {"environment": {"a": "</script>"}}))
     assert "<b>" not in shown.replace("<br>", "")
     assert "</script>" not in shown
     assert shown.count("<svg") == 1, "a picture where there is a ratio, and no other"
     assert "wall time 1.20 times" in shown
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(2.0, "2 s"), (0.0123, "12.3 ms"), (4.5e-6, "4.5 us"), (3e-9, "3 ns")])
-def test_durations_have_the_unit_that_suits(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "text"), [(2.0, "2 s"), (0.0123, "12.3 ms"), (4.5e-6, "4.5 us"), (3e-9, "3 ns")])
+def test_durations_have_a_suitable_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -25,8 +25,8 @@ def test_the_tail_is_that_of_all_signs(n: int, alarms: float) -> None:
 def test_equal_sides_raise_as_few_alarms_as_asked(shape: str, rng: np.random.Generator) -> None:
     trials, n, alarms = 2000, 24, 0.02
     noise = rng.standard_normal((trials, n)) if shape == "normal" else rng.standard_t(2, (trials, n))
-    found = [intervals.of_pairs(np.ones(n), np.exp(0.1 * row), alarms) for row in noise]
-    for wrong in (sum(r.low > 1 for r in found), sum(r.high < 1 for r in found)):
+    ratios = [intervals.of_pairs(np.ones(n), np.exp(0.1 * row), alarms) for row in noise]
+    for wrong in (sum(r.low > 1 for r in ratios), sum(r.high < 1 for r in ratios)):
         # The count is binomial: five standard deviations above what was asked for.
         assert wrong <= trials * alarms + 5 * math.sqrt(trials * alarms)
         assert wrong > 0, "an interval that is never wrong is wider than it was asked to be"
@@ -63,28 +63,28 @@ def test_more_pairs_are_asked_for_the_nearer_the_edge() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [([], []), ([1.0], [1.0, 2.0]), ([1.0, 0.0], [1.0, 1.0])])
-def test_what_are_no_pairs_is_refused(before: list[float], after: list[float]) -> None:
-    with pytest.raises(ValueError, match="must be as many, at least one, all above 0"):
+def test_unequal_or_non_positive_times_are_refused(before: list[float], after: list[float]) -> None:
+    with pytest.raises(ValueError, match="must be equally many, at least one, all above 0"):
         intervals.of_pairs(before, after, 0.01)
 
 
 def test_scatter_is_drawn_towards_that_of_all() -> None:
     quiet, loud = [1.0, 1.0, 1.0], [1.0, math.e, math.e**2]
-    found = intervals.scatter([quiet, loud, [1.0]])
+    scatter = intervals.scatter([quiet, loud, [1.0]])
     # Sums of squares 0 and 2 with 2 degrees of freedom each: 0.5 for all, with the weight of 4.
-    assert found[0].deviation == pytest.approx(math.sqrt(4 * 0.5 / 6))
-    assert found[1].deviation == pytest.approx(math.sqrt((4 * 0.5 + 2) / 6))
-    assert found[2].deviation == pytest.approx(math.sqrt(0.5))
-    assert [found[place].freedom for place in range(3)] == [6, 6, 4]
+    assert scatter[0].deviation == pytest.approx(math.sqrt(4 * 0.5 / 6))
+    assert scatter[1].deviation == pytest.approx(math.sqrt((4 * 0.5 + 2) / 6))
+    assert scatter[2].deviation == pytest.approx(math.sqrt(0.5))
+    assert [scatter[place].freedom for place in range(3)] == [6, 6, 4]
     assert intervals.scatter([[1.0], [2.0]]) == {}
 
 
 def test_what_is_known_to_scatter_more_does_so_alone() -> None:
     runs = [[1.0, 1.01], [1.0, 1.0], [1.0, 2.0]]
-    found = intervals.scatter(runs, [0.0, 0.0, 0.25])
+    scatter = intervals.scatter(runs, [0.0, 0.0, 0.25])
     without = intervals.scatter(runs[:2])
-    assert [found[place] for place in (0, 1)] == [without[place] for place in (0, 1)]
-    assert found[2].deviation == pytest.approx(0.25)
+    assert [scatter[place] for place in (0, 1)] == [without[place] for place in (0, 1)]
+    assert scatter[2].deviation == pytest.approx(0.25)
     assert intervals.scatter([[1.0, 9.0]], [0.25])[0].deviation > 0.25
 
 
@@ -100,15 +100,15 @@ def test_runs_are_judged_by_how_runs_scatter() -> None:
 
 @pytest.mark.parametrize(("quietest", "loudest"), [(0.05, 0.05), (0.02, 0.2)])
 def test_equal_runs_raise_as_few_alarms_as_asked(quietest: float, loudest: float, rng: np.random.Generator) -> None:
-    # With as much trust in all benchmarks together as in 28 degrees of freedom, 4.7 % of the runs of noisy and quiet
-    # ones had an alarm, and 4.5 % of real runs.
+    # With a weight of 28 degrees of freedom for the pooled scatter, 4.7 % of these runs had an alarm, and 4.5 % of real
+    # runs.
     trials, series, runs = 3_000, 14, 3
     wrong = 0
     for _ in range(trials):
         deviation = np.exp(rng.uniform(math.log(quietest), math.log(loudest), series))
         stored = np.exp(deviation[:, None] * rng.standard_normal((series, runs)))
         now = np.exp(deviation * rng.standard_normal(series))
-        found = intervals.scatter(stored.tolist())
-        ratios = [intervals.of_runs(stored[s], [now[s]], found[s], FALSE_ALARMS / series) for s in range(series)]
+        scatter = intervals.scatter(stored.tolist())
+        ratios = [intervals.of_runs(stored[s], [now[s]], scatter[s], FALSE_ALARMS / series) for s in range(series)]
         wrong += any(intervals.word(ratio, 0.05) == "FAIL" for ratio in ratios)
     assert wrong <= trials * FALSE_ALARMS + 3 * math.sqrt(trials * FALSE_ALARMS)

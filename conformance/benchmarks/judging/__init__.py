@@ -1,1 +1,1 @@
-"""Times -> PASS, FAIL or AMBIGUOUS: intervals, exact counts, stored runs."""
+"""Times -> PASS, FAIL or AMBIGUOUS."""

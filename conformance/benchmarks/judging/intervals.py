@@ -1,18 +1,17 @@
-"""Times of two sides -> how many times as long the second takes, an interval, and one word: statistics, no clock.
+"""Times of two sides -> the ratio of the second to the first, an interval, and one word.
 
-Times on a busy machine are skewed, drift, and have outliers, so nothing here takes a mean of seconds or supposes a
-normal distribution of them. Everything works on logarithms of ratios:
+Times on a busy machine are skewed, drift, and have outliers, so nothing here takes a mean of seconds or assumes a
+normal distribution. Everything works on logarithms of ratios:
 
 - *pairs* (two sides timed in turn): the Hodges-Lehmann estimate and the signed-rank interval (Hollander, Wolfe and
-  Chicken, *Nonparametric Statistical Methods*, 3rd ed., 2014, sections 3.2 and 3.4). It is exact for any distribution
-  that is symmetric, and the ratio of two turns that nothing tells apart is, since either could have been the first.
-- *runs* (now against stored ones): each run is one number, as what differs from process to process (where memory came
-  to lie, what the neighbours did) is shared by all rounds of a run and no number of rounds averages it out. How runs
-  scatter is measured on the stored ones.
+  Chicken, *Nonparametric Statistical Methods*, 3rd ed., 2014, sections 3.2 and 3.4). It is exact for any symmetric
+  distribution, and the log ratio of two equivalent turns is symmetric, since either could have been the first.
+- *runs* (now compared with stored ones): each run is one number, as the differences between processes (addresses, other
+  load) are shared by all rounds of a run, and no number of rounds averages them out. The scatter between runs is that
+  of the stored ones.
 
-A time is *slower* when it is certain to take longer by more than half of what matters, and *not slower* when it is
-certain not to take longer by what matters. Half, so that neither a run that is as fast as before nor one that is slower
-by exactly what matters sits on the edge of its word.
+FAIL: the interval is above 1 + half of the slow-down that matters. PASS: it ends below 1 + the slow-down that matters.
+Half, so that neither an equally fast run nor one that is slower by exactly that much is at the edge of its word.
 """
 
 from __future__ import annotations
@@ -26,17 +25,18 @@ import numpy as np
 from scipy import stats
 
 PASS, FAIL, AMBIGUOUS = "PASS", "FAIL", "AMBIGUOUS"
-# How often a run of all benchmarks may call a machine slower that is not; shared among what it judges.
+# The probability that a run of all benchmarks has a false alarm; shared among all its comparisons.
 FALSE_ALARMS = 0.01
-# What the scatter of all benchmarks together is worth beside one's own, in degrees of freedom. Benchmarks scatter by 2
-# to 20 % here, and with more than this the noisy ones would raise false alarms: in `test_intervals.py` 0.8 % of runs.
+# The weight of the pooled scatter of all benchmarks beside a benchmark's own, in degrees of freedom. Benchmarks scatter
+# by 2 to 20 %; with a larger weight the noisy ones would raise false alarms. With this one, there are
+# some in 0.8 % of the runs of `test_intervals.py`.
 POOLED_WORTH = 4
-# More rounds than this are not asked for: the machine is too noisy for the question.
+# If more rounds than this are needed, the machine is too noisy.
 MOST_ROUNDS = 100_000
 
 
 class Ratio(NamedTuple):
-    """How many times as long: an estimate, an interval, and how many pairs or runs it rests on."""
+    """A ratio of times: an estimate, an interval, and the number of pairs or runs behind it."""
 
     value: float
     low: float
@@ -45,22 +45,22 @@ class Ratio(NamedTuple):
 
 
 def of_pairs(before: Sequence[float], after: Sequence[float], alarms: float) -> Ratio:
-    """The ratio of pairs of times, in the order in which they were measured.
+    """The ratio of pairs of times, in the order of their measurement.
 
     Args:
-        before: seconds [n] of the side compared with.
-        after: seconds [n] of the side that is judged, each beside its neighbour in time.
-        alarms: the chance that either end of the interval is on the wrong side of the truth.
+        before: seconds [n] of the first side.
+        after: seconds [n] of the second side, each measured beside its partner.
+        alarms: the probability that the truth is beyond one end of the interval.
 
     Returns:
-        The ratio and its interval, whose ends are 0 and infinity where n is too small for so few alarms.
+        The ratio and its interval, whose ends are 0 and infinity if n is too small for `alarms`.
 
     Raises:
         ValueError: the sides differ in length, there is no pair, or a time is not positive.
     """
     a, b = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if a.shape != b.shape or a.size == 0 or not (a > 0).all() or not (b > 0).all():
-        raise ValueError(f"pairs of {a.size} and {b.size} times, must be as many, at least one, all above 0")
+        raise ValueError(f"{a.size} and {b.size} times, must be equally many, at least one, all above 0")
     logs = np.log(b / a)
     n = len(logs)
     averages = np.sort((logs[:, None] + logs[None, :])[np.triu_indices(n)] / 2)
@@ -71,9 +71,9 @@ def of_pairs(before: Sequence[float], after: Sequence[float], alarms: float) -> 
 
 @functools.cache
 def signed_rank_tail(n: int, alarms: float) -> int | None:
-    """How many of the n (n + 1) / 2 averages of pairs lie outside the interval on each side; None if none may.
+    """How many of the n (n + 1) / 2 pairwise averages are outside the interval on each side; None if n is too small.
 
-    By the exact distribution of the signed-rank statistic: the sum of those of 1 .. n that n fair coins choose.
+    From the exact distribution of the signed-rank statistic: the sum of a random subset of 1 .. n.
     """
     chances = np.ones(1)
     for rank in range(1, n + 1):
@@ -86,24 +86,24 @@ def signed_rank_tail(n: int, alarms: float) -> int | None:
 
 
 class Scatter(NamedTuple):
-    """The standard deviation of a run's log time about its own mean over runs, and the degrees of freedom behind it."""
+    """The standard deviation of log times between runs, and its degrees of freedom."""
 
     deviation: float
     freedom: int
 
 
 def scatter(runs: Sequence[Sequence[float]], least: Sequence[float] | None = None) -> dict[int, Scatter]:
-    """How runs scatter, for each benchmark: its own scatter, drawn towards that of all of them together.
+    """The scatter between runs of each benchmark: its own, shrunk towards the pooled scatter of all benchmarks.
 
     The moderated variance of Smyth, "Linear models and empirical Bayes methods", 2004, section 4: (d0 s0^2 + d s^2) /
     (d0 + d), with d0 + d degrees of freedom.
 
     Args:
-        runs: for each benchmark the (normalised) times of the stored runs; each list may have a length of its own.
-        least: for each, the least that it is known to scatter; where that is not 0 it says nothing of the others.
+        runs: for each benchmark, the (normalised) times of the stored runs; the lists may differ in length.
+        least: for each, a known lower bound; benchmarks with a bound above 0 are not pooled.
 
     Returns:
-        By the benchmark's place, for all of them as soon as one has two runs; else empty.
+        By the index of the benchmark; empty if no benchmark has two runs.
     """
     known = [0.0] * len(runs) if least is None else least
     squares = [float(((np.log(r) - np.log(r).mean()) ** 2).sum()) if len(r) else 0.0 for r in runs]
@@ -120,41 +120,41 @@ def scatter(runs: Sequence[Sequence[float]], least: Sequence[float] | None = Non
     }
 
 
-def of_runs(before: Sequence[float], after: Sequence[float], found: Scatter | None, alarms: float) -> Ratio:
-    """The ratio of (normalised) times of runs: means of logarithms, by Student's t with the scatter that was found.
+def of_runs(before: Sequence[float], after: Sequence[float], spread: Scatter | None, alarms: float) -> Ratio:
+    """The ratio of (normalised) times of runs: means of logarithms, with an interval by Student's t.
 
     Args:
         before: of the stored runs, at least one.
-        after: of the runs now, at least one.
-        found: how runs scatter; None where nobody knows, and then the interval is everything.
-        alarms: the chance that either end of the interval is on the wrong side of the truth.
+        after: of the present runs, at least one.
+        spread: the scatter between runs; if None, the interval is 0 to infinity.
+        alarms: the probability that the truth is beyond one end of the interval.
     """
     difference = float(np.log(after).mean() - np.log(before).mean())
     n = min(len(before), len(after))
-    if found is None:
+    if spread is None:
         return Ratio(math.exp(difference), 0.0, math.inf, n)
-    error = found.deviation * math.sqrt(1 / len(before) + 1 / len(after))
-    wide = float(stats.t.ppf(1 - alarms, found.freedom)) * error
+    error = spread.deviation * math.sqrt(1 / len(before) + 1 / len(after))
+    wide = float(stats.t.ppf(1 - alarms, spread.freedom)) * error
     return Ratio(math.exp(difference), math.exp(difference - wide), math.exp(difference + wide), n)
 
 
 def word(ratio: Ratio, matters: float) -> str:
-    """`FAIL`, `PASS` or `AMBIGUOUS`, where a ratio of 1 + `matters` is the least that matters."""
+    """`FAIL`, `PASS` or `AMBIGUOUS`, if a ratio of 1 + `matters` is the smallest that matters."""
     if ratio.low > 1 + matters / 2:
         return FAIL
     return PASS if ratio.high < 1 + matters else AMBIGUOUS
 
 
 def needed(ratio: Ratio, matters: float) -> int | None:
-    """About how many pairs it takes to tell, the scatter being as it was; None for more than is reasonable.
+    """About how many pairs decide between PASS and FAIL with the same scatter; None for more than `MOST_ROUNDS`.
 
-    An interval shrinks with the root of their number; from where the estimate lies, the nearer of the two ends that
-    would decide counts.
+    The width of an interval is proportional to 1 / sqrt(n); the farther of the two limits from the estimate leaves the
+    most room.
     """
     if not (ratio.low > 0 and math.isfinite(ratio.high)):
         return 2 * ratio.n
     wide = math.log(ratio.high / ratio.low) / 2
     at = math.log(ratio.value)
     room = max(at - math.log1p(matters / 2), math.log1p(matters) - at)
-    found = math.ceil(ratio.n * (wide / room) ** 2)
-    return found if found <= MOST_ROUNDS else None
+    pairs = math.ceil(ratio.n * (wide / room) ** 2)
+    return pairs if pairs <= MOST_ROUNDS else None

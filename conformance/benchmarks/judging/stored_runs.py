@@ -1,8 +1,7 @@
-"""Runs stored in pytest-benchmark's format -> what this run is compared with.
+"""Runs stored in pytest-benchmark's format, which this run is compared with.
 
-pytest-benchmark names the folder of a machine after its operating system and Python alone; two accelerators, or two
-versions of JAX, would meet in it. So each kind and number of devices has a storage of its own, and each stored run
-carries its environment.
+pytest-benchmark names the folder of a machine after its operating system and Python only, so runs of two accelerators
+would be mixed. Here each kind and number of devices has its own folder, and each stored run contains its environment.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from ..measuring.rounds import Measured
 
 FOLDER = Path(".benchmarks")
 KEY = "sftref"
-# So many runs, made before anything changed, say how runs scatter and what the machine's time was.
+# Number of stored runs from which the scatter between runs is known.
 ENOUGH = 3
-# What makes counts of a compiled program comparable.
+# Packages that must be the same for counts of a compiled program to be comparable.
 SAME_PROGRAM = ("jax", "jaxlib")
 
 
@@ -34,7 +33,7 @@ class Stored:
 
     Attributes:
         path: of its file.
-        where: kind and number of devices and size, as in `described`.
+        where: devices and size, as `described` returns them.
         versions: of its packages.
         measured: by benchmark.
     """
@@ -46,17 +45,17 @@ class Stored:
 
 
 def described(devices: Sequence[Any], size: str) -> str:
-    """What times depend on most: `8 x cpu, small`."""
+    """Devices and size in words: `8 x cpu, small`."""
     return f"{len(devices)} x {devices[0].device_kind}, {size}"
 
 
 def storage(described: str, root: Path = FOLDER) -> Path:
-    """The folder of the runs on such devices."""
+    """The folder of the runs on these devices."""
     return root / re.sub(r"[^A-Za-z0-9.]+", "-", described).strip("-")
 
 
 def load(folder: Path) -> list[Stored]:
-    """All of our runs below a folder, oldest first; files of other benchmarks are left alone."""
+    """All of our runs below a folder, oldest first; files of other benchmarks are ignored."""
     runs = []
     for path in sorted(folder.glob("**/[0-9][0-9][0-9][0-9]_*.json"), key=lambda path: path.name):
         run = read(path)
@@ -66,7 +65,7 @@ def load(folder: Path) -> list[Stored]:
 
 
 def read(path: Path) -> Stored | None:
-    """One file; None where it holds no benchmark of ours.
+    """One file; None if it contains none of our benchmarks.
 
     Raises:
         BaselineError: it is damaged.
@@ -77,26 +76,26 @@ def read(path: Path) -> Stored | None:
         entries = [bench["extra_info"][KEY] for bench in content["benchmarks"] if KEY in bench["extra_info"]]
         if ours is None or not entries:
             return None
-        found = {entry["id"]: Measured.from_json(entry) for entry in entries}
-        return Stored(path, ours["where"], ours["versions"], found)
+        measured = {entry["id"]: Measured.from_json(entry) for entry in entries}
+        return Stored(path, ours["where"], ours["versions"], measured)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BaselineError(f"{path}: is no stored run ({type(error).__name__}: {error}); remove it") from error
+        raise BaselineError(f"{path}: not a stored run ({type(error).__name__}: {error}); remove it") from error
 
 
 def check_device(stored: Mapping[str, Any], now: str, where: str) -> None:
-    """Refuse a stored run of other devices, by name.
+    """Refuse a stored run of other devices.
 
     Raises:
-        BaselineError: naming both.
+        BaselineError: the devices differ; names both.
     """
-    before = stored.get(KEY, {}).get("where", "devices that it does not name")
+    before = stored.get(KEY, {}).get("where", "unknown devices")
     if before != now:
         raise BaselineError(
-            f"--benchmark-compare {where}: was measured on {before}, must be {now} as here; "
-            "times of other devices say nothing about these"
+            f"--benchmark-compare {where}: measured on {before}, must be {now} as in this run; "
+            "times of other devices cannot be compared"
         )
 
 
 def same_program(run: Stored, versions: Mapping[str, str]) -> bool:
-    """Whether counts of compiled programs must be the same there."""
+    """Whether counts of compiled programs must be the same in that run."""
     return all(run.versions.get(name) == versions.get(name) for name in SAME_PROGRAM)

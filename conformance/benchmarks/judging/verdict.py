@@ -1,4 +1,4 @@
-"""What was measured and what is stored -> PASS, FAIL or AMBIGUOUS for each benchmark, and for the run."""
+"""Measured and stored times -> PASS, FAIL or AMBIGUOUS for each benchmark, and for the run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .stored_runs import ENOUGH, Stored, same_program
 
 RECORDED, WRONG = "RECORDED", "WRONG"
 CODES = {PASS: 0, RECORDED: 0, FAIL: 1, WRONG: 1, AMBIGUOUS: 4}
-# What a reader of a list sees first.
+# Words from the most to the least important.
 ORDER = (WRONG, FAIL, AMBIGUOUS, PASS, RECORDED)
-# Counts that must be 0 on any machine, without a baseline.
+# Counts that must be 0 in any run.
 NOTHING = ("compilations later", "arrays left")
-# Series that are compared; of the others only the median is shown.
+# Series that are compared; others are only stored.
 JUDGED = ("wall", "cpu", "trace", "lower", "compile")
-MOST_TOLD = 4
-HINT = "--against, more stored runs (--save --runs N), or a larger --matters can tell"
+MOST_NAMED = 4
+HINT = "to decide, use --against, more stored runs (--save --runs N), or a larger --matters"
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Judged:
     Attributes:
         id: of the benchmark.
         word: one of `ORDER`.
-        ratios: by series, now over before.
-        message: why, in a line.
-        measured: what it rests on; None where it was wrong.
-        by_clock: whether it is a FAIL for its time alone, which another process may not confirm.
+        ratios: by series, the time now divided by the time before.
+        message: the reason, in a line.
+        measured: the measurement; None if results were wrong.
+        by_clock: whether it is a FAIL only because of its time, which other processes must confirm.
     """
 
     id: str
@@ -63,11 +63,11 @@ class Judged:
         return cls(**{**value, "ratios": ratios, "measured": measured})
 
     def confirmed(self, others: Sequence[Judged]) -> Judged:
-        """The same after it was asked again in other processes: a FAIL only where each of them says so."""
+        """The verdict after reruns in other processes: a FAIL only if each of them is one."""
         unlike = next((other for other in others if other.word != FAIL), None)
         if unlike is None:
             return self
-        why = f"{self.message} in one process, and not in another, which says {unlike.word}"
+        why = f"{self.message} in one process, but {unlike.word} in another"
         return replace(self, word=AMBIGUOUS, message=why, by_clock=False)
 
 
@@ -76,11 +76,11 @@ class Judge:
 
     Args:
         runs: stored, of the same devices.
-        versions: of the packages here.
-        matters: the least relative slow-down that matters.
-        count: how many benchmarks this run judges; false alarms are shared among them.
-        least: by benchmark, how much its runs are known to scatter at the least.
-        recording: whether this run joins the first of those that later ones are compared with.
+        versions: of the installed packages.
+        matters: the smallest relative slow-down that matters.
+        count: the number of benchmarks of this run; false alarms are shared among them.
+        least: by benchmark, a known lower bound of the scatter between its runs.
+        recording: whether this run is one of the first stored ones.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Judge:
         recording: bool = False,
     ) -> None:
         self.runs, self.versions, self.matters, self.recording = runs, versions, matters, recording
-        # Two series of most benchmarks, each of which could raise an alarm.
+        # Most benchmarks have two series that can raise an alarm.
         self.alarms = intervals.FALSE_ALARMS / (2 * max(count, 1))
         ids = sorted({name for run in runs for name in run.measured})
         self.before: dict[tuple[str, str], list[float]] = {
@@ -104,65 +104,63 @@ class Judge:
         }  # fmt: skip
         keys = list(self.before)
         known = [(least or {}).get(name, 0.0) for name, _ in keys]
-        found = intervals.scatter([self.before[key] for key in keys], known)
-        self.scatter = {key: found[place] for place, key in enumerate(keys) if place in found}
+        scatter = intervals.scatter([self.before[key] for key in keys], known)
+        self.scatter = {key: scatter[place] for place, key in enumerate(keys) if place in scatter}
 
     def judge(self, measured: Measured) -> Judged:
-        """One benchmark."""
-        spoiled = [f"{name} {measured.exact[name]:g}, must be 0" for name in NOTHING if measured.exact.get(name)]
-        if spoiled:
-            return Judged(measured.id, FAIL, message="; ".join(spoiled), measured=measured)
+        """The verdict on one benchmark."""
+        nonzero = [f"{name} {measured.exact[name]:g}, must be 0" for name in NOTHING if measured.exact.get(name)]
+        if nonzero:
+            return Judged(measured.id, FAIL, message="; ".join(nonzero), measured=measured)
         changed = self._changed(measured)
         ratios = {}
         for series, now in measured.relative.items():
             before = self.before.get((measured.id, series), [])
             if before:
-                found = self.scatter.get((measured.id, series))
-                ratios[series] = intervals.of_runs(before, [now], found, self.alarms)
+                spread = self.scatter.get((measured.id, series))
+                ratios[series] = intervals.of_runs(before, [now], spread, self.alarms)
         if changed:
             return Judged(measured.id, FAIL, ratios, f"the compiled program changed: {'; '.join(changed)}", measured)
         if not ratios:
-            return Judged(measured.id, RECORDED, message="no stored run has it", measured=measured)
+            return Judged(measured.id, RECORDED, message="no stored run", measured=measured)
         words = {series: intervals.word(ratio, self.matters) for series, ratio in ratios.items()}
         word = next(word for word in ORDER if word in words.values())
         if word == AMBIGUOUS and len(self.runs) < ENOUGH:
-            why = f"{len(self.runs)} of {ENOUGH} stored runs: how runs scatter is not known yet"
+            why = f"{len(self.runs)} of {ENOUGH} stored runs: the scatter between runs is not known yet"
             return Judged(measured.id, RECORDED if self.recording else word, ratios, why, measured)
-        return Judged(measured.id, word, ratios, self._why(words, ratios, word), measured, by_clock=word == FAIL)
+        why = "; ".join(in_words(series, ratios[series]) for series, found in words.items() if found == word)
+        return Judged(measured.id, word, ratios, why, measured, by_clock=word == FAIL)
 
     def _changed(self, measured: Measured) -> list[str]:
-        """Counts that are not those of the newest stored run of the same JAX."""
+        """Counts that differ from the newest stored run of the same JAX."""
         same = [run for run in self.runs if measured.id in run.measured and same_program(run, self.versions)]
         return differences(same[-1].measured[measured.id].exact, measured.exact) if same else []
 
-    def _why(self, words: Mapping[str, str], ratios: Mapping[str, Ratio], word: str) -> str:
-        return "; ".join(in_words(series, ratios[series]) for series, found in words.items() if found == word)
-
 
 def in_words(series: str, ratio: Ratio) -> str:
-    """A ratio in words: `wall time 1.12 times (1.08 to 1.16)`, or that one cannot say yet how far it reaches."""
+    """A ratio in words: `wall time 1.12 times (1.08 to 1.16)`."""
     name = series if series not in ("wall", "cpu") else f"{series} time"
     high = "any" if ratio.high > 1e6 else f"{ratio.high:.2f}"
     interval = "scatter not known yet" if high == "any" and ratio.low <= 0 else f"{ratio.low:.2f} to {high}"
     return f"{name} {ratio.value:.2f} times ({interval})"
 
 
-def overall(found: Sequence[Judged]) -> str:
-    """The run's word: the worst; RECORDED only where nothing could be compared."""
-    words = {judged.word for judged in found}
+def overall(results: Sequence[Judged]) -> str:
+    """The worst word of a run; RECORDED only if nothing could be compared."""
+    words = {judged.word for judged in results}
     if words & {PASS} and not words & {WRONG, FAIL, AMBIGUOUS}:
         return PASS
     return next((word for word in ORDER if word in words), WRONG)
 
 
-def line(found: Sequence[Judged], where: str) -> str:
+def line(results: Sequence[Judged], where: str) -> str:
     """The last line of a run."""
-    word = overall(found)
-    if not found:
+    word = overall(results)
+    if not results:
         return f"{WRONG}: nothing was timed"
-    counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(j.word == name for j in found)))
-    worst = [judged for judged in found if judged.word == word]
-    shown = "; ".join(f"{j.id}: {j.message}" for j in worst[:MOST_TOLD]) if word not in (PASS, RECORDED) else ""
-    more = f" and {len(worst) - MOST_TOLD} more" if shown and len(worst) > MOST_TOLD else ""
+    counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(j.word == name for j in results)))
+    worst = [judged for judged in results if judged.word == word]
+    shown = "; ".join(f"{j.id}: {j.message}" for j in worst[:MOST_NAMED]) if word not in (PASS, RECORDED) else ""
+    more = f" and {len(worst) - MOST_NAMED} more" if shown and len(worst) > MOST_NAMED else ""
     more += f"; {HINT}" if word == AMBIGUOUS else ""
-    return f"{word}: {len(found)} benchmarks on {where}: {counts}{f'; {shown}{more}' if shown else ''}"
+    return f"{word}: {len(results)} benchmarks on {where}: {counts}{f'; {shown}{more}' if shown else ''}"

@@ -1,1 +1,1 @@
-"""What is timed, and how: benchmarks, calibration kernels, rounds."""
+"""Benchmarks, calibration kernels, rounds."""

@@ -1,4 +1,4 @@
-"""What all benchmarks of a process share: devices, model sizes, trainers, drawn values; and what one benchmark is."""
+"""One benchmark, and what all benchmarks of a process share: devices, model sizes, trainers, drawn values."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ...oracle.draws import batch_of
 from ...oracle.model import Params
 from .timing import Prepared
 
-# The sizes of what is trained: (model, rows, tokens). `small` takes some ten milliseconds a step on two CPU cores;
-# `base` is bert-base on rows of GLUE, 32 for each device.
+# Sizes: (model, rows, tokens). A step of `small` takes tens of milliseconds on two CPU cores; `base` is bert-base with
+# texts of GLUE's length, 32 for each of 8 devices.
 SIZES: dict[str, tuple[Case, int, int]] = {
     "small": (
         replace(
@@ -38,15 +38,15 @@ SIZES: dict[str, tuple[Case, int, int]] = {
         128,
     ),
 }  # fmt: skip
-# A run of any length: the learning rate is above 0 throughout.
+# Steps of a run whose learning rate never reaches 0.
 ENDLESS = 1_000_000
 
 
 def find_devices(settings: Settings) -> list[Any]:
-    """Start JAX; the devices to be timed.
+    """Start JAX, and return the devices to time.
 
     Raises:
-        ValueError: the platform asked for is not there.
+        ValueError: JAX does not have the requested platform.
     """
     import jax
 
@@ -56,24 +56,24 @@ def find_devices(settings: Settings) -> list[Any]:
         devices = jax.devices()[: int(min(limit, jax.device_count()))]
         platforms = snapshot.live(limit)["platforms"]
     except RuntimeError as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"--platform = {settings.platform}: is not there ({said}); install its plugin") from error
+        message = " ".join(str(error).split())[:200]
+        raise ValueError(f"--platform = {settings.platform}: not available ({message}); install its plugin") from error
     if settings.platform is not None and settings.platform not in platforms:
         raise ValueError(
-            f"--platform = {settings.platform}, must be {' or '.join(platforms)}, which is what JAX found here; "
-            "install the plugin of the other, or leave it out"
+            f"--platform = {settings.platform}, but JAX uses {' or '.join(platforms)}; install the plugin of "
+            f"{settings.platform}, or omit --platform"
         )
     return devices
 
 
 class Bench:
-    """What all benchmarks of a process share: devices, sizes, the trainers, and the values drawn for them.
+    """Devices, sizes, trainers, and drawn values of all benchmarks of a process.
 
     Args:
-        devices: to be timed.
+        devices: to time.
         subjects: label -> `MODULE:FACTORY` of each trainer.
-        size: one of `SIZES`; None for the one that fits the platform.
-        seed: of all values.
+        size: one of `SIZES`; None for `small` on a CPU, else `base`.
+        seed: of all drawn values.
     """
 
     def __init__(self, devices: Sequence[Any], subjects: Mapping[str, str], size: str | None, seed: int) -> None:
@@ -84,13 +84,13 @@ class Bench:
         """The generator of a benchmark's values."""
         return np.random.default_rng((zlib.crc32(name.encode()), self.seed))
 
-    @functools.cache  # noqa: B019 - there is one of these in a process
+    @functools.cache  # noqa: B019 - a process has only one Bench
     def trainer(self, label: str) -> TrainerUnderTest:
         """The trainer of that label."""
         return load_adapter(self.subjects[label])
 
     def case(self, label: str, length: int | None = None) -> Case:
-        """The case asked of a trainer: with dropout if it claims it."""
+        """The case of a trainer: with dropout if it claims it."""
         case, _, tokens = SIZES[self.size]
         case = replace(case, seed=self.seed, total_steps=ENDLESS, max_position_embeddings=length or tokens)
         if "dropout" in self.trainer(label).capabilities:
@@ -98,7 +98,7 @@ class Bench:
         return replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
 
     def rows(self) -> int:
-        """B."""
+        """Number of rows of a batch."""
         return SIZES[self.size][1]
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
@@ -107,11 +107,11 @@ class Bench:
         return start_params(SIZES[self.size][0], self.rng("parameters"))
 
     def batch(self, case: Case, rows: int) -> HostBatch:
-        """Ragged examples, all of which count."""
+        """Examples of different lengths, all with weight."""
         return batch_of(case, self.rng("batch"), rows=rows, longest=case.max_position_embeddings)
 
     def widest(self, label: str) -> int:
-        """The most devices that a trainer can use."""
+        """The largest number of devices that a trainer can use."""
         return len(self.devices) if "devices" in self.trainer(label).capabilities else 1
 
 
@@ -120,13 +120,13 @@ class Benchmark:
     """One thing to time.
 
     Attributes:
-        id: stable; baselines name it.
+        id: stable; stored runs contain it.
         group: of the table.
-        kernel: the calibration kernel of its kind.
+        kernel: the name of its calibration kernel.
         level: the lowest that times it.
         build: compiles and checks it.
         subject: the trainer's label, or None.
-        scatter: how much its time is known to scatter from process to process at the least, relative.
+        scatter: a known lower bound of the relative scatter of its time between processes.
     """
 
     id: str
@@ -139,5 +139,5 @@ class Benchmark:
 
 
 def bracketed(stem: str, inside: str) -> str:
-    """An id with what it is of in brackets, as checks have them."""
+    """An id with a suffix in brackets, as in the ids of checks."""
     return f"{stem}[{inside}]"

@@ -1,7 +1,7 @@
-"""A trainer's compiled update -> counts that do not scatter: the same program has them on every run and machine load.
+"""The text of a trainer's compiled update -> exact counts, the same in every run.
 
-They are compared with those of a baseline of the same JAX without any tolerance. (The optimised text itself is no such
-thing: its names depend on the order of compilation.)
+They are compared with the counts of a stored run of the same JAX without tolerance. The text itself cannot be compared:
+its names depend on the order of compilation.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# Kinds that are told apart; all others are only counted together.
+# Kinds that are counted separately.
 KINDS = (
     "fusion", "dot", "convolution", "custom-call", "while", "scatter", "gather", "all-reduce", "all-gather",
     "reduce-scatter", "collective-permute", "all-to-all",
@@ -18,19 +18,19 @@ OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (?:\([^=]*?\)|\S+) ([a-z][\w
 
 
 def operations(text: str) -> dict[str, int]:
-    """Operations in an HLO text, all of them and by kind; kinds that do not occur are 0."""
-    found = [name.removesuffix("-start") for name in OPERATION.findall(text)]
-    return {"operations": len(found)} | {kind: found.count(kind) for kind in KINDS}
+    """The number of operations in an HLO text, in total and by kind."""
+    names = [name.removesuffix("-start") for name in OPERATION.findall(text)]
+    return {"operations": len(names)} | {kind: names.count(kind) for kind in KINDS}
 
 
 def differences(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
-    """What is not the same, a line each."""
+    """Counts that differ, one text each."""
 
-    def told(side: Mapping[str, float], name: str) -> str:
-        return f"{side[name]:,.0f}" if name in side else "not given"
+    def count(side: Mapping[str, float], name: str) -> str:
+        return f"{side[name]:,.0f}" if name in side else "unknown"
 
     return [
-        f"{name} {told(after, name)}, was {told(before, name)}"
+        f"{name} {count(after, name)}, was {count(before, name)}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     ]

@@ -1,4 +1,4 @@
-"""A benchmark -> its rounds, each beside its calibration kernel: what a run of `pytest --benchmark` stores."""
+"""A benchmark -> its rounds, each beside a calibration kernel, as pytest-benchmark stores them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .bench import Bench, Benchmark
 from .kernels import TRIES
 from .timing import Prepared, Round, check_linear, check_waited, repeats, rounded
 
-# Rounds of a benchmark: as many as fit the seconds of its level, within these.
+# A benchmark has as many rounds as fit into the seconds of its level, within these limits.
 FEWEST, MOST = 12, 60
 SECONDS = {"quick": 1.5, "standard": 3.0, "full": 6.0}
-# Of work that compiles, which takes seconds a round.
+# Rounds of work that compiles, which takes seconds.
 ONCE = {"quick": 2, "standard": 3, "full": 5}
 
 
@@ -26,11 +26,11 @@ class Measured:
 
     Attributes:
         id: of the benchmark.
-        seconds: by series (`wall`, `cpu`, parts), the median of a single execution.
-        relative: by series, the median of its ratio to the calibration kernel of the same round.
-        rates: what `work` comes to in a second of wall time.
+        seconds: by series (`wall`, `cpu`, parts), the median of one execution.
+        relative: by series, the median of the ratio to the calibration kernel of the same round.
+        rates: `work` in a second of wall time.
         exact: counts.
-        rounds: how many.
+        rounds: their number.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Measured:
     rounds: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored in `extra_info` of pytest-benchmark's format."""
+        """For `extra_info` in pytest-benchmark's format."""
         return {"id": self.id, "seconds": dict(self.seconds), "relative": dict(self.relative),
                 "rates": dict(self.rates), "exact": dict(self.exact), "rounds": self.rounds}  # fmt: skip
 
@@ -52,7 +52,7 @@ class Measured:
 
 
 class Timer:
-    """Runs the rounds of one benchmark and keeps what they took; `before` and `during` are one round's two halves.
+    """Runs the rounds of one benchmark and keeps their times; a round is `before`, then `during`.
 
     Args:
         prepared: the work.
@@ -77,17 +77,17 @@ class Timer:
             self.parts.append(self.prepared.parts())
 
     def series(self, *, cpu: bool) -> dict[str, list[tuple[float, float]]]:
-        """(seconds, seconds of the kernel) of each round, by series; processor time where the devices are a CPU's."""
-        found = {"wall": [(r.wall, k.wall) for r, k in zip(self.rounds, self.beside, strict=True)]}
+        """(seconds, seconds of the kernel) of each round, by series; processor time if `cpu`, for devices of a CPU."""
+        series = {"wall": [(r.wall, k.wall) for r, k in zip(self.rounds, self.beside, strict=True)]}
         if cpu and not self.prepared.once:
-            found["cpu"] = [(r.cpu, k.cpu) for r, k in zip(self.rounds, self.beside, strict=True)]
+            series["cpu"] = [(r.cpu, k.cpu) for r, k in zip(self.rounds, self.beside, strict=True)]
         for name in self.parts[0] if self.parts else ():
-            found[name] = [(part[name], k.wall) for part, k in zip(self.parts, self.beside, strict=True)]
-        return {name: pairs for name, pairs in found.items() if all(a > 0 and b > 0 for a, b in pairs)}
+            series[name] = [(part[name], k.wall) for part, k in zip(self.parts, self.beside, strict=True)]
+        return {name: pairs for name, pairs in series.items() if all(a > 0 and b > 0 for a, b in pairs)}
 
 
 def guard(run: Callable[[], Any], repeat: int) -> None:
-    """Hold work against what a time of it supposes: that it is done each time, and over when it returns.
+    """Check that the work is done in each execution, and over when it returns.
 
     Raises:
         WrongResultError: it is not.
@@ -100,14 +100,14 @@ def measure(entry: Benchmark, bench: Bench, kernel: Callable[[], Any], level: st
     """Prepare a benchmark, check it, and time it with pytest-benchmark's fixture.
 
     Args:
-        entry: what.
-        bench: shared.
+        entry: the benchmark.
+        bench: shared by all.
         kernel: its calibration kernel.
-        level: how long.
-        fixture: `benchmark`.
+        level: of the run; a higher one takes longer.
+        fixture: pytest-benchmark's `benchmark`.
 
     Raises:
-        WrongResultError: what would be timed is wrong, or is not done while it is timed.
+        WrongResultError: results are wrong, or the work is not done while it is timed.
     """
     prepared = entry.build(bench)
     cpu = bench.devices[0].platform == "cpu"
@@ -121,7 +121,7 @@ def measure(entry: Benchmark, bench: Bench, kernel: Callable[[], Any], level: st
     timer = Timer(prepared, kernel, repeat)
 
     def before() -> None:
-        # A round is `repeat` executions, and pytest-benchmark's own table is of one.
+        # pytest-benchmark's own table shows the time of one execution.
         fixture.stats.iterations = repeat
         timer.before()
 

@@ -1,4 +1,4 @@
-"""The benchmarks of a run: what is timed, beside which kernel, from which level on."""
+"""The benchmarks of a run."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from .bench import Bench, Benchmark
 
 
 def suite(bench: Bench, level: str, only: Iterable[str] = ()) -> list[Benchmark]:
-    """The benchmarks of a level, machine first, then trainer by trainer.
+    """The benchmarks of a level: of the machine, then of each trainer.
 
     Args:
-        bench: shared by them.
+        bench: shared by all.
         level: quick, standard or full.
-        only: ids, groups, or beginnings of ids; empty means all.
+        only: words of `--only`; empty means all.
     """
-    found = [*machine.benchmarks(bench)]
+    entries = [*machine.benchmarks(bench)]
     for label in bench.subjects:
-        found += trainers.benchmarks(bench, label)
-    asked = list(only)
+        entries += trainers.benchmarks(bench, label)
+    words = list(only)
     return [
-        entry
-        for entry in found
-        if LEVELS.index(entry.level) <= LEVELS.index(level) and (not asked or any(named(entry, w) for w in asked))
-    ]
+        entry for entry in entries
+        if LEVELS.index(entry.level) <= LEVELS.index(level) and (not words or any(named(entry, w) for w in words))
+    ]  # fmt: skip
 
 
 def named(entry: Benchmark, word: str) -> bool:
-    """Whether a word of `--only` means this benchmark: its id, its group, its id less the brackets, or a part of it."""
+    """Whether a word of `--only` names this benchmark: by id, group, id without brackets, or the beginning of that."""
     stem = entry.id.partition("[")[0]
     return word in (entry.id, entry.group, stem) or stem.startswith(f"{word}.")

@@ -1,8 +1,8 @@
-"""Something to time -> rounds of it: wall seconds and processor seconds, each beside a calibration kernel's.
+"""Work -> rounds of it, in wall seconds and processor seconds.
 
-A round runs the work often enough to last `LEAST` seconds, between two readings of both clocks; what it computes is
-waited for inside. Compilation is over before the first round. Processor time (of all threads) is blind to what else
-the machine does, and to a program that waits; wall time sees both. So both are kept, and judged.
+A round runs the work, and waits for its results, often enough to last `LEAST` seconds, between two readings of both
+clocks. Compilation is over before the first round. Processor time (of all threads) does not depend on other processes,
+but does not see a program that waits; wall time is the opposite. So both are kept and judged.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 LEAST = 0.004
-# Work of which a part is done once in a round, whatever its length, takes less than twice as long for twice as much.
+# If part of the work is done once in a round, whatever its length, then twice the work takes less than twice as long.
 LINEAR = (1.5, 2.6)
 FEWEST_TRIES, MOST_TRIES = 2, 20
-# Share of a round's time that reading its results may take afterwards.
+# Time that waiting for results may take after a round, as a share of the round.
 AFTERWARDS = 0.2
 MOST_REPEATS = 1 << 16
 
 
 class WrongResultError(Exception):
-    """What was to be timed computes something wrong, or does not do its work while it is timed: it has no speed."""
+    """The work computes wrong results, or is not done while it is timed."""
 
 
 class Round(NamedTuple):
-    """Seconds of one execution: by the clock on the wall, and of all of this process's threads on a processor."""
+    """Seconds of one execution: of wall time, and of processor time of all threads of this process."""
 
     wall: float
     cpu: float
@@ -35,14 +35,14 @@ class Round(NamedTuple):
 
 @dataclass
 class Prepared:
-    """Work that is compiled, checked, and ready to be timed.
+    """Work that is compiled, checked, and ready to time.
 
     Attributes:
-        run: does it once and waits for it.
-        work: what one execution does, for rates: `flops`, `bytes`, `bus_bytes`, `examples`, `tokens`.
-        exact: counts that do not scatter (see `counts.py`).
-        parts: reads, after each execution, what that one took in seconds, part by part; None without parts.
-        once: whether one execution is a round, whatever it takes.
+        run: runs it once and waits for its results.
+        work: amount of one execution, for rates: `flops`, `bytes`, `bus_bytes`, `examples`, `tokens`.
+        exact: exact counts (see `counts.py`).
+        parts: returns the seconds of each part of the last execution; None without parts.
+        once: whether a round is a single execution.
     """
 
     run: Callable[[], Any]
@@ -61,9 +61,9 @@ def rounded(run: Callable[[], Any], repeat: int) -> Round:
 
 
 def repeats(run: Callable[[], Any]) -> int:
-    """How often to run it in a round: the least power of two that takes `LEAST` seconds. Warms it up as well.
+    """The number of executions in a round: the smallest power of two that takes `LEAST` seconds. Also warms up.
 
-    By the least of several tries: a single one may be long because the machine did something else meanwhile.
+    The minimum of several tries counts, as other processes can make one try long.
     """
     run()
     count = 1
@@ -73,7 +73,7 @@ def repeats(run: Callable[[], Any]) -> int:
 
 
 def check_waited(run: Callable[[], Any], repeat: int, pending: Callable[[], Any]) -> None:
-    """Refuse work that goes on after it returned: `pending` waits for whatever may still be computed.
+    """Refuse work that goes on after `run` returned; `pending` waits for everything that is still being computed.
 
     Raises:
         WrongResultError: with both times.
@@ -84,19 +84,19 @@ def check_waited(run: Callable[[], Any], repeat: int, pending: Callable[[], Any]
         began = time.perf_counter()
         pending()
         after = time.perf_counter() - began
-        if after <= AFTERWARDS * max(took, LEAST):  # to look takes some microseconds, too
+        if after <= AFTERWARDS * max(took, LEAST):  # the wait itself takes some microseconds
             return
     raise WrongResultError(
-        f"after {repeat} executions in {took:.3g} s their work goes on for {after:.3g} s; it must be waited for"
+        f"after {repeat} executions in {took:.3g} s, their work goes on for {after:.3g} s: the run does not wait for it"
     )
 
 
 def check_linear(run: Callable[[], Any], repeat: int) -> None:
-    """Refuse work of which twice as much does not take about twice as long: it is not done each time.
+    """Refuse work that is not done in each execution: twice as many executions must take about twice as long.
 
-    Several tries are made, on a busy machine more than on a quiet one, and two figures of them looked at: the ratio of
-    the least times, which a busy machine lengthens least, and the median of the ratios, which one lucky try cannot
-    move. Either will do: work that is not done each time moves both.
+    Of several tries, more on a busy machine, either the ratio of the minimum times or the median of the ratios must be
+    in range: a busy machine affects the minimum least, and one odd try does not move the median. Work that is not done
+    in each execution moves both.
 
     Raises:
         WrongResultError: with both times.
@@ -109,6 +109,6 @@ def check_linear(run: Callable[[], Any], repeat: int) -> None:
         if tries >= FEWEST_TRIES and any(LINEAR[0] <= r <= LINEAR[1] for r in (min(twice) / min(once), middle)):
             return
     raise WrongResultError(
-        f"{2 * repeat} executions take {middle:.2f} times as long as {repeat} (at the least {min(twice):.3g} s and "
-        f"{min(once):.3g} s), should be 2: something in it is done once in a round, or not each time"
+        f"{2 * repeat} executions take {middle:.2f} times as long as {repeat} (minimum {min(twice):.3g} s and "
+        f"{min(once):.3g} s), should be 2: part of the work is not done in each execution"
     )
