@@ -90,9 +90,7 @@ def rules() -> tuple[Rule, ...]:
     """
     text = Path(__file__).with_name("diagnoses.toml").read_text(encoding="utf-8")
     entries: list[dict[str, Any]] = tomllib.loads(text)["diagnosis"]
-    return tuple(
-        Rule(**{name: tuple(value) if name in ARRAYS else value for name, value in entry.items()}) for entry in entries
-    )
+    return tuple(Rule(**entry | {name: tuple(entry[name]) for name in ARRAYS if name in entry}) for entry in entries)
 
 
 def diagnose(outcome: Outcome) -> dict[str, Any] | None:
