@@ -132,15 +132,16 @@ class Summary:
             self.run.tell({"event": "environment", **self._ask_jax()})
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Tell the runner of a file that cannot be imported."""
+        """Report a file that cannot be imported to the scheduler."""
         if report.failed:
-            said = [line for line in str(report.longrepr).splitlines() if line.startswith("E ")]
-            reason = said[-1][1:].strip() if said else str(report.longrepr).strip().splitlines()[-1]
-            self.run.tell({"event": "trouble", "message": f"{Path(report.nodeid).name}: {reason[:300]}"})
+            lines = str(report.longrepr).strip().splitlines()
+            errors = [line[1:].strip() for line in lines if line.startswith("E ")]
+            file, reason = Path(report.nodeid).name, (errors or lines)[-1]
+            self.run.tell({"event": "trouble", "file": file, "message": f"{file}: {reason[:300]}"})
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        """Tell the runner what ended the session."""
-        self.run.tell({"event": "trouble", "message": str(excrepr).strip().splitlines()[-1][:300]})
+        """Report the error that ended the session to the scheduler."""
+        self.run.tell({"event": "trouble", "file": "", "message": str(excrepr).strip().splitlines()[-1][:300]})
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -1,7 +1,7 @@
-"""Settings -> an outcome: the ladder in child processes, each check under its deadline.
+"""Settings -> an outcome: the ladder in child processes, each check with its deadline.
 
-A check that hangs or crashes is a result of its own and is not asked again; the rest of its process goes on in a new
-one. Whatever happens, every id that was expected has one record at the end, and no process is left behind.
+A check that hangs or crashes has its own result and is not rerun; the other checks of its process go on in a new
+process. In the end every expected id has one result, and no process is left.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ..core.check import NotRunReason
 from ..core.deviations import accepted
 from ..core.law import RUNGS, blocked_by, laws, split_id
 from ..core.result import Result
@@ -25,11 +28,12 @@ from ..workers.plan import SEEDED, Unit, command, trial_command, variables
 from ..workers.process import Child, wait
 from .watcher import Watcher
 
-# So many hangs on one rung, each as long as its deadline, and the rest of the rung is not waited for.
+# After this many hangs on one rung, each as long as its deadline, the other checks of the rung are blocked.
 MOST_HANGS = 3
 # A process that ended leaves no error number, only its output, with the words of the operating system.
 NO_SPACE = os.strerror(errno.ENOSPC)
-USAGE_ERROR = 4
+# The message of a check that no process reached.
+NEVER_RUN = "never run"
 
 
 class SetupError(Exception):
@@ -38,43 +42,51 @@ class SetupError(Exception):
 
 @dataclasses.dataclass
 class _Running:
-    """A unit whose process runs, with what it has not answered yet."""
+    """A unit in its process.
+
+    Attributes:
+        unit: its checks.
+        child: the process.
+        left: ids without a result.
+        stalled: processes in a row that ended before a check did.
+        errors: what pytest could not collect or do; by file, or under "".
+    """
 
     unit: Unit
     child: Child
     left: list[str]
     stalled: int = 0
-    collect_errors: list[str] = dataclasses.field(default_factory=list)
+    errors: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Runner:
     """The processes of one run.
 
     Args:
-        outcome: is filled.
-        watcher: is told how it goes.
-        scratch: a folder for what checks write.
-        file: of known deviations.
-        given: the environment of the processes.
+        outcome: receives the results.
+        watcher: receives the progress.
+        scratch: a folder for the files of checks.
+        file: with the known failures.
+        environment: of the processes.
     """
 
     def __init__(
-        self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None, given: Mapping[str, str]
+        self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None, environment: Mapping[str, str]
     ) -> None:
-        self.outcome, self.watcher, self.scratch, self.file, self.given = outcome, watcher, scratch, file, given
-        self.settings = outcome.settings
+        self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
+        self.settings, self.environment = outcome.settings, environment
         self.running: list[_Running] = []
         self.programs: Path | None = None
         self.starts = 0
-        self.told: set[tuple[int, str | None]] = set()
-        self.whole = {(g.rung, g.subject): len(g.records) for g in groups(map(_unanswered, outcome.expected))}
+        blank = [Result.ended(*split_id(check), "not_run", "", 0.0) for check in outcome.expected]
+        self.whole = {(group.rung, group.subject): len(group.records) for group in groups(blank)}
 
     def run(self, waiting: list[Unit], programs: Path | None = None) -> None:
-        """Ask everything of these units.
+        """Run all checks of these units.
 
         Args:
             waiting: units; emptied.
-            programs: where compiled ones are kept; None keeps none beyond this run.
+            programs: folder of the programs that are kept between runs; None keeps none beyond this run.
 
         Raises:
             SetupError: nothing can be verified here.
@@ -87,66 +99,65 @@ class Runner:
                 self._start(_Running(unit, None, list(unit.ids)))  # type: ignore[arg-type]
             wait([pipe for r in self.running for pipe in r.child.pipes()], 0.2)
             for running in list(self.running):
-                self._look_at(running)
-            now = [r.child.running or f"{r.unit.name}: between checks" for r in self.running]
-            self.watcher.waiting(self.outcome.records, now)
+                self._poll(running)
+            names = [r.child.running or f"{r.unit.name}: between checks" for r in self.running]
+            self.watcher.waiting(self.outcome.records, names)
 
     def listen(self) -> None:
-        """Take what has been told and not yet read: a check that ended before an interruption has its record."""
+        """Read the events that have come: a check that ended before an interruption has its result."""
         for running in self.running:
             for event in running.child.events():
                 self._take(running, event)
 
     def end(self) -> None:
-        """End what still runs."""
+        """End all processes."""
         for running in self.running:
             running.child.close()
         self.running = []
 
     def _lanes(self) -> int:
-        # An accelerator's devices are for one process at a time; simulated ones are for as many as there are cores.
+        # One process at a time uses an accelerator; on simulated devices, as many as there are cores.
         return snapshot.cores() if self.outcome.platforms == ["cpu"] else 1
 
     def _start(self, running: _Running) -> None:
-        """Start a process for what is left of a unit, unless a rung below has failed."""
+        """Start a process for the rest of a unit, after blocking the checks that need a failed rung."""
         if running.unit.name == SEEDED:
             if running.left:
                 self._launch(running, trial_command(self.settings, running.left))
             return
-        failed = {(r.rung, r.subject) for r in self.outcome.records.values() if r.status in BROKEN}
+        results = self.outcome.records.values()
+        failed = {(r.rung, r.subject) for r in results if r.status in BROKEN}
         for check in list(running.left):
             law, subject = split_id(check)
-            broken = blocked_by(failed, law, subject)
-            hangs = sum(r.status == "hang" and (r.rung, r.subject) == (law.rung, subject)
-                        for r in self.outcome.records.values())  # fmt: skip
-            if broken is None and hangs >= MOST_HANGS:
-                broken = f"rung {law.rung} ({RUNGS[law.rung]}) itself: {hangs} of its checks hung"
-            if broken is not None:
-                self._keep(running, Result.ended(law, subject, "blocked", f"blocked by {broken}", 0.0))
-        if not running.left:
-            return
-        words = ",".join(f"{rung}:{subject}" if subject else f"{rung}" for rung, subject in sorted(failed, key=str))
-        own = self.scratch / f"process-{self.starts + 1}"
-        self._launch(running, command(self.settings, running.left, words, self.file, own))
+            blocker = blocked_by(failed, law, subject)
+            hangs = sum(r.status == "hang" and (r.rung, r.subject) == (law.rung, subject) for r in results)
+            if blocker is None and hangs >= MOST_HANGS:
+                blocker = f"rung {law.rung} ({RUNGS[law.rung]}) itself: {hangs} of its checks hung"
+            if blocker is not None:
+                self._keep(running, Result.ended(law, subject, "blocked", f"blocked by {blocker}", 0.0))
+        if running.left:
+            words = ",".join(f"{rung}:{subject}" if subject else f"{rung}" for rung, subject in sorted(failed, key=str))
+            scratch = self.scratch / f"process-{self.starts + 1}"
+            self._launch(running, command(self.settings, running.left, words, self.file, scratch))
 
-    def _launch(self, running: _Running, asked: list[str]) -> None:
+    def _launch(self, running: _Running, words: list[str]) -> None:
         self.starts += 1
-        # Until the first process has said so, what is asked for or installed tells.
+        # Before the first process reports its platform, the requested or installed one decides.
         cached = (self.outcome.platforms or snapshot.foreseen(self.settings.platform)) == ["cpu"]
         cached = cached and snapshot.keeps_programs(self.outcome.environment.get("versions", {}))
         cache = self.scratch / "cache" if cached else None
         if self.programs is not None and running.unit.name != SEEDED:
             cache = self.programs
-        running.child = Child(asked, variables(self.given, cache, self.scratch), len(running.left))
-        running.collect_errors = []
+        running.child = Child(words, variables(self.environment, cache, self.scratch), len(running.left))
+        running.errors = {}
         self.running.append(running)
 
-    def _look_at(self, running: _Running) -> None:
+    def _poll(self, running: _Running) -> None:
         child = running.child
-        over = child.ended()  # asked before reading: what it told before its end is then read too
+        ended = child.ended()  # before reading, so that its last events are read too
         for event in child.events():
             self._take(running, event)
-        if over:
+        if ended:
             self._ended(running)
         elif child.overdue():
             self._hung(running)
@@ -156,35 +167,33 @@ class Runner:
         if kind == "result":
             mismatch = event.pop("mismatch", "")
             record = Result.from_json(event)
-            if running.unit.name == SEEDED:
-                self._keep(running, record)
-                return
-            if mismatch and record.status == "pass":
-                said = f"XLA's autotuner found kernels that disagree: {mismatch[:300]}"
-                record = dataclasses.replace(record, status="fail", message=said)
-            if laws()[record.law].setup and record.status in WRONG:
-                self.outcome.setup = self._what_is_missing(record)
-            running.stalled = 0
+            if running.unit.name != SEEDED:
+                if mismatch and record.status == "pass":
+                    message = f"XLA's autotuner found kernels that disagree: {mismatch[:300]}"
+                    record = dataclasses.replace(record, status="fail", message=message)
+                if laws()[record.law].setup and record.status in WRONG:
+                    self.outcome.setup = self._setup_message(record)
+                running.stalled = 0
             self._keep(running, record)
         elif kind == "environment":
             self.outcome.environment |= event
         elif kind == "subject":
             self.outcome.subjects[event.pop("label")] = event
         elif kind == "trouble":
-            running.collect_errors.append(event["message"])
+            running.errors[event["file"]] = event["message"]
 
-    def _what_is_missing(self, record: Result) -> str:
-        """What was asked for, what JAX said to that, and what to do."""
-        platform, variable = self.settings.platform, self.given.get("JAX_PLATFORMS")
-        asked = [f"--platform {platform}"] if platform else []
-        asked += [f"JAX_PLATFORMS={variable}"] if variable else []
-        said = " ".join(record.message.split()).removesuffix(f" [{record.law}]").rstrip(":.")[:300]
-        return f"{', '.join(asked) or 'this machine'}: {said}; {split_id(record.id)[0].next_step}"
+    def _setup_message(self, record: Result) -> str:
+        """What was requested, what JAX answered, and what to do."""
+        platform, variable = self.settings.platform, self.environment.get("JAX_PLATFORMS")
+        requests = [f"--platform {platform}"] if platform else []
+        requests += [f"JAX_PLATFORMS={variable}"] if variable else []
+        message = " ".join(record.message.split()).removesuffix(f" [{record.law}]").rstrip(":.")[:300]
+        return f"{', '.join(requests) or 'this machine'}: {message}; {laws()[record.law].next_step}"
 
     def _keep(self, running: _Running, record: Result) -> None:
-        """Store the one record of a check, and tell when its line of the ladder is complete.
+        """Store the result of a check, and report its rung when that is complete.
 
-        A signal may end this anywhere, and what is not stored by then is taken once more: it leaves what is left last.
+        A signal may end this at any point, and the result is then stored again: it leaves `left` last.
         """
         if record.id not in running.left:
             return
@@ -192,88 +201,81 @@ class Runner:
             self.outcome.trials[record.id] = record
             running.left.remove(record.id)
             return
+        requested = [self.settings.platform] if self.settings.platform else []
         today = datetime.datetime.now(datetime.UTC).date()
-        record = accepted(self.outcome.deviations, record, self.outcome.platforms or self._asked_platform(), today)
+        record = accepted(self.outcome.deviations, record, self.outcome.platforms or requested, today)
         record = dataclasses.replace(record, repro=self.settings.repro(record.id, record.subject))
         self.outcome.records[record.id] = record
         running.left.remove(record.id)
         key = (record.rung, record.subject)
-        mine = [r for r in self.outcome.ended() if (r.rung, r.subject) == key]
-        if len(mine) == self.whole[key] and self.outcome.setup is None:
-            self.watcher.rung(Group(*key, mine))
+        results = [r for r in self.outcome.ended() if (r.rung, r.subject) == key]
+        if len(results) == self.whole[key] and self.outcome.setup is None:
+            self.watcher.rung(Group(*key, results))
 
-    def _asked_platform(self) -> list[str]:
-        return [self.settings.platform] if self.settings.platform else []
-
-    def _lost(self, running: _Running, check: str, status: str, message: str, said: list[str]) -> None:
-        law, subject = split_id(check)
-        record = Result.ended(law, subject, status, message, time.monotonic() - running.child.since)
-        self._keep(running, dataclasses.replace(record, facts={"stderr": said[-40:]} if said else {}))
+    def _lost(self, running: _Running, check: str, status: str, message: str, output: list[str]) -> None:
+        record = Result.ended(*split_id(check), status, message, time.monotonic() - running.child.since)
+        self._keep(running, dataclasses.replace(record, facts={"stderr": output[-40:]} if output else {}))
 
     def _hung(self, running: _Running) -> None:
-        """End a process that is over its deadline, and go on with what it has left."""
-        child = running.child
+        """End a process that is over its deadline, and go on with the rest of its unit."""
+        child, process = running.child, f"the process of {running.unit.name}"
         stack = child.stacks()
         where = endings.position(stack)
-        self._took_leave(running, child.close())
+        code = child.close()
+        if code is None:
+            self.outcome.troubles.append(f"{process} {endings.how_it_ended(code)}")
         self.running.remove(running)
         if child.running is not None:
-            message = f"no answer within {child.deadline:g} s{where}"
-            self._lost(running, child.running, "hang", message, stack)
+            self._lost(running, child.running, "hang", f"no answer within {child.deadline:g} s{where}", stack)
         elif not running.left:
-            self.outcome.troubles.append(f"the process of {running.unit.name} did not end by itself{where}")
+            self.outcome.troubles.append(f"{process} did not end by itself{where}")
         else:
             self._without_a_check(running, "hang", f"no check began within {child.deadline:g} s{where}")
         self._start(running)
 
-    def _took_leave(self, running: _Running, code: int | None) -> None:
-        if code is None:
-            said = f"the process of {running.unit.name} {endings.how_it_ended(code)}"
-            self.outcome.troubles.append(said)
-
     def _ended(self, running: _Running) -> None:
-        """See why a process is over, and go on with what it has left."""
+        """Find out why a process ended, and go on with the rest of its unit."""
         child = running.child
         code = child.close()
         self.running.remove(running)
-        said = endings.ended(code, child.output)
+        how = endings.ended(code, child.output)
         if child.running is not None:
-            self._lost(running, child.running, "crash", f"{said} (in the middle of the check)", list(child.output))
-        elif code == USAGE_ERROR and not child.answered:
+            self._lost(running, child.running, "crash", f"{how} (in the middle of the check)", list(child.output))
+        elif code == pytest.ExitCode.USAGE_ERROR and not child.answered:
             raise SetupError(endings.usage(child.output))
         elif not running.left:
             if code is None or code < 0:
-                self.outcome.troubles.append(f"the process of {running.unit.name} crashed on its way out ({said})")
-        elif code in (0, 1, 5):
-            self._never_collected(running)
+                self.outcome.troubles.append(f"the process of {running.unit.name} crashed on its way out ({how})")
+        elif code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+            self._not_collected(running)
         else:
-            reasons = [*running.collect_errors, said] if code not in (2, 3) else running.collect_errors or [said]
-            self._without_a_check(running, "crash", f"its process ended before the check began: {reasons[0]}")
+            reason = next(iter(running.errors.values()), how)
+            self._without_a_check(running, "crash", f"its process ended before the check began: {reason}")
         if self.outcome.setup is not None:
             raise SetupError(self.outcome.setup)
         self._start(running)
 
-    def _never_collected(self, running: _Running) -> None:
-        """A session that came to its end without some checks: they cannot be imported, or do not exist."""
-        errors = running.collect_errors
+    def _not_collected(self, running: _Running) -> None:
+        """Give results to the checks of a session that ended without them: their files fail to import, or lack them."""
+        errors = running.errors
         if errors and not self.outcome.records:
-            raise SetupError(f"the checks cannot be imported: {errors[0]}; mend this installation of JAX and NumPy")
+            error = next(iter(errors.values()))
+            raise SetupError(f"the checks cannot be imported: {error}; fix this installation of JAX and NumPy")
         for check in list(running.left):
             law, subject = split_id(check)
-            mine = [e for e in errors if e.startswith(f"test_{law.rung}_")]
-            status, reason = ("error", mine[0]) if mine else ("not_run", "there is no check of this id in laws/")
-            self._keep(running, Result.ended(law, subject, status, reason, 0.0))
+            own = [message for file, message in errors.items() if file.startswith(f"test_{law.rung}_")]
+            if own:
+                record = Result.ended(law, subject, "error", own[0], 0.0)
+            else:
+                message = "there is no check of this id in laws/"
+                record = Result.ended(law, subject, "not_run", message, 0.0, NotRunReason.LACKING)
+            self._keep(running, record)
 
     def _without_a_check(self, running: _Running, status: str, message: str) -> None:
-        """A process that came to nothing: once more without progress, and then what it has left is lost."""
+        """A process that ended between checks: the second one in a row without a result ends the unit."""
         if NO_SPACE in message:
             raise SetupError(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
         running.stalled += 0 if running.child.answered else 1
         if running.stalled > 1:
             for check in list(running.left):
                 self._lost(running, check, status, message, list(running.child.output))
-
-
-def _unanswered(check: str) -> Result:
-    law, subject = split_id(check)
-    return Result.ended(law, subject, "not_run", "", 0.0)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..core.deviations import Deviation
@@ -19,16 +17,13 @@ from ..judge.outcome import Outcome
 from ..machine import snapshot
 from ..machine.findings import findings
 from ..machine.host import Host, facts
-from ..machine.startup import CRASH, HANG, Started, start
+from ..machine.startup import CRASH, HANG
 from ..workers import signals
 from ..workers.plan import trials, units
 from .program_cache import ProgramCache, agree
-from .scheduler import Runner, SetupError
+from .scheduler import NEVER_RUN, Runner, SetupError
 from .watcher import Watcher
-from .workarounds import Asking, tried
-
-# The reason of a check that no process reached.
-NEVER_RUN = "never run"
+from .workarounds import Rerun, start_jax_alone, tried
 
 
 def verify(
@@ -67,7 +62,7 @@ def verify(
                 outcome.troubles.append(str(error))
                 reason = "JAX did not start"
             if settings.remedies:
-                outcome.tries = tried(outcome, os.environ, Rerun(outcome, watcher, scratch, file).asking())
+                outcome.tries = tried(outcome, os.environ, Rerun(outcome, watcher, scratch, file))
     except (KeyboardInterrupt, signals.Stopped) as stop:
         outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
         reason = "interrupted"
@@ -96,7 +91,7 @@ def look(outcome: Outcome, watcher: Watcher) -> None:
     watcher.found(outcome.findings)
     if snapshot.foreseen(outcome.settings.platform) == ["cpu"]:
         return
-    outcome.start = start(outcome.settings, _phases(watcher), os.environ)
+    outcome.start = start_jax_alone(outcome, watcher, os.environ)
     if outcome.start.how in (HANG, CRASH):
         raise NotStartedError(outcome.start.line)
 
@@ -117,58 +112,3 @@ def compare_with_cold(runner: Runner, kept: ProgramCache) -> None:
         kept.delete()
     else:
         kept.store(outcome.ended(), outcome.environment)
-
-
-class Rerun:
-    """Reruns checks of a run under other settings; the run's own results stay as they are."""
-
-    def __init__(self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None) -> None:
-        self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
-        self.count = 0
-
-    def asking(self) -> Asking:
-        """The functions that `workarounds.tried` calls."""
-        return Asking(self.ladder, self.start, self.watcher.trying)
-
-    def ladder(self, ids: Sequence[str], environment: Mapping[str, str], devices: int | None) -> Outcome:
-        """Run some of the checks in new processes, with an empty cache and folder."""
-        first, self.count = self.outcome, self.count + 1
-        settings = dataclasses.replace(first.settings, devices=devices or first.settings.devices)
-        again = Outcome(
-            settings=settings, expected=list(ids), deviations=first.deviations, environment=dict(first.environment)
-        )
-        scratch = self.scratch / f"again-{self.count}"
-        scratch.mkdir()
-        runner = Runner(again, _WaitingOnly(self.watcher, first.records), scratch, self.file, environment)
-        began = time.monotonic()
-        try:
-            runner.run(units(ids))
-        except SetupError as error:
-            again.setup = str(error)
-        finally:
-            runner.end()
-        again.fill(NEVER_RUN)
-        again.seconds = time.monotonic() - began
-        return again
-
-    def start(self, environment: Mapping[str, str]) -> Started:
-        """Start JAX."""
-        return start(self.outcome.settings, _phases(self.watcher), environment)
-
-
-def _phases(watcher: Watcher) -> Callable[[str], None]:
-    return lambda phase: watcher.waiting((), [f"starting JAX: {phase}"])
-
-
-class _WaitingOnly:
-    """Passes on `waiting`, with the first run's checks as done, and nothing else: results of reruns are not shown."""
-
-    def __init__(self, watcher: Watcher, done: Collection[str]) -> None:
-        self.watcher, self.done = watcher, done
-
-    def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
-        self.watcher.waiting(self.done, running)
-
-    def _ignore(self, _: object) -> None: ...
-
-    begin = found = rung = trying = _ignore

@@ -1,148 +1,189 @@
-"""What fell, asked again under one changed setting after another: which one mends it, and whether that is enough.
+"""Failed checks -> reruns under one changed setting after another: which setting fixes them, and is that a workaround?
 
-    unchanged, twice     what passes then is wrong only sometimes, and no setting can be judged by one pass
-    each setting         the lowest checks that fell, or the start of JAX, in a process of its own with its deadlines
-    a setting that mends the whole ladder under it: a workaround, if everything passes
+    unchanged, twice     if they pass now, the failure is intermittent, and one pass proves nothing about a setting
+    each setting         the lowest failed checks, or JAX's start, in a new process with its deadlines
+    the whole ladder     with a setting that fixed them: a workaround if everything passes
 
-A trainer that is not ours is not asked again: where only such a one falls, the machine is not at fault.
+Trainers other than the kit's own are not rerun: if only such a trainer fails, the machine is not at fault.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 from ..core.law import LADDER
 from ..core.settings import DEFAULT_ADAPTERS
 from ..judge.outcome import BROKEN, Outcome
 from ..judge.verdict import judge
 from ..machine.remedies import FAILS, FIXES, REFUSED, SILENT, UNTRIED, Remedy, Tries, Try, remedies
-from ..machine.startup import READY, Started
+from ..machine.startup import READY, Started, start
+from ..workers.plan import units
+from .scheduler import NEVER_RUN, Runner, SetupError
+from .watcher import Watcher
 
-# Of those that fell: the lowest ones say most, and each that hangs costs its deadline.
+# Failed checks that are rerun: the lowest say most, and each that hangs costs its deadline.
 MOST_CHECKS = 3
 UNCHANGED = 2
-# Ladders that are asked whole.
+# Settings with which the whole ladder is rerun.
 MOST_WHOLE = 2
-# Seconds after which no further setting is tried, by level: on a machine where each try hangs, one costs minutes. A
-# whole ladder that was begun by then goes on, and takes as long as the run itself.
+# Seconds after which no further setting is tried, by level; where each try hangs, one costs minutes. A whole ladder
+# that has begun by then is finished, and takes as long as the run itself.
 MOST_SECONDS = {"quick": 300.0, "standard": 900.0, "full": 3600.0}
-# For a phase before there is a device. No setting of the list matters there; only the user's own are left out.
+# For a phase of JAX's start before there is a device: no listed setting matters there, only the user's own are unset.
 NO_RUNG = -1
 UNKNOWN_FLAG = "Unknown flag"
 
-
-@dataclass(frozen=True)
-class Asking:
-    """How to ask again: each call runs processes, and ends them.
-
-    Attributes:
-        ladder: ids, environment and number of devices -> what came out.
-        start: environment -> how JAX started.
-        tell: is told what is being tried.
-    """
-
-    ladder: Callable[[Sequence[str], Mapping[str, str], int | None], Outcome]
-    start: Callable[[Mapping[str, str]], Started]
-    tell: Callable[[str], None]
+Environment = Mapping[str, str]
 
 
-def tried(outcome: Outcome, given: Mapping[str, str], asking: Asking) -> Tries | None:
-    """Look for a setting that mends what fell; None where there is nothing to try.
+class Rerun:
+    """Reruns parts of a run under other settings; the run's own results stay as they are.
 
     Args:
-        outcome: a run that has come to its end.
-        given: the environment that it ran in.
-        asking: how to ask again.
+        outcome: of the run.
+        watcher: receives the progress.
+        scratch: folder of the run.
+        file: with the known failures.
+    """
+
+    def __init__(self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None) -> None:
+        self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
+        self.count = 0
+
+    def ladder(self, ids: Sequence[str], environment: Environment, devices: int | None) -> Outcome:
+        """Run these checks in new processes, with an empty cache and folder."""
+        first, self.count = self.outcome, self.count + 1
+        settings = dataclasses.replace(first.settings, devices=devices or first.settings.devices)
+        again = Outcome(
+            settings=settings, expected=list(ids), deviations=first.deviations, environment=dict(first.environment)
+        )
+        scratch = self.scratch / f"again-{self.count}"
+        scratch.mkdir()
+        runner = Runner(again, _WaitingOnly(self.watcher, first.records), scratch, self.file, environment)
+        began = time.monotonic()
+        try:
+            runner.run(units(ids))
+        except SetupError as error:
+            again.setup = str(error)
+        finally:
+            runner.end()
+        again.fill(NEVER_RUN)
+        again.seconds = time.monotonic() - began
+        return again
+
+    def checks(self, ids: Sequence[str], environment: Environment, devices: int | None) -> tuple[str, str]:
+        """Rerun some checks: one of `RESULTS`, and a message."""
+        again = self.ladder(ids, environment, devices)
+        failed, silent = again.of_status(*BROKEN), again.of_status("not_run", "blocked")
+        if failed or again.troubles:
+            message = failed[0].message if failed else again.troubles[0]
+            output = " ".join(failed[0].facts.get("stderr", ())) if failed else ""
+            return (REFUSED if UNKNOWN_FLAG in f"{message} {output}" else FAILS), message
+        if silent or again.setup is not None or not again.records:
+            return SILENT, again.setup or (silent[0].message if silent else "no check ran")
+        return FIXES, ""
+
+    def start(self, environment: Environment) -> tuple[str, str]:
+        """Restart JAX: one of `RESULTS`, and a message."""
+        started = start_jax_alone(self.outcome, self.watcher, environment)
+        refused = UNKNOWN_FLAG in started.message
+        return (FIXES, "") if started.how == READY else (REFUSED if refused else FAILS, started.line)
+
+
+def start_jax_alone(outcome: Outcome, watcher: Watcher, environment: Environment) -> Started:
+    """Start JAX in a process of its own, as this run would use it."""
+    return start(outcome.settings, lambda phase: watcher.waiting((), [f"starting JAX: {phase}"]), environment)
+
+
+class _WaitingOnly:
+    """Passes on `waiting`, with the first run's checks as done, and nothing else: results of reruns are not shown."""
+
+    def __init__(self, watcher: Watcher, done: Collection[str]) -> None:
+        self.watcher, self.done = watcher, done
+
+    def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
+        self.watcher.waiting(self.done, running)
+
+    def _ignore(self, _: object) -> None: ...
+
+    begin = found = rung = trying = _ignore
+
+
+def tried(outcome: Outcome, environment: Environment, rerun: Rerun) -> Tries | None:
+    """Look for a setting that fixes what failed; None if no setting could matter.
+
+    Args:
+        outcome: of a run that has ended.
+        environment: of that run.
+        rerun: of its checks and of JAX's start.
     """
     if outcome.start is not None and outcome.start.how != READY:
-        return _of_a_start(outcome, outcome.start, given, asking)
-    ours = [
+        return _of_a_start(outcome.start, environment, rerun)
+    failed = [
         record for record in outcome.of_status(*BROKEN)
         if record.subject is None or outcome.settings.subjects[record.subject] in DEFAULT_ADAPTERS
     ]  # fmt: skip
-    if not ours:
+    if not failed:
         return None
-    lowest = [record for record in ours if (record.rung, record.subject) == (ours[0].rung, ours[0].subject)]
+    lowest = [record for record in failed if (record.rung, record.subject) == (failed[0].rung, failed[0].subject)]
     ids = [record.id for record in lowest[:MOST_CHECKS]]
-    # Where no check passed, none told what it ran on; the start of JAX did.
+    # If no check passed, none has reported its devices; JAX's start has.
     live = outcome.environment if outcome.platforms else outcome.start.live if outcome.start else {}
-    devices = len(live.get("devices", ()))
-    worth = remedies(live.get("platforms", ()), ours[0].rung, [record.status for record in lowest], given, devices)
-
-    def ask(environment: Mapping[str, str], count: int | None) -> tuple[str, str]:
-        return _result(asking.ladder(ids, environment, count))
-
-    return _go_through(Tries(asked=ids), worth, ask, outcome, given, asking) if worth else None
+    n = len(live.get("devices", ()))
+    worth = remedies(live.get("platforms", ()), failed[0].rung, [record.status for record in lowest], environment, n)
+    return _try_each(Tries(asked=ids), worth, lambda *how: rerun.checks(ids, *how), environment, rerun)
 
 
-def _of_a_start(outcome: Outcome, started: Started, given: Mapping[str, str], asking: Asking) -> Tries | None:
-    platform = outcome.settings.platform
-    # Without an answer nobody knows the platform: what is for any accelerator is tried.
+def _of_a_start(started: Started, environment: Environment, rerun: Rerun) -> Tries | None:
+    platform = rerun.outcome.settings.platform
+    # Without an answer the platform is unknown: settings for any accelerator are tried.
     names = ["gpu", "rocm", "cuda", "tpu"] if platform in (None, "gpu") else ["gpu", platform]
     rung = next((number for number, rung in enumerate(LADDER) if started.phase in rung.phases), NO_RUNG)
-    worth = [one for one in remedies(names, rung, [started.how], given, 1) if one.devices is None]
-
-    def ask(environment: Mapping[str, str], _: int | None) -> tuple[str, str]:
-        again = asking.start(environment)
-        refused = UNKNOWN_FLAG in again.message
-        return (FIXES, "") if again.how == READY else (REFUSED if refused else FAILS, again.line)
-
-    asked = Tries(asked=[f"JAX's start ({started.phase})"])
-    return _go_through(asked, worth, ask, outcome, given, asking) if worth else None
+    worth = [remedy for remedy in remedies(names, rung, [started.how], environment, 1) if remedy.devices is None]
+    tries = Tries(asked=[f"JAX's start ({started.phase})"])
+    return _try_each(tries, worth, lambda changed, _: rerun.start(changed), environment, rerun)
 
 
-def _go_through(
-    found: Tries,
+def _try_each(
+    tries: Tries,
     worth: Sequence[Remedy],
-    ask: Callable[[Mapping[str, str], int | None], tuple[str, str]],
-    outcome: Outcome,
-    given: Mapping[str, str],
-    asking: Asking,
-) -> Tries:
-    until = time.monotonic() + MOST_SECONDS[outcome.settings.level]
-    while found.unchanged < UNCHANGED and (not found.unchanged or time.monotonic() < until):
-        asking.tell(f"asking again, unchanged: {', '.join(found.asked)}")
-        found.unchanged += 1
-        found.passed_unchanged += ask(given, None)[0] == FIXES
-    if found.passed_unchanged:
-        return found
+    repeat: Callable[[Environment, int | None], tuple[str, str]],
+    environment: Environment,
+    rerun: Rerun,
+) -> Tries | None:
+    """Repeat what failed unchanged, then with each setting; rerun everything with those that fix it."""
+    if not worth:
+        return None
+    seconds = MOST_SECONDS[rerun.outcome.settings.level]
+    until = time.monotonic() + seconds
+    show = rerun.watcher.trying
+    while tries.unchanged < UNCHANGED and (not tries.unchanged or time.monotonic() < until):
+        show(f"rerunning, unchanged: {', '.join(tries.asked)}")
+        tries.unchanged += 1
+        tries.passed_unchanged += repeat(environment, None)[0] == FIXES
+    if tries.passed_unchanged:
+        return tries
     whole = 0
     for number, remedy in enumerate(worth, 1):
-        if time.monotonic() > until:
-            found.tries.append(_end(remedy, UNTRIED, f"after {MOST_SECONDS[outcome.settings.level]:.0f} s of tries"))
-            continue
-        asking.tell(f"setting {number} of {len(worth)}: {remedy.words}")
-        changed = remedy.change(given)
-        result, message = ask(changed, remedy.devices)
-        everything = ""
-        if result == FIXES and remedy.devices is None and not found.workaround and whole < MOST_WHOLE:
-            whole += 1
-            asking.tell(f"it mends what fell; now everything with {remedy.words}")
-            verdict = judge(asking.ladder(outcome.expected, changed, None))
-            everything = verdict.line
-            if verdict.name == "CONFORMANT":
-                found.workaround = remedy.words
-        found.tries.append(_end(remedy, result, message, everything))
-    return found
-
-
-def _end(remedy: Remedy, result: str, message: str, everything: str = "") -> Try:
-    return Try(
-        id=remedy.id, words=remedy.words, does=remedy.does, source=remedy.source, result=result, message=message,
-        everything=everything,
-    )  # fmt: skip
-
-
-def _result(again: Outcome) -> tuple[str, str]:
-    """What a few checks came to under a setting, and what was said."""
-    fell = again.of_status(*BROKEN)
-    if fell or again.troubles:
-        said = fell[0].message if fell else again.troubles[0]
-        words = f"{said} {' '.join(fell[0].facts.get('stderr', ())) if fell else ''}"
-        return (REFUSED if UNKNOWN_FLAG in words else FAILS), said
-    quiet = again.of_status("not_run", "blocked")
-    if quiet or again.setup is not None or not again.records:
-        return SILENT, again.setup or (quiet[0].message if quiet else "no check ran")
-    return FIXES, ""
+        result, message, everything = UNTRIED, f"after {seconds:.0f} s of tries", ""
+        if time.monotonic() <= until:
+            show(f"setting {number} of {len(worth)}: {remedy.words}")
+            changed = remedy.change(environment)
+            result, message = repeat(changed, remedy.devices)
+            if result == FIXES and remedy.devices is None and not tries.workaround and whole < MOST_WHOLE:
+                whole += 1
+                show(f"it fixes what failed; now everything with {remedy.words}")
+                verdict = judge(rerun.ladder(rerun.outcome.expected, changed, None))
+                everything = verdict.line
+                if verdict.name == "CONFORMANT":
+                    tries.workaround = remedy.words
+        tries.tries.append(
+            Try(
+                id=remedy.id, words=remedy.words, does=remedy.does, source=remedy.source, result=result,
+                message=message, everything=everything,
+            )
+        )  # fmt: skip
+    return tries

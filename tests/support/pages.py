@@ -110,7 +110,7 @@ def workaround() -> str:
         ladder = [(1, "passes"), (2, "needs_simple"), (6, "passes-2")]
         made = Copy(Path(folder) / "copy", ladder, tries=True).on("gpu", "rocm 60400")
         lines = made.verify("--no-self-test").out.splitlines()
-    begins = next(at for at, line in enumerate(lines) if "asking again" in line)
+    begins = next(at for at, line in enumerate(lines) if "rerunning" in line)
     return "".join(f"{narrow(line)}\n" for line in lines[begins:])
 
 
