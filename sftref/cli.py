@@ -120,19 +120,17 @@ def make_cluster(args: dict[str, Any], variables: Mapping[str, str]) -> Cluster:
     Raises:
         ConfigError: see `Cluster`, or a variable has a wrong value.
     """
+    types = {"distributed": str, "coordinator": str, "num_processes": int, "process_id": int, "wait": int}
     values: dict[str, Any] = {}
-    for name in ("distributed", "coordinator", "num_processes", "process_id", "wait"):
-        variable = f"SFTREF_{name.upper()}"
-        value = args.pop(name, None)
-        if value is None and variables.get(variable):
-            value = variables[variable]
-            require(name != "distributed" or value == "auto", f"{variable} = {value!r}, must be auto")
-            if name in ("num_processes", "process_id", "wait"):
-                require(value.isdecimal(), f"{variable} = {value!r}, must be a whole number")
-                value = int(value)
-        values[name] = value
-    wait = values.pop("wait")
-    return Cluster(auto=values.pop("distributed") == "auto", wait=WAIT if wait is None else wait, **values)
+    for name, kind in types.items():
+        value, variable = args.pop(name, None), f"SFTREF_{name.upper()}"
+        if value is None and (text := variables.get(variable)):
+            require(name != "distributed" or text == "auto", f"{variable} = {text!r}, must be auto")
+            require(kind is str or text.isdecimal(), f"{variable} = {text!r}, must be a whole number")
+            value = kind(text)
+        if value is not None:
+            values[name] = value
+    return Cluster(auto=values.pop("distributed", None) == "auto", **values)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(args, Path(cache), cluster)
     except (Exception, KeyboardInterrupt) as error:
         # A library may turn a Ctrl-C into another exception.
-        message, code = (INTERRUPTED, 130) if interrupt.seen() else _explain(error)
+        message, code = (INTERRUPTED, 130) if interrupt.SEEN.is_set() else _explain(error)
         if message is None and not worker:
             raise
         if debug or message is None:
@@ -175,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             supervise.leave(code, error)
         return code
     finally:
-        interrupt.forget()
+        interrupt.SEEN.clear()
     return 0
 
 

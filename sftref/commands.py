@@ -114,11 +114,9 @@ def evaluate(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE
     deadline = cluster.wait if cluster.several else None
     results = {}
     for name, tokens in run.validation.items():
-        with RichProgress(console=Console(stderr=True), disable=not Console(stderr=True).is_terminal) as bar:
+        with _bar() as bar:
             advance = functools.partial(bar.advance, bar.add_task(f"evaluating {name}", total=len(tokens)))
-            e = evaluate_split(
-                run.trainer, state, tokens, run.task, config, split=name, progress=advance, deadline=deadline
-            )
+            e = evaluate_split(run, state, name, progress=advance, deadline=deadline)
         scores = {"loss": e.loss, **e.metrics}
         results[name] = scores | {"examples": e.examples, "seconds": e.seconds}
         print(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()), flush=True)
@@ -191,9 +189,13 @@ def _saved_config(folder: Path) -> TrainConfig:
         raise ConfigError(f"--resume {folder}: {CONFIG} cannot be read ({one_line(error)}); start a new run") from error
 
 
-def _prepare(config: TrainConfig, used: list[jax.Device], cache: Path) -> Run:
+def _bar() -> RichProgress:
     console = Console(stderr=True)
-    with RichProgress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    return RichProgress(console=console, disable=not console.is_terminal, transient=True)
+
+
+def _prepare(config: TrainConfig, used: list[jax.Device], cache: Path) -> Run:
+    with _bar() as bar:
 
         def progress(title: str) -> Progress:
             task = bar.add_task(title)

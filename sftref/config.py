@@ -95,11 +95,8 @@ class ModelConfig:
         ):  # fmt: skip
             value = getattr(self, name)
             require(isinstance(value, int) and value > 0, f"model {name} = {value!r}, must be a positive integer")
-        require(
-            self.hidden_size % self.num_attention_heads == 0,
-            f"model hidden_size = {self.hidden_size}, must be divisible by num_attention_heads = "
-            f"{self.num_attention_heads}",
-        )
+        width, heads = self.hidden_size, self.num_attention_heads
+        require(width % heads == 0, f"model hidden_size = {width}, must be divisible by num_attention_heads = {heads}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             require_range(f"model {name}", getattr(self, name), 0.0, 0.99)
         if self.classifier_dropout is not None:
@@ -107,10 +104,8 @@ class ModelConfig:
         require_range("model layer_norm_eps", self.layer_norm_eps, 0.0, low_open=True)
         require_range("model max_position_embeddings", self.max_position_embeddings, 1, MAX_ADDRESSED_POSITIONS)
         require_range("model hidden_size", self.hidden_size, 1, MAX_ADDRESSED_FEATURES)
-        require(
-            not self.regression or self.num_labels == 1,
-            f"model num_labels = {self.num_labels}, must be 1 for regression",
-        )
+        labels = self.num_labels
+        require(not self.regression or labels == 1, f"model num_labels = {labels}, must be 1 for regression")
 
     @property
     def head_dropout(self) -> float:
@@ -187,19 +182,16 @@ class TrainConfig:
         require_choice("--precision", self.precision, PRECISIONS)
         require_choice("--eval-from", self.eval_from, ("validation", "train"))
         for name in ("epochs", "batch_size", "eval_batch_size", "max_length", "accumulate"):
-            require_range(_option(name), getattr(self, name), 1)
+            require_range(f"--{name.replace('_', '-')}", getattr(self, name), 1)
         for name in ("num_layers", "devices", "max_steps", "save_every"):
-            value = getattr(self, name)
-            if value is not None:
-                require_range(_option(name), value, 1)
+            if getattr(self, name) is not None:
+                require_range(f"--{name.replace('_', '-')}", getattr(self, name), 1)
         require_range("--max-length", self.max_length, 8, MAX_ADDRESSED_POSITIONS)
         require_range("--seed", self.seed, 0, 2**64 - 1)
         require_range("--train-fraction", self.train_fraction, 0.0, 1.0, low_open=True)
         require_range("--eval-fraction", self.eval_fraction, 0.0, 1.0, low_open=True)
-        require(
-            self.accumulate <= self.batch_size,
-            f"--accumulate = {self.accumulate}, must be at most --batch-size = {self.batch_size}",
-        )
+        micro, size = self.accumulate, self.batch_size
+        require(micro <= size, f"--accumulate = {micro}, must be at most --batch-size = {size}")
         require(
             not (self.pack and self.dropout == "article"),
             "--pack with --dropout article: the article's masks are for padded rows; add --no-pack",
@@ -246,7 +238,3 @@ class TrainConfig:
         """The inverse of `to_dict`."""
         values = dict(values)
         return cls(optim=OptimConfig(**values.pop("optim")), **values)
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
 import numpy as np
 
 from sftref.config import TrainConfig, require
@@ -17,9 +18,6 @@ from sftref.model.pretrained import load_pretrained
 from sftref.train.loop import Run
 from sftref.train.step import Program
 from sftref.trainers import make_trainer
-
-if TYPE_CHECKING:
-    import jax
 
 
 def prepare(
@@ -67,15 +65,6 @@ def prepare(
     program = Program.of(
         model.config, c.optim, total_steps=total, dropout=c.dropout, precision=c.precision, remat=c.remat
     )
-    return Run(
-        config=config,
-        task=task,
-        model=model,
-        tokenizer=tokenizer,
-        train=train,
-        validation={name: arrays(name, split) for name, split in splits.validation.items()},
-        program=program,
-        trainer=make_trainer(c.trainer, program, devices, c.mesh_shape),
-        steps_per_epoch=per_epoch,
-        total_steps=total,
-    )
+    validation = {name: arrays(name, split) for name, split in splits.validation.items()}
+    trainer = make_trainer(c.trainer, program, devices, c.mesh_shape)
+    return Run(config, task, model, tokenizer, train, validation, program, trainer, per_epoch, total)

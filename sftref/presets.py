@@ -12,19 +12,10 @@ FREE_ON_RESUME = frozenset({"trainer", "devices", "mesh", "remat", "eval_batch_s
 # The article's run (see README): QQP, bert-base-cased, a tenth of the training split for training and the next tenth
 # for evaluation, rows padded to 128 tokens, 64 examples per device, 6 epochs of full batches.
 ARTICLE: dict[str, Any] = {
-    "task": "qqp",
-    "data": "hub",
-    "model": "bert-base-cased",
-    "epochs": 6,
-    "max_length": 128,
-    "dropout": "article",
-    "pack": False,
-    "drop_last": True,
-    "seed": 0,
-    "train_fraction": 0.1,
-    "eval_fraction": 0.1,
-    "eval_from": "train",
-}
+    "task": "qqp", "data": "hub", "model": "bert-base-cased", "max_length": 128, "epochs": 6, "seed": 0,
+    "dropout": "article", "pack": False, "drop_last": True,
+    "train_fraction": 0.1, "eval_fraction": 0.1, "eval_from": "train",
+}  # fmt: skip
 ARTICLE_BATCH_PER_DEVICE = 64
 
 

@@ -10,7 +10,6 @@ itself instead of a copy (jax-ml/jax#37830).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,8 +39,7 @@ class Layout(NamedTuple):
     slots: int
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """The rows of one process: those of the shards `first` .. `stop` - 1 of `shards`."""
 
     first: int
@@ -49,7 +47,7 @@ class Part:
     shards: int
 
     @property
-    def count(self) -> int:
+    def shard_count(self) -> int:
         """The number of its shards."""
         return self.stop - self.first
 
@@ -143,23 +141,15 @@ def fill(
     source = tokens.offsets[index][owner] + position
     target = (row * length + start)[owner] + position
 
-    def token_array(values: np.ndarray) -> np.ndarray:
-        out = np.zeros(k * r * length, np.int32)
-        out[target] = values
-        return out.reshape(k, r, length)
+    def scatter(values: np.ndarray, at: np.ndarray, width: int, dtype: Any) -> np.ndarray:
+        out = np.zeros(k * r * width, dtype)
+        out[at] = values
+        return out.reshape(k, r, width)
 
-    def slot_array(values: np.ndarray) -> np.ndarray:
-        out = np.zeros(k * r * slots, values.dtype)
-        out[row * slots + slot] = values
-        return out.reshape(k, r, slots)
-
+    per_token = (tokens.input_ids[source], tokens.token_type_ids[source], position, (slot + 1)[owner])
+    ones = np.ones(len(index), np.float32)
+    per_slot = (start.astype(np.int32), tokens.labels[index], ones, tokens.example_ids[index])
     return Batch(
-        input_ids=token_array(tokens.input_ids[source]),
-        token_type_ids=token_array(tokens.token_type_ids[source]),
-        positions=token_array(position),
-        segments=token_array((slot + 1)[owner]),
-        starts=slot_array(start.astype(np.int32)),
-        labels=slot_array(tokens.labels[index]),
-        weights=slot_array(np.ones(len(index), np.float32)),
-        example_ids=slot_array(tokens.example_ids[index]),
+        *(scatter(values, target, length, np.int32) for values in per_token),
+        *(scatter(values, row * slots + slot, slots, values.dtype) for values in per_slot),
     )

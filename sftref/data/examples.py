@@ -12,6 +12,7 @@ loader, this one leaves them out, with a warning, if they are few.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import logging
@@ -163,20 +164,9 @@ def _text(raw: bytes, source: str) -> str:
         ) from error
 
 
-def _read_csv(raw: bytes, source: str) -> Columns:
-    return _delimited(csv.reader(io.StringIO(_text(raw, source), newline=""), strict=True), source, 0)
-
-
-def _read_tsv(raw: bytes, source: str) -> Columns:
-    text = io.StringIO(_text(raw, source), newline="")
-    return _delimited(csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE), source, TSV_ODD_ROWS)
-
-
-def _delimited(reader: Any, source: str, tolerance: float) -> Columns:
-    """A `csv.reader` -> columns of text.
-
-    Rows with another number of fields than the header are left out if their share is at most `tolerance`.
-    """
+def _read_delimited(raw: bytes, source: str, *, tolerance: float = 0.0, **dialect: Any) -> Columns:
+    """Columns of text. Rows that do not have the header's number of fields are left out, up to a share `tolerance`."""
+    reader = csv.reader(io.StringIO(_text(raw, source), newline=""), **dialect)
     parsed: list[tuple[int, list[str]]] = []
     start = 1  # the line where a row starts: with an open quotation mark, the error appears many lines later
     try:
@@ -230,8 +220,8 @@ def _read_parquet(raw: bytes, source: str) -> Columns:
 
 
 _READERS: dict[str, Callable[[bytes, str], Columns]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": functools.partial(_read_delimited, strict=True),
+    ".tsv": functools.partial(_read_delimited, tolerance=TSV_ODD_ROWS, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".json": _read_json,
     ".jsonl": _read_json,
     ".parquet": _read_parquet,

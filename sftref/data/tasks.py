@@ -18,24 +18,15 @@ HUB_ID = "nyu-mll/glue"
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One GLUE task.
+    """One GLUE task."""
 
-    Attributes:
-        name: the task's name, on the hub and in `evaluate` too.
-        fields: the one or two text columns, in the order for the tokenizer.
-        label_names: the classes, class i under index i; empty for regression.
-        metrics: the keys of the result of `evaluate.load("glue", name)`.
-        label_range: the least and the greatest real label; None for classes.
-        validation_splits: the labelled splits for evaluation.
-        aliases: a column's name in the files of gluebenchmark.com -> its other name on the hub.
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    label_names: tuple[str, ...]
-    metrics: tuple[str, ...]
-    label_range: tuple[float, float] | None = None
+    name: str  # on the hub and in `evaluate` too
+    fields: tuple[str, ...]  # the one or two text columns, in the order for the tokenizer
+    label_names: tuple[str, ...]  # of class 0, 1, ...; empty for regression
+    metrics: tuple[str, ...]  # the keys of the result of `evaluate.load("glue", name)`
+    label_range: tuple[float, float] | None = None  # of real labels; None for classes
     validation_splits: tuple[str, ...] = ("validation",)
+    # A column's name in the files of gluebenchmark.com -> its other name on the hub.
     aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -54,10 +45,7 @@ _NOT_ENTAILMENT_LAST = ("entailment", "not_entailment")
 
 _ALL = (
     Task(
-        name="cola",
-        fields=("sentence",),
-        label_names=("unacceptable", "acceptable"),
-        metrics=("matthews_correlation",),
+        name="cola", fields=("sentence",), label_names=("unacceptable", "acceptable"), metrics=("matthews_correlation",)
     ),
     Task(name="sst2", fields=("sentence",), label_names=("negative", "positive"), metrics=("accuracy",)),
     Task(

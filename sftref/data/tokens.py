@@ -9,6 +9,7 @@ the data set's fingerprint, which depends on the file's name and not on its cont
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -166,33 +167,20 @@ def _tokenize(
     ids: list[npt.NDArray[np.int32]] = []
     types: list[npt.NDArray[np.uint8]] = []
     lengths: list[int] = []
+    flat = itertools.chain.from_iterable
+    options = {"truncation": "longest_first", "padding": False, "return_attention_mask": False}
     for start in range(0, len(dataset), BATCH):
         rows = dataset[start : start + BATCH]
-        encoded = tokenizer(
-            *(list(rows[name]) for name in task.fields),
-            truncation="longest_first",
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-        )
-        batch: list[list[int]] = encoded["input_ids"]
-        lengths.extend(len(row) for row in batch)
-        ids.append(np.fromiter((token for row in batch for token in row), np.int32))
-        kinds = encoded.get("token_type_ids")  # RoBERTa's has none
-        if kinds is None:
-            types.append(np.zeros(len(ids[-1]), np.uint8))
-        else:
-            types.append(np.fromiter((kind for row in kinds for kind in row), np.uint8))
+        encoded = tokenizer(*(list(rows[name]) for name in task.fields), max_length=max_length, **options)
+        lengths.extend(map(len, encoded["input_ids"]))
+        ids.append(np.fromiter(flat(encoded["input_ids"]), np.int32))
+        zeros = [[0] * len(ids[-1])]  # RoBERTa's tokenizer gives no types
+        types.append(np.fromiter(flat(encoded.get("token_type_ids", zeros)), np.uint8))
         if progress is not None:
             progress(min(start + BATCH, len(dataset)), len(dataset))
     labels, example_ids = _labels_and_ids(dataset, task)
-    return TokenArrays(
-        input_ids=np.concatenate(ids),
-        token_type_ids=np.concatenate(types),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        labels=labels,
-        example_ids=example_ids,
-    )
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return TokenArrays(np.concatenate(ids), np.concatenate(types), offsets, labels, example_ids)
 
 
 def _description(arrays: TokenArrays) -> dict[str, Any]:
@@ -230,12 +218,11 @@ def _save(arrays: TokenArrays, folder: Path) -> TokenArrays:
             np.save(temporary / f"{field.name}.npy", getattr(arrays, field.name))
         (temporary / "arrays.json").write_text(json.dumps(_description(arrays)))
         temporary.chmod(0o755)  # mkdtemp's 0700 would lock out other users of a shared cache
-        if not folder.is_dir():
-            try:
-                os.rename(temporary, folder)
-            except OSError:
-                if not folder.is_dir():  # another process may have written the same cache
-                    raise
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.is_dir():  # another process may have written the same cache
+                raise
         mapped = _open(folder)
         return arrays if mapped is None else mapped
     except OSError as error:

@@ -18,7 +18,7 @@ it does not touch the row axis, which is sharded.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 import flax.struct
 import jax
@@ -41,16 +41,6 @@ class Address(NamedTuple):
     position: Array
 
 
-class Dropout(Protocol):
-    """Drops numbers in a layer; `rate` is static, `site` is the layer and purpose."""
-
-    def hidden(self, x: Array, rate: float, site: int, at: Address) -> Array:
-        """Drop features of `x` [R, L, D]; `at` [R, L] is the address of each token."""
-
-    def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
-        """Drop attention weights `p` [R, H, Q, L]; `query` [R, Q] and `key` [R, L] are addresses."""
-
-
 def threshold(rate: float) -> int:
     """The number of the 65536 values of a lane that mean "dropped"."""
     return round(rate * (1 << LANE_BITS))
@@ -58,15 +48,10 @@ def threshold(rate: float) -> int:
 
 @flax.struct.dataclass
 class AddressedDropout:
-    """Masks as a function of addresses alone.
+    """Masks as a function of addresses alone. In its methods `rate` is static, and `site` is a layer and purpose."""
 
-    Attributes:
-        seed: two uint32 words, high and low.
-        step: integer scalar, the update.
-    """
-
-    seed: tuple[Array, Array]
-    step: Array
+    seed: tuple[Array, Array]  # two uint32 words, high and low
+    step: Array  # integer scalar, the update
 
     def _lanes(self, site: int, c0: Array, c1: Array) -> list[Array]:
         """Four lanes of noise for the counters (`c0`, `c1`), uint32 [R, ...] and broadcastable."""
@@ -77,7 +62,7 @@ class AddressedDropout:
         return [half for w in (words[:, 0], words[:, 1]) for half in (w & low, w >> jnp.uint32(LANE_BITS))]
 
     def hidden(self, x: Array, rate: float, site: int, at: Address) -> Array:
-        """See `Dropout.hidden`."""
+        """Drop features of `x` [R, L, D]; `at` [R, L] is the address of each token."""
         if rate == 0.0:
             return x
         width = x.shape[-1]
@@ -87,7 +72,10 @@ class AddressedDropout:
         return _drop(x, jnp.concatenate(lanes, axis=-1)[..., :width], rate)
 
     def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
-        """See `Dropout.attention`; the mask of a key of another example does not matter: its probability is 0."""
+        """Drop attention weights `p` [R, H, Q, L]; `query` [R, Q] and `key` [R, L] are addresses.
+
+        The mask for a key of another example does not matter: its weight is 0.
+        """
         if rate == 0.0:
             return p
         heads = p.shape[1]
@@ -110,16 +98,19 @@ class ArticleDropout:
     key: Array
 
     def hidden(self, x: Array, rate: float, site: int, at: Address) -> Array:
-        """See `Dropout.hidden`; the address is not used."""
+        """See `AddressedDropout.hidden`; the address is not used."""
         return x if rate == 0.0 else self._bernoulli(x, rate, site, x.shape)
 
     def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
-        """See `Dropout.attention`; the addresses are not used."""
+        """See `AddressedDropout.attention`; the addresses are not used."""
         return p if rate == 0.0 else self._bernoulli(p, rate, site, (1, 1, *p.shape[2:]))
 
     def _bernoulli(self, x: Array, rate: float, site: int, shape: tuple[int, ...]) -> Array:
         keep = jax.random.bernoulli(jax.random.fold_in(self.key, site), 1.0 - rate, shape)
         return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+Dropout: TypeAlias = AddressedDropout | ArticleDropout
 
 
 def _drop(x: Array, lane: Array, rate: float) -> Array:

@@ -67,26 +67,23 @@ class Module(nn.Module):
         """An activation, sharded as the table of `sharding.py` says; unchanged without a mesh that shards the model."""
         return x if self.places is None else self.places.constrain(x, kind)
 
+    def drop(self, dropout: Dropout | None, x: Array, site: int, at: Address) -> Array:
+        """`x` [R, L, D] after dropout at the rate of hidden layers; None is no dropout."""
+        return x if dropout is None else dropout.hidden(x, self.config.hidden_dropout_prob, site, at)
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """The dtypes of an operator, as keyword arguments for Flax."""
+        return {"dtype": self.numerics.compute, "param_dtype": self.numerics.params}
+
     def dense(self, features: int, name: str) -> nn.Dense:
         """An affine map to `features`."""
-        return nn.Dense(
-            features,
-            dtype=self.numerics.compute,
-            param_dtype=self.numerics.params,
-            precision=self.numerics.matmul,
-            kernel_init=nn.initializers.normal(self.config.initializer_range),
-            name=name,
-        )
+        init = nn.initializers.normal(self.config.initializer_range)
+        return nn.Dense(features, precision=self.numerics.matmul, kernel_init=init, name=name, **self.dtypes)
 
     def layer_norm(self, name: str) -> nn.LayerNorm:
         """LayerNorm over D, with the two-pass variance: E[x^2] - E[x]^2 cancels if the mean is large."""
-        return nn.LayerNorm(
-            epsilon=self.config.layer_norm_eps,
-            dtype=self.numerics.compute,
-            param_dtype=self.numerics.params,
-            use_fast_variance=False,
-            name=name,
-        )
+        return nn.LayerNorm(epsilon=self.config.layer_norm_eps, use_fast_variance=False, name=name, **self.dtypes)
 
 
 def gelu(x: Array) -> Array:
@@ -107,14 +104,8 @@ class Embeddings(Module):
         c = self.config
 
         def read(rows: int, name: str, ids: Array) -> Array:
-            table = nn.Embed(
-                rows,
-                c.hidden_size,
-                dtype=self.numerics.compute,
-                param_dtype=self.numerics.params,
-                embedding_init=nn.initializers.normal(c.initializer_range),
-                name=name,
-            )
+            init = nn.initializers.normal(c.initializer_range)
+            table = nn.Embed(rows, c.hidden_size, embedding_init=init, name=name, **self.dtypes)
             if self.places is None:
                 return table(ids)
             # A sharded table is gathered first, as any parameter is: the rows of the batch use the same axis.
@@ -126,7 +117,7 @@ class Embeddings(Module):
         position = tokens.address.position.astype(jnp.int32)
         x = x + read(c.max_position_embeddings, "position_embeddings", position)
         x = self.shard(self.layer_norm("LayerNorm")(x), "hidden")
-        return x if dropout is None else dropout.hidden(x, c.hidden_dropout_prob, EMBEDDING, tokens.address)
+        return self.drop(dropout, x, EMBEDDING, tokens.address)
 
 
 class Attention(Module):
@@ -162,9 +153,7 @@ class Attention(Module):
         context = jnp.einsum("rhql,rhlk->rhqk", e.astype(value.dtype), value, precision=precision)
         context = (context / total.astype(value.dtype)).transpose(0, 2, 1, 3).reshape(y.shape)
         out = self.shard(self.dense(c.hidden_size, "output")(self.shard(context, "inner")), "hidden")
-        if dropout is not None:
-            site = SITES_PER_LAYER * self.layer + ATTENTION_OUTPUT
-            out = dropout.hidden(out, c.hidden_dropout_prob, site, queries.address)
+        out = self.drop(dropout, out, SITES_PER_LAYER * self.layer + ATTENTION_OUTPUT, queries.address)
         return self.layer_norm("LayerNorm")(out + y)
 
 
@@ -181,7 +170,5 @@ class Layer(Module):
         y = attention(x, tokens, y, queries, dropout)
         z = gelu(self.shard(self.dense(c.intermediate_size, "intermediate")(y), "inner"))
         z = self.shard(self.dense(c.hidden_size, "output")(z), "hidden")
-        if dropout is not None:
-            site = SITES_PER_LAYER * self.layer + FEED_FORWARD
-            z = dropout.hidden(z, c.hidden_dropout_prob, site, queries.address)
+        z = self.drop(dropout, z, SITES_PER_LAYER * self.layer + FEED_FORWARD, queries.address)
         return self.layer_norm("LayerNorm")(z + y)

@@ -27,18 +27,12 @@ OPTIONAL = ("bert.pooler.dense", "classifier")
 
 # Buffers and pre-training heads in BERT checkpoints that classification does not use. Any other unknown name is an
 # error: it may be a part of the model, which our results would lack.
+_HEADS = ("predictions.decoder", "predictions.transform.LayerNorm", "predictions.transform.dense", "seq_relationship")
 UNUSED = frozenset(
     {
         "bert.embeddings.position_ids",  # 0, 1, 2, ...: stored as a buffer until transformers 4.31
         "cls.predictions.bias",
-        "cls.predictions.decoder.bias",
-        "cls.predictions.decoder.weight",
-        "cls.predictions.transform.LayerNorm.bias",
-        "cls.predictions.transform.LayerNorm.weight",
-        "cls.predictions.transform.dense.bias",
-        "cls.predictions.transform.dense.weight",
-        "cls.seq_relationship.bias",
-        "cls.seq_relationship.weight",
+        *(f"cls.{head}.{kind}" for head in _HEADS for kind in ("bias", "weight")),
     }
 )
 

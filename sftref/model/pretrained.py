@@ -24,16 +24,7 @@ from sftref.config import ConfigError, ModelConfig, one_line, require
 from sftref.data.tokens import load_tokenizer
 from sftref.model import tiny
 from sftref.model.names import OPTIONAL, Flat, Leaf, Params, canonical, check_known, from_hf, layer_of, leaves, to_hf
-from sftref.model.weights import (
-    CONFIG,
-    TOKENIZER_FILES,
-    WEIGHTS,
-    model_folder,
-    read_json,
-    read_tensors,
-    tensor_files,
-    tensor_shape,
-)
+from sftref.model.weights import CONFIG, TOKENIZER_FILES, WEIGHTS, model_folder, read_json, read_tensors, tensor_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -53,21 +44,13 @@ FIXED = {
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A loaded model.
+    """A loaded model."""
 
-    Attributes:
-        config: its dimensions, with the labels of the task.
-        params: the tree of `BertForSequenceClassification`; NumPy leaves of one dtype.
-        folder: the folder of config.json and the tokenizer; None for "tiny", which has no files.
-        hf_config: the content of config.json.
-        fresh: the names of the parameters that were initialized and not read.
-    """
-
-    config: ModelConfig
-    params: Params
-    folder: Path | None
-    hf_config: dict[str, Any]
-    fresh: tuple[str, ...]
+    config: ModelConfig  # with the labels of the task
+    params: Params  # the tree of `BertForSequenceClassification`; NumPy leaves of one dtype
+    folder: Path | None  # has config.json and the tokenizer; None for "tiny", which has no files
+    hf_config: dict[str, Any]  # the content of config.json
+    fresh: tuple[str, ...]  # the names of the parameters that were initialized, not read
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The model's own tokenizer.
@@ -280,14 +263,15 @@ def _read(folder: Path, config: ModelConfig, hf_config: Mapping[str, Any], dtype
             f"{source}: its classifier is that of {', '.join(map(str, made_by))}, must be that of {HEAD}; "
             "choose such a checkpoint, or a pre-trained one",
         )
-        labels = tensor_shape(stored["classifier.weight"], files, source)[0]
-        require(
-            labels == config.num_labels,
-            f"{source}: its classifier has num_labels = {labels}, must have {config.num_labels} for this task; "
-            f"choose a task with {labels} labels, or a checkpoint without classifier",
-        )
     dropped = range(config.num_hidden_layers, hf_config["num_hidden_layers"])
     kept = {name: old for name, old in stored.items() if layer_of(name) not in dropped}
     check_known(kept, config, source=source)
     tensors = read_tensors(kept.values(), files, dtype, source)
-    return {name: tensors[old] for name, old in kept.items()}
+    flat = {name: tensors[old] for name, old in kept.items()}
+    labels = len(flat["classifier.weight"]) if "classifier.weight" in flat else config.num_labels
+    require(
+        labels == config.num_labels,
+        f"{source}: its classifier has num_labels = {labels}, must have {config.num_labels} for this task; "
+        f"choose a task with {labels} labels, or a checkpoint without classifier",
+    )
+    return flat

@@ -23,14 +23,9 @@ VOCABULARY = (*SPECIAL, *ALPHANUMERIC, *string.punctuation, *(f"##{c}" for c in 
 def hf_config() -> dict[str, Any]:
     """The config.json of the tiny model: 2 layers, width 32, 4 heads, feed-forward 64."""
     return {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "max_position_embeddings": 512,
-        "model_type": "bert",
-        "num_attention_heads": 4,
-        "num_hidden_layers": 2,
-        "vocab_size": len(VOCABULARY),
-    }
+        "model_type": "bert", "vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 512,
+    }  # fmt: skip
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -40,11 +35,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     # From files, the only constructor that transformers 4 and 5 share; and as BERT's own class, because 4 does not know
     # the name of the generic class that 5 saves. Without the class in the settings, transformers would guess one from
     # the folder's name.
-    settings = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": True,
-        "model_max_length": hf_config()["max_position_embeddings"],
-    }
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
         Path(folder, "tokenizer_config.json").write_text(json.dumps(settings))

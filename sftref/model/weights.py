@@ -147,12 +147,6 @@ def read_tensors(
     return tensors
 
 
-def tensor_shape(name: str, files: Mapping[str, Path], source: str) -> tuple[int, ...]:
-    """The shape of a tensor of `tensor_files`, without reading it."""
-    with _open(files[name], source) as file:
-        return tuple(file.get_slice(name).get_shape())
-
-
 def _names(path: Path, source: str) -> list[str]:
     with _open(path, source) as file:
         return list(file.keys())

@@ -6,6 +6,7 @@ Sums do not depend on how rows are grouped, so nothing here changes a result bey
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -27,12 +28,12 @@ CPU_TRAIN_TOKENS = 256
 CPU_EVAL_TOKENS = 1024
 
 
-def chunk_rows(devices: Sequence[jax.Device], length: int, tokens: int) -> int | None:
-    """Rows of `length` in a chunk of `tokens`; None if chunks do not pay.
+def chunk_rows(devices: Sequence[jax.Device], length: int, tokens: int) -> int:
+    """The rows of `length` in a chunk of `tokens` on one CPU device; elsewhere no limit.
 
-    They pay on one CPU device only: on several, `mesh` would reduce the gradients after each chunk.
+    On several devices chunks do not pay: `mesh` would reduce the gradients after each chunk.
     """
-    return max(1, tokens // length) if len(devices) == 1 and devices[0].platform == "cpu" else None
+    return max(1, tokens // length) if len(devices) == 1 and devices[0].platform == "cpu" else sys.maxsize
 
 
 def chunked(layout: Layout, most_rows: int) -> Layout:

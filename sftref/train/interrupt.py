@@ -12,7 +12,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-_seen = threading.Event()
+# Set if SIGINT came since `remembered` began. The command line clears it at its end, for a later run in this process.
+SEEN = threading.Event()
 
 
 @contextlib.contextmanager
@@ -27,10 +28,10 @@ def remembered() -> Iterator[None]:
         return
 
     def handler(number: int, frame: FrameType | None) -> None:
-        _seen.set()
+        SEEN.set()
         raise KeyboardInterrupt
 
-    _seen.clear()
+    SEEN.clear()
     before = signal.signal(signal.SIGINT, handler)
     try:
         yield
@@ -38,17 +39,7 @@ def remembered() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def seen() -> bool:
-    """Whether SIGINT came since `remembered` began, and `forget` was not called."""
-    return _seen.is_set()
-
-
-def forget() -> None:
-    """Clear the memory, so that a later run in this process does not stop."""
-    _seen.clear()
-
-
 def check() -> None:
     """Raise KeyboardInterrupt if SIGINT was seen."""
-    if seen():
+    if SEEN.is_set():
         raise KeyboardInterrupt

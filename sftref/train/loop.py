@@ -108,10 +108,7 @@ def fit(
             finish_oldest()
         if ends:
             epoch = step / run.steps_per_epoch
-            evaluations = [
-                evaluate(trainer, placed, tokens, run.task, config, split=name, deadline=deadline)
-                for name, tokens in run.validation.items()
-            ]
+            evaluations = [evaluate(run, placed, split, deadline=deadline) for split in run.validation]
             for evaluation in evaluations:
                 recorder.evaluation(step, epoch, evaluation)
             recorder.epoch(epoch, last, evaluations)
@@ -123,28 +120,23 @@ def fit(
 
 
 def evaluate(
-    trainer: Trainer,
+    run: Run,
     state: TrainState,
-    tokens: TokenArrays,
-    task: Task,
-    config: TrainConfig,
+    split: str,
     *,
-    split: str = "validation",
     progress: Callable[[int], None] | None = None,
     deadline: float | None = None,
 ) -> Evaluation:
-    """Evaluate every example of `tokens` once, the last partial batch included.
+    """Evaluate every example of a validation split once, the last partial batch included.
 
     Args:
-        trainer: placed the state.
-        state: not changed.
-        tokens: n examples.
-        task: names the metrics.
-        config: gives packing, length and batch size.
-        split: the name in the result.
+        run: see `Run`.
+        state: placed by the run's trainer; not changed.
+        split: a name in `run.validation`.
         progress: called with the number of examples of each finished batch.
         deadline: see `fit`.
     """
+    trainer, task, tokens = run.trainer, run.task, run.validation[split]
     began = time.perf_counter()
     logits = np.full((len(tokens), task.num_labels), np.nan)
     results: list[Any] = []
@@ -158,7 +150,7 @@ def evaluate(
         if progress is not None:
             progress(len(feed.examples))
 
-    for feed in ahead(eval_feed(tokens, config, trainer)):
+    for feed in ahead(eval_feed(tokens, run.config, trainer)):
         waiting.append((feed, *trainer.eval_step(state, feed.placed)))
         interrupt.check()
         if len(waiting) > IN_FLIGHT:

@@ -8,15 +8,13 @@ which calls scikit-learn's `f1_score` and `matthews_corrcoef`, and SciPy's `pear
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from sftref.config import require_choice
 from sftref.data.tasks import Task
-
-Metric = TypeVar("Metric", bound=Callable[..., float])
 
 
 def classification_metrics(confusion: npt.ArrayLike, names: Sequence[str]) -> dict[str, float]:
@@ -38,11 +36,9 @@ def classification_metrics(confusion: npt.ArrayLike, names: Sequence[str]) -> di
         raise ValueError(f"confusion is {matrix.dtype} {list(matrix.shape)}, must be integers [C, C]")
     if matrix.min(initial=0) < 0 or not matrix.any():
         raise ValueError(f"confusion sums to {matrix.sum()}, must hold at least one example and no negative count")
-    return {name: _lookup(_CLASSIFICATION, name)(matrix.astype(np.int64)) for name in names}
-
-
-def _accuracy(confusion: npt.NDArray[np.int64]) -> float:
-    return int(confusion.trace()) / int(confusion.sum())
+    for name in names:
+        require_choice("metric", name, _CLASSIFICATION)
+    return {name: _CLASSIFICATION[name](matrix.astype(np.int64)) for name in names}
 
 
 def _f1(confusion: npt.NDArray[np.int64]) -> float:
@@ -67,7 +63,7 @@ def _matthews(confusion: npt.NDArray[np.int64]) -> float:
 
 
 _CLASSIFICATION: dict[str, Callable[[npt.NDArray[np.int64]], float]] = {
-    "accuracy": _accuracy,
+    "accuracy": lambda confusion: int(confusion.trace()) / int(confusion.sum()),
     "f1": _f1,
     "matthews_correlation": _matthews,
 }
@@ -94,9 +90,10 @@ def regression_metrics(predictions: npt.ArrayLike, labels: npt.ArrayLike, names:
     x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"predictions are {list(x.shape)} and labels {list(y.shape)}, must be [n] and [n]")
-    table = {"pearson": scipy.stats.pearsonr, "spearmanr": scipy.stats.spearmanr}
-    functions = {name: _lookup(table, name) for name in names}
-    return {name: float(function(x, y)[0]) if len(x) > 1 else math.nan for name, function in functions.items()}
+    functions = {"pearson": scipy.stats.pearsonr, "spearmanr": scipy.stats.spearmanr}
+    for name in names:
+        require_choice("metric", name, functions)
+    return {name: float(functions[name](x, y)[0]) if len(x) > 1 else math.nan for name in names}
 
 
 def task_metrics(
@@ -121,9 +118,3 @@ def task_metrics(
     if confusion is None or shape != (task.num_labels, task.num_labels):
         raise ValueError(f"confusion is {shape}, must be {(task.num_labels, task.num_labels)} for task {task.name}")
     return classification_metrics(confusion, task.metrics)
-
-
-def _lookup(table: Mapping[str, Metric], name: str) -> Metric:
-    if name not in table:
-        raise ValueError(f"metric = {name!r}, must be one of {', '.join(table)}")
-    return table[name]

@@ -59,14 +59,11 @@ def train_feed(
     n = trainer.shards
     shape = (config.batch_size, config.max_length, n, config.accumulate)
     layout = packed_layout(tokens, *shape, seed=config.seed) if config.pack else padded_layout(*shape)
-    if (most := chunk_rows(trainer.devices, config.max_length, CPU_TRAIN_TOKENS)) is not None:
-        layout = chunked(layout, most)
+    layout = chunked(layout, chunk_rows(trainer.devices, config.max_length, CPU_TRAIN_TOKENS))
     updates = plan(len(tokens), config.batch_size, config.seed, drop_last=config.drop_last, start_step=start_step)
     for epoch, examples in islice(updates, total_steps - start_step):
-        if config.pack:
-            batch = pack(tokens, examples, layout, n, trainer.part)
-        else:
-            batch = pad(tokens, examples, layout, trainer.part)
+        part = trainer.part
+        batch = pack(tokens, examples, layout, n, part) if config.pack else pad(tokens, examples, layout, part)
         yield Feed(epoch, examples, int(tokens.lengths[examples].sum()), trainer.put(batch))
 
 
@@ -79,8 +76,7 @@ def eval_feed(tokens: TokenArrays, config: TrainConfig, trainer: Trainer) -> Ite
         layout = Layout(1, rows, length, slots)
     else:
         layout = padded_layout(size, length, n)
-    if (most := chunk_rows(trainer.devices, length, CPU_EVAL_TOKENS)) is not None:
-        layout = layout._replace(rows=min(layout.rows, most))
+    layout = layout._replace(rows=min(layout.rows, chunk_rows(trainer.devices, length, CPU_EVAL_TOKENS)))
     for start in range(0, len(tokens), EVAL_POOL):
         examples = np.arange(start, min(start + EVAL_POOL, len(tokens)))
         if config.pack:

@@ -11,14 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-if TYPE_CHECKING:
-    import jax
 
 # Seconds between two lines of progress where no bar is drawn.
 EVERY = 10.0
@@ -56,15 +54,9 @@ class Screen:
         self._live = self.console.is_terminal or self.console.is_jupyter
         self._total, self._epochs = total_steps, epochs
         self._shown = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self._live,
-        )
+        text, state = TextColumn("{task.description}"), TextColumn("{task.fields[state]}")
+        columns = (text, BarColumn(), MofNCompleteColumn(), state, TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self.console, disable=not self._live)
         self._task = self._bar.add_task("training", total=total_steps, completed=done, state="compiling")
 
     def __enter__(self) -> Screen:

@@ -10,7 +10,7 @@ same order; it gives `put` the rows of its own devices, and every result that it
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -35,9 +35,9 @@ class Trainer(abc.ABC):
 
     name: ClassVar[str]
     # The shared steps, compiled by each trainer with its own `reduce` and placement.
-    _train: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
-    _eval: Callable[[TrainState, Batch], tuple[EvalSums, jax.Array]]
-    _gradients: Callable[[TrainState, Batch], Any]
+    _train: Any
+    _eval: Any
+    _gradients: Any
 
     def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
         if not devices:
@@ -78,20 +78,16 @@ class Trainer(abc.ABC):
         return self._gradients(state, batch)
 
     def compiled(self, state: TrainState, batch: Batch) -> jax.stages.Compiled:
-        """The program of `train_step` for these placed arguments: its HLO, its costs. Nothing is run.
-
-        JAX caches it: after an update of the same shapes, nothing is compiled.
-        """
-        program: jax.stages.Compiled = self._train.lower(state, batch).compile()  # type: ignore[attr-defined]
-        return program
+        """The compiled program of `train_step` for these arguments, cached by JAX. Nothing is run."""
+        return self._train.lower(state, batch).compile()
 
     def step_text(self, state: TrainState, batch: Batch) -> str:
         """The program of `train_step` as StableHLO text, for these devices. Nothing is compiled."""
-        return str(self._train.lower(state, batch).as_text())  # type: ignore[attr-defined]
+        return str(self._train.lower(state, batch).as_text())
 
     def lowered(self, state: TrainState, batch: Batch, platform: str) -> str:
         """The program of `train_step` as StableHLO text for cpu, cuda, rocm or tpu, which need not be present."""
-        traced = self._train.trace(state, batch)  # type: ignore[attr-defined]
+        traced = self._train.trace(state, batch)
         return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
     def replicas(self, tree: Any) -> list[Any]:
@@ -115,11 +111,11 @@ def check_rows(batch: Batch, trainer: Trainer) -> None:
             would be 0/0. One of several processes may have none.
     """
     rows, part = batch.weights.shape[1], trainer.part
-    if rows % part.count:
+    if rows % part.shard_count:
         raise ValueError(
-            f"rows = {rows}, must be a multiple of the {part.count} devices; pad the batch with rows of weight 0"
+            f"rows = {rows}, must be a multiple of the {part.shard_count} devices; pad the batch with rows of weight 0"
         )
-    if part.count == part.shards and not np.any(batch.weights > 0):
+    if part.shard_count == part.shards and not np.any(batch.weights > 0):
         raise ValueError("the batch has no example of positive weight, so its mean loss is undefined")
 
 

@@ -87,7 +87,7 @@ class MeshTrainer(Trainer):
             return jax.device_put(batch, self._rows)
 
         def whole(leaf: np.ndarray) -> jax.Array:
-            rows = leaf.shape[1] // self.part.count * self.shards
+            rows = leaf.shape[1] // self.part.shard_count * self.shards
             return jax.make_array_from_process_local_data(self._rows, leaf, (leaf.shape[0], rows, *leaf.shape[2:]))
 
         return jax.tree.map(whole, batch)

@@ -16,7 +16,7 @@ from sftref.config import OptimConfig, TrainConfig
 from sftref.data.batches import Batch, Layout, pad, padded_layout
 from sftref.data.tasks import get_task
 from sftref.train.chunks import CPU_TRAIN_TOKENS, chunked
-from sftref.train.loop import evaluate
+from sftref.train.loop import Run, evaluate
 from sftref.train.pipeline import ahead, eval_feed, train_feed
 from sftref.train.step import Program
 from sftref.trainers import SingleTrainer, Trainer, make_trainer
@@ -149,7 +149,8 @@ def test_evaluation_of_a_regression(name: str) -> None:
     config = TrainConfig(eval_batch_size=8, max_length=LENGTH)
     model = trainer.program.model.config
     state = trainer.program.state(helpers.parameters(model), seed=0)
-    found = evaluate(trainer, trainer.place(state), tokens, task, config)
+    run = Run(config, task, None, None, tokens, {"validation": tokens}, trainer.program, trainer, 1, 1)
+    found = evaluate(run, trainer.place(state), "validation")
     padded = pad(tokens, np.arange(37), padded_layout(37, LENGTH, 1))
     single = SingleTrainer(trainer.program, jax.devices()[:1])
     logits = single.read_logits(single.eval_step(single.place(state), single.put(padded))[1])[:37, 0, 0]

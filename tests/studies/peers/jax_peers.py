@@ -17,7 +17,7 @@ from sftref.data.tasks import get_task
 from sftref.data.tokens import TokenArrays
 from sftref.model.pretrained import load_pretrained
 from sftref.model.weights import model_folder
-from sftref.train.loop import evaluate
+from sftref.train.loop import Run, evaluate
 from sftref.train.pipeline import train_feed
 from sftref.train.step import Program, eval_step, train_step
 from sftref.trainers import SingleTrainer, make_trainer
@@ -74,7 +74,9 @@ class Ours:
 
     def evaluate(self) -> None:
         """One pass."""
-        evaluate(self.trainer, self.state, self.work.held_out, get_task("qqp"), self.config)
+        task, tokens, trainer = get_task("qqp"), self.work.held_out, self.trainer
+        run = Run(self.config, task, None, None, tokens, {"validation": tokens}, trainer.program, trainer, 1, 1)
+        evaluate(run, self.state, "validation")
 
 
 def _params(work: Work, program: Program) -> Any:
