@@ -1,4 +1,4 @@
-"""What a run of the kit has gathered: the material of the verdict and of every report."""
+"""Everything that a run of the kit produced, from which the verdict and the reports are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..machine.findings import Finding
 from ..machine.remedies import Tries
 from ..machine.startup import Started
 
-# Statuses of a check that did not do what its law demands. Each blocks what stands on its rung.
+# Statuses of a failed check; each of them blocks the rungs that need its rung.
 WRONG = ("fail", "error")
 LOST = ("hang", "crash")
 BROKEN = WRONG + LOST
@@ -35,12 +35,12 @@ class Group(NamedTuple):
         return f"{self.rung} {RUNGS[self.rung]}" + (f" [{self.subject}]" if self.subject else "")
 
     def count(self, *statuses: str) -> int:
-        """How many checks ended so."""
+        """The number of checks with these statuses."""
         return sum(record.status in statuses for record in self.records)
 
     @property
     def comparisons(self) -> int:
-        """Made in all checks together."""
+        """Of all checks together."""
         return sum(record.comparisons for record in self.records)
 
     @property
@@ -51,27 +51,27 @@ class Group(NamedTuple):
 
 @dataclass(kw_only=True)
 class Outcome:
-    """A run, as far as it came.
+    """A run, finished or interrupted.
 
     Attributes:
-        settings: what was asked.
-        expected: the ids that it must answer for, in order.
-        records: by id, those that ended.
+        settings: of the run.
+        expected: the ids of its checks, in order.
+        records: by id, the results of checks that ended.
         seeded: the ids of the trials: a law, with a fault that it must see in brackets.
-        trials: by id, their records; the status is `fail` where the law saw the fault.
-        environment: see `environment.py`.
-        subjects: by label, what each trainer said of itself.
-        deviations: that are known and still asked.
-        findings: what was wrong with the machine before JAX was imported.
-        start: how JAX started in a process of its own; None where it could only choose the CPU, and did not.
-        kept_since: the day on which the programs were compiled that this run took from a cache; None without one.
-        doubted: the checks that found something else with kept programs than with programs compiled anew.
-        tries: settings under which what fell was asked again; None where nothing fell, or none could matter.
-        troubles: of the processes, outside any check: a crash or a hang on the way out.
+        trials: by id, their results; the status is `fail` if the law saw the fault.
+        environment: see `machine/snapshot.py`.
+        subjects: by label, the description of each trainer under test.
+        deviations: known ones that apply to this run.
+        findings: problems of the machine, from before JAX was imported.
+        start: of JAX in a process of its own; None if JAX can only choose the CPU, where it is not tried.
+        kept_since: the day on which the cached programs of this run were compiled; None without a cache.
+        doubted: the checks whose results differ between cached and freshly compiled programs.
+        tries: reruns of failed checks with other settings; None without failures, or if no setting could matter.
+        troubles: crashes and hangs of processes outside of any check, at their exit.
         interrupted: the exit code of a run that a signal ended: 130 for Ctrl-C.
-        setup: why nothing could be verified here, and how to mend it.
-        started: when it began.
-        seconds: that it took.
+        setup: why nothing could be verified, and how to fix it.
+        started: its time.
+        seconds: its duration.
     """
 
     settings: Settings
@@ -95,21 +95,21 @@ class Outcome:
 
     @property
     def unoptimized(self) -> list[str]:
-        """The laws whose programs were compiled without optimization; see `compilation.py`."""
+        """The laws whose programs were compiled without optimization; see `laws/support/compilation.py`."""
         return sorted({record.law for record in self.records.values() if record.facts.get("optimized") is False})
 
     @property
     def platforms(self) -> list[str]:
-        """The names of the platform that was verified, most general first; empty while nobody knows it."""
-        found: list[str] = self.environment.get("platforms", [])
-        return found
+        """The names of the platform, most general first; empty if it is unknown."""
+        names: list[str] = self.environment.get("platforms", [])
+        return names
 
     def ended(self) -> list[Result]:
-        """The records in the order of the ladder."""
+        """All results, in the order of the ladder."""
         return [self.records[check] for check in self.expected if check in self.records]
 
     def of_status(self, *statuses: str) -> list[Result]:
-        """The records of these statuses, from the lowest rung up."""
+        """The results with these statuses, from the lowest rung up."""
         return [record for record in self.ended() if record.status in statuses]
 
     def fill(self, message: str) -> None:
@@ -125,8 +125,8 @@ class Outcome:
 
 
 def groups(records: Iterable[Result]) -> list[Group]:
-    """Records -> the ladder's lines, in the order in which they first appear."""
-    found: dict[tuple[int, str | None], list[Result]] = {}
+    """Results -> lines of the ladder, in order of appearance."""
+    by_line: dict[tuple[int, str | None], list[Result]] = {}
     for record in records:
-        found.setdefault((record.rung, record.subject), []).append(record)
-    return [Group(rung, subject, members) for (rung, subject), members in found.items()]
+        by_line.setdefault((record.rung, record.subject), []).append(record)
+    return [Group(rung, subject, members) for (rung, subject), members in by_line.items()]

@@ -1,4 +1,4 @@
-"""What a run gathered -> one verdict, its exit code, and the line that says it."""
+"""The outcome of a run -> one verdict, its exit code, and its line."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MOST_NAMED = 3
 
 
 class Verdict(NamedTuple):
-    """One word, its exit code, and why in a line that ends with what was run.
+    """A verdict.
 
     Attributes:
         name: one of `CODES`.
         exit_code: of the command.
-        reason: the middle of the line.
-        line: for a person.
+        reason: the middle part of the line.
+        line: verdict, reason, what ran, and the result of the seeded faults.
     """
 
     name: str
@@ -40,8 +40,7 @@ class Verdict(NamedTuple):
 def judge(outcome: Outcome, today: datetime.date | None = None) -> Verdict:
     """The verdict on a run.
 
-    A wrong result comes before a hang or a crash, and both before what did not run: the worst that is certain is said
-    first, and the line names the rest too.
+    A wrong result comes before a hang or a crash, and both before checks that did not run; the line names all of them.
     """
     name, reason = _decide(outcome, stale_deviations(outcome, today))
     code = CODES[name] if outcome.interrupted is None else outcome.interrupted
@@ -51,43 +50,36 @@ def judge(outcome: Outcome, today: datetime.date | None = None) -> Verdict:
 
 
 def self_test(outcome: Outcome) -> str:
-    """How many of the seeded faults were seen, and which were not."""
-    found = fates(outcome)
-    seen, blind = ([fate for fate in found if fate.status == status] for status in ("killed", "survived"))
-    if not seen and not blind:
+    """How many of the seeded faults were seen, and the names of the others."""
+    statuses = {fate.fault.id: fate.status for fate in fates(outcome)}
+    missed = [fault for fault, status in statuses.items() if status == "survived"]
+    seen = sum(status == "killed" for status in statuses.values())
+    if not seen and not missed:
         return NO_FAULTS
-    said = f"{len(seen)} of {len(seen) + len(blind)} seeded faults seen"
-    named = ", ".join(fate.fault.id for fate in blind[:MOST_NAMED])
-    more = f" and {len(blind) - MOST_NAMED} more" if len(blind) > MOST_NAMED else ""
-    return f"{said}, not {named}{more}" if blind else said
+    more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
+    names = f", not {', '.join(missed[:MOST_NAMED])}{more}" if missed else ""
+    return f"{seen} of {seen + len(missed)} seeded faults seen{names}"
 
 
 def stale_deviations(outcome: Outcome, today: datetime.date | None = None) -> list[str]:
-    """Why deviations of this run are no longer true."""
+    """The deviations of this run that no longer apply, with the reason."""
     day = today or datetime.datetime.now(datetime.UTC).date()
     return stale(outcome.deviations, outcome.ended(), outcome.settings.subjects, outcome.platforms, day)
 
 
 def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
+    """The verdict and its reason; `old` are the stale deviations."""
     if outcome.setup is not None:
         return "SETUP", outcome.setup
     wrong, lost = outcome.of_status(*WRONG), outcome.of_status(*LOST)
     passed, missing = outcome.of_status("pass"), unmet(outcome)
-    said = [f"{len(passed)} of {len(outcome.expected)} checks passed"]
-    said += [f"{len(wrong)} wrong ({first(wrong)})"] if wrong else []
-    said += [f"{sum(r.status == status for r in lost)} {word} ({first([r for r in lost if r.status == status])})"
-             for status, word in (("hang", "hung"), ("crash", "crashed"))
-             if any(r.status == status for r in lost)]  # fmt: skip
-    said += list(outcome.troubles)
-    said += [f"deviation {text}" for text in old]
-    said += _quiet(outcome)
-    reason = ", ".join(said)
+    reason = _reason(outcome, old)
     if outcome.interrupted is not None:
         return "INCOMPLETE", f"interrupted; {reason}"
-    found = fates(outcome)
-    blind = [fate for fate in found if fate.status == "survived"]
-    # Who does not see a seeded fault does not know that everything passes.
-    if outcome.tries is not None and outcome.tries.workaround and not old and not blind:
+    faults = fates(outcome)
+    missed = next((fate for fate in faults if fate.status == "survived"), None)
+    # If a seeded fault was missed, "everything passes" proves nothing.
+    if outcome.tries is not None and outcome.tries.workaround and not old and missed is None:
         return "WORKAROUND", f"everything passes with {outcome.tries.workaround}, and without it: {reason}"
     if wrong or old:
         return "NONCONFORMANT", reason
@@ -96,55 +88,58 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
     if outcome.doubted:
         more = f" and {len(outcome.doubted) - 1} more" if len(outcome.doubted) > 1 else ""
         which = f"{outcome.doubted[0]}{more}"
-        return "UNTRUSTED", f"kept programs, now gone, gave another result than those compiled anew ({which}): {reason}"
+        return "UNTRUSTED", f"cached programs disagreed with a fresh compile; the cache was deleted ({which}): {reason}"
     if not passed:
         return "UNTRUSTED", f"nothing was verified: {reason}"
-    if blind:
-        fate = blind[0]
-        return "UNTRUSTED", f"a seeded fault was not seen ({fate.fault.id}: {fate.message}): {reason}"
-    # Where nothing ran to the end there is nothing to trust either; a lone device has no collectives to seed faults in.
-    if found and not missing and not any(fate.status == "killed" for fate in found):
-        return "UNTRUSTED", f"no seeded fault could be run ({found[0].fault.id}: {found[0].message}): {reason}"
+    if missed is not None:
+        return "UNTRUSTED", f"a seeded fault was not seen ({missed.fault.id}: {missed.message}): {reason}"
+    # On a single device, for example, no collective can have a fault.
+    if faults and not missing and not any(fate.status == "killed" for fate in faults):
+        return "UNTRUSTED", f"no seeded fault could be run ({faults[0].fault.id}: {faults[0].message}): {reason}"
     return ("INCOMPLETE" if missing else "CONFORMANT"), reason
 
 
+def _reason(outcome: Outcome, old: Sequence[str]) -> str:
+    """The counts of all checks, by how they ended."""
+    wrong, blocked, known = outcome.of_status(*WRONG), outcome.of_status("blocked"), outcome.of_status("deviation")
+    parts = [f"{len(outcome.of_status('pass'))} of {len(outcome.expected)} checks passed"]
+    parts += [f"{len(wrong)} wrong ({_first(wrong)})"] if wrong else []
+    for status, word in (("hang", "hung"), ("crash", "crashed")):
+        lost = outcome.of_status(status)
+        parts += [f"{len(lost)} {word} ({_first(lost)})"] if lost else []
+    parts += [*outcome.troubles, *(f"deviation {text}" for text in old)]
+    parts += [f"{len(blocked)} blocked"] if blocked else []
+    missing = unmet(outcome)
+    if missing:
+        reasons = list(dict.fromkeys(record.message for record in missing))
+        more = f" and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
+        parts.append(f"{len(missing)} not run: {reasons[0]}{more}")
+    idle = [record for record in outcome.of_status("not_run") if record not in missing]
+    unclaimed = [record for record in idle if record.reason == NotRunReason.UNCLAIMED]
+    if unclaimed:
+        names = sorted({record.facts["unclaimed"] for record in unclaimed})
+        parts.append(f"{len(unclaimed)} not run: {', '.join(names)} not claimed")
+    if len(idle) > len(unclaimed):
+        parts.append(f"{len(idle) - len(unclaimed)} not applicable")
+    if known:
+        parts.append(f"{len(known)} known deviation{'s' if len(known) > 1 else ''} ({', '.join(r.id for r in known)})")
+    return ", ".join(parts)
+
+
 def unmet(outcome: Outcome) -> list[Result]:
-    """The checks that the run must answer for and that did not run."""
+    """The required checks that did not run."""
     allowed = (NotRunReason.UNCLAIMED, NotRunReason.NOT_APPLICABLE)
     return [record for record in outcome.of_status("not_run") if record.reason not in allowed]
 
 
-def first(records: Sequence[Result]) -> str:
-    """The lowest of them, and how many there are besides."""
+def _first(records: Sequence[Result]) -> str:
+    """The lowest of them, and the number of the others."""
     more = f" and {len(records) - 1} more" if len(records) > 1 else ""
     return f"rung {records[0].rung}, {RUNGS[records[0].rung]}: {records[0].id}{more}"
 
 
-def _quiet(outcome: Outcome) -> list[str]:
-    """What neither passed nor failed."""
-    said = []
-    blocked, missing = outcome.of_status("blocked"), unmet(outcome)
-    idle = [record for record in outcome.of_status("not_run") if record not in missing]
-    claims = [record for record in idle if record.reason == NotRunReason.UNCLAIMED]
-    if blocked:
-        said.append(f"{len(blocked)} blocked")
-    if missing:
-        reasons = list(dict.fromkeys(record.message for record in missing))
-        more = f" and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
-        said.append(f"{len(missing)} not run: {reasons[0]}{more}")
-    if claims:
-        names = sorted({record.facts["unclaimed"] for record in claims})
-        said.append(f"{len(claims)} not run: {', '.join(names)} not claimed")
-    if len(idle) > len(claims):
-        said.append(f"{len(idle) - len(claims)} not applicable")
-    known = outcome.of_status("deviation")
-    if known:
-        said.append(f"{len(known)} known deviation{'s' if len(known) > 1 else ''} ({', '.join(r.id for r in known)})")
-    return said
-
-
 def described(outcome: Outcome) -> str:
-    """What was run, on what, for how long."""
+    """Comparisons, time, level, devices and seed of a run."""
     settings, environment = outcome.settings, outcome.environment
     count = len(environment.get("devices", ()))
     platform = outcome.platforms[-1] if outcome.platforms else "unknown"
@@ -155,6 +150,8 @@ def described(outcome: Outcome) -> str:
     light = len(outcome.unoptimized)
     what = "trainers" if settings.level == "quick" else f"{light} law{'' if light == 1 else 's'}"
     level = f"{settings.level}{f' ({what} compiled without optimization)' if light else ''}"
-    kept = f", programs compiled on {outcome.kept_since} and kept" if outcome.kept_since else ""
-    asked = f"level {level}{only}, {devices}, seed {settings.seed}{kept}"
-    return f"{comparisons:,} comparison{'' if comparisons == 1 else 's'} in {outcome.seconds:.0f} s, {asked}"
+    cached = f", programs cached on {outcome.kept_since}" if outcome.kept_since else ""
+    return (
+        f"{comparisons:,} comparison{'' if comparisons == 1 else 's'} in {outcome.seconds:.0f} s, level {level}{only}, "
+        f"{devices}, seed {settings.seed}{cached}"
+    )

@@ -19,25 +19,25 @@ from sftref.conformance.machine.remedies import Tries
 from sftref.conformance.report.document import diagnosis
 from sftref.conformance.workers.plan import units
 
-# Two laws of the machine on different rungs, and one that is asked of trainers.
+# Two laws of the machine on different rungs, and one of trainers.
 LOW = next(law for law in laws().values() if law.per == "machine" and law.rung == 1)
 HIGH = next(law for law in laws().values() if law.per == "machine" and law.rung > 1)
-ASKED = next(law for law in laws().values() if law.per == "subject")
-MESH = check_id(ASKED.id, "mesh")
+TRAINER = next(law for law in laws().values() if law.per == "subject")
+MESH = check_id(TRAINER.id, "mesh")
 DAY = datetime.date(2030, 1, 31)
 NEED = "needs 2 devices, found 1"
 UNCLAIMED, NOT_APPLICABLE, LACKING = NotRunReason.UNCLAIMED, NotRunReason.NOT_APPLICABLE, NotRunReason.LACKING
 
 
 def outcome(
-    low: str, high: str, asked: str, message: str = "", reason: NotRunReason | None = None, **more: object
+    low: str, high: str, trainer: str, message: str = "", reason: NotRunReason | None = None, **more: object
 ) -> Outcome:
-    """Three checks that ended so."""
-    found = Outcome(settings=Settings(), expected=[LOW.id, HIGH.id, MESH], **more)
-    for law, subject, status in ((LOW, None, low), (HIGH, None, high), (ASKED, "mesh", asked)):
+    """Three checks with these statuses."""
+    run = Outcome(settings=Settings(), expected=[LOW.id, HIGH.id, MESH], **more)
+    for law, subject, status in ((LOW, None, low), (HIGH, None, high), (TRAINER, "mesh", trainer)):
         record = Result.ended(law, subject, status, message if status != "pass" else "", 1.0, reason)
-        found.records[record.id] = dataclasses.replace(record, comparisons=2, facts={"unclaimed": "data order"})
-    return found
+        run.records[record.id] = dataclasses.replace(record, comparisons=2, facts={"unclaimed": "data order"})
+    return run
 
 
 def deviation(name: str, **more: object) -> Deviation:
@@ -65,7 +65,9 @@ def deviation(name: str, **more: object) -> Deviation:
         (("deviation", "deviation", "deviation"), None, "UNTRUSTED"),
     ],
 )
-def test_the_table(statuses: tuple[str, str, str], reason: NotRunReason | None, verdict: str) -> None:
+def test_the_verdict_on_every_kind_of_result(
+    statuses: tuple[str, str, str], reason: NotRunReason | None, verdict: str
+) -> None:
     """By the reason, whatever the message says."""
     found = judge(outcome(*statuses, "capability x is not claimed: does not apply", reason))
     assert (found.name, found.exit_code) == (verdict, CODES[verdict])
@@ -87,7 +89,7 @@ def test_exit_codes_are_the_contract() -> None:
         ({"tries": Tries(asked=["x"])}, "NONCONFORMANT"),
     ],
 )
-def test_a_workaround_is_said_where_everything_passes_with_it(change: dict[str, Any], name: str) -> None:
+def test_a_setting_with_which_everything_passes_is_a_workaround(change: dict[str, Any], name: str) -> None:
     found = outcome("pass", "fail", "pass")
     found.tries = Tries(asked=["x"], workaround="NCCL_PROTO=Simple")
     for field, value in change.items():
@@ -121,16 +123,16 @@ def test_an_interrupted_run_is_incomplete_whatever_it_found() -> None:
     assert "1 wrong" in found.line
 
 
-def test_a_setup_says_only_what_to_mend() -> None:
+def test_a_setup_says_only_how_to_fix_it() -> None:
     found = judge(outcome("fail", "blocked", "blocked", setup="no ROCm device; install the plugin"))
     assert found.line == "SETUP: no ROCm device; install the plugin"
 
 
 def test_trouble_outside_of_any_check_is_a_verdict() -> None:
-    assert judge(outcome("pass", "pass", "pass", troubles=["a process crashed on its way out"])).exit_code == 3
+    assert judge(outcome("pass", "pass", "pass", troubles=["a process crashed at its exit"])).exit_code == 3
 
 
-def test_the_diagnosis_is_the_lowest_rung_that_fell() -> None:
+def test_the_diagnosis_is_about_the_lowest_failed_rung() -> None:
     made = outcome("pass", "fail", "hang", "what went wrong")
     found = diagnosis(made, judge(made))
     assert found is not None
@@ -160,7 +162,7 @@ def test_a_known_failure_fails_nothing(status: str) -> None:
         (deviation(HIGH.id, platform="rocm"), [], DAY),
         (deviation(HIGH.id), [], DAY + datetime.timedelta(days=1)),
     ],
-    ids=["another law", "another subject", "another platform", "a platform nobody knows", "expired"],
+    ids=["another law", "another subject", "another platform", "an unknown platform", "expired"],
 )
 def test_what_a_deviation_does_not_cover_still_fails(
     known: Deviation, platforms: list[str], day: datetime.date
@@ -169,9 +171,9 @@ def test_what_a_deviation_does_not_cover_still_fails(
 
 
 def test_a_scope_narrows_to_a_platform_and_a_subject() -> None:
-    known = [deviation(ASKED.id, subject="mesh", platform="gpu")]
+    known = [deviation(TRAINER.id, subject="mesh", platform="gpu")]
     for subject, status in (("mesh", "deviation"), ("pmap", "fail")):
-        record = Result.ended(ASKED, subject, "fail", "off", 1.0)
+        record = Result.ended(TRAINER, subject, "fail", "off", 1.0)
         assert accepted(known, record, ["gpu", "rocm"], DAY).status == status
 
 
@@ -181,10 +183,10 @@ def test_a_scope_narrows_to_a_platform_and_a_subject() -> None:
         (deviation(HIGH.id), "pass", f"{HIGH.id} passes"),
         (deviation(HIGH.id, expires=DAY - datetime.timedelta(days=1)), "fail", f"{HIGH.id} expired on 2030-01-30"),
         (deviation("copies.nowhere"), "fail", "copies.nowhere matches nothing"),
-        (deviation(f"{ASKED.id}[nobody]"), "fail", f"{ASKED.id}[nobody] matches nothing"),
+        (deviation(f"{TRAINER.id}[nobody]"), "fail", f"{TRAINER.id}[nobody] matches nothing"),
     ],
 )
-def test_what_is_no_longer_true_fails_the_run(known: Deviation, status: str, said: str) -> None:
+def test_a_stale_deviation_fails_the_run(known: Deviation, status: str, said: str) -> None:
     made = outcome("pass", status, "pass", deviations=[known])
     found = judge(made, DAY)
     assert found.exit_code == 1
@@ -192,9 +194,9 @@ def test_what_is_no_longer_true_fails_the_run(known: Deviation, status: str, sai
 
 
 @pytest.mark.parametrize("status", ["not_run", "blocked"])
-def test_what_was_not_seen_is_not_stale(status: str) -> None:
+def test_a_check_that_did_not_run_makes_no_deviation_stale(status: str) -> None:
     assert stale([deviation(HIGH.id)], [Result.ended(HIGH, None, status, "", 0.0)], ["mesh"], [], DAY) == []
-    assert stale([deviation(HIGH.id)], [], ["mesh"], [], DAY) == [], "a narrower run was not asked about it"
+    assert stale([deviation(HIGH.id)], [], ["mesh"], [], DAY) == [], "a narrower run does not include the check"
 
 
 ENTRY = '[[deviation]]\nid = "a.b"\nreason = "r"\nissue = "i"\nexpires = 2030-01-31\n'
@@ -230,7 +232,7 @@ def test_a_file_of_deviations_is_read(tmp_path: Path) -> None:
     assert load(path) == [Deviation(id="a.b", reason="r", issue="i", expires=DAY, platform="rocm")]
 
 
-def test_a_fallen_rung_blocks_what_stands_on_it_and_nothing_else() -> None:
+def test_a_failed_rung_blocks_only_the_rungs_that_need_it() -> None:
     for law in laws().values():
         for rung in range(9):
             assert (blocked_by({(rung, None)}, law, None) is not None) == (rung in LADDER[law.rung].needs)
@@ -240,7 +242,7 @@ def test_a_fallen_rung_blocks_what_stands_on_it_and_nothing_else() -> None:
     )
 
 
-def test_units_hold_every_check_once_and_what_a_rung_needs_before_it() -> None:
+def test_units_have_every_check_once_after_those_that_it_needs() -> None:
     ids = [law.id if law.per == "machine" else check_id(law.id, name) for law in laws().values() for name in "ab"]
     ids = list(dict.fromkeys(ids))
     made = units(ids)

@@ -41,7 +41,7 @@ def test_programs_are_kept_and_the_run_says_so(made: Copy) -> None:
     assert "kept" not in verdict
     ended = made.verify("--no-self-test", "--cache", "kept")
     assert (ended.code, compilations(made)) == (0, 1)
-    assert ", seed 0, programs compiled on 20" in ended.verdict
+    assert ", seed 0, programs cached on 20" in ended.verdict
     assert ended.report["kept_programs"]["since"] in ended.verdict
     assert ended.report["kept_programs"]["doubted"] == []
 
@@ -53,7 +53,7 @@ def test_a_kept_program_that_does_something_else_is_found_out(made: Copy, wrong:
     program(made).write_text(wrong)
     ended = made.verify("--no-self-test", "--cache", "kept")
     assert ended.code == 5
-    said = f"UNTRUSTED: kept programs, now gone, gave another result than those compiled anew ({CHECK}): 2 of 3"
+    said = f"UNTRUSTED: cached programs disagreed with a fresh compile; the cache was deleted ({CHECK}): 2 of 3"
     assert ended.verdict.startswith(said)
     assert ended.statuses[CHECK] == "pass", "the result of the programs that were compiled anew"
     assert ended.report["diagnosis"]["layer"] == "cache"
@@ -68,7 +68,7 @@ def test_what_is_asked_may_change_and_is_asked_twice_then(made: Copy) -> None:
     for twice, total in ((True, 3), (False, 3)):
         code, verdict = verify(made)
         assert (code, compilations(made)) == (0, total), twice
-        assert "programs compiled on" in verdict
+        assert "programs cached on" in verdict
 
 
 def test_what_fails_with_kept_programs_and_without_fails(made: Copy) -> None:
