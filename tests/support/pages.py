@@ -70,7 +70,7 @@ def printed(fault: str) -> str:
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     if ended.returncode not in (1, 3):
         raise RuntimeError(f"{fault}: exit code {ended.returncode}: {ended.stderr[-500:]}")
-    return "\n".join(cut(ended.stdout.splitlines())) + "\n"
+    return "\n".join(cut(ended.stdout.replace(sys.prefix, ".venv").splitlines())) + "\n"
 
 
 def passing(out: Path) -> str:
