@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ..core.settings import Settings, device_limit
+from ..core.settings import Settings
 from ..machine import snapshot
 from .judging import stored_runs, verdict
 from .judging.intervals import AMBIGUOUS, FAIL
@@ -48,7 +48,7 @@ class Speed:
             raise ValueError(f"--only = {words} matches no benchmark at level {settings.level}; there are: {known}")
         self.widest = max(map(len, self.entries), default=0)
         self.where = stored_runs.described(devices, self.bench.size)
-        self.environment = snapshot.static() | snapshot.live(device_limit(settings))
+        self.environment = snapshot.static() | snapshot.live(settings.devices)
         self.kernels = kernels(devices[0])
         self.results: list[verdict.Judged] = []
         self.out: Path | None = option.sftref_bench_out

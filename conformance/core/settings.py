@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -155,8 +154,3 @@ def start_jax(settings: Settings) -> None:
         names = {"gpu": "cuda,rocm"}.get(settings.platform, settings.platform)
         if settings.platform != "gpu":
             jax.config.update("jax_platforms", names if names == "cpu" else f"{names},cpu")
-
-
-def device_limit(settings: Settings) -> float:
-    """The most devices that a check may use."""
-    return math.inf if settings.devices is None else settings.devices

@@ -6,7 +6,7 @@ import dataclasses
 import time
 
 from ..core.fault import Fault
-from ..core.settings import Settings, device_limit
+from ..core.settings import Settings
 from ..judge.diagnosis import diagnose
 from ..judge.outcome import Outcome
 from ..judge.verdict import Verdict, judge
@@ -22,7 +22,7 @@ def read(fault: Fault, settings: Settings) -> Verdict:
     outcome = as_run(fault, row(fault, settings).results, settings)
     if fault.module not in TRAINERS:
         outcome = of_the_machine(outcome)
-    outcome.environment = snapshot.static() | snapshot.live(device_limit(settings))
+    outcome.environment = snapshot.static() | snapshot.live(settings.devices)
     outcome.seconds = time.monotonic() - began
     screen, verdict = Screen(settings, {}), judge(outcome)
     for group in outcome.groups():

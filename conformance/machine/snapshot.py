@@ -70,12 +70,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def live(limit: float) -> dict[str, Any]:
-    """The first `limit` devices and JAX's settings; starts JAX's backend if it is not started yet."""
+def live(limit: int | None) -> dict[str, Any]:
+    """The first `limit` devices (None: all) and JAX's settings; starts JAX's backend if it is not started yet."""
     import jax
 
-    devices = jax.devices()
-    devices = devices[: int(min(limit, len(devices)))]
+    devices = jax.devices()[:limit]
     client = devices[0].client
     names = platform_names(devices[0].platform, str(client.platform_version))
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
-from ..core.settings import Settings, device_limit, start_jax
+from ..core.settings import Settings, start_jax
 
 # Phase -> seconds that it may take. The first device of a large machine takes a minute, the first compilation more.
 # SFTREF_START_SECONDS in the environment is the time of each, where that is too short or too long.
@@ -39,7 +39,7 @@ class Phases:
         """Devices and settings, as `snapshot.live` gives them."""
         from . import snapshot
 
-        return snapshot.live(device_limit(self.settings))
+        return snapshot.live(self.settings.devices)
 
     def leave(self) -> None:
         """Exit as Python does: what JAX registered for that runs."""
@@ -57,7 +57,7 @@ class Phases:
         import jax
 
         start_jax(self.settings)
-        self.devices = jax.devices()[: int(min(device_limit(self.settings), jax.device_count()))]
+        self.devices = jax.devices()[: self.settings.devices]
 
     def _first_compile(self) -> None:
         import jax

@@ -1,20 +1,34 @@
-"""What a pytest session has measured so far, and the stream on which it tells the scheduler."""
+"""The results of a pytest session so far, and the stream of events that the scheduler reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ..core.result import Result
 from ..workers.serve import Stream
 
+# The property of pytest's reports that carries a result.
+PROPERTY = "sftref"
+
+
+def results_of(report: pytest.TestReport) -> list[dict[str, Any]]:
+    """The results that a report carries, as `Result.to_json` writes them."""
+    return [value for name, value in report.user_properties if name == PROPERTY and isinstance(value, dict)]
+
 
 class Run:
-    """What this session has found so far, and the stream to which it tells it.
+    """The results of this session.
+
+    Args:
+        stream: file or pipe for events; None for none.
+        failed: rungs that have failed before this session, as 2,6:mesh.
 
     Attributes:
-        records: of the checks that ended.
-        failed: (rung, subject or None) that failed here or, as the runner says, before.
+        records: results of the checks that ended.
+        failed: (rung, trainer or None) that failed, in this session or before.
     """
 
     def __init__(self, stream: Path | None, failed: str | None) -> None:
@@ -31,7 +45,7 @@ class Run:
             self.stream.tell(event)
 
     def add(self, record: Result) -> None:
-        """Keep the record of an ended check."""
+        """Store a result."""
         self.records.append(record)
         if record.status in ("fail", "error"):
             self.failed.add((record.rung, record.subject))

@@ -1,6 +1,6 @@
-"""A pytest session -> the ladder and the verdict in its summary, the reports, an exit code that tells the truth.
+"""A pytest session -> the ladder and the verdict in its summary, the reports, and the verdict's exit code.
 
-And, on each check, how long it compiled. In a process that the runner started only the measuring is left.
+It also measures how long each check compiled. In a child process of `verify` it does only that.
 """
 
 from __future__ import annotations
@@ -18,31 +18,29 @@ import pytest
 
 from ..core import deviations as known
 from ..core.result import Result
-from ..core.settings import Settings, device_limit
+from ..core.settings import Settings
 from ..judge.outcome import Outcome
 from ..judge.verdict import judge
 from ..laws.support.compilation import COMPILING
 from ..machine import snapshot
 from ..report import write
 from ..report.terminal import ladder
-from .session import Run
+from .session import Run, results_of
 
 
 def add_options(add: Callable[..., None]) -> None:
-    """The options of the summary."""
-    add(
-        "--sftref-out", type=Path, default=None, metavar="DIR", help="write report.json, .html, .md and junit.xml there"
-    )
-    add("--sftref-deviations", type=Path, default=None, metavar="FILE", help="a TOML file of known deviations")
+    """Add the options of the summary."""
+    add("--sftref-out", type=Path, metavar="DIR", help="write report.json, .html, .md and junit.xml there")
+    add("--sftref-deviations", type=Path, metavar="FILE", help="a TOML file of known failures to accept")
 
 
 class Summary:
-    """Watches a session, and sums it up.
+    """The summary of a session.
 
     Args:
         config: pytest's.
-        settings: the run's.
-        run: the records of the session, and the stream to which it tells.
+        settings: of the run.
+        run: the session's results and stream.
 
     Raises:
         known.DeviationsError: the file of deviations cannot be used.
@@ -51,43 +49,40 @@ class Summary:
     def __init__(self, config: pytest.Config, settings: Settings, run: Run) -> None:
         file: Path | None = config.option.sftref_deviations
         self.settings, self.run = settings, run
-        # The runner, which says what failed before, sums up itself.
+        # `verify` passes the failed rungs, and makes the summary itself.
         self.in_child = config.option.sftref_failed is not None
         self.out: Path | None = config.option.sftref_out
         self.deviations = known.load(file) if file else []
         self.today = datetime.datetime.now(datetime.UTC).date()
         self.outcome = Outcome(settings=settings, expected=[], deviations=self.deviations)
-        self.live: dict[str, Any] = {}
-        self.told = False
-        self.held = False
-        self.compiled = 0.0
+        self.machine: dict[str, Any] = {}
+        self.environment_sent = False
+        self.has_checks = False
         self.listens = False
+        self.compiled = 0.0
         self.began = time.monotonic()
         self.problem = ""
         if self.in_child:
-            # Asked by the runner before it ends this process for a check over its deadline.
+            # The scheduler requests the stacks before it ends this process for a check over its deadline.
             faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
 
-    def held_checks(self, ids: list[str]) -> None:
-        """This session holds checks of ours, those of `ids` among them to be asked."""
-        self.held = True
+    def expect(self, ids: list[str]) -> None:
+        """Note that this session has checks of the kit, and that `ids` of them will run."""
+        self.has_checks = True
         self.outcome.expected += ids
         if ids and not self.listens:
-            self._listen()
+            import jax
 
-    def _listen(self) -> None:
-        import jax
+            self.listens = True
+            jax.monitoring.register_event_duration_secs_listener(self._count)
 
-        def heard(event: str, duration_secs: float, **_: str | int) -> None:
-            if event == COMPILING:
-                self.compiled += duration_secs
-
-        self.listens = True
-        jax.monitoring.register_event_duration_secs_listener(heard)
+    def _count(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILING:
+            self.compiled += duration_secs
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
-        """Begin to count: what fixtures compile belongs to the check that asked for them."""
+        """Reset the time: programs of fixtures count for the check that uses them."""
         self.compiled = 0.0
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -102,34 +97,32 @@ class Summary:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Turn a failure that is a known deviation into an expected one."""
+        """Turn a known failure into an expected one."""
         report = yield
-        for name, value in report.user_properties:
-            if name == "sftref" and isinstance(value, dict) and self.deviations:
-                record = known.accepted(self.deviations, Result.from_json(value), self._platforms(), self.today)
-                if record.status == "deviation" and value["status"] != "deviation":
-                    value.update(record.to_json())
-                    report.outcome, report.wasxfail = "skipped", record.message
+        for value in results_of(report) if self.deviations else ():
+            platforms = self._read_machine().get("platforms", [])
+            record = known.accepted(self.deviations, Result.from_json(value), platforms, self.today)
+            if record.status == "deviation" and value["status"] != "deviation":
+                value.update(record.to_json())
+                report.outcome, report.wasxfail = "skipped", record.message
         return report
 
-    def _platforms(self) -> list[str]:
-        return self._ask_jax().get("platforms", [])
-
-    def _ask_jax(self) -> dict[str, Any]:
-        if not self.live and "jax" in sys.modules:
+    def _read_machine(self) -> dict[str, Any]:
+        """JAX's devices and settings; empty before JAX is imported."""
+        if not self.machine and "jax" in sys.modules:
             try:
-                self.live = snapshot.live(device_limit(self.settings))
-            except Exception as error:  # a backend that does not start is the laws' to report
-                self.live = {"platforms": [], "devices": [], "unknown": f"{type(error).__name__}: {error}"[:300]}
-        return self.live
+                self.machine = snapshot.live(self.settings.devices)
+            except Exception as error:  # laws report a backend that does not start
+                self.machine = {"platforms": [], "devices": [], "unknown": f"{type(error).__name__}: {error}"[:300]}
+        return self.machine
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Tell the runner about this machine, once a check has passed and JAX is known to answer."""
-        passed = any(n == "sftref" and isinstance(v, dict) and v["status"] == "pass" for n, v in report.user_properties)
-        if self.in_child and passed and not self.told:
-            self.told = True
-            self.run.tell({"event": "environment", **self._ask_jax()})
+        """Send the machine's description to the scheduler after the first check that passed, since JAX works then."""
+        passed = any(value["status"] == "pass" for value in results_of(report))
+        if self.in_child and passed and not self.environment_sent:
+            self.environment_sent = True
+            self.run.tell({"event": "environment", **self._read_machine()})
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Report a file that cannot be imported to the scheduler."""
@@ -145,17 +138,17 @@ class Summary:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Sum up; a session that verified nothing, or not all, does not end as if it had."""
-        if self.in_child or hasattr(session.config, "workerinput") or not (self.held or self.run.records):
+        """Judge the results; a session that did not verify everything does not exit with 0."""
+        if self.in_child or hasattr(session.config, "workerinput") or not (self.has_checks or self.run.records):
             return
         outcome = self.outcome
         outcome.records = {record.id: record for record in self.run.records}
         outcome.expected += [check for check in outcome.records if check not in outcome.expected]
         if exitstatus == pytest.ExitCode.INTERRUPTED:
             outcome.interrupted = int(exitstatus)
-        outcome.fill("interrupted" if outcome.interrupted else "never asked")
+        outcome.fill("interrupted" if outcome.interrupted else "never run")
         outcome.seconds = time.monotonic() - self.began
-        outcome.environment = snapshot.static() | (self._ask_jax() if outcome.of_status("pass") else {})
+        outcome.environment = snapshot.static() | (self._read_machine() if outcome.of_status("pass") else {})
         verdict = judge(outcome)
         if exitstatus == pytest.ExitCode.OK:
             session.exitstatus = verdict.exit_code
@@ -168,7 +161,7 @@ class Summary:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the ladder and the verdict."""
-        if not self.outcome.records and not self.held:
+        if not self.outcome.records and not self.has_checks:
             return
         terminalreporter.section("conformance")
         for line in ladder(self.outcome):

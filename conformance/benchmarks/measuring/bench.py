@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...adapter import Case, HostBatch, TrainerUnderTest, load_adapter
-from ...core.settings import Settings, device_limit, start_jax
+from ...core.settings import Settings, start_jax
 from ...machine import snapshot
 from ...oracle.cases import MAIN, start_params
 from ...oracle.draws import batch_of
@@ -52,9 +52,8 @@ def find_devices(settings: Settings) -> list[Any]:
 
     start_jax(settings)
     try:
-        limit = device_limit(settings)
-        devices = jax.devices()[: int(min(limit, jax.device_count()))]
-        platforms = snapshot.live(limit)["platforms"]
+        devices = jax.devices()[: settings.devices]
+        platforms = snapshot.live(settings.devices)["platforms"]
     except RuntimeError as error:
         message = " ".join(str(error).split())[:200]
         raise ValueError(f"--platform = {settings.platform}: not available ({message}); install its plugin") from error
