@@ -13,6 +13,7 @@ from .checks import GLYPHS, WORDS, Check, Checks, counted, state_of
 from .pictures import curves, matrix
 
 MACHINE = "machine"
+EMPTY: tuple[object, ...] = (None, "", [], {})
 # Characters of one piece of evidence, and of a message in a table; the check itself has all of it.
 MOST_EVIDENCE, MOST_MESSAGE = 400, 300
 FLOORS = (
@@ -160,7 +161,7 @@ def _faults(faults: Sequence[Mapping[str, Any]], level: str) -> Iterator[Block]:
         yield Text("No fault was seeded, so this run does not show what its laws can see.")
         return
     ends = [fault["status"] for fault in faults]
-    more = "" if level == "full" else "; `--level full` seeds all of them"
+    more = "" if level == "full" else "; --level full seeds all of them"
     yield Text(f"{ends.count('killed')} of {len(ends) - ends.count('not_run')} seeded faults seen{more}.")
     yield Figure(matrix(faults))
     by_layer = [
@@ -208,7 +209,7 @@ def _environment(report: Mapping[str, Any]) -> Iterator[Block]:
         ("kit", report.get("kit")), ("environment", report["environment"]), ("settings", report["settings"]),
         ("trainers", trainers), ("JAX start", report.get("start")),
     ):  # fmt: skip
-        rows = [(name, flat(value)) for name, value in (values or {}).items() if value not in (None, [], "")]
+        rows = [(name, flat(value)) for name, value in (values or {}).items() if value not in EMPTY]
         if rows:
             yield Table((title, ""), rows, title, folded=True)
 
@@ -216,5 +217,7 @@ def _environment(report: Mapping[str, Any]) -> Iterator[Block]:
 def flat(value: Any) -> str:
     """A value of JSON in one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {flat(item)}" for name, item in value.items() if item not in (None, [], ""))
-    return ", ".join(map(flat, value)) if isinstance(value, list) else str(value)
+        return ", ".join(f"{name} {flat(item)}" for name, item in value.items() if item not in EMPTY)
+    if isinstance(value, list):
+        return ("; " if value and isinstance(value[0], dict) else ", ").join(map(flat, value))
+    return str(value)

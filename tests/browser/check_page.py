@@ -1,9 +1,9 @@
-"""The report's page in a real browser: it opens from a file, its filters work, and nothing is said on the console.
+"""The report's page in a browser: it opens from a file, its filters work, and the console has no message.
 
     tox run -e browser -- sftref-report/report.json shots
 
-Needs Debian's packages `chromium` and `chromium-driver`. Leaves a screenshot for a wide and a narrow screen, light and
-dark, to be looked at. Exit code 1 where something does not hold.
+Needs Debian's packages `chromium` and `chromium-driver`. Writes screenshots for a wide and a narrow screen, light and
+dark. Exit code 1 if the page has a problem.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCREENS = {"wide": (1280, 900), "phone": (390, 844)}
 
 
 def browser(size: tuple[int, int], *, dark: bool) -> webdriver.Chrome:
-    """A headless Chromium without a network."""
+    """A headless Chromium without network."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for word in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={size[0]},{size[1]}",
@@ -37,12 +37,12 @@ def browser(size: tuple[int, int], *, dark: bool) -> webdriver.Chrome:
 
 
 def problems(driver: webdriver.Chrome, content: dict[str, object]) -> list[str]:
-    """What does not hold of the page that is open."""
-    found = []
+    """The problems of the open page."""
+    messages = []
 
     def want(what: str, got: object, wanted: object) -> None:
         if got != wanted:
-            found.append(f"{what}: {got}, must be {wanted}")
+            messages.append(f"{what}: {got}, must be {wanted}")
 
     checks = content["checks"]
     assert isinstance(checks, list)
@@ -58,13 +58,12 @@ def problems(driver: webdriver.Chrome, content: dict[str, object]) -> list[str]:
     named = [check for check in every if "step.update" in check.find_element(By.TAG_NAME, "code").text]
     want("checks of step.update", sum(check.is_displayed() for check in named), len(named))
     if not 0 < len(named) <= shown() < len(checks):
-        found.append(f"the filter shows {shown()} of {len(checks)} checks for step.update")
+        messages.append(f"the filter shows {shown()} of {len(checks)} checks for step.update")
     driver.find_element(By.ID, "clear").send_keys(Keys.ENTER)
     want("checks after clearing by the keyboard", shown(), len(checks))
     driver.execute_script("const s=document.getElementById('rung');s.value='6';s.dispatchEvent(new Event('input'))")
     want("checks of rung 6", shown(), sum(check["rung"] == 6 for check in checks))
-    said = driver.find_element(By.ID, "count").text
-    want("count", said, f"{shown()} of {len(checks)} checks")
+    want("count", driver.find_element(By.ID, "count").text, f"{shown()} of {len(checks)} checks")
     driver.find_element(By.ID, "clear").click()
     driver.find_element(By.ID, "open").click()
     want("open checks", sum(check.get_attribute("open") is not None for check in every), len(checks))
@@ -72,33 +71,33 @@ def problems(driver: webdriver.Chrome, content: dict[str, object]) -> list[str]:
     wide = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     want("pixels beyond the screen", max(wide, 0), 0)
     unnamed = driver.execute_script("return document.querySelectorAll('svg:not([aria-label])').length")
-    want("pictures without words", unnamed, 0)
-    found += [f"console: {entry['message']}" for entry in driver.get_log("browser")]
-    return found
+    want("pictures without a description", unnamed, 0)
+    messages += [f"console: {entry['message']}" for entry in driver.get_log("browser")]
+    return messages
 
 
 def main() -> int:
-    """Look at it on each screen."""
+    """Check the page on each screen."""
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
     content = json.loads(source.read_text())
     file = out / "report.html"
     file.write_text(page(content))
-    found = []
+    messages = []
     for name, size in SCREENS.items():
         for dark in (False, True):
             driver = browser(size, dark=dark)
             try:
                 driver.get(file.resolve().as_uri())
                 driver.save_screenshot(str(out / f"{name}-{'dark' if dark else 'light'}.png"))
-                found += [f"{name}: {problem}" for problem in problems(driver, content)]
+                messages += [f"{name}: {problem}" for problem in problems(driver, content)]
                 whole = driver.execute_script("return document.documentElement.scrollHeight")
                 driver.set_window_size(size[0], whole + 200)
                 driver.save_screenshot(str(out / f"{name}-{'dark' if dark else 'light'}-whole.png"))
             finally:
                 driver.quit()
-    print("\n".join(found) or f"nothing to complain of; look at {out}/*.png")
-    return int(bool(found))
+    print("\n".join(messages) or f"no problem; see {out}/*.png")
+    return int(bool(messages))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Invented machines: a root folder with the files that a machine with accelerators shows, and a user on it."""
+"""Invented machines: a root folder with the files of a machine with accelerators, and a user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def machine(
     tools: dict[str, str] | None = None,
     **more: Any,
 ) -> Host:
-    """A machine of `count` accelerators; all is well with it as long as no argument says otherwise."""
+    """A machine with `count` accelerators and, by default, without a problem."""
     write(root, "etc/os-release", 'NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 13 (trixie)"\n')
     write(root, "proc/sys/kernel/osrelease", "6.12.1\n")
     write(root, "proc/cmdline", f"BOOT_IMAGE=/vmlinuz {cmdline}\n")
@@ -40,17 +40,17 @@ def machine(
         where = f"sys/bus/pci/devices/0000:{number:02x}:00.0"
         write(root, f"{where}/vendor", f"{PCI[vendor][0]}\n")
         write(root, f"{where}/class", f"{PCI[vendor][1]}\n")
-    write(root, "sys/bus/pci/devices/0000:f0:00.0/vendor", "0x1002\n")  # a bridge of the same maker
+    write(root, "sys/bus/pci/devices/0000:f0:00.0/vendor", "0x1002\n")  # a bridge of the same vendor
     write(root, "sys/bus/pci/devices/0000:f0:00.0/class", "0x060400\n")
     if driver:
         _driver(root, vendor)
     if files:
         _files(root, vendor, count, mode)
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "variables": {}, "user": USER, "groups": (USER,), "group_names": {RENDER: "render", USER: "me"},
         "shm": 16 << 30, "run": lambda command: (tools or {}).get(command[0]),
     }  # fmt: skip
-    return Host(root=root, **(given | more))
+    return Host(root=root, **(settings | more))
 
 
 def _driver(root: Path, vendor: str) -> None:
@@ -58,8 +58,8 @@ def _driver(root: Path, vendor: str) -> None:
         write(root, "sys/module/amdgpu/version", "6.14.14\n")
         write(root, "opt/rocm/.info/version", "7.0.2-56\n")
     elif vendor == "nvidia":
-        said = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 13\n"
-        write(root, "proc/driver/nvidia/version", said)
+        text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 13\n"
+        write(root, "proc/driver/nvidia/version", text)
 
 
 def _files(root: Path, vendor: str, count: int, mode: int) -> None:
