@@ -1,4 +1,4 @@
-"""The end of a check -> its record: the form in which results travel between processes and into the report."""
+"""A check that ended -> its result, as JSON between processes and in the report."""
 
 from __future__ import annotations
 
@@ -16,34 +16,38 @@ from .facts import Facts
 from .law import Law, check_id
 
 STATUSES = ("pass", "fail", "error", "hang", "crash", "blocked", "not_run", "deviation")
-# XLA's autotuner says so when two of its kernels disagree, and goes on (jax-ml/jax#26846).
+# XLA's autotuner prints this when two of its kernels disagree, and goes on (jax-ml/jax#26846).
 MISMATCH = "Results mismatch"
-# Comparisons that held before one failed, which a record names.
+# Names of passed comparisons in the result of a failed check.
 MOST_HELD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        id: of the check: the law's, with the subject in brackets.
-        law: its id.
+        id: of the check: the law's, with the trainer under test in brackets.
+        law: the id of the law.
         rung: of the ladder.
-        subject: the trainer asked, or None.
+        subject: the trainer under test, or None.
         status: one of `STATUSES`.
         message: what went wrong, or why it did not run; empty for a pass.
         measured: the error of the comparison with the largest margin.
         bound: the bound of that comparison.
         noise: the error expected of correct arithmetic there.
         control: the error of a comparison that must fail, the nearest to its bound.
-        comparisons: how many were made.
-        compared: how many numbers they compared.
-        digest: of every comparison's error, in order: the same in two runs that measured the same bits.
-        seconds: from the check's start to its end.
-        facts: measured along the way.
-        reason: why it did not run; internal, not in report.json.
-        repro: the command that asks this check again.
+        comparisons: their number.
+        compared: the number of numbers that they compared.
+        digest: a hash of the name and the error of each comparison, in order.
+        margin: error over bound of the comparison `worst`.
+        median_margin: of all comparisons with a bound above 0.
+        worst: name of the comparison with the largest margin.
+        bound_from: where its bound comes from.
+        seconds: duration of the check.
+        facts: further measurements.
+        reason: why it did not run; not in report.json.
+        repro: the command that reruns this check.
     """
 
     id: str
@@ -78,10 +82,19 @@ class Result:
         seconds: float,
         stderr: str,
     ) -> Result:
-        """The record of a check that ended with `error`, or with None, in this process."""
+        """The result of a check in this process.
+
+        Args:
+            law: of the check.
+            subject: trainer under test, or None.
+            check: its comparisons; None if it did not begin.
+            error: that ended it, or None.
+            seconds: duration.
+            stderr: output of native libraries during the check.
+        """
         status, message = "pass", ""
         if error is not None:
-            # By attribute, not by class: a vendored copy and the installed kit are two modules.
+            # By attribute, not by class: a copy and the installed kit have two classes of each name.
             status = getattr(error, "status", "error")
             message = str(error) if hasattr(error, "status") else f"{type(error).__name__}: {error}"
         elif MISMATCH in stderr:
@@ -93,15 +106,14 @@ class Result:
             return blank
         made = check.comparisons
         if status == "fail":
-            # Repeated values are of no interest: what was compared is.
-            held = dict.fromkeys(found.what for found in made if found.error <= found.bound.value)
-            check.facts["held_before"] = list(held)[-MOST_HELD:]
+            passed = dict.fromkeys(one.what for one in made if one.error <= one.bound.value)
+            check.facts["held_before"] = list(passed)[-MOST_HELD:]
         worst = check.worst
         if worst is None:
             return dataclasses.replace(blank, facts=check.facts)
-        margins = sorted(found.margin for found in made if found.bound.value > 0)
-        controls = [found for found in made if found.control is not None]
-        nearest = min(controls, key=lambda found: _over(found.control, found.bound.value), default=None)
+        margins = sorted(one.margin for one in made if one.bound.value > 0)
+        controls = [one for one in made if one.control is not None]
+        nearest = min(controls, key=lambda one: _over(one.control, one.bound.value), default=None)
         return dataclasses.replace(
             blank,
             measured=_finite(worst.error),
@@ -109,7 +121,7 @@ class Result:
             noise=_finite(worst.bound.noise),
             control=None if nearest is None else _finite(nearest.control),
             comparisons=len(made),
-            compared=sum(found.compared for found in made),
+            compared=sum(one.compared for one in made),
             digest=_digest(made),
             margin=_finite(worst.margin),
             median_margin=_finite(margins[len(margins) // 2]) if margins else None,
@@ -123,25 +135,25 @@ class Result:
         cls, law: Law, subject: str | None, status: str, message: str, seconds: float,
         reason: NotRunReason | None = None,
     ) -> Result:  # fmt: skip
-        """The record of a check that could not tell its own end: a hang, a crash, or never reached."""
+        """The result of a check that compared nothing, or whose process cannot report its end."""
         return cls(
             id=check_id(law.id, subject), law=law.id, rung=law.rung, subject=subject, status=status,
             message=printable(message).strip(), seconds=round(seconds, 3), reason=reason,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """As it travels; facts may hold NumPy's numbers."""
+        """As JSON; NumPy's numbers in facts become plain ones."""
         return dataclasses.asdict(self) | {"facts": plain(self.facts)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:
-        """Back from `to_json`."""
+        """The inverse of `to_json`."""
         reason = value.get("reason")
         return cls(**value | {"reason": None if reason is None else NotRunReason(reason)})
 
 
 def _digest(made: Sequence[Comparison]) -> str:
-    errors = "\n".join(f"{found.what} {float(found.error).hex()}" for found in made)
+    errors = "\n".join(f"{one.what} {float(one.error).hex()}" for one in made)
     return hashlib.sha256(errors.encode()).hexdigest()[:16]
 
 
@@ -150,19 +162,19 @@ def _over(value: float | None, bound: float) -> float:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no infinity: the largest float stands for it."""
+    """The largest float in place of infinity, which JSON does not have."""
     if value is None or math.isfinite(value):
         return value
     return sys.float_info.max
 
 
 def printable(text: str) -> str:
-    """Text that a terminal and a report can take: what is neither printable nor white space becomes a question mark."""
+    """Text for a terminal or a report: characters that are not printable become question marks."""
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 def plain(value: Any) -> Any:
-    """JSON's own values: numbers that JSON does not have become texts, and what it cannot hold its description."""
+    """A value as JSON has it: infinities, NaN and unknown objects become texts."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

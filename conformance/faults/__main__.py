@@ -1,11 +1,12 @@
-"""`python -m sftref.conformance.faults`: seed faults and ask the laws that must see them, in this process.
+"""`python -m sftref.conformance.faults`: seed faults and run the laws that must see them, in this process.
 
-The runner calls it with the trials of a run; by hand it shows one fault at a time.
+The scheduler starts it for the trials of a run; by hand it shows one fault at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import faulthandler
@@ -15,60 +16,58 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..core.fault import faults
 from ..core.kit import PACKAGE
 from ..core.law import LEVELS, check_id, laws, split_id
+from ..core.result import Result
 from ..core.settings import PLATFORMS, Settings, start_jax
 from ..judge.mutation_score import level_of
 from ..workers.serve import Stream
 
 EXAMPLES = """examples:
   python -m sftref.conformance.faults                              every seeded fault
-  python -m sftref.conformance.faults --fault mean-of-means        one
-  python -m sftref.conformance.faults --law operators.gelu         those that one law must see
-  python -m sftref.conformance.faults --trial operators.gelu[fast-exp]   whether a law sees what it need not
-  python -m sftref.conformance.faults --read sums-of-one-size --level quick   what a person reads who has it
-  python -m sftref.conformance.faults --matrix selftest --level quick    all before all: tables and a picture
+  python -m sftref.conformance.faults --fault mean-of-means        one fault
+  python -m sftref.conformance.faults --law operators.gelu         the faults that one law must see
+  python -m sftref.conformance.faults --trial operators.gelu[fast-exp]   does a law see a fault that it need not see?
+  python -m sftref.conformance.faults --read sums-of-one-size --level quick   what `verify` prints with this fault
+  python -m sftref.conformance.faults --matrix selftest --level quick    every fault and every law: tables and a picture
 
-exit code: 0 every fault was seen, 5 one was not or none was seeded, 2 wrong arguments; of --read, the verdict's
+exit code: 0 every fault was seen, 5 one was not seen or none was seeded, 2 wrong arguments; with --read, the verdict's
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
+    top = argparse.ArgumentParser(
         prog=f"python -m {PACKAGE}.faults",
         description="Seed faults, and see whether the laws see them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = found.add_argument
+    add = top.add_argument
     add("--fault", action="append", default=[], metavar="ID", help="a seeded fault; repeatable (default: all)")
-    add("--law", action="append", default=[], metavar="ID", help="only before this law; repeatable")
+    add("--law", action="append", default=[], metavar="ID", help="run this law only; repeatable")
     add("--trial", action="append", default=[], metavar="LAW[FAULT]", help="one law and one fault; repeatable")
-    add("--level", choices=LEVELS, default="full", help="the highest level at which a law is asked (default full)")
-    add("--platform", choices=PLATFORMS, help="where arrays must live")
+    add("--level", choices=LEVELS, default="full", help="the highest level of the laws (default full)")
+    add("--platform", choices=PLATFORMS, help="the platform to use")
     add("--devices", type=int, metavar="N", help="at most N devices (default: all; 8 simulated ones on a CPU)")
-    add("--seed", type=int, default=0, metavar="S", help="of every value drawn (default 0)")
-    add(
-        "--matrix", type=Path, metavar="DIR", help="every fault and equivalent change before every law; files go to DIR"
-    )
-    add("--read", metavar="ID", help="a seeded fault before all laws, and what `verify` would print")
+    add("--seed", type=int, default=0, metavar="S", help="seed of all drawn values (default 0)")
+    add("--matrix", type=Path, metavar="DIR", help="run every law with every fault and equivalent change; write to DIR")
+    add("--read", metavar="ID", help="run all laws with one fault, and print what `verify` would print")
     add("--sftref-stream", type=Path, help=argparse.SUPPRESS)
-    return found
+    return top
 
 
 def trials_of(args: argparse.Namespace) -> list[str]:
-    """The trials that were asked for.
+    """The requested trials: ids of laws, each with a fault in brackets.
 
     Raises:
-        ValueError: there is no such fault or law, or nothing is left.
+        ValueError: there is no such fault or law, or no trial is left.
     """
     read = [args.read] if args.read else []
-    for option, given, known in (("fault", args.fault, faults()), ("law", args.law, laws()), ("read", read, faults())):
-        for word in given:
+    for option, words, known in (("fault", args.fault, faults()), ("law", args.law, laws()), ("read", read, faults())):
+        for word in words:
             if word not in known:
                 near = difflib.get_close_matches(word, known, 3) or list(known)[:3]
                 raise ValueError(f"--{option} = {word}, must be one of {len(known)}, such as {', '.join(near)}")
@@ -78,32 +77,32 @@ def trials_of(args: argparse.Namespace) -> list[str]:
             raise ValueError(f"--trial = {word}, must be a law with a seeded fault in brackets")
     if args.trial:
         return list(args.trial)
-    found = [
+    trials = [
         check_id(law, fault.id)
         for fault in faults().values()
         if LEVELS.index(fault.level) <= LEVELS.index(args.level) and fault.id in (args.fault or faults())
         for law in fault.seen_by
         if law in (args.law or laws())
     ]
-    if not found:
+    if not trials:
         raise ValueError("no seeded fault is left; `sftref explain LAW` names those that a law must see")
-    return found
+    return trials
 
 
-class Teller:
-    """Reports the trials: as events to the runner, or as lines to a person."""
+class Reporter:
+    """Reports the trials: as events to the scheduler, or as printed lines."""
 
     def __init__(self, path: Path | None) -> None:
         self.stream = None if path is None else Stream(path)
 
     def begin(self, trial: str) -> None:
-        """A trial begins."""
+        """Report that a trial begins."""
         if self.stream is not None:
             deadline = split_id(trial)[0].deadline
             self.stream.tell({"event": "start", "id": trial, "deadline": deadline, "time": time.time()})
 
-    def ended(self, record: Any) -> None:
-        """A trial is over."""
+    def ended(self, record: Result) -> None:
+        """Report the result of a trial."""
         if self.stream is not None:
             self.stream.tell({"event": "result", **record.to_json()})
             return
@@ -114,10 +113,10 @@ class Teller:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the trials; returns the exit code."""
+    """Run the trials; returns the exit code."""
     args = parser().parse_args(argv)
     try:
-        asked = trials_of(args)
+        requested = trials_of(args)
         settings = Settings(level=args.level, platform=args.platform, devices=args.devices, seed=args.seed)
     except ValueError as error:
         print(f"{parser().prog}: {error}", file=sys.stderr)
@@ -135,19 +134,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return read(faults()[args.read], settings).exit_code
     from .trial import trials
 
-    teller, statuses = Teller(args.sftref_stream), []
-    for fault, several in itertools.groupby(asked, lambda trial: str(split_id(trial)[1])):
-        entry = faults()[fault]
-        names = [split_id(trial)[0].id for trial in several]
-        levels = [dataclasses.replace(settings, level=level_of(args.level, entry, law)) for law in names]
-        teller.begin(check_id(names[0], fault))
-        for following, record in zip(
-            [*names[1:], None], trials(entry, list(zip(names, levels, strict=True))), strict=True
-        ):
-            teller.ended(record)
-            statuses.append(record.status)
-            if following is not None:
-                teller.begin(check_id(following, fault))
+    reporter, statuses = Reporter(args.sftref_stream), []
+    for name, several in itertools.groupby(requested, lambda trial: str(split_id(trial)[1])):
+        fault, ids = faults()[name], list(several)
+        names = [split_id(trial)[0].id for trial in ids]
+        runs = [(law, dataclasses.replace(settings, level=level_of(args.level, fault, law))) for law in names]
+        with contextlib.closing(trials(fault, runs)) as results:
+            for trial in ids:
+                reporter.begin(trial)
+                record = next(results)
+                reporter.ended(record)
+                statuses.append(record.status)
     if args.sftref_stream is not None:
         return 0
     seen, idle = statuses.count("fail"), statuses.count("not_run")

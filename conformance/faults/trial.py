@@ -1,4 +1,4 @@
-"""(fault, law) -> a record: one law asked in this process, with one fault seeded."""
+"""(fault, law) -> a result: one law run in this process, with one fault seeded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import importlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import jax
 
-from ..core.check import Check
+from ..core.check import Check, NotRunReason
 from ..core.fault import Fault
 from ..core.kit import PACKAGE
 from ..core.law import Law, laws
@@ -27,27 +27,29 @@ TRAINERS = (SUBJECTS, PERFORMANCE, LOWERED)
 
 @contextlib.contextmanager
 def seeded(fault: Fault | None) -> Iterator[dict[str, Any]]:
-    """Seed a fault; gives what a law that asks for it by name gets instead of the right thing.
+    """Seed a fault; yields the wrong values of fixtures, by name.
 
     Raises:
-        CannotSeedError: this JAX or this machine has no place for it.
+        CannotSeedError: this JAX or this machine does not allow it.
     """
     if fault is None:
         yield {}
         return
     module = importlib.import_module(f"{PACKAGE}.faults.{fault.module}")
-    # A trainer of ours compiles programs of its own, or none.
-    anew = forget if fault.module not in TRAINERS else lambda: None
-    anew()
+    # A wrong trainer compiles programs of its own, or none.
+    in_machine = fault.module not in TRAINERS
+    if in_machine:
+        forget()
     try:
         with module.seed(fault.id) as instead:
             yield instead or {}
     finally:
-        anew()
+        if in_machine:
+            forget()
 
 
 def forget() -> None:
-    """Drop all compiled programs, JAX's and the kit's own: what was compiled without a fault does not have it."""
+    """Drop all compiled programs, JAX's and the kit's: those compiled without a fault do not have it."""
     jax.clear_caches()
     for name, module in list(sys.modules.items()):
         if name.startswith(f"{PACKAGE}.laws."):
@@ -72,20 +74,23 @@ def run_law(
     return Result.of(law, subject, check, error, time.monotonic() - began, "")
 
 
-def trials(fault: Fault | None, asked: Sequence[tuple[str, Settings]], *, narrows: bool = False) -> Iterator[Result]:
-    """One fault seeded, or none, and laws asked with it there; the records' subject is the fault."""
+def trials(
+    fault: Fault | None, runs: Sequence[tuple[str, Settings]], *, narrows: bool = False
+) -> Generator[Result, None, None]:
+    """Run laws with one fault seeded, or none; the `subject` of the results is the fault."""
     subject = fault.id if fault else None
     try:
         if fault is not None:
-            _enough(fault, asked[0][1])
+            _need_devices(fault, runs[0][1])
         with seeded(fault) as instead:
-            for law, settings in asked:
+            for law, settings in runs:
                 yield run_law(laws()[law], instead, settings, subject, narrows=narrows)
     except CannotSeedError as error:
-        yield from (Result.ended(laws()[law], subject, "not_run", str(error), 0.0) for law, _ in asked)
+        for law, _ in runs:
+            yield Result.ended(laws()[law], subject, "not_run", str(error), 0.0, NotRunReason.LACKING)
 
 
-def _enough(fault: Fault, settings: Settings) -> None:
+def _need_devices(fault: Fault, settings: Settings) -> None:
     n = len(call.devices(settings))
     if n < fault.devices or n % fault.multiple_of:
         count = f"{fault.devices}{f', a multiple of {fault.multiple_of},' if fault.multiple_of > 1 else ''}"
