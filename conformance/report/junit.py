@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from xml.etree import ElementTree as Xml
 
+from ..core.result import printable
 from ..judge.outcome import BROKEN, Outcome
 from .checks import Check, failure
 
-# Characters that XML 1.0 does not allow.
-FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 TAGS = {"fail": "failure", "error": "error", "hang": "error", "crash": "error"}
 
 
@@ -42,11 +40,7 @@ def _case(suite: Xml.Element, check: Check) -> None:
     status = check["status"]
     if status == "pass":
         return
-    message = _clean(f"{status}: {check['message']}")
+    message = printable(f"{status}: {check['message']}")
     end = Xml.SubElement(case, TAGS.get(status, "skipped"), message=message, type=status)
     if status in BROKEN:
-        end.text = _clean("\n".join(failure(check)))
-
-
-def _clean(text: str) -> str:
-    return FORBIDDEN.sub("?", text)
+        end.text = printable("\n".join(failure(check)))

@@ -95,7 +95,7 @@ class Screen:
         checks = f"{len(ids)} check{'' if len(ids) == 1 else 's'}"
         self._print(f"{checks} at level {self.settings.level}, trainers {', '.join(self.settings.subjects)}", "dim")
 
-    def found(self, findings: Sequence[Finding]) -> None:
+    def findings(self, findings: Sequence[Finding]) -> None:
         """See `Watcher`."""
         for finding in findings:
             if finding.level != "note":

@@ -88,7 +88,7 @@ def look(outcome: Outcome, watcher: Watcher) -> None:
         NotStartedError: JAX hangs or crashes.
     """
     outcome.findings = findings(facts(Host()), outcome.environment["versions"], os.environ)
-    watcher.found(outcome.findings)
+    watcher.findings(outcome.findings)
     if snapshot.foreseen(outcome.settings.platform) == ["cpu"]:
         return
     outcome.start = start_jax_alone(outcome, watcher, os.environ)

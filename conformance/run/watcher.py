@@ -15,7 +15,7 @@ class Watcher(Protocol):
     def begin(self, ids: Sequence[str]) -> None:
         """The run begins; `ids` are its checks."""
 
-    def found(self, findings: Sequence[Finding]) -> None:
+    def findings(self, findings: Sequence[Finding]) -> None:
         """These problems of the machine are known before JAX is imported."""
 
     def rung(self, group: Group) -> None:
