@@ -81,7 +81,9 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--preallocate", action="store_true", help="let JAX reserve most of the accelerator's memory")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     several = p.add_argument_group("several processes", "each option can also be a variable: SFTREF_ and its name")
-    several.add_argument("--distributed", choices=("auto",), help="join as Slurm, Open MPI, Kubernetes or a TPU says")
+    several.add_argument(
+        "--distributed", choices=("auto",), help="get the values from Slurm, Open MPI, Kubernetes or a TPU"
+    )
     several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     several.add_argument("--num-processes", type=int, metavar="P", help="number of processes")
     several.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")

@@ -44,7 +44,7 @@ def one_line(error: BaseException) -> str:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise `ConfigError(message)` unless `condition` holds."""
+    """Raise `ConfigError(message)` unless `condition` is true."""
     if not condition:
         raise ConfigError(message)
 

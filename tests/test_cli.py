@@ -55,7 +55,7 @@ def records(out: Path) -> list[dict[str, object]]:
     return lines
 
 
-# Arguments after `train`, and what the one line says. DATA is the folder above.
+# Arguments after `train`, and the message. DATA is the folder above.
 BAD_ARGUMENTS = [
     (["--max-steps", "0"], "--max-steps = 0, must be at least 1"),
     (["--epochs", "0"], "--epochs = 0, must be at least 1"),
@@ -155,15 +155,15 @@ def test_a_run_is_recorded_saved_and_evaluated_again(data: Path, capsys: pytest.
 
     arguments = ["--model", "model", "--data", str(data), "--max-length", "64", "--trainer", "single"]
     assert cli.main(["evaluate", *arguments, "--out", "scores"]) == 0
-    found = json.loads(Path("scores/evaluation.json").read_text())["results"]["validation"]
-    assert found["accuracy"] == evals[-1]["accuracy"]
-    assert found["loss"] == pytest.approx(evals[-1]["loss"], rel=1e-6)
+    scores = json.loads(Path("scores/evaluation.json").read_text())["results"]["validation"]
+    assert scores["accuracy"] == evals[-1]["accuracy"]
+    assert scores["loss"] == pytest.approx(evals[-1]["loss"], rel=1e-6)
     predictions = [json.loads(line) for line in Path("scores/predictions-validation.jsonl").read_text().splitlines()]
     assert [p["example_id"] for p in predictions] == list(range(21))
     truth = [json.loads(line)["label"] for line in (data / "validation.jsonl").read_text().splitlines()]
     guess = np.argmax([p["logits"] for p in predictions], axis=1)
-    assert found["accuracy"] == accuracy_score(truth, guess)
-    assert found["f1"] == f1_score(truth, guess, zero_division=0)
+    assert scores["accuracy"] == accuracy_score(truth, guess)
+    assert scores["f1"] == f1_score(truth, guess, zero_division=0)
 
 
 def test_2_and_2_steps_are_4_steps_bit_for_bit(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ def fill(
     layout: Layout,
     part: Part = WHOLE,
 ) -> Batch:
-    """A batch of examples at given places.
+    """A batch with each example at its place.
 
     Args:
         tokens: of the whole split.

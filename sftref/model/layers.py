@@ -64,7 +64,7 @@ class Module(nn.Module):
     places: Places | None = None
 
     def shard(self, x: Array, kind: str) -> Array:
-        """An activation, sharded as the table of `sharding.py` says; unchanged without a mesh that shards the model."""
+        """An activation, sharded by the table of `sharding.py`; unchanged without a mesh that shards the model."""
         return x if self.places is None else self.places.constrain(x, kind)
 
     def drop(self, dropout: Dropout | None, x: Array, site: int, at: Address) -> Array:

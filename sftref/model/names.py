@@ -84,15 +84,15 @@ def leaves(config: ModelConfig) -> tuple[Leaf, ...]:
         "pooler": (d, d),
         "classifier": (config.num_labels, d),
     }
-    found: list[Leaf] = []
+    parameters: list[Leaf] = []
     for module, shape in shapes.items():
         path, theirs = tuple(module.split("/")), _hf_module(module)
         table = path[-1].endswith("embeddings")
         kind = "embedding" if table else "scale" if path[-1] == "LayerNorm" else "kernel"
-        found.append(Leaf(f"{theirs}.weight", shape, (*path, kind)))
+        parameters.append(Leaf(f"{theirs}.weight", shape, (*path, kind)))
         if not table:
-            found.append(Leaf(f"{theirs}.bias", shape[:1], (*path, "bias")))
-    return tuple(found)
+            parameters.append(Leaf(f"{theirs}.bias", shape[:1], (*path, "bias")))
+    return tuple(parameters)
 
 
 def to_hf(params: Mapping[str, Any]) -> Flat:

@@ -6,7 +6,7 @@
 - `tensor`: the heads of attention and the inner width of the feed-forward are sharded, so that a pair of products needs
   one sum over the axis, after the second one (Shoeybi et al., "Megatron-LM", 2019).
 
-The table says where arrays are; the partitioner decides what is sent.
+The table decides where arrays are placed; the partitioner decides what is sent.
 """
 
 from __future__ import annotations

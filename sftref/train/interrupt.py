@@ -1,7 +1,7 @@
 """Ctrl-C -> KeyboardInterrupt, even if Python loses the exception.
 
 Python raises KeyboardInterrupt wherever the main thread is. In a callback of the garbage collector (JAX has one) Python
-prints the exception as "ignored" and goes on. So the signal is also remembered, and the loop checks after every step.
+prints the exception as "ignored" and continues. So the signal is also remembered, and the loop checks after every step.
 """
 
 from __future__ import annotations

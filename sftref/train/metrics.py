@@ -25,7 +25,7 @@ def classification_metrics(confusion: npt.ArrayLike, names: Sequence[str]) -> di
         names: of "accuracy", "f1" (of class 1, C = 2) and "matthews_correlation" (any C).
 
     Raises:
-        ValueError: the matrix is not square, holds a negative count or no example; F1 with C != 2; an unknown name.
+        ValueError: the matrix is not square, has a negative count or no example; F1 with C != 2; an unknown name.
 
     Example:
         >>> classification_metrics([[50, 10], [5, 35]], ["accuracy", "f1"])
@@ -35,7 +35,7 @@ def classification_metrics(confusion: npt.ArrayLike, names: Sequence[str]) -> di
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.issubdtype(matrix.dtype, np.integer):
         raise ValueError(f"confusion is {matrix.dtype} {list(matrix.shape)}, must be integers [C, C]")
     if matrix.min(initial=0) < 0 or not matrix.any():
-        raise ValueError(f"confusion sums to {matrix.sum()}, must hold at least one example and no negative count")
+        raise ValueError(f"confusion sums to {matrix.sum()}, must have at least one example and no negative count")
     for name in names:
         require_choice("metric", name, _CLASSIFICATION)
     return {name: _CLASSIFICATION[name](matrix.astype(np.int64)) for name in names}

@@ -83,7 +83,7 @@ class Program:
         return self.model.config.regression
 
     def sharded(self, places: Places) -> Program:
-        """The same program with its activations sharded as `places` says."""
+        """The same program with its activations sharded by `places`."""
         return dataclasses.replace(self, model=self.model.clone(places=places))
 
     def state(self, params: Any, seed: int, step: int = 0, opt_state: Any = None) -> TrainState:

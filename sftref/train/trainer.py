@@ -30,7 +30,7 @@ class Trainer(abc.ABC):
         devices: N devices, of all processes, in the order of the shards.
         local_devices: the devices of this process.
         shards: the number of parts of a batch; N, unless a mesh has other axes than `data`.
-        part: the parts that this process holds: all, in a run of one process.
+        part: the parts of this process: all, in a run of one process.
     """
 
     name: ClassVar[str]
@@ -41,12 +41,12 @@ class Trainer(abc.ABC):
 
     def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
         if not devices:
-            raise ValueError("devices = [], must hold at least one device")
+            raise ValueError("devices = [], must have at least one device")
         self.program = program
         self.devices = tuple(devices)
         mine = [k for k, device in enumerate(self.devices) if device.process_index == jax.process_index()]
         if not mine or mine != list(range(mine[0], mine[-1] + 1)):
-            raise ValueError(f"devices = {list(devices)}, must hold this process's devices, one after the other")
+            raise ValueError(f"devices = {list(devices)}, must have this process's devices next to each other")
         self.local_devices = self.devices[mine[0] : mine[-1] + 1]
         self.shards = len(self.devices)
         self.part = Part(mine[0], mine[-1] + 1, self.shards)
@@ -91,7 +91,7 @@ class Trainer(abc.ABC):
         return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
     def replicas(self, tree: Any) -> list[Any]:
-        """A replicated result as NumPy arrays, once for each device of this process, as that device holds it."""
+        """A replicated result as NumPy arrays, once for each device of this process, each its own copy."""
         return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d), tree) for device in self.local_devices]
 
     def read(self, tree: Any) -> Any:
@@ -104,7 +104,7 @@ class Trainer(abc.ABC):
 
 
 def check_rows(batch: Batch, trainer: Trainer) -> None:
-    """Check that the rows of a batch can be divided, and that one process holds an example.
+    """Check that the rows of a batch can be divided, and that a batch of one process has an example.
 
     Raises:
         ValueError: the rows are no multiple of the shards; or a run of one process has no example, and its mean loss

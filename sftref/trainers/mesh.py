@@ -1,4 +1,4 @@
-"""`jax.jit` over a `Mesh`: our code says where arrays are placed, the partitioner inserts the collectives."""
+"""`jax.jit` over a `Mesh`: our code places the arrays, the partitioner inserts the collectives."""
 
 from __future__ import annotations
 

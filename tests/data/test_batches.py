@@ -1,4 +1,4 @@
-"""Batches: the order of epochs, the plan of updates, and what stands where in padded rows."""
+"""Batches: the order of epochs, the plan of updates, and the content of padded rows."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SEEDS = st.integers(0, 2**64 - 1)
 
 
 def unpacked(batch: Batch) -> dict[int, dict[str, Any]]:
-    """What a batch holds, by example id, read from its segments alone; checks that nothing else is in it."""
+    """The content of a batch by example id, read from its segments alone; checks that nothing else is in it."""
     k, r, length = batch.input_ids.shape
     assert batch.starts.shape[:2] == (k, r)
-    found: dict[int, dict[str, Any]] = {}
+    content: dict[int, dict[str, Any]] = {}
     for i, j in itertools.product(range(k), range(r)):
         segments = batch.segments[i, j]
         used = np.flatnonzero(batch.weights[i, j])
@@ -34,8 +34,8 @@ def unpacked(batch: Batch) -> dict[int, dict[str, Any]]:
             assert (np.diff(columns) == 1).all(), "an example is not in one piece"
             assert columns[0] == batch.starts[i, j, slot]
             key = int(batch.example_ids[i, j, slot])
-            assert key not in found, "an example stands there twice"
-            found[key] = {
+            assert key not in content, "an example occurs twice"
+            content[key] = {
                 "input_ids": batch.input_ids[i, j, columns].tolist(),
                 "token_type_ids": batch.token_type_ids[i, j, columns].tolist(),
                 "positions": batch.positions[i, j, columns].tolist(),
@@ -43,22 +43,22 @@ def unpacked(batch: Batch) -> dict[int, dict[str, Any]]:
                 "weight": batch.weights[i, j, slot].item(),
             }
         assert length >= (segments > 0).sum()
-    return found
+    return content
 
 
 def expected(tokens: TokenArrays, index: np.ndarray) -> dict[int, dict[str, Any]]:
     """The examples `index` as `unpacked` gives them, read from the token arrays one by one."""
-    found = {}
+    content = {}
     for i in index:
         start, stop = tokens.offsets[i], tokens.offsets[i + 1]
-        found[int(tokens.example_ids[i])] = {
+        content[int(tokens.example_ids[i])] = {
             "input_ids": tokens.input_ids[start:stop].tolist(),
             "token_type_ids": tokens.token_type_ids[start:stop].tolist(),
             "positions": list(range(stop - start)),
             "label": tokens.labels[i].item(),
             "weight": 1.0,
         }
-    return found
+    return content
 
 
 def check_static(batch: Batch, layout: Layout, labels: Any = np.int32) -> None:
@@ -101,7 +101,7 @@ class TestEpochOrder:
 
 
 class TestPlan:
-    """Every example MUST be seen once an epoch, and a plan that starts later MUST continue where that step stands."""
+    """Every example MUST be seen once an epoch, and a plan that starts later MUST continue at that step."""
 
     @settings(deadline=None)
     @given(n=st.integers(1, 40), batch_size=st.integers(1, 12), seed=SEEDS)
@@ -139,7 +139,7 @@ class TestPlan:
 
 
 class TestPad:
-    """Padded rows MUST hold the examples asked for, whole, one a row in their order, and nothing else."""
+    """Padded rows MUST have exactly the chosen examples, whole, one a row in their order."""
 
     @settings(deadline=None)
     @given(batch_size=st.integers(1, 200), devices=st.integers(1, 9), micro=st.integers(1, 5))
@@ -186,7 +186,7 @@ class TestPad:
 
 
 class TestMemory:
-    """Nobody but the reader of a batch MUST hold its memory: `jax.device_put` may go on reading it (jax#37830)."""
+    """A batch MUST NOT share its memory: `jax.device_put` may keep reading it (jax#37830)."""
 
     def test_nothing_is_shared_between_batches_and_token_arrays(self) -> None:
         tokens, layout = ragged(6), padded_layout(6, LENGTH, 1)

@@ -188,10 +188,10 @@ class TestBundledAndHub:
         assert str(error.value) == "--data bundled is for --task qqp, not mrpc; give --data hub or a path"
 
     def test_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked = []
+        calls = []
 
         def load(*args: Any, split: str) -> datasets.Dataset:
-            asked.append((*args, split))
+            calls.append((*args, split))
             label = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
             texts = datasets.Value("string")
             features = datasets.Features(premise=texts, hypothesis=texts, label=label, idx=datasets.Value("int32"))
@@ -201,7 +201,7 @@ class TestBundledAndHub:
 
         monkeypatch.setattr(datasets, "load_dataset", load)
         splits = load_examples(get_task("mnli"), "hub")
-        assert sorted(asked) == [
+        assert sorted(calls) == [
             ("nyu-mll/glue", "mnli", name) for name in ("train", "validation_matched", "validation_mismatched")
         ]
         assert splits.train[0] == {"premise": "a", "hypothesis": "train", "label": 2, "example_id": 0}

@@ -121,7 +121,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "label too large": ("a.csv", HEADER + b"a,b,1\nc,d,2\n", f" row 1: label = 2, {RULE}"),
     "label with a fraction": ("a.tsv", TABBED + b"a\tb\t0.5\n", f" row 0: label = 0.5, {RULE}"),
     "label in other words": ("a.csv", HEADER + b"a,b,yes\n", f" row 0: label = yes, {RULE}"),
-    "label not given": ("a.csv", HEADER + b"a,b,\n", f" row 0: label is missing, {RULE}"),
+    "no label in a row": ("a.csv", HEADER + b"a,b,\n", f" row 0: label is missing, {RULE}"),
     "label null": (
         "a.parquet",
         parquet({"question1": ["a"], "question2": ["b"], "label": pa.array([None], pa.int64())}),
@@ -178,7 +178,7 @@ def test_bad_real_labels(tmp_path: Path, label: str, shown: str) -> None:
 
 
 class TestPaths:
-    """A path that cannot be used MUST say what is there and what to give."""
+    """A path that cannot be used MUST name what is there and what to give."""
 
     def test_nothing_there(self) -> None:
         with pytest.raises(ConfigError) as error:

@@ -1,4 +1,4 @@
-"""Packing: first-fit decreasing, what stands where in packed rows, and shapes that do not change."""
+"""Packing: first-fit decreasing, the content of packed rows, and shapes that do not change."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TestFirstFitDecreasing:
 
 
 class TestPack:
-    """Packed rows MUST hold the examples asked for, whole, without overlap, in a static shape, and nothing else."""
+    """Packed rows MUST have exactly the chosen examples, whole, without overlap, in a static shape."""
 
     @settings(deadline=None)
     @given(lengths=LENGTHS, data=st.data(), devices=st.integers(1, 4), micro=st.integers(1, 3))
@@ -64,16 +64,16 @@ class TestPack:
         tokens = token_arrays(lengths)
         index = np.asarray(data.draw(st.permutations(range(len(lengths)))), np.int64)
         index = index[: data.draw(st.integers(1, len(index)))]
-        asked = Layout(micro, devices * 8, LENGTH, SLOTS)
-        batch = pack(tokens, index, asked, devices)
-        layout = asked._replace(rows=batch.weights.shape[1])
+        wanted = Layout(micro, devices * 8, LENGTH, SLOTS)
+        batch = pack(tokens, index, wanted, devices)
+        layout = wanted._replace(rows=batch.weights.shape[1])
         check_static(batch, layout)
         assert unpacked(batch) == expected(tokens, index)
         assert int((batch.segments > 0).sum()) == int(tokens.lengths[index].sum())  # none overwritten
         assert int(batch.weights.sum()) == len(index)
         assert layout.rows % devices == 0
-        assert layout.rows >= asked.rows
-        if layout.rows > asked.rows:  # only where they are needed
+        assert layout.rows >= wanted.rows
+        if layout.rows > wanted.rows:  # only where they are needed
             assert (
                 micro * (layout.rows - devices) <= first_fit_decreasing(tokens.lengths[index], LENGTH, SLOTS)[0].max()
             )
@@ -81,11 +81,11 @@ class TestPack:
     @pytest.mark.parametrize(("devices", "micro"), [(1, 1), (2, 1), (3, 2), (8, 1)])
     def test_a_batch_that_overflows_widens_the_layout(self, devices: int, micro: int) -> None:
         tokens = token_arrays([LENGTH] * 20)  # 20 rows, whatever one does
-        asked = Layout(micro, devices, LENGTH, SLOTS)
-        batch = pack(tokens, np.arange(20), asked, devices)
-        check_static(batch, asked._replace(rows=devices * -(-20 // (devices * micro))))
+        wanted = Layout(micro, devices, LENGTH, SLOTS)
+        batch = pack(tokens, np.arange(20), wanted, devices)
+        check_static(batch, wanted._replace(rows=devices * -(-20 // (devices * micro))))
         assert unpacked(batch) == expected(tokens, np.arange(20))
-        check_static(pack(tokens, np.arange(1), asked, devices), asked)  # the next batch owes it nothing
+        check_static(pack(tokens, np.arange(1), wanted, devices), wanted)  # the next batch does not depend on it
 
     def test_an_example_that_is_too_long_is_refused(self) -> None:
         with pytest.raises(ValueError, match="do not fit the layout"):

@@ -36,7 +36,7 @@ def assert_is_what_the_tokenizer_gives(
 
 
 class TestTokenize:
-    """The arrays MUST hold what the tokenizer gives for each example, in order, and nothing else."""
+    """The arrays MUST be exactly the tokenizer's output for each example, in order."""
 
     def test_by_hand(self) -> None:
         arrays = tokenize(pairs(FEW), QQP, wordpiece(), 16)
@@ -106,7 +106,7 @@ class TestTokenize:
         arrays = tokenize(pairs(texts), QQP, tokenizer, 128, tmp_path, vocab_size=30522)
         assert_is_what_the_tokenizer_gives(arrays, tokenizer, texts, 128)
         assert arrays.lengths[2] == 128
-        assert 0 not in arrays.input_ids  # its own file asks for padding to 128: nothing is padded here
+        assert 0 not in arrays.input_ids  # its own file sets padding to 128, which must not be used
 
     def test_no_room(self) -> None:
         for task, length, need in ((QQP, 4, 5), (COLA, 2, 3)):
@@ -127,7 +127,7 @@ class TestTokenize:
 
 
 class TestLoadTokenizer:
-    """A tokenizer that cannot be used MUST end in one line that says what to give."""
+    """A tokenizer that cannot be used MUST end in one line with the way out."""
 
     def test_a_saved_one(self, tmp_path: Path) -> None:
         wordpiece().save_pretrained(tmp_path)

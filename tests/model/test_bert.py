@@ -130,7 +130,7 @@ class TestReference:
         batch = packed() if layout == "packed" else padded()
         order = np.random.default_rng(1).permutation(batch.weights.shape[1])
         moved = jax.tree.map(lambda a: a[:, order], batch)
-        # A matrix product may sum a row in another order where it stands in another place.
+        # A matrix product may sum a row in another order at another place.
         np.testing.assert_allclose(
             logits(moved, dropout=dropout), logits(batch, dropout=dropout)[:, order], rtol=0, atol=2e-6
         )
@@ -154,9 +154,9 @@ class TestPacking:
         batch = packed()
         late = (batch.starts > 0) & (batch.weights > 0)
         assert late.any()
-        found = by_example(logits(batch), batch, TOKENS.example_ids)
+        got = by_example(logits(batch), batch, TOKENS.example_ids)
         chosen = np.isin(TOKENS.example_ids, batch.example_ids[late])
-        assert error(found[chosen], want[False][chosen]) < UNITS * UNIT["float32"]
+        assert error(got[chosen], want[False][chosen]) < UNITS * UNIT["float32"]
 
 
 class TestRegression:
@@ -168,9 +168,9 @@ class TestRegression:
         p, batch = program(model=model), pad(tokens, np.arange(N), padded_layout(N, LENGTH, 2))
         sums, got = jax.jit(lambda s, b: eval_step(p, s, b, lambda tree: tree))(p.state(params, 0), batch)
         want = oracle_logits(params, model, tokens)
-        found = by_example(np.asarray(got)[None], batch, tokens.example_ids)
-        assert found.shape == want.shape == (N, 1)
-        assert error(found, want) < UNITS * UNIT["float32"]
+        by_id = by_example(np.asarray(got)[None], batch, tokens.example_ids)
+        assert by_id.shape == want.shape == (N, 1)
+        assert error(by_id, want) < UNITS * UNIT["float32"]
         assert float(sums.loss) == pytest.approx(((want[:, 0] - tokens.labels.astype(np.float64)) ** 2).sum(), rel=1e-5)
         assert float(sums.weight) == N
 
@@ -180,7 +180,7 @@ class TestRegression:
 
 
 class TestPrecision:
-    """Each precision MUST show an error of its own size: not more, and, where it was asked for, not much less."""
+    """Each precision MUST show an error of its own size: not more, and, if it is reduced, not much less."""
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float64"])
     def test_logits_at_the_scale_of_the_round_off(self, precision: Any, want: dict[bool, np.ndarray]) -> None:

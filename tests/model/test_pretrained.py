@@ -89,8 +89,8 @@ class TestInitial:
     """Parameters that no checkpoint gives."""
 
     def test_a_value_depends_on_seed_and_name_only(self, tiny: Pretrained) -> None:
-        found = {leaf.name: leaf for leaf in leaves(tiny.config)}
-        pooler, key = found["bert.pooler.dense.weight"], found[KEY]
+        by_name = {leaf.name: leaf for leaf in leaves(tiny.config)}
+        pooler, key = by_name["bert.pooler.dense.weight"], by_name[KEY]
         assert np.array_equal(initial(pooler, 3, 0.02), to_hf(tiny.params)[pooler.name])
         assert not np.array_equal(initial(pooler, 4, 0.02), initial(pooler, 3, 0.02))
         assert not np.array_equal(initial(key, 3, 0.02), initial(pooler, 3, 0.02))

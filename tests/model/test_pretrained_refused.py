@@ -85,7 +85,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
         tensors(cls__predictions__other=np.zeros(3, "f4")),
         f"cls.predictions.other is unknown, must be a parameter of {BERT}",
     ),
-    "more layers than it says": (
+    "more layers than in config.json": (
         edit(num_hidden_layers=1),
         "bert.encoder.layer.1.attention.output.LayerNorm.bias is unknown, must be a parameter of "
         + BERT.replace("2 layers", "1 layers"),

@@ -37,7 +37,7 @@ BATCHES = [batch_of(MAIN, RNG, real=13) for _ in range(2)]
 
 @functools.cache
 def trained(shape: tuple[int, int, int], *, remat: bool = False) -> tuple[MeshTrainer, Any, dict[str, Any]]:
-    """The trainer, its state after two updates, and what it found on the way."""
+    """The trainer, its state after two updates, and its gradients, program and loss."""
     # (data, fsdp, tensor).
     axes = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
     devices = jax.devices()[: int(np.prod(shape))]
@@ -46,12 +46,12 @@ def trained(shape: tuple[int, int, int], *, remat: bool = False) -> tuple[MeshTr
     tree = from_hf({name: leaf.astype(np.float32) for name, leaf in PARAMS.items()}, model_config(MAIN))
     state = trainer.place(trainer.program.state(tree, MAIN.seed))
     placed = [trainer.put(lay_out(batch, MAIN, trainer.shards)[0]) for batch in BATCHES]
-    found: dict[str, Any] = {"gradients": to_hf(trainer.read(trainer.gradient_step(state, placed[0])))}
-    found["program"] = trainer.compiled(state, placed[0])
+    results: dict[str, Any] = {"gradients": to_hf(trainer.read(trainer.gradient_step(state, placed[0])))}
+    results["program"] = trainer.compiled(state, placed[0])
     state, metrics = trainer.train_step(state, placed[0])
-    found["loss"] = float(trainer.read(metrics).loss)
+    results["loss"] = float(trainer.read(metrics).loss)
     state, _ = trainer.train_step(state, placed[1])
-    return trainer, state, found
+    return trainer, state, results
 
 
 @pytest.mark.parametrize(
@@ -68,22 +68,22 @@ def trained(shape: tuple[int, int, int], *, remat: bool = False) -> tuple[MeshTr
 )
 def test_it_computes_what_the_oracle_does_with_its_part(shape: tuple[int, int, int], remat: bool) -> None:
     """Dropout on: gradient, loss and two updates, within the bounds of the kit; and each device has its part."""
-    trainer, state, found = trained(shape, remat=remat)
+    trainer, state, results = trained(shape, remat=remat)
     want = gradient_reference(MAIN, PARAMS, BATCHES[0])
     for name, bound in want.bounds.items():
-        assert np.linalg.norm(found["gradients"][name] - want.want[name]) <= bound.value, name
+        assert np.linalg.norm(results["gradients"][name] - want.want[name]) <= bound.value, name
     loss = loss_reference(MAIN, PARAMS, BATCHES[0])
-    assert abs(found["loss"] - float(loss.want["loss"])) <= loss.bounds["loss"].value
+    assert abs(results["loss"] - float(loss.want["loss"])) <= loss.bounds["loss"].value
     check: Any = _Told()
     ends = walk(MAIN, PARAMS, BATCHES).distance
     check_distance(check, "after two updates", MAIN, PARAMS, to_hf(trainer.read(state.params)), ends, control=False)
     assert check.compared > 30
     part_holds(shape, state)
-    sent_holds(shape, collective_elements(found["program"].as_text()))
+    check_sent(shape, collective_elements(results["program"].as_text()))
 
 
 class _Told:
-    """What `check_distance` tells."""
+    """The result of `check_distance`."""
 
     compared = 0
 
@@ -104,7 +104,7 @@ def part_holds(shape: tuple[int, int, int], state: Any) -> None:
     assert sum(cut) >= 3 * 13, "of parameters and both moments: six of each of two layers, and the pooler's"
 
 
-def sent_holds(shape: tuple[int, int, int], sent: dict[str, int]) -> None:
+def check_sent(shape: tuple[int, int, int], sent: dict[str, int]) -> None:
     """What is sent is what the layout needs: elements by kind of collective in the compiled update."""
     data, fsdp, tensor = shape
     parameters = sum(leaf.size for leaf in PARAMS.values())
@@ -129,27 +129,27 @@ def test_remat_keeps_less_and_computes_more() -> None:
     params, batch = start_params(deep, rng), batch_of(deep, rng)
     kept, flops = {}, {}
     for remat in (False, True):
-        subject = SftrefTrainer("single", remat=remat)
-        subject.start(deep, params, 1)
-        placed = subject._put(batch)
-        flops[remat] = costs_of(subject.trainer.compiled(subject.state, placed))["flops"]
-        residuals = jax.eval_shape(functools.partial(_backward, subject, placed), subject.state.params)
+        adapter = SftrefTrainer("single", remat=remat)
+        adapter.start(deep, params, 1)
+        placed = adapter._put(batch)
+        flops[remat] = costs_of(adapter.trainer.compiled(adapter.state, placed))["flops"]
+        residuals = jax.eval_shape(functools.partial(_backward, adapter, placed), adapter.state.params)
         kept[remat] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
     assert kept[True] < 0.2 * kept[False], kept
     assert 1.1 < flops[True] / flops[False] < 4 / 3, flops
 
 
-def _backward(subject: SftrefTrainer, placed: Any, params: Any) -> Any:
+def _backward(adapter: SftrefTrainer, placed: Any, params: Any) -> Any:
     """The backward pass of the loss: a tree whose leaves are what it needs."""
-    state = subject.state.replace(params=params)
+    state = adapter.state.replace(params=params)
     micro = jax.tree.map(lambda leaf: leaf[0], placed)
-    dropout = masks(subject.trainer.program, state, jax.numpy.int32(0), None)
-    model = subject.trainer.program.model
+    dropout = masks(adapter.trainer.program, state, jax.numpy.int32(0), None)
+    model = adapter.trainer.program.model
     return jax.vjp(lambda p: model.apply({"params": p}, micro, dropout).sum(), params)[1]
 
 
 @pytest.mark.parametrize(
-    ("mesh", "said"),
+    ("mesh", "message"),
     [
         ("data=2,model=2", "'model=2', must be AXIS=DEVICES, each of data, fsdp, tensor at most once"),
         ("data=2,data=2", "'data=2', must be"),
@@ -157,8 +157,8 @@ def _backward(subject: SftrefTrainer, placed: Any, params: Any) -> Any:
         ("tensor", "'tensor', must be"),
     ],
 )
-def test_a_mesh_that_is_not_one_is_refused(mesh: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_mesh_that_is_not_one_is_refused(mesh: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         TrainConfig(mesh=mesh)
 
 
@@ -177,8 +177,8 @@ def test_a_mesh_that_does_not_fit_is_refused() -> None:
 
 
 def test_the_kits_adapter_cuts_as_many_ways_as_it_can() -> None:
-    found = {n: [size for _, size in mesh_axes(n)] for n in (1, 2, 3, 4, 6, 8)}
-    assert found == {1: [1, 1, 1], 2: [1, 1, 2], 3: [3, 1, 1], 4: [1, 2, 2], 6: [3, 1, 2], 8: [2, 2, 2]}
+    sizes = {n: [size for _, size in mesh_axes(n)] for n in (1, 2, 3, 4, 6, 8)}
+    assert sizes == {1: [1, 1, 1], 2: [1, 1, 2], 3: [3, 1, 1], 4: [1, 2, 2], 6: [3, 1, 2], 8: [2, 2, 2]}
 
 
 def test_axes_that_do_not_divide_a_dimension_cut_nothing() -> None:
@@ -218,7 +218,7 @@ def _forget(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("began", "given", "then"),
+    ("began", "args", "then"),
     [
         ({"mesh": "data=2,fsdp=2"}, {"devices": 3}, ("mesh", None, 3)),
         ({"mesh": "data=2,fsdp=2"}, {"trainer": "pmap"}, ("pmap", None, None)),
@@ -230,7 +230,7 @@ def _forget(checkpoint: Path) -> None:
     ],
 )
 def test_a_resumed_run_keeps_no_layout_that_contradicts_the_one_asked_for(
-    began: dict[str, Any], given: dict[str, Any], then: tuple[str, str | None, int | None]
+    began: dict[str, Any], args: dict[str, Any], then: tuple[str, str | None, int | None]
 ) -> None:
-    found = make_config(given, TrainConfig(**began))
-    assert (found.trainer, found.mesh, found.devices) == then
+    config = make_config(args, TrainConfig(**began))
+    assert (config.trainer, config.mesh, config.devices) == then

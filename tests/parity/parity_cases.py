@@ -109,7 +109,7 @@ def examples(config: ModelConfig) -> TokenArrays:
     labels = rng.normal(2.5, 1.5, EXAMPLES) if config.regression else rng.integers(0, config.num_labels, EXAMPLES)
     return TokenArrays(
         # Not 0: PyTorch's table has padding_idx = 0, so that its row for [PAD] gets no gradient even where an example
-        # holds it, which no tokenizer makes. FlaxBert and the model here have no such rule.
+        # has it, which no tokenizer makes. FlaxBert and the model here have no such rule.
         input_ids=rng.integers(1, config.vocab_size, offsets[-1], dtype=np.int32),
         token_type_ids=(position >= second).astype(np.uint8),
         offsets=offsets.astype(np.int64),
@@ -165,7 +165,7 @@ class Distance:
         worst: the greatest of the same leaf by leaf, and the leaf's name.
         key_bias: l2 norm of the key biases' gradients, ours or theirs, over that of the whole gradient. In exact
             arithmetic they are 0, since a constant added to all scores of a query changes no probability; so each is
-            round-off, and their difference says nothing.
+            round-off, and their difference means nothing.
     """
 
     logits: float
@@ -215,7 +215,7 @@ Peer = Callable[[Path, TokenArrays, ModelConfig, str], tuple[np.ndarray, Flat]]
 
 
 class Parity(abc.ABC):
-    """Logits and gradients equal the peer's, to round-off. A subclass says who the peer is."""
+    """Logits and gradients equal the peer's, to round-off. A subclass gives the peer."""
 
     @abc.abstractmethod
     def peer(self, folder: Path, tokens: TokenArrays, config: ModelConfig, precision: str) -> tuple[np.ndarray, Flat]:
@@ -223,7 +223,7 @@ class Parity(abc.ABC):
 
     @pytest.fixture(autouse=True)
     def _wide_numbers(self) -> Any:
-        """float64 has to be asked of JAX; the results in float32 do not change with it."""
+        """float64 has to be enabled in JAX; results in float32 do not change."""
         yield
         jax.config.update("jax_enable_x64", False)
 

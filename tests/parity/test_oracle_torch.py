@@ -1,4 +1,4 @@
-"""The kit's oracle against an implementation that nobody here wrote: PyTorch in float64, `tox -e parity-torch`.
+"""The kit's oracle against an independent implementation, PyTorch in float64, `tox -e parity-torch`.
 
 The model is transformers' BertForSequenceClassification, the update torch's AdamW, clip_grad_norm_ and LambdaLR.
 """
@@ -28,7 +28,7 @@ ROUNDING = 1e-13
 def peer(case: Case, params: Params) -> torch.nn.Module:
     """BERT of this case with these parameters, in float64 and without dropout."""
     config = transformers.BertConfig(
-        # Our configuration has transformers' names; what it does not know, `regression`, it keeps and leaves alone.
+        # Our configuration has transformers' names; transformers ignores the one it does not have, `regression`.
         **dataclasses.asdict(model_config(case)),
         # A padding index would leave that row of the embeddings without a gradient; here 0 is a word like others.
         pad_token_id=None,
@@ -43,7 +43,7 @@ def peer(case: Case, params: Params) -> torch.nn.Module:
 
 
 def logits_of(model: torch.nn.Module, case: Case, batch: HostBatch) -> torch.Tensor:
-    """Of every row; what padding holds is looked up as token 0."""
+    """Of every row; padding is token 0."""
     real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
     ids, types = (np.where(real, leaf, 0) for leaf in (batch.input_ids, batch.token_type_ids))
     inputs = {"input_ids": ids, "token_type_ids": types, "attention_mask": batch.attention_mask}
@@ -53,11 +53,11 @@ def logits_of(model: torch.nn.Module, case: Case, batch: HostBatch) -> torch.Ten
 def loss_of(model: torch.nn.Module, case: Case, batch: HostBatch) -> torch.Tensor:
     """The weighted mean over the rows that count."""
     real = np.flatnonzero(batch.weights > 0)
-    found, labels = logits_of(model, case, batch)[real], torch.from_numpy(batch.labels[real])
+    logits, labels = logits_of(model, case, batch)[real], torch.from_numpy(batch.labels[real])
     if case.regression:
-        each = (found[:, 0] - labels.double()) ** 2
+        each = (logits[:, 0] - labels.double()) ** 2
     else:
-        each = torch.nn.functional.cross_entropy(found, labels.long(), reduction="none")
+        each = torch.nn.functional.cross_entropy(logits, labels.long(), reduction="none")
     weights = torch.from_numpy(batch.weights[real]).double()
     return (weights * each).sum() / weights.sum()
 

@@ -29,7 +29,7 @@ def tiny_model() -> Pretrained:
 
 
 def write(folder: Path, flat: dict[str, np.ndarray], **config: Any) -> Path:
-    """A checkpoint as somebody else might have written it; a config entry of None is left out."""
+    """A checkpoint as another program might write it; a config entry of None is left out."""
     folder.mkdir(exist_ok=True)
     content = load_pretrained("tiny", num_labels=2).hf_config | config
     (folder / CONFIG).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))

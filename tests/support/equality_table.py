@@ -1,14 +1,14 @@
-"""Trainers, devices, layouts, micro-batches -> how far each run is from one device with padded rows, measured.
+"""Trainers, devices, layouts, micro-batches -> the measured difference of each run from one device with padded rows.
 
-    python tests/equality_table.py [--x64] [--long] [--steps 50] [--layers 2] [--json FILE]
+    python tests/support/equality_table.py [--x64] [--long] [--steps 50] [--layers 2] [--json FILE]
 
-prints two Markdown tables. Every run sees the same examples in the same updates with dropout on; what changes is who
-computes them: the trainer, the number of devices N, padded or packed rows, K micro-batches. Two arrangements of the
+prints two Markdown tables. Every run has the same examples in the same updates with dropout on; what changes is
+the trainer, the number of devices N, padded or packed rows, K micro-batches. Two arrangements of the
 rows alternate: `empty` (the last device has no example) and `uneven` (all have some, not equally many); the first
-hides what an empty shard does wrong, the second what only an empty one shows. Rows without an example hold garbage.
+hides faults of uneven shards, the second those of an empty one. Rows without an example have garbage.
 
 Gradients are read from Adam's first moment after an update from zero moments, (1 - b1) g, the very numbers that the
-optimizer was given; that `gradient_step` gives the same is a test of its own. Key biases stand apart: their gradient
+optimizer was given; another test checks that `gradient_step` gives the same. Key biases are separate: their gradient
 is rounding noise (see `helpers.norm`) that Adam, dividing by its root mean square, turns into steps of visible size,
 up to full ones where the noise exceeds its epsilon. The model's output does not depend on them.
 A full matrix compiles 80 programs; `XLA_FLAGS=--xla_backend_optimization_level=0` halves the time.
@@ -286,13 +286,13 @@ def main() -> None:
     rows: list[Row] = []
     pairs: list[Pair] = []
     for case in LONG if args.long else CASES:
-        found, both = experiment.measure(case, args.steps if case in LONG else 2)
-        rows, pairs = rows + found, [*pairs, both]
-        print(case, *found, both, flush=True, sep="\n    ", file=sys.stderr)
+        measured, both = experiment.measure(case, args.steps if case in LONG else 2)
+        rows, pairs = rows + measured, [*pairs, both]
+        print(case, *measured, both, flush=True, sep="\n    ", file=sys.stderr)
     print(markdown(rows, pairs))
     if args.json:
-        found = {"rows": rows, "pairs": pairs}
-        args.json.write_text(json.dumps({k: [dataclasses.asdict(x) for x in v] for k, v in found.items()}))
+        tables = {"rows": rows, "pairs": pairs}
+        args.json.write_text(json.dumps({k: [dataclasses.asdict(x) for x in v] for k, v in tables.items()}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows attended block by block: where examples stand, which micro-batches qualify, and that numbers stay."""
+"""Rows attended block by block: places of examples, micro-batches that qualify, and unchanged numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sftref.train.chunks import crossing
 from sftref.train.step import Program, gradient_sums
 
 BLOCK = LENGTH // 2
-# Three rows of which the first holds one across the middle, the second one that ends and one that begins there.
+# Three rows: in the first an example crosses the middle, in the second one ends there and one begins.
 LENGTHS = [LENGTH - 3, BLOCK, BLOCK - 2, 3, 3]
 ROW, SLOT, START = np.array([0, 1, 1, 2, 2]), np.array([0, 0, 1, 0, 1]), np.array([1, 0, BLOCK, BLOCK - 3, BLOCK])
 # Two orders of the same sums in float64, at most 16 terms each, through two layers of three such sums, there and back:
@@ -36,7 +36,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestPlaces:
-    """Examples MUST keep within blocks where a block holds them, each whole and apart, in no more rows than before."""
+    """Examples that fit in a block MUST be within one, each whole and apart, in no more rows than without blocks."""
 
     @settings(deadline=None)
     @given(lengths=st.lists(st.integers(1, 24), min_size=1, max_size=30), slots=st.integers(1, 8))

@@ -1,7 +1,7 @@
 """Metrics against scikit-learn, SciPy and the formulas of `evaluate`'s GLUE metric.
 
 `evaluate` ships no metric scripts: `evaluate.load("glue", ...)` fetches `metrics/glue/glue.py` from the hub. So `glue`
-below says what that script computes, by the same calls to scikit-learn and SciPy.
+below makes the same calls to scikit-learn and SciPy as that script.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ class TestClassification:
             (
                 [[0, 0], [0, 0]],
                 ["accuracy"],
-                "confusion sums to 0, must hold at least one example and no negative count",
+                "confusion sums to 0, must have at least one example and no negative count",
             ),
             (
                 [[3, -1], [0, 0]],
                 ["accuracy"],
-                "confusion sums to 2, must hold at least one example and no negative count",
+                "confusion sums to 2, must have at least one example and no negative count",
             ),
             (np.eye(3, dtype=int), ["f1"], "f1 of a confusion matrix [3, 3], must be [2, 2]"),
             ([[1, 0], [0, 1]], ["mcc"], "metric = 'mcc', must be one of accuracy, f1, matthews_correlation"),

@@ -64,7 +64,7 @@ class TestMicroBatches:
 
 
 class TestAhead:
-    """`ahead` MUST give the same items in the same order, one early, and every error to the one who asks."""
+    """`ahead` MUST give the same items in the same order, one early, and pass on every error."""
 
     def test_same_items(self) -> None:
         assert list(ahead(range(5))) == list(range(5))
@@ -150,15 +150,15 @@ def test_evaluation_of_a_regression(name: str) -> None:
     model = trainer.program.model.config
     state = trainer.program.state(helpers.parameters(model), seed=0)
     run = Run(config, task, None, None, tokens, {"validation": tokens}, trainer.program, trainer, 1, 1)
-    found = evaluate(run, trainer.place(state), "validation")
+    result = evaluate(run, trainer.place(state), "validation")
     padded = pad(tokens, np.arange(37), padded_layout(37, LENGTH, 1))
     single = SingleTrainer(trainer.program, jax.devices()[:1])
     logits = single.read_logits(single.eval_step(single.place(state), single.put(padded))[1])[:37, 0, 0]
-    assert np.allclose(found.logits[:, 0], logits, rtol=1e-5, atol=1e-6)
-    x, y = found.logits[:, 0], np.asarray(tokens.labels, np.float64)
-    assert found.loss == pytest.approx(np.mean((x - y) ** 2), rel=1e-5)
-    assert found.metrics["pearson"] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-5)
+    assert np.allclose(result.logits[:, 0], logits, rtol=1e-5, atol=1e-6)
+    x, y = result.logits[:, 0], np.asarray(tokens.labels, np.float64)
+    assert result.loss == pytest.approx(np.mean((x - y) ** 2), rel=1e-5)
+    assert result.metrics["pearson"] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-5)
     ranks = [np.argsort(np.argsort(v)) for v in (x, y)]
     ties = len(np.unique(x)) < 37 or len(np.unique(y)) < 37
-    assert ties or found.metrics["spearmanr"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
-    assert set(found.metrics) == {"pearson", "spearmanr"}
+    assert ties or result.metrics["spearmanr"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
+    assert set(result.metrics) == {"pearson", "spearmanr"}

@@ -1,4 +1,4 @@
-"""What the trainers' compiled updates hold: the cost of a trainer beside the shared step."""
+"""The trainers' compiled updates: the cost of a trainer beside the shared step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("optimized")]
 
 
 def test_a_trainer_on_one_device_copies_nothing_more() -> None:
-    """The donated state MUST be updated where it lies, whatever shape a trainer keeps it in."""
+    """The donated state MUST be updated in place, in any shape that a trainer keeps it in."""
     experiment = Experiment("float32", 1)
     case = Case(1, packed=True, micro=2)
     batch = experiment.batch(next(experiment.updates()), case, "uneven")

@@ -67,9 +67,9 @@ def experiment(precision: Precision) -> Experiment:
 @pytest.fixture(scope="module")
 def tables() -> Iterator[dict[str, tuple[list[Row], list[Pair]]]]:
     """What was measured in this process, printed at the end (`pytest -s`)."""
-    found: dict[str, tuple[list[Row], list[Pair]]] = {precision: ([], []) for precision in PRECISIONS}
-    yield found
-    for precision, (rows, pairs) in found.items():
+    measured: dict[str, tuple[list[Row], list[Pair]]] = {precision: ([], []) for precision in PRECISIONS}
+    yield measured
+    for precision, (rows, pairs) in measured.items():
         if rows:
             print(f"\n\n{precision}\n\n{markdown(rows, pairs)}")
 

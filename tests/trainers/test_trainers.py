@@ -45,12 +45,12 @@ def experiment() -> Experiment:
 @pytest.fixture(scope="module")
 def runs(experiment: Experiment) -> dict[str, Run]:
     """Two updates of packed rows in two micro-batches on three devices; and of padded rows on one, the reference."""
-    found = {"single": Run(experiment.single, REFERENCE, experiment.reference)}
+    runs = {"single": Run(experiment.single, REFERENCE, experiment.reference)}
     for name in ("pmap", "mesh"):
         case = Case(DEVICES, packed=True, micro=2)
         trainer = make_trainer(name, experiment.program, jax.devices()[: case.devices])
-        found[name] = Run(trainer, case, experiment.course(trainer, case))
-    return found
+        runs[name] = Run(trainer, case, experiment.course(trainer, case))
+    return runs
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ class TestEquality:
         assert len(set(uneven)) == DEVICES
         assert min(uneven) > 0
         assert sum(empty) == sum(uneven) == batches[1, "empty"].weights.sum()
-        assert (batches[DEVICES, "uneven"].input_ids == GARBAGE).any()  # padding holds garbage
+        assert (batches[DEVICES, "uneven"].input_ids == GARBAGE).any()  # padding is garbage
 
     def test_training_moves_the_parameters(self, experiment: Experiment, runs: dict[str, Run]) -> None:
         one, two = (runs["mesh"].course.params[step] for step in (1, 2))
@@ -110,19 +110,19 @@ def wrong(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
     trainer = make_trainer("pmap", experiment.program, jax.devices()[:DEVICES])
     function = jax.pmap(gradients, axis_name="data", devices=trainer.devices)
-    update, found = next(experiment.updates()), {}
+    update, gradients = next(experiment.updates()), {}
     for arrangement in ("empty", "uneven"):
         batch = experiment.batch(update, Case(DEVICES, packed=True, micro=1), arrangement)
-        found[arrangement] = trainer.read(function(trainer.place(experiment.state()), trainer.put(batch)))
-    return found
+        gradients[arrangement] = trainer.read(function(trainer.place(experiment.state()), trainer.put(batch)))
+    return gradients
 
 
 class TestFaults:
     """The bound on gradients MUST be one that wrong reductions miss by far, or the comparison would prove nothing."""
 
     def test_the_right_one_is_within_the_bound(self, wrong: Any, experiment: Experiment) -> None:
-        for arrangement, found in wrong.items():
-            assert relative_error(found["right"], experiment.reference.gradient[arrangement]) < GRADIENT["float32"]
+        for arrangement, gradients in wrong.items():
+            assert relative_error(gradients["right"], experiment.reference.gradient[arrangement]) < GRADIENT["float32"]
 
     @pytest.mark.parametrize(
         "fault",
@@ -137,8 +137,8 @@ class TestFaults:
         ],
     )
     def test_a_wrong_one_misses_it_10000_times(self, fault: str, wrong: Any, experiment: Experiment) -> None:
-        for arrangement, found in wrong.items():
-            error = relative_error(found[fault], experiment.reference.gradient[arrangement])
+        for arrangement, gradients in wrong.items():
+            error = relative_error(gradients[fault], experiment.reference.gradient[arrangement])
             assert error > 1e4 * GRADIENT["float32"], (arrangement, error)
 
     def test_not_finite_is_an_error_too(self, experiment: Experiment) -> None:
@@ -220,7 +220,7 @@ def compiled(experiment: Experiment) -> tuple[MeshTrainer, Any, Any]:
 
 
 class TestMesh:
-    """A mesh of the caller's MUST do, and the compiled step MUST hold one all-reduce and no other collective."""
+    """A mesh of the caller's MUST work, and the compiled step MUST have one all-reduce and no other collective."""
 
     def test_one_all_reduce(self, compiled: Any) -> None:
         assert collectives(compiled[1].as_text()) == ["all-reduce"]
@@ -246,7 +246,7 @@ def collectives(text: str) -> list[str]:
 
 
 def test_gradient_step_is_what_the_optimizer_sees(experiment: Experiment) -> None:
-    """Read from Adam's first moment, as the tables do, and asked for, the gradient MUST be the same."""
+    """The gradient read from Adam's first moment, as in the tables, MUST be that of `gradient_step`."""
     case = Case(DEVICES, packed=True, micro=1)
     trainer = make_trainer("mesh", experiment.program, jax.devices()[:DEVICES])
     batch = experiment.batch(next(experiment.updates()), case, "uneven")
@@ -275,7 +275,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_no_devices(self, name: str, experiment: Experiment) -> None:
-        with pytest.raises(ValueError, match=r"devices = \[\], must hold at least one device"):
+        with pytest.raises(ValueError, match=r"devices = \[\], must have at least one device"):
             make_trainer(name, experiment.program, [])
 
     def test_single_with_two(self, experiment: Experiment) -> None:
