@@ -37,12 +37,12 @@ def run(*failed: str, passed: tuple[str, ...] = (), message: str = "off", **fact
 @pytest.mark.parametrize("law", laws())
 def test_every_law_points_at_a_layer(law: str) -> None:
     name = law if laws()[law].per == "machine" else check_id(law, "mesh")
-    found = diagnose(run(name))
-    assert found is not None
-    assert found["layer"] in LAYERS
-    assert found["cause"]
-    assert found["next_step"]
-    assert f"{name}: fail: off" in found["evidence"]
+    diagnosis = diagnose(run(name))
+    assert diagnosis is not None
+    assert diagnosis["layer"] in LAYERS
+    assert diagnosis["cause"]
+    assert diagnosis["next_step"]
+    assert f"{name}: fail: off" in diagnosis["evidence"]
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_every_law_points_at_a_layer(law: str) -> None:
 def test_the_wrong_layouts_show_what_happens_to_rows(wrong: list[str], layer: str, cause: str) -> None:
     assert set(wrong) <= patterns(8).keys()
     message = f"wrong with {', with '.join(wrong)} (of 6 layouts): gradient, N = 8"
-    found = diagnose(run("equivalence.devices[mesh]", "equivalence.layouts[mesh]", message=message))
-    assert found is not None
-    assert found["layer"] == layer
-    assert cause in found["cause"]
+    diagnosis = diagnose(run("equivalence.devices[mesh]", "equivalence.layouts[mesh]", message=message))
+    assert diagnosis is not None
+    assert diagnosis["layer"] == layer
+    assert cause in diagnosis["cause"]
 
 
 def test_rules_name_laws_and_ways_that_exist() -> None:
@@ -100,20 +100,20 @@ def test_without_a_failure_there_is_no_diagnosis() -> None:
 def test_failures_and_passes_decide(
     failed: tuple[str, ...], passed: tuple[str, ...], facts: dict[str, object], layer: str
 ) -> None:
-    found = diagnose(run(*failed, passed=passed, **facts))
-    assert found is not None
-    assert found["layer"] == layer
+    diagnosis = diagnose(run(*failed, passed=passed, **facts))
+    assert diagnosis is not None
+    assert diagnosis["layer"] == layer
 
 
 def test_the_evidence_has_the_facts_and_the_other_trainers() -> None:
     facts = {"holds": ["without dropout"], "fails": ["on one device"], "held_before": ["a", "b"], "off_by": 0.25}
     passed = ("step.gradients[mesh]", "step.logits[pmap]", "copies.sharded")
-    found = diagnose(run("step.gradients[pmap]", "step.gradients[single]", passed=passed, **facts))
-    assert found is not None
+    diagnosis = diagnose(run("step.gradients[pmap]", "step.gradients[single]", passed=passed, **facts))
+    assert diagnosis is not None
     for text in ("passes without dropout", "also fails on one device", "passed before: a; b", "relative error 0.25"):
-        assert any(text in line for line in found["evidence"]), text
-    assert {"single failed the same laws", "mesh passed the same laws"} <= set(found["evidence"])
-    assert found["evidence"][-1] == "1 of 2 checks of rung 6 of pmap failed; 1 on lower rungs passed"
+        assert any(text in line for line in diagnosis["evidence"]), text
+    assert {"single failed the same laws", "mesh passed the same laws"} <= set(diagnosis["evidence"])
+    assert diagnosis["evidence"][-1] == "1 of 2 checks of rung 6 of pmap failed; 1 on lower rungs passed"
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,10 @@ def test_the_verdict_on_every_kind_of_result(
     statuses: tuple[str, str, str], reason: NotRunReason | None, verdict: str
 ) -> None:
     """By the reason, whatever the message says."""
-    found = judge(outcome(*statuses, "capability x is not claimed: does not apply", reason))
-    assert (found.name, found.exit_code) == (verdict, CODES[verdict])
-    assert found.line.startswith(f"{verdict}: ")
-    assert "\n" not in found.line
+    judged = judge(outcome(*statuses, "capability x is not claimed: does not apply", reason))
+    assert (judged.name, judged.exit_code) == (verdict, CODES[verdict])
+    assert judged.line.startswith(f"{verdict}: ")
+    assert "\n" not in judged.line
 
 
 def test_exit_codes_are_the_contract() -> None:
@@ -90,42 +90,42 @@ def test_exit_codes_are_the_contract() -> None:
     ],
 )
 def test_a_setting_with_which_everything_passes_is_a_workaround(change: dict[str, Any], name: str) -> None:
-    found = outcome("pass", "fail", "pass")
-    found.tries = Tries(asked=["x"], workaround="NCCL_PROTO=Simple")
+    run = outcome("pass", "fail", "pass")
+    run.tries = Tries(asked=["x"], workaround="NCCL_PROTO=Simple")
     for field, value in change.items():
-        setattr(found, field, value)
-    assert judge(found).name == name
+        setattr(run, field, value)
+    assert judge(run).name == name
 
 
 def test_nothing_expected_is_nothing_verified() -> None:
     assert judge(Outcome(settings=Settings(), expected=[])).name == "UNTRUSTED"
 
 
-def test_the_line_names_what_was_run_and_what_was_not() -> None:
+def test_the_line_names_what_ran_and_what_did_not() -> None:
     line = judge(outcome("pass", "pass", "not_run", NEED, LACKING, seconds=61.6)).line
     assert "2 of 3 checks passed, 1 not run: needs 2 devices, found 1; 6 comparisons in 62 s, level standard" in line
     assert line.endswith("no seeded fault was run")
 
 
 def test_the_line_has_the_whole_name_of_a_capability_and_how_trainers_were_compiled() -> None:
-    found = outcome("pass", "pass", "not_run", "", UNCLAIMED)
-    assert "1 not run: data order not claimed; " in judge(found).line
-    assert "level standard, " in judge(found).line
-    found.records[MESH].facts["optimized"] = False
-    assert "level standard (1 law compiled without optimization), " in judge(found).line
-    found.settings = dataclasses.replace(found.settings, level="quick")
-    assert "level quick (trainers compiled without optimization), " in judge(found).line
+    run = outcome("pass", "pass", "not_run", "", UNCLAIMED)
+    assert "1 not run: data order not claimed; " in judge(run).line
+    assert "level standard, " in judge(run).line
+    run.records[MESH].facts["optimized"] = False
+    assert "level standard (1 law compiled without optimization), " in judge(run).line
+    run.settings = dataclasses.replace(run.settings, level="quick")
+    assert "level quick (trainers compiled without optimization), " in judge(run).line
 
 
 def test_an_interrupted_run_is_incomplete_whatever_it_found() -> None:
-    found = judge(outcome("fail", "pass", "not_run", "interrupted", interrupted=130))
-    assert (found.name, found.exit_code) == ("INCOMPLETE", 130)
-    assert "1 wrong" in found.line
+    verdict = judge(outcome("fail", "pass", "not_run", "interrupted", interrupted=130))
+    assert (verdict.name, verdict.exit_code) == ("INCOMPLETE", 130)
+    assert "1 wrong" in verdict.line
 
 
 def test_a_setup_says_only_how_to_fix_it() -> None:
-    found = judge(outcome("fail", "blocked", "blocked", setup="no ROCm device; install the plugin"))
-    assert found.line == "SETUP: no ROCm device; install the plugin"
+    verdict = judge(outcome("fail", "blocked", "blocked", setup="no ROCm device; install the plugin"))
+    assert verdict.line == "SETUP: no ROCm device; install the plugin"
 
 
 def test_trouble_outside_of_any_check_is_a_verdict() -> None:
@@ -134,10 +134,10 @@ def test_trouble_outside_of_any_check_is_a_verdict() -> None:
 
 def test_the_diagnosis_is_about_the_lowest_failed_rung() -> None:
     made = outcome("pass", "fail", "hang", "what went wrong")
-    found = diagnosis(made, judge(made))
-    assert found is not None
-    assert (found["layer"], found["cause"], found["next_step"]) == ("collective", HIGH.cause, HIGH.next_step)
-    assert found["evidence"][0] == f"{HIGH.id}: fail: what went wrong"
+    shown = diagnosis(made, judge(made))
+    assert shown is not None
+    assert (shown["layer"], shown["cause"], shown["next_step"]) == ("collective", HIGH.cause, HIGH.next_step)
+    assert shown["evidence"][0] == f"{HIGH.id}: fail: what went wrong"
     good = outcome("pass", "pass", "pass")
     assert diagnosis(good, judge(good)) is None
     short = outcome("pass", "not_run", "pass", NEED)
@@ -178,7 +178,7 @@ def test_a_scope_narrows_to_a_platform_and_a_subject() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "status", "said"),
+    ("known", "status", "message"),
     [
         (deviation(HIGH.id), "pass", f"{HIGH.id} passes"),
         (deviation(HIGH.id, expires=DAY - datetime.timedelta(days=1)), "fail", f"{HIGH.id} expired on 2030-01-30"),
@@ -186,11 +186,11 @@ def test_a_scope_narrows_to_a_platform_and_a_subject() -> None:
         (deviation(f"{TRAINER.id}[nobody]"), "fail", f"{TRAINER.id}[nobody] matches nothing"),
     ],
 )
-def test_a_stale_deviation_fails_the_run(known: Deviation, status: str, said: str) -> None:
+def test_a_stale_deviation_fails_the_run(known: Deviation, status: str, message: str) -> None:
     made = outcome("pass", status, "pass", deviations=[known])
-    found = judge(made, DAY)
-    assert found.exit_code == 1
-    assert f"deviation {said}" in found.line
+    verdict = judge(made, DAY)
+    assert verdict.exit_code == 1
+    assert f"deviation {message}" in verdict.line
 
 
 @pytest.mark.parametrize("status", ["not_run", "blocked"])
@@ -203,7 +203,7 @@ ENTRY = '[[deviation]]\nid = "a.b"\nreason = "r"\nissue = "i"\nexpires = 2030-01
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "cannot be read"),
         ("[deviation]\n", "must have [[deviation]] entries only"),
@@ -217,12 +217,12 @@ ENTRY = '[[deviation]]\nid = "a.b"\nreason = "r"\nissue = "i"\nexpires = 2030-01
         (ENTRY + 'scope = { platform = "amd" }\n', "must be of subject, platform"),
     ],
 )
-def test_a_file_of_deviations_is_validated(text: str, said: str, tmp_path: Path) -> None:
+def test_a_file_of_deviations_is_validated(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "known.toml"
     path.write_text(text)
     with pytest.raises(DeviationsError) as caught:
         load(path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
 
 

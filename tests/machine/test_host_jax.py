@@ -22,11 +22,11 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Any:
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.here, module.asked, module.after, module.code = dict(ROCM), [], {}, 0
+    module.here, module.installs, module.after, module.code = dict(ROCM), [], {}, 0
 
     def pip(*words: str) -> int:
         constraints = [Path(word).read_text() for word in words if word.endswith("constraints.txt")]
-        module.asked.append((words, "".join(constraints)))
+        module.installs.append((words, "".join(constraints)))
         module.here |= module.after
         return int(module.code)
 
@@ -37,39 +37,39 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_what_is_here_is_frozen_before_anything_is_installed(host: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_installed_versions_are_constraints(host: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert host.main() == 0
-    ((words, constraints),) = host.asked
+    ((words, constraints),) = host.installs
     assert words[-1] == f"{ROOT}[train]"
     assert constraints.splitlines() == [f"{name}=={version}" for name, version in ROCM.items()]
     assert "jax-rocm7-plugin 0.9.2.post1" in capsys.readouterr().out
 
 
-def test_a_jaxlib_that_was_replaced_all_the_same_is_refused(host: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replaced_jaxlib_is_refused(host: Any, capsys: pytest.CaptureFixture[str]) -> None:
     host.after = {"jaxlib": "0.12.0.1"}
     assert host.main() == 2
     err = capsys.readouterr().err
     assert err == "sftref: the installation changed JAX or its dependencies: jaxlib 0.9.2 -> 0.12.0.1\n"
 
 
-def test_without_a_jax_it_says_how_to_have_one(host: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_jax_the_message_says_how_to_install_one(host: Any, capsys: pytest.CaptureFixture[str]) -> None:
     host.here = {"numpy": "2.2.0"}
     assert host.main() == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "set SFTREF_JAX to the extra to install (rocm7-local, cuda13, tpu)" in err
-    assert host.asked == []
+    assert host.installs == []
 
 
 @pytest.mark.parametrize(("extra", "platform", "wanted"), [("cuda13", "cuda", "jax[cuda13]"), ("", "cpu", "jax")])
-def test_a_jax_that_is_asked_for_is_installed_first(
+def test_a_requested_jax_is_installed_first(
     host: Any, monkeypatch: pytest.MonkeyPatch, extra: str, platform: str, wanted: str
 ) -> None:
     monkeypatch.setenv("SFTREF_JAX", extra)
     monkeypatch.setattr("sys.argv", ["host_jax.py", str(ROOT), platform])
     host.here, host.after = {}, {"jax": "0.10.2", "jaxlib": "0.10.2"}
     assert host.main() == 0
-    assert [words[0] for words, _ in host.asked] == [wanted, "--constraint"]
+    assert [words[0] for words, _ in host.installs] == [wanted, "--constraint"]
 
 
 def test_an_extra_that_pip_does_not_know_is_refused(

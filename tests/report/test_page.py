@@ -1,4 +1,4 @@
-"""The page of a report: complete, well formed, made of any report.json. `browser/check_page.py` opens it for real."""
+"""The pages of a report: complete, and well formed for any report.json. `browser/check_page.py` opens one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EMPTY = {"meta", "input", "br"}
 
 
 class Reader(HTMLParser):
-    """Follows the tags, and knows which are open."""
+    """Follows the tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -56,16 +56,19 @@ def content(outcome: Outcome) -> dict[str, Any]:
     return document(outcome, judge(outcome))
 
 
-def test_a_page_is_well_formed_whatever_a_report_says() -> None:
-    found = content(made(setup=NASTY))
-    found["faults"] = [{"id": "<b>", "layer": "&", "does": "a < b", "status": "survived", "expected": ["step.update"],
+def test_a_page_is_well_formed_for_any_text() -> None:
+    report = content(made(setup=NASTY))
+    report["faults"] = [{"id": "<b>", "layer": "&", "does": "a < b", "status": "survived", "expected": ["step.update"],
                         "seen_by": ["step.loss"], "message": "", "seconds": 1.0}]  # fmt: skip
-    found["findings"] = [
+    report["findings"] = [
         {"id": "x", "level": "broken", "what": "<i>", "why": "w", "next": "n", "source": "https://a.b"}
     ]
-    found["checks"][0]["facts"] |= {"losses": [0.7, float("nan"), 0.5], "floor": {"float32": {"all": 1e-6, "noise": 0}}}
-    found["checks"][0]["subject"] = "mesh"
-    text = page(found)
+    report["checks"][0]["facts"] |= {
+        "losses": [0.7, float("nan"), 0.5],
+        "floor": {"float32": {"all": 1e-6, "noise": 0}},
+    }
+    report["checks"][0]["subject"] = "mesh"
+    text = page(report)
     read = Reader(text)
     assert read.open == []
     assert {"d", "i"} & {tag for tag, _ in read.seen} == set()
@@ -73,7 +76,7 @@ def test_a_page_is_well_formed_whatever_a_report_says() -> None:
     assert not re.search(r"@import|url\(", text)
     assert all(attrs.get("aria-label") for tag, attrs in read.seen if tag == "svg")
     labels = {attrs.get("id") for tag, attrs in read.seen}
-    assert {"words", "status", "rung", "subject", "open", "clear", "count"} <= labels, "what the script looks for"
+    assert {"words", "status", "rung", "subject", "open", "clear", "count"} <= labels, "used by page.js"
 
 
 def test_both_formats_show_the_same_sections() -> None:
@@ -88,7 +91,7 @@ def test_both_formats_show_the_same_sections() -> None:
         assert inline(fact) in text
 
 
-def test_what_fell_comes_first_and_open() -> None:
+def test_failed_checks_come_first_and_open() -> None:
     checks = Reader(page(content(made()))).checks()
     assert sorted(str(check["data-status"]) for check in checks) == sorted(STATUSES)
     first = [check["data-status"] for check in checks if "open" in check]
@@ -96,14 +99,14 @@ def test_what_fell_comes_first_and_open() -> None:
     assert set(first) == {"fail", "error", "hang", "crash"}
 
 
-def test_a_good_run_says_so_and_shows_no_diagnosis() -> None:
+def test_a_conformant_run_has_no_diagnosis() -> None:
     text = page(content(made(("pass",))))
     assert '<h1 class="good">✓ CONFORMANT</h1>' in text
     assert "Diagnosis" not in text
     assert 'class="card' not in text
 
 
-def test_a_picture_has_everything_on_one_axis() -> None:
+def test_a_scale_has_all_numbers_on_one_axis() -> None:
     check = {"bound": 1e-6, "measured": 1e-7, "noise": 1e-8, "control": 1.0, "facts": {"floor": {"f": {"all": 2e-7}}}}
     shown = scale(check)
     assert 'aria-label="error 1e-07, noise 1e-08, bound 1e-06, floor 2e-07, control 1"' in shown
@@ -114,11 +117,11 @@ def test_a_picture_has_everything_on_one_axis() -> None:
     assert 'r="4.5" fill="var(--bad)"' in scale(check | {"measured": 2e-6})
     assert f'cx="{float(re.findall(r"cx=.([0-9.]+)", scale(check | {"measured": 0.0}))[0]):.1f}"' in scale(
         check | {"measured": 10.0 ** (FIRST - 5)}
-    ), "what is below the axis lies at its end"
+    ), "a value below the axis is at its end"
     assert scale(check | {"bound": 0.0}) == "", "bit for bit has no scale"
 
 
-def test_curves_of_trainers_lie_on_top_of_each_other() -> None:
+def test_equal_curves_of_two_trainers_are_both_visible() -> None:
     shown = curves({"pmap": [0.7, 0.6, 0.5], "mesh": [0.7, 0.6, 0.5]}, "loss")
     first, second = re.findall(r'points="([^"]+)"', shown)
     assert first == second
@@ -126,7 +129,7 @@ def test_curves_of_trainers_lie_on_top_of_each_other() -> None:
     assert curves({"mesh": [float("nan")]}, "loss") == ""
 
 
-def test_the_matrix_shows_what_was_not_seen() -> None:
+def test_the_matrix_marks_faults_that_were_not_seen() -> None:
     fault = {"id": "f", "status": "survived", "expected": ["a"], "seen_by": []}
     assert 'stroke="var(--bad)"' in matrix([fault])
     seen = matrix([fault | {"status": "killed", "seen_by": ["a"]}])
@@ -134,7 +137,7 @@ def test_the_matrix_shows_what_was_not_seen() -> None:
     assert "1 of 1 seeded faults were seen, by 1 laws" in seen
 
 
-def test_speed_stands_on_the_same_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_speed_is_a_section_of_the_same_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, bench = tmp_path / "report.json", tmp_path / "bench.json"
     source.write_text(json.dumps(content(made(("pass",)))))
     slower = Judged("step[mesh]", "FAIL", {"wall": Ratio(1.2, 1.1, math.inf, 9)}, "slower")
@@ -145,11 +148,11 @@ def test_speed_stands_on_the_same_page(tmp_path: Path, capsys: pytest.CaptureFix
     assert '<h2 id="speed">Speed: FAIL</h2>' in seen
     assert "step[mesh]" in seen
     assert "wall time 1.20 times (1.10 to any)" in seen
-    for text, said in (("[]", "is no bench.json"), ("{", "is no bench.json"), ('{"verdict": "PASS"}', "KeyError")):
+    for text, message in (("[]", "is no bench.json"), ("{", "is no bench.json"), ('{"verdict": "PASS"}', "KeyError")):
         bench.write_text(text)
         assert cli.main(["report", str(source), "--bench", str(bench), "--out", str(tmp_path / "other.html")]) == 2
         err = capsys.readouterr().err
-        assert said in err
+        assert message in err
         assert err.count("\n") == 1
     assert not (tmp_path / "other.html").exists()
 
@@ -160,7 +163,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["report", str(source)]) == 0
     assert capsys.readouterr().out == f"CONFORMANT: {tmp_path / 'report.html'}\n"
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
-    for text, said in (
+    for text, message in (
         ("{", "cannot be read"),
         ("{}", "is not a report"),
         ('{"schema": "sftref.report/1"}', "KeyError"),
@@ -168,6 +171,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         source.write_text(text)
         assert cli.main(["report", str(source), "--out", str(tmp_path / "other.html")]) == 2
         err = capsys.readouterr().err
-        assert said in err
+        assert message in err
         assert err.count("\n") == 1
     assert not (tmp_path / "other.html").exists()

@@ -1,4 +1,4 @@
-"""The reports of a run: valid by their schemas, complete, and with nothing in them that a reader cannot take."""
+"""The reports of a run: valid, complete, and safe for any text in a message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sftref.conformance.report.sections import margins
 
 SCHEMA = json.loads((KIT / "report" / "report.schema.json").read_text())
 MACHINE = [law for law in laws().values() if law.per == "machine"]
-# What a library may say: markup of Markdown and XML, a table's bar, fences, control characters, half a surrogate.
+# A message with markup of Markdown and XML, a table's bar, fences, control characters, half a surrogate.
 NASTY = "a | b `c` ```\n<d> & [e](f) *g* \x1b[31m\x00 \ud800 ]]>"
 ENVIRONMENT = snapshot.static({"JAX_X": NASTY})
 
@@ -37,25 +37,25 @@ NASTY_TRY = Try(id=NASTY, words=NASTY, does=NASTY, source=NASTY, result="mends",
 
 
 def made(statuses: tuple[str, ...] = STATUSES, **more: object) -> Outcome:
-    """One check of each status, all with a message that is hard to write down."""
-    found = Outcome(settings=Settings(), expected=[], environment=dict(ENVIRONMENT), **more)
+    """One check of each status, all with a message that needs escaping."""
+    outcome = Outcome(settings=Settings(), expected=[], environment=dict(ENVIRONMENT), **more)
     for law, status in zip(MACHINE, statuses, strict=False):
         record = Result.ended(law, None, status, NASTY if status != "pass" else "", 2.0)
         facts = {"compile_seconds": 0.5, "stderr": [NASTY]}
-        found.records[law.id] = dataclasses.replace(
+        outcome.records[law.id] = dataclasses.replace(
             record, measured=0.2, bound=0.5, noise=0.1, margin=0.4, median_margin=0.1, comparisons=3, compared=30,
             bound_from="n u | derived", worst="w", facts=facts, repro="sftref verify",
         )  # fmt: skip
-        found.expected.append(law.id)
-    return found
+        outcome.expected.append(law.id)
+    return outcome
 
 
 def content(outcome: Outcome) -> dict[str, object]:
     return document(outcome, judge(outcome))
 
 
-def test_what_raised_is_not_explained_by_its_law() -> None:
-    """The law's own cause would send whoever mistyped a name in an adapter to look at the optimizer."""
+def test_an_exception_is_not_explained_by_the_law() -> None:
+    """For a typing error in an adapter, the law's own cause would point at the optimizer."""
     law = laws()["step.update"]
     failed, raised = (Result.ended(law, "mine", status, "KeyError", 0.0) for status in ("fail", "error"))
     assert advice(failed) == (law.cause, law.next_step)
@@ -79,14 +79,14 @@ def test_every_verdict_has_a_valid_report(verdict: str, tmp_path: Path) -> None:
     }
     outcome = made_of[verdict]
     report.write(tmp_path, outcome, judge(outcome))
-    found = read_report(tmp_path / "report.json")
-    jsonschema.validate(found, SCHEMA, jsonschema.Draft202012Validator)
-    assert found["verdict"] == verdict
-    assert (found["diagnosis"] is None) == (verdict == "CONFORMANT")
+    written = read_report(tmp_path / "report.json")
+    jsonschema.validate(written, SCHEMA, jsonschema.Draft202012Validator)
+    assert written["verdict"] == verdict
+    assert (written["diagnosis"] is None) == (verdict == "CONFORMANT")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "report.html", "report.json", "report.md"]
 
 
-def test_each_status_is_in_the_schema_and_in_all_three_files(tmp_path: Path) -> None:
+def test_each_status_is_in_all_files(tmp_path: Path) -> None:
     outcome = made()
     report.write(tmp_path, outcome, judge(outcome))
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -129,10 +129,10 @@ def test_a_message_stays_inside_its_table_and_its_fence(tmp_path: Path) -> None:
     assert fence == ""
 
 
-def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+def test_numbers_that_json_lacks(tmp_path: Path) -> None:
     values = {"a": math.nan, "b": [math.inf, np.float32(0.5), np.int64(3), np.arange(2)], "c": {1: Path("x")}}
-    found = plain(values)
-    assert found == {"a": "nan", "b": ["inf", 0.5, 3, [0, 1]], "c": {"1": "x"}}
+    converted = plain(values)
+    assert converted == {"a": "nan", "b": ["inf", 0.5, 3, [0, 1]], "c": {"1": "x"}}
     outcome = made(("pass", "fail"))
     record = outcome.records[MACHINE[1].id]
     outcome.records[record.id] = dataclasses.replace(record, facts=values)
@@ -141,11 +141,11 @@ def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
 
 
 def test_time_names_the_slowest_and_the_share_of_compilation() -> None:
-    found = content(made(("pass",) * 20, seconds=50.0))["timing"]
-    assert len(found["slowest"]) == 10
-    assert found["compile_share"] == 0.25
-    assert found["seconds"] == 50.0
-    assert sum(found["rungs"].values()) == pytest.approx(found["check_seconds"])
+    timing = content(made(("pass",) * 20, seconds=50.0))["timing"]
+    assert len(timing["slowest"]) == 10
+    assert timing["compile_share"] == 0.25
+    assert timing["seconds"] == 50.0
+    assert sum(timing["rungs"].values()) == pytest.approx(timing["check_seconds"])
 
 
 def test_margins_are_by_rung() -> None:
@@ -155,7 +155,7 @@ def test_margins_are_by_rung() -> None:
         assert (checks, comparisons, compared, median, worst) == (count, 3 * count, 30 * count, 0.1, 0.4)
 
 
-def test_a_report_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_complete_or_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = made(("pass",))
     report.write(tmp_path, outcome, judge(outcome))
     before = (tmp_path / "report.json").read_text()
@@ -173,7 +173,7 @@ def test_a_report_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "report.html", "report.json", "report.md"]
 
 
-def test_compare_finds_nothing_between_equals() -> None:
+def test_equal_reports_have_no_difference() -> None:
     same = content(made(("pass", "deviation")))
     lines, worse = compare(same, same)
     assert not worse
@@ -181,7 +181,7 @@ def test_compare_finds_nothing_between_equals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "worse", "said"),
+    ("old", "new", "worse", "line_start"),
     [
         ("pass", "fail", True, "worse: {}: pass -> fail"),
         ("pass", "not_run", True, "worse: {}: pass -> not_run"),
@@ -192,13 +192,13 @@ def test_compare_finds_nothing_between_equals() -> None:
         ("hang", "fail", False, "better: {}: hang -> fail"),
     ],
 )
-def test_compare_orders_statuses(old: str, new: str, worse: bool, said: str) -> None:
-    lines, found = compare(content(made(("pass", old))), content(made(("pass", new))))
-    assert found == worse
-    assert any(line.startswith(said.format(MACHINE[1].id)) for line in lines)
+def test_compare_orders_statuses(old: str, new: str, worse: bool, line_start: str) -> None:
+    lines, got_worse = compare(content(made(("pass", old))), content(made(("pass", new))))
+    assert got_worse == worse
+    assert any(line.startswith(line_start.format(MACHINE[1].id)) for line in lines)
 
 
-def test_compare_sees_what_is_gone_what_is_new_and_a_margin_that_grew() -> None:
+def test_compare_names_missing_and_new_checks_and_larger_margins() -> None:
     one, two = made(("pass",)), made(("pass", "pass"))
     lines, worse = compare(content(two), content(one))
     assert worse
@@ -218,7 +218,7 @@ def test_compare_sees_what_is_gone_what_is_new_and_a_margin_that_grew() -> None:
     assert f"worse: {MACHINE[0].id}: margin 0.4 -> 0.9" in lines
 
 
-def test_compare_tells_what_was_different_about_the_machine() -> None:
+def test_compare_names_differences_of_the_machine() -> None:
     one, two = made(("pass",)), made(("pass",))
     two.environment = {**one.environment, "versions": {**one.environment["versions"], "jax": "99"}, "variables": {}}
     two.records[MACHINE[0].id] = dataclasses.replace(two.records[MACHINE[0].id], seconds=9.0)
