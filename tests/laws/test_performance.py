@@ -154,9 +154,9 @@ def test_explain_names_the_faults() -> None:
 @pytest.mark.parametrize("name", [TEMPLATE, *DEFAULT_ADAPTERS])
 def test_costs_are_those_of_the_program_that_runs(name: str) -> None:
     subject, batch = started(load_adapter(name), 1 if name.endswith("single") else 8)
-    with compilation.heard() as first:
+    with compilation.compiled() as first:
         costs = subject.costs(batch)
-    with compilation.heard() as again:
+    with compilation.compiled() as again:
         subject.program(batch)
         subject.step(batch)
         assert subject.costs(batch) == costs

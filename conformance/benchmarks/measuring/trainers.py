@@ -12,7 +12,7 @@ import numpy as np
 from ...adapter import Case, HostBatch
 from ...core.check import Check, LawBroken
 from ...core.law import laws
-from ...laws.support.compilation import heard, stages
+from ...laws.support.compilation import compiled, stages
 from ...laws.support.trainer_checks import check_distance, check_logits, check_loss
 from ...oracle.bounds_measured import logits_reference, loss_reference, walk
 from ...oracle.draws import with_weights
@@ -118,7 +118,7 @@ def exact_of(trainer: Any, batch: HostBatch) -> Mapping[str, float]:
     if "jax" in trainer.capabilities:
         trainer.step(batch)
         before = len(jax.live_arrays())
-        with heard() as programs:
+        with compiled() as programs:
             for _ in range(LATER):
                 trainer.step(batch)
         counts |= {"compilations later": len(programs), "arrays left": len(jax.live_arrays()) - before}

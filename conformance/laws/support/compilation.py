@@ -1,6 +1,6 @@
-"""A check -> how its programs are compiled: with XLA's optimizations or, on simulated devices, in half the time.
+"""A check -> how its programs are compiled, with or without XLA's optimizations; and what JAX compiles, by its events.
 
-And what was compiled while a check looked on, by JAX's own events.
+Without optimizations, simulated devices take half the time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ...core.check import Check
 
 OPTION = "jax_disable_most_optimizations"
 XLA_LEVEL = "xla_backend_optimization_level"
-# The event of a program that is compiled, or taken from the cache on disk.
+# The event of a program that is compiled, or reused from the cache on disk.
 COMPILING = "/jax/core/compile/backend_compile_duration"
-# The event of one that is taken from there.
+# The event of a program that is reused from there.
 FOUND = "/jax/compilation_cache/cache_hits"
 STAGES = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
@@ -52,86 +52,85 @@ def of(check: Check) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_in(folder: Path) -> Iterator[list[str]]:
-    """Let JAX keep the programs of this process in a folder, all of them, and take them from there.
+    """Store the programs of this process in a folder, and reuse them from there; JAX's own settings return afterwards.
 
-    Gives a list with an entry for each program that was taken from the folder, which grows in here. What JAX was told
-    before about its cache holds again afterwards.
+    Yields a list that grows by one entry for each reused program.
 
     Example::
 
-        with kept_in(Path("programs")) as found:
+        with kept_in(Path("programs")) as hits:
             jax.jit(lambda x: x + 1)(1)
             jax.jit(lambda x: x + 1)(1)
-        assert found == [FOUND]
+        assert hits == [FOUND]
     """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    told = {
+    settings = {
         "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    before = {name: getattr(jax.config, name) for name in told}
-    listening = _listener()
+    before = {name: getattr(jax.config, name) for name in settings}
+    listeners = _hit_lists()
 
-    def tell(values: Mapping[str, Any]) -> None:
+    def configure(values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             jax.config.update(name, value)
-        # JAX opens its cache once, and looks at these when it does.
+        # JAX opens its cache once, with the settings of that moment.
         compilation_cache.reset_cache()
 
-    tell(told)
-    found: list[str] = []
-    listening.append(found)
+    configure(settings)
+    hits: list[str] = []
+    listeners.append(hits)
     try:
-        yield found
+        yield hits
     finally:
-        listening.remove(found)
-        tell(before)
+        listeners.remove(hits)
+        configure(before)
 
 
 @functools.cache
-def _listener() -> list[list[str]]:
-    """The lists to which what JAX takes from its cache is added. A listener cannot be taken back everywhere."""
+def _hit_lists() -> list[list[str]]:
+    """The lists that receive cache hits. One listener serves all, since JAX cannot remove a listener everywhere."""
     import jax
 
     lists: list[list[str]] = []
 
-    def heard(event: str, **_: str | int) -> None:
+    def listener(event: str, **_: str | int) -> None:
         if event == FOUND:
-            for found in lists:
-                found.append(event)
+            for hits in lists:
+                hits.append(event)
 
-    jax.monitoring.register_event_listener(heard)
+    jax.monitoring.register_event_listener(listener)
     return lists
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[list[str]]:
-    """The names of the programs that are compiled in here, once it is over.
+def compiled() -> Iterator[list[str]]:
+    """Yields a list that has, after the context, the names of the programs that were compiled in it.
 
     Example::
 
-        with heard() as names:
+        with compiled() as names:
             jax.jit(lambda x: x + 1)(1)
         assert names == ["jit(<lambda>)"]
     """
     names: list[str] = []
-    before = len(_all())
+    before = len(_events())
     yield names
-    names += [event.program for event in _all()[before:] if event.stage == "compile"]
+    names += [event.program for event in _events()[before:] if event.stage == "compile"]
 
 
 @contextlib.contextmanager
 def stages() -> Iterator[dict[str, float]]:
-    """Seconds that JAX traced, lowered and compiled in here, once it is over, by those names."""
-    found = dict.fromkeys(STAGES.values(), 0.0)
-    before = len(_all())
-    yield found
-    for event in _all()[before:]:
-        found[event.stage] += event.seconds
+    """Yields a dict that has, after the context, the seconds of JAX's tracing, lowering and compiling in it."""
+    seconds = dict.fromkeys(STAGES.values(), 0.0)
+    before = len(_events())
+    yield seconds
+    for event in _events()[before:]:
+        seconds[event.stage] += event.seconds
 
 
 class _Event(NamedTuple):
@@ -141,15 +140,15 @@ class _Event(NamedTuple):
 
 
 @functools.cache
-def _all() -> list[_Event]:
-    """What this process has compiled since it first asked. A listener cannot be taken back everywhere."""
+def _events() -> list[_Event]:
+    """The events of this process since the first call; see `_hit_lists` for why there is one listener."""
     import jax
 
     events: list[_Event] = []
 
-    def heard(event: str, duration_secs: float, **said: str | int) -> None:
+    def listener(event: str, duration_secs: float, **details: str | int) -> None:
         if event in STAGES:
-            events.append(_Event(STAGES[event], str(said.get("fun_name", "a program")), duration_secs))
+            events.append(_Event(STAGES[event], str(details.get("fun_name", "a program")), duration_secs))
 
-    jax.monitoring.register_event_duration_secs_listener(heard)
+    jax.monitoring.register_event_duration_secs_listener(listener)
     return events

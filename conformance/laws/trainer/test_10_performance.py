@@ -16,7 +16,7 @@ from ...adapter import Case, TrainerUnderTest
 from ...core.check import Check, Vacuous
 from ...oracle.cases import B, main_case, start_params
 from ...oracle.draws import batch_of
-from ..support.compilation import heard
+from ..support.compilation import compiled
 from ..support.trainer_checks import MOST, claims, usable_devices
 
 # Updates between two counts of arrays: a trainer that frees them one or two updates late has as many at both.
@@ -45,25 +45,25 @@ def test_compilations(check: Check, subject: TrainerUnderTest, devices: list[Any
         if "gradients" in subject.capabilities:
             subject.gradients(batch_of(case, rng, real=real))
 
-    with heard() as control:
+    with compiled() as control:
         jax.jit(lambda x: x + 1)(np.float32(0))
     if not control:
         raise Vacuous(f"{check.law.id}: JAX {jax.__version__} does not report the programs that it compiles")
     # Programs that an earlier law compiled would hide that the first update and the second have different ones.
     jax.clear_caches()
-    with heard() as first:
+    with compiled() as first:
         start(case.seed)
         use()
     check.facts["programs"] = len(first)
     for what in ("the second update and evaluation", "later ones"):
-        with heard() as names:
+        with compiled() as names:
             use()
         check.same(f"compiled by {what}", names, [])
-    with heard() as names:
+    with compiled() as names:
         use(real=5)
         use(real=1)
     check.same("compiled for a last batch that is not full", names, [])
-    with heard() as names:
+    with compiled() as names:
         start((case.seed + 1) % MOST)
         use()
         use()

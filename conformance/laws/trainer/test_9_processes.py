@@ -1,6 +1,6 @@
-"""Rung 9: the same laws where the devices belong to several processes, joined by `jax.distributed` on this machine.
+"""Rung 9: the laws where the devices belong to several processes of this machine, joined by `jax.distributed`.
 
-Asked on simulated devices, on whatever machine: an accelerator belongs to one process at a time, and it is this one's.
+The devices are simulated on every machine: an accelerator belongs to one process at a time, which is this one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..support.group_trainer import Across, unlike
 from ..support.messages import AXES, CALLS, expected
 from ..support.process_group import SOON, Layout, Ranks, layouts, shared
 from ..support.rank import HEARTBEAT
+from ..support.running import at_level
 from ..support.trainer_checks import check_distance, check_evaluation, check_gradients, check_updates, claims, draw_case
 from . import test_7_equivalence as equal
 from . import test_7_invariance as seven
@@ -36,59 +37,59 @@ from . import test_8_training as eight
 
 Rng = np.random.Generator
 KIB, MIB = 1024, 1024 * 1024
-# Bytes of a message. Of 4 MiB, a reduce-scatter over gloo came out wrong: https://github.com/jax-ml/jax/issues/40830.
+# Bytes of a message. A reduce-scatter of 4 MiB over gloo was wrong: https://github.com/jax-ml/jax/issues/40830.
 SIZES = {"quick": (64, 3 * KIB, 4 * MIB), "standard": (512 * KIB,), "full": (MIB - 64, MIB + 64, 8 * MIB, 16 * MIB)}
-# Within one process no message leaves it, and rung 2 has asked more.
+# Within one process rung 2 has checked more sizes.
 WITHIN = (3 * KIB,)
 
 
-def asked(check: Check, settings: Settings) -> list[Layout]:
-    """The layouts of this run."""
+def layouts_of(check: Check, settings: Settings) -> list[Layout]:
+    """The layouts of this run; a failure there runs no simplified variants."""
     check.narrows, check.facts["platform"] = False, "cpu"
     return layouts(settings.processes or (4 if check.at("full") else 2))
 
 
 def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout) -> Any:
-    """An `Across`: the trainer in the processes of a layout, compiled as this level says."""
+    """The trainer in the processes of a layout, compiled as the law says; an `Across`."""
     claims(check, subject, "processes")
     light = check.law.unoptimized_at(check.level)
     return Across(shared(layout, adapter, light=light), subject.name, subject.capabilities)
 
 
 def also(check: Check, here: Across, rng: Rng, *functions: Callable[..., None]) -> None:
-    """Laws of other rungs, asked of a trainer in several processes; what it does not claim is left out, as there."""
-    given = {"check": check, "subject": here, "devices": list(range(here.ranks.layout.n)), "rng": rng}
-    # What values do was asked on one process; here it is where they lie.
+    """Run laws of other rungs for a trainer in several processes, except those whose capabilities it does not claim."""
+    values = {"check": check, "subject": here, "devices": list(range(here.ranks.layout.n)), "rng": rng}
+    # Rungs 7 and 8 have checked many values in one process; here the placement is checked.
     check.level = "full" if check.at("full") else "quick"
     for function in functions:
         try:
-            call.with_arguments(function, given)
-        except NotRun as left_out:
-            check.facts.setdefault("left_out", []).append(f"{function.__name__}: {left_out}")
-        except LawBroken as broken:
-            raise LawBroken(f"{here.ranks.layout} processes x devices: {broken}") from broken
+            call.with_arguments(function, values)
+        except NotRun as reason:
+            check.facts.setdefault("left_out", []).append(f"{function.__name__}: {reason}")
+        except LawBroken as error:
+            raise LawBroken(f"{here.ranks.layout} processes x devices: {error}") from error
 
 
 @pytest.mark.law("processes.devices")
 def test_devices(check: Check, settings: Settings) -> None:
-    """Each process has its own devices, all of them see the same ones, and each knows which process it is."""
-    for layout in asked(check, settings):
-        found = shared(layout).every("devices")
-        for number, seen in enumerate(found):
+    """Compares each process's number, own devices and view of all devices."""
+    for layout in layouts_of(check, settings):
+        views = shared(layout).every("devices")
+        for number, seen in enumerate(views):
             who = f"rank {number} of {layout} processes x devices"
             check.same(f"{who}: (process, processes)", (seen["process"], seen["processes"]), (number, layout.processes))
             check.same(f"{who}: devices that it sees", len(seen["all"]), layout.n)
             check.same(f"{who}: devices that are numbered once", len({device for device, _ in seen["all"]}), layout.n)
             check.same(f"{who}: its own devices", seen["own"], [d for d in seen["all"] if d[1] == number])
             check.same(f"{who}: number of its own devices", len(seen["own"]), layout.devices)
-            check.same(f"{who}: devices and their processes, as rank 0 has them", seen["all"], found[0]["all"])
+            check.same(f"{who}: devices and their processes, as rank 0 has them", seen["all"], views[0]["all"])
 
 
 @pytest.mark.law("processes.collectives")
 def test_collectives(check: Check, settings: Settings, rng: Rng) -> None:
-    """Each collective, over all devices and over groups within and across processes, by size; sums are exact."""
-    sizes = [size for level, several in SIZES.items() if check.at(level) for size in several]
-    for layout in asked(check, settings):
+    """Compares each collective over all devices, and over groups within and across processes, by size."""
+    sizes = at_level(check, SIZES)
+    for layout in layouts_of(check, settings):
         ranks, shape = shared(layout), (layout.processes, layout.devices)
         for axes in (AXES, AXES[:1], AXES[1:]):
             if axes == AXES[1:] and layout.devices == 1:
@@ -109,8 +110,8 @@ def test_collectives(check: Check, settings: Settings, rng: Rng) -> None:
 
 @pytest.mark.law("processes.lost")
 def test_lost(check: Check, settings: Settings) -> None:
-    """One process is killed between two updates: none of the others waits for it for ever, or goes on without it."""
-    layout = asked(check, settings)[-1]
+    """Kills one process between two updates: the others must neither wait for it forever nor go on without it."""
+    layout = layouts_of(check, settings)[-1]
     limit = Bound(SOON, HEARTBEAT, "two of JAX's heartbeat timeouts, and time to look for them")
     for victim in (layout.processes - 1, 0) if check.at("full") else (layout.processes - 1,):
         with Ranks(layout) as ranks:
@@ -120,10 +121,10 @@ def test_lost(check: Check, settings: Settings) -> None:
             time.sleep(0.5)
             ranks.kill(victim)
             began = time.monotonic()
-            found = ranks.answers(SOON)
+            answers = ranks.answers(SOON)
             seconds = time.monotonic() - began
         for number in set(range(layout.processes)) - {victim}:
-            answer = found[number]
+            answer = answers[number]
             who = f"rank {number} after rank {victim} of {layout.processes} was killed"
             check.same(f"{who}: goes on as if nothing had happened", not isinstance(answer, NoAnswer), False)
             check.same(f"{who}: waits for it, {answer.how}", answer.silent, False)
@@ -133,8 +134,8 @@ def test_lost(check: Check, settings: Settings) -> None:
 
 @pytest.mark.law("processes.training")
 def test_training(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
-    """Gradient, two updates, logits, a whole run and its scores are the oracle's, and the same on every process."""
-    for layout in asked(check, settings):
+    """Compares gradient, two updates, logits, a whole run and its scores with the oracle's, and between processes."""
+    for layout in layouts_of(check, settings):
         here = across(check, subject, adapter, layout)
         case, params, batch = draw_case(subject, rng)
         if "gradients" in subject.capabilities:
@@ -146,8 +147,8 @@ def test_training(check: Check, subject: TrainerUnderTest, adapter: str, setting
 
 @pytest.mark.law("processes.agreement")
 def test_agreement(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
-    """All processes run one program, and have the same parameters and losses bit for bit, also when asked again."""
-    for layout in asked(check, settings):
+    """Compares programs, parameters and losses between processes, and with a second run, bit for bit."""
+    for layout in layouts_of(check, settings):
         ranks = across(check, subject, adapter, layout).ranks
         case, params, batch = draw_case(subject, rng)
         ends = []
@@ -173,18 +174,18 @@ def test_agreement(check: Check, subject: TrainerUnderTest, adapter: str, settin
 
 
 def instructions(program: str) -> list[str]:
-    """The instructions of HLO text, without what says from which line of which file each came.
+    """The instructions of HLO text, without the source lines in their metadata.
 
-    That is of whoever compiled: a process that found the program in JAX's cache has another's.
+    These are of the process that compiled the program; another process may have it from JAX's cache.
     """
     return [re.sub(r", metadata=\{[^}]*\}", "", line) for line in program.splitlines() if " = " in line]
 
 
 @pytest.mark.law("processes.layouts")
 def test_layouts(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
-    """What rung 7 says of one process: shares, none in some processes, order, padding, packing, micro-batches."""
+    """Runs laws of rung 7: unequal and empty shares, order, padding, packing, micro-batches."""
     claims(check, subject, "gradients")
-    for layout in asked(check, settings):
+    for layout in layouts_of(check, settings):
         here = across(check, subject, adapter, layout)
         also(check, here, rng, equal.test_layouts, equal.test_loss_is_global, equal.test_float64)
         also(check, here, rng, seven.test_row_order, seven.test_padding, seven.test_packing, seven.test_accumulation)
@@ -192,9 +193,9 @@ def test_layouts(check: Check, subject: TrainerUnderTest, adapter: str, settings
 
 @pytest.mark.law("processes.data")
 def test_data(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
-    """What the processes read is together each batch of one process, each example once; nobody reads all."""
+    """Compares the examples that all processes read together with those that one process reads."""
     claims(check, subject, "data order")
-    for layout in asked(check, settings):
+    for layout in layouts_of(check, settings):
         ranks = across(check, subject, adapter, layout).ranks
         case, params, _ = draw_case(subject, rng)
         ranks.every("call", "start", case, params, layout.n)
@@ -207,7 +208,7 @@ def test_data(check: Check, subject: TrainerUnderTest, adapter: str, settings: S
             for number, batch in enumerate(whole):
                 read = collections.Counter(int(i) for share in shares for i in share[number])
                 check.same(f"{what}: what all read of batch {number}", sorted(read), sorted(batch))
-                # Processes that compute one layer together read the same rows.
+                # Processes that share the computation of a layer read the same rows.
                 check.same(f"{what}: each of batch {number} read equally often", len(set(read.values())), 1)
             most = max(len(share[0]) for share in shares)
             check.same(f"{what}: the first batch is shared", most < len(whole[0]), True)
@@ -223,9 +224,9 @@ def test_resume(
     rng: Rng,
     tmp_path: Path,
 ) -> None:
-    """Saved by several processes: restored bit for bit by as many, by others, and by one on other devices."""
+    """Saves in several processes, and restores in as many, in fewer or more, and in one on other devices."""
     claims(check, subject, "checkpoint")
-    several, few = asked(check, settings), min(3, len(devices))
+    several, few = layouts_of(check, settings), min(3, len(devices))
     for layout in several:
         here = across(check, subject, adapter, layout)
         case, params, batch = draw_case(subject, rng)
@@ -238,7 +239,7 @@ def test_resume(
         here.save(folder)
         saved = {name: np.array(leaf) for name, leaf in here.params().items()}
         want = walk(case, params, batches).distance
-        # Only the checkpoint can bring the parameters back: these are others.
+        # Other parameters, so that only the checkpoint can restore the saved ones.
         other = {name: leaf * 0.5 for name, leaf in params.items()}
         later = [(across(check, subject, adapter, elsewhere), elsewhere.n, str(elsewhere)) for elsewhere in several]
         for again, n, who in [*later, (subject, few, f"1 x {few}"), (subject, 1, "1 x 1")]:
