@@ -186,6 +186,14 @@ def test_plain_pytest_ends_as_verify_does(
     assert said in ended.out + ended.err
 
 
+def test_a_mark_that_names_no_law_is_one_line(copy: Make) -> None:
+    made = copy([(0, "passes")])
+    made.edit("laws/machine/test_0_fates.py", r'law\("r0.passes"\)', 'law("r0.nowhere")')
+    ended = made.pytest()
+    assert ended.code == 4
+    assert "test_passes: @pytest.mark.law('r0.nowhere') names no law of laws/*/test_*.toml" in ended.err
+
+
 def test_a_session_without_our_checks_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text("import pytest\n@pytest.mark.skip\ndef test_it(): ...\n")
     command = [sys.executable, "-m", "pytest", "-p", "sftref.pytest_plugin", "test_theirs.py"]

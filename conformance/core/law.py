@@ -120,7 +120,20 @@ def _read(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-LADDER = tuple(entry_of(Rung, "laws/rungs.toml", entry) for entry in _read(KIT / "laws" / "rungs.toml")["rung"])
+def ladder_of(entries: Iterable[dict[str, Any]]) -> tuple[Rung, ...]:
+    """The rungs of `laws/rungs.toml`, from the bottom.
+
+    Raises:
+        ValueError: a field is missing or unknown, or a rung needs one that is not below it.
+    """
+    rungs = tuple(entry_of(Rung, "laws/rungs.toml", entry) for entry in entries)
+    for number, rung in enumerate(rungs):
+        if not set(rung.needs) <= set(range(number)):
+            raise ValueError(f"laws/rungs.toml: {rung.name} needs {list(rung.needs)}, must be numbers below {number}")
+    return rungs
+
+
+LADDER = ladder_of(_read(KIT / "laws" / "rungs.toml")["rung"])
 RUNGS = tuple(rung.name for rung in LADDER)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a report: checked before anything runs, and the files written to it at the end."""
+"""The folder of a report: a check before a run, and the files after it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ PROBE_BYTES = 1 << 18
 
 
 class FolderError(ValueError):
-    """A folder that no report can be written to."""
+    """A folder that cannot be written."""
 
 
 def prepare(out: Path) -> None:
-    """Make the folder, and prove that a report can be written to it.
+    """Make the folder, and check that a report can be written to it.
 
     Raises:
         FolderError: it cannot.
@@ -40,11 +40,11 @@ def write(out: Path, texts: Mapping[str, str]) -> None:
     """Write files, each complete or not at all.
 
     Args:
-        out: the folder, made where it does not exist.
-        texts: by name of the file.
+        out: the folder; made if it does not exist.
+        texts: by file name.
 
     Raises:
-        OSError: one cannot be written.
+        OSError: a file cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

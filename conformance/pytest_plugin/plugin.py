@@ -84,7 +84,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _law_of(item: pytest.Item) -> Law | None:
     mark = item.get_closest_marker("law")
-    return laws()[mark.args[0]] if mark else None
+    if mark is None:
+        return None
+    if mark.args[0] not in laws():
+        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.law({mark.args[0]!r}) names no law of laws/*/test_*.toml")
+    return laws()[mark.args[0]]
 
 
 def _subject_of(item: pytest.Item) -> str | None:

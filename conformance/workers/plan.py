@@ -105,9 +105,6 @@ def plugin_options(options: Iterable[tuple[str, object]]) -> list[str]:
     return [f"--sftref-{name}={value}" for name, value in options]
 
 
-given = plugin_options  # until benchmarks/cli.py is committed
-
-
 def variables(environment: Mapping[str, str], cache: Path | None, scratch: Path | None = None) -> dict[str, str]:
     """The environment of a child process: the user's, without the user's pytest options and compilation cache.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sftref.conformance.core.law import LADDER, LEVELS, Law, Rung, entry_of, laws
+from sftref.conformance.core.law import LADDER, LEVELS, Law, Rung, entry_of, ladder_of, laws
 from sftref.conformance.machine.startup_phases import PHASES
 
 ENTRY: dict[str, Any] = {
@@ -51,6 +51,12 @@ def test_a_field_that_nobody_knows_is_refused(change: dict[str, Any], message: s
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(ValueError, match=r"laws/rungs.toml: .*'needs'"):
         entry_of(Rung, "laws/rungs.toml", {"name": "copies"})
+
+
+@pytest.mark.parametrize("needs", [[0], [1], [-1]])
+def test_a_rung_that_needs_one_not_below_it_is_refused(needs: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"laws/rungs.toml: copies needs \[-?[01]\], must be numbers below 0"):
+        ladder_of([{"name": "copies", "needs": needs}])
 
 
 @pytest.mark.parametrize("level", LEVELS)
