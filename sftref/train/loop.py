@@ -66,7 +66,7 @@ def fit(
     Args:
         run: see `Run`.
         state: on the host; training starts after its step.
-        recorder: gets a record of each update, evaluation and epoch.
+        recorder: gets a record of each update and epoch.
         checkpoints: saved every `save_every` updates.
         deadline: seconds without progress after which the process prints its stack and exits; None for no limit.
         compare: called with the placed state and the first batch, before the first update.
@@ -77,20 +77,18 @@ def fit(
     trainer, config = run.trainer, run.config
     feeds = train_feed(run.train, config, trainer, start_step=int(state.step), total_steps=run.total_steps)
     waiting: deque[tuple[int, Feed, Any]] = deque()
-    clock = time.perf_counter()
-    last = math.nan
+    clock, last = time.perf_counter(), math.nan
 
     def finish_oldest() -> None:
         nonlocal clock, last
         step, feed, unread = waiting.popleft()
         _restart_deadline(deadline)
-        metrics = trainer.read(unread)
-        now = time.perf_counter()
+        metrics, now = trainer.read(unread), time.perf_counter()
         last = float(metrics.loss)
         if not math.isfinite(last):
             raise NonFiniteLossError(_non_finite(step, last, run.train.example_ids[feed.examples]))
-        rate = float(metrics.learning_rate)
-        recorder.step(StepRecord(step, last, rate, len(feed.examples), feed.tokens, now - clock))
+        rate, size = float(metrics.learning_rate), len(feed.examples)
+        recorder.step(StepRecord(step, last, rate, size, feed.tokens, now - clock))
         clock = now
 
     _restart_deadline(deadline)
@@ -107,11 +105,8 @@ def fit(
         while waiting and (len(waiting) > IN_FLIGHT or ends or saves):
             finish_oldest()
         if ends:
-            epoch = step / run.steps_per_epoch
             evaluations = [evaluate(run, placed, split, deadline=deadline) for split in run.validation]
-            for evaluation in evaluations:
-                recorder.evaluation(step, epoch, evaluation)
-            recorder.epoch(epoch, last, evaluations)
+            recorder.epoch(step, step / run.steps_per_epoch, last, evaluations)
         if saves and checkpoints is not None:
             checkpoints.save(trainer.read(placed))
         clock = time.perf_counter() if ends or saves else clock

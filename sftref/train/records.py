@@ -109,14 +109,11 @@ class RunRecorder:
         self._write({"kind": "step", **record._asdict()})
         self._screen.step(record)
 
-    def evaluation(self, step: int, epoch: float, evaluation: Evaluation) -> None:
-        """Record the evaluation of a split."""
-        e = evaluation
-        line = {"kind": "eval", "step": step, "epoch": epoch, "split": e.split, "loss": e.loss, **e.metrics}
-        self._write(line | {"examples": e.examples, "seconds": e.seconds})
-
-    def epoch(self, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
-        """Show the end of an epoch, or of the run; `loss` is that of the last update, as in the article."""
+    def epoch(self, step: int, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
+        """Record the evaluations at the end of an epoch or of the run; `loss` is that of the last update."""
+        for e in evaluations:
+            line = {"kind": "eval", "step": step, "epoch": epoch, "split": e.split, "loss": e.loss, **e.metrics}
+            self._write(line | {"examples": e.examples, "seconds": e.seconds})
         self._screen.epoch(epoch, loss, evaluations)
 
     def _write(self, line: dict[str, Any]) -> None:
