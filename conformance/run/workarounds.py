@@ -109,7 +109,7 @@ class _WaitingOnly:
 
     def _ignore(self, _: object) -> None: ...
 
-    begin = found = rung = trying = _ignore
+    begin = findings = rung = trying = _ignore
 
 
 def tried(outcome: Outcome, environment: Environment, rerun: Rerun) -> Tries | None:
