@@ -77,7 +77,7 @@ class Phases:
         from jax import lax
         from jax.sharding import NamedSharding, PartitionSpec
 
-        from ..core.meshes import mesh_of, shard_map
+        from .meshes import mesh_of, shard_map
 
         count = len(self.devices)
         mesh = mesh_of(self.devices)

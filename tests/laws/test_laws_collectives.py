@@ -12,10 +12,10 @@ import pytest
 from jax import lax
 from lawruns import numbers, run_law
 from sftref.conformance.core.check import LawBroken, NotRun
-from sftref.conformance.core.meshes import DTYPES, coded, exact_limit, summed
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.laws.machine import test_2_collectives as rung2
 from sftref.conformance.laws.machine import test_2_partitioner as partitioner
+from sftref.conformance.machine.meshes import DTYPES, coded, exact_limit, summed
 
 pytestmark = pytest.mark.jax
 

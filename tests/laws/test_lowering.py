@@ -14,7 +14,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sftref.conformance.adapter import load_adapter
 from sftref.conformance.core.fault import changes, faults
 from sftref.conformance.core.law import laws
-from sftref.conformance.core.meshes import shard_map
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.backend.lowering import replaced
 from sftref.conformance.faults.matrix import side
@@ -23,6 +22,7 @@ from sftref.conformance.faults.trial import LOWERED, run_law, trials
 from sftref.conformance.judge.mutation_score import level_of
 from sftref.conformance.laws.support.stablehlo import Argument, Collective, Module, Product, Tensor
 from sftref.conformance.laws.trainer.test_7_lowering import PLATFORMS, foreign, narrow
+from sftref.conformance.machine.meshes import shard_map
 
 pytestmark = pytest.mark.jax
 

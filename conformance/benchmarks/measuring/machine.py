@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ...core.meshes import mesh_of, shard_map
+from ...machine.meshes import mesh_of, shard_map
 from .bench import SIZES, Bench, Benchmark, bracketed
 from .timing import Prepared, WrongResultError
 

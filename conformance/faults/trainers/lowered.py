@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec
 from ...adapter import Arrays, Case
 from ...adapters import template
 from ...adapters.template import Template, compiled, loss_sum
-from ...core.meshes import mesh_of, shard_map
+from ...machine.meshes import mesh_of, shard_map
 from ..backend.lowering import replaced
 from ..backend.seeding import Fixtures, WrongTrainers, fresh_programs, patch
 from .performance import AnotherUpdate

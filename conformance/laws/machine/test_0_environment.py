@@ -17,9 +17,9 @@ from jax import lax
 
 from ...core.check import Check
 from ...core.comparison import EXACT, Bound
-from ...core.meshes import FLOATS
 from ...core.result import MISMATCH
 from ...core.settings import Settings
+from ...machine.meshes import FLOATS
 from ...machine.snapshot import platform_names, static
 from ...machine.versions import plugins, unpaired
 from ..support.running import at_level

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...adapter import HostBatch, TrainerUnderTest
 from ...core.check import Check
-from ...core.meshes import mesh_of
+from ...machine.meshes import mesh_of
 from ...oracle.draws import batch_of
 from ..support.running import at_level, need_devices
 from ..support.trainer_checks import check_same_run, draw_case, precision, usable_devices

@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ...core.check import Check, NotRun, NotRunReason
-from ...core.meshes import Array, mesh_of
+from ...machine.meshes import Array, mesh_of
 from ..support import compilation
 from .test_1_copies import words
 

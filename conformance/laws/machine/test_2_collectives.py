@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from ...core.check import Check
 from ...core.comparison import Bound
-from ...core.meshes import DTYPES, FLOATS, Array, coded, exact_limit, holds_sums, mesh_of, on_each, signed, summed
+from ...machine.meshes import DTYPES, FLOATS, Array, coded, exact_limit, holds_sums, mesh_of, on_each, signed, summed
 from ..support.running import at_level, need_devices
 
 KIB, MIB = 1024, 1024 * 1024

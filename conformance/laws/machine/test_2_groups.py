@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 from ...core.check import Check
-from ...core.meshes import FLOATS, Array, coded, mesh_of, on_each, summed
+from ...machine.meshes import FLOATS, Array, coded, mesh_of, on_each, summed
 from ..support.running import need_devices
 
 KIB, MIB = 1024, 1024 * 1024

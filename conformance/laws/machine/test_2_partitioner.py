@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.check import Check, LawBroken
-from ...core.meshes import Array, mesh_of
+from ...machine.meshes import Array, mesh_of
 from ..support.running import need_devices
 
 Spec = tuple[str | None, ...]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ...core.check import Check, Known
-from ...core.meshes import Array
+from ...machine.meshes import Array
 from ..support.running import need_devices
 from ..support.unwaited import FEW, FIX, PRIME, STEPS, UPSTREAM, can_hang, hung, trajectory
 

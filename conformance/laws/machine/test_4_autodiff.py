@@ -11,7 +11,7 @@ import pytest
 
 from ...core.check import Check
 from ...core.comparison import Array
-from ...core.meshes import mesh_of, on_each
+from ...machine.meshes import mesh_of, on_each
 from ...oracle.bounds_derived import allowed
 from ...oracle.draws import for_all, for_shapes, generators
 from ..support import families, gradients, operators

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ...core.check import Check
 from ...core.comparison import Bound
-from ...core.meshes import mesh_of
+from ...machine.meshes import mesh_of
 from ...oracle.draws import for_all, generators
 from ...oracle.masks import Words, threefry_2x32
 from ..support.operators import everywhere

@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.check import Check
-from ...core.meshes import shard_map
+from ...machine.meshes import shard_map
 from ...oracle.bounds_derived import allowed
 
 Array = npt.NDArray[Any]

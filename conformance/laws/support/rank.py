@@ -69,7 +69,7 @@ class Rank:
         import jax
         from jax.sharding import NamedSharding, PartitionSpec
 
-        from ...core.meshes import shard_map
+        from ...machine.meshes import shard_map
 
         if self.mesh is None:
             self.mesh = _by_process(jax.devices())

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.meshes import Array, mesh_of, shard_map
 from ...core.settings import Settings, start_jax
+from ...machine.meshes import Array, mesh_of, shard_map
 from ...machine.versions import release
 from ...workers.channel import NoAnswer, Worker
 

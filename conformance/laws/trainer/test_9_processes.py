@@ -19,8 +19,8 @@ import pytest
 from ...adapter import TrainerUnderTest
 from ...core.check import Check, LawBroken, NotRun
 from ...core.comparison import Bound
-from ...core.meshes import coded
 from ...core.settings import Settings
+from ...machine.meshes import coded
 from ...oracle.bounds_measured import walk
 from ...oracle.draws import batch_of, rows_of
 from ...workers.channel import NoAnswer

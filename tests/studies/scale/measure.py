@@ -42,7 +42,7 @@ def median(call: Callable[[], Any]) -> float:
 def reduce_seconds(devices: list[Any]) -> list[tuple[int, float]]:
     """(bytes, seconds) of an all-reduce of float32 over the devices."""
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
-    from sftref.conformance.core.meshes import shard_map
+    from sftref.conformance.machine.meshes import shard_map
 
     mesh = Mesh(np.array(devices), ("data",))
     rows = PartitionSpec("data")
