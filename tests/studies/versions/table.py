@@ -119,7 +119,7 @@ def page(reports: Sequence[Report], lines: Sequence[str]) -> str:
         "(https://docs.jax.dev/en/latest/migrate_pmap.html): below, that the two trainers agree says more.",
         "Unwaited steps: 300 with an all-reduce that nobody waits for, on simulated devices. Where they hang, `verify` "
         "says so as a known deviation (law `collectives.unwaited`) and names the way out; the trainers here wait.",
-        "## What fell, and why",
+        "## What failed, and why",
         "\n".join(lines) or "Nothing.",
     ]
     return "\n\n".join(said) + "\n"
