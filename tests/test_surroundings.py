@@ -1,4 +1,4 @@
-"""What `verify` takes from where it is called: the devices that must be there, and no file that lies around."""
+"""`verify` and its surroundings: SFTREF_EXPECT, and files in the current folder, which must have no effect."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from ladders import Copy
 
 
-def test_no_conftest_of_the_folder_it_is_called_in_is_run(tmp_path: Path) -> None:
-    # pytest takes the value of an option that it does not know yet for a path, and "" for the folder it is called in.
-    # So `tests/conftest.py` of this repository, which asks for the CPU, ran in every process of `verify`.
+def test_no_conftest_of_the_current_folder_runs(tmp_path: Path) -> None:
+    # pytest takes the value of an option that it does not know yet for a path, and "" for the current folder. So
+    # `tests/conftest.py` of this repository, which selects the CPU, ran in every process of `verify`.
     made = Copy(tmp_path / "copy", [(0, "passes"), (1, "measures")])
     for folder in ("", "tests", "quick", "cpu", "known"):
         (made.folder / folder).mkdir(exist_ok=True)
@@ -25,7 +25,7 @@ def test_no_conftest_of_the_folder_it_is_called_in_is_run(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("expect", "code", "said"),
+    ("expect", "code", "message"),
     [
         ("cpu:8", 0, "CONFORMANT: 1 of 1 checks passed"),
         ("cpu:8:CPU", 0, "CONFORMANT: 1 of 1 checks passed"),
@@ -34,9 +34,11 @@ def test_no_conftest_of_the_folder_it_is_called_in_is_run(tmp_path: Path) -> Non
         ("rocm:8", 2, "--platform rocm"),
     ],
 )
-def test_what_is_expected_must_be_there(expect: str, code: int, said: str, tmp_path: Path) -> None:
+def test_expected_devices_must_be_present(expect: str, code: int, message: str, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "sftref.cli", "verify", "--only", "environment.platform", "--no-self-test"]
-    given = os.environ | {"SFTREF_EXPECT": expect}
-    found = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=300, check=False)
-    assert found.returncode == code, found.stdout
-    assert said in found.stdout.strip().splitlines()[-1]
+    variables = os.environ | {"SFTREF_EXPECT": expect}
+    completed = subprocess.run(
+        words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert completed.returncode == code, completed.stdout
+    assert message in completed.stdout.strip().splitlines()[-1]

@@ -35,24 +35,24 @@ def test_a_conformant_run(copy: Make) -> None:
     made = copy(GOOD)
     ended = made.verify("--no-self-test", "--seed", "7")
     assert ended.code == 0, ended.out
-    said = "CONFORMANT: 3 of 4 checks passed, 1 not run: gradients not claimed; 3 comparisons in "
-    assert ended.verdict.startswith(said)
+    message = "CONFORMANT: 3 of 4 checks passed, 1 not run: gradients not claimed; 3 comparisons in "
+    assert ended.verdict.startswith(message)
     assert "level standard, 8 simulated cpu devices, seed 7; no seeded fault was run" in ended.verdict
     assert ended.verdict.endswith("report: sftref-report/report.html")
     assert ended.err == ""
     jsonschema.validate(ended.report, json.loads((KIT / "report" / "report.schema.json").read_text()))
     assert ended.report["faults"] == []
     command = [sys.executable, "-m", "conformance", "explain", "r1.measures"]
-    found = subprocess.run(command, cwd=made.folder, capture_output=True, text=True, check=True, timeout=60)
-    assert "r1.measures in the report: pass" in found.stdout
-    assert "bound 0.01: by hand" in found.stdout
+    completed = subprocess.run(command, cwd=made.folder, capture_output=True, text=True, check=True, timeout=60)
+    assert "r1.measures in the report: pass" in completed.stdout
+    assert "bound 0.01: by hand" in completed.stdout
     assert ended.report["subject"] == [
         {"label": "Trainer", "adapter": "stand_in:Trainer", "name": "a stand-in", "capabilities": ["replicas"]}
     ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--devices", "0"], "--devices = 0, must be at least 1"),
         (["--seed", "-1"], "--seed = -1, must be 0 to 4294967295"),
@@ -67,11 +67,11 @@ def test_a_conformant_run(copy: Make) -> None:
         (["--out", __file__], "is a file, must be a folder"),
     ],
 )
-def test_bad_arguments_are_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("sftref: ")
-    assert said in printed.err
+    assert message in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
 
@@ -82,17 +82,17 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--adapter", "stand_in:nothing"], "--adapter stand_in:nothing: cannot be found"),
         (["--against", "nowhere:Trainer"], "cannot be found (No module named 'nowhere')"),
     ],
 )
-def test_a_trainer_that_cannot_be_loaded_is_a_setup(copy: Make, arguments: list[str], said: str) -> None:
+def test_a_trainer_that_cannot_be_loaded_is_a_setup(copy: Make, arguments: list[str], message: str) -> None:
     ended = copy([(0, "passes")]).verify(*arguments)
     assert ended.code == 2
     assert ended.verdict.startswith("SETUP: ")
-    assert said in ended.verdict
+    assert message in ended.verdict
     assert ended.report["verdict"] == "SETUP"
     assert "Traceback" not in ended.out + ended.err
 
@@ -104,7 +104,7 @@ def test_a_missing_platform_is_one_line(copy: Make) -> None:
     made.edit("laws/machine/test_0_fates.toml", '(id = "environment.platform")', r"\1\nsetup = true")
     ended = made.verify("--platform", "rocm")
     assert ended.code == 2
-    assert ended.out.splitlines()[1:] == [ended.verdict], "the ladder is not told"
+    assert ended.out.splitlines()[1:] == [ended.verdict], "the ladder is not printed"
     assert ended.verdict.startswith("SETUP: --platform rocm")
     assert ": a: error 1" in ended.verdict
     assert "; The next step." in ended.verdict
@@ -150,7 +150,7 @@ def test_known_deviations_run_and_fail_nothing(copy: Make) -> None:
     assert ended.code == 0, ended.out
     assert list(ended.statuses.values()) == ["pass", "deviation", "deviation", "pass"], "nothing above is blocked"
     assert "2 known deviations (r1.differs, r1.exits)" in ended.verdict
-    # What asks whether a deviation is about this platform once kept the devices from being told.
+    # A deviation's platform was once read before the devices were, which hid them.
     assert "8 simulated cpu devices" in ended.verdict
 
 
@@ -170,7 +170,7 @@ def test_plain_pytest_prints_the_ladder_and_writes_the_reports(copy: Make) -> No
 
 
 @pytest.mark.parametrize(
-    ("ladder", "arguments", "code", "said"),
+    ("ladder", "arguments", "code", "message"),
     [
         ([(0, "needs_more")], [], 5, "UNTRUSTED: nothing was verified: 0 of 1 checks passed"),
         ([(0, "passes"), (3, "passes")], ["-k", "nothing"], 5, "2 deselected"),
@@ -179,11 +179,11 @@ def test_plain_pytest_prints_the_ladder_and_writes_the_reports(copy: Make) -> No
     ],
 )
 def test_plain_pytest_ends_as_verify_does(
-    copy: Make, ladder: list[tuple[int, str]], arguments: list[str], code: int, said: str
+    copy: Make, ladder: list[tuple[int, str]], arguments: list[str], code: int, message: str
 ) -> None:
     ended = copy(ladder).pytest(*arguments)
     assert ended.code == code, ended.out
-    assert said in ended.out + ended.err
+    assert message in ended.out + ended.err
 
 
 def test_a_mark_that_names_no_law_is_one_line(copy: Make) -> None:
@@ -197,9 +197,9 @@ def test_a_mark_that_names_no_law_is_one_line(copy: Make) -> None:
 def test_a_session_without_our_checks_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text("import pytest\n@pytest.mark.skip\ndef test_it(): ...\n")
     command = [sys.executable, "-m", "pytest", "-p", "sftref.pytest_plugin", "test_theirs.py"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-    assert found.returncode == 0, found.stdout
-    assert "conformance" not in found.stdout
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert completed.returncode == 0, completed.stdout
+    assert "conformance" not in completed.stdout
 
 
 def test_explain_lists_all_laws_and_explains_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,8 +209,8 @@ def test_explain_lists_all_laws_and_explains_each(capsys: pytest.CaptureFixture[
     for law in list(laws().values())[:3]:
         assert cli.main(["explain", law.id]) == 0
         text = " ".join(capsys.readouterr().out.split())
-        for said in (law.id, law.requirement, law.cause, law.next_step, *law.catches):
-            assert " ".join(said.split()) in text
+        for message in (law.id, law.requirement, law.cause, law.next_step, *law.catches):
+            assert " ".join(message.split()) in text
     assert cli.main(["explain", "1"]) == 0
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]} == {
         law.id for law in laws().values() if law.rung == 1
@@ -219,8 +219,8 @@ def test_explain_lists_all_laws_and_explains_each(capsys: pytest.CaptureFixture[
 
 def test_explain_names_the_nearest_ids(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "copies.round_tripp"]) == 2
-    said = "sftref: explain copies.round_tripp: no such law, nor a rung from 0 to 10 with laws; similar: "
-    assert capsys.readouterr().err == said + _nearest("copies.round_tripp") + "\n"
+    message = "sftref: explain copies.round_tripp: no such law, nor a rung from 0 to 10 with laws; similar: "
+    assert capsys.readouterr().err == message + _nearest("copies.round_tripp") + "\n"
 
 
 def _nearest(word: str) -> str:
@@ -271,24 +271,24 @@ def test_the_parent_imports_no_jax(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        # A trainer that is named is loaded in every process, whether its checks are asked or not.
+        # A named trainer is loaded in every process, also in those without its checks.
         ["--adapter", "sftref.conformance.adapters.sftref:single", "--only", "copies.round_trip"],
         pytest.param([], marks=pytest.mark.slow),
     ],
     ids=["copies", "all"],
 )
 def test_verify_imports_none_of_the_heavy_packages_in_any_process(arguments: list[str], tmp_path: Path) -> None:
-    """On the real kit, with the real JAX: whoever imports one of them leaves a mark."""
+    """The real kit and JAX; each of the packages leaves a file when it is imported."""
     for name in ("transformers", "datasets", "evaluate", "torch"):
         mark = f"import os\nopen(os.path.join({str(tmp_path)!r}, 'imported'), 'a').write({name!r})\n"
         (tmp_path / "trap" / name).mkdir(parents=True)
         (tmp_path / "trap" / name / "__init__.py").write_text(mark)
     command = [sys.executable, "-m", "sftref.cli", "verify", "--level", "quick", "--out", "out", *arguments]
     variables = os.environ | {"PYTHONPATH": str(tmp_path / "trap")}
-    found = subprocess.run(
+    completed = subprocess.run(
         command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=False
     )
-    assert found.returncode == 0, found.stdout + found.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     quiet = {check["message"] for check in report["checks"] if check["status"] != "pass"}
     assert quiet <= {"capability devices is not claimed"}, "`single` has one device"

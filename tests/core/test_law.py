@@ -43,7 +43,7 @@ def test_one_law_says_whether_the_platform_is_there() -> None:
         ({"unoptimized_up_to": "never"}, "law a.law: unoptimized_up_to = 'never', must be one of quick, "),
     ],
 )
-def test_a_field_that_nobody_knows_is_refused(change: dict[str, Any], message: str) -> None:
+def test_an_unknown_field_or_value_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         entry_of(Law, "laws/x.toml", ENTRY | change)
 

@@ -1,4 +1,4 @@
-"""The runner, in real processes: what passes, fails, hangs or crashes costs one check, and nothing is left behind."""
+"""The scheduler, with real processes: a check that fails, hangs or crashes costs no other check; no process is left."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def copy(tmp_path: Path) -> Make:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Processes that were started for this folder and still run."""
-    found = []
+    """Numbers of the processes that run for this folder."""
+    numbers = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if str(folder) in (path / "cmdline").read_text() and (path / "stat").read_text().split()[2] != "Z":
-                found.append(path.name)
+                numbers.append(path.name)
         except OSError:
             continue
-    return found
+    return numbers
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_each_fate_is_one_status(everything: tuple[Copy, Ended]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "said"),
+    ("check", "message"),
     [
         ("r3.sleeps", "no answer within 2.5 s; it was in test_sleeps (machine/test_3_fates.py:"),
         ("r3.holds_the_gil", "test_holds_the_gil (machine/test_3_fates.py:"),
@@ -84,57 +84,63 @@ def test_each_fate_is_one_status(everything: tuple[Copy, Ended]) -> None:
         ("r6.passes[Trainer]", "blocked by rung 3 (operators)"),
     ],
 )
-def test_a_message_says_what_happened(everything: tuple[Copy, Ended], check: str, said: str) -> None:
-    assert said in everything[1].check(check)["message"]
+def test_a_message_says_what_happened(everything: tuple[Copy, Ended], check: str, message: str) -> None:
+    assert message in everything[1].check(check)["message"]
 
 
 def test_wrong_results_come_before_hangs_and_the_line_names_both(everything: tuple[Copy, Ended]) -> None:
     ended = everything[1]
     assert ended.code == ended.report["exit_code"] == 1
     assert ended.verdict.startswith("NONCONFORMANT: 5 of 18 checks passed, 4 wrong (rung 3, operators: r3.differs and ")
-    for said in ("2 hung (rung 3", "3 crashed (rung 3", "2 blocked", "1 not run: needs 2 devices", "gradients not cl"):
-        assert said in ended.verdict
+    for message in (
+        "2 hung (rung 3",
+        "3 crashed (rung 3",
+        "2 blocked",
+        "1 not run: needs 2 devices",
+        "gradients not cl",
+    ):
+        assert message in ended.verdict
     assert "no seeded fault was run" in ended.verdict
     assert "Traceback" not in ended.out + ended.err
 
 
-def test_a_failure_is_told_with_what_to_do(everything: tuple[Copy, Ended]) -> None:
+def test_a_failure_is_printed_with_what_to_do(everything: tuple[Copy, Ended]) -> None:
     out = everything[1].out
-    for said in (
+    for message in (
         "r3.differs failed: It MUST be so.",
         "a: error 1, must be the same bit for bit; furthest off at [0]: 1.0, should be 0.0",
         "likely cause: The cause.",
         "next step: The next step.",
         "reproduce: python -m conformance verify --only r3.differs --level standard --seed 0",
     ):
-        assert said in out
+        assert message in out
     assert "\x1b" not in out
 
 
-def test_rungs_are_told_as_they_end(everything: tuple[Copy, Ended]) -> None:
+def test_rungs_are_printed_as_they_end(everything: tuple[Copy, Ended]) -> None:
     lines = [line for line in everything[1].out.splitlines() if line[:1] in "✓✗·"]
     assert [line[:14].strip() for line in lines[:2]] == ["✓  0 environme", "✓  1 copies"]
     assert sorted(line[3] for line in lines) == list("013567")
     assert "2 passed, 2 failed, 2 in error, 2 hung, 3 crashed, 2 not run" in next(li for li in lines if li[3] == "3")
 
 
-def test_facts_travel_as_json(everything: tuple[Copy, Ended]) -> None:
-    found = everything[1].check("r3.measures")
-    assert found["facts"]["ratio"] == "nan"
-    assert found["facts"]["floor"]["float32"]["all"] == pytest.approx(1e-2, rel=0.05)
-    assert found["margin"] == pytest.approx(2.4e-2, rel=0.1)
-    assert found["bound_from"] == "by hand"
+def test_facts_are_json(everything: tuple[Copy, Ended]) -> None:
+    check = everything[1].check("r3.measures")
+    assert check["facts"]["ratio"] == "nan"
+    assert check["facts"]["floor"]["float32"]["all"] == pytest.approx(1e-2, rel=0.05)
+    assert check["margin"] == pytest.approx(2.4e-2, rel=0.1)
+    assert check["bound_from"] == "by hand"
 
 
 def test_the_machine_and_the_trainer_are_described(everything: tuple[Copy, Ended]) -> None:
     report = everything[1].report
     assert len(report["environment"]["devices"]) == 8
     assert report["environment"]["platforms"] == ["cpu"]
-    assert report["subject"] == [{"label": "Trainer", "adapter": "stand_in:Trainer"}], "it was never asked anything"
+    assert report["subject"] == [{"label": "Trainer", "adapter": "stand_in:Trainer"}], "none of its checks ran"
 
 
 @pytest.mark.parametrize(("level", "unoptimized"), [("quick", ["r6.passes"]), ("standard", [])])
-def test_a_run_says_whose_programs_were_compiled_without_optimization(
+def test_the_verdict_says_which_programs_were_compiled_without_optimization(
     level: str, unoptimized: list[str], copy: Make
 ) -> None:
     ended = copy([(0, "passes"), (6, "passes")]).verify("--level", level)
@@ -171,8 +177,8 @@ def test_a_signal_leaves_a_report_of_what_ran(copy: Make, tmp_path: Path, signal
     assert left_behind(made.folder) == []
 
 
-def test_a_result_that_a_signal_cuts_in_half_is_taken_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It was lost: the check was already off the list of what is left, and not yet among the records."""
+def test_a_result_interrupted_by_a_signal_is_stored_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It was lost: the check had left `left`, and was not yet among the results."""
     outcome = Outcome(settings=Settings(), expected=["environment.versions"])
     made = scheduler.Runner(outcome, unittest.mock.Mock(), tmp_path, None, {})
     running = scheduler._Running(Unit("rung 0", [], frozenset()), None, ["environment.versions"])  # type: ignore[arg-type]
@@ -205,7 +211,7 @@ def test_children_end_with_a_parent_that_is_killed(copy: Make, tmp_path: Path) -
     assert left_behind(made.folder) == []
 
 
-def test_a_rung_that_only_hangs_is_not_waited_for_to_the_end(copy: Make) -> None:
+def test_a_rung_whose_checks_hang_is_blocked_after_three(copy: Make) -> None:
     made = copy([(0, "passes"), *((1, f"sleeps-{n}") for n in range(5)), (4, "passes")], deadline=0.5)
     ended = made.verify()
     assert ended.code == 3
@@ -215,7 +221,7 @@ def test_a_rung_that_only_hangs_is_not_waited_for_to_the_end(copy: Make) -> None
     assert ended.report["diagnosis"]["layer"] == "copies"
 
 
-def test_a_process_that_does_not_start_is_tried_once_more(copy: Make) -> None:
+def test_a_process_that_does_not_start_is_restarted_once(copy: Make) -> None:
     made = copy([(3, "passes"), (3, "differs")])
     made.edit("laws/machine/test_3_fates.py", "^", "import time; time.sleep(60)\n")
     made.edit("workers/process.py", r"START, BETWEEN, EXIT = .*", "START, BETWEEN, EXIT = 3.0, 3.0, 3.0")
@@ -245,7 +251,7 @@ def test_a_file_that_cannot_be_imported_costs_its_own_checks(copy: Make) -> None
     assert "ModuleNotFoundError: No module named 'nowhere'" in ended.check("r3.passes")["message"]
 
 
-def test_a_crash_on_the_way_out_is_told(copy: Make) -> None:
+def test_a_crash_at_exit_is_reported(copy: Make) -> None:
     made = copy([(0, "passes")])
     made.edit("laws/machine/test_0_fates.py", "^", "import atexit, os; atexit.register(os.abort)\n")
     ended = made.verify()
@@ -255,7 +261,7 @@ def test_a_crash_on_the_way_out_is_told(copy: Make) -> None:
     )
 
 
-def test_a_process_that_does_not_end_is_ended(copy: Make) -> None:
+def test_a_process_that_does_not_exit_is_ended(copy: Make) -> None:
     made = copy([(0, "passes")])
     made.edit("laws/machine/test_0_fates.py", "^", "import atexit, time; atexit.register(time.sleep, 60)\n")
     made.edit("workers/process.py", r"START, BETWEEN, EXIT = .*", "START, BETWEEN, EXIT = 60.0, 60.0, 1.0")
@@ -273,19 +279,19 @@ def test_a_law_without_a_check_did_not_run(copy: Make) -> None:
     assert ended.check("r1.differs")["message"] == "there is no check of this id in laws/"
 
 
-def test_a_record_is_asked_once_and_kept_once(everything: tuple[Copy, Ended]) -> None:
+def test_each_check_has_one_result(everything: tuple[Copy, Ended]) -> None:
     ids = [check["id"] for check in everything[1].report["checks"]]
     assert len(ids) == len(set(ids)) == 18
 
 
-def test_what_the_user_says_to_pytest_and_jax_stays_outside(copy: Make) -> None:
+def test_options_of_the_users_pytest_and_jax_have_no_effect(copy: Make) -> None:
     made = copy([(0, "passes")])
-    theirs = "os.environ.get('JAX_COMPILATION_CACHE_DIR') == '/nowhere' or 'PYTEST_ADDOPTS' in os.environ"
-    probe = f"assert not ({theirs})\n    "
+    has_them = "os.environ.get('JAX_COMPILATION_CACHE_DIR') == '/nowhere' or 'PYTEST_ADDOPTS' in os.environ"
+    probe = f"assert not ({has_them})\n    "
     made.edit("laws/machine/test_0_fates.py", "check.equal", f"{probe}check.equal")
     ended = made.verify(JAX_COMPILATION_CACHE_DIR="/nowhere", MY_TOKEN="secret", JAX_API_TOKEN="secret")
     assert ended.code == 0, ended.out
     variables = ended.report["environment"]["variables"]
-    assert variables["JAX_COMPILATION_CACHE_DIR"] == "/nowhere", "the report shows the user's own"
+    assert variables["JAX_COMPILATION_CACHE_DIR"] == "/nowhere", "the report shows the user's variable"
     assert variables["JAX_API_TOKEN"] == "(hidden)"
     assert "MY_TOKEN" not in variables

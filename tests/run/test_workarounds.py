@@ -1,4 +1,4 @@
-"""Where something falls on an accelerator, `verify` tries one setting after another, and says which one mends it."""
+"""After a failure on an accelerator, `verify` tries one setting after another, and reports which one fixes it."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def results(ended: Ended) -> dict[str, str]:
     return {one["words"]: one["result"] for one in ended.report["tries"]["tries"]}
 
 
-def test_a_setting_that_mends_all_is_a_workaround_and_never_a_pass(tmp_path: Path) -> None:
+def test_a_setting_with_which_everything_passes_is_a_workaround(tmp_path: Path) -> None:
     ended = ran(tmp_path, [(1, "passes"), (2, "needs_simple"), (6, "passes-2")])
     assert (ended.code, ended.report["verdict"]) == (1, "WORKAROUND")
     assert (
         f"WORKAROUND: everything passes with {SIMPLE}, and without it: 2 of 3 checks passed, 1 wrong" in ended.verdict
     )
-    assert ended.statuses["r2.needs_simple"] == "fail", "the records are those of the default settings"
+    assert ended.statuses["r2.needs_simple"] == "fail", "the results are those of the default settings"
     assert ended.report["tries"]["passed_unchanged"] == 0
-    found = results(ended)
-    assert found[SIMPLE] == "mends"
-    assert found["NCCL_P2P_DISABLE=1"] == "does not mend"
+    by_setting = results(ended)
+    assert by_setting[SIMPLE] == "mends"
+    assert by_setting["NCCL_P2P_DISABLE=1"] == "does not mend"
     diagnosis = ended.report["diagnosis"]
     assert diagnosis["layer"] == "collectives"
     assert diagnosis["evidence"][0] == f"{SIMPLE}: everything passes with it"
@@ -58,10 +58,10 @@ def test_a_setting_that_mends_all_is_a_workaround_and_never_a_pass(tmp_path: Pat
     assert f"<code>{SIMPLE}</code>" in page(ended.report)
     # The page for a fresh install shows this run.
     [block] = WORKAROUND.findall(INSTALL.read_text(encoding="utf-8"))
-    said = [re.sub(r"\d+ s,", "# s,", line) for line in ended.out.splitlines()]
+    lines = [re.sub(r"\d+ s,", "# s,", line) for line in ended.out.splitlines()]
     for line in block.splitlines():
         start = re.sub(r"\d+ s,", "# s,", line.removesuffix(" ..."))
-        assert any(one.startswith(start) for one in said), f"{line}: python tests/pages.py"
+        assert any(one.startswith(start) for one in lines), f"{line}: python tests/pages.py"
 
 
 def test_a_setting_that_breaks_something_else_is_no_workaround(tmp_path: Path) -> None:
@@ -73,13 +73,13 @@ def test_a_setting_that_breaks_something_else_is_no_workaround(tmp_path: Path) -
     assert "1 wrong (rung 3, operators: r3.hates_simple)" in tried["everything"]
 
 
-def test_a_setting_that_mends_a_hang_is_found_within_deadlines(tmp_path: Path) -> None:
+def test_a_setting_that_fixes_a_hang(tmp_path: Path) -> None:
     ended = ran(tmp_path, [(1, "passes"), (2, "hangs_in_graphs")])
     assert (ended.code, ended.report["verdict"]) == (1, "WORKAROUND")
     assert ended.report["tries"]["workaround"] == "XLA_FLAGS=--xla_gpu_enable_command_buffer="
 
 
-def test_what_passes_when_it_is_asked_again_is_mended_by_nothing(tmp_path: Path) -> None:
+def test_an_intermittent_failure_has_no_workaround(tmp_path: Path) -> None:
     ended = ran(tmp_path, [(1, "passes"), (2, "comes_and_goes")])
     assert ended.report["verdict"] == "NONCONFORMANT"
     assert ended.report["tries"]["passed_unchanged"] == 2
@@ -88,7 +88,7 @@ def test_what_passes_when_it_is_asked_again_is_mended_by_nothing(tmp_path: Path)
     assert ended.report["diagnosis"]["next_step"].startswith("Rerun, to see how often it fails")
 
 
-def test_a_flag_that_this_jax_does_not_know_is_told_from_one_that_does_not_help(tmp_path: Path) -> None:
+def test_a_flag_that_this_jax_does_not_know_has_its_own_result(tmp_path: Path) -> None:
     ended = ran(tmp_path, [(1, "passes"), (2, "knows_no_flag")])
     assert results(ended)["XLA_FLAGS=--xla_gpu_enable_command_buffer="] == "is not known here"
     assert results(ended)[SIMPLE] == "does not mend"
@@ -104,20 +104,20 @@ def test_a_users_own_variable_is_tried_on_a_cpu_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["--no-remedies"], []])
-def test_nothing_is_tried_where_nobody_wants_it_or_nothing_could_matter(tmp_path: Path, words: list[str]) -> None:
+def test_nothing_is_tried_with_no_remedies_or_if_no_setting_could_matter(tmp_path: Path, words: list[str]) -> None:
     ended = ran(tmp_path, [(1, "passes"), (2, "differs")], *words, platform="gpu" if words else "cpu")
     assert ended.code == 1
     assert ended.report["tries"] is None
 
 
-def test_a_trainer_of_somebody_else_is_not_the_machine(tmp_path: Path) -> None:
+def test_a_failure_of_another_trainer_is_not_the_machines(tmp_path: Path) -> None:
     ended = ran(tmp_path, [(2, "passes"), (6, "needs_simple")])
     assert ended.code == 1
     assert ended.report["tries"] is None
 
 
 def test_jax_that_does_not_start_is_started_with_other_settings(tmp_path: Path) -> None:
-    """A preloaded library that hangs when JAX is imported: the user's own variable is the only thing to try there."""
+    """A library hangs when JAX is imported: only the user's own variable can be unset there."""
     made = Copy(tmp_path / "copy", [(1, "passes"), (2, "passes-2")], tries=True).on("gpu", "rocm")
     stand_in = made.folder / "jax" / "__init__.py"
     hang = "import os, time\nif os.environ.get('HSA_OVERRIDE_GFX_VERSION'): time.sleep(60)\n"
@@ -132,7 +132,7 @@ def test_jax_that_does_not_start_is_started_with_other_settings(tmp_path: Path) 
     tries = ended.report["tries"]
     assert tries["asked"] == ["JAX's start (import)"]
     assert [one["words"] for one in tries["tries"]] == ["unset HSA_OVERRIDE_GFX_VERSION"]
-    assert "phase 'import'" not in tries["tries"][0]["message"], "it came further"
+    assert "phase 'import'" not in tries["tries"][0]["message"], "the start got further"
     assert (ended.code, ended.report["verdict"]) == (3, "UNRESPONSIVE")
 
 
@@ -145,10 +145,10 @@ def test_time_for_tries_is_bounded(tmp_path: Path) -> None:
     assert set(results(ended).values()) == {"was not tried"}
 
 
-def test_a_remedy_is_not_tried_where_it_is_so_already() -> None:
-    given = {"NCCL_PROTO": "Simple", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
-    found = {remedy.id for remedy in remedies(["gpu", "cuda"], 2, ["fail"], given, 2)}
-    assert found == {"without-NCCL_PROTO", "without-XLA_FLAGS", "command-buffers-off", "peer-to-peer-off"}
+def test_a_remedy_that_changes_nothing_is_not_tried() -> None:
+    environment = {"NCCL_PROTO": "Simple", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
+    ids = {remedy.id for remedy in remedies(["gpu", "cuda"], 2, ["fail"], environment, 2)}
+    assert ids == {"without-NCCL_PROTO", "without-XLA_FLAGS", "command-buffers-off", "peer-to-peer-off"}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_remedy_is_not_tried_where_it_is_so_already() -> None:
         (["cpu"], 2, ["fail"], set()),
     ],
 )
-def test_a_remedy_is_for_its_platforms_rungs_and_ends(
+def test_a_remedy_is_tried_on_its_platforms_rungs_and_statuses(
     platforms: list[str], rung: int, statuses: list[str], expected: set[str]
 ) -> None:
     assert {remedy.id for remedy in remedies(platforms, rung, statuses, {"PATH": "/bin"}, 8)} == expected
@@ -178,32 +178,32 @@ def test_a_remedy_is_for_its_platforms_rungs_and_ends(
         "HOME",
     ],
 )
-def test_what_says_which_devices_there_are_is_never_left_out(name: str) -> None:
+def test_variables_that_select_devices_are_never_unset(name: str) -> None:
     assert remedies(["cpu"], 2, ["fail"], {name: "1"}, 8) == []
 
 
-def test_what_a_variable_holds_is_not_told_twice() -> None:
-    """The report hides the values of secrets; a try names the variable only."""
-    (found,) = remedies(["cpu"], 2, ["fail"], {"NCCL_AUTH_TOKEN": "s3cret"}, 8)
-    assert "s3cret" not in f"{found.words} {found.does} {found.id}"
+def test_the_value_of_a_variable_is_hidden() -> None:
+    """The report hides secrets; a try names the variable only."""
+    (remedy,) = remedies(["cpu"], 2, ["fail"], {"NCCL_AUTH_TOKEN": "s3cret"}, 8)
+    assert "s3cret" not in f"{remedy.words} {remedy.does} {remedy.id}"
 
 
-def test_the_count_of_simulated_devices_stays_where_flags_are_left_out() -> None:
+def test_the_number_of_simulated_devices_stays_if_xla_flags_is_unset() -> None:
     count = "--xla_force_host_platform_device_count=3"
-    (found,) = remedies(["cpu"], 2, ["fail"], {"XLA_FLAGS": f"--xla_cpu_enable_fast_math=true {count}"}, 8)
-    assert found.change({"XLA_FLAGS": f"--xla_cpu_enable_fast_math=true {count}"}) == {"XLA_FLAGS": count}
+    (remedy,) = remedies(["cpu"], 2, ["fail"], {"XLA_FLAGS": f"--xla_cpu_enable_fast_math=true {count}"}, 8)
+    assert remedy.change({"XLA_FLAGS": f"--xla_cpu_enable_fast_math=true {count}"}) == {"XLA_FLAGS": count}
     assert remedies(["cpu"], 2, ["fail"], {"XLA_FLAGS": count}, 8) == []
 
 
-def test_every_flag_of_the_list_is_one_that_this_jax_knows(tmp_path: Path) -> None:
-    """An unknown one would end the process that is to try it."""
+def test_this_jax_knows_every_listed_flag(tmp_path: Path) -> None:
+    """An unknown flag ends the process."""
     flags = " ".join(flag for remedy in listed() for flag in remedy.flags)
     variables: dict[str, Any] = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     code = "import jax; jax.devices()"
     assert subprocess.run([sys.executable, "-c", code], env=variables, check=False, cwd=tmp_path).returncode == 0
 
 
-def test_the_list_names_rungs_platforms_and_sources() -> None:
+def test_listed_remedies_have_sources_and_valid_fields() -> None:
     assert len({remedy.id for remedy in listed()}) == len(listed())
     for remedy in listed():
         assert remedy.source.startswith("https://")
@@ -213,13 +213,13 @@ def test_the_list_names_rungs_platforms_and_sources() -> None:
         assert set(remedy.ends) <= {"fail", "error", "hang", "crash"}
 
 
-def test_what_is_said_names_each_result_once() -> None:
+def test_the_evidence_has_one_line_for_each_result() -> None:
     def one(name: str, result: str) -> Try:
         return Try(
             id=name, words=name, does="", source="", result=result, everything="X: 1 wrong" if name == "a" else ""
         )
 
     tries = [one("a", "mends"), one("b", "does not mend"), one("c", "does not mend"), one("d", "was not tried")]
-    said = Tries(asked=["r"], unchanged=2, tries=tries).evidence
-    assert said == ["a: r passes with it; the whole run: X: 1 wrong", "does not fix it: b; c", "not tried: d"]
+    lines = Tries(asked=["r"], unchanged=2, tries=tries).evidence
+    assert lines == ["a: r passes with it; the whole run: X: 1 wrong", "does not fix it: b; c", "not tried: d"]
     assert Remedy(id="x", does="", source="", flags=("--a=", "--b=1")).words == "XLA_FLAGS='--a= --b=1'"

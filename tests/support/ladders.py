@@ -1,7 +1,7 @@
-"""What the runner's tests share: a copy of the kit whose laws pass, fail, hang or crash as a test wants.
+"""A copy of the kit whose laws pass, fail, hang or crash as a test needs.
 
-The copy is run as a stranger would run it, in real processes. JAX is a stand-in there, since what is under test is
-around the checks: it makes a process start in half a second.
+The copy runs in real processes, as a user would run it. Its JAX is a stand-in, with which a process starts in half a
+second: these tests are about what surrounds the checks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sftref.conformance.machine.remedies import remedies
 
 KIT = Path(__file__).parents[2] / "conformance"
 DEADLINE = 2.5
-# What a check does, by its fate. `check` is the Check; `A` an array.
+# The body of a check, by its fate. `check` is the Check, `A` an array.
 FATES = {
     "passes": "check.equal('a', A, A)",
     "measures": "check.facts['ratio'] = np.float32('nan'); check.close('a', A + 1e-3, A, Bound(1e-2, 1e-3, 'by hand'))",
@@ -37,15 +37,15 @@ FATES = {
     "aborts": "os.write(2, b'F0000 rendezvous of 8 threads failed\\n'); os.abort()",
     "waits": "Path(os.environ['SFTREF_FLAG']).touch(); time.sleep(60)",
 }
-# Not one of those that a run of everything asks: it needs a file that says what it computes.
+# Not in FATES, since it needs a file with its result.
 COMPILES = {"compiles": "check.close('a', A + compiled(), A, Bound(1e-2, 1e-3, 'by hand'))"}
-# What a setting mends, and what comes and goes.
+# Failures that a setting fixes, and an intermittent one.
 MENDED = {
     "needs_simple": "check.equal('a', A + (os.environ.get('NCCL_PROTO') != 'Simple'), A)",
     "needs_plain": "check.equal('a', A + ('fast_math' in os.environ.get('XLA_FLAGS', '')), A)",
     "hates_simple": "check.equal('a', A + (os.environ.get('NCCL_PROTO') == 'Simple'), A)",
     "hangs_in_graphs": "'command_buffer=' in os.environ.get('XLA_FLAGS', '') or time.sleep(60); check.equal('a', A, A)",
-    "comes_and_goes": ("p = Path('asked_before'); first = not p.exists(); p.touch(); check.equal('a', A + first, A)"),
+    "comes_and_goes": ("p = Path('run_before'); first = not p.exists(); p.touch(); check.equal('a', A + first, A)"),
     "knows_no_flag": (
         "'command_buffer' in os.environ.get('XLA_FLAGS', '') and (os.write(2, b'Unknown flag in XLA_FLAGS: --xla\\n'), "
         "os.abort()); check.equal('a', A + 1, A)"
@@ -60,12 +60,12 @@ A = np.arange(8, dtype=np.float32)
 
 
 def compiled():
-    asked = Path("asked").read_text()
-    program = Path(os.environ["JAX_COMPILATION_CACHE_DIR"], f"program-{asked}")
+    expected = Path("expected").read_text()
+    program = Path(os.environ["JAX_COMPILATION_CACHE_DIR"], f"program-{expected}")
     if not program.exists():
         program.parent.mkdir(parents=True, exist_ok=True)
-        program.write_text(asked)
-        print("compiled anew", file=Path("compilations").open("a"))
+        program.write_text(expected)
+        print("compiled", file=Path("compilations").open("a"))
     return float(program.read_text()) if program.read_text() != "hangs" else time.sleep(60)
 """
 CHECK = """
@@ -110,7 +110,7 @@ class Trainer:
 
 @dataclass
 class Ended:
-    """A command that came to its end."""
+    """A command that ended, with its report."""
 
     code: int
     out: str
@@ -130,14 +130,14 @@ class Ended:
 
 
 class Copy:
-    """A folder with a copy of the kit, and laws of the test's own.
+    """A folder with a copy of the kit, and laws for one test.
 
     Args:
-        folder: to be made.
+        folder: is made.
         ladder: (rung, fate) of each law, in order; a fate is one of `FATES`, which a suffix as in `passes-2` makes
-            another law. The id is `r3.fate`, asked of a subject where the rung is 6 or higher.
+            another law. The id is `r3.fate`; from rung 6 on it is a law of trainers.
         deadline: of each check.
-        tries: ask again, with one setting after another, what falls.
+        tries: whether failed checks are rerun with other settings.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Copy:
     ) -> None:
         self.tries = tries
         self.folder, self.kit = folder, folder / "conformance"
-        # What is compiled already stays so: times of change are copied too.
+        # Times are copied too, so that bytecode stays valid.
         ignore = shutil.ignore_patterns("test_[0-9]*", ".*")
         shutil.copytree(KIT, self.kit, ignore=ignore)
         (folder / "jax").mkdir()
@@ -168,14 +168,14 @@ class Copy:
             (self.kit / "laws" / "machine" / f"test_{rung}_fates.toml").write_text(entries[rung])
 
     def edit(self, name: str, old: str, new: str) -> None:
-        """Change the copy's own code."""
+        """Change a file of the copy: `old` is a regular expression."""
         path = self.kit / name
         text = path.read_text()
         assert re.search(old, text), f"{name} has no {old}"
         path.write_text(re.sub(old, new, text))
 
     def on(self, platform: str, maker: str, devices: int = 2) -> Copy:
-        """With another stand-in for JAX's devices; returns itself."""
+        """Use stand-ins for devices of another platform; returns itself."""
         text = STAND_IN.replace(
             'platform, device_kind, client = "cpu"', f'platform, device_kind, client = "{platform}"'
         )
@@ -185,14 +185,14 @@ class Copy:
         return self
 
     def environment(self) -> dict[str, str]:
-        # A pytest of the user's own may not reach in, nor a setting of theirs: it would be tried where something falls.
-        theirs = [remedy.without for remedy in remedies(["cpu"], 0, ["fail"], os.environ, 1)]
-        kept = {name: value for name, value in os.environ.items() if name not in theirs}
+        # Settings of the user would be tried after a failure; options of the user's pytest must have no effect.
+        own = [remedy.without for remedy in remedies(["cpu"], 0, ["fail"], os.environ, 1)]
+        kept = {name: value for name, value in os.environ.items() if name not in own}
         return kept | {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "--nonsense", "COLUMNS": "200"}
 
     def start(self, *arguments: str, before: str = "", **more: Any) -> subprocess.Popen[str]:
-        """`python -m conformance verify`, as a process; `before` is shell that runs first."""
-        # A test run in the background inherits a SIGINT that is ignored; the person at the keyboard does not.
+        """Start `python -m conformance verify`; the shell command `before` runs first."""
+        # A test in the background inherits an ignored SIGINT; a user at a terminal does not.
         code = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         code += "runpy.run_module('conformance', run_name='__main__', alter_sys=True)"
         words = [sys.executable, "-c", code, "verify", "--adapter", "stand_in:Trainer", *arguments]
@@ -212,11 +212,11 @@ class Copy:
         return self.ended(self.start(*arguments, **more))
 
     def pytest(self, *arguments: str) -> Ended:
-        """A plain pytest of the copy."""
+        """Run pytest on the copy."""
         words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:sftref.pytest_plugin", *arguments]
         variables = self.environment() | {"PYTEST_ADDOPTS": ""}
-        found = subprocess.run(
+        completed = subprocess.run(
             [*words, "--sftref-adapter", "stand_in:Trainer", "--sftref-against", "stand_in:Trainer", "conformance"],
             cwd=self.folder, text=True, capture_output=True, env=variables, timeout=120, check=False,
         )  # fmt: skip
-        return Ended(found.returncode, found.stdout, found.stderr)
+        return Ended(completed.returncode, completed.stdout, completed.stderr)
