@@ -21,11 +21,11 @@ from ..core.law import LEVELS, Law, blocked_by, check_id, laws, selects
 from ..core.result import Result
 from ..core.settings import Settings, start_jax
 from ..laws.support import call as law_call
-from .session import PROPERTY, Run, results_of
+from .session import PROPERTY, SessionResults, results_of
 from .summary import Summary, add_options
 
 SETTINGS = pytest.StashKey[Settings]()
-RUN = pytest.StashKey[Run]()
+RUN = pytest.StashKey[SessionResults]()
 SUMMARY = pytest.StashKey[Summary]()
 CHECK = pytest.StashKey[Check]()
 CHECK_ID = pytest.StashKey[str]()
@@ -71,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
             sys.path.append(str(config.invocation_params.dir))
             start_jax(settings)
             settings.check_adapters()
-        config.stash[RUN] = run = Run(option.sftref_stream, option.sftref_failed)
+        config.stash[RUN] = run = SessionResults(option.sftref_stream, option.sftref_failed)
         config.stash[SUMMARY] = Summary(config, settings, run)
         if option.sftref_benchmark:
             speed.configure(config, settings)
@@ -237,7 +237,7 @@ class Recorder:
         streams: whether this session writes to the stream.
     """
 
-    def __init__(self, run: Run, *, streams: bool) -> None:
+    def __init__(self, run: SessionResults, *, streams: bool) -> None:
         self.run, self.streams = run, streams
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -19,7 +19,7 @@ def results_of(report: pytest.TestReport) -> list[dict[str, Any]]:
     return [value for name, value in report.user_properties if name == PROPERTY and isinstance(value, dict)]
 
 
-class Run:
+class SessionResults:
     """The results of this session.
 
     Args:

@@ -25,7 +25,7 @@ from ..laws.support.compilation import COMPILING
 from ..machine import snapshot
 from ..report import write
 from ..report.terminal import ladder
-from .session import Run, results_of
+from .session import SessionResults, results_of
 
 
 def add_options(add: Callable[..., None]) -> None:
@@ -46,7 +46,7 @@ class Summary:
         known.DeviationsError: the file of deviations cannot be used.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings, run: Run) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, run: SessionResults) -> None:
         file: Path | None = config.option.sftref_deviations
         self.settings, self.run = settings, run
         # `verify` passes the failed rungs, and makes the summary itself.

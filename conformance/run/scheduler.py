@@ -59,7 +59,7 @@ class _Running:
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-class Runner:
+class Scheduler:
     """The processes of one run.
 
     Args:

@@ -21,7 +21,7 @@ from ..machine.startup import CRASH, HANG
 from ..workers import signals
 from ..workers.plan import trials, units
 from .program_cache import ProgramCache, agree
-from .scheduler import NEVER_RUN, Runner, SetupError
+from .scheduler import NEVER_RUN, Scheduler, SetupError
 from .watcher import Watcher
 from .workarounds import Rerun, start_jax_alone, tried
 
@@ -47,7 +47,7 @@ def verify(
     outcome.seeded = chosen(settings.level, ids) if settings.self_test else []
     kept = ProgramCache(cache, settings, outcome.environment) if cache is not None else None
     scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
-    runner = Runner(outcome, watcher, scratch, file, os.environ)
+    scheduler = Scheduler(outcome, watcher, scratch, file, os.environ)
     began = time.monotonic()
     watcher.begin(ids)
     reason = NEVER_RUN
@@ -55,9 +55,9 @@ def verify(
         with signals.raised():
             try:
                 look(outcome, watcher)
-                runner.run(units(ids) + trials(outcome.seeded), kept.programs if kept else None)
+                scheduler.run(units(ids) + trials(outcome.seeded), kept.programs if kept else None)
                 if kept is not None:
-                    compare_with_cold(runner, kept)
+                    compare_with_cold(scheduler, kept)
             except NotStartedError as error:
                 outcome.troubles.append(str(error))
                 reason = "JAX did not start"
@@ -66,11 +66,11 @@ def verify(
     except (KeyboardInterrupt, signals.Stopped) as stop:
         outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
         reason = "interrupted"
-        runner.listen()
+        scheduler.listen()
     except SetupError as error:
         outcome.setup = reason = str(error)
     finally:
-        runner.end()
+        scheduler.end()
         shutil.rmtree(scratch, ignore_errors=True)
     outcome.fill(reason)
     outcome.seconds = time.monotonic() - began
@@ -96,13 +96,13 @@ def look(outcome: Outcome, watcher: Watcher) -> None:
         raise NotStartedError(outcome.start.line)
 
 
-def compare_with_cold(runner: Runner, kept: ProgramCache) -> None:
+def compare_with_cold(scheduler: Scheduler, kept: ProgramCache) -> None:
     """Rerun, with fresh programs, the checks whose results differ from those of the run that compiled the programs."""
-    outcome = runner.outcome
+    outcome = scheduler.outcome
     outcome.kept_since = kept.since
     differing = kept.differing(outcome.ended(), outcome.environment) if kept.since else []
     cached = {check: outcome.records.pop(check) for check in differing}
-    runner.run(units(differing))
+    scheduler.run(units(differing))
     outcome.doubted = [
         check for check in differing
         if cached[check].status != "blocked"

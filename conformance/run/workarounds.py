@@ -21,7 +21,7 @@ from ..judge.verdict import judge
 from ..machine.remedies import FAILS, FIXES, REFUSED, SILENT, UNTRIED, Remedy, Tries, Try, remedies
 from ..machine.startup import READY, Started, start
 from ..workers.plan import units
-from .scheduler import NEVER_RUN, Runner, SetupError
+from .scheduler import NEVER_RUN, Scheduler, SetupError
 from .watcher import Watcher
 
 # Failed checks that are rerun: the lowest say most, and each that hangs costs its deadline.
@@ -62,14 +62,14 @@ class Rerun:
         )
         scratch = self.scratch / f"again-{self.count}"
         scratch.mkdir()
-        runner = Runner(again, _WaitingOnly(self.watcher, first.records), scratch, self.file, environment)
+        scheduler = Scheduler(again, _WaitingOnly(self.watcher, first.records), scratch, self.file, environment)
         began = time.monotonic()
         try:
-            runner.run(units(ids))
+            scheduler.run(units(ids))
         except SetupError as error:
             again.setup = str(error)
         finally:
-            runner.end()
+            scheduler.end()
         again.fill(NEVER_RUN)
         again.seconds = time.monotonic() - began
         return again

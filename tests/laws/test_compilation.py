@@ -89,9 +89,9 @@ def test_kept_programs_are_found_again_in_the_context_only(tmp_path: Path) -> No
     with compilation.kept_in(tmp_path) as hits:
         assert (tripled(), hits) == (6.0, [])
         kept = set(tmp_path.iterdir())
-        assert (tripled(), hits) == (6.0, [compilation.FOUND])
+        assert (tripled(), hits) == (6.0, [compilation.CACHE_HIT])
     assert tripled() == 6.0
-    assert hits == [compilation.FOUND]
+    assert hits == [compilation.CACHE_HIT]
     assert kept
     assert {path for path in tmp_path.iterdir() if path not in kept and not path.name.endswith("-atime")} == set()
     assert [getattr(jax.config, name) for name in names] == before

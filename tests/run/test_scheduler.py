@@ -39,7 +39,7 @@ def left_behind(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Copy, Ended]:
-    folder = tmp_path_factory.mktemp("runner")
+    folder = tmp_path_factory.mktemp("scheduler")
     fates = [fate for fate in FATES if fate != "waits"]
     ladder = [(0, "passes"), (1, "passes"), (5, "passes"), *((3, fate) for fate in fates), (6, "passes"), (7, "passes")]
     copy = Copy(folder / "copy", ladder)
@@ -180,7 +180,7 @@ def test_a_signal_leaves_a_report_of_what_ran(copy: Make, tmp_path: Path, signal
 def test_a_result_interrupted_by_a_signal_is_stored_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It was lost: the check had left `left`, and was not yet among the results."""
     outcome = Outcome(settings=Settings(), expected=["environment.versions"])
-    made = scheduler.Runner(outcome, unittest.mock.Mock(), tmp_path, None, {})
+    made = scheduler.Scheduler(outcome, unittest.mock.Mock(), tmp_path, None, {})
     running = scheduler._Running(Unit("rung 0", [], frozenset()), None, ["environment.versions"])  # type: ignore[arg-type]
     record = Result.ended(laws()["environment.versions"], None, "pass", "", 0.1)
 

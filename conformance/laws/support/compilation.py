@@ -19,7 +19,7 @@ XLA_LEVEL = "xla_backend_optimization_level"
 # The event of a program that is compiled, or reused from the cache on disk.
 COMPILING = "/jax/core/compile/backend_compile_duration"
 # The event of a program that is reused from there.
-FOUND = "/jax/compilation_cache/cache_hits"
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
 STAGES = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
@@ -61,7 +61,7 @@ def kept_in(folder: Path) -> Iterator[list[str]]:
         with kept_in(Path("programs")) as hits:
             jax.jit(lambda x: x + 1)(1)
             jax.jit(lambda x: x + 1)(1)
-        assert hits == [FOUND]
+        assert hits == [CACHE_HIT]
     """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
@@ -99,7 +99,7 @@ def _hit_lists() -> list[list[str]]:
     lists: list[list[str]] = []
 
     def listener(event: str, **_: str | int) -> None:
-        if event == FOUND:
+        if event == CACHE_HIT:
             for hits in lists:
                 hits.append(event)
 
