@@ -3,8 +3,6 @@
 In a project that has this repository as a submodule, a plain `pytest` collects that project's tests only.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

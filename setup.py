@@ -1,7 +1,5 @@
 """What pyproject.toml cannot say: the kit's folder becomes `sftref.conformance`, and a release has its MANIFEST."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

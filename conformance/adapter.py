@@ -6,8 +6,6 @@ test implements `start`, `step`, `evaluate` and `params`; each other method belo
 capability that is not claimed are reported as not run, never as passed.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 A user's mistake is one line on stderr and exit code 2. Nothing here imports JAX.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -3,8 +3,6 @@
 A plain `pytest` of the project around a copy collects that project's tests only: `pytest conformance` runs the laws.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 from pathlib import Path

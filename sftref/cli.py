@@ -4,8 +4,6 @@ Exit codes of `train` and `evaluate`: 0 done; 1 a loss is not finite; 2 somethin
 several processes was lost; 130 Ctrl-C. Those of the kit's commands are in `conformance/cli.py`.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -17,7 +15,16 @@ from typing import Any
 from sftref import __version__
 from sftref.cluster import supervise
 from sftref.cluster.distributed import WAIT, Cluster
-from sftref.config import DROPOUT_MODES, PRECISIONS, TRAINERS, ConfigError, OptimConfig, TrainConfig, require
+from sftref.config import (
+    DROPOUT_MODES,
+    PRECISIONS,
+    TRAINERS,
+    ConfigError,
+    NonFiniteLossError,
+    OptimConfig,
+    TrainConfig,
+    require,
+)
 from sftref.conformance import cli as kit
 from sftref.train import interrupt
 
@@ -181,8 +188,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain(error: BaseException) -> tuple[str | None, int]:
     """The message and the exit code for an error; no message for a bug of ours, which needs its traceback."""
-    from sftref.train.loop import NonFiniteLossError
-
     if isinstance(error, ConfigError):
         return str(error), 2
     if isinstance(error, OSError):

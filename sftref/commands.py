@@ -1,7 +1,5 @@
 """Parsed arguments -> what `sftref train` and `sftref evaluate` do."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -44,7 +42,7 @@ def train(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -
         cluster: how several processes find each other.
 
     Raises:
-        ConfigError, OSError, ImportError, loop.NonFiniteLossError, KeyboardInterrupt: see `cli.main`.
+        ConfigError, OSError, ImportError, NonFiniteLossError, KeyboardInterrupt: see `cli.main`.
     """
     resume = _resumed_folder(args)
     config = make_config(args, _saved_config(resume) if resume else None)

@@ -38,6 +38,10 @@ class ConfigError(ValueError):
     """A user's choice breaks a rule; the message names the argument, the rule, both values and what to do."""
 
 
+class NonFiniteLossError(RuntimeError):
+    """The loss of an update is NaN or infinite; the message names the step and the examples."""
+
+
 def one_line(error: BaseException) -> str:
     """The text of another library's error, short enough for a message of ours; its type if it has no text."""
     return " ".join(str(error).split())[:160] or type(error).__name__

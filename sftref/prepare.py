@@ -1,7 +1,5 @@
 """TrainConfig, devices -> a Run: data, model, program and trainer, loaded and checked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

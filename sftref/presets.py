@@ -1,7 +1,5 @@
 """Arguments -> a TrainConfig: the defaults, the article's run, or a saved run, and the options that change it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sftref.config import OptimConfig, TrainConfig, require

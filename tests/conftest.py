@@ -1,7 +1,5 @@
 """The test set-up: 8 simulated devices, no network; done once, before JAX starts."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

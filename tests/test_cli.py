@@ -1,7 +1,5 @@
 """Bad input ends in one line on stderr and an exit code; good input in a run whose records can be trusted."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """`python -m sftref` in a clone that is not installed: all its processes use the clone's code."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

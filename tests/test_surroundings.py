@@ -1,6 +1,4 @@
-"""`verify` and its surroundings: SFTREF_EXPECT, and files in the current folder, which must have no effect."""
-
-from __future__ import annotations
+"""What surrounds a run: SFTREF_EXPECT, files in the current folder (which must have no effect), missing libraries."""
 
 import os
 import subprocess
@@ -42,3 +40,14 @@ def test_expected_devices_must_be_present(expect: str, code: int, message: str, 
     )
     assert completed.returncode == code, completed.stdout
     assert message in completed.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("library", ["safetensors", "transformers", "pyarrow"])
+def test_a_missing_library_is_one_line(library: str) -> None:
+    """As after `pip install sftref` without [train]."""
+    start = f"import sys; sys.modules[{library!r}] = None; from sftref.cli import main; sys.exit(main(['train']))"
+    process = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, timeout=300, check=False)
+    assert process.returncode == 2, process.stderr
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+    assert library in process.stderr
+    assert "pip install 'sftref[demo]'" in process.stderr

@@ -1,7 +1,5 @@
 """`verify`, `explain`, `compare` and a plain pytest of the kit, as a person runs them."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Compiled program of JAX -> its costs by JAX's own count, as `TrainerUnderTest.costs` returns them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 # The kit's name: XLA's name in `cost_analysis` and in `memory_analysis`.

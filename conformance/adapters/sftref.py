@@ -1,7 +1,5 @@
 """The adapter of sftref's own trainers: the only file of the kit that imports sftref."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.util

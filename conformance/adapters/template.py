@@ -6,8 +6,6 @@ the end; for a trainer that exists already, write only that class. See `../READM
     sftref verify --adapter sftref.conformance.adapters.template:Template
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """`--sftref-benchmark` and its options, which every pytest run of the environment loads; does not import JAX."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Verdicts -> `bench.json` for programs and `bench.html` for people: one page, no network, a picture in each row."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence

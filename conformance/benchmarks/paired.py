@@ -8,8 +8,6 @@ Two processes of one program differ for all of their lives by the places of thei
 slower is measured again by new processes, and is slower only if it is so in each pair of them.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import tempfile

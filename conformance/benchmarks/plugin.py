@@ -3,8 +3,6 @@
 Imported only with `--sftref-benchmark`, as it needs pytest-benchmark and starts JAX.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any

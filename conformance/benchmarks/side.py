@@ -1,7 +1,5 @@
 """One of the two environments of a paired comparison, as the process that measures in it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Verdicts -> lines for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from .judging.verdict import Judged, in_words

@@ -1,7 +1,5 @@
 """Each benchmark as a test; `plugin.py` says which there are."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 

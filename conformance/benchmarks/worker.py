@@ -3,8 +3,6 @@
 It needs jax, numpy, scipy and what the trainers need, but no pytest: the environment compared with may be an old one.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

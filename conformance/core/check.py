@@ -4,8 +4,6 @@ Every comparison has a control, the same comparison against a shuffled tensor, w
 tell a tensor from its own shuffle proves nothing: that is an error of the check, not a pass.
 """
 
-from __future__ import annotations
-
 import enum
 import math
 from collections.abc import Callable, Collection, Mapping

@@ -1,7 +1,5 @@
 """Two arrays -> their error, its bound, and the message."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -13,8 +13,6 @@ Example::
     expires = 2030-01-31
 """
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import tomllib

@@ -1,7 +1,5 @@
 """The measurements of a check beside its comparisons: the entries of `facts` in a report."""
 
-from __future__ import annotations
-
 from typing import NotRequired, TypedDict
 
 

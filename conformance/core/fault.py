@@ -1,7 +1,5 @@
 """faults/catalogue.toml, faults/equivalent.toml -> the seeded faults, and the changes that no law may see."""
 
-from __future__ import annotations
-
 import functools
 import tomllib
 from dataclasses import dataclass

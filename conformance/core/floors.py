@@ -10,8 +10,6 @@ passes and the smallest that fails:
 Beside them is the noise, the relative l2 error that correct arithmetic makes there.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ The kit runs installed as `sftref.conformance`, from a clone as `conformance`, o
 repository. All code that starts a child process or reads a file of the kit takes these names.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Everything that is known about a law, apart from its code, is a field of its entry.
 """
 
-from __future__ import annotations
-
 import tomllib
 import zlib
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The folder of a report: a check before a run, and the files after it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

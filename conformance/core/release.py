@@ -8,8 +8,6 @@ The files are compared with
     git         the commit that is checked out, in a clone or a submodule of sftref, which have no MANIFEST
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

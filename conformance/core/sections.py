@@ -1,7 +1,5 @@
 """Sections of a report -> Markdown and HTML, with the same titles, sentences, tables and figures in both."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

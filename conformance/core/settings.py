@@ -1,7 +1,5 @@
 """The options of a run, shared by the command line and the pytest plugin, and JAX set up for them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

@@ -3,8 +3,6 @@
 The scheduler starts it for the trials of a run; by hand it shows one fault at a time.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses

@@ -3,8 +3,6 @@
 A law that fails here raises a false alarm: its bound or one of its assumptions is wrong.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager

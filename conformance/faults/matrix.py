@@ -4,8 +4,6 @@ All laws that can meet the fault run, from the lowest rung up, and no failure bl
 which laws could replace each other.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 

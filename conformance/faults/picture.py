@@ -1,7 +1,5 @@
 """The kill matrix as a picture: a column for each law, a row for each fault, a mark where the law sees the fault."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

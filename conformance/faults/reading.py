@@ -1,7 +1,5 @@
 """A seeded fault -> what a user reads whose machine, or trainer, has it: the ladder, the diagnosis, the verdict."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 

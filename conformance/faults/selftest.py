@@ -3,8 +3,6 @@
 `tox -e selftest` runs it: each fault is tested by every law that can meet it, in as many processes as there are cores.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import dataclasses
 import json

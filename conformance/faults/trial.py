@@ -1,7 +1,5 @@
 """(fault, law) -> a result: one law run in this process, with one fault seeded."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import sys

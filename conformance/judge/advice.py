@@ -1,7 +1,5 @@
 """A failed check -> its likely cause and the next step."""
 
-from __future__ import annotations
-
 from ..core.law import laws
 from ..core.result import Result
 

@@ -4,8 +4,6 @@ The rules are data (`diagnoses.toml`); the first one that matches counts. Only f
 judged: checks of higher rungs are blocked, or compute with what is broken.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import tomllib

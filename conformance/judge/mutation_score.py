@@ -1,7 +1,5 @@
 """The trials of a run: which ones it makes, and, from their results, which laws saw which seeded faults."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

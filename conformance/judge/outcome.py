@@ -1,7 +1,5 @@
 """Everything that a run of the kit produced, from which the verdict and the reports are made."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass, field

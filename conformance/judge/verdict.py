@@ -1,7 +1,5 @@
 """The outcome of a run -> one verdict, its exit code, and its line."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Sequence
 from typing import NamedTuple

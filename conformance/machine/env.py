@@ -1,7 +1,5 @@
 """`sftref env`: the machine, the installation, and a start of JAX, as Markdown for a bug report or as JSON."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Callable, Iterator
 from typing import Any

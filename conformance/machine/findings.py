@@ -3,8 +3,6 @@
 The texts are in `findings.toml`, the conditions here.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 import tomllib

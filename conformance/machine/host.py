@@ -3,8 +3,6 @@
 `findings.py` judges them. All of them are read through a `Host`, so that tests can invent a machine.
 """
 
-from __future__ import annotations
-
 import grp
 import os
 import re

@@ -11,8 +11,6 @@ SFTREF_JAX names an extra of JAX to install instead: rocm7-local, cuda13, cuda12
 is installed from PyPI. Exit code 2: there is no JAX, or the installation would change it.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import os

@@ -3,8 +3,6 @@
 A stacked array, [N, ...], has one row for each device, placed on that device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 They are those of `remedies.toml`, and, for each variable that the user has set, to unset it.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import tomllib

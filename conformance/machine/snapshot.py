@@ -3,8 +3,6 @@
 `static` does not import JAX; `live` starts its backend, and is called only after a start is known to succeed.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

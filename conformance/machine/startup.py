@@ -3,8 +3,6 @@
 The first start of an accelerator can take minutes, and on a broken one it never ends; to a person both look alike.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 A driver that hangs does so in one of these phases, and which one says where to look.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 from typing import Any
 

@@ -4,8 +4,6 @@ JAX ignores a plugin of another release with a warning or, for ROCm, without one
 devices but lacks kernels, or the CPU.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -20,8 +20,6 @@ allowance for each element, with which `Check.within` compares the error. They r
    1 ulp <= 2 u): division 2.5, exp 3, log 3, rsqrt 2, tanh 5, erfc 16. CUDA's and ROCm's libraries promise more.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -17,8 +17,6 @@ p = 1 parameters hardly move p - 1, and the rounding of p remains. (In one repet
 gradient was off by 2.7e-8 where 2.68e-8 was allowed.) A float64 trainer has the same noise in its own u.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

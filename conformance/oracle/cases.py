@@ -3,8 +3,6 @@
 Each shape costs a compilation of seconds, so laws share these shapes and vary values.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -3,8 +3,6 @@
 Shapes are never drawn: each costs a compilation, a new value only milliseconds. `cases.py` has the few shapes.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -12,8 +12,6 @@ Threefry-2x32 with 20 rounds is from Salmon et al., "Parallel random numbers: as
 generator of `jax.random`. No JAX is used here, since JAX is compared with this file.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ without JAX or automatic differentiation: slow, short, and to be checked by read
 a function from the gradient of its output to that of its input, which also adds up the gradients of its parameters.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

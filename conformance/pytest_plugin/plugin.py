@@ -3,8 +3,6 @@
 It imports JAX only if a law is collected: once installed, it loads in every pytest run of its environment.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 import time

@@ -1,7 +1,5 @@
 """The results of a pytest session so far, and the stream of events that the scheduler reads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

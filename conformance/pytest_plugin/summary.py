@@ -3,8 +3,6 @@
 It also measures how long each check compiled. In a child process of `verify` it does only that.
 """
 
-from __future__ import annotations
-
 import datetime
 import faulthandler
 import signal

@@ -1,7 +1,5 @@
 """A run and its verdict -> one folder: report.json for programs, report.html and .md for people, junit.xml for CI."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Checks -> their state, the text of a failure, and the block of a report that shows them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

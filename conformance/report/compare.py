@@ -1,7 +1,5 @@
 """`sftref compare`: two reports -> what got worse, what got better, and how the machines differ."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run and its verdict -> report.json, as `report.schema.json` describes it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..core.law import RUNGS, laws

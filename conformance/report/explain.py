@@ -1,7 +1,5 @@
 """`sftref explain`: a law's id -> its requirement, what breaks it, what to do, and its results in the last report."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import textwrap

@@ -1,7 +1,5 @@
 """A run -> junit.xml, as CI systems read it: a suite for each line of the ladder, a case for each check."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from xml.etree import ElementTree as Xml
 

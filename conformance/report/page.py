@@ -1,7 +1,5 @@
 """report.json -> report.html, one page that loads nothing, and report.md, from the same sections."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

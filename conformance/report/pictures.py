@@ -1,7 +1,5 @@
 """Numbers of a report -> pictures in SVG, each with a description in words."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

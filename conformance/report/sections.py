@@ -1,7 +1,5 @@
 """report.json -> the sections of report.html and report.md, in order."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -12,8 +12,6 @@ Devices other than CPUs may sum in another order each time. For them the same st
 each comparison within its bound.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import hashlib

@@ -4,8 +4,6 @@ A check that hangs or crashes has its own result and is not rerun; the other che
 process. In the end every expected id has one result, and no process is left.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import errno

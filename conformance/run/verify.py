@@ -1,7 +1,5 @@
 """Settings -> an outcome: one run of the ladder from its first process to its last, however it ends."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

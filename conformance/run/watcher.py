@@ -1,7 +1,5 @@
 """The interface by which a run reports its progress; the terminal's screen implements it."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Protocol
 

@@ -7,8 +7,6 @@
 Trainers other than the kit's own are not rerun: if only such a trainer fails, the machine is not at fault.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence

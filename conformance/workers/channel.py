@@ -4,8 +4,6 @@ A parent writes each call as a line, {"id": method, "value": arguments}, to the 
 event back (`process.py`). JSON holds no arrays, so a `value` is a pickle in base64. The child's half is `serve.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

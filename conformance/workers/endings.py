@@ -1,7 +1,5 @@
 """How a child process ended or where it hangs, in words."""
 
-from __future__ import annotations
-
 import re
 import signal
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Ids of checks -> units: which checks share a process, when it may start, its command and its environment."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys

@@ -10,8 +10,6 @@ It writes events to a pipe, one JSON object a line, in which `event` names the k
 A pytest process of the kit (`Child`) only writes events. A `Worker` (`channel.py`) also executes calls.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

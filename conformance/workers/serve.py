@@ -6,8 +6,6 @@ makes the object that FACTORY (MODULE:NAME) returns and calls its methods, as `c
 PARENT closes this one's standard input or ends. This file imports the standard library only.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import ctypes

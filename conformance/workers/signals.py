@@ -1,7 +1,5 @@
 """The signals that end a program -> an exception, so that the program ends its child processes too."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

@@ -5,8 +5,6 @@ adds names and deadlines: a lost process is named, no process waits for ever, an
 program before the first step.
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json

@@ -1,7 +1,5 @@
 """How a child process ends: with its parent, by which signal, and with which last output."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import re

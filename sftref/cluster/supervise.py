@@ -5,8 +5,6 @@ much memory by SIGKILL: no Python code in it sees either. So the worker is a chi
 OUT/logs/process-I.log, those of process 0 are also printed, and when it fails one line says how, and which was lost.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import signal

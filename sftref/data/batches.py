@@ -7,8 +7,6 @@ Every batch is made of new arrays that are not written to again: on a CPU `jax.d
 itself instead of a copy (jax-ml/jax#37830).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Packing changes no result: attention stays within segments, positions restart, a
 packed step computes the same numbers as the padded step, over fewer tokens.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

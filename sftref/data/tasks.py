@@ -5,8 +5,6 @@ arXiv:1804.07461, table 1 (tasks and metrics); the data set card of https://hugg
 (columns, class names and splits); `metrics/glue` of https://github.com/huggingface/evaluate (the metrics' names).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Batch -> logits: BERT for sequence classification and regression, over padded or packed rows."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

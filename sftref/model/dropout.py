@@ -16,8 +16,6 @@ is exact although the rate is rounded to 1/65536 (0.1 becomes 0.100006).
 it does not touch the row axis, which is sharded.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple, TypeAlias
 
 import flax.struct

@@ -8,8 +8,6 @@ Gradients and Adam's moments are trees of the same form. Source of the names: `B
 https://github.com/huggingface/transformers/blob/main/src/transformers/models/bert/modeling_bert.py
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias

@@ -9,8 +9,6 @@
 The table decides where arrays are placed; the partitioner decides what is sent.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A model's name -> its folder, config.json and tensors: files only, without knowledge of their content."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

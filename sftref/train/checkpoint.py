@@ -1,7 +1,5 @@
 """State on the host <-> Orbax checkpoints, which do not depend on devices: any trainer can continue any run."""
 
-from __future__ import annotations
-
 import logging
 import zlib
 from pathlib import Path

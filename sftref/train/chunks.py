@@ -4,8 +4,6 @@ A micro-batch is part of `--accumulate`, or, on one CPU device, a chunk of rows 
 Sums do not depend on how rows are grouped, so nothing here changes a result beyond the order of additions.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -4,8 +4,6 @@ Python raises KeyboardInterrupt wherever the main thread is. In a callback of th
 prints the exception as "ignored" and continues. So the signal is also remembered, and the loop checks after every step.
 """
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

@@ -4,8 +4,6 @@ On simulated CPU devices JAX before 0.12 deadlocks when some hundred steps with 
 waited for. At most `IN_FLIGHT` steps are unfinished here, which also keeps the host one batch ahead.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import math
 import time
@@ -16,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sftref.config import TrainConfig
+from sftref.config import NonFiniteLossError, TrainConfig
 from sftref.data.batches import Batch
 from sftref.data.tasks import Task
 from sftref.data.tokens import TokenArrays
@@ -30,10 +28,6 @@ from sftref.train.step import Program, TrainState
 from sftref.train.trainer import Trainer
 
 IN_FLIGHT = 2
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss of an update is NaN or infinite; the message names the step and the examples."""
 
 
 @dataclass(frozen=True, eq=False)

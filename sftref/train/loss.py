@@ -1,7 +1,5 @@
 """Logits -> sums: the loss, the weight, and the counts that metrics need. Sums, never means: see `step.py`."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

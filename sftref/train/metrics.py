@@ -5,8 +5,6 @@ devices that counted. Names and conventions are those of `metrics/glue` in https
 which calls scikit-learn's `f1_score` and `matthews_corrcoef`, and SciPy's `pearsonr` and `spearmanr`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """OptimConfig, total steps -> an optax optimizer: AdamW with a linear schedule, and the mask of leaves that decay."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import optax

@@ -1,7 +1,5 @@
 """Token arrays, layout -> batches on the devices, one ahead of the step that runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice

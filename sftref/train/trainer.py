@@ -7,8 +7,6 @@ Its devices may belong to several processes (`cluster/distributed.py`). Each pro
 same order; it gives `put` the rows of its own devices, and every result that it reads is the global one.
 """
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Program, devices -> a trainer. Code that knows of devices is in this folder, except `model/sharding.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import jax

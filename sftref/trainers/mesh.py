@@ -1,7 +1,5 @@
 """`jax.jit` over a `Mesh`: our code places the arrays, the partitioner inserts the collectives."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping, Sequence

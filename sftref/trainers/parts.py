@@ -4,8 +4,6 @@ Under `pmap` only, where XLA fuses nothing across the all-reduce. With `mesh` th
 half of the program compiles to another program than the half in the whole.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ With several processes the leading axis counts this process's devices only, whil
 devices of all processes; that is how `pmap` works.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """One device: the results that the other trainers must reproduce."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

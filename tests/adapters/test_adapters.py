@@ -1,7 +1,5 @@
 """sftref's adapters do what the oracle does, and an adapter that cannot be used is refused with the reason."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import sys

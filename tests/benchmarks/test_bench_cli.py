@@ -1,7 +1,5 @@
 """`sftref bench` and `pytest --sftref-benchmark`, run as commands."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What a run of the benchmarks makes of its times, its counts and what is stored."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

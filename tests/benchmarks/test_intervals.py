@@ -1,7 +1,5 @@
 """The statistics of the benchmarks: exact where there is a formula, and as often right as they say elsewhere."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -6,8 +6,6 @@ Needs Debian's packages `chromium` and `chromium-driver`. Writes screenshots for
 dark. Exit code 1 if the page has a problem.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The files for clusters: they are valid, their commands parse, and JAX may look up what it needs."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

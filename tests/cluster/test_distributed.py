@@ -1,7 +1,5 @@
 """Several processes: how they find each other, what each reads, and the message when one is lost."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`sftref train` in several processes of this machine: undisturbed, interrupted, or with a process that is lost."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

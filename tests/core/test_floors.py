@@ -1,7 +1,5 @@
 """Detection floors, found by bisection: the values of these checks are known by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sftref.conformance.core.check import Check

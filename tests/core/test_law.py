@@ -1,7 +1,5 @@
 """The ladder and its laws, as their TOML files state them: no unknown field, no impossible value."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

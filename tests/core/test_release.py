@@ -1,7 +1,5 @@
 """`sftref doctor` names the files of a copy that differ from its release; every report has the same lists."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

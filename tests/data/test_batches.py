@@ -1,7 +1,5 @@
 """Batches: the order of epochs, the plan of updates, and the content of padded rows."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 import time

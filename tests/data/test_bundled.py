@@ -1,7 +1,5 @@
 """The bundled pairs: complete, clean, balanced, without leaks, and with classes that words alone do not separate."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 import re

@@ -1,7 +1,5 @@
 """What each kind of `--data` gives, and how it is sampled."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The message for each thing that can be wrong with the files of `--data`, and with its path."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

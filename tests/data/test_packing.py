@@ -1,7 +1,5 @@
 """Packing: first-fit decreasing, the content of packed rows, and shapes that do not change."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The nine tasks against the tables of the GLUE paper and of the hub's data set card."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """Token arrays against the tokenizer itself, one example at a time; which tokenizers can be loaded."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

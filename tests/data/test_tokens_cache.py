@@ -1,7 +1,5 @@
 """The cache of token arrays, whole and damaged: what its key depends on, and what is built again."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

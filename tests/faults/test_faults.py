@@ -1,7 +1,5 @@
 """The catalogue of seeded faults is complete, and each wrong trainer is an adapter that `verify` can run."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 from pathlib import Path

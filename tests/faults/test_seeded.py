@@ -1,7 +1,5 @@
 """Faults seeded in the machine are seen by every law that the catalogue names, and leave no change behind."""
 
-from __future__ import annotations
-
 import importlib
 import types
 

@@ -1,7 +1,5 @@
 """Seeded faults in a run: which are chosen, whether they are seen, and what that does to the verdict."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Failed and passed checks -> one layer: the rules, each law's own diagnosis, and its evidence."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

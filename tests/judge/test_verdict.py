@@ -1,7 +1,5 @@
 """The verdict's table, the diagnosis, and known deviations: from records that a test makes up."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which checks compile without optimizations; the option ends with the check."""
 
-from __future__ import annotations
-
 import types
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The laws of rung 2 see seeded faults, and their data differs between devices and positions."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The laws of rungs 0 and 1 see seeded faults."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -1,7 +1,5 @@
 """The laws of operators and of their gradients see seeded faults, and a bound is as large as derived."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

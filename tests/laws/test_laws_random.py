@@ -1,7 +1,5 @@
 """The laws of random numbers fail for streams that are not the definition's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

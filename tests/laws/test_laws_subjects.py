@@ -1,7 +1,5 @@
 """The laws of trainers pass for a right trainer and fail for wrong ones: each has a fault that it must see."""
 
-from __future__ import annotations
-
 import math
 import types
 from typing import Any

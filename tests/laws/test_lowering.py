@@ -1,7 +1,5 @@
 """The update lowered for accelerators that are not present: modules are read, and wrong ones are seen."""
 
-from __future__ import annotations
-
 import importlib
 from collections import Counter
 

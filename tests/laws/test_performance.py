@@ -1,7 +1,5 @@
 """Rung 10, the costs of a trainer, and the seeded slow-downs: each is right, and costs what it claims."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

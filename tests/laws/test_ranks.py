@@ -1,7 +1,5 @@
 """Processes that the kit joins: the expected results of collectives, how a failing process is named, and faults."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """Steps that are not waited for: in this process where that is safe, in another one where JAX is known to hang."""
 
-from __future__ import annotations
-
 import unittest.mock
 from collections.abc import Callable, Iterator
 from typing import Any

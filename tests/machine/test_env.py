@@ -1,7 +1,5 @@
 """`sftref env`, and JAX's start with its deadlines: stub plugins hang, fail and crash where real ones do."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

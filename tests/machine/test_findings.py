@@ -1,7 +1,5 @@
 """Problems of a machine before JAX is imported: each finding on an invented machine, and none on a good one."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """tox's environments for accelerators do not change the machine's JAX; pip is a stub."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from configparser import ConfigParser

@@ -1,7 +1,5 @@
 """The model against the kit's oracle in NumPy float64; padded against packed rows; numerics."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

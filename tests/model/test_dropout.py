@@ -1,7 +1,5 @@
 """Dropout: the generator, the documented addresses bit for bit, and what masks may and may not depend on."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checkpoints: names and layouts, fresh parameters, what is accepted, and bit-for-bit round trips."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

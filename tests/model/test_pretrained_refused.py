@@ -1,7 +1,5 @@
 """Checkpoints that cannot be used: each is refused with its exact words."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import re

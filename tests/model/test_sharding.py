@@ -1,7 +1,5 @@
 """The mesh trainer with axes data, fsdp and tensor: one device's numbers, less memory each, and what is sent."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -1,7 +1,5 @@
 """Hypothesis draws the same values for a seed in any process; the error that ends a draw keeps its message."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

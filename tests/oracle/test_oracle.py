@@ -1,7 +1,5 @@
 """The oracle agrees with known answers, central differences, JAX's gradients in float64, and optax."""
 
-from __future__ import annotations
-
 import dataclasses
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Exits with the first thing that is not so.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import json

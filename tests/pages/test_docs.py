@@ -14,8 +14,6 @@ A mark in front of a block says what it is:
 The fast test links the environment from what is installed here; the slow one makes it as the page says.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The page on failures shows what is printed today: each seeded fault fails where it says, in these words."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """What the READMEs show is true: their maps are the tree, their links lead somewhere, their Python runs."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 

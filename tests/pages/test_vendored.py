@@ -3,8 +3,6 @@
 Each repository has a test of its owner's; each environment has exactly the packages that `vendor.md` names.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -5,8 +5,6 @@ Each file needs a library that the others, and the rest of the tests, cannot hav
 collects that file, and fails without its peer.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -4,8 +4,6 @@ A checkpoint is a folder written by `save_pretrained`; the peer opens it with it
 exported files as well as the arithmetic.
 """
 
-from __future__ import annotations
-
 import abc
 import functools
 import zlib

@@ -3,8 +3,6 @@
 The model is transformers' BertForSequenceClassification, the update torch's AdamW, clip_grad_norm_ and LambdaLR.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

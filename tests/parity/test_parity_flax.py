@@ -1,7 +1,5 @@
 """Our model against FlaxBertForSequenceClassification, which is in transformers until 4.57.6: `tox -e parity-flax`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jax

@@ -1,7 +1,5 @@
 """Our model against PyTorch's BertForSequenceClassification, in transformers 5: `tox -e parity-torch`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

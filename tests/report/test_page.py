@@ -1,7 +1,5 @@
 """The pages of a report: complete, and well formed for any report.json. `browser/check_page.py` opens one."""
 
-from __future__ import annotations
-
 import html
 import json
 import math

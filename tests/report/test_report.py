@@ -1,7 +1,5 @@
 """The reports of a run: valid, complete, and safe for any text in a message."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """The progress of a run: the time left, from an earlier run where there is one."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`sftref verify --cache`: cached programs are reused, and their results are compared with those of a fresh compile."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

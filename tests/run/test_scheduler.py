@@ -1,7 +1,5 @@
 """The scheduler, with real processes: a check that fails, hangs or crashes costs no other check; no process is left."""
 
-from __future__ import annotations
-
 import signal
 import time
 import unittest.mock

@@ -1,7 +1,5 @@
 """After a failure on an accelerator, `verify` tries one setting after another, and reports which one fixes it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

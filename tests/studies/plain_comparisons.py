@@ -9,8 +9,6 @@ is float64, so rounding favours neither side. Faults that need more (micro-batch
 checkpoint, an epoch) cannot show here.
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

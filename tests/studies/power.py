@@ -8,8 +8,6 @@ the template against itself made 5, 10 and 20 % slower. Trials are windows of co
 Windows overlap, so trials are not independent; processes are.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

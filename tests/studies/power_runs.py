@@ -7,8 +7,6 @@ trial draws three runs of the trainer as it is, and judges another one, or one o
 verdict's own code. Prints the share of verdicts on the update, and of runs in which something else was called slower.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import subprocess

@@ -7,8 +7,6 @@ largest margin. Exits with 1 if any did not: on a machine that computes correctl
 wrongly derived.
 """
 
-from __future__ import annotations
-
 import argparse
 import collections
 import contextlib

@@ -1,7 +1,5 @@
 """How cost grows: the line, the pictures, a machine whose speed changes during the run, and a whole run."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

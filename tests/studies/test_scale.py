@@ -1,7 +1,5 @@
 """The model of an update's time: its corners, its parameters, and the published figures that it takes."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from pathlib import Path

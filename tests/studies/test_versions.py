@@ -1,7 +1,5 @@
 """The page of releases says what each report says, and nothing that fell goes without a reason."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys

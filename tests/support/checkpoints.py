@@ -3,8 +3,6 @@
 `cut`, `edit`, `tensors`, `put`, `remove` and `both` damage the folder of a sound one.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

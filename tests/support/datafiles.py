@@ -1,7 +1,5 @@
 """The same pairs of qqp in every kind of file, and a folder of them with two splits."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -3,8 +3,6 @@
 `linked` makes one from what is installed here, in a second and without a network; `fresh` by uv or pip, as written.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import re

@@ -14,8 +14,6 @@ up to full ones where the noise exceeds its epsilon. The model's output does not
 A full matrix compiles 80 programs; `XLA_FLAGS=--xla_backend_optimization_level=0` halves the time.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools

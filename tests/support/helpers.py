@@ -1,7 +1,5 @@
 """Shared by the tests: a tiny BERT, ragged examples, one number for an error, rows in any place of a batch."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterable

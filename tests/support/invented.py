@@ -1,7 +1,5 @@
 """Invented machines, each with one fault, as rows (finding, how the machine is made, versions, words of its text)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sftref.conformance.machine.findings import findings

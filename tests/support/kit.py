@@ -1,7 +1,5 @@
 """Shared by tests that use the kit: small cases, parameters without neutral values, weighted batches, the oracle."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

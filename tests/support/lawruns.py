@@ -1,7 +1,5 @@
 """One law in this process, called as pytest calls it, for tests that replace its trainer, its devices or a function."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Invented machines: a root folder with the files of a machine with accelerators, and a user."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ A block follows its mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding 
 leaves in DIR. `--map` refreshes the files of the kit's README.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import shutil

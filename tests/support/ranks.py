@@ -1,7 +1,5 @@
 """Processes of one `sftref train` on this machine: their start, end and records."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

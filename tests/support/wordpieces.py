@@ -1,7 +1,5 @@
 """A WordPiece tokenizer of 13 words, the real one, and a few pairs to give them."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

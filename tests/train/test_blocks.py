@@ -1,7 +1,5 @@
 """Rows attended block by block: places of examples, micro-batches that qualify, and unchanged numbers."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Loss and counts against NumPy float64; the schedule, the decay mask, AdamW and clipping against their formulas."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

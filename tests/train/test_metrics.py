@@ -4,8 +4,6 @@
 below makes the same calls to scikit-learn and SciPy as that script.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import warnings

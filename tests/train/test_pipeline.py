@@ -1,7 +1,5 @@
 """The way of a batch to the devices: chunks, skipped micro-batches, one batch ahead, every example evaluated once."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 import time

@@ -1,7 +1,5 @@
 """The trainers' compiled updates: the cost of a trainer beside the shared step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -3,8 +3,6 @@
 The measuring is in `equality_table.py`, which also prints the numbers; here are the bounds.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Trainers, fast: one case on three devices in detail, and what each must refuse. All cases: `test_equality.py`."""
 
-from __future__ import annotations
-
 import functools
 import re
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """A worker and its parent: calls and answers, and how an error, an end, a hang and the parent's death are handled."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The environment of a run's child processes, and the platform that is known before JAX starts."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import types

@@ -1,7 +1,5 @@
 """A process of the kit, as the scheduler sees it: each of its events is read once, whatever happens meanwhile."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -16,8 +16,6 @@ last release with Flax models.
     sftref verify --adapter sftref.conformance.adapters.article:pmap --adapter sftref.conformance.adapters.article:mesh
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence

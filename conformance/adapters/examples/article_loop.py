@@ -4,8 +4,6 @@
 `pmap` with a dropout key for each device and the mean of the devices' means, or `jit` over a mesh with one key.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -14,8 +14,6 @@ only. To the kit every id is a word, so that row is trained like the others; `wi
     sftref verify --adapter sftref.conformance.adapters.examples.torch:ddp --devices 2
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ As a user writes it: the model's own loss (a mean over its rows), the mean of th
 by `clip_grad_norm_`, `LambdaLR`, and of each batch the rows that `DistributedSampler` gives this process.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from pathlib import Path

@@ -14,8 +14,6 @@ FAIL: the interval is above 1 + half of the slow-down that matters. PASS: it end
 Half, so that neither an equally fast run nor one that is slower by exactly that much is at the edge of its word.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ pytest-benchmark names the folder of a machine after its operating system and Py
 would be mixed. Here each kind and number of devices has its own folder, and each stored run contains its environment.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

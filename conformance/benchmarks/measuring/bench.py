@@ -1,7 +1,5 @@
 """One benchmark, and what all benchmarks of a process share: devices, model sizes, trainers, drawn values."""
 
-from __future__ import annotations
-
 import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ They are compared with the counts of a stored run of the same JAX without tolera
 its names depend on the order of compilation.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -10,8 +10,6 @@ benchmarks bound by memory are divided by the product too. The minimum of three 
 work was up to a third slower.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Benchmarks of the machine: dispatch, copies, matrix products at BERT's shapes, scatter-add, collectives by size."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterator

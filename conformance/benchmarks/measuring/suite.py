@@ -1,7 +1,5 @@
 """The benchmarks of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from ...core.law import LEVELS

@@ -5,8 +5,6 @@ clocks. Compilation is over before the first round. Processor time (of all threa
 but does not see a program that waits; wall time is the opposite. So both are kept and judged.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Benchmarks of a trainer: its update, evaluation and gradient, the parts of an update, its first step, scaling."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

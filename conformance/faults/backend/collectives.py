@@ -1,7 +1,5 @@
 """Wrong collectives and copies: what a bad interconnect, library or partitioner delivers."""
 
-from __future__ import annotations
-
 import collections
 import importlib
 import itertools

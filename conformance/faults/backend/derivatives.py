@@ -1,7 +1,5 @@
 """Wrong derivative rules of JAX primitives: values are right, and their gradients are not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Wrong installations and placements: versions, devices and kernels that a run must not accept."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import os

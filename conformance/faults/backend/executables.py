@@ -4,8 +4,6 @@ For faults that no single operation has: one call in fifty, one device of eight,
 inserted. Programs of `jit`, `shard_map` and `pmap` all run through the function replaced here, which is private to JAX.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence

@@ -3,8 +3,6 @@
 The faults replace functions of `laws/support/operators.py`, since no single primitive has them.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 from collections.abc import Callable, Iterator

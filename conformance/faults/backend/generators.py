@@ -1,7 +1,5 @@
 """Wrong random numbers, below every caller: of a generator, of its layout, or of one device."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -4,8 +4,6 @@ So the fault reaches every caller: eager and compiled code, forward and backward
 tables of rules are private to JAX; if a release keeps them elsewhere, `CannotSeedError` says so.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """Wrong operators, each of one JAX primitive: what a bad kernel or compiler computes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Wrong programs of right operations: outputs in donated memory, and JAX's compilation cache on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import re

@@ -1,7 +1,5 @@
 """Fault id -> how it is seeded: by a wrong lowering, function or trainer, or by changed results of programs."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@
 `:NumpyTrainer` the right one.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -7,8 +7,6 @@ rules of one platform, used by a right trainer.
 `--adapter sftref.conformance.faults.trainers.lowered:rows_on_every_device` runs the trainer of rows-on-every-device.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator

@@ -6,8 +6,6 @@ the costs of an earlier run, sees the others, `TIMED`.
 `--adapter sftref.conformance.faults.trainers.performance:slower_10` runs the trainer of the fault slower-10.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import dataclasses

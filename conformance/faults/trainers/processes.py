@@ -4,8 +4,6 @@ Each of these processes calls `wrong` before it joins the others; `process_group
 template with a share of the data and with checkpoints (`sharing.py`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

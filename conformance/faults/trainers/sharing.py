@@ -3,8 +3,6 @@
 sftref verify --only 9 --processes 2 --adapter sftref.conformance.faults.trainers.sharing:Sharing
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Trainers wrong from one update to the next: optimizer, schedule, data, scores, checkpoints, buffers."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trainers wrong within one device's part of the step: rows, operators, derivatives, precision, dropout."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -1,7 +1,5 @@
 """Trainers wrong between devices or micro-batches: which rows a device gets, what is summed, who holds the result."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ...adapter import Arrays, Case, HostBatch

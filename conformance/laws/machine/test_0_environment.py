@@ -1,7 +1,5 @@
 """Rung 0: installed packages are compatible, and a device computes what it is given."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

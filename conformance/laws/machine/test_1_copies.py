@@ -1,7 +1,5 @@
 """Rung 1: copies between host and devices arrive unchanged, and stay unchanged."""
 
-from __future__ import annotations
-
 import collections
 import itertools
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Rung 1: donated arguments, and programs from JAX's compilation cache, change no result."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Sums and partial sums are of integers that the dtype holds exactly (`meshes.code
 same bits. The size of a message is the larger of a device's operand and result, as collective libraries count it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Rung 2: collectives among some of the devices, along two axes, and through pmap."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Rung 2: the collectives that XLA's partitioner inserts into programs over sharded arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Rung 2: steps with a collective that are not waited for, as in a training loop that rarely reads its loss."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

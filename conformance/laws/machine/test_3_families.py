@@ -1,7 +1,5 @@
 """Rung 3: laws of every family of operators: eager and compiled alike, NaN and infinities in their places."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

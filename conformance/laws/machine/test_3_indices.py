@@ -1,7 +1,5 @@
 """Rung 3: rows read and added by id; sums and maxima at sizes where kernels change."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

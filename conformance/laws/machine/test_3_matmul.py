@@ -1,7 +1,5 @@
 """Rung 3: matrix products, and the precision in which they are computed."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rung 3: softmax, LayerNorm, activations, the loss and attention, at values that are hard for them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Rung 4: gradients of the operators, compared with hand-written backward passes and with differences."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Each call names the generator and the types, so that a user's defaults do not matter.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

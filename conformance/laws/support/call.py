@@ -1,7 +1,5 @@
 """A law -> its call: arguments by name, compilation, end. pytest's fixtures, seeded faults, rung 9 and tests use it."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

@@ -3,8 +3,6 @@
 Without optimizations, simulated devices take half the time.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

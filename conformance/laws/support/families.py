@@ -4,8 +4,6 @@ The laws of single operators draw harder values. Here each family has one small 
 that do not depend on each other, ids that occur twice, a masked key.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Cotangent, arguments of an operator -> float64 gradients by the oracle's backward passes, with their allowances."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A trainer in several processes, behind the adapter interface, so that the laws for one process can test it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

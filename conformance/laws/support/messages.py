@@ -4,8 +4,6 @@ Devices form a grid of (process, local). A collective goes over one axis of it o
 process, across all processes, or all devices.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

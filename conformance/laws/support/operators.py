@@ -4,8 +4,6 @@ They are plain `jnp`, `jax.nn` and `lax`, since that is what a Flax BERT compile
 columns; B examples, L tokens, H heads, D features of a head; V rows of a table.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

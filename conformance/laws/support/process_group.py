@@ -4,8 +4,6 @@ Each is a `Rank` behind a channel. One that ends, raises or does not answer in t
 its stack; then all of them are ended.
 """
 
-from __future__ import annotations
-
 import re
 import socket
 from dataclasses import dataclass

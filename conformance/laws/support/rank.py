@@ -1,7 +1,5 @@
 """One process of several that `jax.distributed` joins: the methods that `process_group.py` calls in each."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import importlib

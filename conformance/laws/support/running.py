@@ -8,8 +8,6 @@ fixtures by name, and also `rng` (drawn), `shape`, and `machine`, which is one `
     def test_softmax(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None: ...
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 JAX passes a module to a platform's compiler. It can be made for a platform that is not present.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Trainer under test, case, parameters, batches -> its run compared with the oracle's: what rungs 4 to 9 share."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import importlib

@@ -5,8 +5,6 @@ each device of each step takes one to wait for the other devices, and when later
 the devices that are waited for. There they run in a process of their own.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

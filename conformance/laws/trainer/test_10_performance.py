@@ -1,7 +1,5 @@
 """Rung 10: updates that are right but recompile, or never free their memory; no clock is needed to see that."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import gc

@@ -1,7 +1,5 @@
 """Rung 4, for a trainer: its gradient is the derivative of its own loss."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 

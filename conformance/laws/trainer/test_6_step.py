@@ -1,7 +1,5 @@
 """Rung 6: one training step on one device equals the oracle's."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Rung 7: neither the number of devices nor the placement of rows on them changes the step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rung 7: neither row order, padding, packing nor micro-batches change the step, and all devices take part in it."""
 
-from __future__ import annotations
-
 import collections
 import math
 import re

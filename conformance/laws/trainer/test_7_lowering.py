@@ -4,8 +4,6 @@ A lowered module shows what a trainer requests, on any machine. Whether the acce
 laws check where there is one.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping

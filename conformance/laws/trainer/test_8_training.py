@@ -1,7 +1,5 @@
 """Rung 8: a whole run: its end, schedule, decay, data order, metrics and checkpoints."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The devices are simulated on every machine: an accelerator belongs to one process at a time, which is this one.
 """
 
-from __future__ import annotations
-
 import collections
 import itertools
 import re

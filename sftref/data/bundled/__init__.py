@@ -4,8 +4,6 @@ A paraphrase is one Bible verse in two English translations; a non-paraphrase is
 words. All four translations are in the public domain. `README.md` in this folder is the data card.
 """
 
-from __future__ import annotations
-
 import importlib.resources
 import pathlib
 

@@ -3,8 +3,6 @@
 Every model is trained on train and scored on validation. They are here to show what the labels cannot be read off.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections import Counter

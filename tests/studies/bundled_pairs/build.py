@@ -1,7 +1,5 @@
 """Four packages of Bible translations -> train.parquet, validation.parquet and stats.json of the bundled data set."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import pathlib

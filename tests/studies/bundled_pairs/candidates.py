@@ -3,8 +3,6 @@
 All arithmetic that decides anything is on integers, so that the selection does not depend on a BLAS or its version.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

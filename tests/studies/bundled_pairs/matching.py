@@ -6,8 +6,6 @@ over all of them, both classes agree in everything a bag of words sees (a logist
 means agree has its optimum at zero): a coordinate descent on the squared length of the difference, in integers.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ other books than it judges. A second one is fitted where the first sees no diffe
 both classes on all of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ A verse id is the packages' own: book * 1,000,000 + chapter * 1,000 + verse, so 
 is the same in all four, so the texts are aligned by verse.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import importlib.metadata

@@ -5,8 +5,6 @@
 `speed.py` starts it so; STARTED is the time at which it did. Prints one line of JSON.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -8,8 +8,6 @@ is a peer to be measured against, kept as it is in every respect that costs time
 Needs transformers 4.57.6, the last with Flax models: run it with `tox -e peers`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path

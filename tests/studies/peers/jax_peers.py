@@ -1,7 +1,5 @@
 """Our trainers, a bare `jit` of our step, the article's loops, and the matmul peak: one call of each at a time."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

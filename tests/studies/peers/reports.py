@@ -7,8 +7,6 @@ reports that an earlier run left there. Nothing in the page is written by hand: 
 the adapter's own file, whose reason stands there. Exits with 1 where a verdict is not the one expected of it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -9,8 +9,6 @@ over the rounds; every other round goes through the peers backwards, and every o
 in four rounds. Memory and the time to the first step are those of a process of its own for each peer (`alone.py`).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

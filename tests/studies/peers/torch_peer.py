@@ -5,8 +5,6 @@ attention of `torch.nn.functional.scaled_dot_product_attention`, evaluation in b
 `Trainer` keeps its defaults, gradient clipping included.
 """
 
-from __future__ import annotations
-
 import tempfile
 import threading
 from collections.abc import Iterator

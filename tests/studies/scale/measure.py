@@ -6,8 +6,6 @@ Devices share two cores here, so that an update of N devices is N times the work
 the all-reduce of its gradients, fitted as a + b * bytes; `project.py` holds the sum of the two against the update.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import json

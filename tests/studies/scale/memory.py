@@ -6,8 +6,6 @@ No array is made: shapes and shardings are enough to compile. Bytes are XLA's ow
 update): arguments are the state and the batch, temporaries what an update needs beside them.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -7,8 +7,6 @@ part with those of the other groups. A ring of n moves 2 (n - 1) / n of the byte
 (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms", JPDC 2009); between groups a tree needs 2 log2 hops.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ python tests/studies/scale/measure.py scale.json
 python tests/studies/scale/project.py scale.json
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

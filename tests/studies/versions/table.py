@@ -7,8 +7,6 @@ Writes `README.md` beside this file. Nothing in it is written by hand: what a ch
 entry of `known.toml`. Exits with 1 if a check fell that has no entry, or an entry has no check that fell.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
