@@ -37,9 +37,9 @@ class BertForSequenceClassification(Module):
         c = self.config
         # An example of weight 0 is padding too: a NaN of its own would pass its zero weight in the backward pass, as
         # 0 * NaN.
-        slot = jnp.maximum(batch.segments - 1, 0)
+        slot = jnp.maximum(batch.segments - 1, 0)  # [R, L]: each token's example, as an index into the slots
         real = (batch.segments > 0) & (jnp.take_along_axis(batch.weights, slot, axis=1) > 0)
-        one_hot = (batch.segments[..., None] - 1 == jnp.arange(batch.starts.shape[1])) & real[..., None]
+        one_hot = (batch.segments[..., None] - 1 == jnp.arange(batch.starts.shape[1])) & real[..., None]  # [R, L, S]
         tokens = Tokens(one_hot.astype(jnp.float32), _addresses(batch, slot, real))
         slot_tokens = _slots(batch)
         # Padding may be anything, even ids outside the tables, which JAX would read as NaN.
@@ -48,13 +48,14 @@ class BertForSequenceClassification(Module):
             lambda a: a.reshape(a.shape[0] * blocks, a.shape[1] // blocks, *a.shape[2:]),
             (jnp.where(real, batch.input_ids, 0), jnp.where(real, batch.token_type_ids, 0), tokens),
         )
+        # [R blocks, L / blocks, D] up to the last layer.
         x = Embeddings(c, self.numerics, self.places, name="embeddings")(input_ids, token_type_ids, parts, dropout)
         for layer in range(c.num_hidden_layers - 1):
             one = layer_of(c, self.numerics, self.places, layer=layer, name=f"layer_{layer}")
             x = one(x, parts, x, parts, dropout)
-        x = x.reshape(*real.shape, c.hidden_size)
+        x = x.reshape(*real.shape, c.hidden_size)  # [R, L, D]
         last = c.num_hidden_layers - 1
-        cls = jnp.take_along_axis(x, batch.starts[..., None], axis=1)
+        cls = jnp.take_along_axis(x, batch.starts[..., None], axis=1)  # [R, S, D]
         one = layer_of(c, self.numerics, self.places, layer=last, name=f"layer_{last}")
         cls = one(x, tokens, cls, slot_tokens, dropout)
         pooled = jnp.tanh(self.shard(self.dense(c.hidden_size, "pooler")(cls), "inner"))
