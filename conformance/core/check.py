@@ -76,24 +76,15 @@ class Check:
     """One law run once, for the machine or for one trainer.
 
     The methods that compare raise `LawBroken` at the first comparison that fails.
-
-    Attributes:
-        law: the law.
-        level: quick, standard or full: how much is compared.
-        seed: of all drawn values.
-        comparisons: made so far.
-        facts: further measurements, for the report.
-        floors: detection floors of the comparisons so far.
-        narrows: whether a failure runs simplified variants for the diagnosis, which takes seconds.
     """
 
-    law: Law
-    level: str
-    seed: int
-    comparisons: list[Comparison] = field(default_factory=list)
-    facts: Facts = field(default_factory=Facts)
-    narrows: bool = True
-    floors: Floors = field(default_factory=Floors)
+    law: Law  # the law
+    level: str  # quick, standard or full: how much is compared
+    seed: int  # of all drawn values
+    comparisons: list[Comparison] = field(default_factory=list)  # made so far
+    facts: Facts = field(default_factory=Facts)  # further measurements, for the report
+    narrows: bool = True  # whether a failure runs simplified variants for the diagnosis, which takes seconds
+    floors: Floors = field(default_factory=Floors)  # detection floors of the comparisons so far
 
     def at(self, level: str) -> bool:
         """Whether this run's level is at least `level`."""

@@ -12,17 +12,11 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Bound:
-    """The largest allowed error, and where it comes from.
+    """The largest allowed error, and where it comes from."""
 
-    Attributes:
-        value: in the unit of the error, which is relative unless the comparison says otherwise.
-        noise: the error expected of correct arithmetic.
-        why: the derivation in a few words, with its numbers.
-    """
-
-    value: float
-    noise: float
-    why: str
+    value: float  # in the unit of the error, which is relative unless the comparison says otherwise
+    noise: float  # the error expected of correct arithmetic
+    why: str  # the derivation in a few words, with its numbers
 
 
 EXACT = Bound(0.0, 0.0, "exact: the same bits")
@@ -30,21 +24,13 @@ EXACT = Bound(0.0, 0.0, "exact: the same bits")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison.
+    """One comparison."""
 
-    Attributes:
-        what: was compared, in words.
-        error: measured.
-        bound: of the error.
-        control: the error of the control; None without one.
-        compared: how many numbers.
-    """
-
-    what: str
-    error: float
-    bound: Bound
-    control: float | None
-    compared: int
+    what: str  # was compared, in words
+    error: float  # measured
+    bound: Bound  # of the error
+    control: float | None  # the error of the control; None without one
+    compared: int  # how many numbers
 
     @property
     def margin(self) -> float:

@@ -34,23 +34,14 @@ class DeviationsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
-    """One known failure.
+    """One known failure."""
 
-    Attributes:
-        id: of a law, or of a check: a law with a trainer under test in brackets.
-        reason: what goes wrong.
-        issue: where it is tracked.
-        expires: the last day on which it is accepted.
-        subject: the only trainer under test that has it, or None.
-        platform: the only platform that has it, or None.
-    """
-
-    id: str
-    reason: str
-    issue: str
-    expires: datetime.date
-    subject: str | None = None
-    platform: str | None = None
+    id: str  # of a law, or of a check: a law with a trainer under test in brackets
+    reason: str  # what goes wrong
+    issue: str  # where it is tracked
+    expires: datetime.date  # the last day on which it is accepted
+    subject: str | None = None  # the only trainer under test that has it, or None
+    platform: str | None = None  # the only platform that has it, or None
 
     def covers(self, record: Result, platforms: Sequence[str]) -> bool:
         """Whether it is about this check on these platforms."""

@@ -14,33 +14,19 @@ LAYERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """An entry of `catalogue.toml`, or of `equivalent.toml`.
+    """An entry of `catalogue.toml`, or of `equivalent.toml`."""
 
-    Attributes:
-        id: stable.
-        does: what is wrong, in a few words.
-        module: the module of `faults` that seeds it.
-        layer: the faulty one of `LAYERS`; "" for an equivalent change.
-        looks_like: what a user who has it notices.
-        seen_by: the ids of the laws that must see it; others may see it too.
-        level: the lowest level at which these laws can see it, since some sizes run from `standard` on.
-        devices: the least number of devices on which it shows.
-        multiple_of: a divisor that their number must have.
-        sample: whether every run seeds it; others are seeded at level `full` only.
-        links: threads of people who had it.
-    """
-
-    id: str
-    does: str
-    module: str
-    layer: str = ""
-    looks_like: str = ""
-    seen_by: tuple[str, ...] = ()
-    level: str = "quick"
-    devices: int = 1
-    multiple_of: int = 1
-    sample: bool = False
-    links: tuple[str, ...] = ()
+    id: str  # stable
+    does: str  # what is wrong, in a few words
+    module: str  # the module of `faults` that seeds it
+    layer: str = ""  # the faulty one of `LAYERS`; "" for an equivalent change
+    looks_like: str = ""  # what a user who has it notices
+    seen_by: tuple[str, ...] = ()  # the ids of the laws that must see it; others may see it too
+    level: str = "quick"  # the lowest level at which these laws can see it, since some sizes run from `standard` on
+    devices: int = 1  # the least number of devices on which it shows
+    multiple_of: int = 1  # a divisor that their number must have
+    sample: bool = False  # whether every run seeds it; others are seeded at level `full` only
+    links: tuple[str, ...] = ()  # threads of people who had it
 
 
 @functools.cache

@@ -32,21 +32,13 @@ LEAST, LARGEST = 2.0**-60, 2.0**40
 
 @dataclass
 class Probe:
-    """A comparison that can be repeated with an injected error.
+    """A comparison that can be repeated with an injected error."""
 
-    Attributes:
-        what: was compared.
-        got: the computed values, float64.
-        error: of such an array, in units of the bound.
-        noise: relative error of correct arithmetic.
-        estimate: of the floor if every number is off.
-    """
-
-    what: str
-    got: Array
-    error: Error
-    noise: float
-    estimate: float
+    what: str  # was compared
+    got: Array  # the computed values, float64
+    error: Error  # of such an array, in units of the bound
+    noise: float  # relative error of correct arithmetic
+    estimate: float  # of the floor if every number is off
 
     def floor(self, *, element: bool) -> float:
         """The smallest injected error that fails; infinite if none does."""
@@ -74,21 +66,14 @@ class Probe:
 
 @dataclass
 class Floors:
-    """The most and the least sensitive comparisons of a check.
+    """The most and the least sensitive comparisons of a check."""
 
-    Attributes:
-        seen: how many comparisons were noted.
-        most: the most sensitive one, by dtype.
-        least: the least sensitive one, by dtype.
-        exact: dtypes that were compared bit for bit.
-        unseen: comparisons that even twice the value passes: the value is rounding only, as the gradient of a key's
-            bias, which is exactly zero.
-    """
-
-    seen: int = 0
-    most: dict[str, Probe] = field(default_factory=dict)
-    least: dict[str, Probe] = field(default_factory=dict)
-    exact: set[str] = field(default_factory=set)
+    seen: int = 0  # how many comparisons were noted
+    most: dict[str, Probe] = field(default_factory=dict)  # the most sensitive one, by dtype
+    least: dict[str, Probe] = field(default_factory=dict)  # the least sensitive one, by dtype
+    exact: set[str] = field(default_factory=set)  # dtypes that were compared bit for bit
+    # Comparisons that even twice the value passes: the value is rounding only, as the gradient of a key's bias,
+    # which is exactly zero.
     unseen: set[str] = field(default_factory=set)
 
     def note(self, what: str, dtype: np.dtype[Any], got: Array, want: Array, error: Error) -> None:

@@ -20,50 +20,31 @@ Entry = TypeVar("Entry", "Rung", "Law")
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """One rung of the ladder, as `laws/rungs.toml` states it.
+    """One rung of the ladder, as `laws/rungs.toml` states it."""
 
-    Attributes:
-        name: one or two words.
-        needs: numbers of the rungs that it computes with; if one of them fails, this rung is blocked.
-        process: the machine's laws of rungs with the same text run in one child process.
-        phases: of JAX's start, which fail for the same reasons.
-    """
-
-    name: str
-    needs: tuple[int, ...]
-    process: str = UPPER
-    phases: tuple[str, ...] = ()
+    name: str  # one or two words
+    needs: tuple[int, ...]  # numbers of the rungs that it computes with; if one of them fails, this rung is blocked
+    process: str = UPPER  # the machine's laws of rungs with the same text run in one child process
+    phases: tuple[str, ...] = ()  # of JAX's start, which fail for the same reasons
 
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """One requirement of the kit, as its TOML entry states it.
+    """One requirement of the kit, as its TOML entry states it."""
 
-    Attributes:
-        id: stable; known deviations name it.
-        rung: of the ladder, 0 to 10.
-        requirement: a sentence with MUST.
-        catches: what kinds of fault break it, in a few words each.
-        cause: the most likely cause of a failure.
-        next_step: what to do about it.
-        per: `machine`, or `subject` for a law that runs once for each trainer under test.
-        level: the lowest level that runs it.
-        deadline: seconds after which its check counts as hung.
-        setup: whether it says that what was requested is there at all; if it fails, nothing else can be verified.
-        unoptimized_up_to: the highest level at which the programs of a trainer are compiled without XLA's
-            optimizations on simulated devices, because the requirement does not depend on them.
-    """
-
-    id: str
-    rung: int
-    requirement: str
-    catches: tuple[str, ...]
-    cause: str
-    next_step: str
-    per: str = "machine"
-    level: str = "quick"
-    deadline: float = 180.0
+    id: str  # stable; known deviations name it
+    rung: int  # of the ladder, 0 to 10
+    requirement: str  # a sentence with MUST
+    catches: tuple[str, ...]  # what kinds of fault break it, in a few words each
+    cause: str  # the most likely cause of a failure
+    next_step: str  # what to do about it
+    per: str = "machine"  # `machine`, or `subject` for a law that runs once for each trainer under test
+    level: str = "quick"  # the lowest level that runs it
+    deadline: float = 180.0  # seconds after which its check counts as hung
+    # Whether it says that what was requested is there at all; if it fails, nothing else can be verified.
     setup: bool = False
+    # The highest level at which the programs of a trainer are compiled without XLA's optimizations on simulated
+    # devices, because the requirement does not depend on them.
     unoptimized_up_to: str = "quick"
 
     def __post_init__(self) -> None:

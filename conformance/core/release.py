@@ -26,25 +26,15 @@ GIT_SECONDS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """A folder with the kit, compared.
+    """A folder with the kit, compared."""
 
-    Attributes:
-        kit: the release, as its VERSION says.
-        contract: its contract.
-        reference: what it was compared with.
-        changed: files with another content.
-        missing: files that it lacks.
-        added: files that the release does not have.
-        crlf: the files in `changed` that differ in line endings only.
-    """
-
-    kit: str
-    contract: int
-    reference: str
-    changed: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
-    crlf: tuple[str, ...] = ()
+    kit: str  # the release, as its VERSION says
+    contract: int  # its contract
+    reference: str  # what it was compared with
+    changed: tuple[str, ...] = ()  # files with another content
+    missing: tuple[str, ...] = ()  # files that it lacks
+    added: tuple[str, ...] = ()  # files that the release does not have
+    crlf: tuple[str, ...] = ()  # the files in `changed` that differ in line endings only
 
     @property
     def whole(self) -> bool:

@@ -24,53 +24,29 @@ MOST_HELD = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes:
-        id: of the check: the law's, with the trainer under test in brackets.
-        law: the id of the law.
-        rung: of the ladder.
-        subject: the trainer under test, or None.
-        status: one of `STATUSES`.
-        message: what went wrong, or why it did not run; empty for a pass.
-        measured: the error of the comparison with the largest margin.
-        bound: the bound of that comparison.
-        noise: the error expected of correct arithmetic there.
-        control: the error of a comparison that must fail, the nearest to its bound.
-        comparisons: their number.
-        compared: the number of numbers that they compared.
-        digest: a hash of the name and the error of each comparison, in order.
-        margin: error over bound of the comparison `worst`.
-        median_margin: of all comparisons with a bound above 0.
-        worst: name of the comparison with the largest margin.
-        bound_from: where its bound comes from.
-        seconds: duration of the check.
-        facts: further measurements.
-        reason: why it did not run; not in report.json.
-        repro: the command that reruns this check.
-    """
-
-    id: str
-    law: str
-    rung: int
-    subject: str | None
-    status: str
-    message: str = ""
-    measured: float | None = None
-    bound: float | None = None
-    noise: float | None = None
-    control: float | None = None
-    comparisons: int = 0
-    compared: int = 0
-    digest: str = ""
-    margin: float | None = None
-    median_margin: float | None = None
-    worst: str = ""
-    bound_from: str = ""
-    seconds: float = 0.0
-    facts: Facts = field(default_factory=Facts)
-    reason: NotRunReason | None = None
-    repro: str = ""
+    id: str  # of the check: the law's, with the trainer under test in brackets
+    law: str  # the id of the law
+    rung: int  # of the ladder
+    subject: str | None  # the trainer under test, or None
+    status: str  # one of `STATUSES`
+    message: str = ""  # what went wrong, or why it did not run; empty for a pass
+    measured: float | None = None  # the error of the comparison with the largest margin
+    bound: float | None = None  # the bound of that comparison
+    noise: float | None = None  # the error expected of correct arithmetic there
+    control: float | None = None  # the error of a comparison that must fail, the nearest to its bound
+    comparisons: int = 0  # their number
+    compared: int = 0  # the number of numbers that they compared
+    digest: str = ""  # a hash of the name and the error of each comparison, in order
+    margin: float | None = None  # error over bound of the comparison `worst`
+    median_margin: float | None = None  # of all comparisons with a bound above 0
+    worst: str = ""  # name of the comparison with the largest margin
+    bound_from: str = ""  # where its bound comes from
+    seconds: float = 0.0  # duration of the check
+    facts: Facts = field(default_factory=Facts)  # further measurements
+    reason: NotRunReason | None = None  # why it did not run; not in report.json
+    repro: str = ""  # the command that reruns this check
 
     @classmethod
     def of(

@@ -33,19 +33,12 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Section:
-    """A title and what is below it.
+    """A title and what is below it."""
 
-    Attributes:
-        title: one line.
-        blocks: in order.
-        id: its anchor in HTML.
-        card: whether HTML puts it in a box with a coloured edge.
-    """
-
-    title: str
-    blocks: Sequence[Block]
-    id: str = ""
-    card: bool = False
+    title: str  # one line
+    blocks: Sequence[Block]  # in order
+    id: str = ""  # its anchor in HTML
+    card: bool = False  # whether HTML puts it in a box with a coloured edge
 
     def markdown(self) -> str:
         """Empty for a section of figures only."""
@@ -107,19 +100,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
+    """A cell of a table."""
 
-    Attributes:
-        text: what it says.
-        kind: `code`, `n` for a number, or the class of a colour: `good`, `bad`, `idle`, `quiet`; empty for plain text.
-        link: where the text leads to.
-        svg: a picture that HTML shows instead of the text.
-    """
-
-    text: str
+    text: str  # what it says
+    # `code`, `n` for a number, or the class of a colour: `good`, `bad`, `idle`, `quiet`; empty for plain text.
     kind: str = ""
-    link: str = ""
-    svg: str = ""
+    link: str = ""  # where the text leads to
+    svg: str = ""  # a picture that HTML shows instead of the text
 
     def markdown(self) -> str:
         """One line that ends no cell."""
@@ -157,19 +144,12 @@ def number(value: float | None, form: str = ",") -> Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        head: the columns' names.
-        rows: as many cells each as there are columns.
-        caption: what HTML says above it.
-        folded: whether HTML shows only the caption until it is clicked.
-    """
-
-    head: Sequence[str]
-    rows: Sequence[Row]
-    caption: str = ""
-    folded: bool = False
+    head: Sequence[str]  # the columns' names
+    rows: Sequence[Row]  # as many cells each as there are columns
+    caption: str = ""  # what HTML says above it
+    folded: bool = False  # whether HTML shows only the caption until it is clicked
 
     def markdown(self) -> str:
         """A line for each row."""

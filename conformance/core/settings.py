@@ -19,33 +19,21 @@ DEFAULT_ADAPTERS = tuple(f"{SFTREF}:{kind}" for kind in ("single", "pmap", "mesh
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The options of one run.
+    """The options of one run."""
 
-    Attributes:
-        level: quick, standard or full.
-        adapters: `MODULE:FACTORY` of each trainer under test.
-        against: `MODULE:FACTORY` of the trainer that they are compared with, beside the oracle.
-        platform: of the devices; None takes the one that JAX chooses.
-        devices: the most devices to use; None takes all, or eight simulated ones on the CPU.
-        expect: `PLATFORM[:COUNT[:KIND]]` of the devices that must be present, as `rocm:8:gfx942`; None checks nothing.
-        only: ids, starts of ids, or numbers of rungs; empty means all.
-        seed: of all drawn values.
-        processes: the most processes on rung 9, at any level; None means two at `standard` and four at `full`.
-        self_test: whether faults are seeded to test that the laws see them.
-        remedies: whether checks that failed on this machine are rerun under other settings.
-    """
-
-    level: str = "standard"
-    adapters: tuple[str, ...] = DEFAULT_ADAPTERS
-    against: str = f"{SFTREF}:single"
-    platform: str | None = None
-    devices: int | None = None
+    level: str = "standard"  # quick, standard or full
+    adapters: tuple[str, ...] = DEFAULT_ADAPTERS  # `MODULE:FACTORY` of each trainer under test
+    against: str = f"{SFTREF}:single"  # `MODULE:FACTORY` of the trainer that they are compared with, beside the oracle
+    platform: str | None = None  # of the devices; None takes the one that JAX chooses
+    devices: int | None = None  # the most devices to use; None takes all, or eight simulated ones on the CPU
+    # `PLATFORM[:COUNT[:KIND]]` of the devices that must be present, as `rocm:8:gfx942`; None checks nothing.
     expect: str | None = None
-    only: tuple[str, ...] = ()
-    seed: int = 0
+    only: tuple[str, ...] = ()  # ids, starts of ids, or numbers of rungs; empty means all
+    seed: int = 0  # of all drawn values
+    # The most processes on rung 9, at any level; None means two at `standard` and four at `full`.
     processes: int | None = None
-    self_test: bool = True
-    remedies: bool = True
+    self_test: bool = True  # whether faults are seeded to test that the laws see them
+    remedies: bool = True  # whether checks that failed on this machine are rerun under other settings
 
     def __post_init__(self) -> None:
         """Refuse impossible values with a ValueError that names the option."""

@@ -43,23 +43,14 @@ LEAST_SHM = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem of this machine.
+    """A problem of this machine."""
 
-    Attributes:
-        id: its entry in `findings.toml`.
-        level: one of `LEVELS`.
-        what: the problem.
-        why: it matters.
-        next: what to do.
-        source: a link to its documentation.
-    """
-
-    id: str
-    level: str
-    what: str
-    why: str
-    next: str
-    source: str
+    id: str  # its entry in `findings.toml`
+    level: str  # one of `LEVELS`
+    what: str  # the problem
+    why: str  # it matters
+    next: str  # what to do
+    source: str  # a link to its documentation
 
     def to_json(self) -> dict[str, str]:
         """For a report."""

@@ -67,25 +67,16 @@ def shm_bytes(root: Path) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """The sources of a machine's facts.
+    """The sources of a machine's facts."""
 
-    Attributes:
-        root: of its files.
-        variables: of the environment.
-        user: user id.
-        groups: ids of the user's groups.
-        group_names: id -> name of all groups.
-        shm: bytes of /dev/shm; None if it is missing.
-        run: a command -> its output, or None.
-    """
-
-    root: Path = Path("/")
-    variables: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    user: int = field(default_factory=os.geteuid)
-    groups: tuple[int, ...] = field(default_factory=lambda: (os.getegid(), *os.getgroups()))
+    root: Path = Path("/")  # of its files
+    variables: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))  # of the environment
+    user: int = field(default_factory=os.geteuid)  # user id
+    groups: tuple[int, ...] = field(default_factory=lambda: (os.getegid(), *os.getgroups()))  # ids of the user's groups
+    # Id -> name of all groups.
     group_names: Mapping[int, str] = field(default_factory=lambda: {g.gr_gid: g.gr_name for g in grp.getgrall()})
-    shm: int | None = field(default_factory=lambda: shm_bytes(Path("/")))
-    run: Callable[[Sequence[str]], str | None] = run
+    shm: int | None = field(default_factory=lambda: shm_bytes(Path("/")))  # bytes of /dev/shm; None if it is missing
+    run: Callable[[Sequence[str]], str | None] = run  # a command -> its output, or None
 
     def read(self, path: str) -> str | None:
         """A file's text, or None."""

@@ -34,31 +34,18 @@ UNSET_SOURCE = "https://docs.jax.dev/en/latest/xla_flags.html"
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """A setting to try.
+    """A setting to try."""
 
-    Attributes:
-        id: its name.
-        does: what it changes, in words.
-        source: where it fixed such a fault, or where it is documented.
-        platforms: names of the platforms that it is for; empty means any.
-        rungs: on which it can matter; empty means any.
-        ends: statuses that it can fix; empty means any.
-        flags: words that are added to XLA_FLAGS, where the last one of a name counts.
-        sets: variables and their values.
-        without: a variable that is unset.
-        devices: the most devices to use.
-    """
-
-    id: str
-    does: str
-    source: str
-    platforms: tuple[str, ...] = ()
-    rungs: tuple[int, ...] = ()
-    ends: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    sets: Mapping[str, str] = field(default_factory=dict)
-    without: str = ""
-    devices: int | None = None
+    id: str  # its name
+    does: str  # what it changes, in words
+    source: str  # where it fixed such a fault, or where it is documented
+    platforms: tuple[str, ...] = ()  # names of the platforms that it is for; empty means any
+    rungs: tuple[int, ...] = ()  # on which it can matter; empty means any
+    ends: tuple[str, ...] = ()  # statuses that it can fix; empty means any
+    flags: tuple[str, ...] = ()  # words that are added to XLA_FLAGS, where the last one of a name counts
+    sets: Mapping[str, str] = field(default_factory=dict)  # variables and their values
+    without: str = ""  # a variable that is unset
+    devices: int | None = None  # the most devices to use
 
     def suits(self, platforms: Collection[str], rung: int, statuses: Collection[str]) -> bool:
         """Whether it can matter for checks of this rung with these statuses, on a platform with these names."""
@@ -93,44 +80,26 @@ class Remedy:
 
 @dataclass(frozen=True, kw_only=True)
 class Try:
-    """One setting that was tried.
+    """One setting that was tried."""
 
-    Attributes:
-        id: of the remedy.
-        words: as a user would set it.
-        does: what it changes.
-        source: where it fixed such a fault.
-        result: one of `RESULTS`.
-        message: the failure, or why there is no result.
-        everything: the verdict's line for the whole ladder with this setting; empty where it did not run.
-    """
-
-    id: str
-    words: str
-    does: str
-    source: str
-    result: str
-    message: str = ""
-    everything: str = ""
+    id: str  # of the remedy
+    words: str  # as a user would set it
+    does: str  # what it changes
+    source: str  # where it fixed such a fault
+    result: str  # one of `RESULTS`
+    message: str = ""  # the failure, or why there is no result
+    everything: str = ""  # the verdict's line for the whole ladder with this setting; empty where it did not run
 
 
 @dataclass(kw_only=True)
 class Tries:
-    """All settings that were tried.
+    """All settings that were tried."""
 
-    Attributes:
-        asked: ids of the failed checks, or the phase of JAX's start, that were rerun.
-        unchanged: reruns without any change.
-        passed_unchanged: how many of them passed.
-        tries: one for each setting.
-        workaround: the setting with which everything passes; empty where there is none.
-    """
-
-    asked: list[str]
-    unchanged: int = 0
-    passed_unchanged: int = 0
-    tries: list[Try] = field(default_factory=list)
-    workaround: str = ""
+    asked: list[str]  # ids of the failed checks, or the phase of JAX's start, that were rerun
+    unchanged: int = 0  # reruns without any change
+    passed_unchanged: int = 0  # how many of them passed
+    tries: list[Try] = field(default_factory=list)  # one for each setting
+    workaround: str = ""  # the setting with which everything passes; empty where there is none
 
     @property
     def evidence(self) -> list[str]:

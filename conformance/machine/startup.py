@@ -23,23 +23,15 @@ MOST_LINES = 20
 
 @dataclass
 class Started:
-    """How a start of JAX went.
+    """How a start of JAX went."""
 
-    Attributes:
-        how: ready, failed (an exception), hang or crash.
-        phase: in which it ended; empty if it is ready.
-        message: the error, the exit code and last output, or the stack.
-        seconds: of each phase that passed.
-        live: devices and settings, as `snapshot.live` gives them; empty if it is not ready.
-        stderr: the last lines of its log.
-    """
-
-    how: str = READY
-    phase: str = ""
-    message: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
+    how: str = READY  # ready, failed (an exception), hang or crash
+    phase: str = ""  # in which it ended; empty if it is ready
+    message: str = ""  # the error, the exit code and last output, or the stack
+    seconds: dict[str, float] = field(default_factory=dict)  # of each phase that passed
+    # Devices and settings, as `snapshot.live` gives them; empty if it is not ready.
     live: dict[str, Any] = field(default_factory=dict)
-    stderr: list[str] = field(default_factory=list)
+    stderr: list[str] = field(default_factory=list)  # the last lines of its log
 
     @property
     def line(self) -> str:

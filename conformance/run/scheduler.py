@@ -40,20 +40,13 @@ class SetupError(Exception):
 
 @dataclasses.dataclass
 class _Running:
-    """A unit in its process.
+    """A unit in its process."""
 
-    Attributes:
-        unit: its checks.
-        child: the process.
-        left: ids without a result.
-        stalled: processes in a row that ended before a check did.
-        errors: what pytest could not collect or do; by file, or under "".
-    """
-
-    unit: Unit
-    child: Child
-    left: list[str]
-    stalled: int = 0
+    unit: Unit  # its checks
+    child: Child  # the process
+    left: list[str]  # ids without a result
+    stalled: int = 0  # processes in a row that ended before a check did
+    # What pytest could not collect or do; by file, or under "".
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
 
 

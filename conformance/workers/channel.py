@@ -23,17 +23,11 @@ from .serve import packed, unpacked
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """Why a call has no answer.
+    """Why a call has no answer."""
 
-    Attributes:
-        how: in words: the error that the method raised, how the process ended, or how long the parent waited.
-        silent: whether the process was still running, and did not answer in time.
-        code: the exit code of a process that ended, negative for a signal.
-    """
-
-    how: str
-    silent: bool = False
-    code: int | None = None
+    how: str  # in words: the error that the method raised, how the process ended, or how long the parent waited
+    silent: bool = False  # whether the process was still running, and did not answer in time
+    code: int | None = None  # the exit code of a process that ended, negative for a signal
 
 
 class Worker(Process):

@@ -16,16 +16,11 @@ SEEDED = "the seeded faults"
 
 @dataclass
 class Unit:
-    """Checks that share a process.
+    """Checks that share a process."""
 
-    Attributes:
-        name: for messages.
-        ids: of the checks.
-        after: ids in other units that must have a result before this one starts: checks of rungs that it needs.
-    """
-
-    name: str
-    ids: list[str]
+    name: str  # for messages
+    ids: list[str]  # of the checks
+    # Ids in other units that must have a result before this one starts: checks of rungs that it needs.
     after: frozenset[str]
 
 
