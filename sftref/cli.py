@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _shared_options(p: argparse.ArgumentParser) -> None:
     default = TrainConfig()
-    p.add_argument("--task", help=f"a GLUE task, or data with its columns (default {default.task})")
+    p.add_argument("--task", help=f"GLUE task; --data must have its columns (default {default.task})")
     p.add_argument("--data", help="bundled, hub, or a folder with train.* and validation.* (default bundled)")
     p.add_argument("--model", help="demo, tiny, a folder, or a model's id on the hub (default demo)")
     p.add_argument("--num-layers", type=int, help="keep the model's first layers only")

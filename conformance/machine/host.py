@@ -102,7 +102,7 @@ class Host:
         return files
 
     def _may_use(self, status: os.stat_result) -> bool:
-        """By owner, group and others; root always can. The device rules of a container are not visible here."""
+        """By owner, group and others; root always can. Only file permissions are tested: the rules by which a container denies a device cannot be read."""
         if self.user == 0:
             return True
         shift = 6 if status.st_uid == self.user else 3 if status.st_gid in self.groups else 0

@@ -49,7 +49,7 @@ TYPICAL = 0.1
 
 
 def allowed(why: str) -> Bound:
-    """The bound of a comparison by allowances: the largest error is at most one allowance."""
+    """The bound of `Check.within`, which divides each element's error by that element's allowance: 1."""
     return Bound(1.0, TYPICAL, why)
 
 
