@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core import output
 from ..core.kit import KIT
 from ..core.law import LEVELS
 from ..core.settings import DEFAULT_ADAPTERS, PLATFORMS, Settings, subject_labels
 from ..workers.channel import WorkerError
 from ..workers.plan import plugin_options, variables
-from .options import HOME, MATTERS, PROCESSES, SIZES
+from .options import HOME, MATTERS, PROCESSES, SIZES, TIMED, check_share
 
 if TYPE_CHECKING:
     from .judging.verdict import Judged
@@ -43,27 +44,17 @@ WORST = (0, 4, 1)
 
 def add_command(commands: Any) -> None:
     """Add `bench` to a command line."""
-    bench = commands.add_parser(
-        "bench", help="time this machine and the trainers", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add = bench.add_argument
+    raw, words = argparse.RawDescriptionHelpFormatter, "time this machine and the trainers"
+    add = commands.add_parser("bench", help=words, epilog=EXAMPLES, formatter_class=raw).add_argument
     add("--level", choices=LEVELS, default="quick", help="how many benchmarks, and for how long (default quick)")
     add("--platform", choices=PLATFORMS, help="platform of the devices (default: JAX's choice)")
     add("--devices", type=int, metavar="N", help="use at most N devices (default: all; 8 simulated ones on a CPU)")
     add("--adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer to time; repeatable")
-    add(
-        "--only",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="an id, with or without brackets, or a group; repeatable",
-    )
+    add("--only", action="append", default=[], metavar="ID", help=f"{TIMED}; repeatable")
     add("--size", choices=SIZES, help="of the model (default: small on a CPU, else base)")
     add("--seed", type=int, default=0, metavar="S", help="of all drawn values (default 0)")
-    add(
-        "--matters", type=float, default=MATTERS, metavar="SHARE", help=f"smallest slow-down that matters ({MATTERS:g})"
-    )
+    words = f"smallest slow-down that matters ({MATTERS:g})"
+    add("--matters", type=float, default=MATTERS, metavar="SHARE", help=words)
     add("--against", metavar="PYTHON", help="interpreter of another environment, or MODULE:FACTORY, to time in turn")
     add("--runs", type=int, default=1, metavar="R", help="number of runs, each in a new process (default 1)")
     add("--save", nargs="?", const="baseline", metavar="NAME", help="store the runs, for comparison with later ones")
@@ -73,19 +64,12 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: dict[str, Any]) -> int:
-    """Run the command; returns its exit code.
-
-    Raises:
-        ValueError: an argument is wrong, or pytest-benchmark is not installed.
-    """
-    from ..core import output
-
+    """Run the command; returns its exit code. A wrong argument, or no pytest-benchmark, is a ValueError."""
     settings = Settings(
         level=args["level"], adapters=tuple(args["adapter"]) or DEFAULT_ADAPTERS, platform=args["platform"],
         devices=args["devices"], seed=args["seed"],
     )  # fmt: skip
-    if not 0 < args["matters"] <= 1:
-        raise ValueError(f"--matters = {args['matters']:g}, must be above 0 and at most 1, as 0.05 is for 5 %")
+    check_share("--matters", args["matters"])
     if args["runs"] < 1:
         raise ValueError(f"--runs = {args['runs']}, must be at least 1")
     if args["against"] and (args["save"] or args["storage"] or args["runs"] > 1):
@@ -108,17 +92,14 @@ def _stored(args: dict[str, Any]) -> int:
     """Measure in new processes, and compare with the stored runs."""
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise ValueError("bench needs pytest-benchmark; install it with: pip install pytest-benchmark")
-    options = [(name, args[name]) for name in ("level", "seed", "platform", "devices", "size", "matters")]
-    options += [("adapter", name) for name in args["adapter"]]
+    names = [name for name in ("level", "seed", "platform", "devices", "size", "matters") if args[name] is not None]
     # Our own lines instead of pytest's; the plugin comes with this folder's conftest.py, also in a copy of the kit.
     words = ["-s", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "benchmark", "--benchmark-quiet"]
     words += ["-c", str(KIT / "pytest.ini"), "-o", "addopts=", "--rootdir", str(KIT)]
-    words += plugin_options([(name, value) for name, value in options if value is not None])
-    if args["storage"]:
-        words += [f"--benchmark-storage=file://{args['storage']}"]
-    first = [*words, *plugin_options([("bench-out", args["out"]), *(("time", name) for name in args["only"])])]
-    if args["save"]:
-        first += [f"--benchmark-save={args['save']}"]
+    words += plugin_options([*((name, args[name]) for name in names), *(("adapter", name) for name in args["adapter"])])
+    words += [f"--benchmark-storage=file://{args['storage']}"] if args["storage"] else []
+    first = words + plugin_options([("bench-out", args["out"]), *(("time", name) for name in args["only"])])
+    first += [f"--benchmark-save={args['save']}"] if args["save"] else []
     code = 0
     for number in range(args["runs"]):
         if args["runs"] > 1:
@@ -141,27 +122,30 @@ def _session(words: Sequence[str]) -> int:
 
 def _confirmed(args: dict[str, Any], words: Sequence[str]) -> int:
     """Rerun slower benchmarks in new processes: one run in twenty is an outlier because of its addresses."""
-    from .judging.verdict import Judged
-
-    content = json.loads((args["out"] / "bench.json").read_text(encoding="utf-8"))
-    results = [Judged.from_json(judged) for judged in content["benchmarks"]]
+    content, results = _read(args["out"])
     slow = [judged.id for judged in results if judged.by_clock]
-    reruns: dict[str, list[Judged]] = {name: [] for name in slow}
+    reruns: list[Judged] = []
     with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
         for number in range(PROCESSES - 1 if slow else 0):
             print(f"rerun in a new process, {number + 2} of {PROCESSES}: {', '.join(slow)}", flush=True)
             code = _session([*words, *plugin_options([("bench-out", folder), *(("time", name) for name in slow)])])
             if code not in WORST:
                 return code
-            for judged in json.loads((Path(folder) / "bench.json").read_text(encoding="utf-8"))["benchmarks"]:
-                reruns[judged["id"]].append(Judged.from_json(judged))
-    results = [judged.confirmed(reruns.get(judged.id, [])) for judged in results]
+            reruns += _read(Path(folder))[1]
+    results = [judged.confirmed([rerun for rerun in reruns if rerun.id == judged.id]) for judged in results]
     return _finish(args, results, content["devices"], {"environment": content["environment"]})
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], list[Judged]]:
+    from .judging.verdict import Judged
+
+    content = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
+    return content, [Judged.from_json(judged) for judged in content["benchmarks"]]
 
 
 def _against(args: dict[str, Any], settings: Settings) -> int:
     """Measure two sides in turn."""
-    from .paired import Comparison, Question
+    from .paired import Comparison
     from .side import interpreter
 
     other = interpreter(args["against"])
@@ -169,17 +153,15 @@ def _against(args: dict[str, Any], settings: Settings) -> int:
         raise ValueError(f"--against {args['against']}: compares one trainer with another; name yours with --adapter")
     before = settings if other else dataclasses.replace(settings, adapters=(args["against"],))
     # Two trainers have the same benchmarks if both have the same label.
-    label = None if other else subject_labels(settings.adapters)[0]
-    question = Question(
-        before=(other or sys.executable, (before, args["size"], args["only"], label)),
-        after=(sys.executable, (settings, args["size"], args["only"], label)),
-        matters=args["matters"], level=args["level"],
+    timed = (args["size"], args["only"], None if other else subject_labels(settings.adapters)[0])
+    comparison = Comparison(
+        before=(other or sys.executable, (before, *timed)), after=(sys.executable, (settings, *timed)),
+        matters=args["matters"], level=args["level"], tell=lambda text: print(text, flush=True),
     )  # fmt: skip
-    comparison = Comparison(question, lambda text: print(text, flush=True))
     try:
         results = comparison.run()
     except WorkerError as error:
         print(f"sftref: {error}", file=sys.stderr)
         return 3 if error.hung else 2
-    sides = {"before": comparison.described[0], "after": comparison.described[1]}
-    return _finish(args, results, comparison.described[1]["devices"], {"sides": sides})
+    old, new = comparison.described
+    return _finish(args, results, new["devices"], {"sides": {"before": old, "after": new}})

@@ -11,6 +11,7 @@ from ..core.settings import Settings
 HOME = Path(__file__).parent
 SIZES = ("small", "base")
 MATTERS = 0.05
+TIMED = "an id, with or without brackets, or a group"
 # Processes, or pairs of them, that must all find a benchmark slower.
 PROCESSES = 3
 
@@ -19,53 +20,36 @@ def add_options(add: Any) -> None:
     """The options of the benchmarks."""
     add("--sftref-benchmark", action="store_true", help="time the trainers and this machine instead of testing")
     add("--sftref-size", choices=SIZES, help="of the timed model (default: small on a CPU, else base)")
-    add(
-        "--sftref-time",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="a benchmark, its id without brackets, or a group; repeatable",
-    )
+    add("--sftref-time", action="append", default=[], metavar="ID", help=f"{TIMED}; repeatable")
     add("--sftref-bench-out", type=Path, metavar="DIR", help="folder for bench.json and bench.html")
     add("--sftref-lines", action="store_true", help="print each benchmark when it ends")
-    add(
-        "--sftref-matters",
-        type=float,
-        default=MATTERS,
-        metavar="SHARE",
-        help="the smallest slow-down that matters (0.05)",
-    )
+    words = f"smallest slow-down that matters ({MATTERS:g})"
+    add("--sftref-matters", type=float, default=MATTERS, metavar="SHARE", help=words)
 
 
-def check(option: Any) -> None:
-    """Check the options.
-
-    Raises:
-        ValueError: nothing would be timed, or an option is out of range.
-    """
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        raise ValueError("--sftref-benchmark under PYTEST_XDIST_WORKER: pytest-benchmark times nothing there; unset it")
-    if option.benchmark_disable or option.benchmark_skip:
-        raise ValueError("--sftref-benchmark with --benchmark-disable or --benchmark-skip: nothing would be timed")
-    if getattr(option, "numprocesses", None):
-        raise ValueError(
-            f"-n {option.numprocesses} with --sftref-benchmark: parallel processes slow each other down; omit -n"
-        )
-    if not 0 < option.sftref_matters <= 1:
-        raise ValueError(
-            f"--sftref-matters = {option.sftref_matters:g}, must be above 0 and at most 1, as 0.05 is for 5 %"
-        )
+def check_share(option: str, share: float) -> None:
+    """Refuse a smallest slow-down that is no share, with a ValueError that names the option."""
+    if not 0 < share <= 1:
+        raise ValueError(f"{option} = {share:g}, must be above 0 and at most 1, as 0.05 is for 5 %")
 
 
 def configure(config: pytest.Config, settings: Settings) -> None:
     """Set up a session that times.
 
     Raises:
-        ValueError: an option is wrong, or pytest-benchmark is not installed.
+        ValueError: an option is wrong, nothing would be timed, or pytest-benchmark is not installed.
     """
+    option = config.option
     if not config.pluginmanager.hasplugin("benchmark"):
         raise ValueError("--sftref-benchmark needs pytest-benchmark; install it with: pip install pytest-benchmark")
-    check(config.option)
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        raise ValueError("--sftref-benchmark under PYTEST_XDIST_WORKER: pytest-benchmark times nothing there; unset it")
+    if option.benchmark_disable or option.benchmark_skip:
+        raise ValueError("--sftref-benchmark with --benchmark-disable or --benchmark-skip: nothing would be timed")
+    workers = getattr(option, "numprocesses", None)
+    if workers:
+        raise ValueError(f"-n {workers} with --sftref-benchmark: parallel processes slow each other down; omit -n")
+    check_share("--sftref-matters", option.sftref_matters)
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = [os.path.relpath(HOME)]  # not absolute: see `workers.plan.command`
     from .plugin import Speed

@@ -1,8 +1,9 @@
-"""Verdicts -> `bench.json` for programs and `bench.html` for people: one page, no network, a picture in each row."""
+"""Verdicts -> `bench.json` for programs, `bench.html` for people, and lines for a terminal."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from ..core.sections import Block, Cell, Section, Table, Text, as_html, code, es
 from .judging import verdict
 from .judging.intervals import FAIL, PASS, Ratio, word
 from .judging.verdict import Judged, in_words
-from .tables import duration, rates
 
 SCHEMA = "sftref.bench/1"
 # Size of the picture in a row, in pixels, and the ratios at its ends: half as long, twice as long.
@@ -21,29 +21,25 @@ LOWEST, HIGHEST = 0.5, 2.0
 # The series in the picture, with the height of their bars.
 SHOWN = {"wall": 8, "cpu": 17}
 STATES = {"PASS": "good", "RECORDED": "quiet", "AMBIGUOUS": "idle", "FAIL": "bad", "WRONG": "bad"}
+GLYPHS = {"PASS": "✓", "RECORDED": "·", "AMBIGUOUS": "?", "FAIL": "✗", "WRONG": "✗"}
+UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (0.0, "ns"))
+RATES = {
+    "flops": ("GFLOP/s", 1e9), "bytes": ("GB/s", 1e9), "bus_bytes": ("GB/s bus", 1e9), "examples": ("examples/s", 1.0),
+}  # fmt: skip
 
 
 def document(results: Sequence[Judged], where: str, matters: float, more: Mapping[str, Any]) -> dict[str, Any]:
     """A run in JSON's own values; `more` is the environment, or both environments."""
+    word = verdict.overall(results)
     content: dict[str, Any] = plain({
-        "schema": SCHEMA,
-        "verdict": verdict.overall(results),
-        "exit_code": verdict.CODES[verdict.overall(results)],
-        "line": verdict.line(results, where),
-        "devices": where,
-        "matters": matters,
-        "benchmarks": [judged.to_json() for judged in results],
-        **more,
+        "schema": SCHEMA, "verdict": word, "exit_code": verdict.CODES[word], "line": verdict.line(results, where),
+        "devices": where, "matters": matters, "benchmarks": [asdict(judged) for judged in results], **more,
     })  # fmt: skip
     return content
 
 
 def write(out: Path, results: Sequence[Judged], where: str, matters: float, more: Mapping[str, Any]) -> None:
-    """Write bench.json and bench.html, each complete or not at all.
-
-    Raises:
-        OSError: one cannot be written.
-    """
+    """Write bench.json and bench.html, each complete or not at all; an OSError if one cannot be written."""
     content = document(results, where, matters, more)
     output.write(out, {"bench.json": json.dumps(content, indent=1) + "\n", "bench.html": page(content)})
 
@@ -58,11 +54,7 @@ def page(content: Mapping[str, Any]) -> str:
 
 
 def section(content: Mapping[str, Any]) -> Section:
-    """bench.json -> a table with a row for each benchmark.
-
-    Raises:
-        KeyError, TypeError: it is not a bench.json.
-    """
+    """bench.json -> a table with a row for each benchmark; a KeyError or a TypeError if it is not one."""
     matters = float(content["matters"])
     rows = [_row(Judged.from_json(one), matters) for one in content["benchmarks"]]
     legend = (
@@ -75,42 +67,56 @@ def section(content: Mapping[str, Any]) -> Section:
     return Section(f"Speed: {content['verdict']}", blocks, "speed")
 
 
+def duration(seconds: float) -> str:
+    """Seconds with a suitable unit."""
+    size, unit = next((size, unit) for size, unit in UNITS if seconds >= size)
+    return f"{seconds / (size or 1e-9):.3g} {unit}"
+
+
+def _times(judged: Judged) -> tuple[str, str]:
+    """The time of one execution, and the amounts in a second, with their units."""
+    if judged.measured is None:
+        return "", ""
+    rates = judged.measured.rates
+    words = ", ".join(f"{rates[name] / size:,.3g} {unit}" for name, (unit, size) in RATES.items() if name in rates)
+    return duration(judged.measured.seconds["wall"]), words
+
+
+def table(results: Sequence[Judged], widest: int) -> Iterator[str]:
+    """A line for each benchmark, with ids padded to `widest`, and one more for the reason of a failure."""
+    for judged in results:
+        seconds, rate = _times(judged)
+        compared = "; ".join(in_words(series, judged.ratios[series]) for series in SHOWN if series in judged.ratios)
+        glyph, word = GLYPHS[judged.word], judged.word
+        yield f"{glyph} {judged.id:<{widest}}  {seconds:>8}  {rate:<34}  {word}  {compared}".rstrip()
+        if judged.message and word in ("FAIL", "WRONG"):
+            yield f"    {judged.message}"
+
+
 def _row(judged: Judged, matters: float) -> list[str | Cell]:
-    seconds, rate = "", ""
-    if judged.measured is not None:
-        seconds, rate = duration(judged.measured.seconds["wall"]), rates(judged.measured.rates)
+    seconds, rate = _times(judged)
     shown = {name: ratio for name, ratio in judged.ratios.items() if name in SHOWN}
     others = [in_words(name, ratio) for name, ratio in judged.ratios.items() if name not in SHOWN]
     words = "; ".join(in_words(name, ratio) for name, ratio in shown.items())
-    return [
-        code(judged.id),
-        Cell(judged.word, STATES[judged.word]),
-        Cell(seconds, "n"),
-        Cell(rate, "n"),
-        Cell(words, svg=picture(shown, words, matters)),
-        judged.message if judged.word != PASS else "; ".join(others),
-    ]
+    details = judged.message if judged.word != PASS else "; ".join(others)
+    seen = Cell(words, svg=_picture(shown, words, matters))
+    return [code(judged.id), Cell(judged.word, STATES[judged.word]), Cell(seconds, "n"), Cell(rate, "n"), seen, details]
 
 
-def picture(ratios: Mapping[str, Ratio], words: str, matters: float) -> str:
+def _picture(ratios: Mapping[str, Ratio], words: str, matters: float) -> str:
     """Each interval as a bar on a logarithmic axis, with lines at 1 and at the smallest ratio that matters."""
     if not ratios:
         return ""
     marks = [
-        f'<line x1="{_x(1):.1f}" x2="{_x(1):.1f}" y1="0" y2="{HEIGHT}" stroke="var(--quiet)"/>',
-        f'<line x1="{_x(1 + matters):.1f}" x2="{_x(1 + matters):.1f}" y1="0" y2="{HEIGHT}" stroke="var(--bad)" '
-        'stroke-dasharray="3 2"/>',
+        f'<path d="M{_x(1):.1f} 0 V{HEIGHT}" stroke="var(--quiet)"/>',
+        f'<path d="M{_x(1 + matters):.1f} 0 V{HEIGHT}" stroke="var(--bad)" stroke-dasharray="3 2"/>',
     ]
     for name, ratio in ratios.items():
-        marks += _bar(ratio, SHOWN[name], matters)
+        y = SHOWN[name]
+        colour = {PASS: "var(--good)", FAIL: "var(--bad)"}.get(word(ratio, matters), "var(--idle)")
+        marks.append(f'<path d="M{_x(ratio.low):.1f} {y} H{_x(ratio.high):.1f}" stroke="{colour}" stroke-width="3"/>')
+        marks.append(f'<circle cx="{_x(ratio.value):.1f}" cy="{y}" r="3.5" fill="{colour}"/>')
     return svg(words, WIDTH, HEIGHT, marks)
-
-
-def _bar(ratio: Ratio, y: int, matters: float) -> Iterator[str]:
-    colour = {PASS: "var(--good)", FAIL: "var(--bad)"}.get(word(ratio, matters), "var(--idle)")
-    ends = f'x1="{_x(ratio.low):.1f}" x2="{_x(ratio.high):.1f}" y1="{y}" y2="{y}"'
-    yield f'<line {ends} stroke="{colour}" stroke-width="3"/>'
-    yield f'<circle cx="{_x(ratio.value):.1f}" cy="{y}" r="3.5" fill="{colour}"/>'
 
 
 def _x(ratio: float) -> float:

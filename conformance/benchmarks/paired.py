@@ -20,11 +20,10 @@ from typing import Any
 from ..workers.channel import Worker, WorkerError, call
 from .judging import intervals
 from .judging.intervals import AMBIGUOUS, FAIL, Ratio
-from .judging.verdict import NOTHING, WRONG, Judged, in_words
-from .measuring.counts import differences
+from .judging.verdict import WRONG, Judged, differences, in_words, nonzero
 from .measuring.rounds import Measured
 from .options import PROCESSES
-from .side import DEADLINE, labels, overlay, start
+from .side import DEADLINE, overlay, start
 
 # Pairs of rounds after which a benchmark is judged; the looks share one probability of a false alarm.
 LOOKS = (12, 24, 48, 96, 192)
@@ -42,49 +41,19 @@ class Pairs:
     exact: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
     blocks: list[dict[str, list[tuple[float, float]]]] = field(default_factory=list)
 
-    def ratio(self, series: str, alarms: float) -> Ratio:
-        """The ratio over all processes, with a probability `alarms` of a false alarm."""
-        return _ratio([pair for block in self.blocks for pair in block[series]], alarms)
 
-    def each(self, series: str) -> list[float]:
-        """The estimate of each pair of processes."""
-        return [_ratio(block[series], 0.5).value for block in self.blocks]
-
-
-def _ratio(pairs: Sequence[tuple[float, float]], alarms: float) -> Ratio:
-    return intervals.of_pairs([a for a, _ in pairs], [b for _, b in pairs], alarms)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is compared.
-
-    Attributes:
-        before: interpreter of the side compared with, and arguments of its `worker.Timer`.
-        after: of the side judged.
-        matters: the least slow-down that matters.
-        level: for how long it is measured at most.
-    """
-
-    before: tuple[str, Sequence[Any]]
-    after: tuple[str, Sequence[Any]]
-    matters: float
-    level: str
-
-
+@dataclass
 class Comparison:
-    """A paired run.
+    """A paired run."""
 
-    Args:
-        question: what is compared.
-        tell: is called with each line about the progress.
-    """
-
-    def __init__(self, question: Question, tell: Callable[[str], None]) -> None:
-        self.question, self.tell = question, tell
-        self.measured: dict[str, Pairs] = {}
-        self.wrong: dict[str, str] = {}
-        self.described: list[dict[str, Any]] = [{}, {}]
+    before: tuple[str, Sequence[Any]]  # interpreter of the side compared with, and arguments of its `worker.Timer`
+    after: tuple[str, Sequence[Any]]  # of the side judged
+    matters: float  # the least slow-down that matters
+    level: str  # for how long it is measured at most
+    tell: Callable[[str], None]  # is called with each line about the progress
+    described: list[dict[str, Any]] = field(default_factory=list)  # both sides, as they describe themselves
+    measured: dict[str, Pairs] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> list[Judged]:
         """Compare all benchmarks, and again those that look slower.
@@ -97,7 +66,7 @@ class Comparison:
         with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
             where = overlay(Path(folder))
             for number in range(PROCESSES):
-                with start(*self.question.before, where) as before, start(*self.question.after, where) as after:
+                with start(*self.before, where) as before, start(*self.after, where) as after:
                     names = self._block({"before": before, "after": after}, names, number)
                 if not names:
                     break
@@ -106,11 +75,12 @@ class Comparison:
     def _block(self, sides: Mapping[str, Worker], names: list[str] | None, number: int) -> list[str]:
         """Measure in one pair of processes, all benchmarks if `names` is None; those that another pair must measure."""
         before, after = self.described = call(sides, "describe", seconds=DEADLINE)
-        both = [name for name, _ in after["entries"] if name in {n for n, _ in before["entries"]}]
+        both = [name for name in after["entries"] if name in before["entries"]]
         if not both:
             raise ValueError("the two sides have no benchmark in common; both need trainers of the same labels")
         if names is None:
-            self.tell(f"{len(both)} benchmarks on {after['devices']}: {labels(after)}, compared with {labels(before)}")
+            new, old = _versions(after), _versions(before)
+            self.tell(f"{len(both)} benchmarks on {after['devices']}: {new}, compared with {old}")
         self.count = len(both)
         again = []
         for name in both if names is None else names:
@@ -125,7 +95,7 @@ class Comparison:
                 continue
             judged = self.judged(name)
             # A count that must be 0, and is not, needs no other process to confirm it.
-            slower = FAIL in self._words(name).values() and not self._spoiled(name)
+            slower = FAIL in self._words(name).values() and not nonzero(self.measured[name].exact[1])
             if slower and number + 1 < PROCESSES:
                 again.append(name)
                 self.tell(f"{name}: {judged.message or judged.word}; again in new processes")
@@ -139,7 +109,7 @@ class Comparison:
         pairs.work, pairs.exact = after["work"], (before["exact"], after["exact"])
         block: dict[str, list[tuple[float, float]]] = {}
         pairs.blocks.append(block)
-        until = time.monotonic() + SECONDS[self.question.level]
+        until = time.monotonic() + SECONDS[self.level]
         looks = FEW_LOOKS if after["once"] else LOOKS
         for number in range(looks[-1]):
             times = {}
@@ -154,17 +124,13 @@ class Comparison:
     def _ratios(self, name: str) -> dict[str, Ratio]:
         # Wall and processor time of each benchmark, at each look.
         alarms = intervals.FALSE_ALARMS / (2 * self.count * len(LOOKS))
-        pairs = self.measured[name]
-        series = [s for s in pairs.blocks[-1] if all(a > 0 and b > 0 for block in pairs.blocks for a, b in block[s])]
-        return {s: pairs.ratio(s, alarms) for s in series}
+        blocks = self.measured[name].blocks
+        pairs = {s: [pair for block in blocks for pair in block[s]] for s in blocks[-1]}
+        timed = {s: each for s, each in pairs.items() if all(a > 0 and b > 0 for a, b in each)}
+        return {s: intervals.of_pairs(*zip(*each, strict=True), alarms=alarms) for s, each in timed.items()}
 
     def _words(self, name: str) -> dict[str, str]:
-        return {s: intervals.word(ratio, self.question.matters) for s, ratio in self._ratios(name).items()}
-
-    def _spoiled(self, name: str) -> list[str]:
-        """The counts that must be 0 and are not."""
-        counts = self.measured[name].exact[1]
-        return [f"{what} {counts[what]:g}, must be 0" for what in NOTHING if counts.get(what)]
+        return {s: intervals.word(ratio, self.matters) for s, ratio in self._ratios(name).items()}
 
     def judged(self, name: str) -> Judged:
         """The verdict on one benchmark."""
@@ -177,16 +143,22 @@ class Comparison:
             rates={what: amount / seconds["wall"] for what, amount in pairs.work.items()},
             exact=pairs.exact[1], rounds=ratios["wall"].n,
         )  # fmt: skip
-        spoiled = self._spoiled(name)
+        wrong = nonzero(pairs.exact[1])
         changed = differences(*pairs.exact)
-        for s, word in words.items():
-            if word == FAIL and min(pairs.each(s)) <= 1 + self.question.matters / 2:
+        for s in [s for s, word in words.items() if word == FAIL]:
+            each = [intervals.of_pairs(*zip(*block[s], strict=True), alarms=0.5).value for block in pairs.blocks]
+            if min(each) <= 1 + self.matters / 2:
                 words[s] = AMBIGUOUS  # slower in one pair of processes only: the processes differ
-        word = FAIL if spoiled else next(w for w in (FAIL, AMBIGUOUS, "PASS") if w in words.values())
+        word = FAIL if wrong else next(w for w in (FAIL, AMBIGUOUS, "PASS") if w in words.values())
         why = [in_words(s, ratios[s]) for s, w in words.items() if w == word]
         if word == AMBIGUOUS:
-            wants = [intervals.needed(ratios[s], self.question.matters) for s, w in words.items() if w == AMBIGUOUS]
+            wants = [intervals.needed(ratios[s], self.matters) for s, w in words.items() if w == AMBIGUOUS]
             most = max(math.inf if want is None else want for want in wants)
             why.append(f"needs about {most} pairs" if math.isfinite(most) else "too noisy here to tell")
-        why = spoiled + why + [f"another program: {'; '.join(changed)}"] * bool(changed)
+        why = wrong + why + [f"another program: {'; '.join(changed)}"] * bool(changed)
         return Judged(name, word, ratios, "; ".join(why), measured)
+
+
+def _versions(described: Mapping[str, Any]) -> str:
+    versions = described["versions"]
+    return f"JAX {versions.get('jax')}, jaxlib {versions.get('jaxlib')}, Python {versions['python']}"

@@ -13,13 +13,12 @@ from ..core.settings import Settings
 from ..machine import snapshot
 from .judging import stored_runs, verdict
 from .judging.intervals import AMBIGUOUS, FAIL
-from .measuring.bench import Bench, Benchmark, find_devices
+from .measuring.bench import Bench, find_devices
 from .measuring.kernels import kernels
 from .measuring.rounds import measure
 from .measuring.suite import suite
 from .measuring.timing import WrongResultError
-from .page import write
-from .tables import table
+from .page import table, write
 
 AUTOMATIC = "first"
 UNDECIDED = 6  # beyond pytest's own exit codes: a benchmark is AMBIGUOUS
@@ -27,29 +26,24 @@ DEFAULT_STORAGE = "file://./.benchmarks"
 
 
 class Speed:
-    """One session's benchmarks.
-
-    Args:
-        config: pytest's.
-        settings: of the kit.
-    """
+    """One session's benchmarks."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         option = config.option
         devices = find_devices(settings)
         self.config, self.settings = config, settings
+        self.results: list[verdict.Judged] = []
+        self.out: Path | None = option.sftref_bench_out
         self.bench = Bench(devices, settings.subjects, option.sftref_size, settings.seed)
         self.entries = {e.id: e for e in suite(self.bench, settings.level, option.sftref_time)}
         if not self.entries:
             stems = sorted({e.id.partition("[")[0] for e in suite(self.bench, "full")})
             words, known = ", ".join(option.sftref_time), ", ".join(stems)
             raise ValueError(f"--only = {words} matches no benchmark at level {settings.level}; there are: {known}")
-        self.widest = max(map(len, self.entries), default=0)
+        self.widest = max(map(len, self.entries))
         self.where = stored_runs.described(devices, self.bench.size)
         self.environment = snapshot.static() | snapshot.live(settings.devices)
         self.kernels = kernels(devices[0])
-        self.results: list[verdict.Judged] = []
-        self.out: Path | None = option.sftref_bench_out
         if option.benchmark_storage == DEFAULT_STORAGE:
             option.benchmark_storage = f"file://{stored_runs.storage(self.where)}"
         self.runs = stored_runs.load(Path(option.benchmark_storage.removeprefix("file://")))
@@ -62,10 +56,9 @@ class Speed:
         if self.automatic:
             option.benchmark_save = AUTOMATIC
         least = {entry.id: entry.scatter for entry in self.entries.values()}
-        self.judge = verdict.Judge(
-            self.runs, versions, option.sftref_matters, len(self.entries), least=least,
-            recording=bool(self.automatic or (first and saved)),
-        )  # fmt: skip
+        count, recording = len(self.entries), bool(self.automatic or (first and saved))
+        matters = option.sftref_matters
+        self.judge = verdict.Judge(self.runs, versions, matters, count, least=least, recording=recording)
         # With all times, so that a stored run can be analysed later.
         option.benchmark_save_data = True
 
@@ -75,7 +68,14 @@ class Speed:
         entry = self.entries[request.param]
 
         def timed() -> None:
-            judged = self._judged(entry, benchmark)
+            kernel = self.kernels[entry.kernel]
+            try:
+                judged = self.judge.judge(measure(entry, self.bench, kernel, self.settings.level, benchmark))
+            except WrongResultError as error:
+                judged = verdict.Judged(entry.id, verdict.WRONG, message=str(error))
+            except Exception as error:
+                self.results.append(verdict.Judged(entry.id, verdict.WRONG, message=f"{type(error).__name__}: {error}"))
+                raise
             self.results.append(judged)
             if self.config.option.sftref_lines:
                 print("\n".join(table([judged], self.widest)), flush=True)
@@ -84,16 +84,6 @@ class Speed:
 
         return timed
 
-    def _judged(self, entry: Benchmark, benchmark: Any) -> verdict.Judged:
-        try:
-            kernel = self.kernels[entry.kernel]
-            return self.judge.judge(measure(entry, self.bench, kernel, self.settings.level, benchmark))
-        except WrongResultError as error:
-            return verdict.Judged(entry.id, verdict.WRONG, message=str(error))
-        except Exception as error:
-            self.results.append(verdict.Judged(entry.id, verdict.WRONG, message=f"{type(error).__name__}: {error}"))
-            raise
-
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """A test for each benchmark."""
         if "speed" in metafunc.fixturenames:
@@ -101,15 +91,16 @@ class Speed:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        """Do not store a slower or wrong run unless the user asked for it; set the exit code of an ambiguous one."""
+        """Do not store a slower or wrong run unless the user asked for it; report; set the code of an ambiguous one."""
         word = verdict.overall(self.results)
         if self.automatic and word in (FAIL, verdict.WRONG):
             self.config._benchmarksession.save = None  # type: ignore[attr-defined]
             self.automatic = False
         yield
         if self.out is not None:
-            matters = self.config.option.sftref_matters
-            write(self.out, self.results, self.where, matters, {"environment": self.environment})
+            write(self.out, self.results, self.where, self.judge.matters, {"environment": self.environment})
+        if self.config.option.sftref_lines:
+            print(self._line(), flush=True)
         if session.exitstatus == pytest.ExitCode.OK and word == AMBIGUOUS:
             session.exitstatus = UNDECIDED
 
@@ -120,10 +111,9 @@ class Speed:
     def pytest_benchmark_compare_machine_info(self, compared_benchmark: dict[str, Any]) -> None:
         """Refuse a baseline of other devices."""
         try:
-            stored_runs.check_device(
-                compared_benchmark["machine_info"], self.where, str(self.config.option.benchmark_compare)
-            )
-        except stored_runs.BaselineError as error:
+            words = str(self.config.option.benchmark_compare)
+            stored_runs.check_device(compared_benchmark["machine_info"], self.where, words)
+        except ValueError as error:
             raise pytest.UsageError(str(error)) from error
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -131,11 +121,6 @@ class Speed:
         terminalreporter.section("speed")
         for text in [*table(self.results, self.widest), self._line()]:
             terminalreporter.write_line(text)
-
-    def pytest_unconfigure(self) -> None:
-        """The last line, if there is no terminal reporter."""
-        if self.config.option.sftref_lines:
-            print(self._line(), flush=True)
 
     def _line(self) -> str:
         kept = ""

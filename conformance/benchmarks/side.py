@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,9 @@ DEADLINE = 600.0
 
 
 def start(python: str, timed: Sequence[Any], overlay: Path) -> Worker:
-    """Start a process of `worker.py`.
+    """Start a process of `worker.Timer`, with the arguments `timed`, in the environment of an interpreter.
 
-    Args:
-        python: the interpreter of its environment.
-        timed: the arguments of `worker.Timer`.
-        overlay: a folder in which Python finds this kit; see `overlay`.
-
-    Raises:
-        ValueError: `python` cannot be run.
+    A `python` that cannot be run is a ValueError.
     """
     # Both sides run this kit's code, whatever version of it their environments have.
     paths = [str(overlay), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -43,26 +37,15 @@ def overlay(folder: Path) -> Path:
     home = Path(sys.modules["sftref"].__file__ or "").parent
     inside = folder / "sftref"
     inside.mkdir()
-    for entry in home.iterdir():
-        if entry.name not in ("conformance", "__pycache__"):
-            (inside / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
-    (inside / "conformance").symlink_to(KIT, target_is_directory=True)
+    entries = {entry.name: entry for entry in home.iterdir() if entry.name != "__pycache__"} | {"conformance": KIT}
+    for name, entry in entries.items():
+        (inside / name).symlink_to(entry, target_is_directory=entry.is_dir())
     return folder
 
 
 def interpreter(against: str) -> str | None:
-    """The Python that `--against` names; None where it names a trainer, MODULE:FACTORY.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """The Python that `--against` names, or None for a trainer, MODULE:FACTORY; a ValueError if it is neither."""
     python = shutil.which(against)
     if python is None and (":" not in against or os.sep in against):
         raise ValueError(f"--against {against}: must be a Python interpreter (.venv-old/bin/python) or MODULE:FACTORY")
     return python
-
-
-def labels(described: Mapping[str, Any]) -> str:
-    """A side in words: its versions."""
-    versions = described["versions"]
-    return f"JAX {versions.get('jax')}, jaxlib {versions.get('jaxlib')}, Python {versions['python']}"

@@ -12,13 +12,12 @@ import pytest
 from sftref.conformance.benchmarks import paired
 from sftref.conformance.benchmarks.judging.intervals import AMBIGUOUS, FAIL, PASS
 from sftref.conformance.benchmarks.judging.verdict import WRONG, Judged, overall
-from sftref.conformance.benchmarks.paired import Comparison, Question
+from sftref.conformance.benchmarks.paired import Comparison
 from sftref.conformance.benchmarks.side import DEADLINE, interpreter, overlay, start
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.workers.channel import NoAnswer, Worker, WorkerError, call
 
 pytestmark = pytest.mark.once
-QUESTION = Question(("old", ()), ("new", ()), 0.05, "quick")
 Took = Callable[[int, np.random.Generator], float]
 
 
@@ -33,7 +32,7 @@ class FakeSide:
         self.log.append(method)
         if method == "describe":
             versions = {"jax": "0", "jaxlib": "0", "python": "3"}
-            return {"versions": versions, "devices": "8 x cpu", "platform": "cpu", "entries": [("step[t]", "training")]}
+            return {"versions": versions, "devices": "8 x cpu", "platform": "cpu", "entries": ["step[t]"]}
         if method == "prepare":
             if self.exact.get("wrong"):
                 raise WorkerError({"after": NoAnswer("it is wrong", silent=self.exact["wrong"] > 1)})
@@ -62,7 +61,7 @@ def compared(
 
     monkeypatch.setattr(paired, "start", start)
     monkeypatch.setattr(paired, "call", lambda sides, method, *_, **__: [s.call(method) for s in sides.values()])
-    (judged,) = Comparison(QUESTION, lambda _: None).run()
+    (judged,) = Comparison(("old", ()), ("new", ()), 0.05, "quick", tell=lambda _: None).run()
     return judged, log
 
 
@@ -140,7 +139,7 @@ def test_a_worker_times_benchmarks_and_goes_on_after_an_error(started: Callable[
     with side["after"]:
         [described] = call(side, "describe", seconds=DEADLINE)
         assert described["devices"] == "1 x cpu, small"
-        assert described["entries"] == [("dispatch", "dispatch")]
+        assert described["entries"] == ["dispatch"]
         [prepared] = call(side, "prepare", "dispatch", seconds=DEADLINE)
         assert prepared["once"] is False
         with pytest.raises(WorkerError, match="after: KeyError: 'nothing'") as failure:

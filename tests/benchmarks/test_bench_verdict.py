@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,9 @@ import jax
 import pytest
 from sftref.conformance.benchmarks.judging import stored_runs, verdict
 from sftref.conformance.benchmarks.judging.intervals import AMBIGUOUS, FAIL, PASS
-from sftref.conformance.benchmarks.judging.stored_runs import BaselineError, Stored
-from sftref.conformance.benchmarks.judging.verdict import RECORDED, WRONG, Judge, Judged
+from sftref.conformance.benchmarks.judging.stored_runs import Stored
+from sftref.conformance.benchmarks.judging.verdict import RECORDED, WRONG, Judge, Judged, differences
 from sftref.conformance.benchmarks.measuring.bench import SIZES, Bench
-from sftref.conformance.benchmarks.measuring.counts import differences, operations
 from sftref.conformance.benchmarks.measuring.rounds import Measured
 from sftref.conformance.benchmarks.measuring.timing import (
     Round,
@@ -22,8 +22,8 @@ from sftref.conformance.benchmarks.measuring.timing import (
     repeats,
     rounded,
 )
-from sftref.conformance.benchmarks.page import document, page
-from sftref.conformance.benchmarks.tables import duration, table
+from sftref.conformance.benchmarks.measuring.trainers import operations
+from sftref.conformance.benchmarks.page import document, duration, page, table
 
 pytestmark = pytest.mark.once
 
@@ -35,9 +35,9 @@ def measured(wall: float, *, id: str = "step[mesh]", **exact: float) -> Measured
     return Measured(id, {"wall": 0.01}, {"wall": wall, "cpu": wall}, {"examples": 64.0}, EXACT | exact, 20)
 
 
-def stored(wall: float, *, versions: dict[str, str] = VERSIONS, path: str = "0001_a.json", **exact: float) -> Stored:
+def stored(wall: float, *, versions: dict[str, str] = VERSIONS, **exact: float) -> Stored:
     both = {m.id: m for m in (measured(wall, **exact), measured(wall * 2, id="evaluation[mesh]"))}
-    return Stored(Path(path), "8 x cpu, small", versions, both)
+    return Stored(versions, both)
 
 
 THREE = [stored(1.0), stored(1.005), stored(0.995)]
@@ -64,7 +64,7 @@ def test_a_slower_benchmark_needs_confirmation() -> None:
         judged = slow.confirmed([slow, Judged(slow.id, word)])
         assert (judged.word, judged.by_clock) == (AMBIGUOUS, False)
         assert f"in one process, but {word} in another" in judged.message
-    assert Judged.from_json(json.loads(json.dumps(slow.to_json()))) == slow
+    assert Judged.from_json(json.loads(json.dumps(asdict(slow)))) == slow
     assert not judge(THREE).judge(measured(1.2, operations=101)).by_clock, "a changed program is one in any process"
 
 
@@ -124,7 +124,7 @@ def test_the_worst_word_is_that_of_the_run(words: list[str], over_all: str) -> N
 def file_of(folder: Path, name: str, devices: str, entries: list[Measured]) -> Path:
     content = {
         "machine_info": {stored_runs.KEY: {"where": devices, "versions": VERSIONS}},
-        "benchmarks": [{"name": m.id, "extra_info": {stored_runs.KEY: m.to_json()}} for m in entries],
+        "benchmarks": [{"name": m.id, "extra_info": {stored_runs.KEY: asdict(m)}} for m in entries],
     }
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,13 +142,13 @@ def test_stored_runs_are_read_oldest_first_and_others_left_alone(tmp_path: Path)
 def test_a_damaged_run_is_named(tmp_path: Path) -> None:
     path = file_of(tmp_path, "0001_a.json", "8 x cpu, small", [measured(1.0)])
     path.write_text(path.read_text()[:100])
-    with pytest.raises(BaselineError, match=r"0001_a\.json: not a stored run .* remove it"):
+    with pytest.raises(ValueError, match=r"0001_a\.json: not a stored run .* remove it"):
         stored_runs.load(tmp_path)
 
 
 def test_a_run_of_other_devices_is_refused_by_name() -> None:
     info = {stored_runs.KEY: {"where": "2 x NVIDIA H100, base"}}
-    with pytest.raises(BaselineError, match="measured on 2 x NVIDIA H100, base, must be 8 x cpu, small as in this run"):
+    with pytest.raises(ValueError, match="measured on 2 x NVIDIA H100, base, must be 8 x cpu, small as in this run"):
         stored_runs.check_device(info, "8 x cpu, small", "0001")
 
 

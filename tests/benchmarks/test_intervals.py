@@ -73,15 +73,15 @@ def test_scatter_is_drawn_towards_that_of_all() -> None:
     assert scatter[0].deviation == pytest.approx(math.sqrt(4 * 0.5 / 6))
     assert scatter[1].deviation == pytest.approx(math.sqrt((4 * 0.5 + 2) / 6))
     assert scatter[2].deviation == pytest.approx(math.sqrt(0.5))
-    assert [scatter[place].freedom for place in range(3)] == [6, 6, 4]
-    assert intervals.scatter([[1.0], [2.0]]) == {}
+    assert [each.freedom for each in scatter] == [6, 6, 4]
+    assert intervals.scatter([[1.0], [2.0]]) == []
 
 
 def test_what_is_known_to_scatter_more_does_so_alone() -> None:
     runs = [[1.0, 1.01], [1.0, 1.0], [1.0, 2.0]]
     scatter = intervals.scatter(runs, [0.0, 0.0, 0.25])
     without = intervals.scatter(runs[:2])
-    assert [scatter[place] for place in (0, 1)] == [without[place] for place in (0, 1)]
+    assert scatter[:2] == without
     assert scatter[2].deviation == pytest.approx(0.25)
     assert intervals.scatter([[1.0, 9.0]], [0.25])[0].deviation > 0.25
 

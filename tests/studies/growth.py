@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 from sftref.conformance.adapter import AdapterError, Case
 from sftref.conformance.benchmarks.measuring.bench import ENDLESS, SIZES, Bench
-from sftref.conformance.benchmarks.measuring.kernels import kernels
-from sftref.conformance.benchmarks.measuring.rounds import Timer
-from sftref.conformance.benchmarks.measuring.timing import Prepared, repeats
+from sftref.conformance.benchmarks.measuring.kernels import TRIES, kernels
+from sftref.conformance.benchmarks.measuring.timing import repeats, rounded
 from sftref.conformance.core.sections import Block, Figure, Row, Section, Table, as_html, escape, number, svg
 from sftref.conformance.core.settings import Settings, start_jax
 from sftref.conformance.oracle.cases import start_params
@@ -148,11 +147,10 @@ def measured(bench: Bench, label: str, axes: Sequence[str]) -> Iterator[Sample]:
             def step(batch: Any = batch) -> Any:
                 return trainer.step(batch)
 
-            timer = Timer(Prepared(step), kernel, repeats(step))
+            repeat, pairs = repeats(step), []
             for _ in range(ROUNDS):
-                timer.before()
-                timer.during()
-            pairs = timer.series(cpu=False)["wall"]
+                beside = min(rounded(kernel, 1).wall for _ in range(TRIES))
+                pairs.append((rounded(step, repeat).wall, beside))
             costs = trainer.costs(batch) if "costs" in trainer.capabilities else {}
             yield Sample(
                 axis, value, statistics.median(a / k for a, k in pairs), statistics.median(k for _, k in pairs),

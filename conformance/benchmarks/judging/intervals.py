@@ -17,6 +17,7 @@ Half, so that neither an equally fast run nor one that is slower by exactly that
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +27,14 @@ PASS, FAIL, AMBIGUOUS = "PASS", "FAIL", "AMBIGUOUS"
 # The probability that a run of all benchmarks has a false alarm; shared among all its comparisons.
 FALSE_ALARMS = 0.01
 # The weight of the pooled scatter of all benchmarks beside a benchmark's own, in degrees of freedom. Benchmarks scatter
-# by 2 to 20 %; with a larger weight the noisy ones would raise false alarms. With this one, there are
-# some in 0.8 % of the runs of `test_intervals.py`.
+# by 2 to 20 %; with a larger weight the noisy ones raise false alarms, with this one in 0.8 % of a test's runs.
 POOLED_WORTH = 4
 # If more rounds than this are needed, the machine is too noisy.
 MOST_ROUNDS = 100_000
 
 
-class Ratio(NamedTuple):
+@dataclass(frozen=True)
+class Ratio:
     """A ratio of times: an estimate, an interval, and the number of pairs or runs behind it."""
 
     value: float
@@ -43,15 +44,10 @@ class Ratio(NamedTuple):
 
 
 def of_pairs(before: Sequence[float], after: Sequence[float], alarms: float) -> Ratio:
-    """The ratio of pairs of times, in the order of their measurement.
+    """The ratio of pairs of times: seconds [n] of the first side, and of the second, each measured beside its partner.
 
-    Args:
-        before: seconds [n] of the first side.
-        after: seconds [n] of the second side, each measured beside its partner.
-        alarms: the probability that the truth is beyond one end of the interval.
-
-    Returns:
-        The ratio and its interval, whose ends are 0 and infinity if n is too small for `alarms`.
+    `alarms` is the probability that the truth is beyond one end of the interval; if n is too small for it, the ends are
+    0 and infinity.
 
     Raises:
         ValueError: the sides differ in length, there is no pair, or a time is not positive.
@@ -75,10 +71,7 @@ def signed_rank_tail(n: int, alarms: float) -> int | None:
     """
     chances = np.ones(1)
     for rank in range(1, n + 1):
-        grown = np.zeros(len(chances) + rank)
-        grown[: len(chances)] += chances / 2
-        grown[rank:] += chances / 2
-        chances = grown
+        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
     below = int(np.searchsorted(np.cumsum(chances), alarms, side="right"))
     return below - 1 if below else None
 
@@ -90,8 +83,8 @@ class Scatter(NamedTuple):
     freedom: int
 
 
-def scatter(runs: Sequence[Sequence[float]], least: Sequence[float] | None = None) -> dict[int, Scatter]:
-    """The scatter between runs of each benchmark: its own, shrunk towards the pooled scatter of all benchmarks.
+def scatter(runs: Sequence[Sequence[float]], least: Sequence[float] | None = None) -> list[Scatter]:
+    """The scatter between runs of each benchmark: its own, shrunk towards the pooled scatter; empty without two runs.
 
     The moderated variance of Smyth, "Linear models and empirical Bayes methods", 2004, section 4: (d0 s0^2 + d s^2) /
     (d0 + d), with d0 + d degrees of freedom.
@@ -99,33 +92,25 @@ def scatter(runs: Sequence[Sequence[float]], least: Sequence[float] | None = Non
     Args:
         runs: for each benchmark, the (normalised) times of the stored runs; the lists may differ in length.
         least: for each, a known lower bound; benchmarks with a bound above 0 are not pooled.
-
-    Returns:
-        By the index of the benchmark; empty if no benchmark has two runs.
     """
     known = [0.0] * len(runs) if least is None else least
     squares = [float(((np.log(r) - np.log(r).mean()) ** 2).sum()) if len(r) else 0.0 for r in runs]
     freedom = [max(len(r) - 1, 0) for r in runs]
     if not sum(freedom):
-        return {}
-    alike = [place for place, least_known in enumerate(known) if not least_known] or list(range(len(runs)))
+        return []
+    alike = [place for place, bound in enumerate(known) if not bound] or list(range(len(runs)))
     pooled = sum(squares[place] for place in alike) / max(sum(freedom[place] for place in alike), 1)
-    return {
-        place: Scatter(
-            max(math.sqrt((POOLED_WORTH * pooled + own) / (POOLED_WORTH + df)), known[place]), POOLED_WORTH + df
-        )
-        for place, (own, df) in enumerate(zip(squares, freedom, strict=True))
-    }
+    return [
+        Scatter(max(math.sqrt((POOLED_WORTH * pooled + own) / (POOLED_WORTH + df)), bound), POOLED_WORTH + df)
+        for own, df, bound in zip(squares, freedom, known, strict=True)
+    ]
 
 
 def of_runs(before: Sequence[float], after: Sequence[float], spread: Scatter | None, alarms: float) -> Ratio:
-    """The ratio of (normalised) times of runs: means of logarithms, with an interval by Student's t.
+    """The ratio of (normalised) times of stored and present runs, at least one of each: means of logarithms.
 
-    Args:
-        before: of the stored runs, at least one.
-        after: of the present runs, at least one.
-        spread: the scatter between runs; if None, the interval is 0 to infinity.
-        alarms: the probability that the truth is beyond one end of the interval.
+    The interval is Student's t, or 0 to infinity if the scatter between runs, `spread`, is not known; `alarms` is the
+    probability that the truth is beyond one end of it.
     """
     difference = float(np.log(after).mean() - np.log(before).mean())
     n = min(len(before), len(after))

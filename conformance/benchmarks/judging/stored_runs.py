@@ -21,23 +21,10 @@ ENOUGH = 3
 SAME_PROGRAM = ("jax", "jaxlib")
 
 
-class BaselineError(ValueError):
-    """A baseline that this run cannot be compared with."""
-
-
 @dataclass(frozen=True)
 class Stored:
-    """One stored run.
+    """The versions of packages in a stored run, and its benchmarks by id."""
 
-    Attributes:
-        path: of its file.
-        where: devices and size, as `described` returns them.
-        versions: of its packages.
-        measured: by benchmark.
-    """
-
-    path: Path
-    where: str
     versions: Mapping[str, str]
     measured: Mapping[str, Measured]
 
@@ -53,44 +40,32 @@ def storage(described: str, root: Path = FOLDER) -> Path:
 
 
 def load(folder: Path) -> list[Stored]:
-    """All of our runs below a folder, oldest first; files of other benchmarks are ignored."""
-    runs = []
-    for path in sorted(folder.glob("**/[0-9][0-9][0-9][0-9]_*.json"), key=lambda path: path.name):
-        run = read(path)
-        if run is not None:
-            runs.append(run)
-    return runs
+    """All of our runs below a folder, oldest first; others are ignored, and a damaged file is a ValueError."""
+    paths = sorted(folder.glob("**/[0-9][0-9][0-9][0-9]_*.json"), key=lambda path: path.name)
+    return [run for path in paths if (run := _read(path))]
 
 
-def read(path: Path) -> Stored | None:
-    """One file; None if it contains none of our benchmarks.
-
-    Raises:
-        BaselineError: it is damaged.
-    """
+def _read(path: Path) -> Stored | None:
+    """One file; None if it contains none of our benchmarks."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         ours = content["machine_info"].get(KEY)
         entries = [bench["extra_info"][KEY] for bench in content["benchmarks"] if KEY in bench["extra_info"]]
         if ours is None or not entries:
             return None
-        measured = {entry["id"]: Measured.from_json(entry) for entry in entries}
-        return Stored(path, ours["where"], ours["versions"], measured)
+        measured = {entry["id"]: Measured(**entry) for entry in entries}
+        return Stored(ours["versions"], measured)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BaselineError(f"{path}: not a stored run ({type(error).__name__}: {error}); remove it") from error
+        raise ValueError(f"{path}: not a stored run ({type(error).__name__}: {error}); remove it") from error
 
 
 def check_device(stored: Mapping[str, Any], now: str, where: str) -> None:
-    """Refuse a stored run of other devices.
-
-    Raises:
-        BaselineError: the devices differ; names both.
-    """
+    """Refuse a stored run of other devices, with a ValueError that names both."""
     before = stored.get(KEY, {}).get("where", "unknown devices")
     if before != now:
-        raise BaselineError(
-            f"--benchmark-compare {where}: measured on {before}, must be {now} as in this run; "
-            "times of other devices cannot be compared"
+        raise ValueError(
+            f"--benchmark-compare {where}: measured on {before}, must be {now} as in this run; times of other devices "
+            "cannot be compared"
         )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..measuring.counts import differences
 from ..measuring.rounds import Measured
 from . import intervals
 from .intervals import AMBIGUOUS, FAIL, PASS, Ratio
@@ -26,40 +25,20 @@ HINT = "to decide, use --against, more stored runs (--save --runs N), or a large
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict on one benchmark.
+    """The verdict on one benchmark."""
 
-    Attributes:
-        id: of the benchmark.
-        word: one of `ORDER`.
-        ratios: by series, the time now divided by the time before.
-        message: the reason, in a line.
-        measured: the measurement; None if results were wrong.
-        by_clock: whether it is a FAIL only because of its time, which other processes must confirm.
-    """
-
-    id: str
-    word: str
-    ratios: Mapping[str, Ratio] = field(default_factory=dict)
-    message: str = ""
-    measured: Measured | None = None
-    by_clock: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """For `bench.json`."""
-        ratios = {name: ratio._asdict() for name, ratio in self.ratios.items()}
-        measured = None if self.measured is None else self.measured.to_json()
-        return {"id": self.id, "word": self.word, "message": self.message, "ratios": ratios, "measured": measured,
-                "by_clock": self.by_clock}  # fmt: skip
+    id: str  # of the benchmark
+    word: str  # one of `ORDER`
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)  # by series, the time now divided by the time before
+    message: str = ""  # the reason, in a line
+    measured: Measured | None = None  # the measurement; None if results were wrong
+    by_clock: bool = False  # whether it is a FAIL only because of its time, which other processes must confirm
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Judged:
-        """Back from `to_json`."""
-        # JSON has no infinity: it is a text there.
-        ratios = {
-            name: Ratio(float(ratio["value"]), float(ratio["low"]), float(ratio["high"]), ratio["n"])
-            for name, ratio in value["ratios"].items()
-        }
-        measured = None if value["measured"] is None else Measured.from_json(value["measured"])
+        """An entry of bench.json, where infinity is a text."""
+        ratios = {name: Ratio(**ratio | {"high": float(ratio["high"])}) for name, ratio in value["ratios"].items()}
+        measured = value["measured"] and Measured(**value["measured"])
         return cls(**{**value, "ratios": ratios, "measured": measured})
 
     def confirmed(self, others: Sequence[Judged]) -> Judged:
@@ -72,10 +51,10 @@ class Judged:
 
 
 class Judge:
-    """Compares benchmarks with stored runs.
+    """Compares benchmarks with stored runs of the same devices.
 
     Args:
-        runs: stored, of the same devices.
+        runs: stored.
         versions: of the installed packages.
         matters: the smallest relative slow-down that matters.
         count: the number of benchmarks of this run; false alarms are shared among them.
@@ -84,15 +63,9 @@ class Judge:
     """
 
     def __init__(
-        self,
-        runs: Sequence[Stored],
-        versions: Mapping[str, str],
-        matters: float,
-        count: int,
-        *,
-        least: Mapping[str, float] | None = None,
-        recording: bool = False,
-    ) -> None:
+        self, runs: Sequence[Stored], versions: Mapping[str, str], matters: float, count: int, *,
+        least: Mapping[str, float] | None = None, recording: bool = False,
+    ) -> None:  # fmt: skip
         self.runs, self.versions, self.matters, self.recording = runs, versions, matters, recording
         # Most benchmarks have two series that can raise an alarm.
         self.alarms = intervals.FALSE_ALARMS / (2 * max(count, 1))
@@ -102,17 +75,18 @@ class Judge:
                              if name in r.measured and series in r.measured[name].relative]
             for name in ids for series in JUDGED
         }  # fmt: skip
-        keys = list(self.before)
-        known = [(least or {}).get(name, 0.0) for name, _ in keys]
-        scatter = intervals.scatter([self.before[key] for key in keys], known)
-        self.scatter = {key: scatter[place] for place, key in enumerate(keys) if place in scatter}
+        known = [(least or {}).get(name, 0.0) for name, _ in self.before]
+        scatter = intervals.scatter(list(self.before.values()), known)
+        self.scatter = dict(zip(self.before, scatter, strict=False))  # empty as long as no benchmark has two runs
 
     def judge(self, measured: Measured) -> Judged:
         """The verdict on one benchmark."""
-        nonzero = [f"{name} {measured.exact[name]:g}, must be 0" for name in NOTHING if measured.exact.get(name)]
-        if nonzero:
-            return Judged(measured.id, FAIL, message="; ".join(nonzero), measured=measured)
-        changed = self._changed(measured)
+        wrong = nonzero(measured.exact)
+        if wrong:
+            return Judged(measured.id, FAIL, message="; ".join(wrong), measured=measured)
+        # The newest stored run of the same JAX has the same counts.
+        same = [run for run in self.runs if measured.id in run.measured and same_program(run, self.versions)]
+        changed = differences(same[-1].measured[measured.id].exact, measured.exact) if same else []
         ratios = {}
         for series, now in measured.relative.items():
             before = self.before.get((measured.id, series), [])
@@ -128,13 +102,20 @@ class Judge:
         if word == AMBIGUOUS and len(self.runs) < ENOUGH:
             why = f"{len(self.runs)} of {ENOUGH} stored runs: the scatter between runs is not known yet"
             return Judged(measured.id, RECORDED if self.recording else word, ratios, why, measured)
-        why = "; ".join(in_words(series, ratios[series]) for series, found in words.items() if found == word)
+        why = "; ".join(in_words(series, ratios[series]) for series, each in words.items() if each == word)
         return Judged(measured.id, word, ratios, why, measured, by_clock=word == FAIL)
 
-    def _changed(self, measured: Measured) -> list[str]:
-        """Counts that differ from the newest stored run of the same JAX."""
-        same = [run for run in self.runs if measured.id in run.measured and same_program(run, self.versions)]
-        return differences(same[-1].measured[measured.id].exact, measured.exact) if same else []
+
+def nonzero(counts: Mapping[str, float]) -> list[str]:
+    """The counts that must be 0 and are not."""
+    return [f"{name} {counts[name]:g}, must be 0" for name in NOTHING if counts.get(name)]
+
+
+def differences(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """Counts that differ, one text each; those of one program by one JAX are equal in every run."""
+    names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    old, new = ({name: f"{count:,.0f}" for name, count in side.items()} for side in (before, after))
+    return [f"{name} {new.get(name, 'unknown')}, was {old.get(name, 'unknown')}" for name in names]
 
 
 def in_words(series: str, ratio: Ratio) -> str:
@@ -148,8 +129,6 @@ def in_words(series: str, ratio: Ratio) -> str:
 def overall(results: Sequence[Judged]) -> str:
     """The worst word of a run; RECORDED only if nothing could be compared."""
     words = {judged.word for judged in results}
-    if words & {PASS} and not words & {WRONG, FAIL, AMBIGUOUS}:
-        return PASS
     return next((word for word in ORDER if word in words), WRONG)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from ...adapter import Case, HostBatch, TrainerUnderTest, load_adapter
@@ -18,36 +19,20 @@ from .timing import Prepared
 
 # Sizes: (model, rows, tokens). A step of `small` takes tens of milliseconds on two CPU cores; `base` is bert-base with
 # texts of GLUE's length, 32 for each of 8 devices.
-SIZES: dict[str, tuple[Case, int, int]] = {
-    "small": (
-        replace(
-            MAIN, vocab_size=2_000, hidden_size=128, num_attention_heads=2, intermediate_size=512,
-            max_position_embeddings=32,
-        ),
-        32,
-        32,
-    ),
-    "base": (
-        replace(
-            MAIN, vocab_size=30_522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
-            intermediate_size=3_072, max_position_embeddings=128,
-        ),
-        256,
-        128,
-    ),
-}  # fmt: skip
+SMALL = replace(
+    MAIN, vocab_size=2_000, hidden_size=128, num_attention_heads=2, intermediate_size=512, max_position_embeddings=32,
+)  # fmt: skip
+BASE = replace(
+    MAIN, vocab_size=30_522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3_072,
+    max_position_embeddings=128,
+)  # fmt: skip
+SIZES: dict[str, tuple[Case, int, int]] = {"small": (SMALL, 32, 32), "base": (BASE, 256, 128)}
 # Steps of a run whose learning rate never reaches 0.
 ENDLESS = 1_000_000
 
 
 def find_devices(settings: Settings) -> list[Any]:
-    """Start JAX, and return the devices to time.
-
-    Raises:
-        ValueError: JAX does not have the requested platform.
-    """
-    import jax
-
+    """Start JAX, and return the devices to time; a ValueError if JAX does not have the requested platform."""
     start_jax(settings)
     try:
         devices = jax.devices()[: settings.devices]
@@ -64,18 +49,15 @@ def find_devices(settings: Settings) -> list[Any]:
 
 
 class Bench:
-    """Devices, sizes, trainers, and drawn values of all benchmarks of a process.
+    """Devices, sizes, trainers (label -> `MODULE:FACTORY`), and drawn values of all benchmarks of a process.
 
-    Args:
-        devices: to time.
-        subjects: label -> `MODULE:FACTORY` of each trainer.
-        size: one of `SIZES`; None for `small` on a CPU, else `base`.
-        seed: of all drawn values.
+    `size` is one of `SIZES`, or None for `small` on a CPU and `base` on other devices.
     """
 
     def __init__(self, devices: Sequence[Any], subjects: Mapping[str, str], size: str | None, seed: int) -> None:
         self.devices, self.subjects, self.seed = list(devices), dict(subjects), seed
         self.size = size or ("small" if devices[0].platform == "cpu" else "base")
+        self.model, self.rows, self.tokens = SIZES[self.size]
 
     def rng(self, name: str) -> np.random.Generator:
         """The generator of a benchmark's values."""
@@ -86,22 +68,17 @@ class Bench:
         """The trainer of that label."""
         return load_adapter(self.subjects[label])
 
-    def case(self, label: str, length: int | None = None) -> Case:
+    def case(self, label: str) -> Case:
         """The case of a trainer: with dropout if it claims it."""
-        case, _, tokens = SIZES[self.size]
-        case = replace(case, seed=self.seed, total_steps=ENDLESS, max_position_embeddings=length or tokens)
+        case = replace(self.model, seed=self.seed, total_steps=ENDLESS, max_position_embeddings=self.tokens)
         if "dropout" in self.trainer(label).capabilities:
             return case
         return replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
 
-    def rows(self) -> int:
-        """Number of rows of a batch."""
-        return SIZES[self.size][1]
-
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def params(self) -> Params:
         """Parameters of the size's model."""
-        return start_params(SIZES[self.size][0], self.rng("parameters"))
+        return start_params(self.model, self.rng("parameters"))
 
     def batch(self, case: Case, rows: int) -> HostBatch:
         """Examples of different lengths, all with weight."""
@@ -114,27 +91,11 @@ class Bench:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One thing to time.
+    """One thing to time."""
 
-    Attributes:
-        id: stable; stored runs contain it.
-        group: of the table.
-        kernel: the name of its calibration kernel.
-        level: the lowest that times it.
-        build: compiles and checks it.
-        subject: the trainer's label, or None.
-        scatter: a known lower bound of the relative scatter of its time between processes.
-    """
-
-    id: str
-    group: str
-    kernel: str
-    level: str
-    build: Callable[[Bench], Prepared]
-    subject: str | None = None
-    scatter: float = 0.0
-
-
-def bracketed(stem: str, inside: str) -> str:
-    """An id with a suffix in brackets, as in the ids of checks."""
-    return f"{stem}[{inside}]"
+    id: str  # stable; stored runs contain it
+    group: str  # of the table
+    kernel: str  # the name of its calibration kernel
+    level: str  # the lowest that times it
+    build: Callable[[Bench], Prepared]  # compiles and checks it
+    scatter: float = 0.0  # a known lower bound of the relative scatter of its time between processes

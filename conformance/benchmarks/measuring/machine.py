@@ -11,8 +11,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ...core.law import check_id
 from ...machine.meshes import mesh_of, shard_map
-from .bench import SIZES, Bench, Benchmark, bracketed
+from .bench import Bench, Benchmark
 from .timing import Prepared, WrongResultError
 
 KIB, MIB = 1024, 1024 * 1024
@@ -25,12 +26,8 @@ SPREADS = ("spread", "two rows")
 # doc/PERFORMANCE.md of nccl-tests. The message is the larger of operand and result.
 BUS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
-    "all_gather": lambda n: (n - 1) / n,
-    "reduce_scatter": lambda n: (n - 1) / n,
-    "all_to_all": lambda n: (n - 1) / n,
+    **dict.fromkeys(("all_gather", "reduce_scatter", "all_to_all"), lambda n: (n - 1) / n),
 }
-
-
 # A copy to a CPU device goes to fresh memory or to memory that the allocator kept, which is decided once in a process:
 # 16 MiB take 1.5 ms or 2.7 ms, and three runs in a row may be of one kind.
 COPIES_SCATTER = 0.25
@@ -43,13 +40,10 @@ PRODUCTS = {
 
 def benchmarks(bench: Bench) -> Iterator[Benchmark]:
     """All benchmarks of the machine."""
-    scatter = COPIES_SCATTER if bench.devices[0].platform == "cpu" else 0.0
 
     def one(stem: str, inside: str, group: str, level: str, build: Callable[..., Prepared], **how: Any) -> Benchmark:
-        return Benchmark(
-            bracketed(stem, inside), group, "matmul", level, functools.partial(build, **how),
-            scatter=scatter if group == "copies" else 0.0,
-        )  # fmt: skip
+        scatter = COPIES_SCATTER if group == "copies" and bench.devices[0].platform == "cpu" else 0.0
+        return Benchmark(check_id(stem, inside), group, "matmul", level, functools.partial(build, **how), scatter)
 
     yield Benchmark("dispatch", "dispatch", "dispatch", "quick", _dispatch)
     for name, size in COPIES.items():
@@ -66,23 +60,19 @@ def benchmarks(bench: Bench) -> Iterator[Benchmark]:
             yield one(f"collective.{name}", message, "collectives", level, _collective, name=name, size=size)
 
 
-def equal(what: str, got: Any, want: Any, tolerance: float = 0.0) -> None:
-    """Compare a result with the right one before it is timed; `tolerance` is relative, in the l2 norm.
-
-    Raises:
-        WrongResultError: it is wrong.
-    """
-    g, w = np.asarray(got, np.float64), np.asarray(want, np.float64)
+def checked(what: str, run: Callable[[], Any], want: Any, tolerance: float = 0.0, **work: float) -> Prepared:
+    """Work that waits for its result, which must be the right one; `tolerance` is relative, in the l2 norm."""
+    g, w = np.asarray(run(), np.float64), np.asarray(want, np.float64)
     error = float(np.linalg.norm(g - w)) if g.shape == w.shape else np.inf
     if not error <= tolerance * float(np.linalg.norm(w)):
         raise WrongResultError(f"{what}: wrong by {error:.3g} (norm {np.linalg.norm(w):.3g}), so it is not timed")
+    return Prepared(lambda: jax.block_until_ready(run()), work)
 
 
 def _dispatch(bench: Bench) -> Prepared:
     add = jax.jit(lambda x: x + 1)
     zero = jax.device_put(np.float32(0), bench.devices[0])
-    equal("0 + 1", add(zero), 1.0)
-    return Prepared(lambda: jax.block_until_ready(add(zero)))
+    return checked("0 + 1", lambda: add(zero), 1.0)
 
 
 def _unaligned(size: int) -> Any:
@@ -92,26 +82,19 @@ def _unaligned(size: int) -> Any:
 
 def _to_device(bench: Bench, size: int) -> Prepared:
     source, device = _unaligned(size), bench.devices[0]
-    equal("copy to a device", jax.device_put(source, device), source)
-    return Prepared(lambda: jax.block_until_ready(jax.device_put(source, device, may_alias=False)), {"bytes": size})
+    return checked("copy to a device", lambda: jax.device_put(source, device, may_alias=False), source, bytes=size)
 
 
 def _to_host(bench: Bench, size: int) -> Prepared:
     source = _unaligned(size)
     placed = jax.device_put(source, bench.devices[0])
-    equal("copy to the host", placed, source)
     # A new array each time: JAX caches the host copy of an array.
     fresh = jax.jit(lambda x: x + 0)
-    jax.block_until_ready(fresh(placed))
-
-    def run() -> Any:
-        return np.array(jax.block_until_ready(fresh(placed)), copy=True)
-
-    return Prepared(run, {"bytes": size})
+    return checked("copy to the host", lambda: np.array(fresh(placed).block_until_ready()), source, bytes=size)
 
 
 def _product(bench: Bench, name: str) -> Prepared:
-    case, rows, length = SIZES[bench.size]
+    case, rows, length = bench.model, bench.rows, bench.tokens
     width, heads = case.hidden_size, case.num_attention_heads
     sizes = {
         "m": rows * length, "d": width, "D": width, "f": case.intermediate_size, "b": rows, "h": heads, "q": length,
@@ -124,25 +107,24 @@ def _product(bench: Bench, name: str) -> Prepared:
     multiply = jax.jit(lambda a, b: jnp.einsum(einsum, a, b, precision=lax.Precision.HIGHEST))
     placed = jax.device_put((a, b), bench.devices[0])
     # A sum of K float32 products has a relative error of at most K u, and about sqrt(K) u; u = 2^-24.
-    equal(f"product {name}", multiply(*placed), np.einsum(einsum, a, b, optimize=True), 4096 * 2.0**-24)
+    want, tolerance = np.einsum(einsum, a, b, optimize=True), 4096 * 2.0**-24
     # One multiplication and one addition for each combination of all indices.
     flops = 2.0 * math.prod(sizes[axis] for axis in set("".join(operands)))
-    return Prepared(lambda: jax.block_until_ready(multiply(*placed)), {"flops": flops})
+    return checked(f"product {name}", lambda: multiply(*placed), want, tolerance, flops=flops)
 
 
 def _scatter_add(bench: Bench, how: str) -> Prepared:
-    case, rows, length = SIZES[bench.size]
+    case, tokens = bench.model, bench.rows * bench.tokens
     rng = bench.rng("scatter-add")
-    ids = rng.integers(2 if how == "two rows" else case.vocab_size, size=rows * length).astype(np.int32)
+    ids = rng.integers(2 if how == "two rows" else case.vocab_size, size=tokens).astype(np.int32)
     # Integers, so that any order gives the same sum.
-    updates = rng.integers(-8, 9, (rows * length, case.hidden_size)).astype(np.float32)
+    updates = rng.integers(-8, 9, (tokens, case.hidden_size)).astype(np.float32)
     table = (case.vocab_size, case.hidden_size)
     add = jax.jit(lambda ids, updates: jnp.zeros(table, jnp.float32).at[ids].add(updates))
     placed = jax.device_put((ids, updates), bench.devices[0])
     want = np.zeros(table)
     np.add.at(want, ids, updates)
-    equal("scatter-add", add(*placed), want)
-    return Prepared(lambda: jax.block_until_ready(add(*placed)), {"bytes": float(updates.nbytes)})
+    return checked("scatter-add", lambda: add(*placed), want, bytes=float(updates.nbytes))
 
 
 def _collective(bench: Bench, name: str, size: int) -> Prepared:
@@ -157,11 +139,7 @@ def _collective(bench: Bench, name: str, size: int) -> Prepared:
         "all_to_all": lambda x: lax.all_to_all(x, "data", 0, 0, tiled=True),
     }
     rows = PartitionSpec("data")
-
-    def on_one_device(stacked: Any) -> Any:
-        return actions[name](stacked[0])[None]
-
-    program = jax.jit(shard_map(on_one_device, mesh, rows, rows, check=False))
+    program = jax.jit(shard_map(lambda stacked: actions[name](stacked[0])[None], mesh, rows, rows, check=False))
     data = bench.rng("collective").integers(-8, 9, (n, own)).astype(np.float32)
     placed = jax.device_put(data, NamedSharding(mesh, rows))
     parts = data.reshape(n, n, -1)
@@ -171,7 +149,5 @@ def _collective(bench: Bench, name: str, size: int) -> Prepared:
         "reduce_scatter": parts.sum(0),
         "all_to_all": parts.transpose(1, 0, 2).reshape(n, -1),
     }[name]
-    equal(name, program(placed), want)
     message = 4.0 * elements
-    work = {"bytes": message, "bus_bytes": message * BUS[name](n)}
-    return Prepared(lambda: jax.block_until_ready(program(placed)), work)
+    return checked(name, lambda: program(placed), want, bytes=message, bus_bytes=message * BUS[name](n))

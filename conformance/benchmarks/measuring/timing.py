@@ -25,7 +25,7 @@ class WrongResultError(Exception):
 
 
 class Round(NamedTuple):
-    """Seconds of one execution: of wall time, and of processor time of all threads of this process."""
+    """Seconds of one execution: wall time, and processor time of all threads of this process."""
 
     wall: float
     cpu: float
@@ -33,21 +33,16 @@ class Round(NamedTuple):
 
 @dataclass
 class Prepared:
-    """Work that is compiled, checked, and ready to time.
+    """Work that is compiled, checked, and ready to time."""
 
-    Attributes:
-        run: runs it once and waits for its results.
-        work: amount of one execution, for rates: `flops`, `bytes`, `bus_bytes`, `examples`, `tokens`.
-        exact: exact counts (see `counts.py`).
-        parts: returns the seconds of each part of the last execution; None without parts.
-        once: whether a round is a single execution.
-    """
-
-    run: Callable[[], Any]
+    run: Callable[[], Any]  # runs it once and waits for its results
+    # Amount of one execution, for rates: `flops`, `bytes`, `bus_bytes`, `examples`, `tokens`.
     work: Mapping[str, float] = field(default_factory=dict)
+    # Counts that are the same in every run (see `trainers.exact_of`).
     exact: Mapping[str, float] = field(default_factory=dict)
+    # Returns the seconds of each part of the last execution; None without parts.
     parts: Callable[[], Mapping[str, float]] | None = None
-    once: bool = False
+    once: bool = False  # whether a round is a single execution
 
 
 def rounded(run: Callable[[], Any], repeat: int) -> Round:
@@ -71,11 +66,7 @@ def repeats(run: Callable[[], Any]) -> int:
 
 
 def check_waited(run: Callable[[], Any], repeat: int, pending: Callable[[], Any]) -> None:
-    """Refuse work that goes on after `run` returned; `pending` waits for everything that is still being computed.
-
-    Raises:
-        WrongResultError: with both times.
-    """
+    """Refuse work that goes on after `run` returned; `pending` waits for everything that is still being computed."""
     for _ in range(MOST_TRIES):
         pending()
         took = rounded(run, repeat).wall * repeat
@@ -95,9 +86,6 @@ def check_linear(run: Callable[[], Any], repeat: int) -> None:
     Of several tries, more on a busy machine, either the ratio of the minimum times or the median of the ratios must be
     in range: a busy machine affects the minimum least, and one odd try does not move the median. Work that is not done
     in each execution moves both.
-
-    Raises:
-        WrongResultError: with both times.
     """
     once, twice = [], []
     for tries in range(1, MOST_TRIES + 1):

@@ -1,6 +1,7 @@
 """Benchmarks of a trainer: its update, evaluation and gradient, the parts of an update, its first step, scaling."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,13 +10,12 @@ import numpy as np
 
 from ...adapter import Case, HostBatch
 from ...core.check import Check, LawBroken
-from ...core.law import laws
+from ...core.law import check_id, laws
 from ...laws.support.compilation import compiled, stages
 from ...laws.support.trainer_checks import check_distance, check_logits, check_loss
 from ...oracle.bounds_measured import logits_reference, loss_reference, walk
 from ...oracle.draws import with_weights
-from .bench import Bench, Benchmark, bracketed
-from .counts import operations
+from .bench import Bench, Benchmark
 from .timing import Prepared, WrongResultError
 
 # Examples of the comparison with the oracle before a trainer is timed; the other rows have weight 0.
@@ -25,14 +25,14 @@ MOST_WALKED = 10_000_000
 # Later updates, which must compile nothing and leave no array behind.
 LATER = 3
 DEVICES = (1, 2, 4, 8)
+# Kinds of operations that are counted separately.
+KINDS = (
+    "fusion", "dot", "convolution", "custom-call", "while", "scatter", "gather", "all-reduce", "all-gather",
+    "reduce-scatter", "collective-permute", "all-to-all",
+)  # fmt: skip
+OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (?:\([^=]*?\)|\S+) ([a-z][\w\-]*)\(", re.MULTILINE)
 # Part of an update -> its calibration kernel.
-PARTS = {
-    "forward": "matmul",
-    "forward_backward": "matmul",
-    "all_reduce": "matmul",
-    "optimizer": "matmul",
-    "input": "host",
-}
+PARTS = dict.fromkeys(("forward", "forward_backward", "all_reduce", "optimizer"), "matmul") | {"input": "host"}
 
 
 def benchmarks(bench: Bench, label: str) -> Iterator[Benchmark]:
@@ -42,11 +42,10 @@ def benchmarks(bench: Bench, label: str) -> Iterator[Benchmark]:
     def one(
         stem: str, group: str, level: str, build: Callable[..., Prepared], kernel: str = "matmul", **how: Any
     ) -> Benchmark:
-        inside = "-".join(map(str, [label, *([how["n"]] if "n" in how else [])]))
-        build = functools.partial(build, label=label, **how)
-        return Benchmark(bracketed(stem, inside), group, kernel, level, build, label)
+        inside = f"{label}-{how['n']}" if "n" in how else label
+        return Benchmark(check_id(stem, inside), group, kernel, level, functools.partial(build, label=label, **how))
 
-    yield one("step", "training", "quick", _step)
+    yield one("step", "training", "quick", _call, counts=True)
     yield one("evaluation", "evaluation", "quick", _call, method="evaluate")
     if "gradients" in claimed:
         yield one("gradients", "training", "standard", _call, method="gradients")
@@ -55,19 +54,16 @@ def benchmarks(bench: Bench, label: str) -> Iterator[Benchmark]:
             yield one(f"part.{part}", "parts of the update", "standard", _part, kernel, name=part)
     if "jax" in claimed:
         yield one("first_step", "compilation", "standard", _first_step, "host")
+    each = max(bench.rows // len(bench.devices), CHECKED)  # rows of a device when all of them share a batch
     for n in DEVICES if "devices" in claimed else ():
         if n <= len(bench.devices):
-            yield one("scaling.strong", "scaling", "full", _scaled, n=n)
-            yield one("scaling.weak", "scaling", "full", _scaled, n=n, weak=True)
+            yield one("scaling.strong", "scaling", "full", _call, n=n)
+            yield one("scaling.weak", "scaling", "full", _call, n=n, rows=each * n)
 
 
 def begin(bench: Bench, label: str, n: int | None = None, rows: int | None = None) -> tuple[Any, Case, HostBatch]:
-    """Check a trainer against the oracle, and start it on n devices (default: all) with a batch of so many rows.
-
-    Raises:
-        WrongResultError: its results are wrong.
-    """
-    n, rows = n or bench.widest(label), rows or bench.rows()
+    """Check a trainer against the oracle, and start it on n devices (default: all) with a batch of so many rows."""
+    n, rows = n or bench.widest(label), rows or bench.rows
     checked(bench, label, n, rows)
     trainer, case = bench.trainer(label), bench.case(label)
     trainer.start(case, bench.params(), n)
@@ -76,34 +72,35 @@ def begin(bench: Bench, label: str, n: int | None = None, rows: int | None = Non
 
 @functools.cache
 def checked(bench: Bench, label: str, n: int, rows: int) -> None:
-    """Compare an evaluation and two updates of a trainer on n devices with the oracle, once for all its benchmarks.
-
-    Raises:
-        WrongResultError: its results are wrong.
-    """
+    """Compare an evaluation and two updates of a trainer on n devices with the oracle, once for all its benchmarks."""
     trainer, case = bench.trainer(label), bench.case(label)
     params, batch = bench.params(), bench.batch(case, rows)
     few = with_weights(batch, np.where(np.arange(rows) < CHECKED, batch.weights, 0).astype(np.float32))
     counted = HostBatch(*(np.asarray(leaf[:CHECKED]) for leaf in few))
     check = Check(laws()["step.update"], "quick", bench.seed)
-    small = sum(leaf.size for leaf in params.values()) <= MOST_WALKED
     try:
         trainer.start(case, params, n)
         check_logits(check, "logits", trainer.evaluate(few), few, logits_reference(case, params, counted))
         check_loss(check, "loss", trainer.step(few).loss, loss_reference(case, params, counted))
-        if small:  # twice: the first update of a warm-up has a learning rate of 0
+        if sum(leaf.size for leaf in params.values()) <= MOST_WALKED:
+            # Twice: the first update of a warm-up has a learning rate of 0.
             trainer.step(few)
             want = walk(case, params, [counted, counted]).distance
             check_distance(check, "after two updates", case, params, trainer.params(), want)
     except LawBroken as broken:
-        raise WrongResultError(
-            f"{label} on {n} devices computes wrong results, so it is not timed: {broken}"
-        ) from broken
+        wrong = f"{label} on {n} devices computes wrong results, so it is not timed: {broken}"
+        raise WrongResultError(wrong) from broken
 
 
 def work_of(batch: HostBatch) -> dict[str, float]:
     """The number of examples and of tokens of a batch."""
     return {"examples": float(len(batch.weights)), "tokens": float(batch.attention_mask.sum())}
+
+
+def operations(text: str) -> dict[str, int]:
+    """The number of operations in an HLO text, in total and by kind: its names depend on the order of compilation."""
+    names = [name.removesuffix("-start") for name in OPERATION.findall(text)]
+    return {"operations": len(names)} | {kind: names.count(kind) for kind in KINDS}
 
 
 def exact_of(trainer: Any, batch: HostBatch) -> Mapping[str, float]:
@@ -123,27 +120,17 @@ def exact_of(trainer: Any, batch: HostBatch) -> Mapping[str, float]:
     return counts
 
 
-def _step(bench: Bench, label: str) -> Prepared:
-    trainer, _, batch = begin(bench, label)
-    exact = exact_of(trainer, batch)
-    return Prepared(lambda: trainer.step(batch), work_of(batch), exact)
-
-
-def _call(bench: Bench, label: str, method: str) -> Prepared:
-    trainer, _, batch = begin(bench, label)
-    return Prepared(lambda: getattr(trainer, method)(batch), work_of(batch))
+def _call(
+    bench: Bench, label: str, method: str = "step", n: int | None = None, rows: int | None = None, counts: bool = False
+) -> Prepared:
+    trainer, _, batch = begin(bench, label, n, rows)
+    exact, call = exact_of(trainer, batch) if counts else {}, getattr(trainer, method)
+    return Prepared(lambda: call(batch), work_of(batch), exact)
 
 
 def _part(bench: Bench, label: str, name: str) -> Prepared:
     trainer, _, batch = begin(bench, label)
     return Prepared(trainer.parts(batch)[name], work_of(batch))
-
-
-def _scaled(bench: Bench, label: str, n: int, weak: bool = False) -> Prepared:
-    """All rows on n devices (strong), or as many rows on each device as when all devices share them (weak)."""
-    rows = max(bench.rows() // len(bench.devices), CHECKED) * n if weak else bench.rows()
-    trainer, _, batch = begin(bench, label, n, rows)
-    return Prepared(lambda: trainer.step(batch), work_of(batch))
 
 
 def _first_step(bench: Bench, label: str) -> Prepared:
