@@ -127,7 +127,7 @@ class Comparison:
         blocks = self.measured[name].blocks
         pairs = {s: [pair for block in blocks for pair in block[s]] for s in blocks[-1]}
         timed = {s: each for s, each in pairs.items() if all(a > 0 and b > 0 for a, b in each)}
-        return {s: intervals.of_pairs(*zip(*each, strict=True), alarms=alarms) for s, each in timed.items()}
+        return {s: _ratio(each, alarms) for s, each in timed.items()}
 
     def _words(self, name: str) -> dict[str, str]:
         return {s: intervals.word(ratio, self.matters) for s, ratio in self._ratios(name).items()}
@@ -146,7 +146,7 @@ class Comparison:
         wrong = nonzero(pairs.exact[1])
         changed = differences(*pairs.exact)
         for s in [s for s, word in words.items() if word == FAIL]:
-            each = [intervals.of_pairs(*zip(*block[s], strict=True), alarms=0.5).value for block in pairs.blocks]
+            each = [_ratio(block[s], 0.5).value for block in pairs.blocks]
             if min(each) <= 1 + self.matters / 2:
                 words[s] = AMBIGUOUS  # slower in one pair of processes only: the processes differ
         word = FAIL if wrong else next(w for w in (FAIL, AMBIGUOUS, "PASS") if w in words.values())
@@ -157,6 +157,10 @@ class Comparison:
             why.append(f"needs about {most} pairs" if math.isfinite(most) else "too noisy here to tell")
         why = wrong + why + [f"another program: {'; '.join(changed)}"] * bool(changed)
         return Judged(name, word, ratios, "; ".join(why), measured)
+
+
+def _ratio(pairs: Sequence[tuple[float, float]], alarms: float) -> Ratio:
+    return intervals.of_pairs([a for a, _ in pairs], [b for _, b in pairs], alarms)
 
 
 def _versions(described: Mapping[str, Any]) -> str:
