@@ -142,11 +142,7 @@ class SftrefTrainer:
 
 @functools.lru_cache(maxsize=64)
 def trainer(
-    kind: str,
-    case: Case,
-    devices: tuple[jax.Device, ...],
-    axes: tuple[tuple[str, int], ...] | None = None,
-    remat: bool = False,
+    kind: str, case: Case, devices: tuple[jax.Device, ...], axes: tuple[tuple[str, int], ...] | None, remat: bool
 ) -> Trainer:
     """The compiled trainer of a case with seed 0, which all seeds share, so that another seed compiles nothing."""
     return make_trainer(kind, program(case, remat=remat), devices, None if axes is None else dict(axes))

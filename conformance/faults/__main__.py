@@ -12,13 +12,12 @@ import itertools
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..core.fault import faults
 from ..core.kit import PACKAGE
 from ..core.law import LEVELS, check_id, laws, split_id
-from ..core.result import Result
 from ..core.settings import PLATFORMS, Settings, start_jax
 from ..judge.mutation_score import level_of
 from ..workers.serve import Stream
@@ -87,27 +86,26 @@ def trials_of(args: argparse.Namespace) -> list[str]:
     return trials
 
 
-class Reporter:
-    """Reports the trials: as events to the scheduler, or as printed lines."""
+def run(requested: Sequence[str], settings: Settings, stream: Stream | None) -> Iterator[str]:
+    """Run the trials; report them to the scheduler as events, or print a line for each. Gives their statuses."""
+    from .trial import trials
 
-    def __init__(self, path: Path | None) -> None:
-        self.stream = None if path is None else Stream(path)
-
-    def begin(self, trial: str) -> None:
-        """Report that a trial begins."""
-        if self.stream is not None:
-            deadline = split_id(trial)[0].deadline
-            self.stream.tell({"event": "start", "id": trial, "deadline": deadline, "time": time.time()})
-
-    def ended(self, record: Result) -> None:
-        """Report the result of a trial."""
-        if self.stream is not None:
-            self.stream.tell({"event": "result", **record.to_json()})
-            return
-        word = {"fail": "seen", "pass": "NOT SEEN", "not_run": "not run"}.get(record.status, record.status)
-        print(
-            f"{word:<8}  {record.subject}  by {record.law}, {record.seconds:.1f} s: {record.message[:200]}", flush=True
-        )
+    for name, several in itertools.groupby(requested, lambda trial: str(split_id(trial)[1])):
+        fault, tried = faults()[name], [split_id(trial)[0] for trial in several]
+        runs = [(law.id, dataclasses.replace(settings, level=level_of(settings.level, fault, law.id))) for law in tried]
+        with contextlib.closing(trials(fault, runs)) as results:
+            for law in tried:
+                start = {"event": "start", "id": check_id(law.id, name), "deadline": law.deadline, "time": time.time()}
+                if stream is not None:
+                    stream.tell(start)
+                result = next(results)
+                if stream is not None:
+                    stream.tell({"event": "result", **result.to_json()})
+                else:
+                    word = {"fail": "seen", "pass": "NOT SEEN", "not_run": "not run"}.get(result.status, result.status)
+                    text = f"{name}  by {law.id}, {result.seconds:.1f} s: {result.message[:200]}"
+                    print(f"{word:<8}  {text}", flush=True)
+                yield result.status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,9 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{parser().prog}: {error}", file=sys.stderr)
         return 2
     if args.matrix is not None:
-        from .selftest import run
+        from . import selftest
 
-        return run(settings, args.matrix, args.fault)
+        return selftest.run(settings, args.matrix, args.fault)
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     start_jax(settings)
@@ -130,19 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .reading import read
 
         return read(faults()[args.read], settings).exit_code
-    from .trial import trials
-
-    reporter, statuses = Reporter(args.sftref_stream), []
-    for name, several in itertools.groupby(requested, lambda trial: str(split_id(trial)[1])):
-        fault, ids = faults()[name], list(several)
-        names = [split_id(trial)[0].id for trial in ids]
-        runs = [(law, dataclasses.replace(settings, level=level_of(args.level, fault, law))) for law in names]
-        with contextlib.closing(trials(fault, runs)) as results:
-            for trial in ids:
-                reporter.begin(trial)
-                record = next(results)
-                reporter.ended(record)
-                statuses.append(record.status)
+    statuses = list(run(requested, settings, args.sftref_stream and Stream(args.sftref_stream)))
     if args.sftref_stream is not None:
         return 0
     seen, idle = statuses.count("fail"), statuses.count("not_run")

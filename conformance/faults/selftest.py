@@ -19,6 +19,7 @@ from ..core.fault import Fault, changes, faults
 from ..core.law import laws
 from ..core.result import plain
 from ..core.settings import Settings, start_jax
+from ..judge.diagnosis import diagnose
 from ..machine.snapshot import cores, keeps_programs, static
 from ..workers.plan import cache_variables
 from .picture import draw
@@ -77,20 +78,21 @@ def _begin(settings: Settings, cache: Path | None) -> None:
 
 
 def _row(entry: Fault, settings: Settings) -> dict[str, Any]:
-    from .matrix import row
+    from .trial import as_run, row
 
     began = time.monotonic()
-    tested = row(entry, settings)
+    results = row(entry, settings)
+    diagnosis = diagnose(as_run(entry, results, settings)) or {"layer": None, "cause": ""}
     return {
         "id": entry.id,
         "does": entry.does,
         "expected_layer": entry.layer,
         "expected": list(entry.seen_by),
-        "layer": tested.layer,
-        "cause": tested.cause,
-        "seen_by": tested.seen_by,
-        "laws": {law: result.status for law, result in tested.results.items()},
-        "messages": {law: result.message for law, result in tested.results.items() if result.status != "pass"},
+        "layer": diagnosis["layer"],
+        "cause": diagnosis["cause"],
+        "seen_by": [law for law, result in results.items() if result.status == "fail"],
+        "laws": {law: result.status for law, result in results.items()},
+        "messages": {law: result.message for law, result in results.items() if result.status != "pass"},
         "seconds": round(time.monotonic() - began, 1),
     }
 

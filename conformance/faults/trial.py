@@ -1,6 +1,7 @@
-"""(fault, law) -> a result: one law run in this process, with one fault seeded."""
+"""(fault, law) -> a result: a law, or all laws that can meet the fault, run in this process while it is seeded."""
 
 import contextlib
+import dataclasses
 import importlib
 import sys
 import time
@@ -12,11 +13,14 @@ import jax
 from ..core.check import Check, NotRunReason
 from ..core.fault import Fault
 from ..core.kit import PACKAGE
-from ..core.law import Law, laws
+from ..core.law import LEVELS, Law, blocked_by, check_id, laws
 from ..core.result import Result
 from ..core.settings import Settings
+from ..judge.mutation_score import level_of
+from ..judge.outcome import BROKEN, Outcome
 from ..laws.support import call
 from .backend.lowering import CannotSeedError
+from .backend.seeding import SeededFaults
 
 SUBJECTS, PERFORMANCE, LOWERED, PROCESSES = "trainers", "trainers.performance", "trainers.lowered", "trainers.processes"
 # The modules that seed faults in trainers; the others seed them in the machine.
@@ -33,17 +37,20 @@ def seeded(fault: Fault | None) -> Iterator[dict[str, Any]]:
     if fault is None:
         yield {}
         return
-    module = importlib.import_module(f"{PACKAGE}.faults.{fault.module}")
-    # A wrong trainer compiles programs of its own, or none.
-    in_machine = fault.module not in TRAINERS
-    if in_machine:
-        forget()
-    try:
-        with module.seed(fault.id) as instead:
-            yield instead or {}
-    finally:
-        if in_machine:
+    faults = faults_beside(fault)
+    with contextlib.ExitStack() as stack:
+        # A wrong trainer compiles programs of its own, or none.
+        if not isinstance(faults[fault.id], type):
             forget()
+            stack.callback(forget)
+        instead = stack.enter_context(faults.seed(fault.id))
+        yield instead or {}
+
+
+def faults_beside(fault: Fault) -> SeededFaults:
+    """All faults of the module that seeds a fault."""
+    faults: SeededFaults = importlib.import_module(f"{PACKAGE}.faults.{fault.module}").FAULTS
+    return faults
 
 
 def forget() -> None:
@@ -93,3 +100,38 @@ def _need_devices(fault: Fault, settings: Settings) -> None:
     if n < fault.devices or n % fault.multiple_of:
         count = f"{fault.devices}{f', a multiple of {fault.multiple_of},' if fault.multiple_of > 1 else ''}"
         raise CannotSeedError(f"needs {count} devices, found {n}")
+
+
+def side(fault: Fault) -> list[Law]:
+    """The laws that can meet a fault: those of trainers, or those of the machine, or fewer."""
+    if fault.module == PERFORMANCE:
+        # Its trainers are right: the laws of results would take minutes to show that.
+        return [law for law in laws().values() if law.rung_name == "performance" or law.id in fault.seen_by]
+    if fault.module == LOWERED:
+        return [law for law in laws().values() if law.id.startswith("lowering.") or law.id in fault.seen_by]
+    if fault.module == PROCESSES:
+        return [law for law in laws().values() if law.rung_name == "processes"]
+    per = "subject" if isinstance(faults_beside(fault)[fault.id], type) else "machine"
+    # The processes of rung 9 are new ones, which a fault seeded in this process does not reach.
+    return [law for law in laws().values() if law.per == per and law.rung_name != "processes"]
+
+
+def row(fault: Fault, settings: Settings) -> dict[str, Result]:
+    """The result of each law that can meet a fault, up to the level of `settings`: a row of the kill matrix.
+
+    Each runs at the lowest level at which it can see the fault, from the lowest rung up, and no failure blocks another
+    law: so the matrix shows which laws could replace each other.
+    """
+    names = [law.id for law in side(fault) if LEVELS.index(law.level) <= LEVELS.index(settings.level)]
+    runs = [(law, dataclasses.replace(settings, level=level_of(settings.level, fault, law))) for law in names]
+    return {result.law: result for result in trials(fault, runs, narrows=True)}
+
+
+def as_run(fault: Fault, results: dict[str, Result], settings: Settings) -> Outcome:
+    """The outcome of a run on a system that has the fault: laws that need a failed rung are blocked."""
+    failed = {(result.rung, None) for result in results.values() if result.status in BROKEN}
+    outcome = Outcome(settings=settings, expected=[check_id(law, fault.id) for law in results])
+    for law, result in results.items():
+        rung = blocked_by(failed, laws()[law], None)
+        outcome.records[result.id] = Result.ended(laws()[law], fault.id, "blocked", rung, 0.0) if rung else result
+    return outcome

@@ -12,7 +12,7 @@ import pytest
 from lawruns import numbers, run_law
 from sftref.conformance.core.check import LawBroken, NotRun
 from sftref.conformance.core.settings import Settings
-from sftref.conformance.faults.trainers import trainer
+from sftref.conformance.faults.trainers import FAULTS, NumpyTrainer
 from sftref.conformance.laws.machine import test_0_environment as rung0
 from sftref.conformance.laws.machine import test_1_programs as programs
 from sftref.conformance.laws.support import compilation
@@ -222,11 +222,11 @@ def test_a_copy_that_shares_memory_fails_and_device_put_is_a_hazard(monkeypatch:
 )
 def test_a_trainer_that_is_not_immune(fault: str, message: str) -> None:
     with pytest.raises(LawBroken, match=message):
-        run_law("copies.trainer_is_immune", STANDARD, subject=trainer(fault))
+        run_law("copies.trainer_is_immune", STANDARD, subject=FAULTS[fault]())
 
 
 def test_a_trainer_that_copies_is_immune() -> None:
-    run_law("copies.trainer_is_immune", STANDARD, subject=trainer())
+    run_law("copies.trainer_is_immune", STANDARD, subject=NumpyTrainer())
 
 
 @pytest.mark.parametrize("n", [1, 3, N])

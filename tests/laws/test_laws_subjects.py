@@ -14,7 +14,7 @@ from sftref.conformance.core.check import Check, LawBroken, NotRun
 from sftref.conformance.core.fault import faults
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
-from sftref.conformance.faults.trainers import trainer
+from sftref.conformance.faults.trainers import FAULTS
 from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer, OnDevices
 from sftref.conformance.faults.trial import PROCESSES, SUBJECTS, TRAINERS, trials
 from sftref.conformance.judge.mutation_score import level_of
@@ -84,13 +84,13 @@ def test_a_fault_is_seen(name: str, law: str) -> None:
 )
 def test_a_fault_is_seeded_under_its_condition_only(fault: str, law: str, devices: int) -> None:
     """Without its condition the trainer is right, so its law sees this fault and no other."""
-    assert passes(law, trainer(fault), devices)
+    assert passes(law, FAULTS[fault](), devices)
 
 
 @pytest.mark.parametrize("fault", ["dropout-by-row", "padding-counts", "weights-ignored"])
 def test_a_gradient_of_another_loss_is_still_a_gradient(fault: str) -> None:
     """Rung 4 leaves these to other rungs; it once compared their loss's curvature with the oracle's."""
-    assert passes("autodiff.model", trainer(fault))
+    assert passes("autodiff.model", FAULTS[fault]())
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_gradient_of_another_loss_is_still_a_gradient(fault: str) -> None:
 def test_the_layouts_that_fail_distinguish_means_from_a_missing_sum(fault: str, layouts: str) -> None:
     message = rf"^{layouts}.*of 6 layouts\): gradient, N = 8, .*leaves are out of bounds, also bert"
     with pytest.raises(LawBroken, match=message):
-        run("equivalence.layouts", trainer(fault))
+        run("equivalence.layouts", FAULTS[fault]())
 
 
 def test_lost_processes_are_not_a_wrong_layout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_lost_processes_are_not_a_wrong_layout(monkeypatch: pytest.MonkeyPatch) 
     def gone(*_: object) -> None:
         raise RanksBroken("rank 1 did not answer")
 
-    right = trainer()
+    right = NumpyTrainer()
     monkeypatch.setattr(right, "gradients", gone)
     with pytest.raises(RanksBroken, match=r"^rank 1 did not answer"):
         run("equivalence.layouts", right)
@@ -128,7 +128,7 @@ def test_lost_processes_are_not_a_wrong_layout(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_right_result_by_another_way_than_requested_fails(fault: str, law: str, message: str) -> None:
     with pytest.raises(LawBroken, match=message):
-        run(law, trainer(fault))
+        run(law, FAULTS[fault]())
 
 
 def test_a_program_without_a_sum_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ checkpoint, an epoch) cannot show here.
 import sys
 
 import numpy as np
-from sftref.conformance.faults import trainers
+from sftref.conformance.core.settings import SIMULATED_DEVICES
+from sftref.conformance.faults.trainers import FAULTS
 from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer
 from sftref.conformance.oracle.cases import main_case, start_params
 from sftref.conformance.oracle.draws import batch_of
@@ -43,18 +44,17 @@ def close(got: dict[str, np.ndarray], want: dict[str, np.ndarray], tolerance: tu
 
 def main() -> int:
     """Run, compare, print."""
-    right = course(NumpyTrainer(), trainers.DEVICES)
+    right = course(NumpyTrainer(), SIMULATED_DEVICES)
     assert close(right, course(NumpyTrainer(), 1), (1e-12, 1e-12)), "the right trainer depends on the device count"
     missed: dict[str, list[str]] = {}
-    faults = trainers.seeded_ids()
-    for fault in faults:
-        wrong = {n: course(trainers.trainer(fault), n) for n in (1, trainers.DEVICES)}
+    for fault in FAULTS:
+        wrong = {n: course(FAULTS[fault](), n) for n in (1, SIMULATED_DEVICES)}
         for label, tolerance in TOLERANCES.items():
             for how, other in (("two trainers that share it", wrong[1]), ("allclose to a right one", right)):
                 names = missed.setdefault(f"{how} ({label})", [])
-                if close(wrong[trainers.DEVICES], other, tolerance):
+                if close(wrong[SIMULATED_DEVICES], other, tolerance):
                     names.append(fault)
-    print(f"of {len(faults)} faults seeded in a trainer, missed by\n\n| comparison (rtol, atol) | missed | which |")
+    print(f"of {len(FAULTS)} faults seeded in a trainer, missed by\n\n| comparison (rtol, atol) | missed | which |")
     print("|---|---|---|")
     for how, names in missed.items():
         print(f"| {how} | {len(names)} | {', '.join(names)} |")

@@ -33,21 +33,17 @@ from ..template import optimizer_of
 from .article_loop import Loop, decays
 
 COLUMNS = ("input_ids", "token_type_ids", "attention_mask")
+# The end of a name, without `.weight` -> Flax's name of the array; others are kernels.
+KINDS = {".bias": "bias", "_embeddings": "embedding", "LayerNorm": "scale"}
 
 
 def from_hf(params: Arrays) -> Any:
     """Parameters with a checkpoint's names and (out, in) layout -> Flax's tree."""
     leaves = {}
     for name, leaf in params.items():
-        *path, last = name.split(".")
-        if last == "bias":
-            leaves[*path, "bias"] = np.asarray(leaf, np.float32)
-        elif path[-1].endswith("_embeddings"):
-            leaves[*path, "embedding"] = np.asarray(leaf, np.float32)
-        elif path[-1] == "LayerNorm":
-            leaves[*path, "scale"] = np.asarray(leaf, np.float32)
-        else:
-            leaves[*path, "kernel"] = np.asarray(leaf, np.float32).T
+        ends = (kind for end, kind in KINDS.items() if name.removesuffix(".weight").endswith(end))
+        kind, values = next(ends, "kernel"), np.asarray(leaf, np.float32)
+        leaves[*name.split(".")[:-1], kind] = values.T if kind == "kernel" else values
     return traverse_util.unflatten_dict(leaves)
 
 
@@ -175,21 +171,8 @@ class Article:
         return jax.tree.map(copy, tree)
 
 
-def pmap() -> Article:
-    """The loop with `jax.pmap`, dropout off."""
-    return Article("pmap")
-
-
-def mesh() -> Article:
-    """The loop with `jax.jit` and a mesh, dropout off."""
-    return Article("mesh")
-
-
-def pmap_dropout() -> Article:
-    """The first with dropout, which claims the kit's masks but draws its own, from one key for each device."""
-    return Article("pmap", dropout=True)
-
-
-def mesh_dropout() -> Article:
-    """The second with dropout, which claims the kit's masks but draws its own, from one key for the batch."""
-    return Article("mesh", dropout=True)
+pmap = functools.partial(Article, "pmap")
+mesh = functools.partial(Article, "mesh")
+# These claim the kit's masks but draw their own, from one key for each device, or one for the batch.
+pmap_dropout = functools.partial(Article, "pmap", dropout=True)
+mesh_dropout = functools.partial(Article, "mesh", dropout=True)

@@ -17,15 +17,12 @@ from flax.training import train_state
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# A sequence classifier as a function: (input_ids=, ..., params=, dropout_rng=, train=) -> (logits, ...).
-Model = Any
-
 
 class Loop:
     """The loop with one kind of parallelism: programs, placement, dropout keys.
 
     Args:
-        model: called as `FlaxBertForSequenceClassification` is.
+        model: called as `FlaxBertForSequenceClassification` is, with `params=`, `dropout_rng=` and `train=`.
         kind: "pmap" or "mesh".
         devices: N devices; batches must be divisible by N.
         optimizer: the optimizer of the update.
@@ -34,28 +31,20 @@ class Loop:
     """
 
     def __init__(
-        self,
-        model: Model,
-        kind: str,
-        devices: Sequence[jax.Device],
-        optimizer: optax.GradientTransformation,
-        schedule: optax.Schedule,
-        *,
-        regression: bool = False,
+        self, model: Any, kind: str, devices: Sequence[Any], optimizer: Any, schedule: Any, *, regression: bool = False
     ) -> None:
         self.model, self.kind, self.devices, self.optimizer = model, kind, list(devices), optimizer
         mesh = Mesh(np.array(self.devices), ("batch",))
         self.rows, self.everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
-        options = {"schedule": schedule, "regression": regression}
+        parallel: Any = jax.jit
+        options: dict[str, Any] = {"regression": regression, "reduce": lambda tree: tree}
         if kind == "pmap":
-            mapped = functools.partial(jax.pmap, axis_name="batch", devices=self.devices)
-            self.train = mapped(functools.partial(train_step, reduce=_mean_over_devices, **options), donate_argnums=0)
-            self.gradients = mapped(functools.partial(gradients, reduce=_mean_over_devices, regression=regression))
-            self.logits, self.predict = mapped(logits), mapped(eval_step)
-        else:
-            self.train = jax.jit(functools.partial(train_step, reduce=_as_it_is, **options))
-            self.gradients = jax.jit(functools.partial(gradients, reduce=_as_it_is, regression=regression))
-            self.logits, self.predict = jax.jit(logits), jax.jit(eval_step)
+            parallel = functools.partial(jax.pmap, axis_name="batch", devices=self.devices)
+            options["reduce"] = functools.partial(lax.pmean, axis_name="batch")
+        train = functools.partial(train_step, schedule=schedule, **options)
+        self.train = parallel(train, donate_argnums=0) if kind == "pmap" else jax.jit(train)
+        self.gradients = parallel(functools.partial(gradients, **options))
+        self.logits, self.predict = parallel(logits), parallel(eval_step)
 
     def start(self, params: Any, seed: int) -> tuple[Any, jax.Array]:
         """The state on all devices, and the dropout key; under pmap a key for each device."""
@@ -88,18 +77,9 @@ class Loop:
 
 def decays(params: Any) -> Any:
     """A mask of the leaves that decay: all except biases and LayerNorm scales."""
-    flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict(
-        {path: path[-1] != "bias" and path[-2:] != ("LayerNorm", "scale") for path in flat}
-    )
-
-
-def _mean_over_devices(tree: Any) -> Any:
-    return lax.pmean(tree, "batch")
-
-
-def _as_it_is(tree: Any) -> Any:
-    return tree
+    paths = traverse_util.flatten_dict(params)
+    decaying = {path: path[-1] != "bias" and path[-2:] != ("LayerNorm", "scale") for path in paths}
+    return traverse_util.unflatten_dict(decaying)
 
 
 def _loss_of(state: Any, batch: dict[str, Any], key: Any, regression: bool) -> Any:

@@ -14,6 +14,7 @@ only. To the kit every id is a word, so that row is trained like the others; `wi
     sftref verify --adapter sftref.conformance.adapters.examples.torch:ddp --devices 2
 """
 
+import functools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ ALONE = frozenset({"gradients", "moments", "checkpoint", "data order", "metrics"
 
 
 class Torch:
-    """The adapter interface around `Rank`s: one in this process, or several in their own."""
+    """The adapter of `Rank`s, one in this process or several in their own; `TrainerUnderTest` documents its methods."""
 
     def __init__(self, name: str, *, parallel: bool = False, pad: int | None = None) -> None:
         self.name, self.parallel = name, parallel
@@ -43,11 +44,7 @@ class Torch:
         self.workers: dict[str, Worker] = {}
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        """See `TrainerUnderTest.start`.
-
-        Raises:
-            ValueError: more devices than processes are allowed.
-        """
+        """Start the processes if they do not run; more devices than are allowed raise a ValueError."""
         if n_devices > (MOST if self.parallel else 1):
             raise ValueError(f"{self.name}: {n_devices} devices, must be at most {MOST}; give verify --devices {MOST}")
         self.case, self.n = case, n_devices
@@ -59,56 +56,47 @@ class Torch:
         self._all("start", case, params)
 
     def step(self, batch: HostBatch) -> StepResult:
-        """See `TrainerUnderTest.step`."""
         results = self._all("step", batch)
         return StepResult(float(np.mean([loss for loss, _ in results])), float(results[0][1]))
 
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
-        """See `TrainerUnderTest.evaluate`."""
         out = np.zeros((len(batch.weights), self.case.num_labels), np.float32)
         for rows, logits in self._all("logits", batch):
             out[rows] = logits
         return out
 
     def params(self) -> Arrays:
-        """See `TrainerUnderTest.params`."""
         return self._all("params")[0]
 
     def gradients(self, batch: HostBatch) -> Arrays:
-        """See `TrainerUnderTest.gradients`."""
         return self._all("gradients", batch)[0]
 
     def moments(self) -> tuple[Arrays, Arrays]:
-        """See `TrainerUnderTest.moments`."""
         return self._all("moments")[0]
 
     def replicas(self) -> Sequence[Arrays]:
-        """See `TrainerUnderTest.replicas`."""
         return self._all("params")
 
     def save(self, path: Path) -> None:
-        """See `TrainerUnderTest.save`."""
         path.mkdir(parents=True, exist_ok=True)
         self._all("save", path)
 
     def restore(self, path: Path) -> None:
-        """See `TrainerUnderTest.restore`."""
         self._all("restore", path)
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
-        """See `TrainerUnderTest.epoch`: the processes' batches of each update together."""
+        """The processes' batches of each update together."""
         return [np.concatenate(rows) for rows in zip(*self._all("epoch", examples, batch_size, number), strict=True)]
 
     def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
-        """See `TrainerUnderTest.score`: of the rows that each process evaluated, including repeated ones."""
-        hits = positive = right = seen = 0
-        for batch in batches:
-            for rows, logits in self._all("logits", batch):
-                predicted, labels = logits.argmax(axis=1), batch.labels[rows]
-                right, seen = right + int((predicted == labels).sum()), seen + len(rows)
-                hits += int(((predicted == 1) & (labels == 1)).sum())
-                positive += int((predicted == 1).sum() + (labels == 1).sum())
-        return {"accuracy": right / seen, "f1": 2 * hits / positive if positive else 0.0}
+        """Of the rows that each process evaluated, including repeated ones."""
+        parts = [(logits, batch.labels[rows]) for batch in batches for rows, logits in self._all("logits", batch)]
+        logits, labels = (np.concatenate(kind) for kind in zip(*parts, strict=True))
+        predicted = logits.argmax(axis=1)
+        hits = ((predicted == 1) & (labels == 1)).sum()
+        positives = (predicted == 1).sum() + (labels == 1).sum()
+        f1 = float(2 * hits / positives) if positives else 0.0
+        return {"accuracy": float((predicted == labels).mean()), "f1": f1}
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         """The answers of all processes, in the order of ranks.
@@ -128,16 +116,7 @@ class Torch:
             raise
 
 
-def single() -> Torch:
-    """One process."""
-    return Torch("PyTorch")
-
-
-def with_padding_token() -> Torch:
-    """The same, where token 0 is padding."""
-    return Torch("PyTorch, token 0 is padding", pad=0)
-
-
-def ddp() -> Torch:
-    """One process, or two under DistributedDataParallel."""
-    return Torch("PyTorch DDP", parallel=True)
+single = functools.partial(Torch, "PyTorch")
+with_padding_token = functools.partial(Torch, "PyTorch, token 0 is padding", pad=0)
+# One process, or two under DistributedDataParallel.
+ddp = functools.partial(Torch, "PyTorch DDP", parallel=True)

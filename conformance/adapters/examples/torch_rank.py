@@ -4,8 +4,6 @@ As a user writes it: the model's own loss (a mean over its rows), the mean of th
 by `clip_grad_norm_`, `LambdaLR`, and of each batch the rows that `DistributedSampler` gives this process.
 """
 
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +20,19 @@ from ...adapter import Arrays, Case, HostBatch
 COLUMNS = ("input_ids", "token_type_ids", "attention_mask")
 
 
-def share(rows: int, rank: int, ranks: int) -> list[int]:
-    """The rows of a batch that are this process's; the sampler repeats some where they do not divide."""
-    return list(DistributedSampler(range(rows), ranks, rank, shuffle=False))
-
-
-def bert(case: Case, pad: int | None) -> Any:
-    """The model of a case; the embedding of token `pad` is never trained."""
-    return transformers.BertForSequenceClassification(transformers.BertConfig(**case.config, pad_token_id=pad))
-
-
 class Rank:
-    """One of `ranks` processes that train together; one alone needs no process group."""
+    """One of `ranks` processes that train together; one alone needs no process group.
+
+    The embedding of token `pad` is never trained.
+    """
 
     def __init__(self, rank: int = 0, ranks: int = 1, pad: int | None = None) -> None:
         self.rank, self.ranks, self.pad = rank, ranks, pad
 
     def start(self, case: Case, params: Arrays) -> None:
         """Begin a run."""
-        self.case, self.model = case, bert(case, self.pad)
+        config = transformers.BertConfig(**case.config, pad_token_id=self.pad)
+        self.case, self.model = case, transformers.BertForSequenceClassification(config)
         with torch.no_grad():
             for name, leaf in self.model.named_parameters():
                 leaf.copy_(torch.from_numpy(np.array(params[name], np.float32)))
@@ -48,12 +40,8 @@ class Rank:
         named = list(self.model.named_parameters())
         still = [leaf for name, leaf in named if name.endswith("bias") or "LayerNorm" in name]
         decaying = [leaf for name, leaf in named if not (name.endswith("bias") or "LayerNorm" in name)]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decaying, "weight_decay": case.weight_decay}, {"params": still, "weight_decay": 0.0}],
-            lr=case.learning_rate,
-            betas=(case.b1, case.b2),
-            eps=case.eps,
-        )
+        groups = [{"params": decaying, "weight_decay": case.weight_decay}, {"params": still, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=case.learning_rate, betas=(case.b1, case.b2), eps=case.eps)
 
         def rate(step: int) -> float:
             if step < case.warmup_steps:
@@ -109,38 +97,35 @@ class Rank:
     def save(self, path: Path) -> None:
         """Write the state of the first process, which is that of the others."""
         if self.rank == 0:
-            parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
-            torch.save({name: part.state_dict() for name, part in parts.items()}, path / "state.pt")
+            torch.save({name: part.state_dict() for name, part in self._parts().items()}, path / "state.pt")
 
     def restore(self, path: Path) -> None:
         """Read the state that `save` wrote."""
         state = torch.load(path / "state.pt", weights_only=True)
-        for name, part in (("model", self.model), ("optimizer", self.optimizer), ("schedule", self.schedule)):
+        for name, part in self._parts().items():
             part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
 
     def epoch(self, examples: int, batch_size: int, number: int) -> list[npt.NDArray[np.int64]]:
         """This process's batches of an epoch, `batch_size` rows over all, as `DistributedSampler` draws them."""
         each = batch_size // self.ranks or 1
         sampler = DistributedSampler(range(examples), self.ranks, self.rank, seed=self.case.seed % 2**32)
         sampler.set_epoch(number)
-        return [np.array(rows, np.int64) for rows in _batched(iter(sampler), each)]
+        rows = np.array(list(sampler), np.int64)
+        return [rows[k : k + each] for k in range(0, len(rows), each)]
 
     def own(self, batch: HostBatch) -> list[int]:
-        """The rows of a batch that are this process's, of those with weight."""
+        """This process's rows, of those with weight; the sampler repeats some where they do not divide."""
         kept = np.flatnonzero(batch.weights > 0)
-        return [int(kept[place]) for place in share(len(kept), self.rank, self.ranks)]
+        return [int(kept[k]) for k in DistributedSampler(range(len(kept)), self.ranks, self.rank, shuffle=False)]
 
     def _inputs(self, batch: HostBatch, rows: list[int]) -> dict[str, torch.Tensor]:
         # A tokenizer pads with token 0 of type 0.
         real = batch.attention_mask > 0
-        return {
-            name: torch.from_numpy(np.where(real, getattr(batch, name), 0)[rows].astype(np.int64)) for name in COLUMNS
-        }
-
-
-def _batched(items: Iterator[int], size: int) -> Iterator[list[int]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
+        columns = {name: np.where(real, getattr(batch, name), 0)[rows] for name in COLUMNS}
+        return {name: torch.from_numpy(values.astype(np.int64)) for name, values in columns.items()}
 
 
 def joined(rank: int, ranks: int, meeting: str) -> Rank:

@@ -1,6 +1,5 @@
 """Wrong collectives and copies: what a bad interconnect, library or partitioner delivers."""
 
-import collections
 import importlib
 import itertools
 from collections.abc import Sequence
@@ -14,15 +13,22 @@ from jax.extend.core import primitives as core
 
 from .executables import with_shards
 from .lowering import device_number
-from .seeding import SeededFaults, primitives
+from .primitives import cut
+from .seeding import SeededFaults
 
 FAULTS = SeededFaults()
-seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
-_parallel = importlib.import_module("jax._src.lax.parallel")
+
+
+def _of_jax(*names: str) -> list[Any]:
+    """The primitives that this release of JAX has."""
+    module = importlib.import_module("jax._src.lax.parallel")
+    return [getattr(module, name) for name in names if hasattr(module, name)]
+
+
 # With its varying-axes check on, `shard_map` uses another primitive than without.
-PSUM = primitives(_parallel, "psum_p", "psum_invariant_p")
-ALL_GATHER = primitives(_parallel, "all_gather_p", "all_gather_invariant_p")
-SCATTER = primitives(_parallel, "reduce_scatter_p")
+PSUM = _of_jax("psum_p", "psum_invariant_p")
+ALL_GATHER = _of_jax("all_gather_p", "all_gather_invariant_p")
+SCATTER = _of_jax("reduce_scatter_p")
 # Devices, bytes and calls from which a fault of large meshes, large messages or long queues shows.
 MANY, MIB, LONG = 4, 2**20, 200
 
@@ -48,11 +54,7 @@ def _limits(x: Any) -> Any:
 FAULTS.lowered("sums-without-the-eighth-device", *PSUM)(
     lambda right, *operands, **_: right(*(_only(7, x, jnp.zeros_like(x)) for x in operands))
 )
-FAULTS.lowered("sums-in-bfloat16", *PSUM)(
-    lambda right, *operands, **_: right(
-        *(lax.reduce_precision(x, 8, 7) if x.dtype == np.float32 else x for x in operands)
-    )
-)
+FAULTS.lowered("sums-in-bfloat16", *PSUM)(lambda right, *operands, **_: right(*(cut(x, 7) for x in operands)))
 FAULTS.lowered("sums-not-waited-for", *PSUM)(
     lambda right, *operands, **_: _each(right, operands, lambda x, y: _only(3, y, x) if x.ndim else y)
 )
@@ -68,15 +70,9 @@ FAULTS.lowered("parts-exchanged", core.all_to_all_p)(
 FAULTS.patched("mean-is-a-sum", lax, "pmean")(lambda right, x, *axis, **options: lax.psum(x, *axis, **options))
 
 
-# Collectives.
-
-
 @FAULTS.lowered("sums-of-one-size", *PSUM)
 def _one_size(right: Any, *operands: Any, **_: Any) -> Any:
-    def change(_: Any, y: Any) -> Any:
-        return _only(2, y, y.at[(0,) * y.ndim].add(1)) if y.size * y.dtype.itemsize == MIB else y
-
-    return _each(right, operands, change)
+    return _each(right, operands, lambda _, y: _only(2, y, y.at[(0,) * y.ndim].add(1)) if y.nbytes == MIB else y)
 
 
 @FAULTS.lowered("gathered-in-another-order", *ALL_GATHER)
@@ -87,12 +83,7 @@ def _gathered(right: Any, x: Any, *, all_gather_dimension: int, axis_size: int, 
 
 @FAULTS.lowered("first-rank-without-its-tail", *SCATTER)
 def _tail(right: Any, *operands: Any, **_: Any) -> Any:
-    large = operands[0].size * operands[0].dtype.itemsize >= 4 * MIB
-
-    def change(_: Any, y: Any) -> Any:
-        return _only(0, y, y.at[(-1,) * y.ndim].set(0)) if large else y
-
-    return _each(right, operands, change)
+    return _each(right, operands, lambda x, y: _only(0, y, y.at[(-1,) * y.ndim].set(0)) if x.nbytes >= 4 * MIB else y)
 
 
 @FAULTS.lowered("parts-scattered-to-neighbours", *SCATTER)
@@ -138,40 +129,26 @@ def _pmap(right: Any, function: Any, *args: Any, **options: Any) -> Any:
 
 
 @FAULTS.changed("now-and-then")
-def _now_and_then() -> Any:
-    calls = itertools.count(1)
-
-    def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
-        if "all-reduce" not in text or next(calls) % 17:
-            return results
-        return [_off_by_one(results[0], 1), *results[1:]]
-
-    return change
+def _now_and_then(memory: dict[str, int], text: str, results: Sequence[Any]) -> Sequence[Any]:
+    if "all-reduce" not in text:
+        return results
+    memory["calls"] = memory.get("calls", 0) + 1
+    return results if memory["calls"] % 17 else [_off_by_one(results[0], 1), *results[1:]]
 
 
 @FAULTS.changed("late-steps-of-a-queue-are-stale")
-def _queue() -> Any:
-    calls: dict[str, int] = collections.Counter()
-    before: dict[str, Sequence[Any]] = {}
-
-    def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
-        if "all-reduce" not in text:
-            return results
-        calls[text] += 1
-        last, before[text] = before.get(text), results
-        return last if last is not None and calls[text] > LONG else results
-
-    return change
+def _queue(memory: dict[str, Any], text: str, results: Sequence[Any]) -> Sequence[Any]:
+    if "all-reduce" not in text:
+        return results
+    calls, before = memory.get(text, (0, results))
+    memory[text] = calls + 1, results
+    return before if calls >= LONG else results
 
 
 @FAULTS.changed("one-replica-of-a-sum")
-def _replica() -> Any:
-    def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
-        if "all-reduce" not in text:
-            return results
-        return [_off_by_one(x, 5) if len(x.devices()) > MANY else x for x in results]
-
-    return change
+def _replica(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
+    reduced = "all-reduce" in text
+    return [_off_by_one(x, 5) if reduced and len(x.devices()) > MANY else x for x in results]
 
 
 def _off_by_one(result: Any, device: int) -> Any:
@@ -186,16 +163,14 @@ def _off_by_one(result: Any, device: int) -> Any:
 
 
 @FAULTS.changed("shard-offset-lost")
-def _offset() -> Any:
-    def sharded(x: Any) -> bool:
-        return len(x.devices()) > 1 and not x.is_fully_replicated
+def _offset(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
+    def second_is_first(x: Any) -> Any:
+        if len(x.devices()) == 1 or x.is_fully_replicated or "all-" in text:
+            return x
+        first = np.asarray(x.addressable_shards[0].data)
+        return with_shards(x, lambda place, part: first if place == 1 and first.shape == part.shape else part)
 
-    return lambda text, results: [_second_is_first(x) if sharded(x) and "all-" not in text else x for x in results]
-
-
-def _second_is_first(x: Any) -> Any:
-    first = np.asarray(x.addressable_shards[0].data)
-    return with_shards(x, lambda place, part: first if place == 1 and first.shape == part.shape else part)
+    return [second_is_first(x) for x in results]
 
 
 # Copies, all by `jax.device_put` or `jnp.array`.

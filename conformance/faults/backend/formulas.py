@@ -3,9 +3,6 @@
 The faults replace functions of `laws/support/operators.py`, since no single primitive has them.
 """
 
-import functools
-import importlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,27 +12,62 @@ from jax import lax
 
 from ...core.kit import PACKAGE
 from ...laws.support import operators
-from .seeding import SeededFaults, patch
+from .seeding import Decorator, SeededFaults
 
 FAULTS = SeededFaults()
-seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
+AUTODIFF = f"{PACKAGE}.laws.machine.test_4_autodiff"
 SOFTMAX_FROM = 32
 
 
-def _wrong(fault: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _wrong(fault: str, name: str) -> Decorator:
     """Replace an operator of the kit by the decorated function, whose first argument is the right one."""
     return FAULTS.patched(fault, operators, name)
 
 
-# Faults of one expression.
+def _with_slope_of(x: Any, value: Any) -> Any:
+    """`value`, with the derivative of `x`."""
+    return x + lax.stop_gradient(value - x)
+
+
+# Faults of one expression; `right` is the right function.
 # In bfloat16 256 + 1 is 256: a sum that adds one term after the other stops there.
 _wrong("sum-stalls-in-bfloat16", "total")(lambda right, x: jnp.minimum(right(x), 256).astype(x.dtype))
 _wrong("softmax-drops-nan", "softmax")(lambda right, x: right(jnp.nan_to_num(x, nan=0.0)))
 _wrong("fused-gelu-by-tanh", "gelu")(lambda right, x: jax.nn.gelu(x, approximate=True))
+_wrong("gelu-with-the-slope-of-another", "gelu")(
+    lambda right, x: _with_slope_of(jax.nn.gelu(x, approximate=True), right(x))
+)
+_wrong("softmax-sum-taken-as-constant", "softmax")(
+    lambda right, x: _with_slope_of(jnp.exp(x - lax.stop_gradient(jax.nn.logsumexp(x, -1, keepdims=True))), right(x))
+)
 _wrong("nan-reaches-other-rows", "tanh")(lambda right, x: right(x) + 0 * x.sum())
 _wrong("attention-mask-ignored", "attention")(lambda right, q, k, v, visible: right(q, k, v, jnp.ones_like(visible)))
 _wrong("attention-without-its-keys-gradient", "attention")(
     lambda right, q, k, v, visible: right(q, lax.stop_gradient(k), v, visible)
+)
+_wrong("heads-for-tokens", "attention_products")(
+    lambda right, q, k, p, v: right(q, k.swapaxes(1, 2) if k.shape[1] == k.shape[2] else k, p, v)
+)
+_wrong("tanh-differs-in-eager-code", "tanh")(
+    lambda right, x: right(x) if isinstance(x, jax.core.Tracer) else right(x) * np.float32(1.00001)
+)
+_wrong("tanh-differs-when-compiled", "tanh")(
+    lambda right, x: right(x) * np.float32(1.00001) if isinstance(x, jax.core.Tracer) else right(x)
+)
+_wrong("loss-by-probabilities", "cross_entropy")(
+    lambda right, x, labels: -jnp.log(jnp.take_along_axis(jax.nn.softmax(x), labels[:, None], axis=-1)[:, 0])
+)
+_wrong("bias-gradient-misses-a-row", "linear")(
+    lambda right, x, w, b: operators.dot(x, w) + jnp.where(jnp.arange(len(x))[:, None] > 0, b, lax.stop_gradient(b))
+)
+_wrong("recomputed-from-other-values", "feed_forward_again")(
+    lambda right, x, *w: operators.feed_forward(x, *w) + 1e-4 * x[:, : w[-1].shape[1]]
+)
+_wrong("nan-from-an-untaken-branch", "guarded_losses")(
+    lambda right, x, seen: jnp.where(seen, (jax.nn.softmax(x) * x).sum(-1), 0.0)
+)
+FAULTS.patched("branch-taken-for-all-devices", AUTODIFF, "branching_gradient")(
+    lambda right, w, x: lax.psum(jax.grad(lambda w: (x * w).sum())(w), "data")
 )
 
 
@@ -43,11 +75,6 @@ _wrong("attention-without-its-keys-gradient", "attention")(
 def _scale(right: Any, x: Any, w: Any, dy: Any, bias: Any, alpha: Any, *how: Any) -> Any:
     *products, _ = right(x, w, dy, bias, alpha, *how)
     return *products, alpha * products[0] + bias
-
-
-@_wrong("heads-for-tokens", "attention_products")
-def _heads(right: Any, q: Any, k: Any, p: Any, v: Any) -> Any:
-    return right(q, k.swapaxes(1, 2) if k.shape[1] == k.shape[2] else k, p, v)
 
 
 @_wrong("softmax-without-its-maximum", "softmax")
@@ -82,52 +109,11 @@ def _constant(right: Any, x: Any, scale: Any, bias: Any) -> Any:
     return centred * lax.stop_gradient(inverse) * scale + bias
 
 
-@jax.custom_jvp
-def _gelu_with_slope_of_tanh(x: Any) -> Any:
-    return jax.nn.gelu(x, approximate=False)
-
-
-@_gelu_with_slope_of_tanh.defjvp
-def _slope_of_tanh(primals: Any, tangents: Any) -> Any:
-    slope = jax.jvp(lambda x: jax.nn.gelu(x, approximate=True), primals, tangents)[1]
-    return _gelu_with_slope_of_tanh(*primals), slope
-
-
-_wrong("gelu-with-the-slope-of-another", "gelu")(lambda right, x: _gelu_with_slope_of_tanh(x))
-
-
-@_wrong("tanh-differs-in-eager-code", "tanh")
-def _eager_only(right: Any, x: Any) -> Any:
-    return right(x) if isinstance(x, jax.core.Tracer) else right(x) * np.float32(1.00001)
-
-
-@_wrong("tanh-differs-when-compiled", "tanh")
-def _compiled_only(right: Any, x: Any) -> Any:
-    return right(x) * np.float32(1.00001) if isinstance(x, jax.core.Tracer) else right(x)
-
-
-@_wrong("loss-by-probabilities", "cross_entropy")
-def _log_of_softmax(right: Any, logits: Any, labels: Any) -> Any:
-    return -jnp.log(jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0])
-
-
 @_wrong("attention-mask-of-infinities", "attention")
 def _infinite_mask(right: Any, q: Any, k: Any, v: Any, visible: Any) -> Any:
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.float32(np.sqrt(q.shape[-1]))
     p = jax.nn.softmax(jnp.where(visible[:, None, None, :], scores, -jnp.inf), axis=-1)
     return jnp.einsum("bhqk,bkhd->bqhd", p, v)
-
-
-@_wrong("softmax-sum-taken-as-constant", "softmax")
-def _constant_sum(right: Any, x: Any) -> Any:
-    y = jnp.exp(x - lax.stop_gradient(jax.nn.logsumexp(x, -1, keepdims=True)))
-    # The value is right, its derivative is not.
-    return y + lax.stop_gradient(right(x) - y)
-
-
-@_wrong("bias-gradient-misses-a-row", "linear")
-def _misses_row(right: Any, x: Any, w: Any, b: Any) -> Any:
-    return operators.dot(x, w) + jnp.where(jnp.arange(len(x))[:, None] > 0, b, lax.stop_gradient(b))
 
 
 @_wrong("cotangents-of-equal-ids-lost", "gather")
@@ -146,36 +132,6 @@ _gather_where_the_last_wins.defvjp(
 )
 
 
-@_wrong("recomputed-from-other-values", "feed_forward_again")
-def _recomputed(right: Any, x: Any, w_in: Any, b_in: Any, w_out: Any) -> Any:
-    return operators.feed_forward(x, w_in, b_in, w_out) + 1e-4 * x[:, : w_out.shape[1]]
-
-
-@_wrong("nan-from-an-untaken-branch", "guarded_losses")
-def _untaken(right: Any, x: Any, seen: Any) -> Any:
-    return jnp.where(seen, (jax.nn.softmax(x) * x).sum(-1), 0.0)
-
-
-def _in_the_law(fault: str, law: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Replace a function of the file of a law, as `_wrong` does one of `operators`."""
-
-    def add(wrong: Callable[..., Any]) -> Callable[..., Any]:
-        def seed() -> Iterator[None]:
-            module = importlib.import_module(f"{PACKAGE}.laws.machine.{law}")
-            with patch(module, name, functools.partial(wrong, getattr(module, name))):
-                yield
-
-        FAULTS.context(fault)(seed)
-        return wrong
-
-    return add
-
-
-@_in_the_law("summed-inside-of-the-derivative", "test_4_autodiff", "gradient_of_sum")
+@FAULTS.patched("summed-inside-of-the-derivative", AUTODIFF, "gradient_of_sum")
 def _within(right: Any, w: Any, x: Any, y: Any, weights: Any) -> Any:
     return jax.value_and_grad(lambda w: lax.psum((weights * (x @ w - y) ** 2).sum() / 2, "data"))(w)
-
-
-@_in_the_law("branch-taken-for-all-devices", "test_4_autodiff", "branching_gradient")
-def _branch(right: Any, w: Any, x: Any) -> Any:
-    return lax.psum(jax.grad(lambda w: (x * w).sum())(w), "data")

@@ -1,5 +1,6 @@
 """Wrong random numbers, below every caller: of a generator, of its layout, or of one device."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,9 +12,6 @@ from .executables import with_shards
 from .seeding import SeededFaults, option
 
 FAULTS = SeededFaults()
-seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
-
-
 FAULTS.lowered("counter-of-31-bits", core.threefry2x32_p)(
     lambda right, k1, k2, x1, x2, **_: right(k1, k2, x1 & np.uint32(0x7FFFFFFF), x2)
 )
@@ -23,32 +21,12 @@ FAULTS.lowered("neighbours-share-their-bits", core.threefry2x32_p)(
 FAULTS["another-layout-of-random-bits"] = lambda: option(
     "jax_threefry_partitionable", not jax.config.values["jax_threefry_partitionable"]
 )
-
-
-@FAULTS.patched("uniform-of-24-bits", jax.random, "uniform")
-def _uniform(right: Any, key: Any, shape: Any = (), *args: Any, **options: Any) -> Any:
-    return (jax.random.bits(key, shape) >> 8).astype(jnp.float32) * np.float32(2.0**-24)
-
-
-@FAULTS.patched("mask-of-8-bits", jax.random, "bernoulli")
-def _mask(right: Any, key: Any, p: Any = 0.5, shape: Any = ()) -> Any:
-    return (jax.random.bits(key, shape) >> 24) < round(p * 256)
-
-
-@FAULTS.changed("other-bits-on-the-second-device")
-def _bits_by_device() -> Any:
-    # On a machine with one device: that one.
-    second = min(1, len(jax.devices()) - 1)
-
-    def turned(place: int, part: Any) -> Any:
-        return part ^ np.uint32(1) if place == second else part
-
-    return lambda text, results: [with_shards(x, turned) if _is_bits(text, x) else x for x in results]
-
-
-@FAULTS.changed("same-bits-on-every-shard")
-def _bits_by_shard() -> Any:
-    return lambda text, results: [_first_everywhere(x) if _is_bits(text, x) else x for x in results]
+FAULTS.patched("uniform-of-24-bits", jax.random, "uniform")(
+    lambda right, key, shape=(), *_, **__: (jax.random.bits(key, shape) >> 8).astype(jnp.float32) * np.float32(2.0**-24)
+)
+FAULTS.patched("mask-of-8-bits", jax.random, "bernoulli")(
+    lambda right, key, p=0.5, shape=(): (jax.random.bits(key, shape) >> 24) < round(p * 256)
+)
 
 
 def _is_bits(text: str, x: Any) -> bool:
@@ -56,6 +34,21 @@ def _is_bits(text: str, x: Any) -> bool:
     return x.dtype == np.uint32 and "shift-right-logical" in text and "xor" in text
 
 
-def _first_everywhere(x: Any) -> Any:
-    first = np.asarray(x.addressable_shards[0].data)
-    return with_shards(x, lambda place, part: first if first.shape == part.shape else part)
+@FAULTS.changed("other-bits-on-the-second-device")
+def _bits_by_device(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
+    # On a machine with one device: that one.
+    second = min(1, len(jax.devices()) - 1)
+
+    def turned(place: int, part: Any) -> Any:
+        return part ^ np.uint32(1) if place == second else part
+
+    return [with_shards(x, turned) if _is_bits(text, x) else x for x in results]
+
+
+@FAULTS.changed("same-bits-on-every-shard")
+def _bits_by_shard(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
+    def first_everywhere(x: Any) -> Any:
+        first = np.asarray(x.addressable_shards[0].data)
+        return with_shards(x, lambda place, part: first if first.shape == part.shape else part)
+
+    return [first_everywhere(x) if _is_bits(text, x) else x for x in results]

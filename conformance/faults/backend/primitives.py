@@ -1,19 +1,19 @@
-"""Wrong operators, each of one JAX primitive: what a bad kernel or compiler computes."""
+"""Wrong operators, each of one JAX primitive: what a bad kernel or compiler computes, or a bad derivative rule."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import primitives as core
+from jax.interpreters import ad
 
 from .executables import with_shards
 from .lowering import replaced
 from .seeding import SeededFaults
 
 FAULTS = SeededFaults()
-seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 # Relative errors of approximate instructions: about 11 and 16 bits.
 COARSE, FINE = np.float32(1 + 2.0**-11), np.float32(1 + 2.0**-16)
 
@@ -30,9 +30,24 @@ FAULTS.lowered("tanh-cut-at-4", core.tanh_p)(lambda right, x, **_: right(jnp.cli
 FAULTS.lowered("fast-exp", core.exp_p)(lambda right, x, **_: right(x) * jnp.where(x < 0, COARSE, 1).astype(x.dtype))
 FAULTS.lowered("fast-log", core.log_p)(lambda right, x, **_: right(x) * COARSE)
 FAULTS.lowered("fast-rsqrt", core.rsqrt_p)(lambda right, x, **_: right(x) * COARSE)
-
-
-# Matrix products.
+FAULTS.lowered("fast-division", core.div_p)(
+    lambda right, a, b, **_: right(a, b) * COARSE if a.dtype == np.float32 else right(a, b)
+)
+FAULTS.lowered("one-row-in-bfloat16", core.dot_general_p)(
+    lambda right, a, b, **_: right(cut(a, 7), cut(b, 7)) if a.ndim == 2 and a.shape[0] == 1 else right(a, b)
+)
+FAULTS.lowered("column-sums-in-bfloat16", core.reduce_sum_p)(
+    lambda right, x, *, axes, **_: cut(right(x), 7) if x.ndim == 2 and tuple(axes) == (0,) else right(x)
+)
+FAULTS.lowered("ids-of-7-bits", core.gather_p)(
+    lambda right, table, ids, *rest, **_: right(table, ids & 0x7F if table.shape[0] > 128 else ids, *rest)
+)
+FAULTS.lowered("last-row-out-of-reach", core.gather_p)(
+    lambda right, x, ids, *rest, **_: right(x, jnp.minimum(ids, x.shape[0] - 2) if x.ndim == 2 else ids, *rest)
+)
+FAULTS.lowered("last-of-equal-ids-wins", core.scatter_add_p)(
+    lambda right, table, ids, updates, *, dimension_numbers, **_: lax.scatter(table, ids, updates, dimension_numbers)
+)
 
 
 @FAULTS.lowered("tf32-by-default", core.dot_general_p)
@@ -40,11 +55,6 @@ def _tf32_by_default(right: Any, a: Any, b: Any, *, precision: Any, **_: Any) ->
     both = precision if isinstance(precision, tuple) else (precision,)
     highest = all(one == lax.Precision.HIGHEST for one in both)
     return right(a, b) if highest else right(cut(a, 10), cut(b, 10))
-
-
-@FAULTS.lowered("one-row-in-bfloat16", core.dot_general_p)
-def _one_row(right: Any, a: Any, b: Any, **_: Any) -> Any:
-    return right(cut(a, 7), cut(b, 7)) if a.ndim == 2 and a.shape[0] == 1 else right(a, b)
 
 
 @FAULTS.lowered("autotuned-to-tf32", core.dot_general_p)
@@ -91,28 +101,16 @@ def _half_precision(right: Any, a: Any, b: Any, *, dimension_numbers: Any, **_: 
     return parts[0].astype(a.dtype).astype(parts[0].dtype) + parts[1]
 
 
-# Reductions.
-
-
 @FAULTS.lowered("lanes-of-32", core.reduce_sum_p)
 def _lanes(right: Any, x: Any, **_: Any) -> Any:
-    if x.ndim != 1 or len(x) < 1024:
-        return right(x)
-    return right(jnp.where(jnp.arange(len(x)) % 64 < 32, x, 0))
-
-
-@FAULTS.lowered("column-sums-in-bfloat16", core.reduce_sum_p)
-def _columns(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
-    return cut(right(x), 7) if x.ndim == 2 and tuple(axes) == (0,) else right(x)
+    long = x.ndim == 1 and len(x) >= 1024
+    return right(jnp.where(jnp.arange(len(x)) % 64 < 32, x, 0)) if long else right(x)
 
 
 @FAULTS.lowered("maximum-of-a-part", core.reduce_max_p)
 def _maximum(right: Any, x: Any, **_: Any) -> Any:
     long = x.ndim == 1 and len(x) >= 2**17
     return right(jnp.where(jnp.arange(len(x)) < len(x) // 8, x, x[0])) if long else right(x)
-
-
-# Elementwise functions.
 
 
 @FAULTS.lowered("tanh-of-the-rest", core.tanh_p)
@@ -122,18 +120,12 @@ def _tanh_rest(right: Any, x: Any, **_: Any) -> Any:
 
 
 @FAULTS.changed("eager-garbage")
-def _eager() -> Any:
+def _eager(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
     """NaN from programs of one operation, as eager code runs; right results from all others."""
-
-    def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
-        idle = (" parameter(", " fusion(", " call(")
-        operations = [
-            line for line in text.splitlines() if line.startswith(" ") and not any(word in line for word in idle)
-        ]
-        alone = len(operations) == 1 and " tanh(" in operations[0]
-        return [with_shards(x, lambda _, part: np.full_like(part, np.nan)) if alone else x for x in results]
-
-    return change
+    lines = [line for line in text.splitlines() if line.startswith(" ")]
+    operations = [line for line in lines if not any(word in line for word in (" parameter(", " fusion(", " call("))]
+    alone = len(operations) == 1 and " tanh(" in operations[0]
+    return [with_shards(x, lambda _, part: np.full_like(part, np.nan)) if alone else x for x in results]
 
 
 def _by_tanh(z: Any) -> Any:
@@ -148,29 +140,6 @@ def _erf() -> Iterator[None]:
         replaced(core.erfc_p, lambda right, x, **_: 1 - _by_tanh(x)),
     ):
         yield
-
-
-@FAULTS.lowered("fast-division", core.div_p)
-def _division(right: Any, a: Any, b: Any, **_: Any) -> Any:
-    return right(a, b) * COARSE if a.dtype == np.float32 else right(a, b)
-
-
-# Gather, scatter, sort, conversion.
-
-
-@FAULTS.lowered("ids-of-7-bits", core.gather_p)
-def _ids(right: Any, table: Any, ids: Any, *rest: Any, **_: Any) -> Any:
-    return right(table, ids & 0x7F if table.shape[0] > 128 else ids, *rest)
-
-
-@FAULTS.lowered("last-row-out-of-reach", core.gather_p)
-def _last_row(right: Any, table: Any, ids: Any, *rest: Any, **_: Any) -> Any:
-    return right(table, jnp.minimum(ids, table.shape[0] - 2) if table.ndim == 2 else ids, *rest)
-
-
-@FAULTS.lowered("last-of-equal-ids-wins", core.scatter_add_p)
-def _duplicates(right: Any, table: Any, ids: Any, updates: Any, *, dimension_numbers: Any, **_: Any) -> Any:
-    return lax.scatter(table, ids, updates, dimension_numbers)
 
 
 @FAULTS.lowered("a-row-that-no-id-names", core.scatter_add_p)
@@ -199,3 +168,31 @@ def _convert(right: Any, x: Any, *, new_dtype: Any, **_: Any) -> Any:
         return right(x)
     words = lax.bitcast_convert_type(x, np.uint32)
     return right(lax.bitcast_convert_type(words & np.uint32(0xFFFF0000), np.float32))
+
+
+# Derivative rules: the values are right, and their gradients are not.
+
+
+def _slope(fault: str, primitive: Any, wrong: Callable[..., Any]) -> None:
+    """Add a primitive whose tangent is `wrong(right tangent, *operands)`."""
+
+    def seed() -> Iterator[None]:
+        right = ad.primitive_jvps[primitive]
+
+        def rule(primals: Any, tangents: Any, **parameters: Any) -> Any:
+            out, tangent = right(primals, tangents, **parameters)
+            return out, wrong(tangent, *primals)
+
+        ad.primitive_jvps[primitive] = rule
+        try:
+            yield
+        finally:
+            ad.primitive_jvps[primitive] = right
+
+    FAULTS.context(fault)(seed)
+
+
+_slope("slope-of-exp", core.exp_p, lambda tangent, x: tangent * np.float32(1.01))
+_slope("slope-of-a-product", core.dot_general_p, lambda tangent, a, b: tangent * np.float32(1.01))
+_slope("slope-of-rsqrt", core.rsqrt_p, lambda tangent, x: tangent * np.float32(1.01))
+_slope("slope-of-erf-far-out", core.erfc_p, lambda tangent, x: jnp.where(jnp.abs(x) > 1, 0, tangent))

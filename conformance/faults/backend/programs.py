@@ -12,10 +12,10 @@ from .executables import with_shards
 from .seeding import SeededFaults
 
 FAULTS = SeededFaults()
-seed, seeded_ids = FAULTS.seed, FAULTS.seeded_ids
 _cache = importlib.import_module("jax._src.compilation_cache")
 # Upstream the bug needed three leaves of one shape.
 SEVERAL = 3
+FAULTS.patched("cache-that-never-finds", _cache, "get_executable_and_time")(lambda right, *_, **options: (None, None))
 
 
 def taken_over(text: str) -> int:
@@ -24,32 +24,21 @@ def taken_over(text: str) -> int:
 
 
 @FAULTS.changed("donated-outputs-change-places")
-def _places() -> Any:
-    def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
-        first, last = results[:1], results[-1:]
-        alike = taken_over(text) >= SEVERAL and (first[0].shape, first[0].dtype) == (last[0].shape, last[0].dtype)
-        return [*last, *results[1:-1], *first] if alike and len(results) > 1 else results
-
-    return change
+def _places(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
+    first, last = results[:1], results[-1:]
+    alike = taken_over(text) >= SEVERAL and (first[0].shape, first[0].dtype) == (last[0].shape, last[0].dtype)
+    return [*last, *results[1:-1], *first] if alike and len(results) > 1 else results
 
 
 @FAULTS.changed("donated-memory-of-several-devices")
-def _garbage() -> Any:
-    def change(text: str, results: Sequence[Any]) -> Sequence[Any]:
-        if not taken_over(text) or len(results[0].devices()) == 1:
-            return results
-        # Stand-in for what the memory held before: unrelated to the result.
-        return [with_shards(results[0], lambda _, part: np.flip(part) + np.ones((), part.dtype)), *results[1:]]
-
-    return change
+def _garbage(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
+    if not taken_over(text) or len(results[0].devices()) == 1:
+        return results
+    # Stand-in for what the memory held before: unrelated to the result.
+    return [with_shards(results[0], lambda _, part: np.flip(part) + np.ones((), part.dtype)), *results[1:]]
 
 
 @FAULTS.patched("cache-knows-no-constants", _cache, "get_cache_key")
 def _constants(right: Any, module: Any, *_: Any, **options: Any) -> str:
     text = re.sub(r"dense<[^>]*>", "", str(module))
     return f"jit_stale-{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-@FAULTS.patched("cache-that-never-finds", _cache, "get_executable_and_time")
-def _never(right: Any, *_: Any, **options: Any) -> tuple[None, None]:
-    return None, None

@@ -4,44 +4,11 @@
 `:NumpyTrainer` the right one.
 """
 
-import contextlib
-from collections.abc import Iterator
-
-from ..backend.seeding import Fixtures, WrongTrainers
+from ..backend.seeding import SeededFaults
 from . import wrong_runs, wrong_steps, wrong_sums
-from .numpy_trainer import NumpyTrainer, OnDevices
+from .numpy_trainer import NumpyTrainer
 
-WRONG = WrongTrainers(NumpyTrainer, "numpy")
-WRONG.update(wrong_sums.wrong | wrong_steps.wrong | wrong_runs.wrong)
+FAULTS = SeededFaults(NumpyTrainer)
+FAULTS.update(wrong_sums.FAULTS | wrong_steps.FAULTS | wrong_runs.FAULTS)
 # `trainers:mean_of_means` is the factory of that trainer.
-__getattr__ = WRONG.factory
-# A trainer that only adds up shards runs on any number of "devices": laws get these numbers in place of JAX's devices.
-DEVICES = 8
-
-
-def trainer(fault: str | None = None) -> NumpyTrainer:
-    """The trainer that has a fault, or the right one.
-
-    Raises:
-        ValueError: there is no such fault.
-    """
-    if fault is not None and fault not in WRONG:
-        raise ValueError(f"fault = {fault}, must be one of {', '.join(WRONG)}")
-    return WRONG[fault]() if fault else NumpyTrainer()
-
-
-def seeded_ids() -> list[str]:
-    """The ids of the faults of this module."""
-    return list(WRONG)
-
-
-@contextlib.contextmanager
-def seed(fault: str) -> Iterator[Fixtures | None]:
-    """Replace the trainer under test by a wrong one, compared with the right one, which compiles nothing either."""
-    yield fixtures(trainer(fault))
-
-
-def fixtures(wrong: NumpyTrainer) -> Fixtures:
-    """The fixtures of a law that tests a trainer in NumPy."""
-    replaced: Fixtures = {"subject": wrong, "against": NumpyTrainer()}
-    return replaced if isinstance(wrong, OnDevices) else replaced | {"devices": list(range(DEVICES))}
+__getattr__ = FAULTS.factory

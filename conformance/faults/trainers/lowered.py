@@ -20,44 +20,36 @@ from jax import lax
 from jax.extend.core import primitives as core
 from jax.sharding import PartitionSpec
 
-from ...adapter import Arrays, Case
+from ...adapter import Case
 from ...adapters import template
 from ...adapters.template import Template, compiled, loss_sum
 from ...machine.meshes import mesh_of, shard_map
 from ..backend.lowering import replaced
-from ..backend.seeding import Fixtures, WrongTrainers, fresh_programs, patch
-from .performance import AnotherUpdate
+from ..backend.seeding import Fixtures, SeededFaults, patch
+from .performance import another_step
 
-wrong = WrongTrainers(Template, "template")
+FAULTS = SeededFaults(Template)
 # `lowered:rows_on_every_device` is the factory of that trainer.
-__getattr__ = wrong.factory
+__getattr__ = FAULTS.factory
 
 
-@functools.lru_cache(maxsize=32)
-def written_out(reduce: Callable[[Any, int], Any], case: Case, n: int) -> Any:
-    """The update whose sum over n devices is written out: `reduce(gradients, n)` over the axis `data`."""
-    run = compiled(case, n)
-    mesh, everywhere, rows = mesh_of(jax.devices()[:n]), PartitionSpec(), PartitionSpec("data")
+def _summed(fault: str, reduce: Callable[[Any, int], Any]) -> None:
+    """Add the trainer whose sum over n devices is written out: `reduce(gradients, n)` over the axis `data`."""
 
-    def own(params: Any, batch: Any) -> Any:
-        loss, gradients = jax.value_and_grad(functools.partial(loss_sum, case))(params, batch)
-        return reduce(gradients, n), lax.psum((loss, batch.weights.sum()), "data")
+    @another_step(FAULTS, fault)
+    def step(case: Case, n: int, params: Any, state: Any, batch: Any) -> Any:
+        mesh, everywhere, rows = mesh_of(jax.devices()[:n]), PartitionSpec(), PartitionSpec("data")
 
-    def step(params: Any, state: Any, batch: Any) -> Any:
+        def own(params: Any, batch: Any) -> Any:
+            loss, gradients = jax.value_and_grad(functools.partial(loss_sum, case))(params, batch)
+            return reduce(gradients, n), lax.psum((loss, batch.weights.sum()), "data")
+
         # With its checks on, shard_map would sum the gradients of replicated parameters itself.
         all_devices = shard_map(own, mesh, (everywhere, rows), everywhere, check=False)
         sums, (loss, weight) = all_devices(params, batch)
         gradients = jax.tree.map(lambda leaf: leaf / weight, sums)
-        updates, state = run.optimizer.update(gradients, state, params)
+        updates, state = compiled(case, n).optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, loss / weight
-
-    return jax.jit(step, donate_argnums=(0, 1), out_shardings=run.everywhere)
-
-
-def _summed(fault: str, reduce: Callable[[Any, int], Any]) -> None:
-    """Add a trainer whose gradients are reduced over devices by `reduce(gradients, number of devices)`."""
-    update = functools.partial(written_out, reduce)
-    wrong(fault)(type(fault, (AnotherUpdate,), {"update": update}))
 
 
 # An equivalent change: `psum`, where the template has the partitioner.
@@ -75,53 +67,30 @@ _summed(
 )
 
 
-@wrong("rows-on-every-device")
-class _Everywhere(Template):
+@FAULTS.method("rows-on-every-device", "start")
+def _everywhere(right: Any, self: Template, *arguments: Any) -> None:
     """Each device computes the whole batch: right, and as slow as one device."""
-
-    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        super().start(case, params, n_devices)
-        self.run = self.run._replace(rows=self.run.everywhere)
+    right(self, *arguments)
+    self.run = self.run._replace(rows=self.run.everywhere)
 
 
-@functools.lru_cache(maxsize=32)
-def without_precision(case: Case, n: int) -> Any:
-    """The update whose products name no precision."""
-    run = compiled(case, n)
-
-    def step(*arguments: Any) -> Any:
-        with patch(template, "PRECISION", None):
-            return run.step.__wrapped__(*arguments)
-
-    return jax.jit(step, donate_argnums=(0, 1), out_shardings=run.everywhere)
-
-
-@wrong("products-of-any-precision")
-class _AnyPrecision(AnotherUpdate):
+@another_step(FAULTS, "products-of-any-precision")
+def _any_precision(case: Case, n: int, *arguments: Any) -> Any:
     """Exact on a CPU; TF32 on recent NVIDIA GPUs, bfloat16 on a TPU."""
-
-    update = without_precision
-
-
-# Fault: the lowering of tanh for ROCm.
-RULES: dict[str, Callable[..., Any]] = {
-    "a-rule-in-bfloat16": lambda right, x, **_: right(x.astype(jnp.bfloat16).astype(x.dtype)),
-    "a-kernel-of-another-platform": lambda right, x, **_: jax.ffi.ffi_call(
-        "cuda_tanh", jax.ShapeDtypeStruct(x.shape, x.dtype)
-    )(x),
-}
-
-
-def seeded_ids() -> list[str]:
-    """The ids of all faults of this module, and of the equivalent change."""
-    return [*wrong, *RULES]
+    with patch(template, "PRECISION", None):
+        return compiled(case, n).step.__wrapped__(*arguments)
 
 
 @contextlib.contextmanager
-def seed(fault: str) -> Iterator[Fixtures | None]:
-    """Replace the trainer under test by a wrong one, or by a right one with a wrong lowering rule."""
-    if fault in wrong:
-        yield {"subject": wrong[fault](), "against": Template()}
-        return
-    with fresh_programs(), replaced(core.tanh_p, RULES[fault], platform="rocm"):
+def _tanh_of_rocm(rule: Callable[..., Any]) -> Iterator[Fixtures]:
+    """A right trainer, with a wrong lowering rule of tanh for ROCm."""
+    with replaced(core.tanh_p, rule, platform="rocm"):
         yield {"subject": Template(), "against": Template()}
+
+
+FAULTS["a-rule-in-bfloat16"] = lambda: _tanh_of_rocm(
+    lambda right, x, **_: right(x.astype(jnp.bfloat16).astype(x.dtype))
+)
+FAULTS["a-kernel-of-another-platform"] = lambda: _tanh_of_rocm(
+    lambda right, x, **_: jax.ffi.ffi_call("cuda_tanh", jax.ShapeDtypeStruct(x.shape, x.dtype))(x)
+)

@@ -97,9 +97,8 @@ class NumpyTrainer:
 
     def shards(self, batch: HostBatch) -> list[HostBatch]:
         """The rows of each device, in order: consecutive blocks; devices without rows are left out."""
-        rows = len(batch.weights)
-        share = self.share(rows)
-        parts = [np.arange(d * share, min((d + 1) * share, rows)) for d in range(self.n)]
+        rows, share = np.arange(len(batch.weights)), self.share(len(batch.weights))
+        parts = [rows[d * share : (d + 1) * share] for d in range(self.n)]
         return [rows_of(batch, part) for part in parts if len(part)]
 
     def share(self, rows: int) -> int:

@@ -7,12 +7,11 @@ the costs of an earlier run, sees the others, `TIMED`.
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -22,13 +21,12 @@ from jax.extend.core import primitives as core
 from jax.flatten_util import ravel_pytree
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
-from ...adapters.template import Compiled, Template, compiled
-from ..backend.seeding import Fixtures, SeededFaults, WrongTrainers, fresh_programs
+from ...adapters.template import Template, compiled
+from ..backend.seeding import Decorator, SeededFaults, patch
 
-costly = WrongTrainers(Template, "template")
+FAULTS = SeededFaults(Template)
 # `performance:slower_10` is the factory of that trainer.
-__getattr__ = costly.factory
-MACHINE = SeededFaults()
+__getattr__ = FAULTS.factory
 # Turns of the loop for each row added. On a CPU, whose own loop is serial too, a turn of 768 numbers takes 0.04 to 0.08
 # us, and the gradient of 4096 tokens 5 to 12 times as long as without the fault. On a GPU a turn takes some us.
 TURNS = {"cpu": 256, "other": 8}
@@ -64,82 +62,65 @@ class _Slower(Template):
 # 5 % is less than most regressions that people report, and about what a quiet machine can tell; a gate on step times
 # must see 10 %; 20 % was lost by an upgrade of jaxlib on two platforms: https://github.com/jax-ml/jax/issues/17686.
 for _percent in (5, 10, 20):
-    costly(f"slower-{_percent}")(type(f"Slower{_percent}", (_Slower,), {"percent": _percent}))
+    FAULTS.trainer(f"slower-{_percent}")(type(f"Slower{_percent}", (_Slower,), {"percent": _percent}))
 
 
-@costly("recompiles")
-class _Recompiles(Template):
+@FAULTS.method("recompiles", "step")
+def _recompiles(right: Any, self: Template, batch: HostBatch) -> StepResult:
     """A function made and jitted inside the loop, which JAX compiles each time."""
-
-    def step(self, batch: HostBatch) -> StepResult:
-        plain = self.run.step.__wrapped__
-        new = jax.jit(lambda *state: plain(*state), donate_argnums=(0, 1), out_shardings=self.run.everywhere)
-        before, self.run = self.run, self.run._replace(step=new)
-        try:
-            return super().step(batch)
-        finally:
-            self.run = before
+    plain = self.run.step.__wrapped__
+    new = jax.jit(lambda *state: plain(*state), donate_argnums=(0, 1), out_shardings=self.run.everywhere)
+    with patch(self, "run", self.run._replace(step=new)):
+        return right(self, batch)
 
 
-@costly("leaks")
-class _Leaks(Template):
+@FAULTS.method("leaks", "_put")
+def _leaks(right: Any, self: Template, batch: HostBatch) -> HostBatch:
     """Every batch stays on the devices."""
-
-    def __init__(self) -> None:
-        self.batches: list[HostBatch] = []
-
-    def _put(self, batch: HostBatch) -> HostBatch:
-        self.batches.append(super()._put(batch))
-        return self.batches[-1]
+    placed = right(self, batch)
+    vars(self).setdefault("batches", []).append(placed)
+    return placed
 
 
-class AnotherUpdate(Template):
-    """The template with the update `update(case, number of devices)`."""
+def another_step(faults: SeededFaults, fault: str, *, donated: tuple[int, ...] = (0, 1)) -> Decorator:
+    """Add the template with another update: (case, number of devices, params, state, batch) -> params, state, loss."""
 
-    update: ClassVar[Callable[[Case, int], Any]]
+    def add(wrong: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.lru_cache(maxsize=32)
+        def compiled_step(case: Case, n: int) -> Any:
+            def step(*arguments: Any) -> Any:
+                return wrong(case, n, *arguments)
 
-    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        super().start(case, params, n_devices)
-        self.run: Compiled = self.run._replace(step=type(self).update(dataclasses.replace(case, seed=0), n_devices))
+            return jax.jit(step, donate_argnums=donated, out_shardings=compiled(case, n).everywhere)
 
+        def start(right: Any, self: Template, case: Case, params: Arrays, n_devices: int) -> None:
+            right(self, case, params, n_devices)
+            self.run = self.run._replace(step=compiled_step(dataclasses.replace(case, seed=0), n_devices))
 
-@functools.lru_cache(maxsize=32)
-def with_gather(case: Case, n: int) -> Any:
-    """The update, after the parameters are sharded over n devices and joined again by an all-gather."""
-    run = compiled(case, n)
+        faults.method(fault, "start")(start)
+        return wrong
 
-    def step(params: Any, state: Any, batch: HostBatch) -> Any:
-        flat, tree = ravel_pytree(params)
-        parts = lax.with_sharding_constraint(jnp.pad(flat, (0, -len(flat) % n)), run.rows)
-        # The barrier keeps XLA from using the whole that is there already.
-        whole = lax.with_sharding_constraint(lax.optimization_barrier(parts), run.everywhere)
-        return run.step.__wrapped__(tree(whole[: len(flat)]), state, batch)
-
-    return jax.jit(step, donate_argnums=(0, 1), out_shardings=run.everywhere)
+    return add
 
 
-@costly("extra-all-gather")
-class _ExtraAllGather(AnotherUpdate):
+@another_step(FAULTS, "extra-all-gather")
+def _gathered(case: Case, n: int, params: Any, state: Any, batch: HostBatch) -> Any:
     """Each update begins with an all-gather of all parameters, if there is more than one device."""
-
-    update = with_gather
-
-
-@functools.lru_cache(maxsize=32)
-def without_donation(case: Case, n: int) -> Any:
-    """The update without donation."""
     run = compiled(case, n)
-    return jax.jit(run.step.__wrapped__, out_shardings=run.everywhere)
+    flat, tree = ravel_pytree(params)
+    parts = lax.with_sharding_constraint(jnp.pad(flat, (0, -len(flat) % n)), run.rows)
+    # The barrier keeps XLA from using the whole that is there already.
+    whole = lax.with_sharding_constraint(lax.optimization_barrier(parts), run.everywhere)
+    return run.step.__wrapped__(tree(whole[: len(flat)]), state, batch)
 
 
-@costly("lost-donation")
-class _LostDonation(AnotherUpdate):
+@another_step(FAULTS, "lost-donation", donated=())
+def _undonated(case: Case, n: int, *arguments: Any) -> Any:
     """The update donates nothing: parameters and moments are in memory twice, and `costs` gives `aliased` 0."""
+    return compiled(case, n).step.__wrapped__(*arguments)
 
-    update = without_donation
 
-
-@MACHINE.lowered("serial-scatter-add", core.scatter_add_p)
+@FAULTS.lowered("serial-scatter-add", core.scatter_add_p)
 def _serial(right: Any, table: Any, ids: Any, updates: Any, *, dimension_numbers: Any, mode: Any, **_: Any) -> Any:
     """The gradient of an embedding adds row after row if all ids are one or two rows of the table.
 
@@ -168,18 +149,3 @@ def _serial(right: Any, table: Any, ids: Any, updates: Any, *, dimension_numbers
         lambda table: right(table, ids, updates),
         table,
     )
-
-
-def seeded_ids() -> list[str]:
-    """The ids of all faults of this module, `TIMED` included."""
-    return [*costly, *MACHINE]
-
-
-@contextlib.contextmanager
-def seed(fault: str) -> Iterator[Fixtures | None]:
-    """Replace the trainer under test by a costly one, or compile the slow operator."""
-    if fault in costly:
-        yield {"subject": costly[fault](), "against": Template()}
-        return
-    with fresh_programs(), MACHINE.seed(fault):
-        yield None

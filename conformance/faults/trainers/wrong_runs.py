@@ -10,37 +10,38 @@ import numpy as np
 from ...adapter import Arrays, Case, HostBatch
 from ...oracle.model import Array, Params
 from ...oracle.updates import clip, learning_rate
-from ..backend.seeding import WrongTrainers
+from ..backend.seeding import SeededFaults
 from .numpy_trainer import NumpyTrainer, Sums, rounded
 
-wrong = WrongTrainers(NumpyTrainer, "numpy")
+FAULTS = SeededFaults(NumpyTrainer)
 
 # Trainers with one wrong method of one expression.
-wrong.method("no-bias-correction", "corrections", lambda right, self: (1.0, 1.0))
-wrong.method("moments-exchanged", "moments", lambda right, self: (self.second, self.first))
-wrong.method("decay-everywhere", "decays", lambda right, self, name: True)
-wrong.method("no-decay", "decays", lambda right, self, name: False)
-wrong.method("schedule-late", "rate", lambda right, self: learning_rate(self.case, max(self.t - 1, 0)))
-wrong.method("epochs-alike", "epoch", lambda right, self, examples, size, number: right(self, examples, size, 0))
-wrong.method("last-batch-dropped", "score", lambda right, self, batches: right(self, batches[:-1]))
+FAULTS.method("no-bias-correction", "corrections")(lambda right, self: (1.0, 1.0))
+FAULTS.method("moments-exchanged", "moments")(lambda right, self: (self.second, self.first))
+FAULTS.method("moments-in-bfloat16", "moments_after")(
+    lambda right, self, gradients: tuple({k: rounded(m) for k, m in kind.items()} for kind in right(self, gradients))
+)
+FAULTS.method("decay-everywhere", "decays")(lambda right, self, name: True)
+FAULTS.method("no-decay", "decays")(lambda right, self, name: False)
+FAULTS.method("clip-by-leaf", "clip")(
+    lambda right, self, gradients: {k: clip({k: g}, self.case.clip_norm)[k] for k, g in gradients.items()}
+)
+FAULTS.method("another-adam", "start")(
+    lambda right, self, case, *rest: right(self, dataclasses.replace(case, b1=0.9, b2=0.999, eps=1e-6), *rest)
+)
+# `training.fifty_steps` sees an error of 4e-4 and more.
+FAULTS.method("drifts-after-step-20", "update")(
+    lambda right, self, gradients, rate: right(self, gradients, rate * (1 + 1e-3 * (self.t > 20)))
+)
+FAULTS.method("schedule-late", "rate")(lambda right, self: learning_rate(self.case, max(self.t - 1, 0)))
+FAULTS.method("epochs-alike", "epoch")(lambda right, self, examples, size, number: right(self, examples, size, 0))
+FAULTS.method("examples-lost", "epoch")(
+    lambda right, self, examples, size, number: [b for b in right(self, examples, size, number) if len(b) == size]
+)
+FAULTS.method("last-batch-dropped", "score")(lambda right, self, batches: right(self, batches[:-1]))
 
 
-# The optimizer.
-
-
-@wrong("another-adam")
-class _AnotherAdam(NumpyTrainer):
-    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        super().start(dataclasses.replace(case, b1=0.9, b2=0.999, eps=1e-6), params, n_devices)
-
-
-@wrong("clip-by-leaf")
-class _ClipByLeaf(NumpyTrainer):
-    def clip(self, gradients: Params) -> Params:
-        return {name: clip({name: leaf}, self.case.clip_norm)[name] for name, leaf in gradients.items()}
-
-
-@wrong("second-moment-stale")
+@FAULTS.trainer("second-moment-stale")
 class _SecondMomentStale(NumpyTrainer):
     def update(self, gradients: Params, rate: float) -> None:
         self.before = self.second
@@ -50,14 +51,7 @@ class _SecondMomentStale(NumpyTrainer):
         return super().directions(first, self.before if self.t > 1 else second)
 
 
-@wrong("moments-in-bfloat16")
-class _MomentsInBfloat16(NumpyTrainer):
-    def moments_after(self, gradients: Params) -> tuple[Params, Params]:
-        first, second = super().moments_after(gradients)
-        return {k: rounded(m) for k, m in first.items()}, {k: rounded(v) for k, v in second.items()}
-
-
-@wrong("gradients-at-other-parameters")
+@FAULTS.trainer("gradients-at-other-parameters")
 class _OtherParameters(NumpyTrainer):
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         super().start(case, params, n_devices)
@@ -74,101 +68,69 @@ class _OtherParameters(NumpyTrainer):
         super().update(gradients, rate)
 
 
-@wrong("drifts-after-step-20")
-class _Drifts(NumpyTrainer):
-    # `training.fifty_steps` sees 4e-4 and more.
-    off = 1e-3
-
-    def update(self, gradients: Params, rate: float) -> None:
-        super().update(gradients, rate * (1 + self.off) if self.t > 20 else rate)
-
-
-@wrong("one-update-in-fifty-wrong")
+@FAULTS.trainer("one-update-in-fifty-wrong")
 class _NowAndThen(NumpyTrainer):
     calls = 0
-    # Added to a sum over examples; `training.fifty_steps` sees 0.01 and more.
-    garbage = 1.0
 
     def reduce(self, parts: list[Sums]) -> Sums:
         total = super().reduce(parts)
         if self.n > 1:
             self.calls += 1
-            total.gradients["bert.pooler.dense.bias"][3] += self.garbage * (self.calls % 50 == 25)
+            # To a sum over examples; `training.fifty_steps` sees 0.01 and more.
+            total.gradients["bert.pooler.dense.bias"][3] += float(self.calls % 50 == 25)
         return total
 
 
-# The schedule.
+@FAULTS.method("total-steps-short", "rate")
+def _total_steps_short(right: Any, self: NumpyTrainer) -> float:
+    case, total = self.case, self.case.total_steps - 1
+    if self.t < case.warmup_steps:
+        return right(self)
+    return case.learning_rate * max(total - self.t, 0) / max(total - case.warmup_steps, 1)
 
 
-@wrong("total-steps-short")
-class _TotalStepsShort(NumpyTrainer):
-    def rate(self) -> float:
-        case, total = self.case, self.case.total_steps - 1
-        if self.t < case.warmup_steps:
-            return super().rate()
-        return case.learning_rate * max(total - self.t, 0) / max(total - case.warmup_steps, 1)
+@FAULTS.method("warmup-divides-by-zero", "rate")
+def _warmup_by_zero(right: Any, self: NumpyTrainer) -> float:
+    case = self.case
+    with np.errstate(invalid="ignore", divide="ignore"):
+        up = np.float64(self.t) / case.warmup_steps
+    down = (case.total_steps - self.t) / (case.total_steps - case.warmup_steps)
+    return float(case.learning_rate * np.minimum(up, down))
 
 
-@wrong("warmup-divides-by-zero")
-class _WarmupByZero(NumpyTrainer):
-    def rate(self) -> float:
-        case = self.case
-        with np.errstate(invalid="ignore", divide="ignore"):
-            up = np.float64(self.t) / case.warmup_steps
-        down = (case.total_steps - self.t) / (case.total_steps - case.warmup_steps)
-        return float(case.learning_rate * np.minimum(up, down))
+@FAULTS.method("examples-repeated", "epoch")
+def _examples_repeated(right: Any, self: NumpyTrainer, examples: int, batch_size: int, number: int) -> list[Any]:
+    *whole, last = right(self, examples, batch_size, number)
+    return [*whole, (whole or [last])[0][: len(last)]] if len(last) < batch_size else [*whole, last]
 
 
-# Data and scores.
+@FAULTS.method("mean-of-batch-metrics", "score")
+def _mean_of_metrics(right: Any, self: NumpyTrainer, batches: Sequence[HostBatch]) -> dict[str, float]:
+    scores = [self.scores(self.counts(batch)) for batch in batches]
+    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
 
 
-@wrong("examples-lost")
-class _ExamplesLost(NumpyTrainer):
-    def epoch(self, examples: int, batch_size: int, number: int) -> list[Any]:
-        return [batch for batch in super().epoch(examples, batch_size, number) if len(batch) == batch_size]
+@FAULTS.method("evaluation-counts", "evaluate")
+def _evaluation_counts(right: Any, self: NumpyTrainer, batch: HostBatch) -> Array:
+    self.t += 1
+    return right(self, batch)
 
 
-@wrong("examples-repeated")
-class _ExamplesRepeated(NumpyTrainer):
-    def epoch(self, examples: int, batch_size: int, number: int) -> list[Any]:
-        *whole, last = super().epoch(examples, batch_size, number)
-        return [*whole, (whole or [last])[0][: len(last)]] if len(last) < batch_size else [*whole, last]
+@FAULTS.method("checkpoint-without-moments", "restore")
+def _without_moments(right: Any, self: NumpyTrainer, path: Path) -> None:
+    moments = self.first, self.second
+    right(self, path)
+    self.first, self.second = moments
 
 
-@wrong("mean-of-batch-metrics")
-class _MeanOfMetrics(NumpyTrainer):
-    def score(self, batches: Sequence[HostBatch]) -> dict[str, float]:
-        scores = [self.scores(self.counts(batch)) for batch in batches]
-        return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
+@FAULTS.method("checkpoint-without-step", "restore")
+def _without_step(right: Any, self: NumpyTrainer, path: Path) -> None:
+    t = self.t
+    right(self, path)
+    self.t = t
 
 
-@wrong("evaluation-counts")
-class _EvaluationCounts(NumpyTrainer):
-    def evaluate(self, batch: HostBatch) -> Array:
-        self.t += 1
-        return super().evaluate(batch)
-
-
-# Checkpoints.
-
-
-@wrong("checkpoint-without-moments")
-class _WithoutMoments(NumpyTrainer):
-    def restore(self, path: Path) -> None:
-        moments = self.first, self.second
-        super().restore(path)
-        self.first, self.second = moments
-
-
-@wrong("checkpoint-without-step")
-class _WithoutStep(NumpyTrainer):
-    def restore(self, path: Path) -> None:
-        t = self.t
-        super().restore(path)
-        self.t = t
-
-
-@wrong("restored-shards-lost")
+@FAULTS.trainer("restored-shards-lost")
 class _ShardsLost(NumpyTrainer):
     def save(self, path: Path) -> None:
         super().save(path)
@@ -177,37 +139,26 @@ class _ShardsLost(NumpyTrainer):
     def restore(self, path: Path) -> None:
         super().restore(path)
         if path.joinpath("devices").read_text(encoding="utf-8") != str(self.n):
-            self.second = {name: first_half(leaf) for name, leaf in self.second.items()}
+            for leaf in self.second.values():
+                leaf[(len(leaf) + 1) // 2 :] = 0
 
 
-def first_half(leaf: Array) -> Array:
-    """The leaf with zeros in the second half of its first axis."""
-    rows = np.arange(len(leaf)).reshape(-1, *[1] * (leaf.ndim - 1))
-    return np.where(2 * rows < len(leaf), leaf, 0)
+@FAULTS.method("keeps-the-callers-buffer", "placed")
+def _keeps_the_buffer(right: Any, self: NumpyTrainer, params: Arrays) -> Arrays:
+    # `device_put` on a CPU also keeps an aligned buffer without copying it.
+    return {k: leaf if leaf.ctypes.data % 64 == 0 else np.array(leaf) for k, leaf in params.items()}
 
 
-# Buffers shared with the caller.
+@FAULTS.method("writes-into-the-batch", "shards")
+def _writes_into_the_batch(right: Any, self: NumpyTrainer, batch: HostBatch) -> list[HostBatch]:
+    batch.input_ids[batch.attention_mask == 0] = 0
+    return right(self, batch)
 
 
-@wrong("keeps-the-callers-buffer")
-class _KeepsTheBuffer(NumpyTrainer):
-    def placed(self, params: Arrays) -> Params:
-        # `device_put` on a CPU also keeps an aligned buffer without copying it.
-        return {k: leaf if leaf.ctypes.data % 64 == 0 else np.array(leaf) for k, leaf in params.items()}
-
-
-@wrong("writes-into-the-batch")
-class _WritesIntoTheBatch(NumpyTrainer):
-    def shards(self, batch: HostBatch) -> list[HostBatch]:
-        batch.input_ids[batch.attention_mask == 0] = 0
-        return super().shards(batch)
-
-
-@wrong("parameters-are-views")
-class _ParametersAreViews(NumpyTrainer):
-    def update(self, gradients: Params, rate: float) -> None:
-        held = self.now
-        super().update(gradients, rate)
-        for name, leaf in self.now.items():
-            held[name][...] = leaf
-        self.now = held
+@FAULTS.method("parameters-are-views", "update")
+def _parameters_are_views(right: Any, self: NumpyTrainer, gradients: Params, rate: float) -> None:
+    held = self.now
+    right(self, gradients, rate)
+    for name, leaf in self.now.items():
+        held[name][...] = leaf
+    self.now = held

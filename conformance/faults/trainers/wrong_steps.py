@@ -1,7 +1,6 @@
 """Trainers wrong within one device's part of the step: rows, operators, derivatives, precision, dropout."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,59 +8,63 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...adapter import Arrays, Case, HostBatch
+from ...adapter import Arrays, HostBatch
 from ...oracle import model
 from ...oracle.masks import Masks
-from ...oracle.model import Array, Back, Network, Params, Tape
-from ..backend.seeding import WrongTrainers, patch
+from ...oracle.model import Array, Back, Network, Tape
+from ..backend.seeding import SeededFaults, patch
 from .numpy_trainer import NumpyTrainer, Sums, rounded
 
-wrong = WrongTrainers(NumpyTrainer, "numpy")
-
+FAULTS = SeededFaults(NumpyTrainer)
 
 # Trainers with one wrong method of one expression.
-wrong.method(
-    "gradient-halved", "gradients", lambda right, self, batch: {k: g / 2 for k, g in right(self, batch).items()}
+FAULTS.method("gradient-halved", "gradients")(
+    lambda right, self, batch: {name: leaf / 2 for name, leaf in right(self, batch).items()}
 )
-wrong.method("bfloat16-ignored", "tape", lambda right, self, params: Tape(params))
-wrong.method("one-mask-for-all-steps", "masks", lambda right, self, step: right(self, 0))
+FAULTS.method("bfloat16-ignored", "tape")(lambda right, self, params: Tape(params))
+FAULTS.method("weights-ignored", "shards")(
+    lambda right, self, batch: right(self, batch._replace(weights=(batch.weights > 0).astype(np.float32)))
+)
+FAULTS.method("regression-labels-cast-to-int", "losses")(
+    lambda right, self, logits, batch: right(self, logits, batch._replace(labels=batch.labels.astype(np.int32)))
+)
+FAULTS.method("first-layer-has-the-seconds-weights", "tape")(
+    lambda right, self, params: right(
+        self, {k: params.get(k.replace(".layer.0.", ".layer.1."), p) for k, p in params.items()}
+    )
+)
+FAULTS.method("another-layernorm-epsilon", "start")(
+    lambda right, self, case, *rest: right(self, dataclasses.replace(case, layer_norm_eps=1e-5), *rest)
+)
+FAULTS.method("hidden-dropout-for-the-classifier", "start")(
+    lambda right, self, case, *rest: right(
+        self, dataclasses.replace(case, classifier_dropout=case.hidden_dropout), *rest
+    )
+)
+FAULTS.method("one-mask-for-all-steps", "masks")(lambda right, self, step: right(self, 0))
+FAULTS.method("dropout-high-word-lost", "masks")(
+    lambda right, self, step: Masks(self.case.seed & 0xFFFFFFFF, step) if self.case.dropout else None
+)
+FAULTS.method("dropout-in-evaluation", "evaluate")(
+    lambda right, self, batch: self.forward(self.network(batch, Masks(0, 0)))[0]
+)
 
 
-# Rows.
+@FAULTS.method("padding-counts", "shards")
+def _padding_counts(right: Any, self: NumpyTrainer, batch: HostBatch) -> list[HostBatch]:
+    # Padding may hold values out of range.
+    legal = batch._replace(
+        input_ids=batch.input_ids % self.case.vocab_size,
+        token_type_ids=batch.token_type_ids % self.case.type_vocab_size,
+        labels=batch.labels if self.case.regression else batch.labels % self.case.num_labels,
+    )
+    return right(self, legal._replace(weights=np.where(batch.weights > 0, batch.weights, 1).astype(np.float32)))
 
 
-@wrong("padding-counts")
-class _PaddingCounts(NumpyTrainer):
-    def shards(self, batch: HostBatch) -> list[HostBatch]:
-        # Padding may hold values out of range.
-        legal = batch._replace(
-            input_ids=batch.input_ids % self.case.vocab_size,
-            token_type_ids=batch.token_type_ids % self.case.type_vocab_size,
-            labels=batch.labels if self.case.regression else batch.labels % self.case.num_labels,
-        )
-        return super().shards(legal._replace(weights=np.where(batch.weights > 0, batch.weights, 1).astype(np.float32)))
-
-
-@wrong("weights-ignored")
-class _WeightsIgnored(NumpyTrainer):
-    def shards(self, batch: HostBatch) -> list[HostBatch]:
-        return super().shards(batch._replace(weights=(batch.weights > 0).astype(np.float32)))
-
-
-# Operators.
-
-
-@wrong("another-layernorm-epsilon")
-class _Epsilon(NumpyTrainer):
-    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        super().start(dataclasses.replace(case, layer_norm_eps=1e-5), params, n_devices)
-
-
-@wrong("gelu-by-tanh")
-class _GeluByTanh(NumpyTrainer):
-    def forward(self, network: Network) -> tuple[Array, Callable[[Array], None]]:
-        with patch(model, "gelu", gelu_by_tanh):
-            return super().forward(network)
+@FAULTS.method("gelu-by-tanh", "forward")
+def _by_tanh(right: Any, self: NumpyTrainer, network: Network) -> tuple[Array, Callable[[Array], None]]:
+    with patch(model, "gelu", gelu_by_tanh):
+        return right(self, network)
 
 
 def gelu_by_tanh(x: Array) -> tuple[Array, Back]:
@@ -71,114 +74,67 @@ def gelu_by_tanh(x: Array) -> tuple[Array, Back]:
     return x * (1 + tanh) / 2, lambda dy: dy * ((1 + tanh) / 2 + x * (1 - tanh**2) * inner / 2)
 
 
-@wrong("layernorm-in-one-pass")
-class _OnePass(NumpyTrainer):
-    def tape(self, params: Arrays) -> Tape:
-        tape: Any = super().tape(params)
-        tape.layer_norm = functools.partial(one_pass, tape.layer_norm)
-        return tape
-
-
-def one_pass(right: Any, x: Array, name: str, eps: float) -> tuple[Array, Back]:
+@FAULTS.method("layernorm-in-one-pass", "tape")
+def _in_one_pass(right: Any, self: NumpyTrainer, params: Arrays) -> Tape:
     """LayerNorm with variance E[x^2] - E[x]^2 in float32: the error of the variance is added to epsilon."""
-    narrow = x.astype(np.float32)
-    variance = (narrow**2).mean(axis=-1, keepdims=True) - narrow.mean(axis=-1, keepdims=True) ** 2
-    return right(x, name, eps + variance - x.var(axis=-1, keepdims=True))
+    tape = right(self, params)
+    layer_norm = tape.layer_norm
+
+    def one_pass(x: Array, name: str, eps: float) -> tuple[Array, Back]:
+        narrow = x.astype(np.float32)
+        variance = (narrow**2).mean(axis=-1, keepdims=True) - narrow.mean(axis=-1, keepdims=True) ** 2
+        return layer_norm(x, name, eps + variance - x.var(axis=-1, keepdims=True))
+
+    tape.layer_norm = one_pass
+    return tape
 
 
-@wrong("mask-ignored")
-class _MaskIgnored(NumpyTrainer):
-    def network(self, batch: HostBatch, masks: Masks | None) -> Network:
-        seen = batch.attention_mask > 0
-        padded = batch._replace(
-            input_ids=np.where(seen, batch.input_ids, 0), token_type_ids=np.where(seen, batch.token_type_ids, 0)
-        )
-        return super().network(padded._replace(attention_mask=np.ones_like(batch.attention_mask)), masks)
+@FAULTS.method("mask-ignored", "network")
+def _mask_ignored(right: Any, self: NumpyTrainer, batch: HostBatch, masks: Masks | None) -> Network:
+    ids, types = (np.where(batch.attention_mask > 0, kind, 0) for kind in (batch.input_ids, batch.token_type_ids))
+    visible = np.ones_like(batch.attention_mask)
+    return right(self, batch._replace(input_ids=ids, token_type_ids=types, attention_mask=visible), masks)
 
 
-@wrong("half-squared-error")
-class _HalfSquare(NumpyTrainer):
-    def losses(self, logits: Array, batch: HostBatch) -> tuple[Array, Array]:
-        losses, slopes = super().losses(logits, batch)
-        return (losses / 2, slopes / 2) if self.case.regression else (losses, slopes)
+@FAULTS.method("half-squared-error", "losses")
+def _half_square(right: Any, self: NumpyTrainer, logits: Array, batch: HostBatch) -> tuple[Array, Array]:
+    losses, slopes = right(self, logits, batch)
+    return (losses / 2, slopes / 2) if self.case.regression else (losses, slopes)
 
 
-@wrong("regression-labels-cast-to-int")
-class _LabelsCast(NumpyTrainer):
-    def losses(self, logits: Array, batch: HostBatch) -> tuple[Array, Array]:
-        return super().losses(logits, batch._replace(labels=batch.labels.astype(np.int32)))
+@FAULTS.method("only-the-head-learns", "sums")
+def _frozen(right: Any, self: NumpyTrainer, batch: HostBatch) -> Sums:
+    sums, heads = right(self, batch), ("classifier", "bert.pooler")
+    return sums._replace(gradients={name: leaf * name.startswith(heads) for name, leaf in sums.gradients.items()})
 
 
-@wrong("first-layer-has-the-seconds-weights")
-class _SecondTwice(NumpyTrainer):
-    def tape(self, params: Arrays) -> Tape:
-        return super().tape({k: params.get(k.replace(".layer.0.", ".layer.1."), p) for k, p in params.items()})
+@FAULTS.method("duplicate-tokens-lost", "tape")
+def _duplicates_lost(right: Any, self: NumpyTrainer, params: Arrays) -> Tape:
+    """Each row of a table gets the gradient of the last token which reads it."""
+    tape = right(self, params)
+
+    def last_wins(ids: npt.NDArray[np.integer], name: str) -> tuple[Array, Callable[[Array], None]]:
+        def back(dy: Array) -> None:
+            tape.gradients[f"{name}.weight"][ids] = dy
+
+        return tape.params[f"{name}.weight"][ids], back
+
+    tape.embedding = last_wins
+    return tape
 
 
-# Derivatives.
+@FAULTS.method("rounded-to-float32", "mean")
+def _float32(right: Any, self: NumpyTrainer, batch: HostBatch) -> tuple[float, Arrays]:
+    loss, gradients = right(self, batch)
+    return loss, {name: rounded(leaf, np.float32) for name, leaf in gradients.items()}
 
 
-@wrong("only-the-head-learns")
-class _Frozen(NumpyTrainer):
-    def sums(self, batch: HostBatch) -> Sums:
-        sums, heads = super().sums(batch), ("classifier", "bert.pooler")
-        leaves = {name: leaf * name.startswith(heads) for name, leaf in sums.gradients.items()}
-        return sums._replace(gradients=leaves)
+@FAULTS.method("dropout-by-row", "shards")
+def _by_row(right: Any, self: NumpyTrainer, batch: HostBatch) -> list[HostBatch]:
+    shards = right(self, batch)
+    return [shard._replace(example_ids=np.arange(len(shard.weights), dtype=np.uint32)) for shard in shards]
 
 
-@wrong("duplicate-tokens-lost")
-class _LastWins(NumpyTrainer):
-    def tape(self, params: Arrays) -> Tape:
-        tape: Any = super().tape(params)
-        tape.embedding = functools.partial(last_wins, tape)
-        return tape
-
-
-def last_wins(tape: Tape, ids: npt.NDArray[np.integer], name: str) -> tuple[Array, Callable[[Array], None]]:
-    """Rows of a table; each row's gradient is that of the last token which reads it."""
-
-    def back(dy: Array) -> None:
-        tape.gradients[f"{name}.weight"][ids] = dy
-
-    return tape.params[f"{name}.weight"][ids], back
-
-
-# Precision and dropout.
-
-
-@wrong("rounded-to-float32")
-class _Float32(NumpyTrainer):
-    def mean(self, batch: HostBatch) -> tuple[float, Params]:
-        loss, gradients = super().mean(batch)
-        return loss, {name: rounded(leaf, np.float32) for name, leaf in gradients.items()}
-
-
-@wrong("dropout-high-word-lost")
-class _HighWordLost(NumpyTrainer):
-    def masks(self, step: int) -> Masks | None:
-        return Masks(self.case.seed & 0xFFFFFFFF, step) if self.case.dropout else None
-
-
-@wrong("dropout-in-evaluation")
-class _DropoutInEvaluation(NumpyTrainer):
-    def evaluate(self, batch: HostBatch) -> Array:
-        return self.forward(self.network(batch, Masks(0, 0)))[0]
-
-
-@wrong("hidden-dropout-for-the-classifier")
-class _ClassifierDropout(NumpyTrainer):
-    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        super().start(dataclasses.replace(case, classifier_dropout=case.hidden_dropout), params, n_devices)
-
-
-@wrong("dropout-by-row")
-class _ByRow(NumpyTrainer):
-    def shards(self, batch: HostBatch) -> list[HostBatch]:
-        shards = super().shards(batch)
-        return [shard._replace(example_ids=np.arange(len(shard.weights), dtype=np.uint32)) for shard in shards]
-
-
-@wrong("dropout-by-slot")
-class _BySlot(_ByRow):
-    def shards(self, batch: HostBatch) -> list[HostBatch]:
-        return super().shards(batch) if self.case.pack else NumpyTrainer.shards(self, batch)
+FAULTS.method("dropout-by-slot", "shards")(
+    lambda right, self, batch: _by_row(right, self, batch) if self.case.pack else right(self, batch)
+)

@@ -4,10 +4,10 @@ from typing import Any
 
 from ...adapter import Arrays, Case, HostBatch
 from ...oracle.model import Array, Params
-from ..backend.seeding import WrongTrainers
+from ..backend.seeding import SeededFaults
 from .numpy_trainer import NumpyTrainer, OnDevices, Sums, added, rounded
 
-wrong = WrongTrainers(NumpyTrainer, "numpy")
+FAULTS = SeededFaults(NumpyTrainer)
 
 
 def first_weighted(parts: list[Sums]) -> Sums:
@@ -16,64 +16,52 @@ def first_weighted(parts: list[Sums]) -> Sums:
 
 
 # Trainers with one wrong method of one expression.
-wrong.method("remainder-dropped", "share", lambda right, self, rows: rows // self.n)
-wrong.method("missing-all-reduce", "reduce", lambda right, self, parts: first_weighted(parts))
-wrong.method("mean-of-micro-batches", "divide", lambda right, self, sums: right(self, [part.mean() for part in sums]))
+FAULTS.method("remainder-dropped", "share")(lambda right, self, rows: rows // self.n)
+FAULTS.method("missing-all-reduce", "reduce")(lambda right, self, parts: first_weighted(parts))
+FAULTS.method("mean-of-means", "reduce")(
+    lambda right, self, parts: right(self, [p.mean()._replace(weight=float(p.weight > 0)) for p in parts])
+)
+FAULTS.method("empty-shard-counts", "reduce")(
+    lambda right, self, parts: right(self, [part._replace(weight=part.weight or 1.0) for part in parts])
+)
+FAULTS.method("mean-of-micro-batches", "divide")(lambda right, self, sums: right(self, [part.mean() for part in sums]))
 
 
-@wrong("mean-of-means")
-class _MeanOfMeans(NumpyTrainer):
-    def reduce(self, parts: list[Sums]) -> Sums:
-        return super().reduce([part.mean()._replace(weight=float(part.weight > 0)) for part in parts])
+@FAULTS.method("reduced-twice", "reduce")
+def _reduced_twice(right: Any, self: NumpyTrainer, parts: list[Sums]) -> Sums:
+    total = right(self, parts)
+    return total._replace(gradients=total.scaled(self.n).gradients)
 
 
-@wrong("reduced-twice")
-class _ReducedTwice(NumpyTrainer):
-    def reduce(self, parts: list[Sums]) -> Sums:
-        total = super().reduce(parts)
-        return total._replace(gradients=total.scaled(self.n).gradients)
+@FAULTS.method("gradients-summed-in-bfloat16", "reduce")
+def _summed_in_bfloat16(right: Any, self: NumpyTrainer, parts: list[Sums]) -> Sums:
+    if self.n > 1:
+        parts = [part._replace(gradients={k: rounded(g) for k, g in part.gradients.items()}) for part in parts]
+    return right(self, parts)
 
 
-@wrong("gradients-summed-in-bfloat16")
-class _SummedInBfloat16(NumpyTrainer):
-    def reduce(self, parts: list[Sums]) -> Sums:
-        if self.n > 1:
-            narrow = [{name: rounded(leaf) for name, leaf in part.gradients.items()} for part in parts]
-            parts = [part._replace(gradients=leaves) for part, leaves in zip(parts, narrow, strict=True)]
-        return super().reduce(parts)
+@FAULTS.method("loss-of-device-0", "reduce")
+def _loss_of_device_0(right: Any, self: NumpyTrainer, parts: list[Sums]) -> Sums:
+    total = right(self, parts)
+    return total._replace(loss=first_weighted(parts).mean().loss * total.weight)
 
 
-@wrong("empty-shard-counts")
-class _EmptyShardCounts(NumpyTrainer):
-    def reduce(self, parts: list[Sums]) -> Sums:
-        return super().reduce([part._replace(weight=part.weight or 1.0) for part in parts])
+@FAULTS.method("accumulation-not-divided", "divide")
+def _not_divided(right: Any, self: NumpyTrainer, totals: list[Sums]) -> tuple[float, Params]:
+    whole = added([total.mean() for total in totals])
+    return whole.loss, whole.gradients
 
 
-@wrong("loss-of-device-0")
-class _LossOfDevice0(NumpyTrainer):
-    def reduce(self, parts: list[Sums]) -> Sums:
-        total = super().reduce(parts)
-        return total._replace(loss=first_weighted(parts).mean().loss * total.weight)
+@FAULTS.method("update-lost-above-4-devices", "update")
+def _update_lost(right: Any, self: NumpyTrainer, gradients: Params, rate: float) -> None:
+    before = self.now
+    right(self, gradients, rate)
+    if self.n > 4:
+        last = f"bert.encoder.layer.{self.case.num_hidden_layers - 1}.output.dense.weight"
+        self.now[last] = before[last]
 
 
-@wrong("accumulation-not-divided")
-class _NotDivided(NumpyTrainer):
-    def divide(self, totals: list[Sums]) -> tuple[float, Params]:
-        whole = added([total.mean() for total in totals])
-        return whole.loss, whole.gradients
-
-
-@wrong("update-lost-above-4-devices")
-class _UpdateLost(NumpyTrainer):
-    def update(self, gradients: Params, rate: float) -> None:
-        before = self.now
-        super().update(gradients, rate)
-        if self.n > 4:
-            last = f"bert.encoder.layer.{self.case.num_hidden_layers - 1}.output.dense.weight"
-            self.now[last] = before[last]
-
-
-@wrong("replicas-drift")
+@FAULTS.trainer("replicas-drift")
 class _ReplicasDrift(NumpyTrainer):
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         super().start(case, params, n_devices)
@@ -83,30 +71,28 @@ class _ReplicasDrift(NumpyTrainer):
         return [*super().replicas()[:-1], self.untouched]
 
 
-@wrong("logits-by-device")
-class _LogitsByDevice(NumpyTrainer):
-    def evaluate(self, batch: HostBatch) -> Array:
-        logits = super().evaluate(batch)
-        return logits.reshape(2, -1, logits.shape[1]).swapaxes(0, 1).reshape(logits.shape)
+@FAULTS.method("logits-by-device", "evaluate")
+def _logits_by_device(right: Any, self: NumpyTrainer, batch: HostBatch) -> Array:
+    logits = right(self, batch)
+    return logits.reshape(2, -1, logits.shape[1]).swapaxes(0, 1).reshape(logits.shape)
 
 
-@wrong("remainder-not-evaluated")
-class _RemainderNotEvaluated(NumpyTrainer):
-    def evaluate(self, batch: HostBatch) -> Array:
-        logits = super().evaluate(batch)
-        share = self.share(len(logits))
-        full = len(logits) // share * share
-        logits[full:] = logits[full - 1]
-        return logits
+@FAULTS.method("remainder-not-evaluated", "evaluate")
+def _remainder_not_evaluated(right: Any, self: NumpyTrainer, batch: HostBatch) -> Array:
+    logits = right(self, batch)
+    share = self.share(len(logits))
+    full = len(logits) // share * share
+    logits[full:] = logits[full - 1]
+    return logits
 
 
-@wrong("devices-left-out")
+@FAULTS.trainer("devices-left-out")
 class _DevicesLeftOut(OnDevices):
     def devices(self) -> list[Any]:
         return super().devices()[: min(2, max(self.n - 1, 1))]
 
 
-@wrong("gradient-reduced-twice-in-the-program")
+@FAULTS.trainer("gradient-reduced-twice-in-the-program")
 class _TwiceInTheProgram(OnDevices):
     def program(self, batch: HostBatch) -> str:
         return f"{self.all_reduce(1)}\n{self.all_reduce(2)}"
