@@ -32,13 +32,9 @@ Array = npt.NDArray[np.float64]
 
 # Unit round-off 2^-p, p the bits of the significand with the leading one (IEEE 754; for TF32, NVIDIA A100 white paper).
 UNIT = {
-    "float64": 2.0**-53,
-    "float32": 2.0**-24,
-    "bfloat16_3x": 2.0**-16,
-    "tensorfloat32": 2.0**-11,
-    "float16": 2.0**-11,
+    "float64": 2.0**-53, "float32": 2.0**-24, "bfloat16_3x": 2.0**-16, "tensorfloat32": 2.0**-11, "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
-}
+}  # fmt: skip
 U = UNIT["float32"]
 LAMBDA, WALK = 5.0, 11.0
 DIVISION, EXP, LOG, RSQRT, TANH, ERFC = 5, 6, 6, 4, 10, 32  # in u: twice the ulp of fact 3
@@ -53,28 +49,24 @@ def allowed(why: str) -> Bound:
     return Bound(1.0, TYPICAL, why)
 
 
-def random_signs(squares: Any, n: int, u: float = U) -> Array:
+def random_signs(squares: Any, n: int) -> Array:
     """For a sum of n products of random signs, whose squares sum to `squares`; (n + 3) / 2 counts the products too."""
-    return WALK * u * math.sqrt((n + 3) / 2) * np.sqrt(np.asarray(squares, np.float64))
+    return WALK * U * math.sqrt((n + 3) / 2) * np.sqrt(np.asarray(squares, np.float64))
 
 
-def one_sign(total: Any, n: int, u: float = U) -> Array:
+def one_sign(total: Any, n: int) -> Array:
     """For a sum of n terms of any signs, whose magnitudes sum to `total`."""
-    return LAMBDA * u * math.sqrt(n + 1) * np.asarray(total, np.float64)
+    return LAMBDA * U * math.sqrt(n + 1) * np.asarray(total, np.float64)
 
 
-def product(a: Array, b: Array, *, operand: float = 0.0, accumulate: float = U) -> Array:
-    """For a @ b [..., M, N], whose elements have random signs.
+def product(a: Array, b: Array, *, operand: float = 0.0) -> Array:
+    """For a [..., M, K] @ b [..., K, N] in float64, whose elements have random signs.
 
-    Args:
-        a: [..., M, K] in float64.
-        b: [..., K, N] in float64.
-        operand: unit round-off to which operands are rounded first; twice it is allowed, as that may truncate.
-        accumulate: unit round-off of the sums.
+    `operand` is the unit round-off to which operands are rounded first; twice it is allowed, as that may truncate.
     """
     # In float32, which is exact enough for an allowance and takes half the time.
     root = np.sqrt(((a * a).astype(np.float32) @ (b * b).astype(np.float32)).astype(np.float64))
-    terms = WALK * accumulate * math.sqrt((a.shape[-1] + 3) / 2)
+    terms = WALK * U * math.sqrt((a.shape[-1] + 3) / 2)
     # Each operand is off by at most 2 u; the errors of the products add up as the products do, in random directions.
     return (terms + LAMBDA * math.sqrt(2) * operand) * root
 
@@ -96,13 +88,8 @@ def product_norm(a: Array, b: Array, *, operand: float = 0.0) -> tuple[Bound, fl
 
 
 def product_of(a: Array, a_off: Any, b: Array, b_off: Any) -> Array:
-    """For a @ b if a and b are off by `a_off` and `b_off`: to first order, in the worst direction."""
-    return one_product(a, b) + np.abs(a) @ b_off + a_off @ np.abs(b)
-
-
-def one_product(a: Array, b: Array) -> Array:
-    """For a @ b with elements of any signs."""
-    return one_sign(np.abs(a) @ np.abs(b), a.shape[-1])
+    """For a @ b of any signs if a and b are off by `a_off` and `b_off`: to first order, in the worst direction."""
+    return one_sign(np.abs(a) @ np.abs(b), a.shape[-1]) + np.abs(a) @ b_off + a_off @ np.abs(b)
 
 
 def softmax_relative(x: Array) -> Array:

@@ -22,17 +22,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from ..adapter import Arrays, Case, HostBatch, StepResult
+from ..adapter import Case, HostBatch
 from ..core.comparison import Bound
+from .bounds_derived import UNIT
 from .model import Array, Params, Rounding, evaluate, mean_loss, unrounded, value_and_gradient
 from .updates import OracleTrainer
 
 DRAWS = 4
 FACTOR = 8.0
-# Unit round-off: half the distance from 1 to the next number.
-ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8}
 
 
 @dataclass(frozen=True)
@@ -43,25 +41,12 @@ class Reference:
     bounds: dict[str, Bound]
 
 
-def roundoff(case: Case) -> float:
-    """The unit round-off of the perturbations; those of a float64 case are scaled down afterwards."""
-    # A perturbation of 1e-15 would drown in the oracle's own rounding.
-    return ROUNDOFF["float32" if case.precision == "float64" else case.precision]
-
-
-def roundings(case: Case) -> float:
-    """The relative size of a parameter's perturbation: u sqrt(n / 3)."""
-    # bfloat16 products accumulate in float32: they round each operand once, and the result.
-    n = 3 if case.precision == "bfloat16" else max(case.intermediate_size, case.hidden_size)
-    return roundoff(case) * math.sqrt(n / 3)
-
-
-def jittered(case: Case, params: Params, draw: int) -> tuple[Params, Rounding]:
-    """The parameters perturbed as by rounding, and a perturbation of the probabilities of the loss."""
+def jittered(params: Params, size: float, draw: int) -> tuple[Params, Rounding]:
+    """The parameters with a relative perturbation of that size, and a perturbation of the loss's probabilities."""
     rng = np.random.default_rng((draw, 0x5EED))
-    moved = {name: p * (1.0 + roundings(case) * rng.standard_normal(p.shape)) for name, p in params.items()}
+    moved = {name: p * (1.0 + size * rng.standard_normal(p.shape)) for name, p in params.items()}
     # The loss is computed in float32 even if products are bfloat16.
-    return moved, lambda p: p * (1.0 + ROUNDOFF["float32"] * rng.standard_normal(p.shape))
+    return moved, lambda p: p * (1.0 + UNIT["float32"] * rng.standard_normal(p.shape))
 
 
 def reference(case: Case, params: Params, compute: Callable[[Params, Rounding], Mapping[str, Array]]) -> Reference:
@@ -71,21 +56,26 @@ def reference(case: Case, params: Params, compute: Callable[[Params, Rounding], 
     elements, since few elements and few draws can come out small by chance. A gradient that is exactly zero (see
     `zero_gradients`) does not change with the parameters; its noise is that of the average leaf.
     """
+    # A perturbation of 1e-15 would drown in the oracle's own rounding: that of float64 is scaled down afterwards.
+    u, shrink = UNIT[case.precision], 1.0
+    if case.precision == "float64":
+        u, shrink = UNIT["float32"], UNIT["float64"] / UNIT["float32"]
+    # bfloat16 products accumulate in float32: they round each operand once, and the result.
+    n = 3 if case.precision == "bfloat16" else max(case.intermediate_size, case.hidden_size)
+    size = u * math.sqrt(n / 3)
     want = {name: np.asarray(leaf, np.float64) for name, leaf in compute(params, unrounded).items()}
     squares = dict.fromkeys(want, 0.0)
     for draw in range(DRAWS):
-        moved = compute(*jittered(case, params, draw))
+        moved = compute(*jittered(params, size, draw))
         for name, leaf in want.items():
             squares[name] += float(((moved[name] - leaf) ** 2).sum()) / DRAWS
     total, count = sum(squares.values()), sum(leaf.size for leaf in want.values())
     zero = zero_gradients(case)
-    u = roundoff(case)
-    shrink = ROUNDOFF["float64"] / ROUNDOFF["float32"] if case.precision == "float64" else 1.0
     bounds = {}
     for name, leaf in want.items():
         floor = total * leaf.size / count * (1.0 if name in zero else 0.01)
         noise = shrink * math.sqrt(squares[name] + floor + (u * float(np.linalg.norm(leaf))) ** 2)
-        why = f"{FACTOR:g} x the change under roundings of {shrink * roundings(case):.1e} in each parameter"
+        why = f"{FACTOR:g} x the change under roundings of {shrink * size:.1e} in each parameter"
         bounds[name] = Bound(FACTOR * noise, noise, why)
     return Reference(want, bounds)
 
@@ -108,10 +98,8 @@ def logits_reference(case: Case, params: Params, batch: HostBatch) -> Reference:
 
 @dataclass(frozen=True)
 class Walk:
-    """Updates of the oracle: results, final parameters, the change of each leaf, and Adam's moments at the end."""
+    """Updates of the oracle: the change of each leaf, and Adam's moments at the end."""
 
-    results: list[StepResult]
-    params: Params
     distance: Reference
     first: Reference
     second: Reference
@@ -119,27 +107,26 @@ class Walk:
 
 def walk(case: Case, params: Params, batches: Sequence[HostBatch]) -> Walk:
     """One update for each batch; the noise includes the rounding of parameters when they are stored."""
-    runs: list[tuple[OracleTrainer, list[StepResult]]] = []
+    trainers: list[OracleTrainer] = []
 
     def run(start: Params, rounding: Rounding) -> dict[str, Array]:
         trainer = OracleTrainer.start(case, start, rounding)
-        results = [trainer.step(batch) for batch in batches]
-        runs.append((trainer, results))
+        for batch in batches:
+            trainer.step(batch)
+        trainers.append(trainer)
         return {name: trainer.params[name] - start[name] for name in start}
 
     distance = reference(case, params, run)
-    true, results = runs[0]
-    u = ROUNDOFF["float64" if case.precision == "float64" else "float32"]
+    u = UNIT["float64" if case.precision == "float64" else "float32"]
     bounds = {}
     for name, bound in distance.bounds.items():
         stored = u * math.sqrt(len(batches)) * float(np.linalg.norm(params[name]))
         noise = math.hypot(bound.noise, stored)
         bounds[name] = Bound(FACTOR * noise, noise, f"{bound.why} and {len(batches)} roundings of stored parameters")
-    moments = iter(runs)
-    first = reference(case, params, lambda *_: next(moments)[0].first)
-    moments = iter(runs)
-    second = reference(case, params, lambda *_: next(moments)[0].second)
-    return Walk(results, true.params, Reference(distance.want, bounds), first, second)
+    runs, again = iter(trainers), iter(trainers)
+    first = reference(case, params, lambda *_: next(runs).first)
+    second = reference(case, params, lambda *_: next(again).second)
+    return Walk(Reference(distance.want, bounds), first, second)
 
 
 def zero_gradients(case: Case) -> list[str]:
@@ -149,8 +136,3 @@ def zero_gradients(case: Case) -> list[str]:
     compared after an update.
     """
     return [f"bert.encoder.layer.{layer}.attention.self.key.bias" for layer in range(case.num_hidden_layers)]
-
-
-def without(tree: Arrays, names: Sequence[str]) -> dict[str, npt.NDArray[np.generic]]:
-    """The tree without some leaves."""
-    return {name: leaf for name, leaf in tree.items() if name not in names}

@@ -5,6 +5,7 @@ Each shape costs a compilation of seconds, so laws share these shapes and vary v
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -18,49 +19,23 @@ B, L = 16, 16
 # Adam's and LayerNorm's constants are no library's defaults, and no two rates are equal: so a constant that a trainer
 # hard-codes, or takes from the wrong field, gives a wrong result.
 MAIN = Case(
-    vocab_size=67,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=56,
-    max_position_embeddings=L,
-    num_labels=3,
-    layer_norm_eps=1e-2,
-    hidden_dropout=0.1,
-    attention_dropout=0.15,
-    classifier_dropout=0.3,
-    learning_rate=1e-3,
-    weight_decay=0.1,
-    b1=0.8,
-    b2=0.95,
-    eps=1e-5,
-    clip_norm=1.0,
-    warmup_steps=3,
-    total_steps=50,
-)
+    vocab_size=67, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=56,
+    max_position_embeddings=L, num_labels=3, layer_norm_eps=1e-2,
+    hidden_dropout=0.1, attention_dropout=0.15, classifier_dropout=0.3,
+    learning_rate=1e-3, weight_decay=0.1, b1=0.8, b2=0.95, eps=1e-5, clip_norm=1.0, warmup_steps=3, total_steps=50,
+)  # fmt: skip
+NO_DROPOUT: dict[str, Any] = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
 # For laws of the schedule, each of which compiles its own program: one narrow layer, and BERT's constants.
 SMALL = dataclasses.replace(
-    MAIN,
-    hidden_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=12,
-    layer_norm_eps=1e-12,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-6,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-    classifier_dropout=0.0,
-)
+    MAIN, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, layer_norm_eps=1e-12,
+    b1=0.9, b2=0.999, eps=1e-6, **NO_DROPOUT,
+)  # fmt: skip
 
 
 def main_case(capabilities: frozenset[str], *, seed: int = 0, small: bool = False) -> Case:
     """The case for a trainer with these capabilities: dropout and weights only if they are claimed."""
     case = dataclasses.replace(SMALL if small else MAIN, seed=seed, weighted="weights" in capabilities)
-    if "dropout" in capabilities:
-        return case
-    return dataclasses.replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
+    return case if "dropout" in capabilities else dataclasses.replace(case, **NO_DROPOUT)
 
 
 def start_params(case: Case, rng: np.random.Generator) -> Params:

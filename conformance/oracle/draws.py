@@ -3,9 +3,11 @@
 Shapes are never drawn: each costs a compilation, a new value only milliseconds. `cases.py` has the few shapes.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +15,18 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
-from ..adapter import Case, HostBatch
+from ..adapter import Case, HostBatch, TrainerUnderTest
 from ..core.check import Check
-from .cases import B, L
+from .cases import B, L, main_case, start_params
+from .model import Params
 
+Rng = np.random.Generator
+Shapes = Mapping[str, Sequence[tuple[int, ...]]]
 EXAMPLES = {"quick": 3, "standard": 8, "full": 30}
-# No shrinking: with fixed shapes a smaller example is no easier to read, and the seed reproduces the one that failed.
-PHASES = (Phase.explicit, Phase.generate)
 # The content of padding: an id outside every table.
 GARBAGE = 99_999
+# Seeds of dropout have more than 32 bits, so that a generator which drops the high word is seen.
+MOST = 2**40
 
 
 def for_all(check: Check, body: Callable[..., None], /, **values: st.SearchStrategy[object]) -> None:
@@ -31,15 +36,12 @@ def for_all(check: Check, body: Callable[..., None], /, **values: st.SearchStrat
 
         for_all(check, lambda ids: check.equal("ids", table[ids], want[ids]), ids=integers(0, 9))
     """
-    test = given(**values)(lambda **drawn: body(**drawn))
-    test = settings(
-        max_examples=EXAMPLES[check.level],
-        deadline=None,
-        database=None,
-        phases=PHASES,
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-    )(test)
+    # No shrinking: with fixed shapes a smaller example is no easier to read, and the seed reproduces one that failed.
+    options = settings(
+        max_examples=EXAMPLES[check.level], deadline=None, database=None, phases=(Phase.explicit, Phase.generate),
+        report_multiple_bugs=False, suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    test = options(given(**values)(lambda **drawn: body(**drawn)))
     try:
         seed(check.law.stream ^ check.seed)(test)()
     except Flaky as error:
@@ -52,9 +54,7 @@ def for_all(check: Check, body: Callable[..., None], /, **values: st.SearchStrat
         raise
 
 
-def for_shapes(
-    check: Check, shapes: Mapping[str, Sequence[tuple[int, ...]]], body: Callable[..., None], *, most: int = 2**18
-) -> None:
+def for_shapes(check: Check, shapes: Shapes, body: Callable[..., None], *, most: int = 2**18) -> None:
     """Call `body(g, shape=...)` for each shape of this level and of those below.
 
     A shape whose sizes multiply to more than `most` is called once: so many elements are a sample by themselves.
@@ -67,7 +67,7 @@ def for_shapes(
             for_all(check, each, g=generators())
 
 
-def generators() -> st.SearchStrategy[np.random.Generator]:
+def generators() -> st.SearchStrategy[Rng]:
     """NumPy generators with drawn seeds, for arrays: Hypothesis would draw them element by element."""
     # Bit by bit: Hypothesis sometimes draws an integer that occurs in a loaded local module, and the command that
     # reproduces a failure loads fewer modules.
@@ -80,17 +80,11 @@ def permutations(n: int) -> st.SearchStrategy[npt.NDArray[np.int64]]:
     return generators().map(lambda g: g.permutation(n))
 
 
-def batch_of(
-    case: Case, rng: np.random.Generator, *, rows: int = B, real: int | None = None, longest: int = L
-) -> HostBatch:
+def batch_of(case: Case, rng: Rng, *, rows: int = B, real: int | None = None, longest: int = L) -> HostBatch:
     """A batch of ragged examples, with unequal weights if `case.weighted`; padding, rows of weight 0 too, is garbage.
 
-    Args:
-        case: the sizes of the tables, and the kind of labels.
-        rng: draws all values.
-        rows: B.
-        real: how many rows have a weight above 0; default all.
-        longest: the most tokens of an example; the batch has max(L, longest) columns.
+    The first `real` rows, by default all, have a weight above 0. An example has at most `longest` tokens, the batch
+    max(L, longest) columns.
     """
     count = rows if real is None else real
     lengths = rng.integers(3, longest + 1, rows)
@@ -112,6 +106,18 @@ def batch_of(
         # Distinct, from the whole range: an id is an address, not an index.
         example_ids=(rng.permutation(rows) * 0x1000193 + rng.integers(0, 2**32)).astype(np.uint32),
     )
+
+
+def seeded_case(subject: TrainerUnderTest, rng: Rng, *, small: bool = False, **changes: Any) -> Case:
+    """The trainer's case with a drawn seed and `changes`."""
+    case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=small)
+    return dataclasses.replace(case, **changes)
+
+
+def draw_case(subject: TrainerUnderTest, rng: Rng, **changes: Any) -> tuple[Case, Params, HostBatch]:
+    """A case with a drawn seed and `changes`, start parameters, and a ragged batch."""
+    case = seeded_case(subject, rng, **changes)
+    return case, start_params(case, rng), batch_of(case, rng, real=int(rng.integers(9, B)))
 
 
 def rows_of(batch: HostBatch, index: npt.NDArray[np.integer]) -> HostBatch:

@@ -46,15 +46,10 @@ def threefry_2x32(key: tuple[Words, Words], counter: tuple[Words, Words]) -> tup
 
 @dataclass(frozen=True)
 class Masks:
-    """The factors, 0 or 1 / (1 - rate), of one training step.
+    """The factors, 0 or 1 / (1 - rate), of one training step."""
 
-    Attributes:
-        seed: 0 to 2^64 - 1.
-        step: the number of the update, from 0.
-    """
-
-    seed: int
-    step: int
+    seed: int  # 0 to 2^64 - 1
+    step: int  # the number of the update, from 0
 
     def hidden(self, rate: float, site: int, ids: Words, length: int, width: int) -> Factors:
         """Factors [B, L, D] for positions 0 .. L - 1 of the examples `ids` [B]."""

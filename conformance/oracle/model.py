@@ -84,13 +84,9 @@ def softmax(x: Array) -> tuple[Array, Back]:
 
 
 class Network:
-    """The model on one batch.
+    """The model on one batch, whose rows of weight 0 are computed as padding.
 
-    Args:
-        case: dimensions and dropout rates.
-        params: under Hugging Face names; converted to float64.
-        batch: rows of weight 0 are computed as if they held padding only.
-        masks: the dropout of this step; None for evaluation.
+    Parameters have Hugging Face's names; `masks` are the dropout of this step, None for evaluation.
     """
 
     def __init__(self, case: Case, params: Arrays, batch: HostBatch, masks: Masks | None) -> None:

@@ -1,9 +1,8 @@
 """Gradients, step -> new parameters in NumPy float64: clipping, AdamW, decay mask, linear schedule."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -50,7 +49,7 @@ class OracleTrainer:
     rounding: Rounding = unrounded
 
     @classmethod
-    def start(cls, case: Case, params: Arrays, rounding: Rounding = unrounded) -> OracleTrainer:
+    def start(cls, case: Case, params: Arrays, rounding: Rounding = unrounded) -> Self:
         """A run at step 0, from a copy of `params`."""
         return cls(case, {name: np.array(value, np.float64) for name, value in params.items()}, rounding=rounding)
 

@@ -10,13 +10,13 @@ from sftref.conformance.core.fault import LAYERS
 from sftref.conformance.core.law import check_id, laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
-from sftref.conformance.faults.trainers import NumpyTrainer, trainer
+from sftref.conformance.faults.trainers import FAULTS, NumpyTrainer
 from sftref.conformance.faults.trial import run_law
 from sftref.conformance.judge.diagnosis import diagnose, rules
 from sftref.conformance.judge.outcome import Outcome
-from sftref.conformance.laws.support.trainer_checks import draw_case, simplified
+from sftref.conformance.laws.support.trainer_checks import simplified
 from sftref.conformance.laws.trainer.test_7_equivalence import EVEN, patterns
-from sftref.conformance.oracle.draws import batch_of
+from sftref.conformance.oracle.draws import batch_of, draw_case
 
 
 def run(*failed: str, passed: tuple[str, ...] = (), message: str = "off", **facts: object) -> Outcome:
@@ -125,7 +125,7 @@ def test_the_evidence_has_the_facts_and_the_other_trainers() -> None:
     ],
 )
 def test_a_failure_is_rerun_with_simplifications(fault: str, law: str, way: str) -> None:
-    instead = {"subject": trainer(fault), "devices": list(range(8))}
+    instead = {"subject": FAULTS[fault](), "devices": list(range(8))}
     record = run_law(laws()[law], instead, Settings(level="quick"), narrows=True)
     assert record.status == "fail"
     assert way in record.facts["holds"]
@@ -136,9 +136,9 @@ def test_a_failure_is_rerun_with_simplifications(fault: str, law: str, way: str)
 
 
 def test_right_logits_in_the_wrong_rows_are_named() -> None:
-    record = run_law(laws()["step.logits"], {"subject": trainer("logits-by-device")}, Settings(level="quick"))
+    record = run_law(laws()["step.logits"], {"subject": FAULTS["logits-by-device"]()}, Settings(level="quick"))
     assert "where the rows of the batch are" in record.message
-    record = run_law(laws()["step.logits"], {"subject": trainer("dropout-in-evaluation")}, Settings(level="quick"))
+    record = run_law(laws()["step.logits"], {"subject": FAULTS["dropout-in-evaluation"]()}, Settings(level="quick"))
     assert "where the rows" not in record.message
 
 

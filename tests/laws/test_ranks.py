@@ -10,13 +10,13 @@ from sftref.conformance.core.fault import faults
 from sftref.conformance.core.law import expected as expected_checks
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
-from sftref.conformance.faults.trainers.processes import seeded_ids
+from sftref.conformance.faults.trainers.processes import FAULTS
 from sftref.conformance.faults.trainers.sharing import Sharing
 from sftref.conformance.faults.trial import run_law, trials
 from sftref.conformance.judge.mutation_score import level_of
-from sftref.conformance.laws.support.group_trainer import unlike
+from sftref.conformance.laws.support import process_group
 from sftref.conformance.laws.support.messages import AXES, expected, groups
-from sftref.conformance.laws.support.process_group import Layout, Ranks, RanksBroken, close_all, layouts
+from sftref.conformance.laws.support.process_group import Layout, Ranks, RanksBroken, close_all, layouts, unlike
 from sftref.conformance.laws.trainer.test_9_processes import instructions
 from sftref.conformance.workers.channel import NoAnswer
 
@@ -51,13 +51,18 @@ def test_what_each_device_has_after_a_collective() -> None:
     assert groups((2, 2), AXES[1:]) == [[0, 1], [2, 3]]
     assert groups((2, 2), AXES[:1]) == [[0, 2], [1, 3]]
     data = np.array([[1, 2], [10, 20], [100, 200], [1000, 2000]], np.int32)
-    across, within = AXES[:1], AXES[1:]
-    assert expected("psum", (2, 2), within, data).tolist() == [[11, 22], [11, 22], [1100, 2200], [1100, 2200]]
-    assert expected("psum", (2, 2), across, data).tolist() == [[101, 202], [1010, 2020], [101, 202], [1010, 2020]]
-    assert expected("reduce_scatter", (2, 2), within, data).tolist() == [[11], [22], [1100], [2200]]
-    assert expected("all_gather", (2, 2), across, data)[3].tolist() == [10, 20, 1000, 2000]
-    assert expected("all_to_all", (2, 2), within, data).tolist() == [[1, 10], [2, 20], [100, 1000], [200, 2000]]
-    assert expected("ppermute", (2, 2), AXES, data).tolist() == [[1000, 2000], [1, 2], [10, 20], [100, 200]]
+    across, within = groups((2, 2), AXES[:1]), groups((2, 2), AXES[1:])
+    assert expected("psum", data, within).tolist() == [[11, 22], [11, 22], [1100, 2200], [1100, 2200]]
+    assert expected("psum", data, across).tolist() == [
+        [101, 202],
+        [1010, 2020],
+        [101, 202],
+        [1010, 2020],
+    ]
+    assert expected("reduce_scatter", data, within).tolist() == [[11], [22], [1100], [2200]]
+    assert expected("all_gather", data, across)[3].tolist() == [10, 20, 1000, 2000]
+    assert expected("all_to_all", data, within).tolist() == [[1, 10], [2, 20], [100, 1000], [200, 2000]]
+    assert expected("ppermute", data, groups((2, 2), AXES)).tolist() == [[1000, 2000], [1, 2], [10, 20], [100, 200]]
 
 
 def test_a_program_is_its_instructions_without_names_of_files() -> None:
@@ -78,14 +83,16 @@ def test_answers_that_differ_in_a_bit_are_named() -> None:
     assert unlike((1.0, 2.0), (1.0, 2.0 + 1e-15)) == "the result"
 
 
-def test_a_process_that_fails_is_named_and_all_are_ended() -> None:
+def test_a_process_that_fails_is_named_and_all_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with Ranks(Layout(2, 1)) as ranks:
         children = [worker.process for worker in ranks.running]
         ranks.every("devices")
         os.kill(children[1].pid, signal.SIGSTOP)
         began = time.monotonic()
+        monkeypatch.setattr(process_group, "LIMIT", 2)
         with pytest.raises(RanksBroken, match=r"2 x 1 processes x devices, devices: rank 1: no answer within 2 s"):
-            ranks.every("devices", seconds=2)
+            ranks.every("devices")
+        monkeypatch.undo()
         assert time.monotonic() - began < 10
         assert all(child.poll() is not None for child in children)
         with pytest.raises(RanksBroken, match=r"2 x 1 .*, start: they were ended after devices: rank 1: no answer"):
@@ -97,7 +104,7 @@ def test_a_process_that_fails_is_named_and_all_are_ended() -> None:
         ranks.every("load", "no_such_module:X")
     with Ranks(Layout(2, 1)) as ranks:
         ranks.every("devices")
-        ranks.kill(1)
+        ranks.running[1].process.kill()
         ranks.send("devices")
         first, second = ranks.answers(20)
         assert isinstance(second, NoAnswer)
@@ -116,7 +123,7 @@ def test_a_law_passes_for_a_correct_trainer(law: str) -> None:
     ("fault", "law"),
     [
         pytest.param(name, law, marks=() if name in FEW else pytest.mark.slow)
-        for name in seeded_ids()
+        for name in FAULTS
         for law in faults()[name].seen_by
     ],
 )

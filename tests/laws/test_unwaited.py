@@ -12,8 +12,7 @@ from sftref.conformance.core.check import Known
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
-from sftref.conformance.laws.machine import test_2_unwaited as rung2
-from sftref.conformance.laws.support import unwaited
+from sftref.conformance.laws.machine import test_2_unwaited as unwaited
 from sftref.conformance.workers.channel import NoAnswer
 
 pytestmark = pytest.mark.jax
@@ -36,7 +35,7 @@ def test_every_number_of_every_step_counts() -> None:
     first = numbers().integers(0, unwaited.PRIME, (8, 3)).astype(np.int32)
     other = first.copy()
     other[5, 1] += 1
-    end, changed = (rung2.expected(x, unwaited.STEPS) for x in (first, other))
+    end, changed = (unwaited.expected(x, unwaited.STEPS) for x in (first, other))
     assert (end[:, 1] != changed[:, 1]).all()
     assert (end[:, 0] == changed[:, 0]).all()
     devices = jax.devices()[:8]
@@ -72,7 +71,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[NoAnswer | None
 @pytest.mark.parametrize(
     ("answer", "output"),
     [
-        (NoAnswer("no answer within 20 s; it was in take (support/unwaited.py:1)", silent=True), []),
+        (NoAnswer("no answer within 20 s; it was in take (machine/test_2_unwaited.py:1)", silent=True), []),
         (NoAnswer("SIGABRT; last output: F0 rendezvous.cc:127 not all", code=-6), ["F0 rendezvous.cc:127 not all"]),
     ],
 )
@@ -81,7 +80,7 @@ def test_a_hang_is_a_known_deviation(
 ) -> None:
     """By the clock, or by XLA's own end; with the way out, and no failure. One process answers for all calls."""
     answering([None, answer], output)
-    monkeypatch.setattr(rung2, "can_hang", lambda *_: True)
+    monkeypatch.setattr(unwaited, "can_hang", lambda *_: True)
     for _ in range(2):
         with pytest.raises(Known) as known:
             run_law("collectives.unwaited", Settings(level="quick", devices=4))
@@ -116,10 +115,10 @@ def test_where_it_cannot_hang_no_step_is_waited_for(monkeypatch: pytest.MonkeyPa
 
     def taken(devices: list[Any], first: np.ndarray, waits: int | None) -> np.ndarray:
         waiting.append(waits)
-        return rung2.expected(first, unwaited.STEPS)
+        return unwaited.expected(first, unwaited.STEPS)
 
-    monkeypatch.setattr(rung2, "trajectory", taken)
-    monkeypatch.setattr(rung2, "hung", lambda _: pytest.fail("a process was started"))
-    monkeypatch.setattr(rung2, "can_hang", lambda *_: False)
+    monkeypatch.setattr(unwaited, "trajectory", taken)
+    monkeypatch.setattr(unwaited, "hung", lambda _: pytest.fail("a process was started"))
+    monkeypatch.setattr(unwaited, "can_hang", lambda *_: False)
     run_law("collectives.unwaited", Settings(level="quick", devices=4))
     assert waiting == [None]

@@ -1,6 +1,7 @@
 """Rung 0: installed packages are compatible, and a device computes what it is given."""
 
 import contextlib
+import functools
 import os
 import sys
 import tempfile
@@ -10,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 
 from ...core.check import Check
@@ -20,21 +20,20 @@ from ...core.settings import Settings
 from ...machine.meshes import FLOATS
 from ...machine.snapshot import platform_names, static
 from ...machine.versions import plugins, unpaired
-from ..support.running import at_level
+from ..support.families import added
+from ..support.running import at_level, law
 from .test_5_random import bits_of, pair, uniform_of
 
 # Variables that decide which devices JAX sees; a failure names those that are set.
-VARIABLES = (
-    "JAX_PLATFORMS",
-    "JAX_PLATFORM_NAME",
-    "CUDA_VISIBLE_DEVICES",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "GPU_DEVICE_ORDINAL",
-)
+VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
+             "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")  # fmt: skip
+# Loose: bfloat16 and TF32 pass, a wrong function fails. Rung 3 checks accuracy; float32 is below 0.001 of this bound.
+ROUGH = Bound(2.0**-6, 2.0**-24, "four roundings of bfloat16, 2^-8 each")
+# Rows, contracted, columns. BERT-base's projections, feed-forward and attention; each also transposed, as backward.
+MATMULS = {"quick": ((128, 768, 768), (128, 768, 3072)), "standard": ((128, 3072, 768), (2048, 64, 128))}
 
 
-@pytest.mark.law("environment.versions")
+@law("environment.versions")
 def test_versions(check: Check) -> None:
     """Compares the versions of installed distributions and of imported modules."""
     import jaxlib
@@ -52,7 +51,7 @@ def names_of(device: Any) -> list[str]:
     return platform_names(device.platform, str(device.client.platform_version))
 
 
-@pytest.mark.law("environment.platform")
+@law("environment.platform")
 def test_platform(check: Check, settings: Settings) -> None:
     """Compares the platform of arrays made in four ways with the requested one."""
     under = "".join(f", {name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
@@ -88,7 +87,7 @@ def test_platform(check: Check, settings: Settings) -> None:
             check.same(f"platform of {how}{under}", wanted if wanted in names else names[-1], wanted)
 
 
-@pytest.mark.law("environment.devices")
+@law("environment.devices")
 def test_devices(check: Check, devices: list[Any], settings: Settings) -> None:
     """Counts the devices, compares their kinds, and runs a program on each."""
     check.facts["devices"] = [str(device) for device in devices]
@@ -107,10 +106,6 @@ def test_devices(check: Check, devices: list[Any], settings: Settings) -> None:
         check.equal(f"3 x + 1 on {device}", np.asarray(result), 3 * x + 1, control=x)
 
 
-# Loose: bfloat16 and TF32 pass, a wrong function fails. Rung 3 checks accuracy; float32 is below 0.001 of this bound.
-ROUGH = Bound(2.0**-6, 2.0**-24, "four roundings of bfloat16, 2^-8 each")
-
-
 def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Any], Bound]]:
     """One kernel of each family that BERT uses: JAX's, NumPy's, their arguments, the bound.
 
@@ -121,18 +116,15 @@ def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Ca
     words = rng.integers(-(2**31), 2**31, (64, 5)).astype(np.int32)
     rows = rng.integers(0, 64, 100).astype(np.int32)
     seed, shape = int(rng.integers(2**31)), (257,)
+    # Named, since JAX_DEFAULT_PRNG_IMPL changes the default.
+    threefry = functools.partial(jax.random.key, impl="threefry2x32")
 
-    def threefry(seed: Any) -> Any:
-        # Named, since JAX_DEFAULT_PRNG_IMPL changes the default.
-        return jax.random.key(seed, impl="threefry2x32")
+    def remainder(pair: Any) -> Any:
+        a, b = pair
+        return jnp.where(b > 0, b, a), jnp.where(b > 0, a % jnp.maximum(b, 1), b)
 
-    def euclid(a: Any, b: Any) -> Any:
-        return lax.while_loop(lambda c: (c[1] > 0).any(), lambda c: _remainder(jnp, *c), (a, b))[0]
-
-    def added(table: Any, index: Any, updates: Any) -> Any:
-        result = np.array(table)
-        np.add.at(result, index, updates)
-        return result
+    def euclid(*pair: Any) -> Any:
+        return lax.while_loop(lambda pair: (pair[1] > 0).any(), remainder, pair)[0]
 
     pairs = [rng.integers(1, 10_000, 50).astype(np.int32) for _ in range(2)]
     updates = words[rows[::-1]]
@@ -157,17 +149,12 @@ def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Ca
     }  # fmt: skip
 
 
-def _remainder(xp: Any, a: Any, b: Any) -> tuple[Any, Any]:
-    """One step of Euclid's algorithm, where b > 0."""
-    return xp.where(b > 0, b, a), xp.where(b > 0, a % xp.maximum(b, 1), b)
-
-
 def _mixed(xp: Any) -> Callable[[Any], Any]:
     """The sum of BERT's activation functions, of similar size."""
     return lambda x: xp.tanh(x) + xp.exp(-x * x) + xp.log1p(abs(x)) + 1 / xp.sqrt(1 + x * x)
 
 
-@pytest.mark.law("environment.kernels")
+@law("environment.kernels")
 def test_kernels(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compares each family with NumPy, eager and jitted; from standard on, in one program on every device."""
     kernels = families(rng)
@@ -213,14 +200,7 @@ def stderr_lines() -> Iterator[list[str]]:
                 os.write(2, text)
 
 
-# Rows, contracted, columns. BERT-base's projections, feed-forward and attention; each also transposed, as backward.
-MATMULS = {
-    "quick": ((128, 768, 768), (128, 768, 3072)),
-    "standard": ((128, 3072, 768), (2048, 64, 128)),
-}
-
-
-@pytest.mark.law("environment.messages")
+@law("environment.messages")
 def test_messages(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compiles matmuls, compares their integers, and reads XLA's report on kernels that disagree from stderr."""
     log_level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -231,22 +211,15 @@ def test_messages(check: Check, rng: np.random.Generator, devices: list[Any]) ->
                 # Sums of products of integers up to 2 in absolute value: exact in float32, whatever the order.
                 a = rng.integers(-2, 3, (rows, inner)).astype(dtype)
                 b = rng.integers(-2, 3, (inner, columns)).astype(dtype)
-                for transposed in (False, True):
-                    product = _transposed_product if transposed else _product
-                    placed = jax.device_put((a.T, b.T) if transposed else (a, b), devices[0])
-                    got = jax.jit(product)(*placed)
+                for how, turn in (("", lambda x: x), (" transposed", lambda x: x.T)):
+                    placed = jax.device_put((turn(a), turn(b)), devices[0])
+                    got = jax.jit(lambda a, b, turn=turn: _product(turn(a), turn(b)))(*placed)
                     # Computed from what arrived: rung 1 checks the copy itself.
-                    left, right = (np.asarray(x, np.float32) for x in placed)
-                    want = left.T @ right.T if transposed else left @ right
-                    how = " transposed" if transposed else ""
-                    check.equal(f"{rows} x {inner} x {columns} {dtype}{how}", np.asarray(got), want)
+                    left, right = (turn(np.asarray(x, np.float32)) for x in placed)
+                    check.equal(f"{rows} x {inner} x {columns} {dtype}{how}", np.asarray(got), left @ right)
     check.facts["lines"] = len(lines)
     check.same(f"lines on stderr that say {MISMATCH!r}", [line for line in lines if MISMATCH in line], [])
 
 
 def _product(a: Any, b: Any) -> Any:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
-
-
-def _transposed_product(a: Any, b: Any) -> Any:
-    return _product(a.T, b.T)

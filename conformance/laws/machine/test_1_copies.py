@@ -8,18 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
-import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...adapter import HostBatch, TrainerUnderTest
 from ...core.check import Check
-from ...machine.meshes import mesh_of
-from ...oracle.draws import batch_of
-from ..support.running import at_level, need_devices
-from ..support.trainer_checks import check_same_run, draw_case, precision, usable_devices
-
-Array = npt.NDArray[Any]
+from ...machine.meshes import Array, mesh_of
+from ...oracle.draws import batch_of, draw_case
+from ..support.compilation import precision
+from ..support.running import at_level, law
+from ..support.trainer_checks import check_same_run
 
 # Words of 4 B: one, three, one less and one more than a page, just over 256 KiB, 1 MiB, just under 8 MiB; 64 MiB; the
 # word embeddings of BERT-base, 30,522 x 768.
@@ -31,7 +28,7 @@ SIZES = {
 KINDS = ("uint8", "int8", "uint16", "float16", "bfloat16", "int32", "float32")
 
 
-def words(rng: np.random.Generator, size: int | tuple[int, ...]) -> npt.NDArray[np.uint32]:
+def words(rng: np.random.Generator, size: int | tuple[int, ...]) -> Array:
     """Random words of 32 bits."""
     return rng.integers(0, 2**32, size, dtype=np.uint32)
 
@@ -41,7 +38,7 @@ def check_copy(check: Check, what: str, got: Array, want: Array) -> None:
     check.equal(what, got, want, control=np.roll(want, 1) if want.size > 1 else ~want)
 
 
-@pytest.mark.law("copies.round_trip")
+@law("copies.round_trip")
 def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Copies random words, dtypes of every width, and host arrays of every memory order to each device and back."""
     for size in at_level(check, SIZES):
@@ -51,42 +48,36 @@ def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) 
             check.same(f"where {size} words for {device} lie", placed.devices(), {device})
             check_copy(check, f"{size} words through {device}", np.asarray(placed), sent)
     bits = words(rng, 4 * 1001)
-    for device in devices:
-        for kind in KINDS:
-            sent = bits.view(jnp.dtype(kind))[:-1]
-            # As bits, since some values are NaN.
-            check_copy(check, f"{kind} through {device}", _bits(np.asarray(jax.device_put(sent, device))), _bits(sent))
-        for order, sent in layouts(bits.reshape(13, 28, 11)).items():
-            got = np.asarray(jax.device_put(sent, device))
-            check_copy(check, f"{order} array through {device}", got, np.array(sent, order="C"))
-
-
-def _bits(values: Array) -> Array:
-    return np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
-
-
-def layouts(block: Array) -> dict[str, Array]:
-    """Views of a block whose elements are not contiguous and in order."""
-    return {
+    block = bits.reshape(13, 28, 11)
+    layouts = {
         "Fortran-ordered": np.asfortranarray(block),
         "transposed": block.transpose(1, 2, 0),
         "strided": block[1::3, ::-2, 2::4],
         "reversed": block[::-1],
         "broadcast": np.broadcast_to(block[:, :1], block.shape),
     }
+    for device in devices:
+        for kind in KINDS:
+            sent = bits.view(jnp.dtype(kind))[:-1]
+            got = np.ascontiguousarray(jax.device_put(sent, device))
+            # As bits, since some values are NaN.
+            check_copy(check, f"{kind} through {device}", *(x.view(f"u{x.dtype.itemsize}") for x in (got, sent)))
+        for order, sent in layouts.items():
+            got = np.asarray(jax.device_put(sent, device))
+            check_copy(check, f"{order} array through {device}", got, np.array(sent, order="C"))
 
 
-@pytest.mark.law("copies.between_devices")
+@law("copies.between_devices", devices=2)
 def test_between_devices(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Copies different words along every ordered pair of devices, then one array round all of them."""
-    need_devices(check, devices)
+    n = len(devices)
     for size in (2, *at_level(check, SIZES)):
         base = words(rng, size)
-        # Large arrays between all N (N - 1) pairs would take too long: neighbours only, in both directions.
-        most = 4_000_000 if check.at("standard") else 100_000
-        pairs = _neighbours(len(devices)) if size > most else list(itertools.permutations(range(len(devices)), 2))
-        for source, target in pairs:
-            sent = base ^ np.uint32(0x9E3779B1 * (1 + source * len(devices) + target) % 2**32)
+        for source, target in itertools.permutations(range(n), 2):
+            # Large arrays between all N (N - 1) pairs would take too long: neighbours only, in both directions.
+            if size > (4_000_000 if check.at("standard") else 100_000) and abs(source - target) not in (1, n - 1):
+                continue
+            sent = base ^ np.uint32(0x9E3779B1 * (1 + source * n + target) % 2**32)
             at_source = jax.block_until_ready(jax.device_put(sent, devices[source]))
             at_target = jax.block_until_ready(jax.device_put(at_source, devices[target]))
             what = f"{size} words from {devices[source]} to {devices[target]}"
@@ -99,15 +90,9 @@ def test_between_devices(check: Check, rng: np.random.Generator, devices: list[A
         check_copy(check, f"{size} words round all devices", np.asarray(passed), base)
 
 
-def _neighbours(n: int) -> list[tuple[int, int]]:
-    ring = [(i, (i + 1) % n) for i in range(n)]
-    return sorted({*ring, *((j, i) for i, j in ring)})
-
-
-@pytest.mark.law("copies.sharded")
+@law("copies.sharded", devices=2)
 def test_sharded(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compares each device's block of a sharded array, then the whole array, for several meshes and shardings."""
-    need_devices(check, devices)
     width = 65_536 if check.at("full") else 4_096 if check.at("standard") else 36
     for mesh, spec in _shardings(devices):
         rows, columns = 6 * mesh.size, width * mesh.size
@@ -122,7 +107,6 @@ def test_sharded(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
 
 
 def _shardings(devices: Sequence[Any]) -> Iterator[tuple[Mesh, PartitionSpec]]:
-    """1-D and 2-D meshes, each with several shardings of a matrix."""
     both, halves = ("data", "model"), len(devices) // 2
     for mesh in (mesh_of(devices), mesh_of(devices[::-1])):
         yield from ((mesh, PartitionSpec(*axes)) for axes in (("data",), (None, "data"), ()))
@@ -143,7 +127,7 @@ def _block(matrix: Array, mesh: Mesh, spec: PartitionSpec, at: tuple[int, ...]) 
     return matrix
 
 
-@pytest.mark.law("copies.host_buffer")
+@law("copies.host_buffer")
 def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Overwrites host buffers after `jnp.array` and `device_put`; compares the former, reports the latter as a hazard.
 
@@ -172,24 +156,22 @@ def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any])
     check.facts["followed"] = {key: count / total for key, count in followed.items()}
 
 
-@pytest.mark.law("copies.trainer_is_immune")
-def test_trainer_is_immune(
-    check: Check, rng: np.random.Generator, subject: TrainerUnderTest, devices: list[Any]
-) -> None:
+@law("copies.trainer_is_immune")
+def test_trainer_is_immune(check: Check, rng: np.random.Generator, subject: TrainerUnderTest, n: int) -> None:
     """Overwrites input buffers that `device_put` would share, and compares the run with the trainer's own clean run."""
     case, params, _ = draw_case(subject, rng)
     batches = [batch_of(case, rng) for _ in range(3)]
-    n = usable_devices(subject, devices)
+    single = {name: leaf.astype(np.float32) for name, leaf in params.items()}
     with precision(case):
-        subject.start(case, {name: leaf.astype(np.float32) for name, leaf in params.items()}, n)
-        clean_losses = [subject.step(HostBatch._make(leaf.copy() for leaf in batch)).loss for batch in batches]
+        subject.start(case, {name: leaf.copy() for name, leaf in single.items()}, n)
+        clean_losses = [subject.step(HostBatch(*map(np.copy, batch))).loss for batch in batches]
         clean_end = {name: np.array(leaf, np.float64) for name, leaf in subject.params().items()}
-        inputs = {name: aligned(leaf.astype(np.float32)) for name, leaf in params.items()}
+        inputs = {name: aligned(leaf) for name, leaf in single.items()}
         buffers = HostBatch._make(map(aligned, batches[0]))
         losses = []
         subject.start(case, inputs, n)
         for name, leaf in inputs.items():
-            check.equal(f"{name} after start, which must not write to it", leaf, params[name].astype(np.float32))
+            check.equal(f"{name} after start, which must not write to it", leaf, single[name])
             leaf[...] = 3.0
         for number, batch in enumerate(batches):
             for buffer, leaf in zip(buffers, batch, strict=True):

@@ -1,25 +1,32 @@
 """Rung 1: donated arguments, and programs from JAX's compilation cache, change no result."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from ...core.check import Check, NotRun, NotRunReason
+from ...core.check import Check, NotRunReason
 from ...machine.meshes import Array, mesh_of
 from ..support import compilation
+from ..support.running import law
 from .test_1_copies import words
 
 # All of one shape, like a layer's parameters and moments: only those can be swapped. The upstream bug needed three.
 LEAVES, STEPS = 5, 3
 # Odd, like all multipliers here: an even one would lose bits modulo 2^32.
 FACTOR = 1_664_525
+# Name of an order of outputs -> outputs; an output is the number of a leaf, or LEAVES for the metrics.
+ORDERS = {
+    "state first": (0, 1, 2, 3, 4, LEAVES),
+    "metrics first": (LEAVES, 0, 1, 2, 3, 4),
+    "metrics between": (0, 1, LEAVES, 2, 3, 4),
+    "state reversed": (4, 3, 2, 1, 0, LEAVES),
+}
 
 
 def update(leaves: Sequence[Any], batch: Any) -> list[Any]:
@@ -30,21 +37,6 @@ def update(leaves: Sequence[Any], batch: Any) -> list[Any]:
 def metrics_of(leaves: Sequence[Any], batch: Any) -> Any:
     """A program's output beside the leaves, of their shape, in which each leaf has its own factor."""
     return sum(leaf * np.uint32(3 + 2 * place) for place, leaf in enumerate(leaves)) ^ batch
-
-
-# Name of an order of outputs -> outputs; an output is the number of a leaf, or LEAVES for the metrics.
-ORDERS = {
-    "state first": (0, 1, 2, 3, 4, LEAVES),
-    "metrics first": (LEAVES, 0, 1, 2, 3, 4),
-    "metrics between": (0, 1, LEAVES, 2, 3, 4),
-    "state reversed": (4, 3, 2, 1, 0, LEAVES),
-}
-
-
-def sorted_back(order: str, outputs: Sequence[Any]) -> tuple[list[Any], Any]:
-    """(leaves, metrics) of outputs in that order."""
-    by_number = dict(zip(ORDERS[order], outputs, strict=True))
-    return [by_number[number] for number in range(LEAVES)], by_number[LEAVES]
 
 
 def program(order: str, sharding: Any, *, donates: bool = True) -> Callable[..., list[Any]]:
@@ -83,31 +75,25 @@ def expected(leaves: Sequence[Array], batches: Sequence[Array]) -> tuple[list[Ar
     return now, metrics
 
 
-def places(check: Check, devices: list[Any]) -> Iterator[tuple[str, Any]]:
-    """One device, and rows sharded over all; from `standard` on each device, and two of them too."""
-    more = check.at("standard")
-    for device in devices if more else devices[:1]:
-        yield str(device), jax.sharding.SingleDeviceSharding(device)
-    for n in sorted({2, len(devices)} if more else {len(devices)}):
-        if 1 < n <= len(devices):
-            yield f"{n} devices", NamedSharding(mesh_of(devices[:n]), PartitionSpec("data"))
-
-
-@pytest.mark.law("copies.donated")
+@law("copies.donated")
 def test_donated(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compares donating programs, in each order of outputs and as a loop, with NumPy or with undonated programs."""
-    shape = (2 * len(devices), 1031)
-    taken = 0
-    for where, sharding in places(check, devices):
-        leaves, batches = ([words(rng, shape) for _ in range(n)] for n in (LEAVES, STEPS))
-        one = isinstance(sharding, jax.sharding.SingleDeviceSharding)
+    shape, taken = (2 * len(devices), 1031), 0
+    more, n = check.at("standard"), len(devices)
+    places: dict[str, Any] = {str(one): SingleDeviceSharding(one) for one in (devices if more else devices[:1])}
+    for some in [some for some in sorted({2, n} if more else {n}) if 1 < some <= n]:
+        places[f"{some} devices"] = NamedSharding(mesh_of(devices[:some]), PartitionSpec("data"))
+    for where, sharding in places.items():
+        leaves, batches = ([words(rng, shape) for _ in range(count)] for count in (LEAVES, STEPS))
+        one = isinstance(sharding, SingleDeviceSharding)
         want, metrics = expected(leaves, batches) if one else undonated(leaves, batches, sharding)
         for order in ORDERS:
             step, now = program(order, sharding), jax.device_put(leaves, sharding)
             for number, batch in enumerate(batches):
                 # A copy, since a CPU device may share the host array, and a program that writes would change both.
                 before, placed = now, jax.device_put(batch.copy(), sharding)
-                now, got_metrics = sorted_back(order, step(before, placed))
+                outputs = dict(zip(ORDERS[order], step(before, placed), strict=True))
+                *now, got_metrics = (outputs[number] for number in range(LEAVES + 1))
                 what = f"{where}, {order}, update {number}"
                 check.equal(f"{what}: what it says beside the state", np.asarray(got_metrics), metrics[number])
                 check.equal(f"{what}: its batch, which it must not write to", np.asarray(placed), batch)
@@ -124,32 +110,28 @@ def test_donated(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
     check.facts["arguments_taken_over"] = taken
 
 
-@pytest.mark.law("copies.kept_programs")
+@law("copies.kept_programs")
 def test_kept_programs(check: Check, rng: np.random.Generator, devices: list[Any], tmp_path: Path) -> None:
     """Compares programs from JAX's cache on disk with the freshly compiled ones."""
     numbers = rng.standard_normal((4 * len(devices), 67)).astype(np.float32)
     rows = NamedSharding(mesh_of(devices), PartitionSpec("data"))
     constants = [float(c) for c in rng.choice(1000, 3, replace=False) + 2]
-    for where, sharding in ((str(devices[0]), jax.sharding.SingleDeviceSharding(devices[0])), ("all devices", rows)):
+    for where, sharding in ((str(devices[0]), SingleDeviceSharding(devices[0])), ("all devices", rows)):
         placed = jax.device_put(numbers, sharding)
         with compilation.kept_in(tmp_path) as hits:
             # All are stored before the first is run again, so that the cache could return the wrong one.
             fresh = [_run(constant, placed) for constant in constants]
-            if not hits and not any(tmp_path.iterdir()):
-                reason = NotRunReason.NOT_APPLICABLE
-                raise NotRun(f"does not apply: JAX keeps no programs of {devices[0].platform}", reason)
+            keeps, why = bool(hits) or any(tmp_path.iterdir()), f"JAX keeps no programs of {devices[0].platform}"
+            check.need(keeps, f"does not apply: {why}", NotRunReason.NOT_APPLICABLE)
             check.same(f"{where}: programs taken from an empty cache", len(hits), 0)
             again = [_run(constant, placed) for constant in constants]
             check.same(f"{where}: programs found again, of {len(constants)}", len(hits), len(constants))
         for constant, one, other in zip(constants, fresh, again, strict=True):
             if sharding is not rows:  # rung 2 checks programs on several devices
-                check.equal(f"{where}, compiled: words times {constant:g}", one[0], _product(numbers, constant))
+                want = numbers.view(np.uint32) * np.uint32(constant)
+                check.equal(f"{where}, compiled: words times {constant:g}", one[0], want)
             for what, got, want in zip(("words", "tanh"), other, one, strict=True):
                 check.equal(f"{where}, kept: {what} for {constant:g}, as it was compiled", got, want)
-
-
-def _product(numbers: Array, constant: float) -> Array:
-    return numbers.view(np.uint32) * np.uint32(constant)
 
 
 def _run(constant: float, numbers: Any) -> list[Array]:

@@ -10,16 +10,19 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 from jax import lax
 from jax.sharding import Mesh
 
 from ...core.check import Check
 from ...core.comparison import Bound
 from ...machine.meshes import DTYPES, FLOATS, Array, coded, exact_limit, holds_sums, mesh_of, on_each, signed, summed
-from ..support.running import at_level, need_devices
+from ...oracle.draws import Rng
+from ..support.messages import COLLECTIVES
+from ..support.running import at_level, law
 
 KIB, MIB = 1024, 1024 * 1024
+# Stacked data -> what the devices must hold, stacked or one array for all, and the control.
+Expected = Callable[[Array], tuple[Array, ...]]
 # Bytes. Bias and LayerNorm gradients of BERT-base have 3 KiB; libraries change algorithm near 512 KiB, 1 MiB and above.
 SIZES = {
     "quick": (4, 3 * KIB, 512 * KIB - 4, MIB),
@@ -34,7 +37,6 @@ EVERY_DTYPE = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4, MIB), "full":
 
 def messages(check: Check, devices: Sequence[Any]) -> Iterator[tuple[Mesh, int, list[np.dtype[Any]]]]:
     """(mesh, bytes, dtypes) of the check's level, each for one program; all devices, and smaller numbers of them."""
-    need_devices(check, devices)
     fewer = range(2, 9) if check.at("full") else (2, 3) if check.at("standard") else ()
     for n in [n for n in fewer if n < len(devices)] + [len(devices)]:
         mesh = mesh_of(devices[:n])
@@ -44,29 +46,20 @@ def messages(check: Check, devices: Sequence[Any]) -> Iterator[tuple[Mesh, int, 
 
 
 def compare(
-    check: Check,
-    what: str,
-    mesh: Mesh,
-    collective: Callable[[jax.Array], jax.Array],
-    datasets: Iterable[Sequence[Array]],
-    expected: Callable[[Array], tuple[Array, Array]],
-    within: Callable[[str, Array, Array, Array], None] | None = None,
-) -> None:
-    """Apply a collective to stacked arrays in one program; compare what each device holds, bit for bit by default.
-
-    `expected` gives what the devices must hold, stacked or one array for all, and the control. `within` compares
-    (what, got, want, control) with a bound instead.
-    """
+    check: Check, what: str, mesh: Mesh, collective: Callable[[jax.Array], jax.Array],
+    datasets: Iterable[Sequence[Array]], expected: Expected, *, quotients: bool = False,
+) -> None:  # fmt: skip
+    """Apply a collective to stacked arrays in one program; compare what each device holds, bit for bit by default."""
     program = on_each(lambda *own: [collective(x) for x in own], mesh)
     for data in datasets:
         for got, stacked in zip(program(*data), data, strict=True):
             text = f"{what}, {stacked[0].nbytes} B of {stacked.dtype} on {len(stacked)} devices"
-            kind = got.dtype if within is None else np.dtype(np.float64)
+            kind = np.dtype(np.float64) if quotients else got.dtype
             want, control = (np.broadcast_to(x.astype(kind, copy=False), got.shape) for x in expected(stacked))
-            if within is None:
-                check.equal(text, got, want, control=control)
+            if quotients:
+                _compare_quotients(check, text, got, want, control)
             else:
-                within(text, got, want, control)
+                check.equal(text, got, want, control=control)
 
 
 def turned(data: Sequence[Array], size: int) -> Iterator[list[Array]]:
@@ -81,60 +74,46 @@ def _elements(size: int, dtype: np.dtype[Any], multiple: int = 1) -> int:
     return max(1, size // (dtype.itemsize * multiple)) * multiple
 
 
-def compare_reduction(
-    check: Check,
-    rng: np.random.Generator,
-    devices: Sequence[Any],
-    name: str,
-    collective: Callable[[jax.Array], jax.Array],
-    expected: Callable[[Array], tuple[Array, Array]],
-    *,
-    scattered: bool = False,
-) -> None:
-    """Compare a reduction over all devices at every size; a scattered one has a part for each device."""
+def compare_reduction(check: Check, rng: Rng, devices: list[Any], name: str, expected: Expected) -> None:
+    """Compare a reduction over all devices at every size."""
     for mesh, size, dtypes in messages(check, devices):
-        multiple = mesh.size if scattered else 1
+        multiple = mesh.size if name == "psum_scatter" else 1
         data = [coded(rng, mesh.size, _elements(size, dtype, multiple), dtype) for dtype in dtypes]
-        compare(check, name, mesh, collective, turned(data, size), expected)
+        compare(check, name, mesh, lambda x: COLLECTIVES[name][0](x, "data"), turned(data, size), expected)
 
 
-@pytest.mark.law("collectives.psum")
-def test_psum(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("collectives.psum", devices=2)
+def test_psum(check: Check, rng: Rng, devices: list[Any]) -> None:
     """Compares the sum; the control lacks one contribution."""
-    compare_reduction(check, rng, devices, "psum", lambda x: lax.psum(x, "data"), _sums)
+    compare_reduction(check, rng, devices, "psum", _sums)
 
 
 def _sums(stacked: Array) -> tuple[Array, Array]:
     return summed(stacked), summed(stacked[:-1])
 
 
-@pytest.mark.law("collectives.pmax")
-def test_pmax(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("collectives.pmax", devices=2)
+def test_pmax(check: Check, rng: Rng, devices: list[Any]) -> None:
     """Compares the maximum, which each device holds at some element."""
-    compare_reduction(check, rng, devices, "pmax", lambda x: lax.pmax(x, "data"), lambda s: (s.max(0), s.min(0)))
+    compare_reduction(check, rng, devices, "pmax", lambda s: (s.max(0), s.min(0)))
 
 
-@pytest.mark.law("collectives.pmin")
-def test_pmin(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("collectives.pmin", devices=2)
+def test_pmin(check: Check, rng: Rng, devices: list[Any]) -> None:
     """Compares the minimum, which each device holds at some element."""
-    compare_reduction(check, rng, devices, "pmin", lambda x: lax.pmin(x, "data"), lambda s: (s.min(0), s.max(0)))
+    compare_reduction(check, rng, devices, "pmin", lambda s: (s.min(0), s.max(0)))
 
 
-@pytest.mark.law("collectives.pmean")
-def test_pmean(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("collectives.pmean", devices=2)
+def test_pmean(check: Check, rng: Rng, devices: list[Any]) -> None:
     """Compares the mean: exactly for a power of two, else within the rounding of a quotient."""
     for mesh, size, dtypes in messages(check, devices):
         exact = mesh.size & (mesh.size - 1) == 0
         room = 1 if exact else 4
         floats = [dtype for dtype in dtypes if dtype.kind not in "iu" and holds_sums(dtype, room * mesh.size)]
         data = [coded(rng, mesh.size, _elements(size, dtype), dtype, room=room) for dtype in floats]
-        within = None if exact else partial(_compare_quotients, check)
-        compare(check, "pmean", mesh, lambda x: lax.pmean(x, "data"), turned(data, size), _means, within)
-
-
-def _means(stacked: Array) -> tuple[Array, Array]:
-    total, control = _sums(stacked)
-    return total / len(stacked), control / len(stacked)
+        means = lambda stacked: tuple(total / len(stacked) for total in _sums(stacked))  # noqa: E731
+        compare(check, "pmean", mesh, lambda x: lax.pmean(x, "data"), turned(data, size), means, quotients=not exact)
 
 
 def _compare_quotients(check: Check, what: str, got: Array, want: Array, control: Array) -> None:
@@ -150,8 +129,8 @@ def _compare_quotients(check: Check, what: str, got: Array, want: Array, control
     check.within(what, got, want, u * want, bound, control=control)
 
 
-@pytest.mark.law("collectives.all_gather")
-def test_all_gather(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("collectives.all_gather", devices=2)
+def test_all_gather(check: Check, rng: Rng, devices: list[Any]) -> None:
     """Compares the parts in device order, stacked and joined along an axis."""
     for mesh, size, dtypes in messages(check, devices):
         n = mesh.size
@@ -163,52 +142,44 @@ def test_all_gather(check: Check, rng: np.random.Generator, devices: list[Any]) 
                 break
 
 
-def _gathered(stacked: Array, tiled: bool) -> tuple[Array, Array]:
-    both = stacked, np.roll(stacked, 1, axis=0)
-    return (both[0].ravel(), both[1].ravel()) if tiled else both
+def _gathered(stacked: Array, tiled: bool) -> tuple[Array, ...]:
+    return tuple(parts.ravel() if tiled else parts for parts in _and_rolled(stacked))
 
 
-@pytest.mark.law("collectives.psum_scatter")
-def test_psum_scatter(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("collectives.psum_scatter", devices=2)
+def test_psum_scatter(check: Check, rng: Rng, devices: list[Any]) -> None:
     """Compares device i with part i of the sum."""
-    scatter = lambda x: lax.psum_scatter(x, "data", tiled=True)  # noqa: E731
-    compare_reduction(check, rng, devices, "psum_scatter", scatter, _scattered, scattered=True)
+    parts = COLLECTIVES["psum_scatter"][1]
+    compare_reduction(check, rng, devices, "psum_scatter", lambda s: (parts(s), summed(s[:-1]).reshape(len(s), -1)))
 
 
-def _scattered(stacked: Array) -> tuple[Array, Array]:
-    total, control = _sums(stacked)
-    return total.reshape(len(stacked), -1), control.reshape(len(stacked), -1)
-
-
-@pytest.mark.law("collectives.all_to_all")
-def test_all_to_all(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("collectives.all_to_all", devices=2)
+def test_all_to_all(check: Check, rng: Rng, devices: list[Any]) -> None:
     """Compares part i of device j with part j of device i, along one axis and from one axis to another."""
+    along, after = COLLECTIVES["all_to_all"]
     for mesh, size, dtypes in messages(check, devices):
         n = mesh.size
         # One dtype elsewhere: it moves bytes of any dtype, and takes 0.2 s to compile on a CPU.
         some = dtypes if size == 3 * KIB else dtypes[:1]
         data = [signed(rng, (n, _elements(size, dtype, n)), dtype) for dtype in some]
-        along = lambda x: lax.all_to_all(x, "data", 0, 0, tiled=True)  # noqa: E731
-        compare(check, "all_to_all", mesh, along, [data], _exchanged)
+        compare(check, "all_to_all", mesh, lambda x: along(x, "data"), [data], lambda s: _and_rolled(after(s)))
         if size == 3 * KIB:
             blocks = [stacked.reshape(n, -1, n) for stacked in (data if check.at("standard") else data[:2])]
             across = lambda x: lax.all_to_all(x, "data", 1, 0, tiled=True)  # noqa: E731
             compare(check, "all_to_all, columns to rows", mesh, across, [blocks], _columns_to_rows)
 
 
-def _exchanged(stacked: Array) -> tuple[Array, Array]:
-    n = len(stacked)
-    got = stacked.reshape(n, n, -1).swapaxes(0, 1).reshape(n, -1)
-    return got, np.roll(got, 1, axis=0)
+def _and_rolled(want: Array) -> tuple[Array, Array]:
+    """What is expected, and as its control what the device before has."""
+    return want, np.roll(want, 1, axis=0)
 
 
 def _columns_to_rows(blocks: Array) -> tuple[Array, Array]:
     """[N, r, N]: device j collects column j of every device, device after device."""
-    got = np.stack([blocks[:, :, j].reshape(-1, 1) for j in range(len(blocks))])
-    return got, np.roll(got, 1, axis=0)
+    return _and_rolled(np.stack([blocks[:, :, j].reshape(-1, 1) for j in range(len(blocks))]))
 
 
-def permutations(rng: np.random.Generator, n: int) -> dict[str, list[tuple[int, int]]]:
+def permutations(rng: Rng, n: int) -> dict[str, list[tuple[int, int]]]:
     """Name -> (source, target) pairs, in which each device sends and receives at most once."""
     order = rng.permutation(n)
     return {
@@ -222,8 +193,8 @@ def permutations(rng: np.random.Generator, n: int) -> dict[str, list[tuple[int, 
     }
 
 
-@pytest.mark.law("collectives.ppermute")
-def test_ppermute(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("collectives.ppermute", devices=2)
+def test_ppermute(check: Check, rng: Rng, devices: list[Any]) -> None:
     """Compares what each device received, and with zeros where it received nothing."""
     for mesh, size, dtypes in messages(check, devices):
         data = [signed(rng, (mesh.size, _elements(size, dtype)), dtype) for dtype in dtypes]
@@ -238,13 +209,12 @@ def _permuted(stacked: Array, pairs: Sequence[tuple[int, int]]) -> tuple[Array, 
     want = np.zeros_like(stacked)
     for source, target in pairs:
         want[target] = stacked[source]
-    return want, np.roll(want, 1, axis=0)
+    return _and_rolled(want)
 
 
-@pytest.mark.law("collectives.repeated")
-def test_repeated(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("collectives.repeated", devices=2)
+def test_repeated(check: Check, rng: Rng, devices: list[Any]) -> None:
     """Runs one program of 4 message sizes many times on other data, to see intermittent faults."""
-    need_devices(check, devices)
     n, dtype = len(devices), FLOATS[0]
     times = 500 if check.at("full") else 100 if check.at("standard") else 20
 

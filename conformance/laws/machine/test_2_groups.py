@@ -6,58 +6,25 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
-from jax import lax
 
 from ...core.check import Check
-from ...machine.meshes import FLOATS, Array, coded, mesh_of, on_each, summed
-from ..support.running import need_devices
+from ...machine.meshes import FLOATS, Array, coded, mesh_of, on_each
+from ..support.messages import COLLECTIVES, Groups, expected
+from ..support.running import law
 
 KIB, MIB = 1024, 1024 * 1024
-Groups = list[list[int]]
-
-
 NAMES = ("psum", "pmax", "pmin", "all_gather", "psum_scatter", "all_to_all")
 
 
 def collectives(axis: Any, groups: Groups | None = None) -> Callable[[jax.Array], list[jax.Array]]:
     """One device's array -> the results of all collectives, in the order of NAMES, in its group along an axis."""
-
-    def collect(x: jax.Array) -> list[jax.Array]:
-        among: dict[str, Any] = {"axis_index_groups": groups}
-        return [
-            lax.psum(x, axis, **among),
-            lax.pmax(x, axis, **among),
-            lax.pmin(x, axis, **among),
-            lax.all_gather(x, axis, tiled=True, **among),
-            lax.psum_scatter(x, axis, tiled=True, **among),
-            lax.all_to_all(x, axis, 0, 0, tiled=True, **among),
-        ]
-
-    return collect
-
-
-def expected(stacked: Array) -> list[Array]:
-    """Results [n, ...] of `collectives` in one group, whose devices have arrays [n, size] in the group's order."""
-    n, kind = len(stacked), stacked.dtype
-    total = summed(stacked).astype(kind)
-    return [
-        np.broadcast_to(total, stacked.shape),
-        np.broadcast_to(stacked.max(axis=0), stacked.shape),
-        np.broadcast_to(stacked.min(axis=0), stacked.shape),
-        np.broadcast_to(stacked.ravel(), (n, stacked.size)),
-        total.reshape(n, -1),
-        stacked.reshape(n, n, -1).swapaxes(0, 1).reshape(n, -1),
-    ]
+    return lambda x: [COLLECTIVES[name][0](x, axis, axis_index_groups=groups) for name in NAMES]
 
 
 def compare(check: Check, what: str, got: Sequence[Array], stacked: Array, groups: Groups) -> None:
     """Compare the results of `collectives` in every group; the control is shifted by one element."""
-    parts = [expected(stacked[group]) for group in groups]
-    for number, (name, result) in enumerate(zip(NAMES, got, strict=True)):
-        want = np.empty_like(result)
-        for group, part in zip(groups, parts, strict=True):
-            want[group] = part[number]
+    for name, result in zip(NAMES, got, strict=True):
+        want = expected(name, stacked, groups)
         # One element has no neighbour: its control is the next value.
         control = want + 1 if result.shape[1] == 1 else np.roll(want, 1, axis=1)
         check.equal(f"{name}, {what}, {stacked[0].nbytes} B", result, want, control=control.astype(want.dtype))
@@ -78,20 +45,9 @@ def partitions(n: int, *, all_sizes: bool = True) -> dict[str, Groups]:
     return {**groups, "each by itself": [[i] for i in range(n)]}
 
 
-def subsets(devices: Sequence[Any]) -> dict[str, list[Any]]:
-    """Name -> devices of a mesh that starts elsewhere, skips some, or has another order."""
-    meshes = {"backwards": list(devices[::-1])}
-    if len(devices) >= 3:
-        meshes |= {"without the first": list(devices[1:]), "first and last": [devices[0], devices[-1]]}
-    if len(devices) >= 4:
-        meshes |= {"every second": list(devices[::2]), "the others": list(devices[1::2])}
-    return meshes
-
-
-@pytest.mark.law("collectives.subgroups")
+@law("collectives.subgroups", devices=2)
 def test_subgroups(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compares collectives in groups named by `axis_index_groups`, and on meshes of some of the devices."""
-    need_devices(check, devices)
     n = len(devices)
     sizes = [3 * KIB] + [4 * MIB] * check.at("standard") + [512 * KIB - 4] * check.at("full")
     for what, groups in partitions(n, all_sizes=check.at("standard")).items():
@@ -100,18 +56,23 @@ def test_subgroups(check: Check, rng: np.random.Generator, devices: list[Any]) -
         for size in sizes:
             stacked = draw(rng, n, size)
             compare(check, what, program(stacked), stacked, groups)
-    for what, some in list(subsets(devices).items())[: None if check.at("standard") else 2]:
+    # Meshes that start elsewhere, skip devices, or have another order.
+    subsets = {"backwards": devices[::-1]}
+    if n >= 3:
+        subsets |= {"without the first": devices[1:], "first and last": [devices[0], devices[-1]]}
+    if n >= 4:
+        subsets |= {"every second": devices[::2], "the others": devices[1::2]}
+    for what, some in list(subsets.items())[: None if check.at("standard") else 2]:
         program = on_each(collectives("data"), mesh_of(some))
         for size in sizes if check.at("full") else sizes[:1]:
             stacked = draw(rng, len(some), size)
             compare(check, what, program(stacked), stacked, [list(range(len(some)))])
 
 
-@pytest.mark.law("collectives.two_axes")
+@law("collectives.two_axes", devices=4)
 def test_two_axes(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compares the collectives of one program along each axis of a 2-D mesh and along both."""
     half = len(devices) // 2
-    need_devices(check, devices, 4)
     times = 20 if check.at("standard") else 3
     for shape in [(2, half)] + [(half, 2)] * (check.at("standard") and half > 2):
         n = math.prod(shape)
@@ -128,10 +89,9 @@ def test_two_axes(check: Check, rng: np.random.Generator, devices: list[Any]) ->
                 compare(check, f"axis {axis} of {shape}", got, stacked, among)
 
 
-@pytest.mark.law("collectives.pmap")
+@law("collectives.pmap", devices=2)
 def test_pmap(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compares the collectives in `jax.pmap`, each device's result read from that device."""
-    need_devices(check, devices)
     for n in sorted({2, 3, len(devices)} if check.at("standard") else {len(devices)}):
         if n > len(devices):
             continue

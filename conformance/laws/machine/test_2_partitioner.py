@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.check import Check, LawBroken
 from ...machine.meshes import Array, mesh_of
-from ..support.running import need_devices
+from ..support.families import added
+from ..support.running import law
 
 Spec = tuple[str | None, ...]
 
@@ -44,13 +44,11 @@ def programs(rng: np.random.Generator, mesh: Mesh, scale: int) -> Iterator[Progr
     ids = rng.integers(0, table, rows).astype(np.int32)
     updates = rng.integers(-(2**31), 2**31, (rows, 2 * n)).astype(np.int32)
 
-    def added(index: Array, more: Array) -> Array:
-        total = np.zeros((table, more.shape[1]), more.dtype)
-        np.add.at(total, index, more)
-        return total
-
     def scattered(index: Any, more: Any) -> Any:
         return jnp.zeros((table, more.shape[1]), more.dtype).at[index].add(more)
+
+    def summed(index: Array, more: Array) -> Array:
+        return added(np.zeros((table, more.shape[1]), more.dtype), index, more)
 
     words = rng.integers(-(2**31), 2**31, (rows, width)).astype(np.int32)
     whole_sum = (lambda v: jnp.sum(v, 0, v.dtype)), (lambda v: np.add.reduce(v, axis=0, dtype=v.dtype))
@@ -65,8 +63,8 @@ def programs(rng: np.random.Generator, mesh: Mesh, scale: int) -> Iterator[Progr
     )  # fmt: skip
     yield Program("gather, ids sharded", lambda t, i: t[i], lambda t, i: t[i], (whole, ids), ((), (first,)), (first,))
     yield Program("gather, table sharded", lambda t, i: t[i], lambda t, i: t[i], (whole, ids), ((last,), ()), ())
-    yield Program("scatter-add, updates sharded", scattered, added, (ids, updates), ((first,), (first,)), ())
-    yield Program("scatter-add, table sharded", scattered, added, (ids, updates), ((first,), (first,)), (last,))
+    yield Program("scatter-add, updates sharded", scattered, summed, (ids, updates), ((first,), (first,)), ())
+    yield Program("scatter-add, table sharded", scattered, summed, (ids, updates), ((first,), (first,)), (last,))
     yield Program("rows to columns", lambda v: v + 1, lambda v: v + 1, (words,), ((first,),), (None, first))
     yield Program("all to one copy each", lambda v: v + 1, lambda v: v + 1, (words,), ((first, None),), ())
     yield Program(
@@ -85,10 +83,9 @@ def programs(rng: np.random.Generator, mesh: Mesh, scale: int) -> Iterator[Progr
         )
 
 
-@pytest.mark.law("collectives.partitioner")
+@law("collectives.partitioner", devices=2)
 def test_partitioner(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compares each program's result on every device with NumPy, on a 1-D and on a 2-D mesh."""
-    need_devices(check, devices)
     half = len(devices) // 2
     meshes = [mesh_of(devices)] + [mesh_of(devices, 2, half)] * (half >= 2)
     if check.at("standard"):

@@ -1,22 +1,18 @@
 """Rung 3: laws of every family of operators: eager and compiled alike, NaN and infinities in their places."""
 
-from typing import Any
-
 import jax
 import numpy as np
-import pytest
 
 from ...core.check import Check
 from ...oracle.bounds_derived import allowed
 from ...oracle.draws import for_all, generators
 from ..support import operators
-from ..support.families import FAMILIES, Args, Family
+from ..support.families import FAMILIES
 from ..support.operators import Machine
-from ..support.running import each_draw
+from ..support.running import law
 
 
-@pytest.mark.law("operators.eager_and_jit")
-@each_draw
+@law("operators.eager_and_jit", draws=True)
 def test_eager_and_jit(check: Check, machine: Machine, rng: np.random.Generator) -> None:
     """Compares each family, run one primitive at a time and as one program, with float64."""
     for family in FAMILIES:
@@ -31,35 +27,25 @@ def test_eager_and_jit(check: Check, machine: Machine, rng: np.random.Generator)
                 check.equal(f"{family.name}, eager and compiled{where}", eager, got)
 
 
-def _with_value(args: Args, row: int, value: float) -> Args:
-    """The arguments, with one element of the first argument's row replaced."""
-    first = args[0].copy()
-    first[(row, *(0,) * (first.ndim - 1))] = value
-    return (first, *args[1:])
-
-
-def _compare_nan(check: Check, machine: Machine, family: Family, args: Args, row: int) -> None:
-    """A NaN in a row stays in the rows that depend on it; all other rows keep their bits."""
-    clean = machine.first(family.formula, *args)
-    touched = np.array([row]) if family.rows is None else family.rows(args, row)
-    got = machine.first(family.formula, *_with_value(args, row, np.nan))
-    others = np.setdiff1d(np.arange(len(clean)), touched)
-    nan = [bool(np.isnan(got[i]).any()) for i in touched]
-    check.same(f"{family.name}: NaN in row {row} stays", nan, [True] * len(touched))
-    check.equal(f"{family.name}: rows beside the NaN", got[others], clean[others])
-
-
-@pytest.mark.law("operators.special_values")
-def test_special_values(check: Check, devices: list[Any]) -> None:
+@law("operators.special_values")
+def test_special_values(check: Check, machine: Machine) -> None:
     """Compares results of NaN and infinities with IEEE 754 and with each function's limit."""
-    machine = Machine(check, devices)
 
     def compare(rng: np.random.Generator) -> None:
         for family in FAMILIES:
             args = family.draw(rng)
             # A row that is read: that of an id in use; not the last example of attention, which is fully masked.
-            row = int(args[1][0]) if family.rows is not None else int(rng.integers(len(args[0]) - 1))
-            _compare_nan(check, machine, family, args, row)
+            row = int(args[1][0]) if family.by_id else int(rng.integers(len(args[0]) - 1))
+            touched = np.flatnonzero(args[1] == row) if family.by_id else np.array([row])
+            clean = machine.first(family.formula, *args)
+            first = args[0].copy()
+            first[(row, *(0,) * (first.ndim - 1))] = np.nan
+            got = machine.first(family.formula, first, *args[1:])
+            # A NaN in a row stays in the rows that depend on it; all other rows keep their bits.
+            nan = [bool(np.isnan(got[i]).any()) for i in touched]
+            check.same(f"{family.name}: NaN in row {row} stays", nan, [True] * len(touched))
+            others = np.setdiff1d(np.arange(len(clean)), touched)
+            check.equal(f"{family.name}: rows beside the NaN", got[others], clean[others])
 
     for_all(check, compare, rng=generators())
     inf, nan = np.float32(np.inf), np.float32(np.nan)

@@ -3,14 +3,13 @@
 from typing import Any
 
 import numpy as np
-import pytest
 
 from ...core.check import Check
 from ...oracle import bounds_derived
 from ...oracle.bounds_derived import allowed
 from ..support import families, operators
 from ..support.operators import Machine
-from ..support.running import at_level, each_draw, each_shape
+from ..support.running import at_level, law
 
 # (V, D, ids): prime vocabularies (1009 and 30,011), the table of token types, odd widths.
 TABLES = {
@@ -35,8 +34,7 @@ def _ids(rng: np.random.Generator, rows: int, n: int) -> dict[str, np.ndarray[An
     return {what: drawn.astype(np.int32) for what, drawn in ids.items()}
 
 
-@pytest.mark.law("operators.gather")
-@each_shape(TABLES, most=2**27)
+@law("operators.gather", shapes=TABLES, most=2**27)
 def test_gather(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
     """Compares rows read from a table by ids of 32 and 8 bits."""
     rows, width, n = shape
@@ -49,8 +47,7 @@ def test_gather(check: Check, machine: Machine, rng: np.random.Generator, shape:
         check.equal("ids of 8 bits", machine.first(operators.gather, table, small), table[small])
 
 
-@pytest.mark.law("operators.scatter_add")
-@each_shape(TABLES, most=2**27)
+@law("operators.scatter_add", shapes=TABLES, most=2**27)
 def test_scatter_add(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
     """Compares rows added by id: integers exactly, floats within the rounding of the terms that share an id."""
     rows, width, n = shape
@@ -59,8 +56,7 @@ def test_scatter_add(check: Check, machine: Machine, rng: np.random.Generator, s
     parts = families.normal(rng, n, width)
     for what, ids in _ids(rng, rows, n).items():
         text = f"{what} of {rows} x {width}"
-        want = start.copy()
-        np.add.at(want, ids, whole)
+        want = families.added(start, ids, whole)
         for where, (got,) in machine.run(operators.scatter_add, start, ids, whole):
             check.equal(f"integers, {text}{where}", got, want)
         exact = families.scatter_add(start, ids, parts)
@@ -69,8 +65,7 @@ def test_scatter_add(check: Check, machine: Machine, rng: np.random.Generator, s
         check.within(f"floats, {text}", got, exact.value, exact.allowance, allowed(why))
 
 
-@pytest.mark.law("operators.reductions")
-@each_draw
+@law("operators.reductions", draws=True)
 def test_reductions(check: Check, machine: Machine, rng: np.random.Generator) -> None:
     """Compares sums, maxima and their positions, for 2^k - 1, 2^k and 2^k + 1 elements, and along two axes.
 

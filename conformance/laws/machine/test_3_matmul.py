@@ -6,20 +6,18 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
-import pytest
 from jax import lax
 
 from ...core.check import Check
+from ...core.comparison import Array
 from ...oracle import bounds_derived
 from ...oracle.bounds_derived import UNIT, allowed
-from ...oracle.draws import for_all, generators
+from ...oracle.draws import Rng, for_all, generators
 from ..support import operators
 from ..support.families import normal
 from ..support.operators import Formula, Machine
-from ..support.running import each_shape
+from ..support.running import law
 
-Array = npt.NDArray[Any]
 # (M, K, N) of x [M, K] W [K, N]: BERT's feed-forward and two-class head, odd sizes, one row, one term, one column.
 SHAPES = {
     "quick": ((64, 768, 3072), (33, 65, 7), (1, 64, 2), (5, 1, 3)),
@@ -34,11 +32,23 @@ HEADS = {
     "full": ((2, 512, 12, 64),),
 }
 FORMS = ("x W", "dy W^T", "x^T dy", "alpha (x W + b)")
+# The unit round-off to which a precision rounds its operands, which are in float32.
+CUT = UNIT | {"float32": 0.0}
+# At least so many bits of the significand in the product -> the precision's name. Several products of a lower format
+# keep a number of bits between two formats: three of bfloat16 keep 16, three of TF32 keep 22.
+NAMES = ((22, "float32"), (14, "bfloat16_3x"), (10, "tensorfloat32"), (0, "bfloat16"))
+WIDEST = 23
+TERMS = 768
+# The precision of a float32 product if nothing is declared: float32 on CPUs, TF32 on some GPUs, bfloat16 on TPUs.
+UNDECLARED = {"cpu": {"float32"}, "gpu": {"float32", "tensorfloat32"}}
+EVERY = frozenset(name for _, name in NAMES)
+FULL, HIGH, LOW = {"float32"}, {"tensorfloat32", "bfloat16_3x"}, {"tensorfloat32", "bfloat16"}
+DECLARED = {"highest": FULL, "float32": FULL, "high": HIGH, "tensorfloat32": HIGH, "bfloat16_3x": HIGH}
+DECLARED |= {"default": LOW, "fastest": LOW, "bfloat16": LOW}
 
 
-@pytest.mark.law("operators.matmul")
-@each_shape(SHAPES, most=LARGE)
-def test_matmul(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
+@law("operators.matmul", shapes=SHAPES, most=LARGE)
+def test_matmul(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int, int]) -> None:
     """Compares a linear layer's products and alpha (x W + b), at the highest precision and at the one in force."""
     name_in_force = precision_of(machine, in_force)
     formulas = {operators.linear_forms: "float32"}
@@ -55,7 +65,7 @@ def test_matmul(check: Check, machine: Machine, rng: np.random.Generator, shape:
     want = [a @ b for a, b in pairs]
     shifted = float(alpha) * (want[0] + bias)
     for formula, name in formulas.items():
-        cut = _rounding(name)
+        cut = CUT[name]
         limits = [bounds_derived.product(a, b, operand=cut) for a, b in pairs]
         limits.append(float(alpha) * limits[0] + 3 * bounds_derived.U * np.abs(shifted))
         why = f"float32 sums of {k}, {n} and {m} terms, operands cut to {name}"
@@ -69,16 +79,8 @@ def test_matmul(check: Check, machine: Machine, rng: np.random.Generator, shape:
                     check.close(f"all of {form} {what}", out, exact, bound, scale=scale)
 
 
-def _rounding(name: str) -> float:
-    """The unit round-off to which a precision rounds its operands; 0 for float32, which they have."""
-    return 0.0 if name == "float32" else UNIT[name]
-
-
-@pytest.mark.law("operators.batched_matmul")
-@each_shape(HEADS)
-def test_batched_matmul(
-    check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int, int, int]
-) -> None:
+@law("operators.batched_matmul", shapes=HEADS)
+def test_batched_matmul(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int, int, int]) -> None:
     """Compares attention's two products over examples and heads."""
     b, length, h, d = shape
     q, k, v = (normal(rng, *shape) for _ in range(3))
@@ -92,33 +94,6 @@ def test_batched_matmul(
         text, why = f"of B, L, H, D = {shape}{where}", f"float32 sums of {d} and {length} terms"
         check.within(f"q k^T {text}", scores, first[0] @ first[1], bounds_derived.product(*first), allowed(why))
         check.within(f"p v {text}", out, mixed, limit, allowed(why))
-
-
-# At least so many bits of the significand in the product -> the precision's name. Several products of a lower format
-# keep a number of bits between two formats: three of bfloat16 keep 16, three of TF32 keep 22.
-NAMES = ((22, "float32"), (14, "bfloat16_3x"), (10, "tensorfloat32"), (0, "bfloat16"))
-WIDEST = 23
-TERMS = 768
-# The precision of a float32 product if nothing is declared: float32 on CPUs, TF32 on some GPUs, bfloat16 on TPUs.
-UNDECLARED = {"cpu": {"float32"}, "gpu": {"float32", "tensorfloat32"}}
-EVERY = frozenset(name for _, name in NAMES)
-FULL, HIGH, LOW = {"float32"}, {"tensorfloat32", "bfloat16_3x"}, {"tensorfloat32", "bfloat16"}
-DECLARED = {"highest": FULL, "float32": FULL, "high": HIGH, "tensorfloat32": HIGH, "bfloat16_3x": HIGH}
-DECLARED |= {"default": LOW, "fastest": LOW, "bfloat16": LOW}
-
-
-def declared() -> str | None:
-    """The value of `jax_default_matmul_precision`, in lower case, or None."""
-    value = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return None if value is None else str(value).lower()
-
-
-def accepted(declaration: str | None, platform: str, has_less: bool) -> set[str]:
-    """The precisions that a declaration allows; `has_less` tells whether the hardware has less than float32."""
-    if declaration is None:
-        return set(UNDECLARED.get(platform, EVERY))
-    names = set(DECLARED.get(declaration, EVERY))
-    return names if has_less else names | {"float32"}
 
 
 def _forms(*operands: Any, precision: Any) -> tuple[Any, ...]:
@@ -155,11 +130,11 @@ def forms_of(a: Array, b: Array) -> tuple[Array, ...]:
     return a, b, a, np.ascontiguousarray(b.T), np.ascontiguousarray(a.T), b
 
 
-@pytest.mark.law("operators.precision")
-def test_precision(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("operators.precision")
+def test_precision(check: Check, rng: Rng, machine: Machine) -> None:
     """Measures how many bits of the operands reach a float32 product, and compares with the requested precision."""
-    machine = Machine(check, devices)
-    platform, declaration = devices[0].platform, declared()
+    platform, value = machine.devices[0].platform, jax.config.values["jax_default_matmul_precision"]
+    declared = "nothing" if value is None else str(value).lower()
     measured = {
         "in force": precision_of(machine, in_force),
         "of a row alone": precision_of(machine, in_force, rows=1),
@@ -169,16 +144,15 @@ def test_precision(check: Check, rng: np.random.Generator, devices: list[Any]) -
     with jax.default_matmul_precision("highest"):
         measured["with context highest"] = precision_of(machine, in_force)
     has_less = measured["with argument DEFAULT"] != "float32"
-    check.facts |= {
-        "precision": measured,
-        "declared": declaration or "nothing",
-        "less_than_float32_exists_here": has_less,
-    }
+    check.facts |= {"precision": measured, "declared": declared, "less_than_float32_exists_here": has_less}
     for way in ("with argument HIGHEST", "with context highest"):
         check.same(f"the precision {way}", measured[way], "float32")
-    allowed_here = sorted(accepted(declaration, platform, has_less))
+    accepted = UNDECLARED.get(platform, EVERY) if value is None else DECLARED.get(declared, EVERY)
+    if value is not None and not has_less:
+        accepted = accepted | {"float32"}
+    allowed_here = sorted(accepted)
     for way in ("in force", "of a row alone"):
-        text = f"on {platform}, with {declaration or 'nothing'} declared, the precision {way}"
+        text = f"on {platform}, with {declared} declared, the precision {way}"
         check.same(text, measured[way], measured[way] if measured[way] in allowed_here else " or ".join(allowed_here))
 
     # The autotuner may choose other kernels for other values than the probe's.
@@ -191,7 +165,7 @@ def test_precision(check: Check, rng: np.random.Generator, devices: list[Any]) -
 def _two_sided(check: Check, what: str, out: Array, a: Array, b: Array, name: str) -> None:
     """The error is one of the precision `name`: below its bound, and above a tenth of what rounded operands give."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
-    cut = _rounding(name)
+    cut = CUT[name]
     bound, scale = bounds_derived.product_norm(a64, b64, operand=cut)
     check.close(what, out, a64 @ b64, bound, scale=scale)
     if cut:
@@ -199,17 +173,20 @@ def _two_sided(check: Check, what: str, out: Array, a: Array, b: Array, name: st
         check.at_least(f"the error of {what}", error, bound.noise / 10, f"a tenth of what {name} operands make")
 
 
-@pytest.mark.law("operators.low_precision")
-def test_low_precision(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
+@law("operators.low_precision")
+def test_low_precision(check: Check, rng: Rng, machine: Machine) -> None:
     """Compares products of bfloat16 and float16, kept in float32 and rounded to the format, and sums of ones."""
-    machine = Machine(check, devices)
 
-    def compare(g: np.random.Generator, shape: tuple[int, int, int] = (32, 768, 48)) -> None:
+    def away_from_zero(g: Rng, *shape: int) -> Array:
+        sign = np.where(g.random(shape, np.float32) < 0.5, np.float32(-1), np.float32(1))
+        return sign * (np.float32(0.125) + np.abs(normal(g, *shape)))
+
+    def compare(g: Rng, shape: tuple[int, int, int] = (32, 768, 48)) -> None:
         m, k, n = shape
         for dtype in (ml_dtypes.bfloat16, np.float16):
             name = np.dtype(dtype).name
             # No subnormal numbers, which some matrix units flush to zero.
-            a, b = (_away_from_zero(g, *size).astype(dtype) for size in ((m, k), (k, n)))
+            a, b = (away_from_zero(g, *size).astype(dtype) for size in ((m, k), (k, n)))
             a64, b64 = a.astype(np.float64), b.astype(np.float64)
             want, limit = a64 @ b64, bounds_derived.product(a64, b64)
             # Some machines round the product to the format twice.
@@ -229,8 +206,3 @@ def test_low_precision(check: Check, rng: np.random.Generator, devices: list[Any
     for_all(check, compare, g=generators())
     if check.at("standard"):
         compare(rng, (64, 3072, 256))
-
-
-def _away_from_zero(g: np.random.Generator, *shape: int) -> Array:
-    sign = np.where(g.random(shape, np.float32) < 0.5, np.float32(-1), np.float32(1))
-    return sign * (np.float32(0.125) + np.abs(normal(g, *shape)))

@@ -4,13 +4,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 
 from ...core.check import Check
 from ...oracle.bounds_derived import U, allowed
 from ..support import families, operators
 from ..support.operators import Exact, Machine
-from ..support.running import each_draw, each_shape
+from ..support.running import law
 
 # Rows and columns: one class, odd, a long row; each with a row of equal logits and one with a single large logit.
 ROWS = {"quick": ((5, 1), (64, 33), (6, 4099)), "standard": ((512, 128), (1, 65_537)), "full": ((12_288, 512),)}
@@ -19,8 +18,7 @@ LOGITS = {"quick": ((64, 2), (33, 33)), "standard": ((64, 3), (256, 2)), "full":
 HEADS = {"quick": ((3, 16, 2, 64), (3, 5, 5, 8)), "standard": ((2, 128, 4, 64),), "full": ((2, 512, 12, 64),)}
 
 
-@pytest.mark.law("operators.softmax")
-@each_shape(ROWS)
+@law("operators.softmax", shapes=ROWS)
 def test_softmax(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None:
     """Compares softmax of logits up to 10^4, of equal logits, and with one logit far above the others."""
     x = families.normal(rng, *shape) * (10 ** rng.uniform(-3, 4, (shape[0], 1))).astype(np.float32)
@@ -32,8 +30,7 @@ def test_softmax(check: Check, machine: Machine, rng: np.random.Generator, shape
     check.within(f"sums of {shape}", total, np.ones(len(x)), exact.allowance.sum(-1), allowed(why))
 
 
-@pytest.mark.law("operators.layer_norm")
-@each_shape(HIDDEN)
+@law("operators.layer_norm", shapes=HIDDEN)
 def test_layer_norm(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None:
     """Compares LayerNorm of rows with a mean of up to 10^4 deviations, and of rows of equal values."""
     rows, width = shape
@@ -63,8 +60,7 @@ def _points(check: Check, rng: np.random.Generator, limit: float) -> np.ndarray[
     return np.concatenate([rng.uniform(-limit, limit, n), near, [0.0, limit, -limit]]).astype(np.float32)
 
 
-@pytest.mark.law("operators.gelu")
-@each_draw
+@law("operators.gelu", draws=True)
 def test_gelu(check: Check, machine: Machine, rng: np.random.Generator) -> None:
     """Compares GELU by the error function over [-40, 40], and its derivative."""
     x = _points(check, rng, 40.0)
@@ -74,8 +70,7 @@ def test_gelu(check: Check, machine: Machine, rng: np.random.Generator) -> None:
     machine.compare(check, "slope", slope, (np.ones_like(x), x), families.gelu_slope(x), "erfc 16 ulp, exp 3 ulp")
 
 
-@pytest.mark.law("operators.tanh")
-@each_draw
+@law("operators.tanh", draws=True)
 def test_tanh(check: Check, machine: Machine, rng: np.random.Generator) -> None:
     """Compares tanh over [-40, 40] and near 0, and of arrays of every length from 1 to 17."""
     x = _points(check, rng, 40.0)
@@ -86,8 +81,7 @@ def test_tanh(check: Check, machine: Machine, rng: np.random.Generator) -> None:
         check.within(f"tanh of {n} numbers", got, exact.value, exact.allowance, allowed("5 ulp"))
 
 
-@pytest.mark.law("operators.cross_entropy")
-@each_shape(LOGITS)
+@law("operators.cross_entropy", shapes=LOGITS)
 def test_cross_entropy(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None:
     """Compares losses of logits up to 10^4, where a loss by probabilities would be infinite; none is below zero."""
     rows, classes = shape
@@ -102,8 +96,7 @@ def test_cross_entropy(check: Check, machine: Machine, rng: np.random.Generator,
     check.at_least(f"the least loss of {shape}", lowest + 1e-5, 0.0, "cross-entropy is not negative")
 
 
-@pytest.mark.law("operators.attention")
-@each_shape(HEADS, most=2**15)
+@law("operators.attention", shapes=HEADS, most=2**15)
 def test_attention(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int, int, int]) -> None:
     """Compares attention with ragged masks, one example fully masked; then changes what is masked."""
     q, k, v, visible = args = families.draw_attention(rng, *shape)

@@ -1,105 +1,90 @@
 """Rung 4: gradients of the operators, compared with hand-written backward passes and with differences."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import pytest
 
 from ...core.check import Check
 from ...core.comparison import Array
 from ...machine.meshes import mesh_of, on_each
 from ...oracle.bounds_derived import allowed
-from ...oracle.draws import for_all, for_shapes, generators
+from ...oracle.draws import Rng, for_all, for_shapes, generators
 from ..support import families, gradients, operators
-from ..support.families import normal
+from ..support.families import Args, normal
 from ..support.operators import Exact, Machine
-from ..support.running import each_draw, each_shape, need_devices
+from ..support.running import law
 
-ExactOf = Callable[..., list[Exact]]
+LINEAR = {"quick": ((48, 96, 192), (1, 33, 2)), "standard": ((128, 768, 64), (65, 7, 1)), "full": ((512, 768, 3072),)}
+HEADS = {"quick": ((3, 16, 2, 24), (3, 5, 5, 8)), "standard": ((3, 64, 4, 64),), "full": ((4, 256, 4, 64),)}
 
 
-def compare(
-    check: Check, machine: Machine, name: str, wrt: Sequence[str], exact_of: ExactOf, args: Sequence[Array], why: str
-) -> None:
-    """Compare the gradients of an operator by its first arguments, named by `wrt`; `args` begin with the cotangent."""
-    backward = operators.vjp(getattr(operators, name), len(wrt))
+def compare(check: Check, machine: Machine, name: str, wrt: str, exact: list[Exact], args: Args, why: str) -> None:
+    """Compare the gradients of an operator by its first arguments, the words of `wrt`; `args[0]` is the cotangent."""
+    backward = operators.vjp(getattr(operators, name), len(exact))
     for where, leaves in machine.run(backward, *args):
-        for leaf, got, (want, limit) in zip(wrt, leaves, exact_of(*args), strict=True):
+        for leaf, got, (want, limit) in zip(wrt.split(), leaves, exact, strict=True):
             check.within(f"{name} by {leaf}, {args[1].shape}{where}", got, want, limit, allowed(why))
 
 
-def _logits(rng: np.random.Generator, m: int, n: int, most: int) -> Array:
+def _logits(rng: Rng, m: int, n: int, most: int) -> Array:
     """Rows of logits, of sizes from 10^-2 to 10^most."""
     return normal(rng, m, n) * (10 ** rng.uniform(-2, most, (m, 1))).astype(np.float32)
 
 
-LINEAR = {
-    "quick": ((48, 96, 192), (1, 33, 2)),
-    "standard": ((128, 768, 64), (65, 7, 1)),
-    "full": ((512, 768, 3072),),
-}
-
-
-@pytest.mark.law("autodiff.linear")
-@each_shape(LINEAR)
-def test_linear(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
+@law("autodiff.linear", shapes=LINEAR)
+def test_linear(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int, int]) -> None:
     """Compares the gradients by input, weight and bias, also for one row, one column and odd sizes."""
     m, k, n = shape
     args = normal(rng, m, n), normal(rng, m, k), normal(rng, k, n), normal(rng, n)
-    compare(check, machine, "linear", ("x", "w", "b"), gradients.linear, args, "float32 sums")
+    compare(check, machine, "linear", "x w b", gradients.linear(*args), args, "float32 sums")
 
 
-@pytest.mark.law("autodiff.softmax")
-@each_shape({"quick": ((24, 33),), "standard": ((64, 128), (3, 4099))})
-def test_softmax(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None:
+@law("autodiff.softmax", shapes={"quick": ((24, 33),), "standard": ((64, 128), (3, 4099))})
+def test_softmax(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int]) -> None:
     """Compares the gradient by logits of sizes up to 100."""
     args = normal(rng, *shape), _logits(rng, *shape, most=2)
-    compare(check, machine, "softmax", ("x",), gradients.softmax, args, "softmax's own, and one sum")
+    compare(check, machine, "softmax", "x", gradients.softmax(*args), args, "softmax's own, and one sum")
 
 
-@pytest.mark.law("autodiff.layer_norm")
-@each_shape({"quick": ((24, 96), (5, 33)), "standard": ((64, 768),), "full": ((1024, 768),)})
-def test_layer_norm(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None:
+@law("autodiff.layer_norm", shapes={"quick": ((24, 96), (5, 33)), "standard": ((64, 768),), "full": ((1024, 768),)})
+def test_layer_norm(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int]) -> None:
     """Compares the gradients by input, scale and bias, with a mean of up to 100 deviations."""
     m, n = shape
     x = (normal(rng, m, n) + (10 ** rng.uniform(-1, 2, (m, 1)))) * 10 ** rng.uniform(-2, 2, (m, 1))
     args = normal(rng, m, n), x.astype(np.float32), normal(rng, n), normal(rng, n)
     why = "the mean's rounding over the deviation, two means"
-    compare(check, machine, "layer_norm", ("x", "scale", "bias"), gradients.layer_norm, args, why)
+    compare(check, machine, "layer_norm", "x scale bias", gradients.layer_norm(*args), args, why)
 
 
-@pytest.mark.law("autodiff.gelu")
-@each_shape({"quick": ((2_001,),), "standard": ((20_001,),)})
-def test_gelu(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int]) -> None:
+@law("autodiff.gelu", shapes={"quick": ((2_001,),), "standard": ((20_001,),)})
+def test_gelu(check: Check, machine: Machine, rng: Rng, shape: tuple[int]) -> None:
     """Compares the gradient by an input in [-5, 5]; `operators.gelu` compares the slope further out."""
     args = normal(rng, *shape), rng.uniform(-5, 5, shape).astype(np.float32)
-    compare(check, machine, "gelu", ("x",), gradients.gelu, args, "erfc 16 ulp, exp 3 ulp")
+    compare(check, machine, "gelu", "x", gradients.gelu(*args), args, "erfc 16 ulp, exp 3 ulp")
 
 
-@pytest.mark.law("autodiff.embedding")
-def test_embedding(check: Check, devices: list[Any]) -> None:
+@law("autodiff.embedding")
+def test_embedding(check: Check, machine: Machine) -> None:
     """Compares the gradient by a table whose rows are read many times, once and never; also of integers, exactly."""
-    machine = Machine(check, devices)
     rows, width, n = (1009, 48, 257) if not check.at("standard") else (30_011, 16, 1031)
 
-    def draw_ids(rng: np.random.Generator, most: int) -> Array:
+    def draw_ids(rng: Rng, most: int) -> Array:
         """Random ids, of which at least half are of `most` rows."""
         ids = rng.integers(0, rows, n)
         often = int(rng.integers(n // 2, n))
         ids[:often] = rng.integers(0, rows, most)[rng.integers(0, most, often)]
         return rng.permutation(ids).astype(np.int32)
 
-    def floats(g: np.random.Generator, shape: tuple[int]) -> None:
+    def floats(g: Rng, shape: tuple[int]) -> None:
         args = normal(g, n, width), normal(g, rows, width), draw_ids(g, *shape)
-        compare(check, machine, "gather", ("table",), gradients.embedding, args, "5 u sqrt(k) of a sum of k terms")
+        exact, why = gradients.embedding(*args), "5 u sqrt(k) of a sum of k terms"
+        compare(check, machine, "gather", "table", exact, args, why)
 
-    def integers(g: np.random.Generator) -> None:
+    def integers(g: Rng) -> None:
         cotangent = g.integers(-8, 9, (n, width)).astype(np.float32)
         table, ids = normal(g, rows, width), draw_ids(g, 2)
-        want = np.zeros_like(table)
-        np.add.at(want, ids, cotangent)
+        want = families.added(np.zeros_like(table), ids, cotangent)
         got = machine.first(operators.vjp(operators.gather, 1), cotangent, table, ids)[0]
         check.equal("gather by table, integers", got, want)
 
@@ -107,9 +92,8 @@ def test_embedding(check: Check, devices: list[Any]) -> None:
     for_all(check, integers, g=generators())
 
 
-@pytest.mark.law("autodiff.cross_entropy")
-@each_shape({"quick": ((24, 3), (7, 33)), "standard": ((256, 2),)})
-def test_cross_entropy(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None:
+@law("autodiff.cross_entropy", shapes={"quick": ((24, 3), (7, 33)), "standard": ((256, 2),)})
+def test_cross_entropy(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int]) -> None:
     """Compares the gradient by logits up to 10^4, each row with its own weight, some of them zero."""
     m, n = shape
     logits = _logits(rng, m, n, most=3)
@@ -117,26 +101,22 @@ def test_cross_entropy(check: Check, machine: Machine, rng: np.random.Generator,
     labels = rng.integers(0, n, m).astype(np.int32)
     labels[0] = n - 1
     args = rng.integers(0, 4, m).astype(np.float32), logits, labels
-    compare(check, machine, "cross_entropy", ("logits",), gradients.loss, args, "softmax's own")
+    compare(check, machine, "cross_entropy", "logits", gradients.loss(*args), args, "softmax's own")
 
 
-HEADS = {"quick": ((3, 16, 2, 24), (3, 5, 5, 8)), "standard": ((3, 64, 4, 64),), "full": ((4, 256, 4, 64),)}
-
-
-@pytest.mark.law("autodiff.attention")
-def test_attention(check: Check, devices: list[Any]) -> None:
+@law("autodiff.attention")
+def test_attention(check: Check, machine: Machine) -> None:
     """Compares the gradients by queries, keys and values with the backward pass, and their slope with differences.
 
     Masks are ragged, and one example is fully masked.
     """
-    machine = Machine(check, devices)
 
-    def backward(g: np.random.Generator, shape: tuple[int, int, int, int]) -> None:
+    def backward(g: Rng, shape: tuple[int, int, int, int]) -> None:
         args = normal(g, *shape), *families.draw_attention(g, *shape)
         why = "scores through exp, and sums over tokens and features"
-        compare(check, machine, "attention", ("q", "k", "v"), gradients.attention, args, why)
+        compare(check, machine, "attention", "q k v", gradients.attention(*args), args, why)
 
-    def slope(g: np.random.Generator) -> None:
+    def slope(g: Rng) -> None:
         """A central difference of the float64 forward pass, along a direction."""
         cotangent, *args = normal(g, 3, 5, 5, 8), *families.draw_attention(g, 3, 5, 5, 8)
         computed = machine.first(operators.vjp(operators.attention, 3), cotangent, *args)
@@ -160,9 +140,8 @@ def test_attention(check: Check, devices: list[Any]) -> None:
     for_all(check, slope, g=generators())
 
 
-@pytest.mark.law("autodiff.remat")
-@each_draw
-def test_remat(check: Check, machine: Machine, rng: np.random.Generator) -> None:
+@law("autodiff.remat", draws=True)
+def test_remat(check: Check, machine: Machine, rng: Rng) -> None:
     """Compares the gradients of a feed-forward block, with its intermediate values kept and recomputed."""
     m, k, n = 24, 48, 96
     dy, x, w = normal(rng, m, k), normal(rng, m, k), normal(rng, k, n) / np.float32(np.sqrt(k))
@@ -182,7 +161,7 @@ def gradient_of_sum(w: Any, x: Any, y: Any, weights: Any) -> tuple[Any, Any]:
 
 
 def branching_gradient(w: Any, x: Any) -> Any:
-    """The same for a loss with a branch, which each device takes by its own number."""
+    """The gradient, summed over devices, of a loss whose branch depends on the device's number."""
 
     def loss(w: Any) -> Any:
         even = jax.lax.axis_index("data") % 2 == 0
@@ -191,15 +170,14 @@ def branching_gradient(w: Any, x: Any) -> Any:
     return jax.lax.psum(jax.grad(loss)(w), "data")
 
 
-@pytest.mark.law("autodiff.collectives")
+@law("autodiff.collectives", devices=2)
 def test_collectives(check: Check, devices: list[Any]) -> None:
     """Compares gradients of integers, for shards of unequal weight, one of them empty; then one through a branch."""
-    need_devices(check, devices)
     n, width = len(devices), 5
     # With the check on, JAX itself inserts the sum where `w` is used, and the formula could not misplace it.
     summed, branching = (on_each(one, mesh_of(devices), check=False) for one in (gradient_of_sum, branching_gradient))
 
-    def compare_sum(rng: np.random.Generator) -> None:
+    def compare_sum(rng: Rng) -> None:
         x = rng.integers(-3, 4, (4 * n, width)).astype(np.float32)
         w, y = rng.integers(-3, 4, width).astype(np.float32), 2 * rng.integers(-3, 4, 4 * n).astype(np.float32)
         weights = 2 * rng.integers(0, 3, 4 * n).astype(np.float32)
@@ -219,9 +197,8 @@ def test_collectives(check: Check, devices: list[Any]) -> None:
     check.equal("a gradient through a branch", got, np.full(n, want, np.float32), control=np.full(n, x.sum()))
 
 
-@pytest.mark.law("autodiff.nan")
-@each_draw
-def test_nan(check: Check, machine: Machine, rng: np.random.Generator) -> None:
+@law("autodiff.nan", draws=True)
+def test_nan(check: Check, machine: Machine, rng: Rng) -> None:
     """Looks for NaN in the gradients of rows with and without one, and of rows that `where` excludes."""
     rows = np.arange(9)
     x, cotangent = normal(rng, 9, 33), normal(rng, 9, 33)

@@ -9,17 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax.extend import random as jax_random
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ...core.check import Check
 from ...core.comparison import Bound
 from ...machine.meshes import mesh_of
-from ...oracle.draws import for_all, generators
+from ...oracle.draws import Rng, for_all, generators
 from ...oracle.masks import Words, threefry_2x32
 from ..support.operators import everywhere
-from ..support.running import need_devices
+from ..support.running import law
 
 # Known answers of threefry2x32 with 20 rounds: (key, counter, result), from Random123's kat_vectors (Salmon et al.,
 # "Parallel random numbers: as easy as 1, 2, 3", 2011).
@@ -68,7 +67,7 @@ def bits_of_words(words: jax.Array) -> jax.Array:
     return jax.random.bits(jax.random.wrap_key_data(words, impl="threefry2x32"), SHAPE, np.uint32)
 
 
-@pytest.mark.law("random.threefry")
+@law("random.threefry")
 def test_threefry(check: Check) -> None:
     """Compares Threefry with its published answers, and with NumPy's on random counters."""
     noise = jax.jit(jax_random.threefry_2x32)
@@ -76,7 +75,7 @@ def test_threefry(check: Check) -> None:
         got = noise(np.array(key, np.uint32), np.array(counter, np.uint32))
         check.equal(f"threefry of key {key[0]:08x} {key[1]:08x}", np.asarray(got), np.array(want, np.uint32))
 
-    def compare(rng: np.random.Generator) -> None:
+    def compare(rng: Rng) -> None:
         key = rng.integers(0, 2**32, 2, dtype=np.uint32)
         counter = rng.integers(0, 2**32, (2, 129), dtype=np.uint32)
         want = np.concatenate(threefry_2x32((key[0], key[1]), (counter[0], counter[1])))
@@ -85,7 +84,7 @@ def test_threefry(check: Check) -> None:
     for_all(check, compare, rng=generators())
 
 
-@pytest.mark.law("random.keys")
+@law("random.keys")
 def test_keys(check: Check) -> None:
     """Compares the keys of `split` and `fold_in`, and the bits of a key, with their definitions."""
     check.same("jax_threefry_partitionable", bool(jax.config.values["jax_threefry_partitionable"]), True)
@@ -93,7 +92,7 @@ def test_keys(check: Check) -> None:
     fold = jax.jit(lambda key, data: jax.random.key_data(jax.random.fold_in(key, data)))
     bits = jax.jit(lambda key: jax.random.bits(key, SHAPE, np.uint32))
 
-    def compare(rng: np.random.Generator) -> None:
+    def compare(rng: Rng) -> None:
         seed, data = int(rng.integers(0, 2**63)), int(rng.integers(0, 2**32))
         key, words = key_of(seed), pair(seed)
         want = np.stack(threefry_2x32(words, counters((5,))), axis=1)
@@ -105,7 +104,7 @@ def test_keys(check: Check) -> None:
     for_all(check, compare, rng=generators())
 
 
-@pytest.mark.law("random.bernoulli")
+@law("random.bernoulli")
 def test_bernoulli(check: Check) -> None:
     """Compares uniform numbers and Bernoulli masks, eager and jitted, with their bits."""
 
@@ -114,7 +113,7 @@ def test_bernoulli(check: Check) -> None:
 
     jitted = jax.jit(draw)
 
-    def compare(rng: np.random.Generator) -> None:
+    def compare(rng: Rng) -> None:
         seed = int(rng.integers(0, 2**63))
         uniform = uniform_of(bits_of(pair(seed), MASK))
         for how, function in (("eager", draw), ("jitted", jitted)):
@@ -125,13 +124,13 @@ def test_bernoulli(check: Check) -> None:
     for_all(check, compare, rng=generators())
 
 
-@pytest.mark.law("random.devices")
+@law("random.devices")
 def test_devices(check: Check, devices: list[Any]) -> None:
     """Compares the bits of one key on every device, in one program for all devices and in one for each."""
     bits = jax.jit(bits_of_words)
     at_once = everywhere(bits_of_words, tuple(devices))
 
-    def compare(rng: np.random.Generator) -> None:
+    def compare(rng: Rng) -> None:
         words = pair(int(rng.integers(0, 2**63)))
         want = bits_of(words, SHAPE)
         for device, got in zip(devices, np.asarray(at_once(np.array(words))), strict=True):
@@ -142,10 +141,9 @@ def test_devices(check: Check, devices: list[Any]) -> None:
     for_all(check, compare, rng=generators())
 
 
-@pytest.mark.law("random.sharding")
+@law("random.sharding", devices=2)
 def test_sharding(check: Check, devices: list[Any]) -> None:
     """Compares bits whose output is sharded in several ways."""
-    need_devices(check, devices)
     n = len(devices)
     shape = (n, 2 * n)
     layouts = (PartitionSpec("data"), PartitionSpec(None, "data"), PartitionSpec())
@@ -153,14 +151,14 @@ def test_sharding(check: Check, devices: list[Any]) -> None:
         sharding = NamedSharding(mesh_of(devices), spec)
         drawn = jax.jit(lambda key: jax.random.bits(key, shape, np.uint32), out_shardings=sharding)
 
-        def compare(rng: np.random.Generator, drawn: Any = drawn, spec: Any = spec) -> None:
+        def compare(rng: Rng, drawn: Any = drawn, spec: Any = spec) -> None:
             seed = int(rng.integers(0, 2**63))
             check.equal(f"bits over {n} devices, {spec}", np.asarray(drawn(key_of(seed))), bits_of(pair(seed), shape))
 
         for_all(check, compare, rng=generators())
 
 
-@pytest.mark.law("random.statistics")
+@law("random.statistics")
 def test_statistics(check: Check) -> None:
     """Compares a mask's mean and its correlations, with neighbours and with another key's mask, with those of flips.
 
@@ -171,7 +169,7 @@ def test_statistics(check: Check) -> None:
     n = math.prod(shape)
     why = f"{DEVIATIONS:g} standard deviations of {n} flips"
 
-    def compare(rng: np.random.Generator) -> None:
+    def compare(rng: Rng) -> None:
         seed = int(rng.integers(0, 2**62))
         one, other = (np.asarray(mask(key_of(s))).astype(np.float64) for s in (seed, seed + 1))
         deviation = math.sqrt(RATE * (1 - RATE) / n)

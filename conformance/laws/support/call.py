@@ -59,12 +59,9 @@ def with_arguments(function: Law, values: Mapping[str, Any]) -> None:
 
 
 def run(check: Check, settings: Settings, instead: Mapping[str, Any]) -> None:
-    """Run a law in this process as pytest would; raises what the law raises.
+    """Run a law in this process as pytest would, which fills its check; raises what the law raises.
 
-    Args:
-        check: of the law; it is filled.
-        settings: of the run.
-        instead: values that replace those of pytest's fixtures, by name; `subject` has no other source.
+    `instead` has values that replace those of pytest's fixtures, by name; `subject` has no other source.
     """
     function = functions()[check.law.id]
     with tempfile.TemporaryDirectory(prefix="sftref-") as folder:

@@ -1,15 +1,17 @@
-"""A check -> how its programs are compiled, with or without XLA's optimizations; and what JAX compiles, by its events.
+"""A check -> how its programs are compiled: optimizations and 64-bit types; and what JAX compiles, by its events.
 
 Without optimizations, simulated devices take half the time.
 """
 
 import contextlib
 import functools
+import importlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from ...adapter import Case
 from ...core.check import Check
 
 OPTION = "jax_disable_most_optimizations"
@@ -49,6 +51,17 @@ def of(check: Check) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def precision(case: Case) -> Iterator[None]:
+    """Switch JAX's 64-bit types on or off, as the case needs them, in this thread."""
+    import jax
+
+    # In jax.experimental before JAX 0.8.
+    home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    with home.enable_x64(case.precision == "float64"):
+        yield
+
+
+@contextlib.contextmanager
 def kept_in(folder: Path) -> Iterator[list[str]]:
     """Store the programs of this process in a folder, and reuse them from there; JAX's own settings return afterwards.
 
@@ -71,7 +84,6 @@ def kept_in(folder: Path) -> Iterator[list[str]]:
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: getattr(jax.config, name) for name in settings}
-    listeners = _hit_lists()
 
     def configure(values: Mapping[str, Any]) -> None:
         for name, value in values.items():
@@ -79,30 +91,21 @@ def kept_in(folder: Path) -> Iterator[list[str]]:
         # JAX opens its cache once, with the settings of that moment.
         compilation_cache.reset_cache()
 
-    configure(settings)
     hits: list[str] = []
-    listeners.append(hits)
+    listening = True
+
+    def listener(event: str, **_: str | int) -> None:
+        if listening and event == CACHE_HIT:
+            hits.append(event)
+
+    # It stays, since JAX cannot remove a listener everywhere.
+    jax.monitoring.register_event_listener(listener)
+    configure(settings)
     try:
         yield hits
     finally:
-        listeners.remove(hits)
+        listening = False
         configure(before)
-
-
-@functools.cache
-def _hit_lists() -> list[list[str]]:
-    """The lists that receive cache hits. One listener serves all, since JAX cannot remove a listener everywhere."""
-    import jax
-
-    lists: list[list[str]] = []
-
-    def listener(event: str, **_: str | int) -> None:
-        if event == CACHE_HIT:
-            for hits in lists:
-                hits.append(event)
-
-    jax.monitoring.register_event_listener(listener)
-    return lists
 
 
 @contextlib.contextmanager
@@ -118,7 +121,7 @@ def compiled() -> Iterator[list[str]]:
     names: list[str] = []
     before = len(_events())
     yield names
-    names += [event.program for event in _events()[before:] if event.stage == "compile"]
+    names += [program for stage, program, _ in _events()[before:] if stage == "compile"]
 
 
 @contextlib.contextmanager
@@ -127,26 +130,20 @@ def stages() -> Iterator[dict[str, float]]:
     seconds = dict.fromkeys(STAGES.values(), 0.0)
     before = len(_events())
     yield seconds
-    for event in _events()[before:]:
-        seconds[event.stage] += event.seconds
-
-
-class _Event(NamedTuple):
-    stage: str
-    program: str
-    seconds: float
+    for stage, _, spent in _events()[before:]:
+        seconds[stage] += spent
 
 
 @functools.cache
-def _events() -> list[_Event]:
-    """The events of this process since the first call; see `_hit_lists` for why there is one listener."""
+def _events() -> list[tuple[str, str, float]]:
+    """(stage, program, seconds) since the first call, by one listener, which JAX cannot remove everywhere."""
     import jax
 
-    events: list[_Event] = []
+    events: list[tuple[str, str, float]] = []
 
     def listener(event: str, duration_secs: float, **details: str | int) -> None:
         if event in STAGES:
-            events.append(_Event(STAGES[event], str(details.get("fun_name", "a program")), duration_secs))
+            events.append((STAGES[event], str(details.get("fun_name", "a program")), duration_secs))
 
     jax.monitoring.register_event_duration_secs_listener(listener)
     return events

@@ -7,35 +7,27 @@ that do not depend on each other, ids that occur twice, a masked key.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ...core.comparison import Array
 from ...oracle import bounds_derived
 from ...oracle.model import softmax as softmax_64
 from . import operators
 from .operators import Exact
 
-Array = npt.NDArray[Any]
 Args = tuple[Array, ...]
 
 
 @dataclass(frozen=True)
 class Family:
-    """One operator, at one shape.
+    """One operator, at one shape."""
 
-    Attributes:
-        name: of the formula in `operators`.
-        draw: a generator -> arguments.
-        exact: arguments -> the value.
-        rows: (arguments, row of the first argument) -> rows of the output that may depend on it; None: that row.
-    """
-
-    name: str
-    draw: Callable[[np.random.Generator], Args]
-    exact: Callable[..., Exact]
-    rows: Callable[[Args, int], Array] | None = None
+    name: str  # of the formula in `operators`
+    draw: Callable[[np.random.Generator], Args]  # a generator -> arguments
+    exact: Callable[..., Exact]  # arguments -> the value
+    by_id: bool = False  # row i of the output depends on the row of the first argument that the second's i-th id names
 
     @property
     def formula(self) -> operators.Formula:
@@ -44,7 +36,7 @@ class Family:
         return formula
 
 
-def normal(g: np.random.Generator, *shape: int) -> npt.NDArray[np.float32]:
+def normal(g: np.random.Generator, *shape: int) -> Array:
     """Random numbers of mean zero and variance one."""
     return g.standard_normal(shape, np.float32)
 
@@ -101,6 +93,13 @@ def cross_entropy(logits: Array, labels: Array) -> Exact:
     return Exact(losses, bounds_derived.cross_entropy(x, losses, at))
 
 
+def added(table: Array, ids: Array, updates: Array) -> Array:
+    """The table with rows added by id, in its dtype."""
+    total = table.copy()
+    np.add.at(total, ids, updates)
+    return total
+
+
 def gather(table: Array, ids: Array) -> Exact:
     """Rows of a table, exactly."""
     return Exact(table[ids].astype(np.float64), np.zeros(1))
@@ -108,21 +107,18 @@ def gather(table: Array, ids: Array) -> Exact:
 
 def scatter_add(start: Array, ids: Array, updates: Array) -> Exact:
     """The table with rows added by id: each row a sum of as many terms as have its id, in any order."""
-    total, size, count = start.astype(np.float64), np.abs(start.astype(np.float64)), np.zeros(len(start))
-    np.add.at(total, ids, updates.astype(np.float64))
-    np.add.at(size, ids, np.abs(updates.astype(np.float64)))
-    np.add.at(count, ids, 1)
-    return Exact(total, bounds_derived.LAMBDA * bounds_derived.U * np.sqrt(count)[:, None] * size)
+    table, wide = start.astype(np.float64), updates.astype(np.float64)
+    size, count = added(np.abs(table), ids, np.abs(wide)), np.bincount(ids, minlength=len(start))
+    return Exact(added(table, ids, wide), bounds_derived.LAMBDA * bounds_derived.U * np.sqrt(count)[:, None] * size)
 
 
 class Attention(NamedTuple):
-    """The parts of attention in float64, by head [B, H, L, ...], and how far scores and probabilities may be off."""
+    """The parts of attention in float64, by head [B, H, L, ...], and how far probabilities and output may be off."""
 
     q: Array
     k: Array
     v: Array
     visible: Array
-    scores: Array
     p: Array
     p_off: Array
     out: Array
@@ -147,7 +143,7 @@ def attention_parts(q: Array, k: Array, v: Array, visible: Array) -> Attention:
     p = softmax_64(scores)[0]
     p_off = p * (off + bounds_derived.softmax_relative(scores)) + bounds_derived.TINY["float32"]
     out = p @ v
-    return Attention(q, k, v, seen, scores, p, p_off, out, bounds_derived.product_of(p, p_off, v, np.zeros_like(v)))
+    return Attention(q, k, v, seen, p, p_off, out, bounds_derived.product_of(p, p_off, v, np.zeros_like(v)))
 
 
 def attention(q: Array, k: Array, v: Array, visible: Array) -> Exact:
@@ -164,23 +160,18 @@ def draw_attention(rng: np.random.Generator, b: int, length: int, h: int, d: int
     return q, k, v, np.arange(length) < lengths[:, None]
 
 
+def _ids(g: np.random.Generator, below: int, n: int) -> Array:
+    return g.integers(0, below, n).astype(np.int32)
+
+
 FAMILIES = (
     Family("matmul", lambda g: (normal(g, 9, 48), normal(g, 48, 17)), matmul),
     Family("softmax", lambda g: (4 * normal(g, 9, 33),), softmax),
     Family("layer_norm", lambda g: (normal(g, 9, 33) + 3, normal(g, 33), normal(g, 33)), layer_norm),
     Family("gelu", lambda g: (3 * normal(g, 9, 33),), gelu),
     Family("tanh", lambda g: (2 * normal(g, 9, 33),), tanh),
-    Family("cross_entropy", lambda g: (9 * normal(g, 9, 33), g.integers(0, 33, 9).astype(np.int32)), cross_entropy),
-    Family(
-        "gather",
-        lambda g: (normal(g, 19, 33), g.integers(0, 19, 23).astype(np.int32)),
-        gather,
-        lambda args, row: np.flatnonzero(args[1] == row),
-    ),
-    Family(
-        "scatter_add",
-        lambda g: (normal(g, 9, 33), g.integers(0, 9, 23).astype(np.int32), normal(g, 23, 33)),
-        scatter_add,
-    ),
+    Family("cross_entropy", lambda g: (9 * normal(g, 9, 33), _ids(g, 33, 9)), cross_entropy),
+    Family("gather", lambda g: (normal(g, 19, 33), _ids(g, 19, 23)), gather, by_id=True),
+    Family("scatter_add", lambda g: (normal(g, 9, 33), _ids(g, 9, 23), normal(g, 23, 33)), scatter_add),
     Family("attention", lambda g: draw_attention(g, 4, 6, 3, 5), attention),
 )

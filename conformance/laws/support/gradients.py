@@ -1,19 +1,17 @@
 """Cotangent, arguments of an operator -> float64 gradients by the oracle's backward passes, with their allowances."""
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ...core.comparison import Array
 from ...oracle import bounds_derived
 from ...oracle.model import Tape
 from ...oracle.model import gelu as gelu_64
 from ...oracle.model import softmax as softmax_64
-from .families import attention_parts, cross_entropy, gelu_slope, tail
+from .families import added, attention_parts, cross_entropy, gelu_slope, tail
 from .operators import Exact
 
-Array = npt.NDArray[Any]
 U = bounds_derived.U
 
 
@@ -72,9 +70,8 @@ def embedding(dy: Array, table: Array, ids: Array) -> list[Exact]:
     """Gradient of a gather by the table: each row the sum of the cotangents with its id, exactly zero without any."""
     tape = Tape({"e.weight": table})
     tape.embedding(ids, "e")[1](dy.astype(np.float64))
-    size, count = np.zeros(table.shape), np.zeros(len(table))
-    np.add.at(size, ids, np.abs(dy.astype(np.float64)))
-    np.add.at(count, ids, 1)
+    size = added(np.zeros(table.shape), ids, np.abs(dy.astype(np.float64)))
+    count = np.bincount(ids, minlength=len(table))
     limit = np.where(count[:, None] > 1, bounds_derived.LAMBDA * U * np.sqrt(count)[:, None] * size, 0.0)
     return [Exact(tape.gradients["e.weight"], limit)]
 
@@ -84,9 +81,8 @@ def loss(weights: Array, logits: Array, labels: Array) -> list[Exact]:
     wide, at = logits.astype(np.float64), (np.arange(len(labels)), labels)
     p, w = softmax_64(wide)[0], weights.astype(np.float64)[:, None]
     # exp(log-softmax): the log is off by u of its own size and of x - max, and exp makes that a relative error.
-    off = bounds_derived.softmax_relative(wide) + U * (
-        np.abs(cross_entropy(logits, labels).value)[:, None] + bounds_derived.LOG
-    )
+    of_log = np.abs(cross_entropy(logits, labels).value)[:, None] + bounds_derived.LOG
+    off = bounds_derived.softmax_relative(wide) + U * of_log
     limit = np.abs(w) * (p * off + 2 * bounds_derived.TINY["float32"])
     p[at] -= 1.0
     return [Exact(w * p, limit + 3 * U * np.abs(w))]

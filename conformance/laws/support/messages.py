@@ -1,7 +1,7 @@
-"""Collectives over processes: what each device calls, and what each must have afterwards, computed in NumPy.
+"""Collectives: what each device calls, and what each must have afterwards, computed in NumPy.
 
-Devices form a grid of (process, local). A collective goes over one axis of it or over both, so its groups are within a
-process, across all processes, or all devices.
+The devices of several processes form a grid of (process, local). A collective goes over one axis of it or over both, so
+its groups are within a process, across all processes, or all devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 from jax import lax
 
-Array = npt.NDArray[Any]
+from ...machine.meshes import Array, summed
+
 Axes = Sequence[str]
+Groups = list[list[int]]
 AXES = ("process", "local")
 
 
@@ -22,14 +23,34 @@ def _to_the_next(x: jax.Array, axes: Axes) -> jax.Array:
     return lax.ppermute(x, axes, [(i, (i + 1) % n) for i in range(n)])
 
 
-# Of a device's row [size], over some axes.
-CALLS: dict[str, Callable[[jax.Array, Axes], jax.Array]] = {
-    "psum": lambda x, axes: lax.psum(x, axes),
-    "all_gather": lambda x, axes: lax.all_gather(x, axes, tiled=True),
-    "reduce_scatter": lambda x, axes: lax.psum_scatter(x, axes, tiled=True),
-    "all_to_all": lambda x, axes: lax.all_to_all(x, axes, 0, 0, tiled=True),
-    "ppermute": _to_the_next,
+def _total(rows: Array) -> Array:
+    return summed(rows).astype(rows.dtype)
+
+
+def _for_all(rows: Array, value: Array) -> Array:
+    return np.broadcast_to(value, (len(rows), value.size))
+
+
+# Of a device's row [size], over some axes; of a group's rows [n, size], whose sums are exact, the n results.
+COLLECTIVES: dict[str, tuple[Callable[..., jax.Array], Callable[[Array], Array]]] = {
+    "psum": (lambda x, axes, **how: lax.psum(x, axes, **how), lambda rows: _for_all(rows, _total(rows))),
+    "pmax": (lambda x, axes, **how: lax.pmax(x, axes, **how), lambda rows: _for_all(rows, rows.max(axis=0))),
+    "pmin": (lambda x, axes, **how: lax.pmin(x, axes, **how), lambda rows: _for_all(rows, rows.min(axis=0))),
+    "all_gather": (
+        lambda x, axes, **how: lax.all_gather(x, axes, tiled=True, **how),
+        lambda rows: _for_all(rows, rows.ravel()),
+    ),
+    "psum_scatter": (
+        lambda x, axes, **how: lax.psum_scatter(x, axes, tiled=True, **how),
+        lambda rows: _total(rows).reshape(len(rows), -1),
+    ),
+    "all_to_all": (
+        lambda x, axes, **how: lax.all_to_all(x, axes, 0, 0, tiled=True, **how),
+        lambda rows: rows.reshape(len(rows), len(rows), -1).swapaxes(0, 1).reshape(len(rows), -1),
+    ),
+    "ppermute": (_to_the_next, lambda rows: np.roll(rows, 1, axis=0)),
 }
+COLLECTIVES["reduce_scatter"] = COLLECTIVES["psum_scatter"]
 
 
 def sent(program: Callable[[Any], Any], place: Any, data: Array) -> dict[int, Array]:
@@ -38,7 +59,7 @@ def sent(program: Callable[[Any], Any], place: Any, data: Array) -> dict[int, Ar
     return {int(shard.index[0].start or 0): np.array(shard.data)[0] for shard in result.addressable_shards}
 
 
-def groups(shape: tuple[int, int], axes: Axes) -> list[list[int]]:
+def groups(shape: tuple[int, int], axes: Axes) -> Groups:
     """The groups of a collective over some axes of a grid of devices, each as the rows of its members in order."""
     places = np.arange(shape[0] * shape[1]).reshape(shape)
     if tuple(axes) == AXES:
@@ -46,25 +67,10 @@ def groups(shape: tuple[int, int], axes: Axes) -> list[list[int]]:
     return [row.tolist() for row in (places if tuple(axes) == ("local",) else places.T)]
 
 
-def expected(operation: str, shape: tuple[int, int], axes: Axes, data: Array) -> Array:
-    """What each device has after a collective: [N, ...] of the dtype of `data` [N, size], whose sums are exact.
-
-    `size` must be a multiple of the devices of a group.
-    """
-    results: list[Array] = [data[0]] * len(data)
-    for members in groups(shape, axes):
-        rows = data[members]
-        total = rows.sum(axis=0, dtype=np.float64 if data.dtype.kind == "f" else data.dtype).astype(data.dtype)
-        for at, member in enumerate(members):
-            match operation:
-                case "psum":
-                    results[member] = total
-                case "all_gather":
-                    results[member] = rows.ravel()
-                case "reduce_scatter":
-                    results[member] = np.split(total, len(members))[at]
-                case "all_to_all":
-                    results[member] = rows.reshape(len(members), len(members), -1)[:, at].ravel()
-                case "ppermute":
-                    results[member] = rows[at - 1]
-    return np.stack(results)
+def expected(name: str, data: Array, among: Groups) -> Array:
+    """What each device has after a collective in groups of one size: [N, ...] of the dtype of `data` [N, size]."""
+    parts = [COLLECTIVES[name][1](data[members]) for members in among]
+    results = np.empty((len(data), parts[0].shape[1]), data.dtype)
+    for members, part in zip(among, parts, strict=True):
+        results[members] = part
+    return results

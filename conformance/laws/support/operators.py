@@ -11,15 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.check import Check
+from ...core.comparison import Array
 from ...machine.meshes import shard_map
 from ...oracle.bounds_derived import allowed
 
-Array = npt.NDArray[Any]
 Formula = Callable[..., Any]
 HIGHEST = lax.Precision.HIGHEST
 
@@ -38,10 +37,8 @@ def linear_forms(x: Any, w: Any, dy: Any, bias: Any, alpha: Any, precision: Any 
 
 def attention_products(q: Any, k: Any, p: Any, v: Any) -> tuple[Any, Any]:
     """Attention's batched products: scores of q and k [B, L, H, D], and the mixture of v by p [B, H, L, L]."""
-    return (
-        jnp.einsum("bqhd,bkhd->bhqk", q, k, precision=HIGHEST),
-        jnp.einsum("bhqk,bkhd->bqhd", p, v, precision=HIGHEST),
-    )
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision=HIGHEST)
+    return scores, jnp.einsum("bhqk,bkhd->bqhd", p, v, precision=HIGHEST)
 
 
 def low_precision_forms(a: Any, b: Any) -> tuple[Any, Any]:
@@ -97,9 +94,8 @@ def feed_forward(x: Any, w_in: Any, b_in: Any, w_out: Any) -> Any:
     return dot(gelu(linear(x, w_in, b_in)), w_out)
 
 
-def feed_forward_again(*args: Any) -> Any:
-    """The same, whose intermediate values are recomputed in the backward pass."""
-    return jax.checkpoint(feed_forward)(*args)
+# The same, whose intermediate values are recomputed in the backward pass.
+feed_forward_again = jax.checkpoint(feed_forward)
 
 
 def guarded_losses(x: Any, seen: Any) -> Any:
@@ -164,12 +160,7 @@ class Exact(NamedTuple):
 
 
 class Machine:
-    """Runs formulas for one check: on the first device, and from the standard level on also on every device.
-
-    Args:
-        check: its level decides.
-        devices: to verify.
-    """
+    """Runs formulas for one check: on the first device, and from the standard level on also on every device."""
 
     def __init__(self, check: Check, devices: Sequence[Any]) -> None:
         self.devices = tuple(devices)

@@ -1,4 +1,4 @@
-"""Processes of this machine that `jax.distributed` joins, and calls made in all of them: what rung 9 tests.
+"""Processes of this machine that `jax.distributed` joins, calls made in all of them, and a trainer that runs in them.
 
 Each is a `Rank` behind a channel. One that ends, raises or does not answer in time is named, with its last output or
 its stack; then all of them are ended.
@@ -6,10 +6,15 @@ its stack; then all of them are ended.
 
 import re
 import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
+from ...adapter import HostBatch
 from ...core.check import LawBroken
+from ...core.comparison import Array
 from ...workers.channel import NoAnswer, Worker, WorkerError, answers, importable
 from .rank import HEARTBEAT, JOINING
 
@@ -17,7 +22,7 @@ from .rank import HEARTBEAT, JOINING
 LIMIT = 120.0
 # Once one is lost JAX tells the others, or ends them: it looks for heartbeats every few seconds.
 SOON = 2 * HEARTBEAT + 15.0
-# The seeded fault of the processes started from now on; `faults/trainers/processes.py` sets it.
+# The seeded fault, if any, of the processes started from now on; `faults/trainers/processes.py` sets it.
 FAULT: list[str] = []
 
 
@@ -34,7 +39,6 @@ class Layout:
         return self.processes * self.devices
 
     def __str__(self) -> str:
-        """As 2 x 2."""
         return f"{self.processes} x {self.devices}"
 
 
@@ -45,37 +49,34 @@ class RanksBroken(LawBroken):
 
 
 class Ranks:
-    """The running processes of a layout. A context manager; `shared` keeps those that several checks use."""
+    """The running processes of a layout, which have joined. A context manager; `shared` keeps those of several checks.
+
+    Raises:
+        RanksBroken: one did not join.
+    """
 
     def __init__(self, layout: Layout, adapter: str | None = None, *, light: bool = False) -> None:
-        """Start them, and wait until they have joined.
-
-        Raises:
-            RanksBroken: one did not.
-        """
         self.layout, self.broken = layout, ""
         coordinator = f"localhost:{free_port()}"
-        fault = FAULT[0] if FAULT else None
         self.running: list[Worker] = []
         for number in range(layout.processes):
-            self.running.append(Worker(f"{__package__}.rank:make", number, fault, variables=_variables()))
+            self.running.append(Worker(f"{__package__}.rank:make", number, *FAULT, variables=_variables()))
             self.running[-1].send("join", coordinator, layout.processes, number, layout.devices, light=light)
         self._checked("join", LIMIT + JOINING)
         if adapter is not None:
             self.every("load", adapter)
 
-    def every(self, method: str, *arguments: Any, seconds: float | None = None) -> list[Any]:
+    def every(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method in all of them; their answers.
 
         Raises:
-            RanksBroken: one did not answer within `seconds` (default `LIMIT`). All are ended then, and later calls
-                raise it again.
+            RanksBroken: one did not answer within `LIMIT`. All are ended then, and later calls raise it again.
         """
         words = f"{method} {arguments[0]}" if arguments and isinstance(arguments[0], str) else method
         if self.broken:
             raise RanksBroken(f"{self.layout} processes x devices, {words}: they were ended after {self.broken}")
         self.send(method, *arguments)
-        return self._checked(words, LIMIT if seconds is None else seconds)
+        return self._checked(words, LIMIT)
 
     def _checked(self, words: str, seconds: float) -> list[Any]:
         results = self.answers(seconds)
@@ -95,10 +96,6 @@ class Ranks:
         """The answers to what was sent, in order; see `channel.answers`."""
         return answers(self.running, seconds, grace=SOON)
 
-    def kill(self, number: int) -> None:
-        """Kill one, as the kernel does when memory runs out."""
-        self.running[number].process.kill()
-
     def close(self) -> None:
         """Kill all of them."""
         for worker in self.running:
@@ -106,11 +103,9 @@ class Ranks:
         self.running.clear()
 
     def __enter__(self) -> Self:
-        """The processes."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kill them."""
         self.close()
 
 
@@ -155,3 +150,45 @@ def layouts(processes: int, devices: int = 4) -> list[Layout]:
     """Layouts of at most so many processes that share `devices`; of one device each where they cannot be shared."""
     total = devices if devices % processes == 0 else processes
     return [Layout(p, total // p) for p in range(2, processes + 1) if total % p == 0]
+
+
+class Across:
+    """A trainer under test in several processes, behind the adapter interface, so that other rungs can test it.
+
+    Each method of the adapter interface is called in every process, `start` with the number of devices of the layout.
+    The answers must have the same bits; the first one is returned.
+    """
+
+    def __init__(self, ranks: Ranks, name: str, capabilities: frozenset[str]) -> None:
+        self.ranks, self.name, self.capabilities = ranks, f"{name}, {ranks.layout} processes x devices", capabilities
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return lambda *arguments: self._same(method, self.ranks.every("call", method, *arguments))
+
+    def evaluate(self, batch: HostBatch) -> Array:
+        """See `TrainerUnderTest.evaluate`; rows of weight 0 may differ."""
+        answers = self.ranks.every("call", "evaluate", batch)
+        counted = [np.where((batch.weights > 0)[:, None], logits, 0) for logits in answers]
+        return np.asarray(self._same("evaluate", counted))
+
+    def _same(self, method: str, answers: Sequence[Any]) -> Any:
+        for number, answer in enumerate(answers):
+            where = unlike(answer, answers[0])
+            if where is not None:
+                what = f"{where} of rank {number} is not that of rank 0"
+                raise LawBroken(f"{self.ranks.layout} processes x devices, {method}(): {what}")
+        return answers[0]
+
+
+def unlike(answer: Any, other: Any) -> str | None:
+    """What differs in a bit between two answers: a leaf's name, or `the result`; None if nothing does."""
+    if isinstance(answer, Mapping):
+        if answer.keys() != other.keys():
+            return "the set of leaves"
+        return next((name for name in answer if not _same_bits(answer[name], other[name])), None)
+    return None if _same_bits(answer, other) else "the result"
+
+
+def _same_bits(one: Any, other: Any) -> bool:
+    a, b = np.asarray(one), np.asarray(other)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

@@ -8,8 +8,15 @@ import os
 import time
 from typing import Any
 
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ...adapter import load_adapter
 from ...core.kit import PACKAGE
-from .messages import CALLS, sent
+from ...machine.meshes import shard_map
+from .compilation import OPTION, precision
+from .messages import AXES, COLLECTIVES, sent
 
 # Seconds without a sign of life after which JAX takes a process for lost, where that can be set (from 0.7 on).
 HEARTBEAT = 10
@@ -26,10 +33,6 @@ class Rank:
 
     def join(self, coordinator: str, ranks: int, number: int, devices: int, *, light: bool) -> None:
         """Start JAX with so many simulated devices, one process of `ranks`; `light`: compile without optimization."""
-        import jax
-
-        from .compilation import OPTION
-
         # JAX's own exit waits for the other processes. This comes first: it is registered last.
         atexit.register(os._exit, 0)
         jax.config.update("jax_platforms", "cpu")
@@ -38,64 +41,45 @@ class Rank:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.config.update(OPTION, light)
         known = inspect.signature(jax.distributed.initialize).parameters
-        limits: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
-        limits = {name: value for name, value in limits.items() if name in known}
+        limits: dict[str, Any] = {name: HEARTBEAT for name in ("heartbeat_timeout_seconds",) if name in known}
         jax.distributed.initialize(coordinator, ranks, number, initialization_timeout=JOINING, **limits)
 
     def devices(self) -> dict[str, Any]:
         """Which process this is of how many, and the devices that it sees: (number, process that has it)."""
-        import jax
 
         def named(devices: list[Any]) -> list[tuple[int, int]]:
             return [(device.id, device.process_index) for device in devices]
 
-        return {
-            "process": jax.process_index(),
-            "processes": jax.process_count(),
-            "all": named(jax.devices()),
-            "own": named(jax.local_devices()),
-        }
+        every, own = named(jax.devices()), named(jax.local_devices())
+        return {"process": jax.process_index(), "processes": jax.process_count(), "all": every, "own": own}
 
     def collective(self, operation: str, axes: tuple[str, ...], data: Any) -> dict[int, Any]:
-        """A collective over some axes of (process, local): what each device of this process has afterwards.
+        """One of `messages.COLLECTIVES` over some axes of (process, local): what each device here has afterwards.
 
-        Args:
-            operation: its name in `messages.CALLS`.
-            axes: over which it goes.
-            data: [N, size], a row for each device of all processes.
+        `data` [N, size] has a row for each device of all processes.
         """
-        import jax
-        from jax.sharding import NamedSharding, PartitionSpec
-
-        from ...machine.meshes import shard_map
-
         if self.mesh is None:
-            self.mesh = _by_process(jax.devices())
+            processes = range(jax.process_count())
+            grid = [[device for device in jax.devices() if device.process_index == p] for p in processes]
+            self.mesh = Mesh(np.array(grid), AXES)
         rows = PartitionSpec(self.mesh.axis_names)
-        program = jax.jit(shard_map(lambda x: CALLS[operation](x[0], axes)[None], self.mesh, rows, rows, check=False))
+        collective = COLLECTIVES[operation][0]
+        program = jax.jit(shard_map(lambda x: collective(x[0], axes)[None], self.mesh, rows, rows, check=False))
         return sent(program, NamedSharding(self.mesh, rows), data)
 
-    def spin(self, seconds: float) -> int:
-        """Add up over all devices again and again, as a training loop does; how often."""
-        import numpy as np
-
-        until, count = time.monotonic() + seconds, 0
+    def spin(self, seconds: float) -> None:
+        """Add up over all devices again and again, as a training loop does."""
+        until = time.monotonic() + seconds
         data = np.ones((self.mesh.size, 1024), np.float32)
         while time.monotonic() < until:
             self.collective("psum", self.mesh.axis_names, data)
-            count += 1
-        return count
 
     def load(self, adapter: str) -> None:
         """Make the trainer under test."""
-        from ...adapter import load_adapter
-
         self.subject = load_adapter(adapter)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the trainer under test."""
-        from .trainer_checks import precision
-
         if method == "start":
             self.case = arguments[0]
         with precision(self.case):
@@ -106,18 +90,9 @@ class Rank:
 _SEEDED = contextlib.ExitStack()
 
 
-def make(number: int, fault: str | None) -> Rank:
+def make(number: int, fault: str | None = None) -> Rank:
     """A rank; with a seeded fault, in a process where that fault is present."""
     if fault is not None:
         faults = importlib.import_module(f"{PACKAGE}.faults.trainers.processes")
         _SEEDED.enter_context(faults.wrong(fault, number))
     return Rank()
-
-
-def _by_process(devices: list[Any]) -> Any:
-    """A mesh with axes process and local."""
-    import numpy as np
-    from jax.sharding import Mesh
-
-    processes = sorted({device.process_index for device in devices})
-    return Mesh(np.array([[d for d in devices if d.process_index == p] for p in processes]), ("process", "local"))

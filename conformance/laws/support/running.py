@@ -1,10 +1,10 @@
-"""Body of a law -> the law that pytest collects: when it runs, and how often.
+"""A test -> the law that pytest collects: its id, what it needs, and how often it runs.
 
-`@each_draw` runs a body for each drawn generator, `@each_shape(SHAPES)` does so for each shape. The body takes pytest's
-fixtures by name, and also `rng` (drawn), `shape`, and `machine`, which is one `Machine` for all runs of the body::
+`@law(id)` marks a test. The test takes pytest's fixtures by name, and also `machine`, one `Machine` for all its runs,
+and `n`, the number of devices that the trainer under test can use: all, or one if it does not claim `devices`. With
+`draws` it runs for each drawn `rng`, with `shapes` also for each `shape`::
 
-    @pytest.mark.law("operators.softmax")
-    @each_shape({"quick": ((5, 1), (64, 33)), "full": ((12_288, 512),)})
+    @law("operators.softmax", shapes={"quick": ((5, 1), (64, 33)), "full": ((12_288, 512),)})
     def test_softmax(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None: ...
 """
 
@@ -13,53 +13,70 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pytest
+
+from ...adapter import Case, HostBatch, TrainerUnderTest
 from ...core.check import Check
-from ...oracle.draws import for_all, for_shapes, generators
+from ...oracle.draws import Shapes, for_all, for_shapes, generators
+from ...oracle.model import Params
 from .operators import Machine
 
-Law = Callable[..., None]
-Shapes = Mapping[str, Sequence[tuple[int, ...]]]
+Test = Callable[..., None]
 
 
-def each_draw(body: Law) -> Law:
-    """Run a law's body once for each drawn `rng`; `oracle.draws.EXAMPLES` says how many a level has."""
-    return _repeated(body, lambda check, run: for_all(check, run, rng=generators()))
+def law(
+    name: str, *, draws: bool = False, shapes: Shapes | None = None, most: int = 2**18, devices: int = 0,
+    claims: Sequence[str] = (),
+) -> Callable[[Test], Test]:  # fmt: skip
+    """Make a test the law with the id `name`.
 
-
-def each_shape(shapes: Shapes, *, most: int = 2**18) -> Callable[[Law], Law]:
-    """Run a law's body as `each_draw` does, on each `shape`; see `oracle.draws.for_shapes`."""
-
-    def repeat(check: Check, run: Law) -> None:
-        for_shapes(check, shapes, lambda g, shape: run(rng=g, shape=shape), most=most)
-
-    return lambda body: _repeated(body, repeat)
-
-
-def _repeated(body: Law, repeat: Callable[[Check, Law], None]) -> Law:
-    taken = inspect.signature(body).parameters
-    fixtures = [one for name, one in taken.items() if name not in ("rng", "shape", "machine")]
-    if "machine" in taken:
-        fixtures.append(inspect.Parameter("devices", inspect.Parameter.KEYWORD_ONLY))
-
-    @functools.wraps(body)
-    def law(*, check: Check, **values: Any) -> None:
-        if "machine" in taken:
-            values["machine"] = Machine(check, values.pop("devices"))
-        repeat(check, functools.partial(body, check=check, **values))
-
-    law.__signature__ = inspect.Signature(fixtures)  # type: ignore[attr-defined]
-    return law
-
-
-def need_devices(check: Check, devices: Sequence[Any], least: int = 2) -> None:
-    """Leave the check as NOT RUN unless there are `least` devices.
-
-    Raises:
-        NotRun: there are fewer.
+    `oracle.draws.for_all` runs it with `draws`, `for_shapes` with `shapes` and `most`. With fewer than `devices`, or if
+    the trainer under test does not claim all capabilities `claims`, it is NOT RUN; `devices` there needs two, too.
     """
+
+    def decorate(test: Test) -> Test:
+        taken = inspect.signature(test).parameters
+        own = {"machine", "n"} | ({"rng", "shape"} if draws or shapes else set())
+        fixtures = {key: parameter for key, parameter in taken.items() if key not in own}
+        if devices or "devices" in claims or {"machine", "n"} & taken.keys():
+            fixtures.setdefault("devices", inspect.Parameter("devices", inspect.Parameter.KEYWORD_ONLY))
+
+        @functools.wraps(test)
+        def run(*, check: Check, **values: Any) -> None:
+            here = values["devices"] if "devices" in taken else values.pop("devices", ())
+            _need(check, here, devices)
+            for capability in claims:
+                check.need_capability(capability, values["subject"].capabilities)
+                if capability == "devices":
+                    _need(check, here, 2)
+            if "machine" in taken:
+                values["machine"] = Machine(check, here)
+            if "n" in taken:
+                values["n"] = len(here) if "devices" in values["subject"].capabilities else 1
+            once = functools.partial(test, check=check, **values)
+            if shapes:
+                for_shapes(check, shapes, lambda g, shape: once(rng=g, shape=shape), most=most)
+            elif draws:
+                for_all(check, once, rng=generators())
+            else:
+                once()
+
+        run.__signature__ = inspect.Signature(list(fixtures.values()))  # type: ignore[attr-defined]
+        return pytest.mark.law(name)(run)
+
+    return decorate
+
+
+def _need(check: Check, devices: Sequence[Any], least: int) -> None:
     check.need(len(devices) >= least, f"needs {least} devices, found {len(devices)}")
 
 
 def at_level(check: Check, by_level: Mapping[str, Sequence[Any]]) -> list[Any]:
     """The values of the check's level and of those below, in the table's order."""
     return [value for level, values in by_level.items() if check.at(level) for value in values]
+
+
+def losses_of(trainer: TrainerUnderTest, case: Case, params: Params, batches: list[HostBatch], n: int) -> list[float]:
+    """The losses of a new run on n devices, one update for each batch."""
+    trainer.start(case, params, n)
+    return [trainer.step(batch).loss for batch in batches]

@@ -143,12 +143,13 @@ class Module:
             numbers = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
             order = [name for name in sizes if name not in among] + among
             width = math.prod(sizes[name] for name in among)
-            return _tuples(numbers.transpose([list(sizes).index(name) for name in order]).reshape(-1, width))
+            numbers = numbers.transpose([list(sizes).index(name) for name in order]).reshape(-1, width)
+            return tuple(map(tuple, numbers.tolist()))
         listed = re.search(r"(?:replica_groups|source_target_pairs) = dense<(.*?)> : tensor<(\d+)x(\d+)xi64>", line)
         if listed is None:
             return ()
         numbers = np.array([int(n) for n in re.findall(r"-?\d+", listed[1])])
-        return _tuples(np.resize(numbers, (int(listed[2]), int(listed[3]))))
+        return tuple(map(tuple, np.resize(numbers, (int(listed[2]), int(listed[3]))).tolist()))
 
     def _pieces(self, attributes: str) -> int:
         """The pieces of an argument: from Sdy's axes of each dimension, or older `devices=[1,4]`, pieces of each."""
@@ -163,7 +164,3 @@ class Module:
 
 def _tensors(text: str) -> list[Tensor]:
     return [Tensor(tuple(int(n) for n in shape.split("x") if n), dtype) for shape, dtype in TENSOR.findall(text)]
-
-
-def _tuples(numbers: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(int(n) for n in row) for row in numbers)

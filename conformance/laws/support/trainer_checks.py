@@ -1,9 +1,7 @@
 """Trainer under test, case, parameters, batches -> its run compared with the oracle's: what rungs 4 to 9 share."""
 
-import contextlib
 import dataclasses
-import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,69 +9,15 @@ import numpy as np
 from ...adapter import Arrays, Case, HostBatch, StepResult, TrainerUnderTest
 from ...core.check import Check, LawBroken
 from ...core.comparison import distance
-from ...oracle.bounds_measured import (
-    Reference,
-    gradient_reference,
-    logits_reference,
-    loss_reference,
-    walk,
-    without,
-    zero_gradients,
-)
-from ...oracle.cases import B, main_case, start_params
-from ...oracle.draws import batch_of, with_weights
+from ...oracle import bounds_measured as measured
+from ...oracle.bounds_measured import Reference
+from ...oracle.cases import NO_DROPOUT
+from ...oracle.draws import with_weights
 from ...oracle.model import Params, value_and_gradient
-from .running import need_devices
+from .compilation import precision
 
-# Seeds of dropout have more than 32 bits, so that a generator which drops the high word is seen.
-MOST = 2**40
 # Names the rerun with nothing simplified, which passes if the failure is intermittent.
 RERUN = "when rerun"
-
-
-def claims(check: Check, subject: TrainerUnderTest, *capabilities: str) -> None:
-    """Leave the check as NOT RUN unless the trainer claims all capabilities.
-
-    Raises:
-        NotRun: naming the first that it does not claim.
-    """
-    for capability in capabilities:
-        check.need_capability(capability, subject.capabilities)
-
-
-def draw_case(subject: TrainerUnderTest, rng: np.random.Generator, **changes: Any) -> tuple[Case, Params, HostBatch]:
-    """A case with a drawn seed and `changes`, start parameters, and a ragged batch."""
-    case = seeded_case(subject, rng, **changes)
-    return case, start_params(case, rng), batch_of(case, rng, real=int(rng.integers(9, B)))
-
-
-def seeded_case(subject: TrainerUnderTest, rng: np.random.Generator, *, small: bool = False, **changes: Any) -> Case:
-    """The trainer's case with a drawn seed and `changes`."""
-    case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=small)
-    return dataclasses.replace(case, **changes)
-
-
-def all_devices(check: Check, subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
-    """The number of all devices; NOT RUN if there is one, or the trainer uses one only."""
-    claims(check, subject, "devices")
-    need_devices(check, devices)
-    return len(devices)
-
-
-def usable_devices(subject: TrainerUnderTest, devices: Sequence[Any]) -> int:
-    """The number of devices that the trainer can use: all or one."""
-    return len(devices) if "devices" in subject.capabilities else 1
-
-
-@contextlib.contextmanager
-def precision(case: Case) -> Iterator[None]:
-    """Switch JAX's 64-bit types on or off, as the case needs them, in this thread."""
-    import jax
-
-    # In jax.experimental before JAX 0.8.
-    home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
-    with home.enable_x64(case.precision == "float64"):
-        yield
 
 
 def check_gradients(
@@ -88,7 +32,7 @@ def check_gradients(
         with precision(case):
             subject.start(case, params, n)
             got = subject.gradients(batch)
-        want = gradient_reference(case, params, batch)
+        want = measured.gradient_reference(case, params, batch)
         check.tree(f"gradient, N = {n},{rows and f' {rows},'}", got, want.want, want.bounds)
         check.distinct("the gradient of other labels", other_gradient(case, params, batch), want.want, want.bounds)
 
@@ -108,18 +52,16 @@ def compare_or_simplify(
     except LawBroken:
         if not check.narrows or "holds" in check.facts:
             raise
-        holds: list[str] = []
-        fails: list[str] = []
+        check.facts |= {"holds": [], "fails": []}
         for name, variant in simplified(case, batch, n).items():
-            if RERUN in holds:
-                break  # an intermittent failure depends on nothing that could be left out
             try:
                 compare(Check(check.law, check.level, check.seed), *variant)
             except LawBroken:
-                fails.append(name)
+                check.facts["fails"].append(name)
             else:
-                holds.append(name)
-        check.facts |= {"holds": holds, "fails": fails}
+                check.facts["holds"].append(name)
+                if name == RERUN:
+                    break  # an intermittent failure depends on nothing that could be left out
         raise
 
 
@@ -127,8 +69,7 @@ def simplified(case: Case, batch: HostBatch, n: int) -> dict[str, tuple[Case, Ho
     """Name -> the same without one thing that a failure may depend on; first of all, the same."""
     variants = {RERUN: (case, batch, n)}
     if case.dropout:
-        still = dataclasses.replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
-        variants["without dropout"] = still, batch, n
+        variants["without dropout"] = dataclasses.replace(case, **NO_DROPOUT), batch, n
     real = batch.weights > 0
     if len(np.unique(batch.weights[real])) > 1:
         variants["with equal weights"] = case, with_weights(batch, real.astype(np.float32)), n
@@ -193,7 +134,7 @@ def check_updates(
             subject.start(case, params, n)
             results[:] = [subject.step(batch) for batch in run]
             end = subject.params()
-        loss, distance = loss_reference(case, params, first), walk(case, params, run).distance
+        loss, distance = measured.loss_reference(case, params, first), measured.walk(case, params, run).distance
         check_loss(check, f"loss of the first update, N = {n},", results[0].loss, loss)
         check_distance(check, f"after {len(run)} updates, N = {n},", case, params, end, distance)
 
@@ -205,10 +146,10 @@ def check_distance(
     check: Check, what: str, case: Case, params: Params, end: Arrays, distance: Reference, *, control: bool = True
 ) -> None:
     """Each leaf moved from `params` to `end` as the oracle's did; leaves whose gradient is zero are left out."""
-    zero = zero_gradients(case)
-    walked = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in end.items()}
-    want = without(distance.want, zero)
-    check.tree(f"{what} distance walked by", without(walked, zero), want, distance.bounds)
+    zero = measured.zero_gradients(case)
+    moved = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in end.items() if name not in zero}
+    want = {name: leaf for name, leaf in distance.want.items() if name not in zero}
+    check.tree(f"{what} distance walked by", moved, want, distance.bounds)
     if control:
         still = {name: np.zeros_like(leaf) for name, leaf in want.items()}
         check.distinct("standing still", still, want, distance.bounds)
@@ -221,26 +162,21 @@ def check_evaluation(
     with precision(case):
         subject.start(case, params, n)
         logits = subject.evaluate(batch)
-    check_logits(check, f"logits, N = {n},", logits, batch, logits_reference(case, params, batch))
+    check_logits(check, f"logits, N = {n},", logits, batch, measured.logits_reference(case, params, batch))
 
 
 def check_same_run(
-    check: Check,
-    whats: tuple[str, str],
-    case: Case,
-    params: Params,
-    batches: Sequence[HostBatch],
-    run: tuple[float, Arrays],
-    other: tuple[float, Arrays],
-) -> None:
+    check: Check, whats: tuple[str, str], case: Case, params: Params, batches: Sequence[HostBatch],
+    run: tuple[float, Arrays], other: tuple[float, Arrays],
+) -> None:  # fmt: skip
     """Two runs, each its first loss and its last parameters, are the same within the oracle's bounds.
 
     The difference of two right runs has these bounds too. `whats` name the loss and the distance.
     """
-    loss = dataclasses.replace(loss_reference(case, params, batches[0]), want={"loss": np.array(other[0])})
+    loss = dataclasses.replace(measured.loss_reference(case, params, batches[0]), want={"loss": np.array(other[0])})
     check_loss(check, whats[0], run[0], loss)
     moved = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in other[1].items()}
-    distance = dataclasses.replace(walk(case, params, batches).distance, want=moved)
+    distance = dataclasses.replace(measured.walk(case, params, batches).distance, want=moved)
     check_distance(check, whats[1], case, params, run[1], distance)
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 
 from ...adapter import Case, TrainerUnderTest
 from ...core.check import Check, Vacuous
 from ...oracle.cases import B, main_case, start_params
-from ...oracle.draws import batch_of
+from ...oracle.draws import MOST, batch_of, seeded_case
 from ..support.compilation import compiled
-from ..support.trainer_checks import MOST, claims, usable_devices
+from ..support.running import law
 
 # Updates between two counts of arrays: a trainer that frees them one or two updates late has as many at both.
 UPDATES = 3
@@ -24,15 +23,13 @@ UPDATES = 3
 def small(subject: TrainerUnderTest, rng: np.random.Generator) -> Case:
     """The smallest model, with dropout on the classifier if claimed, so that the update needs the seed."""
     rate = main_case(subject.capabilities).classifier_dropout
-    case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=True)
-    return dataclasses.replace(case, classifier_dropout=rate)
+    return seeded_case(subject, rng, small=True, classifier_dropout=rate)
 
 
-@pytest.mark.law("performance.compilations")
-def test_compilations(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
+@law("performance.compilations", claims=("jax",))
+def test_compilations(check: Check, subject: TrainerUnderTest, n: int, rng: np.random.Generator) -> None:
     """Lists the programs that updates, evaluations and gradients after the first ones compile."""
-    claims(check, subject, "jax")
-    n, case = usable_devices(subject, devices), small(subject, rng)
+    case = small(subject, rng)
 
     def start(seed: int) -> None:
         subject.start(dataclasses.replace(case, seed=seed), start_params(case, rng), n)
@@ -68,11 +65,10 @@ def test_compilations(check: Check, subject: TrainerUnderTest, devices: list[Any
     check.same("compiled by a run of another seed", names, [])
 
 
-@pytest.mark.law("performance.memory")
-def test_memory(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
+@law("performance.memory", claims=("jax",))
+def test_memory(check: Check, subject: TrainerUnderTest, n: int, rng: np.random.Generator) -> None:
     """Compares the number and the bytes of arrays on the devices after three and after six updates."""
-    claims(check, subject, "jax")
-    n, case = usable_devices(subject, devices), small(subject, rng)
+    case = small(subject, rng)
     params = start_params(case, rng)
     subject.start(case, params, n)
     before, after = [used(check, subject, case, rng) for _ in range(2)]

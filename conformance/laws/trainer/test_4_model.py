@@ -4,30 +4,28 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pytest
 
 from ...adapter import TrainerUnderTest
 from ...core.check import Check
 from ...core.comparison import Bound
 from ...oracle.bounds_measured import FACTOR, loss_reference
+from ...oracle.draws import draw_case
 from ...oracle.model import Params, mean_loss, value_and_gradient
-from ..support.running import each_draw
-from ..support.trainer_checks import claims, draw_case
+from ..support.running import law, losses_of
 
+Loss = Callable[[float], float]  # of the length of a step
 # Lengths of a step along the gradient, in units of the parameters' norm. The loss's curvature spoils a long one, its
 # rounding a short one; which is best depends on the drawn values, and is found with the oracle.
 STEPS = tuple(2.0**-k for k in range(6, 18, 2))
 
 
-@pytest.mark.law("autodiff.model")
-@each_draw
+@law("autodiff.model", draws=True, claims=("gradients",))
 def test_model(check: Check, subject: TrainerUnderTest, rng: np.random.Generator) -> None:
     """Compares the slope that the gradient gives with central differences of the trainer's own loss.
 
     The direction is between the trainer's gradient and the oracle's. Along the trainer's own gradient a missing part
     would not be seen: the slope is then the norm of the rest, as it should be.
     """
-    claims(check, subject, "gradients")
     case, params, batch = draw_case(subject, rng)
     subject.start(case, params, 1)
     gradient = {name: np.asarray(leaf, np.float64) for name, leaf in subject.gradients(batch).items()}
@@ -43,15 +41,8 @@ def test_model(check: Check, subject: TrainerUnderTest, rng: np.random.Generator
         ends = {name: leaf + length * toward[name] for name, leaf in params.items()}
         return {name: leaf.astype(np.float32).astype(np.float64) for name, leaf in ends.items()}
 
-    @functools.cache
-    def loss(length: float) -> float:
-        subject.start(case, moved(length), 1)
-        return subject.step(batch).loss
-
-    @functools.cache
-    def true_loss(length: float) -> float:
-        return mean_loss(case, moved(length), batch)
-
+    loss = functools.cache(lambda length: losses_of(subject, case, moved(length), [batch], 1)[0])
+    true_loss = functools.cache(lambda length: mean_loss(case, moved(length), batch))
     # Four rounded losses over 2 h, with weights 4/3 at half of it and 1/3: sqrt(2 (8/3)^2 + 2 (1/3)^2) / 2 = 1.9.
     rounded = 1.9 * loss_reference(case, params, batch).bounds["loss"].noise
     best, noise = best_step(true_loss, true_slope, rounded, [step * norm for step in STEPS])
@@ -69,20 +60,14 @@ def length_of(leaves: Params) -> float:
     return float(np.sqrt(sum(float((leaf**2).sum()) for leaf in leaves.values())))
 
 
-def best_step(
-    loss: Callable[[float], float], slope: float, rounded: float, lengths: Sequence[float]
-) -> tuple[float, float]:
+def best_step(loss: Loss, slope: float, rounded: float, lengths: Sequence[float]) -> tuple[float, float]:
     """The length of the step that gives the most exact derivative at 0, and its error.
 
     The error from curvature is measured against the known slope, over the step and over half of it. Two steps that are
     both far too long may agree by chance: compared with each other they once chose a step of 0.99, over which the slope
     was 1.9 instead of 12, and failed a right gradient.
 
-    Args:
-        loss: float64, of the length of a step.
-        slope: its derivative at 0.
-        rounded: the error that rounding gives a derivative over a step of length 1.
-        lengths: to choose from.
+    `slope` is the derivative of `loss` at 0, and `rounded` the error of one over a step of length 1 by rounding.
     """
 
     def noise(length: float) -> float:
@@ -91,7 +76,7 @@ def best_step(
     return min(((length, noise(length)) for length in lengths), key=lambda pair: pair[1])
 
 
-def derivative(loss: Callable[[float], float], length: float) -> float:
+def derivative(loss: Loss, length: float) -> float:
     """Derivative of `loss` at 0 by Richardson's extrapolation, whose error is of order h^4."""
     whole, half = ((loss(h) - loss(-h)) / (2 * h) for h in (length, length / 2))
     return (4 * half - whole) / 3

@@ -1,35 +1,24 @@
 """Rung 6: one training step on one device equals the oracle's."""
 
 import numpy as np
-import pytest
 
 from ...adapter import TrainerUnderTest
 from ...core.check import Check
 from ...oracle.bounds_measured import FACTOR, gradient_reference, loss_reference, walk
 from ...oracle.cases import B, main_case, start_params
-from ...oracle.draws import batch_of, with_weights
+from ...oracle.draws import Rng, batch_of, seeded_case, with_weights
 from ...oracle.model import mean_loss
-from ..support.running import each_draw
-from ..support.trainer_checks import (
-    check_evaluation,
-    check_gradients,
-    check_loss,
-    check_updates,
-    claims,
-    precision,
-    seeded_case,
-)
+from ..support.compilation import precision
+from ..support.running import law, losses_of
+from ..support.trainer_checks import check_evaluation, check_gradients, check_loss, check_updates
 
-Rng = np.random.Generator
 # Added to all position embeddings, whose deviation is about 1.
 FAR = 300.0
 
 
-@pytest.mark.law("step.gradients")
-@each_draw
+@law("step.gradients", draws=True, claims=("gradients",))
 def test_gradients(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares every leaf, also where the embeddings' mean is far above their deviation."""
-    claims(check, subject, "gradients")
     case = seeded_case(subject, rng)
     batch = batch_of(case, rng, real=int(rng.integers(1, B + 1)))
     params = start_params(case, rng)
@@ -40,25 +29,21 @@ def test_gradients(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     check_gradients(check, subject, case, far, batch, 1, rows="a large mean")
 
 
-@pytest.mark.law("step.weights")
-@each_draw
+@law("step.weights", draws=True, claims=("weights",))
 def test_weights(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares loss and gradient of rows whose neighbours have other weights; the loss of equal weights must differ."""
-    claims(check, subject, "weights")
     case = seeded_case(subject, rng)
     params = start_params(case, rng)
     batch = with_weights(batch_of(case, rng), np.resize([0.25, 4.0, 1.0], B))
-    subject.start(case, params, 1)
-    want = loss_reference(case, params, batch)
-    check_loss(check, "loss of unequal weights", subject.step(batch).loss, want)
+    want, (loss,) = loss_reference(case, params, batch), losses_of(subject, case, params, [batch], 1)
+    check_loss(check, "loss of unequal weights", loss, want)
     plain = {"loss": np.array(mean_loss(case, params, with_weights(batch, batch.weights**0)))}
     check.distinct("the loss of equal weights", plain, want.want, want.bounds)
     if "gradients" in subject.capabilities:
         check_gradients(check, subject, case, params, batch, 1, rows="unequal weights")
 
 
-@pytest.mark.law("step.update")
-@each_draw
+@law("step.update", draws=True)
 def test_update(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares three updates: the first has learning rate 0, and in the second Adam hides the gradient's scale."""
     case = seeded_case(subject, rng)
@@ -67,24 +52,19 @@ def test_update(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     check.same("learning rate of the first update under a warm-up", results[0].learning_rate, 0.0)
 
 
-@pytest.mark.law("step.logits")
-@each_draw
+@law("step.logits", draws=True)
 def test_logits(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares the logits of an evaluation, row by row."""
     case = main_case(subject.capabilities)
     check_evaluation(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
 
 
-@pytest.mark.law("step.moments")
-@each_draw
+@law("step.moments", draws=True, claims=("moments",))
 def test_moments(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares Adam's moments after two updates."""
-    claims(check, subject, "moments")
     case = seeded_case(subject, rng)
     params, batches = start_params(case, rng), [batch_of(case, rng) for _ in range(2)]
-    subject.start(case, params, 1)
-    for batch in batches:
-        subject.step(batch)
+    losses_of(subject, case, params, batches, 1)
     want = walk(case, params, batches)
     for name, got, moment in zip(("first", "second"), subject.moments(), (want.first, want.second), strict=True):
         check.tree(f"{name} moment of", got, moment.want, moment.bounds)
@@ -92,20 +72,16 @@ def test_moments(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
         check.distinct("moments of zero", empty, moment.want, moment.bounds)
 
 
-@pytest.mark.law("step.float64")
-@each_draw
+@law("step.float64", draws=True, claims=("gradients", "precision:float64"))
 def test_float64(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares the gradient in float64, where rounding cannot hide an error of 1e-12."""
-    claims(check, subject, "gradients", "precision:float64")
     case = seeded_case(subject, rng, precision="float64")
     check_gradients(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
 
 
-@pytest.mark.law("step.bfloat16")
-@each_draw
+@law("step.bfloat16", draws=True, claims=("gradients", "precision:bf16"))
 def test_bfloat16(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares the gradient in bfloat16, and its error with the one that 8 bits give."""
-    claims(check, subject, "gradients", "precision:bf16")
     case = seeded_case(subject, rng, precision="bfloat16")
     params, batch = start_params(case, rng), batch_of(case, rng, real=13)
     check_gradients(check, subject, case, params, batch, 1)
@@ -117,20 +93,16 @@ def test_bfloat16(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     check.at_least("error of the bfloat16 gradient", error, noise / FACTOR**2, "rounding to 8 bits is this coarse")
 
 
-@pytest.mark.law("step.regression")
-@each_draw
+@law("step.regression", draws=True, claims=("gradients",))
 def test_regression(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares the gradient of a model with one output and a squared error."""
-    claims(check, subject, "gradients")
     case = seeded_case(subject, rng, small=True, num_labels=1, regression=True)
     check_gradients(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
 
 
-@pytest.mark.law("step.zero_gradients")
-@each_draw
+@law("step.zero_gradients", draws=True, claims=("gradients",))
 def test_zero_gradients(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares the gradient of the words that no example of positive weight contains with zero."""
-    claims(check, subject, "gradients")
     case = seeded_case(subject, rng)
     batch = batch_of(case, rng, real=13)
     # At least one word is in no example, whatever is drawn.

@@ -1,40 +1,24 @@
 """Rung 7: neither the number of devices nor the placement of rows on them changes the step."""
 
-from typing import Any
-
 import numpy as np
-import pytest
 
 from ...adapter import TrainerUnderTest
 from ...core.check import Check, LawBroken
 from ...oracle.bounds_measured import loss_reference
 from ...oracle.cases import B, main_case, start_params
-from ...oracle.draws import batch_of, with_weights
+from ...oracle.draws import MOST, Rng, batch_of, draw_case, with_weights
 from ...oracle.model import mean_loss
-from ..support.running import each_draw
-from ..support.trainer_checks import (
-    MOST,
-    all_devices,
-    check_evaluation,
-    check_gradients,
-    check_loss,
-    check_same_run,
-    check_updates,
-    claims,
-    draw_case,
-    precision,
-    usable_devices,
-)
+from ..support.compilation import precision
+from ..support.running import law, losses_of
+from ..support.trainer_checks import check_evaluation, check_gradients, check_loss, check_same_run, check_updates
 
-Rng = np.random.Generator
 COUNTS = (2, 3, 4, 6, 8)
+EVEN = "equal shards of equal weight"
 
 
-@pytest.mark.law("equivalence.devices")
-@each_draw
-def test_devices(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.devices", draws=True, claims=("devices",))
+def test_devices(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares gradient, loss, logits and updates on all devices."""
-    n = all_devices(check, subject, devices)
     case, params, batch = draw_case(subject, rng)
     if "gradients" in subject.capabilities:
         check_gradients(check, subject, case, params, batch, n)
@@ -42,42 +26,31 @@ def test_devices(check: Check, subject: TrainerUnderTest, devices: list[Any], rn
     check_evaluation(check, subject, case, params, batch, n)
 
 
-@pytest.mark.law("equivalence.device_counts")
-@each_draw
-def test_device_counts(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.device_counts", draws=True, claims=("devices",))
+def test_device_counts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares updates on fewer devices, some of which do not divide the rows."""
-    most = all_devices(check, subject, devices)
-    counts = [n for n in COUNTS if n < most]
-    check.need(bool(counts), f"needs 3 devices, found {most}")
+    check.need(n > 2, f"needs 3 devices, found {n}")
     case, params, batch = draw_case(subject, rng)
-    for n in counts:
-        check_updates(check, subject, case, params, [batch, batch], n)
-        if n == 3 or check.at("full"):
+    for fewer in [count for count in COUNTS if count < n]:
+        check_updates(check, subject, case, params, [batch, batch], fewer)
+        if fewer == 3 or check.at("full"):
             if "gradients" in subject.capabilities:
-                check_gradients(check, subject, case, params, batch, n)
-            check_evaluation(check, subject, case, params, batch, n)
+                check_gradients(check, subject, case, params, batch, fewer)
+            check_evaluation(check, subject, case, params, batch, fewer)
 
 
-@pytest.mark.law("equivalence.against")
-@each_draw
-def test_against(
-    check: Check, subject: TrainerUnderTest, against: TrainerUnderTest, devices: list[Any], rng: Rng
-) -> None:
+@law("equivalence.against", draws=True)
+def test_against(check: Check, subject: TrainerUnderTest, against: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares two updates on all devices with those of the other trainer on one device."""
-    n = usable_devices(subject, devices)
     case = main_case(subject.capabilities & against.capabilities, seed=int(rng.integers(MOST)))
     params, batches = start_params(case, rng), [batch_of(case, rng, real=13), batch_of(case, rng)]
     runs = []
     for trainer, count in ((subject, n), (against, 1)):
         with precision(case):
-            trainer.start(case, params, count)
-            losses = [trainer.step(batch).loss for batch in batches]
-            runs.append((losses[0], {name: np.array(leaf, np.float64) for name, leaf in trainer.params().items()}))
+            loss, _ = losses_of(trainer, case, params, batches, count)
+            runs.append((loss, {name: np.array(leaf, np.float64) for name, leaf in trainer.params().items()}))
     whats = f"first loss, N = {n},", f"N = {n} against {against.name},"
     check_same_run(check, whats, case, params, batches, *runs)
-
-
-EVEN = "equal shards of equal weight"
 
 
 def patterns(n: int) -> dict[str, np.ndarray]:
@@ -94,12 +67,9 @@ def patterns(n: int) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.law("equivalence.layouts")
-@each_draw
-def test_layouts(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.layouts", draws=True, claims=("devices", "gradients"))
+def test_layouts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares the gradients of several placements of the rows that count, and names those that fail."""
-    n = all_devices(check, subject, devices)
-    claims(check, subject, "gradients")
     case, params, _ = draw_case(subject, rng)
     batch = batch_of(case, rng)
     check.facts["layouts"] = list(patterns(n))
@@ -118,27 +88,21 @@ def test_layouts(check: Check, subject: TrainerUnderTest, devices: list[Any], rn
         raise LawBroken(f"wrong with {names} (of {len(patterns(n))} layouts): {first}") from first
 
 
-@pytest.mark.law("equivalence.float64")
-@each_draw
-def test_float64(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.float64", draws=True, claims=("devices", "gradients", "precision:float64"))
+def test_float64(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares the gradient on all devices in float64, where rounding cannot hide an error of 1e-12."""
-    n = all_devices(check, subject, devices)
-    claims(check, subject, "gradients", "precision:float64")
     case, params, batch = draw_case(subject, rng, precision="float64")
     check_gradients(check, subject, case, params, batch, n)
 
 
-@pytest.mark.law("equivalence.loss")
-@each_draw
-def test_loss_is_global(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.loss", draws=True, claims=("devices",))
+def test_loss_is_global(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares the reported loss of rows whose weights differ much between devices."""
-    n = all_devices(check, subject, devices)
     case, params, batch = draw_case(subject, rng)
     first, row = np.arange(B) < B // n, np.arange(B)
     weights = batch.weights * (np.where(first, 16, 1) if case.weighted else ~first | (row == 0))
     heavy = with_weights(batch, weights)
-    subject.start(case, params, n)
-    want = loss_reference(case, params, heavy)
-    check_loss(check, f"loss of unequal shards, N = {n},", subject.step(heavy).loss, want)
+    want, (loss,) = loss_reference(case, params, heavy), losses_of(subject, case, params, [heavy], n)
+    check_loss(check, f"loss of unequal shards, N = {n},", loss, want)
     plain = {"loss": np.array(mean_loss(case, params, batch))}
     check.distinct("the loss without those weights", plain, want.want, want.bounds)

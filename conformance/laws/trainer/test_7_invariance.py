@@ -7,43 +7,28 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 
-from ...adapter import HostBatch, TrainerUnderTest
+from ...adapter import TrainerUnderTest
 from ...core.check import Check
 from ...core.comparison import Bound
 from ...oracle.bounds_measured import logits_reference, loss_reference, walk
 from ...oracle.cases import B, L
-from ...oracle.draws import GARBAGE, batch_of, for_all, generators, permutations, rows_of
-from ..support.running import each_draw
-from ..support.trainer_checks import (
-    all_devices,
-    check_distance,
-    check_gradients,
-    check_logits,
-    check_loss,
-    check_same_bits,
-    claims,
-    draw_case,
-    usable_devices,
-)
+from ...oracle.draws import GARBAGE, Rng, batch_of, draw_case, for_all, generators, permutations, rows_of
+from ..support.running import law, losses_of
+from ..support.trainer_checks import check_distance, check_gradients, check_logits, check_loss, check_same_bits
 
-Rng = np.random.Generator
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 
 
-@pytest.mark.law("equivalence.row_order")
-def test_row_order(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
+@law("equivalence.row_order")
+def test_row_order(check: Check, subject: TrainerUnderTest, n: int) -> None:
     """Compares loss, update and logits of the same rows in another order."""
-    n = usable_devices(subject, devices)
 
     def compare(rng: Rng, order: np.ndarray) -> None:
         case, params, batch = draw_case(subject, rng)
         moved = rows_of(batch, order)
         want = walk(case, params, [batch, batch])
-        subject.start(case, params, n)
-        loss = subject.step(moved).loss
-        subject.step(moved)
+        loss, _ = losses_of(subject, case, params, [moved, moved], n)
         check_loss(check, f"loss of another order, N = {n},", loss, loss_reference(case, params, batch))
         check_distance(check, f"another order, N = {n},", case, params, subject.params(), want.distance)
         subject.start(case, params, n)
@@ -53,15 +38,22 @@ def test_row_order(check: Check, subject: TrainerUnderTest, devices: list[Any]) 
     for_all(check, compare, rng=generators(), order=permutations(B))
 
 
-@pytest.mark.law("equivalence.padding")
-@each_draw
-def test_padding(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.padding", draws=True)
+def test_padding(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares losses and parameters of two updates with those of other content in padding."""
     case, params, batch = draw_case(subject, rng)
+    real, unseen = batch.weights > 0, batch.attention_mask == 0
+    garbage = rng.integers(-GARBAGE, GARBAGE, batch.input_ids.shape).astype(np.int32)
+    # Other ids and types in padding; rows of weight 0 change everywhere.
+    refilled = batch._replace(
+        input_ids=np.where(unseen | ~real[:, None], garbage, batch.input_ids),
+        token_type_ids=np.where(unseen | ~real[:, None], garbage[::-1], batch.token_type_ids),
+        labels=np.where(real, batch.labels, 10**6).astype(batch.labels.dtype),
+        example_ids=np.where(real, batch.example_ids, np.uint32(7)),
+    )
     ends, losses = [], []
-    for other in (batch, refilled(batch, rng)):
-        subject.start(case, params, usable_devices(subject, devices))
-        losses.append([subject.step(other).loss for _ in range(2)])
+    for other in (batch, refilled):
+        losses.append(losses_of(subject, case, params, [other, other], n))
         ends.append(subject.params())
     check.same("losses under other padding", losses[1], losses[0])
     check_same_bits(check, "{} under other padding", ends[1], ends[0])
@@ -69,49 +61,28 @@ def test_padding(check: Check, subject: TrainerUnderTest, devices: list[Any], rn
     check_distance(check, "with garbage in padding,", case, params, ends[0], want.distance)
 
 
-def refilled(batch: HostBatch, rng: Rng) -> HostBatch:
-    """The same examples with other ids and types in padding; rows of weight 0 change everywhere."""
-    real, unseen = batch.weights > 0, batch.attention_mask == 0
-    garbage = rng.integers(-GARBAGE, GARBAGE, batch.input_ids.shape).astype(np.int32)
-    return batch._replace(
-        input_ids=np.where(unseen | ~real[:, None], garbage, batch.input_ids),
-        token_type_ids=np.where(unseen | ~real[:, None], garbage[::-1], batch.token_type_ids),
-        labels=np.where(real, batch.labels, 10**6).astype(batch.labels.dtype),
-        example_ids=np.where(real, batch.example_ids, np.uint32(7)),
-    )
-
-
-@pytest.mark.law("equivalence.packing")
-@each_draw
-def test_packing(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.packing", draws=True, claims=("gradients", "packing"))
+def test_packing(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares the gradient of rows that hold several examples with that of padded rows."""
-    claims(check, subject, "gradients", "packing")
     case, params, _ = draw_case(subject, rng, pack=True)
     # So short that at least two fit a row, whatever is drawn.
     batch = batch_of(case, rng, real=int(rng.integers(9, B)), longest=L // 2)
-    check_gradients(check, subject, case, params, batch, usable_devices(subject, devices))
+    check_gradients(check, subject, case, params, batch, n)
 
 
-@pytest.mark.law("equivalence.accumulation")
-@each_draw
-def test_accumulation(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.accumulation", draws=True, claims=("gradients", "accumulation"))
+def test_accumulation(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares the gradient of two micro-batches, at level full also of four, with that of the whole batch."""
-    claims(check, subject, "gradients", "accumulation")
     for parts in (2, 4) if check.at("full") else (2,):
         case, params, batch = draw_case(subject, rng, accumulate=parts)
-        check_gradients(check, subject, case, params, batch, usable_devices(subject, devices))
+        check_gradients(check, subject, case, params, batch, n)
 
 
-@pytest.mark.law("equivalence.replicas")
-@each_draw
-def test_replicas(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.replicas", draws=True, claims=("devices", "replicas"))
+def test_replicas(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares the parameters of all devices after five updates."""
-    n = all_devices(check, subject, devices)
-    claims(check, subject, "replicas")
     case, params, batch = draw_case(subject, rng)
-    subject.start(case, params, n)
-    for _ in range(5):
-        subject.step(batch)
+    losses_of(subject, case, params, [batch] * 5, n)
     copies = subject.replicas()
     check.same("number of replicas", len(copies), n)
     for device, copy in enumerate(copies[1:], 1):
@@ -120,11 +91,9 @@ def test_replicas(check: Check, subject: TrainerUnderTest, devices: list[Any], r
     check.same("replicas moved from where they began", moved, True)
 
 
-@pytest.mark.law("equivalence.devices_used")
-def test_devices_used(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.devices_used", claims=("devices", "jax"))
+def test_devices_used(check: Check, subject: TrainerUnderTest, devices: list[Any], n: int, rng: Rng) -> None:
     """Compares the devices that hold the run's JAX arrays with the given ones."""
-    n = all_devices(check, subject, devices)
-    claims(check, subject, "jax")
     case, params, batch = draw_case(subject, rng)
     # Kept alive until their ids are compared: Python reuses the id of a freed array.
     before = jax.live_arrays()
@@ -136,11 +105,9 @@ def test_devices_used(check: Check, subject: TrainerUnderTest, devices: list[Any
     check.same("devices that hold the run's arrays", sorted(holding), sorted(device.id for device in devices[:n]))
 
 
-@pytest.mark.law("equivalence.collectives")
-def test_collectives(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("equivalence.collectives", claims=("devices", "program"))
+def test_collectives(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares the elements that the compiled update's collectives move with the size of the gradient."""
-    n = all_devices(check, subject, devices)
-    claims(check, subject, "program")
     case, params, batch = draw_case(subject, rng)
     subject.start(case, params, n)
     moved = collective_elements(subject.program(batch))
@@ -155,9 +122,7 @@ def test_collectives(check: Check, subject: TrainerUnderTest, devices: list[Any]
 def collective_elements(text: str) -> dict[str, int]:
     """Elements in the results of each kind of collective in an HLO text: `%x = (f32[8]{0}, f32[]) all-reduce(...)`."""
     elements: collections.Counter[str] = collections.Counter()
-    for line in text.splitlines():
-        match = re.search(rf"= (.*?) ({COLLECTIVES})(?:-start)?\(", line)
-        if match:
-            shapes = re.findall(r"[a-z]\w*\[([\d,]*)\]", match[1])
-            elements[match[2]] += sum(math.prod(int(d) for d in shape.split(",") if d) for shape in shapes)
+    for results, kind in re.findall(rf"(?m)^.*?= (.*?) ({COLLECTIVES})(?:-start)?\(", text):
+        for shape in re.findall(r"[a-z]\w*\[([\d,]*)\]", results):
+            elements[kind] += math.prod(int(d) for d in shape.split(",") if d)
     return dict(elements)

@@ -6,19 +6,17 @@ laws check where there is one.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
-import pytest
 
 from ...adapter import Case, TrainerUnderTest
 from ...core.check import Check
 from ...core.comparison import Bound
 from ...oracle.cases import start_params
-from ...oracle.draws import batch_of
-from ..support.stablehlo import REDUCING, Collective, Module, Tensor
-from ..support.trainer_checks import all_devices, claims, draw_case, usable_devices
+from ...oracle.draws import batch_of, draw_case
+from ..support.running import law
+from ..support.stablehlo import REDUCING, Module
 
 PLATFORMS = ("cuda", "rocm", "tpu")
 # Starts of the StableHLO names of float types narrower than float32.
@@ -36,16 +34,14 @@ def modules(subject: TrainerUnderTest, case: Case, n: int, rng: np.random.Genera
     return {name: Module(subject.lowered(batch, name)) for name in ("cpu", *PLATFORMS)}
 
 
-@pytest.mark.law("lowering.reduction")
-def test_reduction(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
+@law("lowering.reduction", claims=("devices", "lowering"))
+def test_reduction(check: Check, subject: TrainerUnderTest, n: int, rng: np.random.Generator) -> None:
     """Compares the sums over devices in each module with the gradient, or the sharding of its rows if it has none."""
-    n = all_devices(check, subject, devices)
-    claims(check, subject, "lowering")
     case, params, batch = draw_case(subject, rng)
     gradient = sum(leaf.size for leaf in params.values())
     for name, module in modules(subject, case, n, rng).items():
         reductions = {one: times for one, times in module.collectives.items() if one.kind in REDUCING}
-        check.facts[name] = summary(module)  # type: ignore[literal-required]
+        check.facts[name] = _summary(module)  # type: ignore[literal-required]
         if not reductions:
             least = batch.input_ids.size
             unsharded = [arg.tensor for arg in module.arguments if arg.pieces != n and "i" in arg.tensor.dtype]
@@ -58,18 +54,19 @@ def test_reduction(check: Check, subject: TrainerUnderTest, devices: list[Any], 
             check.same(f"{name}: how {reduction.kind} joins what two devices hold", reduction.joins, "add")
             groups = sorted(tuple(sorted(group)) for group in reduction.groups)
             check.same(f"{name}: groups of devices that a sum is taken over", groups, [tuple(range(n))])
-        moved = elements(reductions)
+        moved: collections.Counter[str] = collections.Counter()
+        for reduction, times in reductions.items():
+            for tensor in reduction.operands:
+                moved[tensor.dtype] += times * tensor.size
         check.at_least(f"{name}: elements reduced", sum(moved.values()), gradient, "every gradient element is added up")
         beyond = Bound(BEYOND, 2 / gradient, f"{gradient} parameters, each reduced once, and a few scalars")
         check.at_most(f"{name}: share reduced beyond that", sum(moved.values()) / gradient - 1, beyond)
         check.same(f"{name}: narrow types in which gradients are reduced", narrow(moved), [])
 
 
-@pytest.mark.law("lowering.precision")
-def test_precision(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: np.random.Generator) -> None:
+@law("lowering.precision", claims=("lowering",))
+def test_precision(check: Check, subject: TrainerUnderTest, n: int, rng: np.random.Generator) -> None:
     """Compares types, precisions, products and kernels of each module with float32's and the CPU's."""
-    claims(check, subject, "lowering")
-    n = usable_devices(subject, devices)
     case, _, _ = draw_case(subject, rng)
     by_platform = modules(subject, case, n, rng)
     here = by_platform.pop("cpu")
@@ -78,24 +75,26 @@ def test_precision(check: Check, subject: TrainerUnderTest, devices: list[Any], 
         check.same(f"{name}: types narrower than float32", narrow(module.dtypes), [])
         least = sorted({p.precision for p in module.products if p.left.dtype == "f32"} - set(EXACT))
         check.same(f"{name}: precisions below float32 that its products ask for", least, [])
-        check.same(f"{name}: products that are not the CPU's", apart(module, here), [])
+        odd = (module.products - here.products) + (here.products - module.products)
+        texts = sorted(f"{p.left} x {p.right} -> {p.result} {p.precision}" for p in odd)
+        check.same(f"{name}: products that are not the CPU's", texts[:3], [])
         check.same(f"{name}: kernels of another platform", foreign(name, module.custom_calls), [])
     if check.at("standard") and "precision:bf16" in subject.capabilities:
         half = dataclasses.replace(case, precision="bfloat16")
         for name, module in modules(subject, half, n, rng).items():
             work = {True: 0, False: 0}
             for product, times in module.products.items():
-                work[product.left.dtype == product.right.dtype == "bf16"] += times * cost(product.left, product.result)
-            check.at_least(
-                f"{name}: share of the products' work on bfloat16 operands, where it was asked for",
-                work[True] / sum(work.values()), 0.5, "a precision that arrives reaches the layers",
-            )  # fmt: skip
+                # Its multiply-adds, up to the contracted dimensions.
+                cost = int(np.sqrt(product.left.size * product.result.size))
+                work[product.left.dtype == product.right.dtype == "bf16"] += times * cost
+            what = f"{name}: share of the products' work on bfloat16 operands, where it was asked for"
+            share = work[True] / sum(work.values())
+            check.at_least(what, share, 0.5, "a precision that arrives reaches the layers")
             kept = sum(argument.tensor.size for argument in module.arguments if argument.tensor.dtype == "bf16")
             check.same(f"{name}: elements of the state that are kept in bfloat16", kept, 0)
 
 
-def summary(module: Module) -> str:
-    """The module in a few words, for the report."""
+def _summary(module: Module) -> str:
     kinds: collections.Counter[str] = collections.Counter()
     for collective, times in module.collectives.items():
         kinds[collective.kind] += times
@@ -105,32 +104,12 @@ def summary(module: Module) -> str:
     return f"{messages}; {arguments}; {sum(module.products.values())} products"
 
 
-def elements(reductions: Mapping[Collective, int]) -> collections.Counter[str]:
-    """Elements that are reduced, by type."""
-    moved: collections.Counter[str] = collections.Counter()
-    for reduction, times in reductions.items():
-        for tensor in reduction.operands:
-            moved[tensor.dtype] += times * tensor.size
-    return moved
-
-
 def narrow(dtypes: Iterable[str]) -> list[str]:
     """The element types that are narrower than float32."""
     return sorted(name for name in dtypes if name.startswith(NARROW))
-
-
-def apart(module: Module, here: Module) -> list[str]:
-    """Up to three products that only one of two modules has."""
-    odd = (module.products - here.products) + (here.products - module.products)
-    return sorted(f"{p.left} x {p.right} -> {p.result} {p.precision}" for p in odd)[:3]
 
 
 def foreign(platform: str, names: frozenset[str]) -> list[str]:
     """Kernels that another maker's name begins."""
     others = {"cuda": ("hip", "roc"), "rocm": ("cu", "__cu"), "tpu": ("cu", "__cu", "hip", "roc", "lapack")}
     return sorted(name for name in names if name.startswith(others[platform]))
-
-
-def cost(left: Tensor, result: Tensor) -> int:
-    """Weight of a product: its multiply-adds, up to the contracted dimensions."""
-    return int(np.sqrt(left.size * result.size))

@@ -1,33 +1,23 @@
-"""Rung 8: a whole run: its end, schedule, decay, data order, metrics and checkpoints."""
+"""Rung 8, a whole run: final parameters, learning rates, weight decay, data order, metrics and checkpoints."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 
 from ...adapter import Case, TrainerUnderTest
 from ...core.check import Check
 from ...core.comparison import Bound
-from ...oracle.bounds_measured import FACTOR, ROUNDOFF, walk
+from ...oracle.bounds_derived import UNIT
+from ...oracle.bounds_measured import FACTOR, walk
 from ...oracle.cases import B, main_case, start_params
-from ...oracle.draws import batch_of, rows_of, with_weights
+from ...oracle.draws import Rng, batch_of, draw_case, rows_of, seeded_case, with_weights
 from ...oracle.updates import decays, learning_rate
-from ..support.running import each_draw
-from ..support.trainer_checks import (
-    all_devices,
-    check_distance,
-    check_same_bits,
-    claims,
-    draw_case,
-    seeded_case,
-    usable_devices,
-)
+from ..support.running import law, losses_of
+from ..support.trainer_checks import check_distance, check_same_bits
 
-Rng = np.random.Generator
 # Learning rates are computed in float32 from a few operations.
-RATE = Bound(4 * ROUNDOFF["float32"], ROUNDOFF["float32"], "four roundings in float32, of the largest rate")
+RATE = Bound(4 * UNIT["float32"], UNIT["float32"], "four roundings in float32, of the largest rate")
 # (total steps, warm-up) at the corners of the schedule.
 CORNERS = ((1, 0), (2, 0), (3, 0), (2, 1), (3, 2))
 
@@ -38,10 +28,9 @@ def check_rate(check: Check, case: Case, step: int, rate: float) -> None:
     check.at_most(f"{what}, error of {rate:.6g}", abs(rate - learning_rate(case, step)) / case.learning_rate, RATE)
 
 
-@pytest.mark.law("training.fifty_steps")
-def test_fifty_steps(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("training.fifty_steps")
+def test_fifty_steps(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares all learning rates of a run on all devices with changing batches, and where it ends."""
-    n = usable_devices(subject, devices)
     case, params, _ = draw_case(subject, rng)
     few = [batch_of(case, rng, real=int(rng.integers(9, 17))) for _ in range(5)]
     batches = [few[step % 5] for step in range(case.total_steps)]
@@ -55,7 +44,7 @@ def test_fifty_steps(check: Check, subject: TrainerUnderTest, devices: list[Any]
     check_distance(check, what, case, params, subject.params(), want)
 
 
-@pytest.mark.law("training.schedule")
+@law("training.schedule")
 def test_schedule(check: Check, subject: TrainerUnderTest) -> None:
     """Compares learning rates and ends of short runs, with and without a warm-up."""
     for total, warmup in CORNERS if check.at("full") else CORNERS[::3]:
@@ -69,15 +58,12 @@ def test_schedule(check: Check, subject: TrainerUnderTest) -> None:
         check_distance(check, f"after {total} updates, warm-up {warmup},", case, params, subject.params(), want)
 
 
-@pytest.mark.law("training.decay")
-@each_draw
+@law("training.decay", draws=True)
 def test_decay(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares each leaf's decay, which is what an update takes from it beyond Adam's step, with none or all of it."""
     case, params, batch = draw_case(subject, rng)
-    subject.start(case, params, 1)
     batches = [batch, batch]  # the first has learning rate 0
-    for one in batches:
-        subject.step(one)
+    losses_of(subject, case, params, batches, 1)
     walked = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in subject.params().items()}
     undecayed = walk(dataclasses.replace(case, weight_decay=0.0), params, batches).distance
     full = learning_rate(case, 1) * case.weight_decay
@@ -90,55 +76,48 @@ def test_decay(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
             check.at_most(f"decay of {name}, {decay:.4f} of full", abs(decay - decays(name)), bound)
 
 
-@pytest.mark.law("training.evaluation")
-@each_draw
-def test_evaluation(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("training.evaluation", draws=True)
+def test_evaluation(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares two evaluations, and a run with evaluations with one without."""
-    n = usable_devices(subject, devices)
     case, params, batch = draw_case(subject, rng)
-    subject.start(case, params, n)
-    subject.step(batch)
+    losses_of(subject, case, params, [batch], n)
     logits = np.asarray(subject.evaluate(batch))
     before = {name: np.array(leaf) for name, leaf in subject.params().items()}
     real = batch.weights > 0
     check.equal("logits evaluated again", np.asarray(subject.evaluate(batch))[real], logits[real])
     check_same_bits(check, "after evaluation, {}", subject.params(), before)
     evaluated = subject.step(batch)
-    subject.start(case, params, n)
-    subject.step(batch)
-    check.same("loss of the update after an evaluation", evaluated.loss, subject.step(batch).loss)
+    _, loss = losses_of(subject, case, params, [batch, batch], n)
+    check.same("loss of the update after an evaluation", evaluated.loss, loss)
 
 
-@pytest.mark.law("training.metrics")
-@each_draw
-def test_metrics(check: Check, subject: TrainerUnderTest, devices: list[Any], rng: Rng) -> None:
+@law("training.metrics", draws=True, claims=("metrics",))
+def test_metrics(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares accuracy and F1 of a split, whose last batch is partial, with the counts of all its examples."""
-    claims(check, subject, "metrics")
     case = dataclasses.replace(main_case(subject.capabilities, small=True), num_labels=2)
     params = start_params(case, rng)
     batches = [batch_of(case, rng, real=real) for real in (B, B, 5)]
     batches = [with_weights(batch, (batch.weights > 0).astype(np.float32)) for batch in batches]
-    subject.start(case, params, usable_devices(subject, devices))
+    subject.start(case, params, n)
     real = np.concatenate([batch.weights > 0 for batch in batches])
     predicted = np.concatenate([np.asarray(subject.evaluate(batch)).argmax(axis=1) for batch in batches])[real]
     labels = np.concatenate([batch.labels for batch in batches])[real]
     hits = int(((predicted == 1) & (labels == 1)).sum())
     spread = int((predicted == 1).sum() + (labels == 1).sum())
-    exact = Bound(4 * ROUNDOFF["float64"], ROUNDOFF["float64"], "counts are integers: one division")
+    exact = Bound(4 * UNIT["float64"], UNIT["float64"], "counts are integers: one division")
     score = subject.score(batches)
     check.at_most("error of the accuracy", abs(score["accuracy"] - float((predicted == labels).mean())), exact)
     check.at_most("error of F1", abs(score["f1"] - (2 * hits / spread if spread else 0.0)), exact)
 
 
-@pytest.mark.law("training.data_order")
-def test_data_order(check: Check, subject: TrainerUnderTest, devices: list[Any]) -> None:
+@law("training.data_order", claims=("data order",))
+def test_data_order(check: Check, subject: TrainerUnderTest, n: int) -> None:
     """Compares the examples of three epochs, the first of which is drawn again."""
-    claims(check, subject, "data order")
     for examples, size in ((37, 8), (64, 16), (5, 8), (1, 1)):
         rng = np.random.default_rng((check.seed, examples))
         case = seeded_case(subject, rng, small=True)
         # On all devices, since a split of an epoch among them may repeat examples or leave some out.
-        subject.start(case, start_params(case, rng), usable_devices(subject, devices))
+        subject.start(case, start_params(case, rng), n)
         epochs = [subject.epoch(examples, size, number) for number in (0, 1, 0)]
         flat = [[int(i) for batch in batches for i in batch] for batches in epochs]
         for number, batches in enumerate(epochs):
@@ -150,19 +129,15 @@ def test_data_order(check: Check, subject: TrainerUnderTest, devices: list[Any])
             check.same("another epoch has another order", flat[0] != flat[1], True)
 
 
-@pytest.mark.law("training.resume")
-def test_resume(check: Check, subject: TrainerUnderTest, devices: list[Any], tmp_path: Path) -> None:
+@law("training.resume", claims=("checkpoint",))
+def test_resume(check: Check, subject: TrainerUnderTest, n: int, tmp_path: Path) -> None:
     """Compares a run restored after two of four updates, bit for bit, with one that never stopped."""
-    claims(check, subject, "checkpoint")
-    n = usable_devices(subject, devices)
     compare_resumed(check, subject, n, n, tmp_path, exact=True)
 
 
-@pytest.mark.law("training.resume_elsewhere")
-def test_resume_elsewhere(check: Check, subject: TrainerUnderTest, devices: list[Any], tmp_path: Path) -> None:
+@law("training.resume_elsewhere", claims=("checkpoint", "devices"))
+def test_resume_elsewhere(check: Check, subject: TrainerUnderTest, n: int, tmp_path: Path) -> None:
     """Compares a run saved on all devices and restored on fewer, to rounding."""
-    claims(check, subject, "checkpoint")
-    n = all_devices(check, subject, devices)
     compare_resumed(check, subject, n, 3 if n > 3 else 1, tmp_path, exact=False)
 
 
@@ -171,9 +146,7 @@ def compare_resumed(check: Check, subject: TrainerUnderTest, n: int, later: int,
     rng = np.random.default_rng((check.seed, n, later))
     case, params, batch = draw_case(subject, rng)
     batches = [rows_of(batch, rng.permutation(len(batch.weights))) for _ in range(4)]
-    subject.start(case, params, n)
-    for one in batches[:2]:
-        subject.step(one)
+    losses_of(subject, case, params, batches[:2], n)
     subject.save(folder)
     losses = [subject.step(one).loss for one in batches[2:]]
     ends = {name: np.array(leaf) for name, leaf in subject.params().items()}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from ...adapter import TrainerUnderTest
 from ...core.check import Check, LawBroken, NotRun
@@ -20,23 +19,22 @@ from ...core.comparison import Bound
 from ...core.settings import Settings
 from ...machine.meshes import coded
 from ...oracle.bounds_measured import walk
-from ...oracle.draws import batch_of, rows_of
+from ...oracle.draws import Rng, batch_of, draw_case, rows_of
 from ...workers.channel import NoAnswer
 from ..support import call
-from ..support.group_trainer import Across, unlike
-from ..support.messages import AXES, CALLS, expected
-from ..support.process_group import SOON, Layout, Ranks, layouts, shared
+from ..support.messages import AXES, expected, groups
+from ..support.process_group import SOON, Across, Layout, Ranks, layouts, shared, unlike
 from ..support.rank import HEARTBEAT
-from ..support.running import at_level
-from ..support.trainer_checks import check_distance, check_evaluation, check_gradients, check_updates, claims, draw_case
+from ..support.running import at_level, law, losses_of
+from ..support.trainer_checks import check_distance, check_evaluation, check_gradients, check_updates
 from . import test_7_equivalence as equal
 from . import test_7_invariance as seven
 from . import test_8_training as eight
 
-Rng = np.random.Generator
 KIB, MIB = 1024, 1024 * 1024
 # Bytes of a message. A reduce-scatter of 4 MiB over gloo was wrong: https://github.com/jax-ml/jax/issues/40830.
 SIZES = {"quick": (64, 3 * KIB, 4 * MIB), "standard": (512 * KIB,), "full": (MIB - 64, MIB + 64, 8 * MIB, 16 * MIB)}
+OPERATIONS = ("psum", "all_gather", "reduce_scatter", "all_to_all", "ppermute")
 # Within one process rung 2 has checked more sizes.
 WITHIN = (3 * KIB,)
 
@@ -49,7 +47,7 @@ def layouts_of(check: Check, settings: Settings) -> list[Layout]:
 
 def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout) -> Any:
     """The trainer in the processes of a layout, compiled as the law says; an `Across`."""
-    claims(check, subject, "processes")
+    check.need_capability("processes", subject.capabilities)
     light = check.law.unoptimized_at(check.level)
     return Across(shared(layout, adapter, light=light), subject.name, subject.capabilities)
 
@@ -68,7 +66,7 @@ def also(check: Check, here: Across, rng: Rng, *functions: Callable[..., None]) 
             raise LawBroken(f"{here.ranks.layout} processes x devices: {error}") from error
 
 
-@pytest.mark.law("processes.devices")
+@law("processes.devices")
 def test_devices(check: Check, settings: Settings) -> None:
     """Compares each process's number, own devices and view of all devices."""
     for layout in layouts_of(check, settings):
@@ -83,7 +81,7 @@ def test_devices(check: Check, settings: Settings) -> None:
             check.same(f"{who}: devices and their processes, as rank 0 has them", seen["all"], views[0]["all"])
 
 
-@pytest.mark.law("processes.collectives")
+@law("processes.collectives")
 def test_collectives(check: Check, settings: Settings, rng: Rng) -> None:
     """Compares each collective over all devices, and over groups within and across processes, by size."""
     sizes = at_level(check, SIZES)
@@ -96,17 +94,17 @@ def test_collectives(check: Check, settings: Settings, rng: Rng) -> None:
                 for kind in (np.float32, np.int32) if size == WITHIN[0] else (np.float32,):
                     count = -(-size // 4 // layout.n) * layout.n
                     data = coded(rng, layout.n, count, np.dtype(kind))
-                    for operation in CALLS:
+                    for operation in OPERATIONS:
                         answers = ranks.every("collective", operation, axes, data)
                         what = f"{operation} over {' and '.join(axes)}, {data[0].nbytes} B of {data.dtype}, {layout}"
                         places = sorted(place for answer in answers for place in answer)
                         check.same(f"{what}: devices that have a result", places, list(range(layout.n)))
                         got = {place: values for answer in answers for place, values in answer.items()}
-                        want = expected(operation, shape, axes, data)
+                        want = expected(operation, data, groups(shape, axes))
                         check.equal(what, np.stack([got[k] for k in places]), want, control=want + want.dtype.type(1))
 
 
-@pytest.mark.law("processes.lost")
+@law("processes.lost")
 def test_lost(check: Check, settings: Settings) -> None:
     """Kills one process between two updates: the others must neither wait for it forever nor go on without it."""
     layout = layouts_of(check, settings)[-1]
@@ -117,7 +115,7 @@ def test_lost(check: Check, settings: Settings) -> None:
             ranks.every("collective", "psum", AXES, data)
             ranks.send("spin", 10 * SOON)
             time.sleep(0.5)
-            ranks.kill(victim)
+            ranks.running[victim].process.kill()
             began = time.monotonic()
             answers = ranks.answers(SOON)
             seconds = time.monotonic() - began
@@ -130,7 +128,7 @@ def test_lost(check: Check, settings: Settings) -> None:
         check.at_most(f"seconds until the others knew, rank {victim} killed", seconds, limit)
 
 
-@pytest.mark.law("processes.training")
+@law("processes.training")
 def test_training(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
     """Compares gradient, two updates, logits, a whole run and its scores with the oracle's, and between processes."""
     for layout in layouts_of(check, settings):
@@ -143,7 +141,7 @@ def test_training(check: Check, subject: TrainerUnderTest, adapter: str, setting
         also(check, here, rng, eight.test_fifty_steps, eight.test_evaluation, eight.test_metrics)
 
 
-@pytest.mark.law("processes.agreement")
+@law("processes.agreement")
 def test_agreement(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
     """Compares programs, parameters and losses between processes, and with a second run, bit for bit."""
     for layout in layouts_of(check, settings):
@@ -179,20 +177,18 @@ def instructions(program: str) -> list[str]:
     return [re.sub(r", metadata=\{[^}]*\}", "", line) for line in program.splitlines() if " = " in line]
 
 
-@pytest.mark.law("processes.layouts")
+@law("processes.layouts", claims=("gradients",))
 def test_layouts(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
     """Runs laws of rung 7: unequal and empty shares, order, padding, packing, micro-batches."""
-    claims(check, subject, "gradients")
     for layout in layouts_of(check, settings):
         here = across(check, subject, adapter, layout)
         also(check, here, rng, equal.test_layouts, equal.test_loss_is_global, equal.test_float64)
         also(check, here, rng, seven.test_row_order, seven.test_padding, seven.test_packing, seven.test_accumulation)
 
 
-@pytest.mark.law("processes.data")
+@law("processes.data", claims=("data order",))
 def test_data(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
     """Compares the examples that all processes read together with those that one process reads."""
-    claims(check, subject, "data order")
     for layout in layouts_of(check, settings):
         ranks = across(check, subject, adapter, layout).ranks
         case, params, _ = draw_case(subject, rng)
@@ -212,18 +208,12 @@ def test_data(check: Check, subject: TrainerUnderTest, adapter: str, settings: S
             check.same(f"{what}: the first batch is shared", most < len(whole[0]), True)
 
 
-@pytest.mark.law("processes.resume")
+@law("processes.resume", claims=("checkpoint",))
 def test_resume(
-    check: Check,
-    subject: TrainerUnderTest,
-    adapter: str,
-    settings: Settings,
-    devices: list[Any],
-    rng: Rng,
+    check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, devices: list[Any], rng: Rng,
     tmp_path: Path,
-) -> None:
+) -> None:  # fmt: skip
     """Saves in several processes, and restores in as many, in fewer or more, and in one on other devices."""
-    claims(check, subject, "checkpoint")
     several, few = layouts_of(check, settings), min(3, len(devices))
     for layout in several:
         here = across(check, subject, adapter, layout)
@@ -231,9 +221,7 @@ def test_resume(
         batches = [rows_of(batch, rng.permutation(len(batch.weights))) for _ in range(4)]
         folder = tmp_path / str(layout).replace(" ", "")
         folder.mkdir()
-        here.start(case, params, layout.n)
-        for one in batches[:2]:
-            here.step(one)
+        losses_of(here, case, params, batches[:2], layout.n)
         here.save(folder)
         saved = {name: np.array(leaf) for name, leaf in here.params().items()}
         want = walk(case, params, batches).distance
