@@ -8,7 +8,7 @@ capability that is not claimed are reported as not run, never as passed.
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -35,16 +35,9 @@ OPTIONAL_METHODS = {
 # `weights`: other than 0 and 1; `processes`: devices of several processes, which all make the same calls with whole
 # batches.
 CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
-    "devices",
-    "jax",
-    "dropout",
-    "packing",
-    "accumulation",
-    "weights",
-    "processes",
-    "precision:bf16",
+    "devices", "jax", "dropout", "packing", "accumulation", "weights", "processes", "precision:bf16",
     "precision:float64",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,16 +179,11 @@ class TrainerUnderTest(Protocol):
         """Restore the state that `save` wrote, on the devices of the last `start`."""
 
 
-@dataclass(eq=False)  # not frozen: Python sets `__traceback__` where an error leaves a context manager
 class AdapterError(Exception):
     """An adapter that cannot be loaded or does not implement the interface; the message names the rule."""
 
-    message: str
-    adapter: str = field(default="")
-
-    def __str__(self) -> str:
-        """The whole message, on one line."""
-        return f"--adapter {self.adapter}: {self.message}"
+    def __init__(self, message: str, adapter: str) -> None:
+        super().__init__(f"--adapter {adapter}: {message}")
 
 
 def shapes(case: Case) -> dict[str, tuple[int, ...]]:
@@ -229,20 +217,15 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
 
 
 def load_adapter(name: str) -> TrainerUnderTest:
-    """`package.module:factory` -> the trainer that the factory returns.
-
-    Raises:
-        AdapterError: the name has no colon, cannot be imported or called, or the trainer fails `check_adapter`.
-    """
+    """`package.module:factory` -> the trainer that the factory returns; an `AdapterError` if it has none."""
     module_name, colon, factory_name = name.partition(":")
     if not colon or not module_name or not factory_name:
         raise AdapterError("must be MODULE:FACTORY, as in sftref.conformance.adapters.sftref:mesh", name)
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
-        raise AdapterError(
-            f"cannot be found ({error}); give the import path and the name of a callable", name
-        ) from error
+        message = f"cannot be found ({error}); give the import path and the name of a callable"
+        raise AdapterError(message, name) from error
     except Exception as error:
         raise AdapterError(f"could not be imported ({type(error).__name__}: {error})", name) from error
     if not callable(factory):
@@ -256,11 +239,7 @@ def load_adapter(name: str) -> TrainerUnderTest:
 
 
 def check_adapter(subject: Any, name: str) -> None:
-    """Check that a trainer implements the interface.
-
-    Raises:
-        AdapterError: naming the first wrong attribute, method or capability.
-    """
+    """Raise an `AdapterError` that names the first attribute, method or capability that breaks the interface."""
     for attribute, kind in (("name", str), ("capabilities", frozenset)):
         value = getattr(subject, attribute, None)
         if not isinstance(value, kind):

@@ -18,7 +18,6 @@ from .core.kit import PACKAGE
 from .core.law import LEVELS, expected
 from .core.settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
 
-COMMANDS = ("verify", "bench", "env", "report", "explain", "compare", "doctor")
 OUT = Path("sftref-report")
 VERIFY_EXAMPLES = """examples:
   sftref verify                                    this machine: all its devices, or 8 simulated ones
@@ -118,7 +117,7 @@ def _add_verify(add: Callable[..., object]) -> None:
 def run(command: str, args: dict[str, Any]) -> int:
     """Run one of `COMMANDS` with its parsed arguments; returns the exit code."""
     try:
-        return COMMAND[command](args)
+        return COMMANDS[command](args)
     except BrokenPipeError:
         sys.stderr.close()  # no one reads the output; Python would print an error at its exit
         return 1
@@ -168,7 +167,7 @@ def _verify(args: dict[str, Any]) -> int:
         report.write(out, outcome, verdict)
     except OSError as error:
         screen.verdict(verdict, "")
-        raise output.FolderError(f"--out {out}: cannot be written ({error.strerror or error}); free space") from error
+        raise ValueError(f"--out {out}: cannot be written ({error.strerror or error}); free space") from error
     screen.verdict(verdict, f"; report: {out / 'report.html'}")
     return verdict.exit_code
 
@@ -260,7 +259,7 @@ def _doctor(args: dict[str, Any]) -> int:
     return int(not examined.whole)
 
 
-COMMAND = {
+COMMANDS = {
     "verify": _verify, "bench": bench.run, "env": _env, "report": _report, "explain": _explain, "compare": _compare,
     "doctor": _doctor,
 }  # fmt: skip

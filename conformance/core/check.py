@@ -33,14 +33,10 @@ class NotRunReason(enum.StrEnum):
 
 
 class LawBroken(AssertionError):  # noqa: N818 - a result of the check, not an error in it
-    """The computed values do not meet the law.
-
-    Attributes:
-        final: whether the processes that computed them are gone, so that no simplified variant can run.
-    """
+    """The computed values do not meet the law."""
 
     status = "fail"
-    final = False
+    final = False  # whether the processes that computed them are gone, so that no simplified variant can run
 
 
 class Vacuous(Exception):  # noqa: N818 - as above
@@ -78,10 +74,10 @@ class Check:
     The methods that compare raise `LawBroken` at the first comparison that fails.
     """
 
-    law: Law  # the law
+    law: Law
     level: str  # quick, standard or full: how much is compared
     seed: int  # of all drawn values
-    comparisons: list[Comparison] = field(default_factory=list)  # made so far
+    comparisons: list[Comparison] = field(default_factory=list)  # those made so far
     facts: Facts = field(default_factory=Facts)  # further measurements, for the report
     narrows: bool = True  # whether a failure runs simplified variants for the diagnosis, which takes seconds
     floors: Floors = field(default_factory=Floors)  # detection floors of the comparisons so far
@@ -93,11 +89,7 @@ class Check:
     def equal(self, what: str, got: Array, want: Array, *, control: Array | None = None) -> None:
         """Compare two arrays of one dtype and shape bit for bit; the error is the share of elements that differ.
 
-        Args:
-            what: the first words of a failure's message.
-            got: computed.
-            want: expected.
-            control: an array that must differ from `want`; the default is `want` shuffled.
+        A failure's message begins with `what`. `control` must differ from `want`; the default is `want` shuffled.
         """
         got, want = np.asarray(got), np.asarray(want)
         if (got.shape, got.dtype) != (want.shape, want.dtype):
@@ -105,51 +97,32 @@ class Check:
         other = shuffled(want) if control is None else np.asarray(control)
         control_error = None if other is None else share_that_differs(other, want)
         self._add(Comparison(what, share_that_differs(got, want), EXACT, control_error, want.size), got, want)
-        self.floors.note_exact(want.dtype)
+        self.floors.exact.add(want.dtype.name)
 
     def close(
-        self,
-        what: str,
-        got: Array,
-        want: Array,
-        bound: Bound,
-        *,
-        scale: float | None = None,
+        self, what: str, got: Array, want: Array, bound: Bound, *, scale: float | None = None,
         control: Array | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Compare the l2 norm of the difference over `scale` (default: the norm of `want`) with the bound.
 
         A NaN or infinity that is not in both arrays is an infinite error. Both are compared in float64.
         """
         got, want = self._of_one_shape(what, got, want)
-        g, w = got.astype(np.float64), want.astype(np.float64)
+        w = want.astype(np.float64)
         size = float(np.linalg.norm(w[np.isfinite(w)])) if scale is None else scale
-        other = shuffled(w) if control is None else np.asarray(control, np.float64)
-        control_error = None if other is None else distance(other, w, size)
-        self._add(Comparison(what, distance(g, w, size), bound, control_error, want.size), got, want)
-        self.floors.note(what, got.dtype, g, w, lambda other: distance(other, w, size) / bound.value)
+        self._measure(what, got, want, lambda other: distance(other, w, size), bound, control)
 
     def within(
-        self,
-        what: str,
-        got: Array,
-        want: Array,
-        allowance: Array,
-        bound: Bound,
-        *,
-        control: Array | None = None,
+        self, what: str, got: Array, want: Array, allowance: Array, bound: Bound, *, control: Array | None = None
     ) -> None:
         """Compare every element's difference with its own allowance; the error is the largest of their ratios.
 
         A NaN or infinity that is not in both arrays is an infinite error; so is a difference where the allowance is 0.
         """
         got, want = self._of_one_shape(what, got, want)
-        g, w = got.astype(np.float64), want.astype(np.float64)
+        w = want.astype(np.float64)
         limits = np.broadcast_to(allowance, w.shape)
-        other = shuffled(w) if control is None else np.asarray(control, np.float64)
-        control_error = None if other is None else largest(other, w, limits)
-        self._add(Comparison(what, largest(g, w, limits), bound, control_error, want.size), g, w, limits)
-        self.floors.note(what, got.dtype, g, w, lambda other: largest(other, w, limits) / bound.value)
+        self._measure(what, got, want, lambda other: largest(other, w, limits), bound, control, limits)
 
     def tree(self, what: str, got: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]) -> None:
         """Compare every leaf with its own bound, which is absolute here: the l2 norm of the difference.
@@ -181,11 +154,7 @@ class Check:
     def distinct(
         self, what: str, other: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]
     ) -> None:
-        """Run the control of `tree`: a wrong tree, `other`, must be out of bounds.
-
-        Raises:
-            Vacuous: it is not.
-        """
+        """Run the control of `tree`: raise `Vacuous` unless a wrong tree, `other`, is out of bounds."""
         worst = max(
             distance(np.asarray(other[name], np.float64), np.asarray(leaf, np.float64), 1.0)
             / max(bounds[name].value, np.finfo(np.float64).tiny)
@@ -214,30 +183,18 @@ class Check:
             self._fail(what, f"{value:.4g}, should be at least {least:.4g} ({why})")
 
     def need(self, applies: bool, message: str, reason: NotRunReason = NotRunReason.LACKING) -> None:
-        """End the check as not run unless it applies.
-
-        Raises:
-            NotRun: with the message and the reason.
-        """
+        """End the check with `NotRun` unless it applies."""
         if not applies:
             raise NotRun(message, reason)
 
     def need_capability(self, capability: str, claimed: Collection[str]) -> None:
-        """End the check as not run unless the trainer claims a capability.
-
-        Raises:
-            NotRun: it does not.
-        """
+        """End the check with `NotRun` unless the trainer claims a capability."""
         if capability not in claimed:
             self.facts["unclaimed"] = capability
             raise NotRun(f"capability {capability} is not claimed", NotRunReason.UNCLAIMED)
 
     def finish(self) -> None:
-        """Compute the detection floors of a check that passed.
-
-        Raises:
-            Vacuous: it compared nothing.
-        """
+        """Compute the detection floors of a check that passed; raise `Vacuous` if it compared nothing."""
         if not any(comparison.compared for comparison in self.comparisons):
             raise Vacuous(f"{self.law.id} compared nothing")
         self.facts["floor"] = self.floors.table()
@@ -254,6 +211,17 @@ class Check:
         if got.shape != want.shape:
             self._fail(what, f"shape {got.shape}, should be {want.shape}")
         return got, want
+
+    def _measure(
+        self, what: str, got: Array, want: Array, error: Callable[[Array], float], bound: Bound, control: Array | None,
+        limits: Array | None = None,
+    ) -> None:  # fmt: skip
+        """Compare two arrays by the `error` of such an array in float64."""
+        g, w = got.astype(np.float64), want.astype(np.float64)
+        other = shuffled(w) if control is None else np.asarray(control, np.float64)
+        control_error = None if other is None else error(other)
+        self._add(Comparison(what, error(g), bound, control_error, want.size), got, want, limits)
+        self.floors.note(what, got.dtype, g, w, lambda other: error(other) / bound.value)
 
     def _add(self, comparison: Comparison, got: Array, want: Array, limits: Array | None = None) -> None:
         self.comparisons.append(comparison)

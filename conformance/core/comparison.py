@@ -26,11 +26,11 @@ EXACT = Bound(0.0, 0.0, "exact: the same bits")
 class Comparison:
     """One comparison."""
 
-    what: str  # was compared, in words
-    error: float  # measured
-    bound: Bound  # of the error
+    what: str  # what was compared, in words
+    error: float
+    bound: Bound
     control: float | None  # the error of the control; None without one
-    compared: int  # how many numbers
+    compared: int  # how many numbers were compared
 
     @property
     def margin(self) -> float:
@@ -53,10 +53,9 @@ def share_that_differs(got: Array, want: Array) -> float:
     """The share of elements whose bits differ, of two arrays of one shape and dtype."""
     if want.size == 0:
         return 0.0
-    kind = np.dtype(f"u{want.dtype.itemsize}") if want.dtype.itemsize in (1, 2, 4, 8) else None
-    if kind is None:
-        return float((got != want).mean())
-    return float((np.ascontiguousarray(got).view(kind) != np.ascontiguousarray(want).view(kind)).mean())
+    if want.dtype.itemsize in (1, 2, 4, 8):
+        got, want = (np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}") for array in (got, want))
+    return float((got != want).mean())
 
 
 def distance(got: Array, want: Array, scale: float) -> float:

@@ -3,20 +3,13 @@
 A known failure still runs. If it fails, its status is `deviation` and fails nothing. If it passes, has expired or
 matches no check, the run fails, so that the list stays true.
 
-Example::
-
-    [[deviation]]
-    id = "collectives.psum"
-    reason = "psum of bfloat16 over three devices loses the last shard"
-    issue = "https://github.com/openxla/xla/issues/1"
-    scope = { platform = "rocm", subject = "mesh" }
-    expires = 2030-01-31
+docs/how-it-works.md has an example of an entry; `scope = { platform = "rocm", subject = "mesh" }` is all it can have.
 """
 
 import dataclasses
 import datetime
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +19,6 @@ from .result import Result
 from .settings import PLATFORMS
 
 FIELDS = ("id", "reason", "issue", "expires")
-
-
-class DeviationsError(ValueError):
-    """An unusable file of deviations; the message names the entry and the rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +44,16 @@ class Deviation:
 
 
 def load(path: Path) -> list[Deviation]:
-    """Read a file of deviations.
-
-    Raises:
-        DeviationsError: it cannot be read, or an entry has a missing, unknown or impossible field.
-    """
+    """Read a file of deviations; a ValueError names the entry with a missing, unknown or impossible field."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DeviationsError(f"--deviations {path}: cannot be read ({reason})") from error
+        raise ValueError(f"--deviations {path}: cannot be read ({reason})") from error
     entries = content.pop("deviation", [])
     if content or not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         odd = ", ".join(content) or "deviation"
-        raise DeviationsError(f"--deviations {path}: has {odd}, must have [[deviation]] entries only")
+        raise ValueError(f"--deviations {path}: has {odd}, must have [[deviation]] entries only")
     return [_deviation(f"--deviations {path}: entry {number}", entry) for number, entry in enumerate(entries, 1)]
 
 
@@ -78,14 +63,14 @@ def _deviation(where: str, entry: dict[str, Any]) -> Deviation:
         kind, wanted = (datetime.date, "a date such as 2030-01-31") if name == "expires" else (str, "a text")
         value = entry.get(name)
         if not isinstance(value, kind) or isinstance(value, datetime.datetime) or not value:
-            raise DeviationsError(f"{where}: {name} = {value!r}, must be {wanted}")
+            raise ValueError(f"{where}: {name} = {value!r}, must be {wanted}")
     unknown = sorted(set(entry) - set(FIELDS))
     if unknown:
-        raise DeviationsError(f"{where}: {unknown[0]} is unknown, must be one of {', '.join(FIELDS)}, scope")
+        raise ValueError(f"{where}: {unknown[0]} is unknown, must be one of {', '.join(FIELDS)}, scope")
     if not isinstance(scope, dict) or not all(isinstance(value, str) for value in scope.values()):
-        raise DeviationsError(f"{where}: scope = {scope!r}, must be a table of texts")
+        raise ValueError(f"{where}: scope = {scope!r}, must be a table of texts")
     if set(scope) - {"subject", "platform"} or scope.get("platform", "cpu") not in PLATFORMS:
-        raise DeviationsError(f"{where}: scope = {scope!r}, must be of subject, platform ({', '.join(PLATFORMS)})")
+        raise ValueError(f"{where}: scope = {scope!r}, must be of subject, platform ({', '.join(PLATFORMS)})")
     return Deviation(**entry, **scope)
 
 
@@ -101,19 +86,15 @@ def accepted(deviations: Iterable[Deviation], record: Result, platforms: Sequenc
 
 
 def stale(
-    deviations: Iterable[Deviation],
-    records: Iterable[Result],
-    subjects: Iterable[str],
-    platforms: Sequence[str],
+    deviations: Iterable[Deviation], results: Sequence[Result], subjects: Collection[str], platforms: Sequence[str],
     today: datetime.date,
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """One message for each deviation that is no longer true."""
-    results, trainers = list(records), list(subjects)
     messages = []
     for known in deviations:
         law, _, subject = known.id.partition("[")
         statuses = {result.status for result in results if known.covers(result, platforms)}
-        if law not in laws() or (subject and subject.removesuffix("]") not in trainers):
+        if law not in laws() or (subject and subject.removesuffix("]") not in subjects):
             messages.append(f"{known.id} matches nothing")
         elif today > known.expires:
             messages.append(f"{known.id} expired on {known.expires}")

@@ -1,10 +1,10 @@
 """faults/catalogue.toml, faults/equivalent.toml -> the seeded faults, and the changes that no law may see."""
 
 import functools
-import tomllib
 from dataclasses import dataclass
 
 from .kit import KIT
+from .law import by_id, read
 
 LAYERS = (
     "copy", "collective", "operator", "precision", "autodiff", "random numbers", "optimizer", "data", "training loop",
@@ -31,31 +31,14 @@ class Fault:
 
 @functools.cache
 def faults() -> dict[str, Fault]:
-    """The seeded faults, by id.
-
-    Raises:
-        TypeError: an entry lacks a field, or has an unknown one.
-        ValueError: an id occurs twice.
-    """
-    return _read("catalogue.toml", "fault")
+    """The seeded faults, by id; a ValueError names a wrong entry, or an id that occurs twice."""
+    return by_id((fault.id, fault) for fault in read(KIT / "faults" / "catalogue.toml", Fault))
 
 
 @functools.cache
 def changes() -> dict[str, Fault]:
     """The equivalent changes, by id; raises as `faults` does."""
-    return _read("equivalent.toml", "change")
-
-
-def _read(name: str, kind: str) -> dict[str, Fault]:
-    entries = tomllib.loads((KIT / "faults" / name).read_text(encoding="utf-8"))[kind]
-    by_id: dict[str, Fault] = {}
-    for entry in entries:
-        lists = {key: tuple(entry.get(key, ())) for key in ("seen_by", "links")}
-        fault = Fault(**entry | lists)
-        if fault.id in by_id:
-            raise ValueError(f"faults/{name}: the id {fault.id} occurs twice")
-        by_id[fault.id] = fault
-    return by_id
+    return by_id((change.id, change) for change in read(KIT / "faults" / "equivalent.toml", Fault))
 
 
 def seen_by(law: str) -> list[Fault]:

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from .comparison import Array
 from .facts import Floor
 
-Array = npt.NDArray[Any]
 Error = Callable[[Array], float]
 
 # Later comparisons of a check have the same shapes, and would add nothing.
@@ -34,9 +33,9 @@ LEAST, LARGEST = 2.0**-60, 2.0**40
 class Probe:
     """A comparison that can be repeated with an injected error."""
 
-    what: str  # was compared
+    what: str  # what was compared
     got: Array  # the computed values, float64
-    error: Error  # of such an array, in units of the bound
+    error: Error  # the error of such an array, in units of the bound
     noise: float  # relative error of correct arithmetic
     estimate: float  # of the floor if every number is off
 
@@ -91,24 +90,20 @@ class Floors:
         noise = float(np.linalg.norm(got[both] - want[both])) / size
         probe = Probe(what, got, error, noise, 1.0 / doubled)
         name = dtype.name
-        if name not in self.most or probe.estimate < self.most[name].estimate:
-            self.most[name] = probe
-        if name not in self.least or probe.estimate > self.least[name].estimate:
-            self.least[name] = probe
-
-    def note_exact(self, dtype: np.dtype[Any]) -> None:
-        """Note a comparison that passed bit for bit."""
-        self.exact.add(dtype.name)
+        self.most[name] = min(self.most.get(name, probe), probe, key=lambda one: one.estimate)
+        self.least[name] = max(self.least.get(name, probe), probe, key=lambda one: one.estimate)
 
     def table(self) -> dict[str, Floor]:
         """The floors by dtype; for a dtype that was compared only bit for bit, the distance from 1 to the next number.
 
         Integers have none: every bit of them is seen.
         """
+        import ml_dtypes  # comes with JAX, which may be missing
+
         table: dict[str, Floor] = {}
         for name in sorted(self.exact - self.least.keys()):
-            spacing = _spacing(name)
-            if spacing is not None:
+            if np.dtype(name).kind not in "biu":
+                spacing = float(ml_dtypes.finfo(name).eps)
                 table[name] = {"all": spacing, "tensor": spacing, "element": spacing, "noise": 0.0}
         for name, probe in self.least.items():
             table[name] = {
@@ -119,10 +114,3 @@ class Floors:
                 "least_sensitive": probe.what,
             }
         return table
-
-
-def _spacing(name: str) -> float | None:
-    import ml_dtypes
-
-    kind = np.dtype(name)
-    return None if kind.kind in "biu" else float(ml_dtypes.finfo(kind).eps)

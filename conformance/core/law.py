@@ -3,10 +3,11 @@
 Everything that is known about a law, apart from its code, is a field of its entry.
 """
 
+import inspect
 import tomllib
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from .kit import KIT
 
 LEVELS = ("quick", "standard", "full")
 UPPER = "the upper rungs"
-Entry = TypeVar("Entry", "Rung", "Law")
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,62 +77,51 @@ class Law:
         return self.per == "subject" and LEVELS.index(level) <= LEVELS.index(self.unoptimized_up_to)
 
 
-def entry_of(kind: type[Entry], where: str, entry: dict[str, Any]) -> Entry:
-    """A table of a TOML file as a `Rung` or a `Law`; arrays become tuples.
-
-    Raises:
-        ValueError: a field is missing or unknown.
-    """
-    names = {field.name for field in fields(kind)}
-    unknown = entry.keys() - names
+def entry_of(kind: Callable[..., Entry], where: str, entry: dict[str, Any]) -> Entry:
+    """A table of a TOML file as an object; arrays become tuples. A ValueError names a missing or unknown field."""
+    names = inspect.signature(kind).parameters
+    unknown = sorted(entry.keys() - names)
     if unknown:
-        raise ValueError(
-            f"{where}: unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(sorted(names))}"
-        )
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+        raise ValueError(f"{where}: unknown field {', '.join(unknown)}; the fields are {', '.join(sorted(names))}")
     try:
-        return kind(**values)
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+def read(path: Path, kind: Callable[..., Entry]) -> list[Entry]:
+    """The objects of a TOML file with one array of tables; raises as `entry_of` does."""
+    [entries] = tomllib.loads(path.read_text(encoding="utf-8")).values()
+    return [entry_of(kind, f"{path.parent.name}/{path.name}", entry) for entry in entries]
 
 
-def ladder_of(entries: Iterable[dict[str, Any]]) -> tuple[Rung, ...]:
-    """The rungs of `laws/rungs.toml`, from the bottom.
+def by_id(entries: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
+    """A table of (id, object); a ValueError names an id that occurs twice."""
+    table: dict[str, Entry] = {}
+    for name, entry in entries:
+        if name in table:
+            raise ValueError(f"the id {name} occurs twice")
+        table[name] = entry
+    return table
 
-    Raises:
-        ValueError: a field is missing or unknown, or a rung needs one that is not below it.
-    """
-    rungs = tuple(entry_of(Rung, "laws/rungs.toml", entry) for entry in entries)
+
+def ladder_of(rungs: Sequence[Rung]) -> tuple[Rung, ...]:
+    """The rungs from the bottom; a ValueError names one that needs a rung that is not below it."""
     for number, rung in enumerate(rungs):
         if not set(rung.needs) <= set(range(number)):
             raise ValueError(f"laws/rungs.toml: {rung.name} needs {list(rung.needs)}, must be numbers below {number}")
-    return rungs
+    return tuple(rungs)
 
 
-LADDER = ladder_of(_read(KIT / "laws" / "rungs.toml")["rung"])
+LADDER = ladder_of(read(KIT / "laws" / "rungs.toml", Rung))
 RUNGS = tuple(rung.name for rung in LADDER)
 
 
 @cache
 def laws() -> dict[str, Law]:
-    """All laws by id, from the lowest rung up.
-
-    Raises:
-        ValueError: an entry has a missing, unknown or impossible field, or an id is used twice.
-    """
-    by_id: dict[str, Law] = {}
-    for path in sorted((KIT / "laws").glob("*/test_*.toml")):
-        where = path.relative_to(KIT).as_posix()
-        for entry in _read(path)["law"]:
-            law = entry_of(Law, where, entry)
-            if law.id in by_id:
-                raise ValueError(f"{where}: the id {law.id} is used twice")
-            by_id[law.id] = law
-    return dict(sorted(by_id.items(), key=lambda item: item[1].rung))
+    """All laws by id, from the lowest rung up; a ValueError names a wrong entry, or an id that occurs twice."""
+    entries = [law for path in sorted((KIT / "laws").glob("*/test_*.toml")) for law in read(path, Law)]
+    return by_id((law.id, law) for law in sorted(entries, key=lambda law: law.rung))
 
 
 def check_id(law: str, subject: str | None) -> str:
@@ -148,9 +138,8 @@ def split_id(check: str) -> tuple[Law, str | None]:
 def selects(only: Sequence[str], check: str) -> bool:
     """Whether `--only` selects a check: by its id, its law, the start of an id, or its rung; an empty `--only` does."""
     law = check.partition("[")[0]
-    return not only or any(
-        check == word or law == word or law.startswith(f"{word}.") or word == str(laws()[law].rung) for word in only
-    )
+    names = (check, law, str(laws()[law].rung))
+    return not only or any(word in names or law.startswith(f"{word}.") for word in only)
 
 
 def expected(
@@ -167,12 +156,9 @@ def expected(
 
 
 def blocked_by(failed: Iterable[tuple[int, str | None]], law: Law, subject: str | None) -> str | None:
-    """The lowest failed rung that a law needs, in words, or None.
+    """The lowest failed rung that a law needs for a trainer (None: for the machine), in words, or None.
 
-    Args:
-        failed: each a rung's number, and the trainer that failed there or None for the machine.
-        law: that would run.
-        subject: the trainer that it would run for.
+    `failed` has the numbers of rungs, each with the trainer that failed there, or None for the machine.
     """
     for rung, trainer in sorted(failed, key=lambda key: key[0]):
         if rung in LADDER[law.rung].needs and trainer in (None, subject):

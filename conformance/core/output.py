@@ -1,49 +1,35 @@
 """The folder of a report: a check before a run, and the files after it."""
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 PROBE_BYTES = 1 << 18
 
 
-class FolderError(ValueError):
-    """A folder that cannot be written."""
-
-
 def prepare(out: Path) -> None:
-    """Make the folder, and check that a report can be written to it.
-
-    Raises:
-        FolderError: it cannot.
-    """
+    """Make the folder; a ValueError says why no report can be written to it."""
     if out.exists() and not out.is_dir():
-        raise FolderError(f"--out {out}: is a file, must be a folder; choose another name")
-    probe = out / ".sftref-probe"
+        raise ValueError(f"--out {out}: is a file, must be a folder; choose another name")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        try:
-            with probe.open("wb") as file:
-                file.write(b"\0" * PROBE_BYTES)
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            probe.unlink(missing_ok=True)
+        probe(out)
     except OSError as error:
         reason = error.strerror or error
-        raise FolderError(f"--out {out}: cannot be written ({reason}); free some space, or choose another") from error
+        raise ValueError(f"--out {out}: cannot be written ({reason}); free some space, or choose another") from error
+
+
+def probe(folder: Path) -> None:
+    """Write and delete a file in the folder, which raises an OSError if it is full or read-only."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"\0" * PROBE_BYTES)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write(out: Path, texts: Mapping[str, str]) -> None:
-    """Write files, each complete or not at all.
-
-    Args:
-        out: the folder; made if it does not exist.
-        texts: by file name.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Write files, by name, each complete or not at all; an OSError says that one cannot be written."""
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         part = out / f".{name}.part"

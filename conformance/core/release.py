@@ -112,11 +112,7 @@ def _compare_with_commit(folder: Path) -> dict[str, Any] | None:
 
 
 def examine(folder: Path = KIT) -> Examined:
-    """Compare a folder with its release.
-
-    Raises:
-        ValueError: it has no VERSION, or there is nothing to compare it with.
-    """
+    """Compare a folder with its release; a ValueError says that it has no VERSION or nothing to compare it with."""
     try:
         kit, contract = version(folder)
         another = folder.resolve() != KIT.resolve()

@@ -6,12 +6,10 @@ import dataclasses
 import hashlib
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .check import Check, NotRunReason
-from .comparison import Comparison
 from .facts import Facts
 from .law import Law, check_id
 
@@ -60,13 +58,7 @@ class Result:
     ) -> Result:
         """The result of a check in this process.
 
-        Args:
-            law: of the check.
-            subject: trainer under test, or None.
-            check: its comparisons; None if it did not begin.
-            error: that ended it, or None.
-            seconds: duration.
-            stderr: output of native libraries during the check.
+        `check` is None if it did not begin; `error` ended it; native libraries wrote `stderr` during it.
         """
         status, message = "pass", ""
         if error is not None:
@@ -88,17 +80,18 @@ class Result:
         if worst is None:
             return dataclasses.replace(blank, facts=check.facts)
         margins = sorted(one.margin for one in made if one.bound.value > 0)
-        controls = [one for one in made if one.control is not None]
-        nearest = min(controls, key=lambda one: _over(one.control, one.bound.value), default=None)
+        controls = [(one.control / (one.bound.value or 1.0), one.control) for one in made if one.control is not None]
+        nearest = min(controls, key=lambda pair: pair[0], default=(0.0, None))[1]
+        errors = "\n".join(f"{one.what} {float(one.error).hex()}" for one in made)
         return dataclasses.replace(
             blank,
             measured=_finite(worst.error),
             bound=_finite(worst.bound.value),
             noise=_finite(worst.bound.noise),
-            control=None if nearest is None else _finite(nearest.control),
+            control=_finite(nearest),
             comparisons=len(made),
             compared=sum(one.compared for one in made),
-            digest=_digest(made),
+            digest=hashlib.sha256(errors.encode()).hexdigest()[:16],
             margin=_finite(worst.margin),
             median_margin=_finite(margins[len(margins) // 2]) if margins else None,
             worst=worst.what,
@@ -124,24 +117,12 @@ class Result:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:
         """The inverse of `to_json`."""
-        reason = value.get("reason")
-        return cls(**value | {"reason": None if reason is None else NotRunReason(reason)})
-
-
-def _digest(made: Sequence[Comparison]) -> str:
-    errors = "\n".join(f"{one.what} {float(one.error).hex()}" for one in made)
-    return hashlib.sha256(errors.encode()).hexdigest()[:16]
-
-
-def _over(value: float | None, bound: float) -> float:
-    return math.inf if value is None else value / bound if bound > 0 else value
+        return cls(**value | {"reason": NotRunReason(value["reason"]) if value.get("reason") else None})
 
 
 def _finite(value: float | None) -> float | None:
     """The largest float in place of infinity, which JSON does not have."""
-    if value is None or math.isfinite(value):
-        return value
-    return sys.float_info.max
+    return value if value is None or math.isfinite(value) else sys.float_info.max
 
 
 def printable(text: str) -> str:

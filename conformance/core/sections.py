@@ -1,5 +1,7 @@
 """Sections of a report -> Markdown and HTML, with the same titles, sentences, tables and figures in both."""
 
+# ruff: noqa: D102 - each block has the two methods of `Block`
+
 import html
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +27,10 @@ def inline(value: object) -> str:
 
 
 class Block(Protocol):
-    """A part of a section."""
+    """A part of a section, as paragraphs of Markdown and as HTML."""
 
-    def markdown(self) -> str: ...  # noqa: D102
-    def html(self) -> str: ...  # noqa: D102
+    def markdown(self) -> str: ...
+    def html(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,6 @@ class Section:
         return "\n\n".join([f"## {inline(self.title)}", *texts]) if texts else ""
 
     def html(self) -> str:
-        """The heading, and the blocks."""
         anchor = f' id="{self.id}"' if self.id else ""
         text = "\n".join([f"<h2{anchor}>{escape(self.title)}</h2>", *(block.html() for block in self.blocks)])
         return f'<section class="card">{text}</section>' if self.card else text
@@ -60,11 +61,9 @@ class Text:
     lead: str = ""
 
     def markdown(self) -> str:
-        """One line."""
         return f"**{self.lead}:** {inline(self.text)}" if self.lead else inline(self.text)
 
     def html(self) -> str:
-        """One paragraph."""
         return f"<p>{f'<b>{escape(self.lead)}:</b> ' if self.lead else ''}{escape(self.text)}</p>"
 
 
@@ -75,11 +74,9 @@ class Items:
     texts: Sequence[str]
 
     def markdown(self) -> str:
-        """A line for each."""
         return "\n".join(f"- {inline(text)}" for text in self.texts)
 
     def html(self) -> str:
-        """An unordered list."""
         return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in self.texts)}</ul>"
 
 
@@ -90,7 +87,6 @@ class Figure:
     svg: str
 
     def markdown(self) -> str:
-        """Nothing."""
         return ""
 
     def html(self) -> str:
@@ -120,7 +116,6 @@ class Cell:
         return line.replace("|", "\\|")
 
     def html(self) -> str:
-        """A table cell."""
         text = self.svg or escape(self.text)
         if self.link:
             text = f'<a href="{escape(self.link)}">{text}</a>'
@@ -152,7 +147,6 @@ class Table:
     folded: bool = False  # whether HTML shows only the caption until it is clicked
 
     def markdown(self) -> str:
-        """A line for each row."""
         lines = [[cell.markdown() for cell in cells] for cells in _cells([self.head, *self.rows])]
         lines.insert(1, ["---"] * len(self.head))
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -162,9 +156,8 @@ class Table:
         head = "".join(f"<th>{escape(name)}</th>" for name in self.head)
         rows = "\n".join(f"<tr>{''.join(cell.html() for cell in cells)}</tr>" for cells in _cells(self.rows))
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption and not self.folded else ""
-        table = (
-            f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
-        )
+        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
+        table = f'<div class="scroll">{table}</div>'
         return f"<details><summary>{escape(self.caption)}</summary>{table}</details>" if self.folded else table
 
 

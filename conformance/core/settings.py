@@ -39,7 +39,7 @@ class Settings:
         """Refuse impossible values with a ValueError that names the option."""
         if self.level not in LEVELS:
             raise ValueError(f"--level = {self.level}, must be one of {', '.join(LEVELS)}")
-        if self.platform is not None and self.platform not in PLATFORMS:
+        if self.platform not in (None, *PLATFORMS):
             raise ValueError(f"--platform = {self.platform}, must be one of {', '.join(PLATFORMS)}")
         if self.devices is not None and self.devices < 1:
             raise ValueError(f"--devices = {self.devices}, must be at least 1")
@@ -97,11 +97,7 @@ class Settings:
         return [(name, str(value)) for name in names if (value := getattr(self, name)) is not None]
 
     def check_adapters(self) -> None:
-        """Load every trainer once.
-
-        Raises:
-            AdapterError: one of them cannot be used.
-        """
+        """Load every trainer once; an `AdapterError` names one that cannot be used."""
         for name in dict.fromkeys((*self.adapters, self.against)):
             load_adapter(name)
 
@@ -109,8 +105,7 @@ class Settings:
 def subject_labels(adapters: Sequence[str]) -> list[str]:
     """A short name for each adapter: its factory's name, or module and factory if two have the same name.
 
-    Raises:
-        AdapterError: a name has no colon, or occurs twice.
+    An `AdapterError` names one without a colon, or one that occurs twice.
     """
     for name in adapters:
         if ":" not in name:
@@ -118,10 +113,8 @@ def subject_labels(adapters: Sequence[str]) -> list[str]:
         if list(adapters).count(name) > 1:
             raise AdapterError("is given twice", name)
     short = [name.partition(":")[2] for name in adapters]
-    return [
-        label if short.count(label) == 1 else name.replace(":", ".")
-        for label, name in zip(short, adapters, strict=True)
-    ]
+    pairs = zip(short, adapters, strict=True)
+    return [label if short.count(label) == 1 else name.replace(":", ".") for label, name in pairs]
 
 
 def start_jax(settings: Settings) -> None:
@@ -136,7 +129,6 @@ def start_jax(settings: Settings) -> None:
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", settings.devices or SIMULATED_DEVICES)
-    if settings.platform is not None and not os.environ.get("JAX_PLATFORMS"):
-        names = {"gpu": "cuda,rocm"}.get(settings.platform, settings.platform)
-        if settings.platform != "gpu":
-            jax.config.update("jax_platforms", names if names == "cpu" else f"{names},cpu")
+    # JAX chooses between cuda and rocm itself.
+    if settings.platform not in (None, "gpu") and not os.environ.get("JAX_PLATFORMS"):
+        jax.config.update("jax_platforms", "cpu" if settings.platform == "cpu" else f"{settings.platform},cpu")

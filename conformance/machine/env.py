@@ -12,13 +12,9 @@ from .startup import CRASH, HANG, READY, start
 
 
 def gather(settings: Settings, host: Host, tell: Callable[[str], None], *, starts: bool) -> dict[str, Any]:
-    """Everything about this machine, in JSON's own values.
+    """Everything about a machine, and how JAX starts there if it `starts`, in JSON's own values.
 
-    Args:
-        settings: platform and devices of the start.
-        host: the machine.
-        tell: called several times a second with the phase of the start.
-        starts: whether to start JAX.
+    `settings` has platform and devices of the start; its phase goes to `tell`, several times a second.
     """
     static = snapshot.static(host.variables)
     about = facts(host)
@@ -29,7 +25,7 @@ def gather(settings: Settings, host: Host, tell: Callable[[str], None], *, start
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **static,
         "host": about,
-        "findings": [finding.to_json() for finding in problems],
+        "findings": [vars(finding) for finding in problems],
         "start": None if started is None else {**vars(started), "line": started.line},
     }
 

@@ -7,14 +7,14 @@ import importlib.metadata
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .host import TOOL_FAILURES
 from .versions import plugins, unpaired
 
+TEXTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("findings.toml").read_text(encoding="utf-8"))
 LEVELS = ("broken", "risk", "note")
 # Vendor -> JAX's names of its platforms, the extra that installs its plugin, and the plugin's name.
 PLATFORMS = {"amd": ("rocm", "gpu"), "nvidia": ("cuda", "gpu"), "google": ("tpu",)}
@@ -32,11 +32,8 @@ NEEDED = {"amd": ("/dev/kfd", "/dev/dri/renderD"), "nvidia": ("/dev/nvidia0", "/
           "google": ()}  # fmt: skip
 # The oldest driver for each major version of CUDA, from JAX's installation page.
 LEAST_DRIVER = {"12": 525, "13": 580}
-HIDING = {
-    "amd": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
-    "nvidia": ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"),
-    "google": (),
-}
+HIDING = {"amd": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
+          "nvidia": ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"), "google": ()}  # fmt: skip
 NOTHING = ("", "-1", "none", "void", "NoDevFiles")
 LEAST_SHM = 1 << 30
 
@@ -48,35 +45,18 @@ class Finding:
     id: str  # its entry in `findings.toml`
     level: str  # one of `LEVELS`
     what: str  # the problem
-    why: str  # it matters
+    why: str  # why it matters
     next: str  # what to do
     source: str  # a link to its documentation
 
-    def to_json(self) -> dict[str, str]:
-        """For a report."""
-        return asdict(self)
-
-
-@cache
-def _texts() -> dict[str, dict[str, str]]:
-    return tomllib.loads((Path(__file__).parent / "findings.toml").read_text(encoding="utf-8"))
-
 
 def _finding(id: str, /, **words: Any) -> Finding:
-    texts = _texts()[id]
-    return Finding(
-        id=id, **{key: text.format(**words) if key in ("what", "next") else text for key, text in texts.items()}
-    )
+    texts = {key: text.format(**words) if key in ("what", "next") else text for key, text in TEXTS[id].items()}
+    return Finding(id=id, **texts)
 
 
 def findings(facts: Mapping[str, Any], versions: Mapping[str, str], variables: Mapping[str, str]) -> list[Finding]:
-    """The problems of a machine, the worst first.
-
-    Args:
-        facts: as `host.facts` returns them.
-        versions: of the installed distributions.
-        variables: of the environment.
-    """
+    """The problems of a machine with these `host.facts`, installed versions and variables, the worst first."""
     problems = [*_devices(facts), *_software(facts, versions), *_variables(facts, variables), *_system(facts)]
     return sorted(problems, key=lambda finding: LEVELS.index(finding.level))
 
@@ -103,14 +83,10 @@ def _devices(facts: Mapping[str, Any]) -> Iterator[Finding]:
             yield _finding("device-files-missing", vendor=vendor, paths=" or ".join(missing), start=START[vendor])
         for file in files:
             if not file["usable"]:
-                yield _finding("device-permission", **file, join=_join(facts, file))
+                join = f"sudo usermod -a -G {file['group']} $LOGNAME, and log in again"
+                join = f"docker run --group-add {file['gid']} ..." if facts["container"] else join
+                yield _finding("device-permission", **file, join=join)
                 break  # the others have the same mode
-
-
-def _join(facts: Mapping[str, Any], file: Mapping[str, Any]) -> str:
-    if facts["container"]:
-        return f"docker run --group-add {file['gid']} ..."
-    return f"sudo usermod -a -G {file['group']} $LOGNAME, and log in again"
 
 
 def _software(facts: Mapping[str, Any], versions: Mapping[str, str]) -> Iterator[Finding]:

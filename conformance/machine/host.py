@@ -56,10 +56,10 @@ def run(command: Sequence[str]) -> str | None:
     )
 
 
-def shm_bytes(root: Path) -> int | None:
+def shm_bytes() -> int | None:
     """Size of /dev/shm, through which collective libraries pass messages between processes; None if it is missing."""
     try:
-        status = os.statvfs(root / "dev/shm")
+        status = os.statvfs("/dev/shm")
     except OSError:
         return None
     return status.f_blocks * status.f_frsize
@@ -69,13 +69,13 @@ def shm_bytes(root: Path) -> int | None:
 class Host:
     """The sources of a machine's facts."""
 
-    root: Path = Path("/")  # of its files
-    variables: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))  # of the environment
-    user: int = field(default_factory=os.geteuid)  # user id
+    root: Path = Path("/")
+    variables: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    user: int = field(default_factory=os.geteuid)
     groups: tuple[int, ...] = field(default_factory=lambda: (os.getegid(), *os.getgroups()))  # ids of the user's groups
-    # Id -> name of all groups.
+    # Names of all groups, by id.
     group_names: Mapping[int, str] = field(default_factory=lambda: {g.gr_gid: g.gr_name for g in grp.getgrall()})
-    shm: int | None = field(default_factory=lambda: shm_bytes(Path("/")))  # bytes of /dev/shm; None if it is missing
+    shm: int | None = field(default_factory=shm_bytes)  # bytes of /dev/shm; None if it is missing
     run: Callable[[Sequence[str]], str | None] = run  # a command -> its output, or None
 
     def read(self, path: str) -> str | None:
@@ -102,7 +102,7 @@ class Host:
         return files
 
     def _may_use(self, status: os.stat_result) -> bool:
-        """By owner, group and others; root always can. Only file permissions are tested: the rules by which a container denies a device cannot be read."""
+        """By owner, group and others; root always can. A container's rules for devices cannot be read, nor tested."""
         if self.user == 0:
             return True
         shift = 6 if status.st_uid == self.user else 3 if status.st_gid in self.groups else 0
@@ -118,10 +118,6 @@ class Host:
                 name = driver.resolve().name if driver.exists() else "none"
                 devices.append({"address": device.name, "vendor": VENDORS[vendor], "class": kind, "driver": name})
         return devices
-
-    def container(self) -> str | None:
-        """The kind of container around this process, or None."""
-        return next((name for path, name in CONTAINERS.items() if (self.root / path).exists()), None)
 
 
 def facts(host: Host) -> dict[str, Any]:
@@ -141,7 +137,7 @@ def facts(host: Host) -> dict[str, Any]:
         "system": release.get("PRETTY_NAME", "unknown"),
         "kernel": host.read("proc/sys/kernel/osrelease") or "unknown",
         "kernel_words": [word for word in words if KERNEL_WORDS.fullmatch(word)],
-        "container": host.container(),
+        "container": next((name for path, name in CONTAINERS.items() if (host.root / path).exists()), None),
         "shm_bytes": host.shm,
         "user": host.user,
         "groups": sorted({host.group_names.get(gid, str(gid)) for gid in host.groups}),

@@ -67,7 +67,7 @@ def holds_sums(dtype: np.dtype[Any], n: int) -> bool:
 
 
 def coded(rng: np.random.Generator, n: int, size: int, dtype: np.dtype[Any], *, room: int = 1) -> Array:
-    """Stacked integers [n, size] whose sums over devices are exact: device i has b[p] + c[(i + p) mod n] at position p.
+    """Stacked integers [n, size] whose sums over n devices are exact: device i has b[p] + c[(i + p) mod n] at p.
 
     b is random, c is a random order of distinct codes, and b + c is never zero. So a contribution that is dropped,
     counted twice, or taken from another device or position changes the sum, of floats by at least 2; and in any n
@@ -76,13 +76,6 @@ def coded(rng: np.random.Generator, n: int, size: int, dtype: np.dtype[Any], *, 
     Floats: 2 <= b + c <= limit / (room n), where `limit` is the dtype's `exact_limit`, so that every partial sum is an
     integer of at most limit / room, which is exact. If that leaves fewer than 4 n values (half precision on many
     devices), codes repeat; if it leaves one, b + c is 1. Integers: any words, b even and c odd; sums wrap.
-
-    Args:
-        rng: draws b and c.
-        n: number of devices.
-        size: elements on each device.
-        dtype: of the result.
-        room: factor by which the largest sum stays below the limit.
     """
     limit = exact_limit(dtype)
     if limit is None:

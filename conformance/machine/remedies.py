@@ -5,12 +5,12 @@ They are those of `remedies.toml`, and, for each variable that the user has set,
 
 import re
 import shlex
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from ..core.law import read
 
 # Variables of the user that change what is computed or how data moves ...
 OWN = re.compile(
@@ -106,9 +106,8 @@ class Tries:
         """In lines, for a diagnosis."""
         what = ", ".join(self.asked)
         if self.passed_unchanged:
-            return [
-                f"{what}: intermittent; {self.passed_unchanged} of {self.unchanged} reruns without any change passed"
-            ]
+            passed = f"{self.passed_unchanged} of {self.unchanged} reruns without any change passed"
+            return [f"{what}: intermittent; {passed}"]
         lines = [f"{self.workaround}: everything passes with it"] if self.workaround else []
         fixes = [one for one in self.tries if one.result == FIXES and one.words != self.workaround]
         lines += [f"{one.words}: {what} passes with it{f'; the whole run: {one.everything}' if one.everything else ''}"
@@ -118,21 +117,11 @@ class Tries:
             lines += [f"{WORDS[result]}: {'; '.join(words)}"] if words else []
         return lines
 
-    def to_json(self) -> dict[str, Any]:
-        """For a report."""
-        return asdict(self)
-
 
 @cache
 def listed() -> tuple[Remedy, ...]:
-    """Those of `remedies.toml`.
-
-    Raises:
-        TypeError: an entry has a field too many or too few.
-    """
-    text = Path(__file__).with_name("remedies.toml").read_text(encoding="utf-8")
-    entries: list[dict[str, Any]] = tomllib.loads(text)["remedy"]
-    return tuple(Remedy(**entry | {k: tuple(v) for k, v in entry.items() if isinstance(v, list)}) for entry in entries)
+    """Those of `remedies.toml`; a ValueError names a wrong entry."""
+    return tuple(read(Path(__file__).with_name("remedies.toml"), Remedy))
 
 
 def _own(environment: Mapping[str, str]) -> Iterator[Remedy]:
@@ -144,17 +133,10 @@ def _own(environment: Mapping[str, str]) -> Iterator[Remedy]:
 def remedies(
     platforms: Collection[str], rung: int, statuses: Collection[str], environment: Mapping[str, str], devices: int
 ) -> list[Remedy]:
-    """The settings that are worth a try.
+    """The settings worth a try: first the user's own, each to be unset; then those of the list that change something.
 
-    Args:
-        platforms: names of the platform, as `snapshot.platform_names` returns them.
-        rung: the lowest one with a failure.
-        statuses: of the failed checks there.
-        environment: in which they failed.
-        devices: how many were used.
-
-    Returns:
-        First the user's own settings, each to be unset; then those of the list that change something.
+    They depend on the platform's names (`snapshot.platform_names`), the lowest rung with a failure, the statuses of its
+    failed checks, the environment in which they failed, and the number of devices in use.
     """
     candidates = [*_own(environment), *(remedy for remedy in listed() if remedy.suits(platforms, rung, statuses))]
     return [

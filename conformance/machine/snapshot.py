@@ -47,10 +47,8 @@ def static(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
         if name and PACKAGES.fullmatch(name):
             # Python imports the first one on its path.
             versions.setdefault(name.lower().replace("_", "-"), distribution.version)
-    drivers = {}
-    for name, path in DRIVERS.items():
-        if path.is_file():
-            drivers[name] = path.read_text(errors="replace").split("\n")[0].strip()
+    drivers = {name: path.read_text(errors="replace").split("\n")[0].strip()
+               for name, path in DRIVERS.items() if path.is_file()}  # fmt: skip
     return {
         "versions": dict(sorted(versions.items())),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": cores()},

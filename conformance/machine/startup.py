@@ -44,12 +44,9 @@ class Started:
 
 
 def start(settings: Settings, tell: Callable[[str], None], environment: Mapping[str, str]) -> Started:
-    """Start JAX, compile, run and reduce, each phase within its seconds.
+    """Start JAX on platform and devices of `settings`, compile, run and reduce, each phase within its seconds.
 
-    Args:
-        settings: platform and devices.
-        tell: is called with the name of the present phase, several times a second.
-        environment: of the process.
+    `tell` is called with the name of the present phase, several times a second.
     """
     started = Started()
     own = Settings(platform=settings.platform, devices=settings.devices)

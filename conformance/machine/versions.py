@@ -17,11 +17,7 @@ def plugins(versions: Mapping[str, str]) -> dict[str, str]:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers that two packages must share: 0.9.2.post1 and 0.9.2+rocm7 are of release 0.9.2.
-
-    Raises:
-        ValueError: the text does not begin with a number.
-    """
+    """The numbers that two packages must share: 0.9.2.post1 and 0.9.2+rocm7 are of release 0.9.2."""
     match = re.match(r"[0-9]+(\.[0-9]+)*", version)
     if match is None:
         raise ValueError(f"version {version!r} does not begin with a number")

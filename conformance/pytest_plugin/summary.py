@@ -1,6 +1,7 @@
-"""A pytest session -> the ladder and the verdict in its summary, the reports, and the verdict's exit code.
+"""A pytest session -> its results; the ladder and the verdict in its summary, the reports, and the verdict's exit code.
 
-It also measures how long each check compiled. In a child process of `verify` it does only that.
+It also measures how long each check compiled. In a child process of `verify` it writes the results to a stream of
+events, which the scheduler reads, and makes no summary.
 """
 
 import datetime
@@ -8,7 +9,7 @@ import faulthandler
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +24,43 @@ from ..laws.support.compilation import COMPILING
 from ..machine import snapshot
 from ..report import write
 from ..report.terminal import ladder
-from .session import SessionResults, results_of
+from ..workers.serve import Stream
+
+# The property of pytest's reports that carries a result.
+PROPERTY = "sftref"
 
 
-def add_options(add: Callable[..., None]) -> None:
-    """Add the options of the summary."""
-    add("--sftref-out", type=Path, metavar="DIR", help="write report.json, .html, .md and junit.xml there")
-    add("--sftref-deviations", type=Path, metavar="FILE", help="a TOML file of known failures to accept")
+def results_of(report: pytest.TestReport) -> list[dict[str, Any]]:
+    """The results that a report carries, as `Result.to_json` writes them."""
+    return [value for name, value in report.user_properties if name == PROPERTY and isinstance(value, dict)]
 
 
 class Summary:
-    """The summary of a session.
+    """The results of a session and their summary; under xdist a worker and the controlling session each have one.
 
-    Args:
-        config: pytest's.
-        settings: of the run.
-        run: the session's results and stream.
+    Attributes:
+        outcome: the results so far.
+        failed: (rung, trainer or None) that failed, in this session or before.
 
     Raises:
-        known.DeviationsError: the file of deviations cannot be used.
+        ValueError: the file of deviations cannot be used.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings, run: SessionResults) -> None:
-        file: Path | None = config.option.sftref_deviations
-        self.settings, self.run = settings, run
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        option = config.option
+        file: Path | None = option.sftref_deviations
+        self.outcome = Outcome(settings=settings, expected=[], deviations=known.load(file) if file else [])
+        before = [word.partition(":") for word in (option.sftref_failed or "").split(",") if word]
+        self.failed = {(int(rung), subject or None) for rung, _, subject in before}
+        self.stream = None if option.sftref_stream is None else Stream(option.sftref_stream)
+        self.under_xdist = hasattr(config, "workerinput")
         # `verify` passes the failed rungs, and makes the summary itself.
-        self.in_child = config.option.sftref_failed is not None
-        self.out: Path | None = config.option.sftref_out
-        self.deviations = known.load(file) if file else []
+        self.in_child = option.sftref_failed is not None
+        self.out: Path | None = option.sftref_out
         self.today = datetime.datetime.now(datetime.UTC).date()
-        self.outcome = Outcome(settings=settings, expected=[], deviations=self.deviations)
         self.machine: dict[str, Any] = {}
         self.environment_sent = False
         self.has_checks = False
-        self.listens = False
         self.compiled = 0.0
         self.began = time.monotonic()
         self.problem = ""
@@ -64,14 +68,18 @@ class Summary:
             # The scheduler requests the stacks before it ends this process for a check over its deadline.
             faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
 
+    def tell(self, event: dict[str, Any]) -> None:
+        """Append one event to the stream."""
+        if self.stream is not None:
+            self.stream.tell(event)
+
     def expect(self, ids: list[str]) -> None:
         """Note that this session has checks of the kit, and that `ids` of them will run."""
         self.has_checks = True
         self.outcome.expected += ids
-        if ids and not self.listens:
+        if ids:
             import jax
 
-            self.listens = True
             jax.monitoring.register_event_duration_secs_listener(self._count)
 
     def _count(self, event: str, duration_secs: float, **_: str | int) -> None:
@@ -97,9 +105,10 @@ class Summary:
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Turn a known failure into an expected one."""
         report = yield
-        for value in results_of(report) if self.deviations else ():
+        deviations = self.outcome.deviations
+        for value in results_of(report) if deviations else ():
             platforms = self._read_machine().get("platforms", [])
-            record = known.accepted(self.deviations, Result.from_json(value), platforms, self.today)
+            record = known.accepted(deviations, Result.from_json(value), platforms, self.today)
             if record.status == "deviation" and value["status"] != "deviation":
                 value.update(record.to_json())
                 report.outcome, report.wasxfail = "skipped", record.message
@@ -109,38 +118,43 @@ class Summary:
         """JAX's devices and settings; empty before JAX is imported."""
         if not self.machine and "jax" in sys.modules:
             try:
-                self.machine = snapshot.live(self.settings.devices)
+                self.machine = snapshot.live(self.outcome.settings.devices)
             except Exception as error:  # laws report a backend that does not start
                 self.machine = {"platforms": [], "devices": [], "unknown": f"{type(error).__name__}: {error}"[:300]}
         return self.machine
 
-    @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Send the machine's description to the scheduler after the first check that passed, since JAX works then."""
-        passed = any(value["status"] == "pass" for value in results_of(report))
-        if self.in_child and passed and not self.environment_sent:
-            self.environment_sent = True
-            self.run.tell({"event": "environment", **self._read_machine()})
+        """Store the result of a check that ended; after the first one that passed, JAX can describe the machine."""
+        for value in results_of(report):
+            if value["id"] in self.outcome.records:
+                continue
+            self.outcome.records[value["id"]] = record = Result.from_json(value)
+            if record.status in ("fail", "error"):
+                self.failed.add((record.rung, record.subject))
+            if not self.under_xdist:
+                self.tell({"event": "result", **value})
+            if self.in_child and record.status == "pass" and not self.environment_sent:
+                self.environment_sent = True
+                self.tell({"event": "environment", **self._read_machine()})
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Report a file that cannot be imported to the scheduler."""
         if report.failed:
             lines = str(report.longrepr).strip().splitlines()
             errors = [line[1:].strip() for line in lines if line.startswith("E ")]
-            file, reason = Path(report.nodeid).name, (errors or lines)[-1]
-            self.run.tell({"event": "trouble", "file": file, "message": f"{file}: {reason[:300]}"})
+            file = Path(report.nodeid).name
+            self.tell({"event": "trouble", "file": file, "message": f"{file}: {(errors or lines)[-1][:300]}"})
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Report the error that ended the session to the scheduler."""
-        self.run.tell({"event": "trouble", "file": "", "message": str(excrepr).strip().splitlines()[-1][:300]})
+        self.tell({"event": "trouble", "file": "", "message": str(excrepr).strip().splitlines()[-1][:300]})
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Judge the results; a session that did not verify everything does not exit with 0."""
-        if self.in_child or hasattr(session.config, "workerinput") or not (self.has_checks or self.run.records):
-            return
         outcome = self.outcome
-        outcome.records = {record.id: record for record in self.run.records}
+        if self.in_child or self.under_xdist or not (self.has_checks or outcome.records):
+            return
         outcome.expected += [check for check in outcome.records if check not in outcome.expected]
         if exitstatus == pytest.ExitCode.INTERRUPTED:
             outcome.interrupted = int(exitstatus)
@@ -159,7 +173,7 @@ class Summary:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the ladder and the verdict."""
-        if not self.outcome.records and not self.has_checks:
+        if self.in_child or not (self.has_checks or self.outcome.records):
             return
         terminalreporter.section("conformance")
         for line in ladder(self.outcome):

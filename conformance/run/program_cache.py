@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core import output
 from ..core.kit import KIT
 from ..core.result import Result
 from ..core.settings import Settings
@@ -29,20 +30,12 @@ from ..machine.snapshot import KEEPS_PROGRAMS, keeps_programs
 # Results that are stored for later runs; checks with any other status are rerun.
 COMPARABLE = ("pass", "not_run")
 CPU = Path("/proc/cpuinfo")
-# Variables that differ from run to run (tox draws this one) and that no program depends on.
-DRAWN = ("PYTHONHASHSEED",)
 
 
 class ProgramCache:
-    """The folder for one set of settings on one machine.
+    """The folder in `root` for the settings of a run on one machine, as `snapshot.static` describes it.
 
-    Args:
-        root: of all such folders.
-        settings: of the run.
-        static: the machine, as `snapshot.static` describes it.
-
-    Raises:
-        ValueError: the folder cannot be written, or this JAX's programs cannot be kept.
+    A ValueError says that the folder cannot be written, or that this JAX's programs cannot be kept.
     """
 
     def __init__(self, root: Path, settings: Settings, static: Mapping[str, Any]) -> None:
@@ -54,7 +47,8 @@ class ProgramCache:
                 "programs; leave --cache out"
             )
         options = dataclasses.asdict(settings) | {"self_test": None, "remedies": None}
-        variables = {name: value for name, value in static["variables"].items() if name not in DRAWN}
+        # tox draws this variable for each run, and no program depends on it.
+        variables = {name: value for name, value in static["variables"].items() if name != "PYTHONHASHSEED"}
         machine = {**static, "variables": variables}
         digest = hashlib.sha256(json.dumps([options, machine, _processor()], sort_keys=True).encode())
         for path in sorted(KIT.rglob("*.py")):
@@ -66,9 +60,7 @@ class ProgramCache:
             if not self.cold:
                 shutil.rmtree(self.programs, ignore_errors=True)
             self.programs.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / ".probe"
-            probe.write_bytes(b"\0")
-            probe.unlink()
+            output.probe(self.folder)
         except OSError as error:
             reason = error.strerror or error
             raise ValueError(f"--cache {root}: must be a folder that can be written ({reason})") from error
@@ -86,28 +78,16 @@ class ProgramCache:
         return self.cold.get("since")
 
     def differing(self, records: Iterable[Result], live: Mapping[str, Any]) -> list[str]:
-        """The checks whose results differ from those of the run that compiled the programs.
-
-        Args:
-            records: results of this run.
-            live: the devices, as `snapshot.live` describes them.
-        """
-        same_devices = self.cold["devices"] == _devices(live)
-        cold = self.cold["checks"]
-        return [r.id for r in records if not same_devices or cold.get(r.id) != _comparable(r, live)]
+        """The checks of this run, on the devices of `snapshot.live`, that differ from the run that compiled."""
+        cold = self.cold["checks"] if self.cold["devices"] == _devices(live) else {}
+        return [r.id for r in records if cold.get(r.id) != _comparable(r, live)]
 
     def store(self, records: Iterable[Result], live: Mapping[str, Any]) -> None:
-        """Store results of fresh programs, or results that equal them.
-
-        Raises:
-            OSError: there is no space.
-        """
+        """Store results of fresh programs, or results that equal them; an OSError says that there is no space."""
         checks = {r.id: _comparable(r, live) for r in records if r.status in COMPARABLE}
         since = self.since or datetime.datetime.now(datetime.UTC).date().isoformat()
         content = {"since": since, "devices": _devices(live), "checks": checks}
-        part = self.results.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.results)
+        output.write(self.folder, {self.results.name: json.dumps(content, indent=1) + "\n"})
 
     def delete(self) -> None:
         """Delete programs and results."""

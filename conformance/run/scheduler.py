@@ -9,6 +9,7 @@ import datetime
 import errno
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..core.check import NotRunReason
 from ..core.deviations import accepted
 from ..core.law import RUNGS, blocked_by, laws, split_id
 from ..core.result import Result
-from ..judge.outcome import BROKEN, WRONG, Group, Outcome, groups
+from ..judge.outcome import BROKEN, WRONG, Group, Outcome
 from ..machine import snapshot
 from ..workers import endings
 from ..workers.plan import SEEDED, Unit, command, trial_command, variables
@@ -51,14 +52,9 @@ class _Running:
 
 
 class Scheduler:
-    """The processes of one run.
+    """The processes of one run, with their environment, a folder for files of checks, and the file of known failures.
 
-    Args:
-        outcome: receives the results.
-        watcher: receives the progress.
-        scratch: a folder for the files of checks.
-        file: with the known failures.
-        environment: of the processes.
+    `outcome` receives the results, and `watcher` the progress.
     """
 
     def __init__(
@@ -69,23 +65,20 @@ class Scheduler:
         self.running: list[_Running] = []
         self.programs: Path | None = None
         self.starts = 0
-        blank = [Result.ended(*split_id(check), "not_run", "", 0.0) for check in outcome.expected]
-        self.whole = {(group.rung, group.subject): len(group.records) for group in groups(blank)}
+        # Number of checks of a rung, by its number and the trainer.
+        self.whole = Counter((law.rung, subject) for law, subject in map(split_id, outcome.expected))
 
     def run(self, waiting: list[Unit], programs: Path | None = None) -> None:
-        """Run all checks of these units.
+        """Run all checks of these units, and empty the list; a `SetupError` says that nothing can be verified here.
 
-        Args:
-            waiting: units; emptied.
-            programs: folder of the programs that are kept between runs; None keeps none beyond this run.
-
-        Raises:
-            SetupError: nothing can be verified here.
+        Compiled programs are kept in the folder `programs`; None keeps none beyond this run.
         """
         self.programs = programs
         while waiting or self.running:
             ready = [unit for unit in waiting if unit.after <= self.outcome.records.keys()]
-            for unit in ready[: self._lanes() - len(self.running)]:
+            # One process at a time uses an accelerator; on simulated devices, as many as there are cores.
+            lanes = snapshot.cores() if self.outcome.platforms == ["cpu"] else 1
+            for unit in ready[: lanes - len(self.running)]:
                 waiting.remove(unit)
                 self._start(_Running(unit, None, list(unit.ids)))  # type: ignore[arg-type]
             wait([pipe for r in self.running for pipe in r.child.pipes()], 0.2)
@@ -105,10 +98,6 @@ class Scheduler:
         for running in self.running:
             running.child.close()
         self.running = []
-
-    def _lanes(self) -> int:
-        # One process at a time uses an accelerator; on simulated devices, as many as there are cores.
-        return snapshot.cores() if self.outcome.platforms == ["cpu"] else 1
 
     def _start(self, running: _Running) -> None:
         """Start a process for the rest of a unit, after blocking the checks that need a failed rung."""

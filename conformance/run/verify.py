@@ -27,18 +27,9 @@ from .workarounds import Rerun, start_jax_alone, tried
 def verify(
     settings: Settings, deviations: list[Deviation], file: Path | None, watcher: Watcher, cache: Path | None = None
 ) -> Outcome:
-    """Run the ladder.
+    """Run the ladder; the child processes read the known failures from `file`.
 
-    Args:
-        settings: of the run.
-        deviations: known failures.
-        file: the file with the deviations, for the child processes.
-        watcher: receives the progress.
-        cache: folder of the programs that are kept between runs; see `program_cache.py`.
-
-    Raises:
-        ValueError: the cache cannot be written.
-        OSError: there is no space for temporary files.
+    Compiled programs are kept between runs in `cache` (`program_cache.py`); a ValueError if it cannot be written.
     """
     ids = expected(settings.level, settings.subjects, settings.only, processes=settings.processes)
     outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=snapshot.static())
@@ -51,14 +42,14 @@ def verify(
     reason = NEVER_RUN
     try:
         with signals.raised():
-            try:
-                look(outcome, watcher)
+            look(outcome, watcher)
+            if outcome.start is not None and outcome.start.how in (HANG, CRASH):
+                outcome.troubles.append(outcome.start.line)
+                reason = "JAX did not start"
+            else:
                 scheduler.run(units(ids) + trials(outcome.seeded), kept.programs if kept else None)
                 if kept is not None:
                     compare_with_cold(scheduler, kept)
-            except NotStartedError as error:
-                outcome.troubles.append(str(error))
-                reason = "JAX did not start"
             if settings.remedies:
                 outcome.tries = tried(outcome, os.environ, Rerun(outcome, watcher, scratch, file))
     except (KeyboardInterrupt, signals.Stopped) as stop:
@@ -75,23 +66,12 @@ def verify(
     return outcome
 
 
-class NotStartedError(Exception):
-    """JAX hangs or crashes when it starts."""
-
-
 def look(outcome: Outcome, watcher: Watcher) -> None:
-    """Examine the machine before JAX is imported; if JAX may use an accelerator, start it in a process of its own.
-
-    Raises:
-        NotStartedError: JAX hangs or crashes.
-    """
+    """Examine the machine before JAX is imported; if JAX may use an accelerator, start it in a process of its own."""
     outcome.findings = findings(facts(Host()), outcome.environment["versions"], os.environ)
     watcher.findings(outcome.findings)
-    if snapshot.foreseen(outcome.settings.platform) == ["cpu"]:
-        return
-    outcome.start = start_jax_alone(outcome, watcher, os.environ)
-    if outcome.start.how in (HANG, CRASH):
-        raise NotStartedError(outcome.start.line)
+    if snapshot.foreseen(outcome.settings.platform) != ["cpu"]:
+        outcome.start = start_jax_alone(outcome, watcher, os.environ)
 
 
 def compare_with_cold(scheduler: Scheduler, kept: ProgramCache) -> None:

@@ -38,14 +38,7 @@ Environment = Mapping[str, str]
 
 
 class Rerun:
-    """Reruns parts of a run under other settings; the run's own results stay as they are.
-
-    Args:
-        outcome: of the run.
-        watcher: receives the progress.
-        scratch: folder of the run.
-        file: with the known failures.
-    """
+    """Reruns parts of a run under other settings; the arguments are those of its `Scheduler`, its results stay."""
 
     def __init__(self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None) -> None:
         self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
@@ -111,13 +104,7 @@ class _WaitingOnly:
 
 
 def tried(outcome: Outcome, environment: Environment, rerun: Rerun) -> Tries | None:
-    """Look for a setting that fixes what failed; None if no setting could matter.
-
-    Args:
-        outcome: of a run that has ended.
-        environment: of that run.
-        rerun: of its checks and of JAX's start.
-    """
+    """Look for a setting that fixes what failed in a run that has ended; None if no setting could matter."""
     if outcome.start is not None and outcome.start.how != READY:
         return _of_a_start(outcome.start, environment, rerun)
     failed = [
@@ -178,10 +165,8 @@ def _try_each(
                 everything = verdict.line
                 if verdict.name == "CONFORMANT":
                     tries.workaround = remedy.words
-        tries.tries.append(
-            Try(
-                id=remedy.id, words=remedy.words, does=remedy.does, source=remedy.source, result=result,
-                message=message, everything=everything,
-            )
-        )  # fmt: skip
+        tries.tries.append(Try(
+            id=remedy.id, words=remedy.words, does=remedy.does, source=remedy.source, result=result, message=message,
+            everything=everything,
+        ))  # fmt: skip
     return tries

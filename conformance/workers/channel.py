@@ -38,22 +38,15 @@ class Worker(Process):
     Args:
         factory: MODULE:NAME of a function or class; the child calls it before the first method.
         arguments: of the factory; what can be pickled.
-        python: the interpreter.
+        python: the interpreter; an OSError says that it cannot be run.
         variables: the environment; None for that of this process, where the child imports what this process can.
         alone: in a session of its own, so that what it starts ends with it.
-
-    Raises:
-        OSError: `python` cannot be run.
     """
 
     def __init__(
-        self,
-        factory: str,
-        *arguments: Any,
-        python: str = sys.executable,
-        variables: Mapping[str, str] | None = None,
+        self, factory: str, *arguments: Any, python: str = sys.executable, variables: Mapping[str, str] | None = None,
         alone: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         # No `preexec_fn`: it is not safe beside JAX's threads. `serve` ties itself to its parent.
         words = [python, "-P", "-m", f"{PACKAGE}.workers.serve", factory, str(os.getpid())]
         variables = importable() if variables is None else variables
@@ -86,11 +79,9 @@ class Worker(Process):
         return [NoAnswer(endings.ended(code, self.output), code=code)]
 
     def __enter__(self) -> Self:
-        """The running process."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kill it."""
         self.close()
 
 
@@ -99,11 +90,8 @@ def answers(
 ) -> list[Any]:
     """The answers to the last call of each worker, in order, with a `NoAnswer` in place of one that did not come.
 
-    Args:
-        workers: of each of them one call has no answer yet.
-        seconds: for all of them.
-        grace: seconds left to the others once one has failed: they may wait for it for ever.
-        waiting: is called several times a second.
+    All of them have `seconds`. Once one has failed, the others have `grace` left: they may wait for it for ever.
+    `waiting` is called several times a second.
     """
     began = time.monotonic()
     end = began + seconds
@@ -137,11 +125,7 @@ class WorkerError(Exception):
 def call(
     workers: Mapping[str, Worker], method: str, *arguments: Any, seconds: float, grace: float = math.inf
 ) -> list[Any]:
-    """Call a method in all workers at once; their answers: see `answers`.
-
-    Raises:
-        WorkerError: a worker gave no answer.
-    """
+    """Call a method in all workers at once; their `answers`, or a `WorkerError` if one gave none."""
     for worker in workers.values():
         worker.send(method, *arguments)
     results = answers(list(workers.values()), seconds, grace=grace)

@@ -63,12 +63,7 @@ def trial_command(settings: Settings, ids: Sequence[str]) -> list[str]:
 def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Path | None, scratch: Path) -> list[str]:
     """The command of the pytest process for these checks.
 
-    Args:
-        settings: of the run.
-        ids: of the checks.
-        failed: the rungs that have failed so far, as `--sftref-failed` takes them.
-        deviations: the file of known failures.
-        scratch: a new folder for the files of these checks.
+    `failed` has the rungs that have failed so far, as `--sftref-failed` takes them; `scratch` is a new folder.
     """
     # -P: a file in the current folder must not replace a module.
     words = [sys.executable, "-P", "-m", "pytest", "-c", str(KIT / "pytest.ini"), "--rootdir", str(KIT)]

@@ -40,17 +40,10 @@ CHATTER = b"[Gloo]"
 
 
 class Process:
-    """A running child process.
+    """A running child process; it is killed when this object is deleted, or this process exits.
 
-    It is killed when this object is deleted, or this process exits.
-
-    Args:
-        command: to be run, with `--sftref-stream=FILE` added: the pipe for its events.
-        variables: its whole environment.
-        options: of `subprocess.Popen`.
-
-    Attributes:
-        output: the last lines of its stderr.
+    It runs `command` with `--sftref-stream=FILE` added, the pipe for its events, in an environment of `variables` only,
+    and with further `options` of `subprocess.Popen`.
     """
 
     def __init__(self, command: Sequence[str], variables: Mapping[str, str], **options: Any) -> None:
@@ -68,7 +61,7 @@ class Process:
             os.close(writes)
         assert self.process.stderr is not None
         self._stderr = self.process.stderr
-        self.output: deque[str] = deque(maxlen=400)
+        self.output: deque[str] = deque(maxlen=400)  # the last lines of its stderr
         self._pending: deque[dict[str, Any]] = deque()
         self._unread = {self._events: bytearray(), self._stderr: bytearray()}
         for pipe in self._unread:
@@ -92,14 +85,11 @@ class Process:
             self._pending.popleft()
 
     def _read(self) -> None:
-        """Read what the pipes hold.
-
-        stderr comes last: a child writes there before it writes an event, so what belongs to an event has come by then.
-        """
         events = []
         for line in self._lines(self._events):
             with contextlib.suppress(ValueError):  # a line cut short by the process's death
                 events.append(json.loads(line))
+        # stderr comes last: a child writes there before an event, so what belongs to an event has come by then.
         self._read_stderr()
         for event in events:
             self._follow(event)
@@ -116,7 +106,6 @@ class Process:
         """Take note of an event."""
 
     def _hear(self, line: bytes) -> None:
-        """Keep a line of stderr."""
         self.output.append(printable(line[:500].decode(errors="replace")))
 
     def _lines(self, pipe: IO[bytes]) -> list[bytes]:
@@ -180,18 +169,12 @@ def _end(process: subprocess.Popen[bytes], events: IO[bytes], *, group: bool) ->
 
 
 class Child(Process):
-    """A running process, which has `left` checks to run.
-
-    Attributes:
-        running: the id of the check that runs now, or None.
-        answered: how many checks have ended.
-        since: when the present check, or the pause between two checks, began.
-        deadline: the seconds that it may take.
-    """
+    """A running process, which has `left` checks to run."""
 
     def __init__(self, command: Sequence[str], variables: Mapping[str, str], left: int) -> None:
-        self.running: str | None = None
-        self.answered, self.left = 0, left
+        self.running: str | None = None  # the id of the check that runs now
+        self.answered, self.left = 0, left  # how many checks have ended, and how many have not
+        # When the present check, or the pause between two checks, began; and the seconds that it may take.
         self.since, self.deadline = time.monotonic(), START
         self._mismatch, self._mismatches = "", dict[str, str]()
         # `preexec_fn` is safe here: the scheduler has one thread.

@@ -54,7 +54,7 @@ def test_a_missing_field_is_named() -> None:
 @pytest.mark.parametrize("needs", [[0], [1], [-1]])
 def test_a_rung_that_needs_one_not_below_it_is_refused(needs: list[int]) -> None:
     with pytest.raises(ValueError, match=r"laws/rungs.toml: copies needs \[-?[01]\], must be numbers below 0"):
-        ladder_of([{"name": "copies", "needs": needs}])
+        ladder_of([Rung(name="copies", needs=tuple(needs))])
 
 
 @pytest.mark.parametrize("level", LEVELS)
