@@ -11,32 +11,21 @@ from .outcome import Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class Fate:
-    """The result of one seeded fault.
+    """The result of one seeded fault."""
 
-    Attributes:
-        fault: its entry in the catalogue.
-        status: `killed` if every law that ran saw it, `survived` if one did not, `not_run` if none ran.
-        expected: the laws of its trials.
-        seen_by: the laws that saw it.
-        message: why a law did not see it, or why none ran.
-        seconds: of all its trials.
-    """
-
-    fault: Fault
-    status: str
-    expected: tuple[str, ...]
-    seen_by: tuple[str, ...]
-    message: str = ""
-    seconds: float = 0.0
+    fault: Fault  # its entry in the catalogue
+    status: str  # `killed` if every law that ran saw it, `survived` if one did not, `not_run` if none ran
+    expected: tuple[str, ...]  # the laws of its trials
+    seen_by: tuple[str, ...]  # the laws that saw it
+    message: str = ""  # why a law did not see it, or why none ran
+    seconds: float = 0.0  # of all its trials
 
 
 def chosen(level: str, checks: Iterable[str]) -> list[str]:
-    """The ids of the trials of a run: a law with a fault in brackets.
+    """The ids of the trials of a run with these checks: a law with a fault in brackets.
 
-    Args:
-        level: `full` for every fault with every law that must see it; below, a sample across the layers, each with the
-            first law of the run that must see it.
-        checks: the ids of the run's checks; a fault whose laws are not among them is left out.
+    At level `full` every fault with every law that must see it; below, a sample across the layers, each with the first
+    law of the run that must see it. A fault whose laws are not in the run is left out.
     """
     running = {split_id(check)[0].id for check in checks}
     whole = level == "full"
@@ -51,14 +40,14 @@ def chosen(level: str, checks: Iterable[str]) -> list[str]:
 
 def fates(outcome: Outcome) -> list[Fate]:
     """The result of each fault that the run was to seed."""
-    trials: dict[str, list[str]] = {}
+    expected: dict[str, list[str]] = {}
     for trial in outcome.seeded:
         law, fault = split_id(trial)
-        trials.setdefault(str(fault), []).append(law.id)
-    return [_fate(outcome, faults()[fault], expected) for fault, expected in trials.items()]
+        expected.setdefault(str(fault), []).append(law.id)
+    return [_fate(outcome, faults()[fault], tuple(seers)) for fault, seers in expected.items()]
 
 
-def _fate(outcome: Outcome, fault: Fault, expected: list[str]) -> Fate:
+def _fate(outcome: Outcome, fault: Fault, expected: tuple[str, ...]) -> Fate:
     trials: list[Result] = []
     reasons = []
     for law in expected:
@@ -72,17 +61,10 @@ def _fate(outcome: Outcome, fault: Fault, expected: list[str]) -> Fate:
     missed = [record for record in trials if record.status != "fail"]
     status = "survived" if missed else "killed" if seen else "not_run"
     if missed:
-        reasons = [
-            f"{record.law}: {record.status}{': ' if record.message else ''}{record.message}" for record in missed
-        ]
-    return Fate(
-        fault=fault,
-        status=status,
-        expected=tuple(expected),
-        seen_by=seen,
-        message="" if status == "killed" else "; ".join(dict.fromkeys(reasons)),
-        seconds=sum(record.seconds for record in trials),
-    )
+        reasons = [": ".join(filter(None, (record.law, record.status, record.message))) for record in missed]
+    message = "" if status == "killed" else "; ".join(dict.fromkeys(reasons))
+    seconds = sum(record.seconds for record in trials)
+    return Fate(fault=fault, status=status, expected=expected, seen_by=seen, message=message, seconds=seconds)
 
 
 def _without_fault(outcome: Outcome, law: str) -> str:

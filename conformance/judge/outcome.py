@@ -32,15 +32,6 @@ class Group(NamedTuple):
         """The rung's number and name, and the trainer."""
         return f"{self.rung} {RUNGS[self.rung]}" + (f" [{self.subject}]" if self.subject else "")
 
-    def count(self, *statuses: str) -> int:
-        """The number of checks with these statuses."""
-        return sum(record.status in statuses for record in self.records)
-
-    @property
-    def comparisons(self) -> int:
-        """Of all checks together."""
-        return sum(record.comparisons for record in self.records)
-
     @property
     def seconds(self) -> float:
         """Of all checks together."""
@@ -49,47 +40,34 @@ class Group(NamedTuple):
 
 @dataclass(kw_only=True)
 class Outcome:
-    """A run, finished or interrupted.
+    """A run, finished or interrupted."""
 
-    Attributes:
-        settings: of the run.
-        expected: the ids of its checks, in order.
-        records: by id, the results of checks that ended.
-        seeded: the ids of the trials: a law, with a fault that it must see in brackets.
-        trials: by id, their results; the status is `fail` if the law saw the fault.
-        environment: see `machine/snapshot.py`.
-        subjects: by label, the description of each trainer under test.
-        deviations: known ones that apply to this run.
-        findings: problems of the machine, from before JAX was imported.
-        start: of JAX in a process of its own; None if JAX can only choose the CPU, where it is not tried.
-        kept_since: the day on which the cached programs of this run were compiled; None without a cache.
-        doubted: the checks whose results differ between cached and freshly compiled programs.
-        tries: reruns of failed checks with other settings; None without failures, or if no setting could matter.
-        troubles: crashes and hangs of processes outside of any check, at their exit.
-        interrupted: the exit code of a run that a signal ended: 130 for Ctrl-C.
-        setup: why nothing could be verified, and how to fix it.
-        started: its time.
-        seconds: its duration.
-    """
-
-    settings: Settings
-    expected: list[str]
-    records: dict[str, Result] = field(default_factory=dict)
+    settings: Settings  # of the run
+    expected: list[str]  # the ids of its checks, in order
+    records: dict[str, Result] = field(default_factory=dict)  # by id, the results of checks that ended
+    # The ids of the trials: a law, with a fault that it must see in brackets.
     seeded: list[str] = field(default_factory=list)
+    # By id, their results; the status is `fail` if the law saw the fault.
     trials: dict[str, Result] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)  # see `machine/snapshot.py`
+    # By label, the description of each trainer under test.
     subjects: dict[str, dict[str, Any]] = field(default_factory=dict)
-    deviations: list[Deviation] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    deviations: list[Deviation] = field(default_factory=list)  # known ones that apply to this run
+    findings: list[Finding] = field(default_factory=list)  # problems of the machine, from before JAX was imported
+    # Of JAX in a process of its own; None if JAX can only choose the CPU, where it is not tried.
     start: Started | None = None
+    # The day on which the cached programs of this run were compiled; None without a cache.
     kept_since: str | None = None
+    # The checks whose results differ between cached and freshly compiled programs.
     doubted: list[str] = field(default_factory=list)
+    # Reruns of failed checks with other settings; None without failures, or if no setting could matter.
     tries: Tries | None = None
+    # Crashes and hangs of processes outside of any check, at their exit.
     troubles: list[str] = field(default_factory=list)
-    interrupted: int | None = None
-    setup: str | None = None
-    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
-    seconds: float = 0.0
+    interrupted: int | None = None  # the exit code of a run that a signal ended: 130 for Ctrl-C
+    setup: str | None = None  # why nothing could be verified, and how to fix it
+    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # its time
+    seconds: float = 0.0  # its duration
 
     @property
     def unoptimized(self) -> list[str]:
@@ -99,8 +77,7 @@ class Outcome:
     @property
     def platforms(self) -> list[str]:
         """The names of the platform, most general first; empty if it is unknown."""
-        names: list[str] = self.environment.get("platforms", [])
-        return names
+        return list(self.environment.get("platforms", ()))
 
     def ended(self) -> list[Result]:
         """All results, in the order of the ladder."""

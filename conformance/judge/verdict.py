@@ -15,19 +15,11 @@ CODES = {
     "CONFORMANT": 0, "NONCONFORMANT": 1, "WORKAROUND": 1, "SETUP": 2, "UNRESPONSIVE": 3, "INCOMPLETE": 4,
     "UNTRUSTED": 5,
 }  # fmt: skip
-NO_FAULTS = "no seeded fault was run"
 MOST_NAMED = 3
 
 
 class Verdict(NamedTuple):
-    """A verdict.
-
-    Attributes:
-        name: one of `CODES`.
-        exit_code: of the command.
-        reason: the middle part of the line.
-        line: verdict, reason, what ran, and the result of the seeded faults.
-    """
+    """A verdict: one of `CODES`, the exit code, and the line: verdict, reason, what ran, and the seeded faults seen."""
 
     name: str
     exit_code: int
@@ -53,9 +45,8 @@ def self_test(outcome: Outcome) -> str:
     missed = [fault for fault, status in statuses.items() if status == "survived"]
     seen = sum(status == "killed" for status in statuses.values())
     if not seen and not missed:
-        return NO_FAULTS
-    more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
-    names = f", not {', '.join(missed[:MOST_NAMED])}{more}" if missed else ""
+        return "no seeded fault was run"
+    names = f", not {', '.join(missed[:MOST_NAMED])}{_more(len(missed) - MOST_NAMED)}" if missed else ""
     return f"{seen} of {seen + len(missed)} seeded faults seen{names}"
 
 
@@ -84,8 +75,7 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
     if lost or outcome.troubles:
         return "UNRESPONSIVE", reason
     if outcome.doubted:
-        more = f" and {len(outcome.doubted) - 1} more" if len(outcome.doubted) > 1 else ""
-        which = f"{outcome.doubted[0]}{more}"
+        which = f"{outcome.doubted[0]}{_more(len(outcome.doubted) - 1)}"
         return "UNTRUSTED", f"cached programs disagreed with a fresh compile; the cache was deleted ({which}): {reason}"
     if not passed:
         return "UNTRUSTED", f"nothing was verified: {reason}"
@@ -99,19 +89,17 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
 
 def _reason(outcome: Outcome, old: Sequence[str]) -> str:
     """The counts of all checks, by how they ended."""
-    wrong, blocked, known = outcome.of_status(*WRONG), outcome.of_status("blocked"), outcome.of_status("deviation")
+    blocked, known = outcome.of_status("blocked"), outcome.of_status("deviation")
     parts = [f"{len(outcome.of_status('pass'))} of {len(outcome.expected)} checks passed"]
-    parts += [f"{len(wrong)} wrong ({_first(wrong)})"] if wrong else []
-    for status, word in (("hang", "hung"), ("crash", "crashed")):
-        lost = outcome.of_status(status)
-        parts += [f"{len(lost)} {word} ({_first(lost)})"] if lost else []
+    for word, statuses in (("wrong", WRONG), ("hung", ("hang",)), ("crashed", ("crash",))):
+        broken = outcome.of_status(*statuses)
+        parts += [f"{len(broken)} {word} ({_first(broken)})"] if broken else []
     parts += [*outcome.troubles, *(f"deviation {text}" for text in old)]
     parts += [f"{len(blocked)} blocked"] if blocked else []
     missing = unmet(outcome)
     if missing:
         reasons = list(dict.fromkeys(record.message for record in missing))
-        more = f" and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
-        parts.append(f"{len(missing)} not run: {reasons[0]}{more}")
+        parts.append(f"{len(missing)} not run: {reasons[0]}{_more(len(reasons) - 1, ' reasons')}")
     idle = [record for record in outcome.of_status("not_run") if record not in missing]
     unclaimed = [record for record in idle if record.reason == NotRunReason.UNCLAIMED]
     if unclaimed:
@@ -132,17 +120,19 @@ def unmet(outcome: Outcome) -> list[Result]:
 
 def _first(records: Sequence[Result]) -> str:
     """The lowest of them, and the number of the others."""
-    more = f" and {len(records) - 1} more" if len(records) > 1 else ""
-    return f"rung {records[0].rung}, {RUNGS[records[0].rung]}: {records[0].id}{more}"
+    return f"rung {records[0].rung}, {RUNGS[records[0].rung]}: {records[0].id}{_more(len(records) - 1)}"
+
+
+def _more(count: int, what: str = "") -> str:
+    return f" and {count} more{what}" if count > 0 else ""
 
 
 def described(outcome: Outcome) -> str:
     """Comparisons, time, level, devices and seed of a run."""
     settings, environment = outcome.settings, outcome.environment
     count = len(environment.get("devices", ()))
-    platform = outcome.platforms[-1] if outcome.platforms else "unknown"
-    simulated = "simulated " if environment.get("simulated") else ""
-    devices = f"{count} {simulated}{platform} device{'' if count == 1 else 's'}" if count else "devices unknown"
+    kind = f"{'simulated ' if environment.get('simulated') else ''}{(outcome.platforms or ['unknown'])[-1]}"
+    devices = f"{count} {kind} device{'' if count == 1 else 's'}" if count else "devices unknown"
     only = f", only {' '.join(settings.only)}" if settings.only else ""
     comparisons = sum(record.comparisons for record in outcome.records.values())
     light = len(outcome.unoptimized)

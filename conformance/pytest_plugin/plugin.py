@@ -19,11 +19,9 @@ from ..core.law import LEVELS, Law, blocked_by, check_id, laws, selects
 from ..core.result import Result
 from ..core.settings import Settings, start_jax
 from ..laws.support import call as law_call
-from .session import PROPERTY, SessionResults, results_of
-from .summary import Summary, add_options
+from .summary import PROPERTY, Summary
 
 SETTINGS = pytest.StashKey[Settings]()
-RUN = pytest.StashKey[SessionResults]()
 SUMMARY = pytest.StashKey[Summary]()
 CHECK = pytest.StashKey[Check]()
 CHECK_ID = pytest.StashKey[str]()
@@ -33,8 +31,7 @@ OPTIONS = ("level", "against", "platform", "devices", "expect", "seed", "process
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the kit's options; their common prefix keeps them apart from other plugins' options."""
-    group = parser.getgroup("sftref", "conformance of distributed training")
-    add = group.addoption
+    add = parser.getgroup("sftref", "conformance of distributed training").addoption
     add("--sftref-level", default="standard", choices=LEVELS, help="how much to check (default: standard)")
     add("--sftref-adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer under test")
     add("--sftref-against", default=Settings.against, metavar="MODULE:FACTORY", help="the trainer to compare with")
@@ -46,7 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--sftref-processes", type=int, metavar="N", help="at most N processes on rung 9")
     add("--sftref-stream", type=Path, metavar="FILE", help="append each check's result as JSON")
     add("--sftref-failed", help="rungs that have failed before, as `verify` passes them: 2,6:mesh")
-    add_options(add)
+    add("--sftref-out", type=Path, metavar="DIR", help="write report.json, .html, .md and junit.xml there")
+    add("--sftref-deviations", type=Path, metavar="FILE", help="a TOML file of known failures to accept")
     speed.add_options(add)
 
 
@@ -69,14 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
             sys.path.append(str(config.invocation_params.dir))
             start_jax(settings)
             settings.check_adapters()
-        config.stash[RUN] = run = SessionResults(option.sftref_stream, option.sftref_failed)
-        config.stash[SUMMARY] = Summary(config, settings, run)
+        config.stash[SUMMARY] = Summary(config, settings)
         if option.sftref_benchmark:
             speed.configure(config, settings)
     except (ValueError, AdapterError) as error:
         raise pytest.UsageError(str(error)) from error
     config.stash[SETTINGS] = settings
-    config.pluginmanager.register(Recorder(run, streams=not hasattr(config, "workerinput")), "sftref-recorder")
     config.pluginmanager.register(config.stash[SUMMARY], "sftref-summary")
 
 
@@ -113,10 +109,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             others.append(item)
             continue
         item.stash[CHECK_ID] = check_id(law.id, _subject_of(item))
-        if not law.runs_at(settings.level, settings.processes) or not selects(settings.only, item.stash[CHECK_ID]):
+        if law.runs_at(settings.level, settings.processes) and selects(settings.only, item.stash[CHECK_ID]):
+            ours.append((law, item))
+        else:
             dropped.append(item)
-            continue
-        ours.append((law, item))
     if not ours and not dropped:
         return
     config.hook.pytest_deselected(items=dropped)
@@ -139,7 +135,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     law = _law_of(item)
     if law is None or CHECK_ID not in item.stash:
         return
-    run = item.config.stash[RUN]
+    run = item.config.stash[SUMMARY]
     run.tell({"event": "start", "id": item.stash[CHECK_ID], "deadline": law.deadline, "time": time.time()})
     blocker = blocked_by(run.failed, law, _subject_of(item))
     if blocker is not None:
@@ -177,10 +173,10 @@ def devices(settings: Settings) -> list[Any]:
 @pytest.fixture(scope="session")
 def subject(request: pytest.FixtureRequest) -> TrainerUnderTest:
     """The trainer under test."""
-    config = request.config
-    trainer = load_adapter(config.stash[SETTINGS].subjects[request.param])
+    label, config = request.param, request.config
+    trainer = load_adapter(config.stash[SETTINGS].subjects[label])
     claims = sorted(trainer.capabilities)
-    config.stash[RUN].tell({"event": "subject", "label": request.param, "name": trainer.name, "capabilities": claims})
+    config.stash[SUMMARY].tell({"event": "subject", "label": label, "name": trainer.name, "capabilities": claims})
     return trainer
 
 
@@ -217,31 +213,10 @@ def pytest_runtest_makereport(
     if law is not None and CHECK_ID in item.stash and ended:
         error = call.excinfo.value if call.excinfo else None
         stderr = "".join(text for name, text in report.sections if "stderr" in name)
-        settings = item.config.stash[SETTINGS]
         subject = _subject_of(item)
         record = Result.of(law, subject, item.stash.get(CHECK, None), error, call.duration, stderr)
-        record = dataclasses.replace(record, repro=settings.repro(record.id, subject))
+        record = dataclasses.replace(record, repro=item.config.stash[SETTINGS].repro(record.id, subject))
         if record.status == "fail" and report.outcome == "passed":
             report.outcome, report.longrepr = "failed", record.message
         report.user_properties.append((PROPERTY, record.to_json()))
     return report
-
-
-class Recorder:
-    """Collects results from pytest's reports; under xdist both a worker and the controlling session receive them.
-
-    Args:
-        run: receives the results.
-        streams: whether this session writes to the stream.
-    """
-
-    def __init__(self, run: SessionResults, *, streams: bool) -> None:
-        self.run, self.streams = run, streams
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Store the result of a check that ended, and write it to the stream."""
-        for value in results_of(report):
-            if value["id"] not in self.run.ended:
-                self.run.add(Result.from_json(value))
-                if self.streams:
-                    self.run.tell({"event": "result", **value})

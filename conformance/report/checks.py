@@ -54,14 +54,15 @@ def _details(check: Check) -> Iterator[tuple[str, str]]:
         yield "next step", check["next_step"]
     if check["measured"] is not None:
         yield "worst comparison", f"{check['worst']}: error {check['measured']:.3g}"
-        source = f" ({check['bound_from']})" if check["bound_from"] else ""
-        yield "bound", f"{check['bound']:.3g}{source}"
+        yield "bound", f"{check['bound']:.3g}{f' ({why})' if (why := check['bound_from']) else ''}"
         if check["noise"]:
             yield "expected of correct arithmetic", f"{check['noise']:.2g}"
         if check["control"] is not None:
             yield "control, which must fail", f"{check['control']:.3g}"
     for dtype, floor in check["facts"].get("floor", {}).items():
-        parts = ", ".join(f"{name} {floor[name]:.2g}" for name in ("all", "tensor", "element") if floor.get(name))
+        # JSON has no infinity: it is a text there.
+        values = {name: float(floor[name]) for name in ("all", "tensor", "element") if floor.get(name)}
+        parts = ", ".join(f"{name} {value:.2g}" for name, value in values.items())
         if parts:
             yield f"detection floor, {dtype}", f"{parts} (noise {floor.get('noise') or 0:.2g})"
     yield "detects", "; ".join(check["catches"])
@@ -90,16 +91,16 @@ class Checks:
 
     def html(self) -> str:
         """Filters, which `page.js` applies, then the checks: failed ones first and open."""
-        ended = [check["status"] for check in self.checks]
+        ended = {check["status"] for check in self.checks}
         rungs = sorted({(check["rung"], check["rung_name"]) for check in self.checks})
         trainers = sorted({check["subject"] for check in self.checks if check["subject"]})
         filters = [
             f'<p class="quiet">{AXIS}</p>',
             '<div class="filters" role="search">',
             '<label>words<input id="words" type="search" placeholder="gradient, step.update"></label>',
-            _options("status", "status", [(status, word) for status, word in WORDS.items() if status in ended]),
-            _options("rung", "rung", [(str(rung), f"{rung} {name}") for rung, name in rungs]),
-            _options("subject", "trainer", [(trainer, trainer) for trainer in trainers]),
+            _options("status", "status", {status: word for status, word in WORDS.items() if status in ended}),
+            _options("rung", "rung", {rung: f"{rung} {name}" for rung, name in rungs}),
+            _options("subject", "trainer", {trainer: trainer for trainer in trainers}),
             '<button id="open" type="button">open or close all</button>',
             '<button id="clear" type="button">clear</button>',
             '<span id="count" role="status" class="quiet"></span></div>',
@@ -117,16 +118,15 @@ def _markdown_detail(name: str, text: str) -> str:
     return f"{fence}\n{printable(text)}\n{fence}"
 
 
-def _options(name: str, label: str, values: Sequence[tuple[str, str]]) -> str:
-    options = "".join(f'<option value="{escape(value)}">{escape(words)}</option>' for value, words in values)
+def _options(name: str, label: str, values: Mapping[Any, str]) -> str:
+    options = "".join(f'<option value="{escape(value)}">{escape(words)}</option>' for value, words in values.items())
     return f'<label>{label}<select id="{name}"><option value="">all</option>{options}</select></label>'
 
 
 def _html(check: Check) -> str:
     state = state_of([check["status"]])
-    margin = f"{check['margin']:.2g} of its bound" if check["bound"] else ""
-    if check["bound"] == 0 and state == "good":
-        margin = "the same bits"
+    same = "the same bits" if check["bound"] == 0 and state == "good" else ""
+    margin = f"{check['margin']:.2g} of its bound" if check["bound"] else same
     details = ""
     for name, text in _details(check):
         shown = f"<pre>{escape(text)}</pre>" if name in ("stderr", "reproduce") else escape(text)

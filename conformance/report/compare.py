@@ -19,54 +19,48 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], b
     Worse are: a verdict that is no longer CONFORMANT, a check with a worse status, a missing check, and a margin that
     grew twofold to more than a tenth. Times are listed but do not count: they depend on the load of the machine.
     """
-    lines, worse = [], False
     old, new = ({check["id"]: check for check in report["checks"]} for report in (before, after))
-    if before["verdict"] != after["verdict"]:
-        worse |= before["verdict"] == "CONFORMANT"
-        lines.append(f"verdict: {before['verdict']} -> {after['verdict']}")
-    for check in new:
-        text, bad = _status(check, old.get(check), new[check])
-        worse |= bad
-        lines += [text] if text else []
-    for check in old:
-        if check in new and _grew(old[check]["margin"], new[check]["margin"]):
-            worse = True
-            lines.append(f"worse: {check}: margin {old[check]['margin']:.3g} -> {new[check]['margin']:.3g}")
-    missing = [check for check in old if check not in new]
-    worse |= bool(missing)
-    lines += _named("worse: missing", missing) + _named("new", [check for check in new if check not in old])
-    lines += _differences("settings", before["settings"], after["settings"])
-    lines += _differences("environment", before["environment"], after["environment"])
-    lines += _times(before["timing"], after["timing"], old, new)
-    return lines, worse
+    verdicts = before["verdict"], after["verdict"]
+    lines = [] if verdicts[0] == verdicts[1] else [f"verdict: {verdicts[0]} -> {verdicts[1]}"]
+    lines += [line for check in new if (line := _status(check, old.get(check), new[check]))]
+    both = {check: (old[check], new[check]) for check in old if check in new}
+    for check, (one, two) in both.items():
+        margins = one["margin"], two["margin"]
+        if None not in margins and margins[1] > max(NOTABLE, GREW * margins[0]):
+            lines.append(f"worse: {check}: margin {margins[0]:.3g} -> {margins[1]:.3g}")
+    lines += _named("worse: missing", [check for check in old if check not in new])
+    lines += _named("new", [check for check in new if check not in old])
+    for part in ("settings", "environment"):
+        lines += _differences(part, before[part], after[part])
+    lines.append(f"time: {before['timing']['seconds']:.1f} s -> {after['timing']['seconds']:.1f} s")
+    for check, (one, two) in both.items():
+        slower = two["seconds"] > max(MOMENT, SLOWER * one["seconds"])
+        if slower and one["status"] == two["status"] == "pass":
+            lines.append(f"slower: {check}: {one['seconds']:.1f} s -> {two['seconds']:.1f} s")
+    lost = verdicts[0] == "CONFORMANT" and verdicts[1] != "CONFORMANT"
+    return lines, lost or any(line.startswith("worse: ") for line in lines)
 
 
-def _status(check: str, old: dict[str, Any] | None, new: dict[str, Any]) -> tuple[str, bool]:
+def _status(check: str, old: dict[str, Any] | None, new: dict[str, Any]) -> str:
     if old is None:
-        bad = RANK[new["status"]] >= RANK["fail"]
-        return f"worse: {check}, new: {new['status']}{_why(new)}" if bad else "", bad
+        return f"worse: {check}, new: {new['status']}{_why(new)}" if RANK[new["status"]] >= RANK["fail"] else ""
     if old["status"] == new["status"]:
-        return "", False
-    bad = RANK[new["status"]] > RANK[old["status"]]
-    word = "worse" if bad else "better" if RANK[new["status"]] < RANK[old["status"]] else "changed"
-    return f"{word}: {check}: {old['status']} -> {new['status']}{_why(new)}", bad
+        return ""
+    step = RANK[new["status"]] - RANK[old["status"]]
+    word = "worse" if step > 0 else "better" if step < 0 else "changed"
+    return f"{word}: {check}: {old['status']} -> {new['status']}{_why(new)}"
 
 
-def _named(what: str, checks: list[str]) -> list[str]:
+def _named(what: str, checks: list[str]) -> Iterator[str]:
     """One line for all checks that only one of the reports has."""
-    if not checks:
-        return []
-    more = f" and {len(checks) - MOST_NAMED} more" if len(checks) > MOST_NAMED else ""
-    count = f"{len(checks)} check{'' if len(checks) == 1 else 's'}"
-    return [f"{what}: {count}: {', '.join(checks[:MOST_NAMED])}{more}"]
+    if checks:
+        more = f" and {len(checks) - MOST_NAMED} more" if len(checks) > MOST_NAMED else ""
+        count = f"{len(checks)} check{'' if len(checks) == 1 else 's'}"
+        yield f"{what}: {count}: {', '.join(checks[:MOST_NAMED])}{more}"
 
 
 def _why(check: dict[str, Any]) -> str:
     return f" ({' '.join(check['message'].split())[:200]})" if check["message"] else ""
-
-
-def _grew(old: float | None, new: float | None) -> bool:
-    return old is not None and new is not None and new > NOTABLE and new > GREW * old
 
 
 def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
@@ -82,13 +76,3 @@ def _short(value: Any) -> str:
         kinds = sorted({str(item.get("kind", item)) if isinstance(item, dict) else str(item) for item in value})
         return f"{len(value)} ({', '.join(kinds)})"
     return "absent" if value is None else str(value)
-
-
-def _times(before: dict[str, Any], after: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    yield f"time: {before['seconds']:.1f} s -> {after['seconds']:.1f} s"
-    for check in old:
-        if check not in new or {old[check]["status"], new[check]["status"]} != {"pass"}:
-            continue
-        earlier, later = old[check]["seconds"], new[check]["seconds"]
-        if later > MOMENT and later > SLOWER * earlier:
-            yield f"slower: {check}: {earlier:.1f} s -> {later:.1f} s"

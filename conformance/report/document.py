@@ -1,12 +1,12 @@
 """A run and its verdict -> report.json, as `report.schema.json` describes it."""
 
+from dataclasses import asdict
 from typing import Any
 
 from ..core.law import RUNGS, laws
 from ..core.release import examine
 from ..core.result import Result, plain
-from ..judge.advice import advice
-from ..judge.diagnosis import diagnose
+from ..judge.diagnosis import advice, diagnose
 from ..judge.mutation_score import Fate, fates
 from ..judge.outcome import Outcome
 from ..judge.verdict import Verdict, stale_deviations, unmet
@@ -14,6 +14,7 @@ from ..machine.remedies import Tries
 from ..machine.startup import READY
 
 SCHEMA = "sftref.report/1"
+SETTINGS = ("level", "seed", "platform", "devices", "processes", "only", "against", "self_test", "remedies")
 SLOWEST = 10
 # Lines of the log of a failed start.
 MOST_LINES = 4
@@ -27,18 +28,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.name,
         "exit_code": verdict.exit_code,
         "line": verdict.line,
-        "settings": {
-            "level": settings.level,
-            "seed": settings.seed,
-            "platform": settings.platform,
-            "devices": settings.devices,
-            "processes": settings.processes,
-            "only": list(settings.only),
-            "against": settings.against,
-            "unoptimized": outcome.unoptimized,
-            "self_test": settings.self_test,
-            "remedies": settings.remedies,
-        },
+        "settings": {name: getattr(settings, name) for name in SETTINGS} | {"unoptimized": outcome.unoptimized},
         "kit": kit(),
         "environment": outcome.environment,
         "subject": [
@@ -50,10 +40,10 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "deviations": [known.to_json() for known in outcome.deviations],
         "stale_deviations": stale_deviations(outcome),
         "troubles": outcome.troubles,
-        "findings": [finding.to_json() for finding in outcome.findings],
+        "findings": [vars(finding) for finding in outcome.findings],
         "start": None if outcome.start is None else vars(outcome.start) | {"line": outcome.start.line},
         "kept_programs": {"since": outcome.kept_since, "doubted": outcome.doubted},
-        "tries": None if outcome.tries is None else outcome.tries.to_json(),
+        "tries": None if outcome.tries is None else asdict(outcome.tries),
         "diagnosis": diagnosis(outcome, verdict),
         "timing": timing(outcome),
     })  # fmt: skip
@@ -80,16 +70,9 @@ def check(record: Result) -> dict[str, Any]:
 
 def seeded(fate: Fate) -> dict[str, Any]:
     """One seeded fault, and the laws that saw it."""
-    return {
-        "id": fate.fault.id,
-        "layer": fate.fault.layer,
-        "does": fate.fault.does,
-        "status": fate.status,
-        "expected": list(fate.expected),
-        "seen_by": list(fate.seen_by),
-        "message": fate.message,
-        "seconds": round(fate.seconds, 3),
-    }
+    fault = {name: getattr(fate.fault, name) for name in ("id", "layer", "does")}
+    trials = {name: getattr(fate, name) for name in ("status", "expected", "seen_by", "message")}
+    return fault | trials | {"seconds": round(fate.seconds, 3)}
 
 
 def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
@@ -104,18 +87,15 @@ def with_tries(diagnosis: dict[str, Any], tries: Tries | None) -> dict[str, Any]
     """A diagnosis with the results of reruns under other settings."""
     if tries is None:
         return diagnosis
-    more: dict[str, Any] = {"evidence": [*tries.evidence, *diagnosis["evidence"]]}
+    cause, step = diagnosis["cause"], diagnosis["next_step"]
     best = next((one for one in tries.tries if one.words == tries.workaround), None)
     if best is not None:
-        more["cause"] = (
-            f"Results are wrong with this machine's settings and right with {best.words}, which {best.does}."
-        )
+        cause = f"Results are wrong with this machine's settings and right with {best.words}, which {best.does}."
         until = "" if best.words.startswith("unset") else f" until it is fixed upstream ({best.source})"
-        more["next_step"] = f"Keep this setting{until}, and rerun with it: {best.words}"
+        step = f"Keep this setting{until}, and rerun with it: {best.words}"
     elif tries.passed_unchanged:
-        rerun = "Rerun, to see how often it fails: an intermittent fault is a race, memory, or heat."
-        more["next_step"] = f"{rerun} {diagnosis['next_step']}"
-    return diagnosis | more
+        step = f"Rerun, to see how often it fails: an intermittent fault is a race, memory, or heat. {step}"
+    return diagnosis | {"cause": cause, "next_step": step, "evidence": [*tries.evidence, *diagnosis["evidence"]]}
 
 
 def _without_a_failed_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
@@ -157,22 +137,20 @@ def _without_a_failed_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
 
 def timing(outcome: Outcome) -> dict[str, Any]:
     """Seconds by rung, of compilation, and of the slowest checks."""
-    ended = outcome.ended()
-    total = sum(record.seconds for record in ended)
-    compiled = sum(record.facts.get("compile_seconds", 0.0) for record in ended)
-    slowest = sorted(ended, key=lambda record: -record.seconds)[:SLOWEST]
-    rungs = {
-        RUNGS[rung]: round(sum(record.seconds for record in ended if record.rung == rung), 3)
-        for rung in sorted({record.rung for record in ended})
-    }
+    checks: list[dict[str, Any]] = [
+        {"id": record.id, "seconds": record.seconds, "compile_seconds": record.facts.get("compile_seconds", 0.0)}
+        for record in outcome.ended()
+    ]
+    total, compiled = (sum(check[name] for check in checks) for name in ("seconds", "compile_seconds"))
+    rungs: dict[str, float] = {}
+    for record in sorted(outcome.ended(), key=lambda record: record.rung):
+        rungs[RUNGS[record.rung]] = rungs.get(RUNGS[record.rung], 0.0) + record.seconds
     return {
         "started": outcome.started.isoformat(timespec="seconds"),
         "seconds": round(outcome.seconds, 3),
         "check_seconds": round(total, 3),
         "compile_seconds": round(compiled, 3),
         "compile_share": round(compiled / total, 4) if total > 0 else None,
-        "rungs": rungs,
-        "slowest": [
-            {"id": r.id, "seconds": r.seconds, "compile_seconds": r.facts.get("compile_seconds", 0.0)} for r in slowest
-        ],
+        "rungs": {name: round(seconds, 3) for name, seconds in rungs.items()},
+        "slowest": sorted(checks, key=lambda check: -check["seconds"])[:SLOWEST],
     }

@@ -11,15 +11,10 @@ from ..core.fault import seen_by
 from ..core.law import RUNGS, Law, laws
 
 
-class UnknownLawError(ValueError):
-    """No law has this id."""
-
-
 def find(word: str) -> list[Law]:
     """The laws that a word names: by a law's id or its beginning, a check's id, or the number of a rung.
 
-    Raises:
-        UnknownLawError: no law matches; names similar ids.
+    If it names none, the ValueError lists similar ids.
     """
     name = word.partition("[")[0]
     if name in laws():
@@ -28,7 +23,7 @@ def find(word: str) -> list[Law]:
     if not matching:
         similar = difflib.get_close_matches(name, laws(), 3, 0.4)
         hint = f"similar: {', '.join(similar)}" if similar else "`sftref explain` lists all laws"
-        raise UnknownLawError(f"explain {word}: no such law, nor a rung from 0 to {len(RUNGS) - 1} with laws; {hint}")
+        raise ValueError(f"explain {word}: no such law, nor a rung from 0 to {len(RUNGS) - 1} with laws; {hint}")
     return matching
 
 
@@ -53,29 +48,21 @@ def explained(law: Law, report: dict[str, Any] | None) -> Iterator[str]:
     must_see = seen_by(law.id)
     if must_see:
         yield f"  It must see {'these seeded faults' if len(must_see) > 1 else 'this seeded fault'}:"
-        for fault in must_see:
-            yield from _paragraph("- ", f"{fault.id}: {fault.does} ({fault.looks_like})")
+    for fault in must_see:
+        yield from _paragraph("- ", f"{fault.id}: {fault.does} ({fault.looks_like})")
     yield from _paragraph("Likely cause: ", law.cause)
     yield from _paragraph("Next step: ", law.next_step)
     yield from _paragraph("", f"A check that takes more than {law.deadline:g} s counts as hung.")
-    checks = [check for check in report["checks"] if check["law"] == law.id] if report else []
-    for check in checks:
+    for check in [check for check in report["checks"] if check["law"] == law.id] if report else ():
         message = f": {' '.join(check['message'].split())}" if check["message"] else ""
         yield from _paragraph("", f"{check['id']} in the report: {check['status']}{message}")
         if check["bound_from"]:
-            yield from _paragraph(
-                "  ",
-                f"{check['comparisons']} comparisons; the worst ({check['worst']}): error "
-                f"{check['measured']:.3g}, bound {check['bound']:.3g}: {check['bound_from']}",
-            )
+            numbers = f"error {check['measured']:.3g}, bound {check['bound']:.3g}: {check['bound_from']}"
+            yield from _paragraph("  ", f"{check['comparisons']} comparisons; the worst ({check['worst']}): {numbers}")
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The content of a report.json.
-
-    Raises:
-        ValueError: it cannot be read, or is not a report.
-    """
+    """The content of a report.json; a ValueError if it cannot be read, or is not a report."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

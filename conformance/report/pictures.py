@@ -17,26 +17,21 @@ def scale(check: Mapping[str, Any]) -> str:
     bound, error = check["bound"], check["measured"]
     if not bound or error is None:
         return ""
-    floor = min((f["all"] for f in check["facts"].get("floor", {}).values() if f.get("all")), default=None)
+    floor = min((float(f["all"]) for f in check["facts"].get("floor", {}).values() if f.get("all")), default=None)
     values = {"error": error, "noise": check["noise"], "bound": bound, "floor": floor, "control": check["control"]}
     words = ", ".join(f"{name} {value:.2g}" for name, value in values.items() if value is not None)
-    y = HEIGHT / 2
+    y, at = HEIGHT / 2, _x(bound)
     marks = [
-        f'<line x1="{EDGE}" x2="{WIDTH - EDGE}" y1="{y}" y2="{y}" stroke="var(--line)"/>',
-        f'<rect x="{_x(bound):.1f}" y="{y - 7}" width="{WIDTH - EDGE - _x(bound):.1f}" height="14" '
-        'fill="var(--bad)" opacity=".15"/>',
-        f'<line x1="{_x(bound):.1f}" x2="{_x(bound):.1f}" y1="{y - 9}" y2="{y + 9}" stroke="var(--bad)" '
-        'stroke-width="2"/>',
+        f'<path d="M{EDGE} {y} H{WIDTH - EDGE}" stroke="var(--line)"/>',
+        f'<rect x="{at:.1f}" y="{y - 7}" width="{WIDTH - EDGE - at:.1f}" height="14" fill="var(--bad)" opacity=".15"/>',
+        f'<path d="M{at:.1f} {y - 9} v18" stroke="var(--bad)" stroke-width="2"/>',
     ]
     if check["noise"]:
-        marks.append(f'<line x1="{_x(check["noise"]):.1f}" x2="{_x(check["noise"]):.1f}" y1="{y - 6}" y2="{y + 6}" '
-                     'stroke="var(--quiet)" stroke-dasharray="2 2"/>')  # fmt: skip
+        marks.append(f'<path d="M{_x(check["noise"]):.1f} {y - 6} v12" stroke="var(--quiet)" stroke-dasharray="2 2"/>')
     if floor:
-        at = _x(floor)
-        marks.append(f'<path d="M{at:.1f} {y + 1} l-4 8 h8 z" fill="var(--idle)"/>')
+        marks.append(f'<path d="M{_x(floor):.1f} {y + 1} l-4 8 h8 z" fill="var(--idle)"/>')
     if check["control"]:
-        at = _x(check["control"])
-        marks.append(f'<path d="M{at - 4:.1f} {y - 4} l8 8 m0 -8 l-8 8" stroke="var(--quiet)"/>')
+        marks.append(f'<path d="M{_x(check["control"]) - 4:.1f} {y - 4} l8 8 m0 -8 l-8 8" stroke="var(--quiet)"/>')
     colour = "var(--bad)" if error > bound else "var(--good)"
     marks.append(f'<circle cx="{_x(error):.1f}" cy="{y}" r="4.5" fill="{colour}"/>')
     return svg(words, WIDTH, HEIGHT, marks)
@@ -70,8 +65,7 @@ def curves(lines: Mapping[str, Sequence[float]], what: str, width: int = 640, he
         colour = COLOURS[number % len(COLOURS)]
         marks.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{wide:g}"/>')
         x = left + 90 * number
-        marks.append(f'<line x1="{x}" x2="{x + 18}" y1="{height - 7}" y2="{height - 7}" stroke="{colour}" '
-                     f'stroke-width="{wide:g}"/>')  # fmt: skip
+        marks.append(f'<path d="M{x} {height - 7} h18" stroke="{colour}" stroke-width="{wide:g}"/>')
         marks.append(f'<text x="{x + 22}" y="{height - 3}">{escape(name)}</text>')
     marks.append(f'<text x="4" y="{top + 8}">{high:.3f}</text><text x="4" y="{height - bottom}">{low:.3f}</text>')
     marks.append(f'<text x="{width - 70}" y="{height - 3}">{most} steps</text>')
@@ -92,11 +86,11 @@ def matrix(faults: Sequence[Mapping[str, Any]], cell: int = 14) -> str:
         y = top + row * cell
         marks.append(f'<text x="{left - 6}" y="{y + cell - 4}" text-anchor="end">{escape(fault["id"][:36])}</text>')
         for column, law in enumerate(laws):
-            seen, expected = law in fault["seen_by"], law in fault["expected"]
-            colour = "var(--good)" if seen else "none"
-            edge = "var(--bad)" if expected and not seen and fault["status"] == "survived" else "var(--line)"
-            marks.append(f'<rect x="{left + column * cell}" y="{y}" width="{cell - 2}" height="{cell - 2}" '
-                         f'fill="{colour}" stroke="{edge}"/>')  # fmt: skip
+            seen = law in fault["seen_by"]
+            missed = law in fault["expected"] and not seen and fault["status"] == "survived"
+            fill, edge = "var(--good)" if seen else "none", "var(--bad)" if missed else "var(--line)"
+            shape = f'x="{left + column * cell}" y="{y}" width="{cell - 2}" height="{cell - 2}"'
+            marks.append(f'<rect {shape} fill="{fill}" stroke="{edge}"/>')
     killed = sum(fault["status"] == "killed" for fault in faults)
     words = f"{killed} of {len(faults)} seeded faults were seen, by {len(laws)} laws"
     return svg(words, left + len(laws) * cell + 80, top + len(faults) * cell + 4, marks)

@@ -3,12 +3,11 @@
 Colours come from rich, if it is installed and the output is a terminal.
 """
 
-from __future__ import annotations
-
+import contextlib
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.settings import Settings
 from ..judge.mutation_score import fates
@@ -17,9 +16,6 @@ from ..judge.verdict import Verdict, self_test
 from ..machine.findings import Finding
 from .checks import GLYPHS, counted, failure, state_of
 from .document import check
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 # Seconds of silence after which a line says what is running.
 EVERY = 10.0
@@ -35,7 +31,7 @@ def line(group: Group, glyphs: Mapping[str, str] = GLYPHS) -> str:
     state = state_of(statuses)
     reasons = list(dict.fromkeys(r.message for r in group.records if r.status in ("blocked", "not_run")))
     why = f" ({reasons[0]}{' ...' if len(reasons) > 1 else ''})" if reasons and state != "bad" else ""
-    made = group.comparisons
+    made = sum(record.comparisons for record in group.records)
     comparisons = f", {made:,} comparison{'s' if made > 1 else ''}" if made else ""
     return f"{glyphs[state]:<2} {group.title:<24} {counted(statuses)}{why}{comparisons}, {group.seconds:.1f} s"
 
@@ -97,11 +93,10 @@ class Screen:
 
     def findings(self, findings: Sequence[Finding]) -> None:
         """See `Watcher`."""
-        for finding in findings:
-            if finding.level != "note":
-                style = STYLES["bad" if finding.level == "broken" else "idle"]
-                self._print(f"{self.glyphs['bad']:<2} {finding.level}: {finding.what}", style)
-                self._print(f"     next step: {finding.next}")
+        for finding in [finding for finding in findings if finding.level != "note"]:
+            state = "bad" if finding.level == "broken" else "idle"
+            self._print(f"{self.glyphs['bad']:<2} {finding.level}: {finding.what}", STYLES[state])
+            self._print(f"     next step: {finding.next}")
 
     def rung(self, group: Group) -> None:
         """See `Watcher`."""
@@ -114,15 +109,14 @@ class Screen:
         now = time.monotonic()
         if now - self.printed < EVERY:
             return
-        self.printed = now
-        seconds = now - self.began
+        self.printed, seconds = now, now - self.began
         # A check that no earlier run timed counts as an average one.
         average = sum(self.before.values()) / len(self.before) if self.before else 1.0
         weights = {check: self.before.get(check, average) for check in self.ids}
         over, total = sum(weights[check] for check in done), sum(weights.values())
         left = f", about {seconds * (total - over) / over:.0f} s left" if 0 < over < total else ""
-        text = f"{seconds:.0f} s: {len(done)} of {len(self.ids)} checks done{left}; now {', '.join(running)}"
-        print(f"   {text}", file=sys.stderr, flush=True)
+        counts = f"{len(done)} of {len(self.ids)} checks done"
+        print(f"   {seconds:.0f} s: {counts}{left}; now {', '.join(running)}", file=sys.stderr, flush=True)
 
     def trying(self, what: str) -> None:
         """See `Watcher`."""
@@ -163,20 +157,17 @@ class Screen:
             self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _console() -> Console | None:
-    if not sys.stdout.isatty():
-        return None
-    try:
+def _console() -> Any:
+    """A `rich.console.Console`, or None."""
+    with contextlib.suppress(ImportError):
         from rich.console import Console
-    except ImportError:
-        return None
-    return Console()
+
+        return Console() if sys.stdout.isatty() else None
+    return None
 
 
 def _encodes(text: str) -> bool:
     """Whether stdout can print it."""
-    try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+    with contextlib.suppress(UnicodeEncodeError, LookupError):
+        return bool(text.encode(getattr(sys.stdout, "encoding", None) or "ascii"))
+    return False

@@ -14,7 +14,7 @@ from sftref.conformance import report
 from sftref.conformance.core.law import check_id, laws
 from sftref.conformance.core.result import STATUSES, Result, plain
 from sftref.conformance.core.settings import Settings
-from sftref.conformance.judge.advice import advice
+from sftref.conformance.judge.diagnosis import advice
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.judge.verdict import CODES, judge
 from sftref.conformance.machine import snapshot
@@ -22,7 +22,7 @@ from sftref.conformance.machine.remedies import Tries, Try
 from sftref.conformance.report.compare import compare
 from sftref.conformance.report.document import document
 from sftref.conformance.report.explain import read_report
-from sftref.conformance.report.sections import margins
+from sftref.conformance.report.page import margins
 
 SCHEMA = json.loads((KIT / "report" / "report.schema.json").read_text())
 MACHINE = [law for law in laws().values() if law.per == "machine"]
@@ -148,9 +148,9 @@ def test_time_names_the_slowest_and_the_share_of_compilation() -> None:
 
 def test_margins_are_by_rung() -> None:
     outcome = made(("pass",) * 3)
-    for rung, (checks, comparisons, compared, median, worst) in margins(content(outcome)["checks"]).items():
-        count = sum(record.rung == rung for record in outcome.ended())
-        assert (checks, comparisons, compared, median, worst) == (count, 3 * count, 30 * count, 0.1, 0.4)
+    for rung, *cells in margins(content(outcome)["checks"]).rows:
+        count = sum(f"{record.rung} {laws()[record.law].rung_name}" == rung for record in outcome.ended())
+        assert [cell.text for cell in cells] == [f"{count}", f"{3 * count}", f"{30 * count}", "0.1", "0.4"]
 
 
 def test_a_report_is_complete_or_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
