@@ -51,9 +51,8 @@ def run(command: Sequence[str]) -> str | None:
         return f"{NO_ANSWER} within {TOOL_SECONDS:g} s"
     except OSError as error:
         return f"{NO_START} ({error.strerror})"
-    return (
-        done.stdout if done.returncode == 0 else f"{EXIT_CODE} {done.returncode}: {(done.stderr or done.stdout)[:300]}"
-    )
+    failure = f"{EXIT_CODE} {done.returncode}: {(done.stderr or done.stdout)[:300]}"
+    return done.stdout if done.returncode == 0 else failure
 
 
 def shm_bytes() -> int | None:
