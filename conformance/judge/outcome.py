@@ -45,25 +45,17 @@ class Outcome:
     settings: Settings  # of the run
     expected: list[str]  # the ids of its checks, in order
     records: dict[str, Result] = field(default_factory=dict)  # by id, the results of checks that ended
-    # The ids of the trials: a law, with a fault that it must see in brackets.
-    seeded: list[str] = field(default_factory=list)
-    # By id, their results; the status is `fail` if the law saw the fault.
-    trials: dict[str, Result] = field(default_factory=dict)
+    seeded: list[str] = field(default_factory=list)  # ids of the trials: a law, in brackets a fault that it must see
+    trials: dict[str, Result] = field(default_factory=dict)  # by id, their results; `fail` if the law saw the fault
     environment: dict[str, Any] = field(default_factory=dict)  # see `machine/snapshot.py`
-    # By label, the description of each trainer under test.
-    subjects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    subjects: dict[str, dict[str, Any]] = field(default_factory=dict)  # by label, each trainer as it describes itself
     deviations: list[Deviation] = field(default_factory=list)  # known ones that apply to this run
     findings: list[Finding] = field(default_factory=list)  # problems of the machine, from before JAX was imported
-    # Of JAX in a process of its own; None if JAX can only choose the CPU, where it is not tried.
-    start: Started | None = None
-    # The day on which the cached programs of this run were compiled; None without a cache.
-    kept_since: str | None = None
-    # The checks whose results differ between cached and freshly compiled programs.
-    doubted: list[str] = field(default_factory=list)
-    # Reruns of failed checks with other settings; None without failures, or if no setting could matter.
-    tries: Tries | None = None
-    # Crashes and hangs of processes outside of any check, at their exit.
-    troubles: list[str] = field(default_factory=list)
+    start: Started | None = None  # of JAX in a process of its own; None, not tried, if JAX can only choose the CPU
+    kept_since: str | None = None  # the day on which the cached programs were compiled; None without a cache
+    doubted: list[str] = field(default_factory=list)  # checks whose results differ between cached and fresh programs
+    tries: Tries | None = None  # failed checks rerun with other settings; None without failures or a setting to try
+    troubles: list[str] = field(default_factory=list)  # crashes and hangs of processes at their exit, in no check
     interrupted: int | None = None  # the exit code of a run that a signal ended: 130 for Ctrl-C
     setup: str | None = None  # why nothing could be verified, and how to fix it
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # its time
