@@ -20,11 +20,7 @@ from ..support.trainer_checks import check_same_run
 
 # Words of 4 B: one, three, one less and one more than a page, just over 256 KiB, 1 MiB, just under 8 MiB; 64 MiB; the
 # word embeddings of BERT-base, 30,522 x 768.
-SIZES = {
-    "quick": (1, 3, 1023, 1025, 65_537, 262_144, 2_097_151),
-    "standard": (16_777_216,),
-    "full": (23_440_896,),
-}
+SIZES = {"quick": (1, 3, 1023, 1025, 65_537, 262_144, 2_097_151), "standard": (16_777_216,), "full": (23_440_896,)}
 KINDS = ("uint8", "int8", "uint16", "float16", "bfloat16", "int32", "float32")
 
 

@@ -29,14 +29,10 @@ ORDERS = {
 }
 
 
-def update(leaves: Sequence[Any], batch: Any) -> list[Any]:
-    """Next value of each leaf, which depends on the batch and on the leaf's place."""
-    return [leaf * np.uint32(FACTOR + 2 * place) + batch for place, leaf in enumerate(leaves)]
-
-
-def metrics_of(leaves: Sequence[Any], batch: Any) -> Any:
-    """A program's output beside the leaves, of their shape, in which each leaf has its own factor."""
-    return sum(leaf * np.uint32(3 + 2 * place) for place, leaf in enumerate(leaves)) ^ batch
+def updated(leaves: Sequence[Any], batch: Any) -> list[Any]:
+    """The next value of each leaf, by the batch and the leaf's place; then metrics, with a factor for each."""
+    after = [leaf * np.uint32(FACTOR + 2 * place) + batch for place, leaf in enumerate(leaves)]
+    return [*after, sum(leaf * np.uint32(3 + 2 * place) for place, leaf in enumerate(leaves)) ^ batch]
 
 
 def program(order: str, sharding: Any, *, donates: bool = True) -> Callable[..., list[Any]]:
@@ -46,7 +42,7 @@ def program(order: str, sharding: Any, *, donates: bool = True) -> Callable[...,
         if isinstance(sharding, NamedSharding):
             everywhere = NamedSharding(sharding.mesh, PartitionSpec())
             leaves = [lax.with_sharding_constraint(leaf, everywhere) for leaf in leaves]
-        outputs = [*update(leaves, batch), metrics_of(leaves, batch)]
+        outputs = updated(leaves, batch)
         return [outputs[number] for number in ORDERS[order]]
 
     return jax.jit(step, donate_argnums=0 if donates else (), out_shardings=sharding)
@@ -54,25 +50,24 @@ def program(order: str, sharding: Any, *, donates: bool = True) -> Callable[...,
 
 def looped(leaves: list[Any], batches: Any) -> Any:
     """The updates as a loop in one program, which donates the carry and stacks the metrics."""
-    return lax.scan(lambda carry, batch: (update(carry, batch), metrics_of(carry, batch)), leaves, batches)
+
+    def step(carry: list[Any], batch: Any) -> tuple[list[Any], Any]:
+        *carry, metrics = updated(carry, batch)
+        return carry, metrics
+
+    return lax.scan(step, leaves, batches)
 
 
-def undonated(leaves: Sequence[Array], batches: Sequence[Array], sharding: Any) -> tuple[list[Array], list[Array]]:
-    """The last leaves and all metrics by a program without donation; rung 2 checks it on several devices."""
-    step, now, metrics = program("state first", sharding, donates=False), jax.device_put(list(leaves), sharding), []
+def expected(leaves: list[Array], batches: list[Array], sharding: Any) -> tuple[list[Array], list[Array]]:
+    """The last leaves and all metrics: by NumPy modulo 2^32, on several devices by a program without donation."""
+    now, step, metrics = leaves, updated, []
+    if isinstance(sharding, NamedSharding):
+        step = program("state first", sharding, donates=False)
+        now, batches = jax.device_put((leaves, batches), sharding)
     for batch in batches:
-        *now, last = step(now, jax.device_put(batch, sharding))
+        *now, last = step(now, batch)
         metrics.append(np.asarray(last))
     return [np.asarray(leaf) for leaf in now], metrics
-
-
-def expected(leaves: Sequence[Array], batches: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-    """The last leaves and all metrics by NumPy, modulo 2^32."""
-    now, metrics = list(leaves), []
-    for batch in batches:
-        metrics.append(metrics_of(now, batch))
-        now = update(now, batch)
-    return now, metrics
 
 
 @law("copies.donated")
@@ -86,7 +81,7 @@ def test_donated(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
     for where, sharding in places.items():
         leaves, batches = ([words(rng, shape) for _ in range(count)] for count in (LEAVES, STEPS))
         one = isinstance(sharding, SingleDeviceSharding)
-        want, metrics = expected(leaves, batches) if one else undonated(leaves, batches, sharding)
+        want, metrics = expected(leaves, batches, sharding)
         for order in ORDERS:
             step, now = program(order, sharding), jax.device_put(leaves, sharding)
             for number, batch in enumerate(batches):

@@ -12,11 +12,7 @@ from ..support.operators import Machine
 from ..support.running import at_level, law
 
 # (V, D, ids): prime vocabularies (1009 and 30,011), the table of token types, odd widths.
-TABLES = {
-    "quick": ((1009, 48, 1031), (2, 33, 257)),
-    "standard": ((30_522, 16, 4096),),
-    "full": ((30_011, 256, 8192),),
-}
+TABLES = {"quick": ((1009, 48, 1031), (2, 33, 257)), "standard": ((30_522, 16, 4096),), "full": ((30_011, 256, 8192),)}
 # k of 2^k elements: a warp, a block, several blocks, and the largest whose sums of ones float32 holds easily.
 POWERS = {"quick": (5, 10, 17), "standard": (8, 13), "full": (3, 6, 11, 15, 20)}
 MATRICES = {"quick": ((1024, 256), (513, 97)), "standard": ((4096, 768), (1000, 1500))}

@@ -113,16 +113,14 @@ def scatter_add(start: Array, ids: Array, updates: Array) -> Exact:
 
 
 class Attention(NamedTuple):
-    """The parts of attention in float64, by head [B, H, L, ...], and how far probabilities and output may be off."""
+    """The parts of attention in float64, by head [B, H, L, ...]."""
 
     q: Array
     k: Array
     v: Array
     visible: Array
-    p: Array
-    p_off: Array
-    out: Array
-    out_off: Array
+    p: Exact
+    out: Exact
 
 
 def attention_parts(q: Array, k: Array, v: Array, visible: Array) -> Attention:
@@ -142,14 +140,13 @@ def attention_parts(q: Array, k: Array, v: Array, visible: Array) -> Attention:
     off = off + off.max(axis=-1, keepdims=True)
     p = softmax_64(scores)[0]
     p_off = p * (off + bounds_derived.softmax_relative(scores)) + bounds_derived.TINY["float32"]
-    out = p @ v
-    return Attention(q, k, v, seen, p, p_off, out, bounds_derived.product_of(p, p_off, v, np.zeros_like(v)))
+    out = Exact(p @ v, bounds_derived.product_of(p, p_off, v, np.zeros_like(v)))
+    return Attention(q, k, v, seen, Exact(p, p_off), out)
 
 
 def attention(q: Array, k: Array, v: Array, visible: Array) -> Exact:
     """Attention over [B, L, H, D]."""
-    parts = attention_parts(q, k, v, visible)
-    return Exact(parts.out.transpose(0, 2, 1, 3), parts.out_off.transpose(0, 2, 1, 3))
+    return Exact(*(leaf.transpose(0, 2, 1, 3) for leaf in attention_parts(q, k, v, visible).out))
 
 
 def draw_attention(rng: np.random.Generator, b: int, length: int, h: int, d: int) -> Args:

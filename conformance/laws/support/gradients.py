@@ -94,18 +94,19 @@ def attention(dy: Array, q: Array, k: Array, v: Array, visible: Array) -> list[E
     A masked score has no gradient, also in a fully masked row.
     """
     a = attention_parts(q, k, v, visible)
+    p, p_off = a.p
     d = dy.astype(np.float64).transpose(0, 2, 1, 3)
     root = math.sqrt(q.shape[-1])
     turned = lambda x: x.swapaxes(-1, -2)  # noqa: E731
-    dv = _times(turned(a.p), turned(a.p_off), d)
+    dv = _times(turned(p), turned(p_off), d)
     dp, dp_off = d @ turned(a.v), bounds_derived.product(d, turned(a.v))
-    mean = (dp * a.p).sum(axis=-1, keepdims=True)
-    mixed = np.abs(dp) * a.p
-    mean_off = (np.abs(dp) * a.p_off + dp_off * a.p).sum(axis=-1, keepdims=True)
+    mean = (dp * p).sum(axis=-1, keepdims=True)
+    mixed = np.abs(dp) * p
+    mean_off = (np.abs(dp) * p_off + dp_off * p).sum(axis=-1, keepdims=True)
     mean_off = mean_off + bounds_derived.one_sign(mixed.sum(axis=-1, keepdims=True), q.shape[1])
     gap = np.abs(dp) + np.abs(mean)
-    ds = np.where(a.visible, a.p * (dp - mean), 0.0) / root
-    ds_off = np.where(a.visible, a.p_off * gap + a.p * (dp_off + mean_off + 4 * U * gap), 0.0) / root
+    ds = np.where(a.visible, p * (dp - mean), 0.0) / root
+    ds_off = np.where(a.visible, p_off * gap + p * (dp_off + mean_off + 4 * U * gap), 0.0) / root
     exact = [_times(ds, ds_off, a.k), _times(turned(ds), turned(ds_off), a.q), dv]
     return [Exact(value.transpose(0, 2, 1, 3), limit.transpose(0, 2, 1, 3)) for value, limit in exact]
 
