@@ -24,22 +24,12 @@ def _wrong(fault: str, name: str) -> Decorator:
     return FAULTS.patched(fault, operators, name)
 
 
-def _with_slope_of(x: Any, value: Any) -> Any:
-    """`value`, with the derivative of `x`."""
-    return x + lax.stop_gradient(value - x)
-
-
 # Faults of one expression; `right` is the right function.
 # In bfloat16 256 + 1 is 256: a sum that adds one term after the other stops there.
 _wrong("sum-stalls-in-bfloat16", "total")(lambda right, x: jnp.minimum(right(x), 256).astype(x.dtype))
 _wrong("softmax-drops-nan", "softmax")(lambda right, x: right(jnp.nan_to_num(x, nan=0.0)))
 _wrong("fused-gelu-by-tanh", "gelu")(lambda right, x: jax.nn.gelu(x, approximate=True))
-_wrong("gelu-with-the-slope-of-another", "gelu")(
-    lambda right, x: _with_slope_of(jax.nn.gelu(x, approximate=True), right(x))
-)
-_wrong("softmax-sum-taken-as-constant", "softmax")(
-    lambda right, x: _with_slope_of(jnp.exp(x - lax.stop_gradient(jax.nn.logsumexp(x, -1, keepdims=True))), right(x))
-)
+_wrong("gelu-with-the-slope-of-another", "gelu")(lambda right, x: _gelu_with_slope_of_tanh(x))
 _wrong("nan-reaches-other-rows", "tanh")(lambda right, x: right(x) + 0 * x.sum())
 _wrong("attention-mask-ignored", "attention")(lambda right, q, k, v, visible: right(q, k, v, jnp.ones_like(visible)))
 _wrong("attention-without-its-keys-gradient", "attention")(
@@ -107,6 +97,24 @@ def _constant(right: Any, x: Any, scale: Any, bias: Any) -> Any:
     centred = x - x.mean(-1, keepdims=True)
     inverse = lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
     return centred * lax.stop_gradient(inverse) * scale + bias
+
+
+@jax.custom_jvp
+def _gelu_with_slope_of_tanh(x: Any) -> Any:
+    return jax.nn.gelu(x, approximate=False)
+
+
+@_gelu_with_slope_of_tanh.defjvp
+def _slope_of_tanh(primals: Any, tangents: Any) -> Any:
+    slope = jax.jvp(lambda x: jax.nn.gelu(x, approximate=True), primals, tangents)[1]
+    return _gelu_with_slope_of_tanh(*primals), slope
+
+
+@_wrong("softmax-sum-taken-as-constant", "softmax")
+def _constant_sum(right: Any, x: Any) -> Any:
+    y = jnp.exp(x - lax.stop_gradient(jax.nn.logsumexp(x, -1, keepdims=True)))
+    # The value is right, its derivative is not.
+    return y + lax.stop_gradient(right(x) - y)
 
 
 @_wrong("attention-mask-of-infinities", "attention")
