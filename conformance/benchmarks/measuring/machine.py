@@ -60,19 +60,19 @@ def benchmarks(bench: Bench) -> Iterator[Benchmark]:
             yield one(f"collective.{name}", message, "collectives", level, _collective, name=name, size=size)
 
 
-def checked(what: str, run: Callable[[], Any], want: Any, tolerance: float = 0.0, **work: float) -> Prepared:
-    """Work that waits for its result, which must be the right one; `tolerance` is relative, in the l2 norm."""
-    g, w = np.asarray(run(), np.float64), np.asarray(want, np.float64)
+def equal(what: str, got: Any, want: Any, tolerance: float = 0.0) -> None:
+    """Refuse a wrong result before it is timed; `tolerance` is relative, in the l2 norm."""
+    g, w = np.asarray(got, np.float64), np.asarray(want, np.float64)
     error = float(np.linalg.norm(g - w)) if g.shape == w.shape else np.inf
     if not error <= tolerance * float(np.linalg.norm(w)):
         raise WrongResultError(f"{what}: wrong by {error:.3g} (norm {np.linalg.norm(w):.3g}), so it is not timed")
-    return Prepared(lambda: jax.block_until_ready(run()), work)
 
 
 def _dispatch(bench: Bench) -> Prepared:
     add = jax.jit(lambda x: x + 1)
     zero = jax.device_put(np.float32(0), bench.devices[0])
-    return checked("0 + 1", lambda: add(zero), 1.0)
+    equal("0 + 1", add(zero), 1.0)
+    return Prepared(lambda: jax.block_until_ready(add(zero)))
 
 
 def _unaligned(size: int) -> Any:
@@ -82,15 +82,22 @@ def _unaligned(size: int) -> Any:
 
 def _to_device(bench: Bench, size: int) -> Prepared:
     source, device = _unaligned(size), bench.devices[0]
-    return checked("copy to a device", lambda: jax.device_put(source, device, may_alias=False), source, bytes=size)
+    equal("copy to a device", jax.device_put(source, device), source)
+    return Prepared(lambda: jax.block_until_ready(jax.device_put(source, device, may_alias=False)), {"bytes": size})
 
 
 def _to_host(bench: Bench, size: int) -> Prepared:
     source = _unaligned(size)
     placed = jax.device_put(source, bench.devices[0])
+    equal("copy to the host", placed, source)
     # A new array each time: JAX caches the host copy of an array.
     fresh = jax.jit(lambda x: x + 0)
-    return checked("copy to the host", lambda: np.array(fresh(placed).block_until_ready()), source, bytes=size)
+    jax.block_until_ready(fresh(placed))
+
+    def run() -> Any:
+        return np.array(jax.block_until_ready(fresh(placed)), copy=True)
+
+    return Prepared(run, {"bytes": size})
 
 
 def _product(bench: Bench, name: str) -> Prepared:
@@ -107,10 +114,10 @@ def _product(bench: Bench, name: str) -> Prepared:
     multiply = jax.jit(lambda a, b: jnp.einsum(einsum, a, b, precision=lax.Precision.HIGHEST))
     placed = jax.device_put((a, b), bench.devices[0])
     # A sum of K float32 products has a relative error of at most K u, and about sqrt(K) u; u = 2^-24.
-    want, tolerance = np.einsum(einsum, a, b, optimize=True), 4096 * 2.0**-24
+    equal(f"product {name}", multiply(*placed), np.einsum(einsum, a, b, optimize=True), 4096 * 2.0**-24)
     # One multiplication and one addition for each combination of all indices.
     flops = 2.0 * math.prod(sizes[axis] for axis in set("".join(operands)))
-    return checked(f"product {name}", lambda: multiply(*placed), want, tolerance, flops=flops)
+    return Prepared(lambda: jax.block_until_ready(multiply(*placed)), {"flops": flops})
 
 
 def _scatter_add(bench: Bench, how: str) -> Prepared:
@@ -124,7 +131,8 @@ def _scatter_add(bench: Bench, how: str) -> Prepared:
     placed = jax.device_put((ids, updates), bench.devices[0])
     want = np.zeros(table)
     np.add.at(want, ids, updates)
-    return checked("scatter-add", lambda: add(*placed), want, bytes=float(updates.nbytes))
+    equal("scatter-add", add(*placed), want)
+    return Prepared(lambda: jax.block_until_ready(add(*placed)), {"bytes": float(updates.nbytes)})
 
 
 def _collective(bench: Bench, name: str, size: int) -> Prepared:
@@ -149,5 +157,7 @@ def _collective(bench: Bench, name: str, size: int) -> Prepared:
         "reduce_scatter": parts.sum(0),
         "all_to_all": parts.transpose(1, 0, 2).reshape(n, -1),
     }[name]
+    equal(name, program(placed), want)
     message = 4.0 * elements
-    return checked(name, lambda: program(placed), want, bytes=message, bus_bytes=message * BUS[name](n))
+    work = {"bytes": message, "bus_bytes": message * BUS[name](n)}
+    return Prepared(lambda: jax.block_until_ready(program(placed)), work)
