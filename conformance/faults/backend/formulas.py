@@ -24,6 +24,17 @@ def _wrong(fault: str, name: str) -> Decorator:
     return FAULTS.patched(fault, operators, name)
 
 
+@jax.custom_jvp
+def _gelu_with_slope_of_tanh(x: Any) -> Any:
+    return jax.nn.gelu(x, approximate=False)
+
+
+@_gelu_with_slope_of_tanh.defjvp
+def _slope_of_tanh(primals: Any, tangents: Any) -> Any:
+    slope = jax.jvp(lambda x: jax.nn.gelu(x, approximate=True), primals, tangents)[1]
+    return _gelu_with_slope_of_tanh(*primals), slope
+
+
 # Faults of one expression; `right` is the right function.
 # In bfloat16 256 + 1 is 256: a sum that adds one term after the other stops there.
 _wrong("sum-stalls-in-bfloat16", "total")(lambda right, x: jnp.minimum(right(x), 256).astype(x.dtype))
@@ -97,17 +108,6 @@ def _constant(right: Any, x: Any, scale: Any, bias: Any) -> Any:
     centred = x - x.mean(-1, keepdims=True)
     inverse = lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
     return centred * lax.stop_gradient(inverse) * scale + bias
-
-
-@jax.custom_jvp
-def _gelu_with_slope_of_tanh(x: Any) -> Any:
-    return jax.nn.gelu(x, approximate=False)
-
-
-@_gelu_with_slope_of_tanh.defjvp
-def _slope_of_tanh(primals: Any, tangents: Any) -> Any:
-    slope = jax.jvp(lambda x: jax.nn.gelu(x, approximate=True), primals, tangents)[1]
-    return _gelu_with_slope_of_tanh(*primals), slope
 
 
 @_wrong("softmax-sum-taken-as-constant", "softmax")
