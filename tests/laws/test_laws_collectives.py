@@ -187,6 +187,19 @@ def test_a_partitioned_program_that_is_wrong(program: str, wrong: Any, monkeypat
         run_law("collectives.partitioner", FOUR)
 
 
+def test_a_wrong_program_that_needs_the_whole_mesh_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be rerun on one device, which was reported as an error of the law."""
+    programs, name = partitioner.programs, "sum over an axis that does not divide"
+
+    def one_wrong(*drawn: Any) -> Any:
+        right = next(one for one in programs(*drawn) if one.name == name)
+        return [dataclasses.replace(right, ours=lambda v: right.ours(v) + 1)]
+
+    monkeypatch.setattr(partitioner, "programs", one_wrong)
+    with pytest.raises(LawBroken, match=f"{name}, mesh .*, device after device: error"):
+        run_law("collectives.partitioner", FOUR)
+
+
 @pytest.mark.parametrize("law", ["psum", "ppermute", "repeated", "subgroups", "two_axes", "pmap", "partitioner"])
 def test_one_device_is_not_run(law: str) -> None:
     with pytest.raises(NotRun, match=r"needs [24] devices, found 1"):

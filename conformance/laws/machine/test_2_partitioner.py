@@ -1,5 +1,6 @@
 """Rung 2: the collectives that XLA's partitioner inserts into programs over sharded arrays."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,8 @@ def _compare(check: Check, program: Program, mesh: Mesh, inserted: dict[str, str
     try:
         check.equal(f"{what}, device after device", got, blocks)
     except LawBroken:
-        alone = np.asarray(jax.jit(program.ours)(*jax.device_put(program.arguments, mesh.devices.flat[0])))
-        check.facts["holds" if np.array_equal(alone, want) else "fails"] = ["on one device"]
+        # A program that constrains its values to the whole mesh cannot run on one device: JAX raises ValueError.
+        with contextlib.suppress(ValueError):
+            alone = np.asarray(jax.jit(program.ours)(*jax.device_put(program.arguments, mesh.devices.flat[0])))
+            check.facts["holds" if np.array_equal(alone, want) else "fails"] = ["on one device"]
         raise
