@@ -1,6 +1,6 @@
 """`sftref ...`: arguments -> a run; every mistake -> one line on stderr and an exit code.
 
-Exit codes of `train` and `evaluate`: 0 done; 1 a loss is not finite; 2 something that the user can fix; 3 one of
+Exit codes of `train` and `evaluate`: 0 done; 1 a loss or a logit is not finite; 2 something that the user can fix; 3 one of
 several processes was lost; 130 Ctrl-C. Those of the kit's commands are in `conformance/cli.py`.
 """
 
@@ -20,7 +20,7 @@ from sftref.config import (
     PRECISIONS,
     TRAINERS,
     ConfigError,
-    NonFiniteLossError,
+    NonFiniteError,
     OptimConfig,
     TrainConfig,
     require,
@@ -195,7 +195,7 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
         return f"{where}{error.strerror or error}; free some space, or choose another --out", 2
     if isinstance(error, ImportError):
         return f"{error}; install it with: pip install 'sftref[demo]'", 2
-    if isinstance(error, NonFiniteLossError):
+    if isinstance(error, NonFiniteError):
         return str(error), 1
     return (INTERRUPTED, 130) if isinstance(error, KeyboardInterrupt) else (None, 1)
 

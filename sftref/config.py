@@ -38,8 +38,8 @@ class ConfigError(ValueError):
     """A user's choice breaks a rule; the message names the argument, the rule, both values and what to do."""
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss of an update is NaN or infinite; the message names the step and the examples."""
+class NonFiniteError(RuntimeError):
+    """A loss of an update, or a logit of an evaluation, is NaN or infinite; the message names the examples."""
 
 
 def one_line(error: BaseException) -> str:

@@ -201,11 +201,15 @@ def test_an_earlier_run_is_not_overwritten_unasked(data: Path, capsys: pytest.Ca
     assert Path("run/metrics.jsonl").read_text() == "{}\n"
 
 
-def test_a_loss_that_is_not_finite_names_step_and_examples(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train("--data", str(data), "--learning-rate", "1e30", "--out", "run") == 1
+def test_numbers_that_are_not_finite_end_the_run(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--data", str(data), "--learning-rate", "1e30", "--out", "run"]
+    assert train(*run) == 1
     error = capsys.readouterr().err
     assert "at step 2, must be finite; the examples of this update have ids " in error
     assert "Traceback" not in error
+    # The one update has a finite loss. Its NaN logits were scored as predictions of class 0.
+    assert train(*run, "--max-steps", "1", "--overwrite") == 1
+    assert "logits of 21 of the 21 examples of validation are NaN or infinite" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

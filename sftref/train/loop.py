@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sftref.config import NonFiniteLossError, TrainConfig
+from sftref.config import NonFiniteError, TrainConfig
 from sftref.data.batches import Batch
 from sftref.data.tasks import Task
 from sftref.data.tokens import TokenArrays
@@ -66,7 +66,7 @@ def fit(
         compare: called with the placed state and the first batch, before the first update.
 
     Raises:
-        NonFiniteLossError: a loss is NaN or infinite; at most `IN_FLIGHT` steps after the one it names.
+        NonFiniteError: a loss is NaN or infinite; at most `IN_FLIGHT` steps after the one it names.
     """
     trainer, config = run.trainer, run.config
     feeds = train_feed(run.train, config, trainer, start_step=int(state.step), total_steps=run.total_steps)
@@ -80,7 +80,7 @@ def fit(
         metrics, now = trainer.read(unread), time.perf_counter()
         last = float(metrics.loss)
         if not math.isfinite(last):
-            raise NonFiniteLossError(_non_finite(step, last, run.train.example_ids[feed.examples]))
+            raise NonFiniteError(_non_finite(step, last, run.train.example_ids[feed.examples]))
         rate, size = float(metrics.learning_rate), len(feed.examples)
         recorder.step(StepRecord(step, last, rate, size, feed.tokens, now - clock))
         clock = now
@@ -124,6 +124,9 @@ def evaluate(
         split: a name in `run.validation`.
         progress: called with the number of examples of each finished batch.
         deadline: see `fit`.
+
+    Raises:
+        NonFiniteError: a logit is NaN or infinite. Its example would count as one of class 0, the first of equal ones.
     """
     trainer, task, tokens = run.trainer, run.task, run.validation[split]
     began = time.perf_counter()
@@ -146,6 +149,12 @@ def evaluate(
             finish_oldest()
     while waiting:
         finish_oldest()
+    odd = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(odd):
+        raise NonFiniteError(
+            f"logits of {len(odd)} of the {len(tokens)} examples of {split} are NaN or infinite, must be finite; their "
+            f"ids are {_shown(tokens.example_ids[odd])}. Lower --learning-rate, or check the model's weights"
+        )
     loss, weight = (math.fsum(float(sums[i]) for sums in results) for i in range(2))
     assert weight == len(tokens), f"{weight} examples evaluated, must be {len(tokens)}"
     if task.regression:
@@ -161,9 +170,12 @@ def _restart_deadline(seconds: float | None) -> None:
         faulthandler.dump_traceback_later(seconds, exit=True)
 
 
+def _shown(ids: np.ndarray) -> str:
+    return ", ".join(map(str, ids[:16])) + (f", … ({len(ids)} in all)" if len(ids) > 16 else "")
+
+
 def _non_finite(step: int, loss: float, ids: np.ndarray) -> str:
-    shown = ", ".join(map(str, ids[:16])) + (f", … ({len(ids)} in all)" if len(ids) > 16 else "")
     return (
-        f"loss = {loss} at step {step}, must be finite; the examples of this update have ids {shown}. "
+        f"loss = {loss} at step {step}, must be finite; the examples of this update have ids {_shown(ids)}. "
         "Lower --learning-rate, add --warmup-steps or --clip-norm, or check these examples"
     )
