@@ -1,7 +1,7 @@
 """`sftref ...`: arguments -> a run; every mistake -> one line on stderr and an exit code.
 
-Exit codes of `train` and `evaluate`: 0 done; 1 a loss or a logit is not finite; 2 something that the user can fix; 3 one of
-several processes was lost; 130 Ctrl-C. Those of the kit's commands are in `conformance/cli.py`.
+Exit codes of `train` and `evaluate`: 0 done; 1 a loss or a logit is not finite; 2 something that the user can fix; 3 one
+of several processes was lost; 130 Ctrl-C. Those of the kit's commands are in `conformance/cli.py`.
 """
 
 import argparse
