@@ -1,7 +1,7 @@
-"""`sftref ...`: arguments -> a run; every mistake -> one line on stderr and an exit code.
+"""The command `sftref`: arguments -> a run; a user's mistake -> one line on stderr and an exit code.
 
-Exit codes of `train` and `evaluate`: 0 done; 1 a loss or a logit is not finite; 2 something that the user can fix; 3 one
-of several processes was lost; 130 Ctrl-C. Those of the kit's commands are in `conformance/cli.py`.
+Exit codes of `train` and `evaluate`: 0 done; 1 a loss or a logit is not finite; 2 something that the user can fix; 3
+one of several processes was lost; 130 Ctrl-C. `conformance/cli.py` has the exit codes of the kit's commands.
 """
 
 import argparse
@@ -43,7 +43,7 @@ EXAMPLES = """examples:
 several processes, each running the same command, with a folder that all of them can write to:
   srun   sftref train --distributed auto --out runs/a --save-every 50 --resume auto
   mpirun sftref train --distributed auto --out runs/a
-  sftref train --coordinator host0:7777 --num-processes 2 --process-id 0 --out runs/a       and 1 on the other host
+  sftref train --coordinator host0:7777 --num-processes 2 --process-id 0 --out runs/a  (other host: --process-id 1)
 """
 EVALUATE_EXAMPLES = """examples:
   sftref evaluate --model my/finetuned             on the bundled validation pairs
@@ -53,7 +53,7 @@ EVALUATE_EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line. Options that are not given are absent from the result, so that presets can set them."""
+    """The parser of all commands. Options that are not given are absent from its result, so that presets can set them."""
     top = argparse.ArgumentParser(prog="sftref", description="Data-parallel BERT fine-tuning in JAX, as a reference.")
     top.add_argument("--version", action="version", version=f"sftref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="|".join(("train", "evaluate", *kit.COMMANDS)))
@@ -69,19 +69,19 @@ def parser() -> argparse.ArgumentParser:
 
 def _shared_options(p: argparse.ArgumentParser) -> None:
     default = TrainConfig()
-    p.add_argument("--task", help=f"GLUE task; --data must have its columns (default {default.task})")
+    p.add_argument("--task", help=f"GLUE task, whose columns --data must have (default {default.task})")
     p.add_argument("--data", help="bundled, hub, or a folder with train.* and validation.* (default bundled)")
     p.add_argument("--model", help="demo, tiny, a folder, or a model's id on the hub (default demo)")
     p.add_argument("--num-layers", type=int, help="keep the model's first layers only")
     p.add_argument("--trainer", choices=TRAINERS, help=f"default {default.trainer}")
     p.add_argument("--devices", type=int, metavar="N", help="default: all; 8 simulated ones on a CPU-only machine")
     p.add_argument("--mesh", metavar="AXES", help="data=2,fsdp=2,tensor=2 shards the model too (default: data only)")
-    p.add_argument("--eval-batch-size", type=int, help=f"over all devices (default {default.eval_batch_size})")
-    p.add_argument("--max-length", type=int, help=f"tokens of an example (default {default.max_length})")
+    p.add_argument("--eval-batch-size", type=int, help=f"examples over all devices (default {default.eval_batch_size})")
+    p.add_argument("--max-length", type=int, help=f"most tokens in an example (default {default.max_length})")
     p.add_argument("--precision", choices=PRECISIONS, help=f"default {default.precision}")
     p.add_argument("--pack", action=argparse.BooleanOptionalAction, help="several examples a row (default --pack)")
     p.add_argument("--seed", type=int, help=f"default {default.seed}")
-    p.add_argument("--eval-fraction", type=float, help="share of the evaluation data, drawn with --seed")
+    p.add_argument("--eval-fraction", type=float, help="share of the evaluation data to use, drawn with --seed")
     p.add_argument("--eval-from", choices=("validation", "train"), help="the split to evaluate on")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of the records (train: default runs/TASK-TRAINER-N)")
     p.add_argument("--overwrite", action="store_true", help="let --out replace the records of an earlier run")
@@ -89,7 +89,7 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     several = p.add_argument_group("several processes", "each option can also be a variable: SFTREF_ and its name")
     several.add_argument(
-        "--distributed", choices=("auto",), help="get the values from Slurm, Open MPI, Kubernetes or a TPU"
+        "--distributed", choices=("auto",), help="get the next three from Slurm, Open MPI, Kubernetes or a TPU"
     )
     several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     several.add_argument("--num-processes", type=int, metavar="P", help="number of processes")
@@ -101,33 +101,33 @@ def _train_options(p: argparse.ArgumentParser) -> None:
     default, optim = TrainConfig(), OptimConfig()
     p.add_argument("--preset", choices=("article",), help="the article's run; other options change it")
     p.add_argument("--epochs", type=int, help=f"default {default.epochs}")
-    p.add_argument("--max-steps", type=int, metavar="K", help="stop after K updates; the schedule ends there too")
+    p.add_argument("--max-steps", type=int, metavar="K", help="stop after K updates; the learning rate is 0 there")
     p.add_argument("--batch-size", type=int, help=f"examples of an update, over all devices ({default.batch_size})")
-    p.add_argument("--accumulate", type=int, metavar="K", help="micro-batches of an update (default 1)")
+    p.add_argument("--accumulate", type=int, metavar="K", help="divide each update into K micro-batches (default 1)")
     p.add_argument("--remat", action=argparse.BooleanOptionalAction, help="recompute activations, to save memory")
     p.add_argument("--drop-last", action=argparse.BooleanOptionalAction, help="skip each epoch's incomplete batch")
     p.add_argument("--dropout", choices=DROPOUT_MODES, help=f"default {default.dropout}")
-    p.add_argument("--train-fraction", type=float, help="share of the training data, drawn with --seed")
-    p.add_argument("--learning-rate", type=float, help=f"at its peak (default {optim.learning_rate:g})")
+    p.add_argument("--train-fraction", type=float, help="share of the training data to use, drawn with --seed")
+    p.add_argument("--learning-rate", type=float, help=f"its highest value (default {optim.learning_rate:g})")
     p.add_argument("--weight-decay", type=float, help=f"default {optim.weight_decay:g}")
     p.add_argument("--warmup-steps", type=int, help=f"default {optim.warmup_steps}")
     p.add_argument("--clip-norm", type=float, help="clip gradients to this global norm (default: no clipping)")
-    p.add_argument("--save", type=Path, metavar="DIR", help="save the model there, for transformers to load")
+    p.add_argument("--save", type=Path, metavar="DIR", help="save the trained model there; transformers can load it")
     p.add_argument("--save-every", type=int, metavar="K", help="checkpoint into --out every K updates")
     p.add_argument(
-        "--resume", type=Path, metavar="DIR", help="continue from the newest checkpoint in DIR; auto: in --out"
+        "--resume", type=Path, metavar="DIR", help="continue from the newest checkpoint in DIR; auto: in --out, if any"
     )
 
 
 def make_cluster(args: dict[str, Any], variables: Mapping[str, str]) -> Cluster:
-    """The options for several processes; for options that are absent, the variables SFTREF_COORDINATOR and so on.
+    """The cluster that the options describe. An option that is not given is read from its variable (SFTREF_WAIT, ...).
 
     Args:
-        args: the arguments; those of the cluster are removed.
-        variables: the environment.
+        args: the arguments by name; this function removes those of the cluster.
+        variables: the environment variables.
 
     Raises:
-        ConfigError: see `Cluster`, or a variable has a wrong value.
+        ConfigError: a variable has a wrong value; or see `Cluster`.
     """
     types = {"distributed": str, "coordinator": str, "num_processes": int, "process_id": int, "wait": int}
     values: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in kit.COMMANDS:
         return kit.run(command, args)
     debug = args.pop("debug", False)
-    # The only place that reads and writes the environment. As in the article: memory is allocated when it is needed.
+    # The package sets environment variables only here. As in the article, JAX allocates memory when it is needed.
     if not args.pop("preallocate", False):
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: BaseException) -> tuple[str | None, int]:
-    """The message and the exit code for an error; no message for a bug of ours, which needs its traceback."""
+    """An error -> its message and exit code. The message is None for a bug of ours, which needs its traceback."""
     if isinstance(error, ConfigError):
         return str(error), 2
     if isinstance(error, OSError):
