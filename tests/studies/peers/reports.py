@@ -125,9 +125,10 @@ def main() -> int:
     ]
     parts = [
         "# What the kit says of trainers that others wrote",
-        f"Made by `reports.py` beside this file: JAX {versions['jax']}, Flax {versions['flax']}, transformers 4.57.6, "
-        "PyTorch 2.13.0 on a CPU. A law that a trainer is known to break stands in its file of deviations, with the "
-        "reason; all else has to pass. The last three are asked more than they can do, to show what is said then.",
+        f"`reports.py` beside this file made this page, with JAX {versions['jax']}, Flax {versions['flax']}, "
+        "transformers 4.57.6 and PyTorch 2.13.0 on a CPU. If a trainer is known to break a law, its file of deviations "
+        "lists the law and the reason; all other laws must pass. The last three trainers are known to fail, and show "
+        "what the kit then reports.",
         *(section(peer, report) for peer, report in zip(PEERS, reports, strict=True)),
     ]
     (HERE / "REPORTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -91,32 +91,34 @@ def page(measured: dict[str, Any]) -> str:
     sources = "\n".join(f"- {machine.name}: {'; '.join(machine.sources)}" for machine in machines())
     return f"""# Scale, on paper
 
-**A projection, not a measurement**: what is below "Projected" was run on no accelerator. `model.py` has the formulas,
-`machines.toml` the figures and where they were published; `project.py` made this page.
+**A projection, not a measurement**: nothing below "Projected" was run on an accelerator. `model.py` has the formulas,
+`machines.toml` the published figures and their sources; `project.py` made this page.
 
 ## Checked here
 
-A BERT of {SMALL.layers} layers of width {SMALL.width}, 8 rows of 64 tokens a device, on {measured["cores"]} cores, so
-that N devices have N times the work of one. The model adds the all-reduce, measured apart and fitted as a + b bytes, to
-N times the update of one device. Between processes `a` counts {SMALL.leaves} times: gloo sends each leaf of the
-gradient by itself, though the program has one all-reduce. Seconds, medians:
+The model was checked on a BERT of {SMALL.layers} layers of width {SMALL.width}, with 8 rows of 64 tokens a device. All
+devices share {measured["cores"]} cores, so N devices have N times the work of one. The model adds N times the update
+of one device and the time of the all-reduce, which was measured separately and fitted as a + b bytes. Between processes
+`a` counts {SMALL.leaves} times, because gloo sends each leaf of the gradient separately, although the program has one
+all-reduce. Times are medians in seconds:
 
-{table(("processes x devices", "measured", "model", "of it all-reduce", "model / measured"), check)}
+{table(("processes x devices", "measured", "model", "all-reduce in the model", "model / measured"), check)}
 
-The model is a sum of measurements; what it does not know are threads that wait for each other on two cores.
+The model is a sum of measurements. It leaves out that threads wait for each other on two cores.
 
 ## Projected
 
-bert-base ({BASE.parameters / 1e6:.0f} million parameters, float32 gradients of {4 * BASE.parameters / 1e6:.0f} MB),
-{LENGTH} tokens a row, products in bfloat16 at {machines()[0].share:.0%} of the published peak (an assumption; the
-trainers here reach 34 to 40 % of what this CPU's products can do).
+The projection is for bert-base ({BASE.parameters / 1e6:.0f} million parameters, float32 gradients of
+{4 * BASE.parameters / 1e6:.0f} MB) with {LENGTH} tokens a row. Products in bfloat16 are assumed to run at
+{machines()[0].share:.0%} of the published peak; the trainers here reach 34 to 40 % of this CPU's peak.
 
-Rows a device for an efficiency of {ENOUGH:.0%} without overlap, on so many devices:
+This table has the rows a device that give an efficiency of {ENOUGH:.0%} without overlap, by the number of devices:
 
 {table(("", "8", "64", "512", "4,096"), needed)}
 
-The most devices, up to 4,096, on which a batch of so many rows in all still runs at {PAYS:.0%} of the efficiency of one
-device: without overlap, and with the all-reduce hidden behind the backward pass as far as it goes. 0: not even 8.
+This table has the largest number of devices, up to 4,096, on which a batch of so many rows in all still runs at
+{PAYS:.0%} of the efficiency of one device. The first number is without overlap; for the second, the backward pass hides
+as much of the all-reduce as it can. 0 means fewer than 8.
 
 {table(("", *(f"{batch:,} rows" for batch in BATCHES)), pays)}
 

@@ -107,16 +107,19 @@ def page(reports: Sequence[Report], lines: Sequence[str]) -> str:
     level, machine = reports[0]["settings"]["level"], reports[0]["environment"]["machine"]
     said = [
         "# Releases of JAX",
-        f"`sftref verify --level {level}` under each, on {reports[0]['environment']['platforms'][-1]} "
-        f"({machine['cores']} cores, {len(reports[0]['environment']['devices'])} devices). Made by `table.py` beside "
-        "this file, from the runs' reports.",
+        f"The table has the results of `sftref verify --level {level}` under each release, on "
+        f"{reports[0]['environment']['platforms'][-1]} ({machine['cores']} cores, "
+        f"{len(reports[0]['environment']['devices'])} devices). `table.py` beside this file made it from the runs' "
+        "reports.",
         "\n".join(f"| {' | '.join(row)} |" for row in cells),
-        "The oldest is 0.5.3: before 0.5 no setting simulates devices (`jax_num_cpu_devices`), and the bits of a key "
-        "depend on how arrays lie (`jax_threefry_partitionable` is off).",
-        "Before JAX 0.8 `pmap` is an implementation of its own, and from then on `jit` of `shard_map` "
-        "(https://docs.jax.dev/en/latest/migrate_pmap.html): below, that the two trainers agree says more.",
-        "Unwaited steps: 300 with an all-reduce that nobody waits for, on simulated devices. Where they hang, `verify` "
-        "says so as a known deviation (law `collectives.unwaited`) and names the way out; the trainers here wait.",
+        "The oldest release is 0.5.3. Before 0.5 no setting simulates devices (`jax_num_cpu_devices`), and a key's "
+        "random bits depend on the sharding (`jax_threefry_partitionable` is off).",
+        "Before JAX 0.8 `pmap` has an implementation of its own; from 0.8 on it is `jit` of `shard_map` "
+        "(https://docs.jax.dev/en/latest/migrate_pmap.html). So on older releases the agreement of the two trainers "
+        "proves more.",
+        '"Unwaited steps" are 300 steps with an all-reduce, on simulated devices, for whose results no one waits. If '
+        "they hang, `verify` reports a known deviation (law `collectives.unwaited`) and a way to avoid the hang. The "
+        "trainers here wait.",
         "## What failed, and why",
         "\n".join(lines) or "Nothing.",
     ]
