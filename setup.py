@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the kit's folder becomes `sftref.conformance`, and a release has its MANIFEST."""
+"""What pyproject.toml cannot express: `conformance/` is installed as `sftref.conformance`, with a MANIFEST."""
 
 import shutil
 import sys
@@ -15,10 +15,10 @@ from conformance.core.release import write  # noqa: E402
 
 
 class Build(build_py):
-    """Into a wheel; an editable installation has the clone's files, which git knows."""
+    """Builds a wheel with a MANIFEST. An editable installation needs none: git compares the files of the clone."""
 
     def run(self) -> None:
-        """Copy the files, without what an earlier build left, and list those of the kit."""
+        """Delete the files of an earlier build, copy the files, and write the kit's MANIFEST."""
         if self.editable_mode:
             return super().run()
         shutil.rmtree(Path(self.build_lib, "sftref"), ignore_errors=True)
@@ -28,10 +28,10 @@ class Build(build_py):
 
 
 class Source(sdist):
-    """Into a source distribution."""
+    """Builds a source distribution with a MANIFEST."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
-        """Copy the files, then list those of the kit."""
+        """Copy the files, then write the kit's MANIFEST."""
         super().make_release_tree(base_dir, files)
         write(Path(base_dir, "conformance"))
 
