@@ -53,7 +53,7 @@ EVALUATE_EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands. Options that are not given are absent from its result, so that presets can set them."""
+    """The parser of all commands. Options that are not given are absent from its result, so presets can set them."""
     top = argparse.ArgumentParser(prog="sftref", description="Data-parallel BERT fine-tuning in JAX, as a reference.")
     top.add_argument("--version", action="version", version=f"sftref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="|".join(("train", "evaluate", *kit.COMMANDS)))
@@ -79,7 +79,7 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--eval-batch-size", type=int, help=f"examples over all devices (default {default.eval_batch_size})")
     p.add_argument("--max-length", type=int, help=f"most tokens in an example (default {default.max_length})")
     p.add_argument("--precision", choices=PRECISIONS, help=f"default {default.precision}")
-    p.add_argument("--pack", action=argparse.BooleanOptionalAction, help="several examples a row (default --pack)")
+    p.add_argument("--pack", action=argparse.BooleanOptionalAction, help="several examples per row (default --pack)")
     p.add_argument("--seed", type=int, help=f"default {default.seed}")
     p.add_argument("--eval-fraction", type=float, help="share of the evaluation data to use, drawn with --seed")
     p.add_argument("--eval-from", choices=("validation", "train"), help="the split to evaluate on")
@@ -87,14 +87,14 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--overwrite", action="store_true", help="let --out replace the records of an earlier run")
     p.add_argument("--preallocate", action="store_true", help="let JAX reserve most of the accelerator's memory")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
-    several = p.add_argument_group("several processes", "each option can also be a variable: SFTREF_ and its name")
+    several = p.add_argument_group("several processes", "each option can also be set by a variable such as SFTREF_WAIT")
     several.add_argument(
         "--distributed", choices=("auto",), help="get the next three from Slurm, Open MPI, Kubernetes or a TPU"
     )
     several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     several.add_argument("--num-processes", type=int, metavar="P", help="number of processes")
     several.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
-    several.add_argument("--wait", type=int, metavar="S", help=f"for all to join, and for a step (default {WAIT})")
+    several.add_argument("--wait", type=int, metavar="S", help=f"seconds to join, and for a step (default {WAIT})")
 
 
 def _train_options(p: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ CONFIG = "config.json"
 
 
 def train(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -> None:
-    """`sftref train`, the same in each of several processes; only process 0 writes records and models.
+    """Run `sftref train`. All processes of a run call this alike; only process 0 writes records and models.
 
     Args:
         args: the arguments on the command line, by name.
@@ -46,7 +46,7 @@ def train(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -
     """
     resume = _resumed_folder(args)
     config = make_config(args, _saved_config(resume) if resume else None)
-    used = devices.start(config, cluster)  # before Orbax, which would start JAX with its own number of devices
+    used = devices.start(config, cluster)  # before Orbax, which would start JAX with another number of devices
     first = _announce(cluster)
     if args.get("preset") == "article" and "batch_size" not in args:
         size = ARTICLE_BATCH_PER_DEVICE * len(used)
@@ -91,9 +91,9 @@ def train(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -
 
 
 def evaluate(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -> None:
-    """`sftref evaluate`: scores on stdout; with `--out`, also `evaluation.json` and `predictions-SPLIT.jsonl`.
+    """Run `sftref evaluate`: print scores; with `--out`, write `evaluation.json` and `predictions-SPLIT.jsonl`.
 
-    Args and Raises: as `train`.
+    Args and Raises: see `train`.
     """
     config = make_config(args)
     used = devices.start(config, cluster)
@@ -138,20 +138,20 @@ def _resumed_folder(args: dict[str, Any]) -> Path | None:
         return resume
     require("out" in args, "--resume auto: needs --out DIR, the folder of the run to resume or start")
     out: Path = args["out"]
-    # Without a checkpoint the run starts again and may replace its records, unless it had finished.
+    # Without a checkpoint the run starts from the beginning and may replace its records, unless it has finished.
     args["overwrite"] = args.get("overwrite", False) or not (out / "summary.json").exists()
     return out if latest(out) is not None else None
 
 
 def _announce(cluster: Cluster) -> bool:
-    """Tell the supervisor the number of this process, if there are several; True for process 0."""
+    """Tell the supervisor the number of this process, if there are several. Returns True in process 0."""
     if cluster.several:
         print(f"{JOINED}{jax.process_index()} of {jax.process_count()}", file=sys.stderr, flush=True)
     return jax.process_index() == 0
 
 
 def _inputs(run: Run, step: int) -> dict[str, bytes]:
-    """Digests of what all processes must have in common before the first step."""
+    """Name -> digest of each value that must be equal in all processes before the first step."""
     leaves = [digest(np.asarray(leaf)).hex() for leaf in jax.tree.leaves(run.model.params)]
     digests = {
         "the version of Python or a package": digest(versions()),
@@ -162,14 +162,14 @@ def _inputs(run: Run, step: int) -> dict[str, bytes]:
         "the step to resume from": digest(step),
     }
     for name, tokens in {"training": run.train, **run.validation}.items():
-        # Not the tokens themselves: each process reads those of its own rows only.
+        # The tokens themselves are left out: each process reads only those of its own rows.
         parts = [digest(values).hex() for values in (tokens.offsets, tokens.labels, tokens.example_ids)]
         digests[f"the {name} data (their lengths, labels or order)"] = digest(parts)
     return digests
 
 
 def _agree_on_the_step(trainer: Trainer, state: TrainState, batch: Batch) -> None:
-    """Compare the first batch's shape and the step's program, before a process waits for another in it."""
+    """Compare the first batch's shape and the step's program across processes, before any of them runs the step."""
     agree(
         {
             "the shape of the first batch": digest([[str(leaf.dtype), list(leaf.shape)] for leaf in batch]),
@@ -205,7 +205,7 @@ def _prepare(config: TrainConfig, used: list[jax.Device], cache: Path) -> Run:
 def _describe(run: Run, out: Path, step: int) -> None:
     c, model, used = run.config, run.model.config, run.trainer.devices
     fresh = f"; initialized: {', '.join(run.model.fresh)}" if run.model.fresh and c.model != "tiny" else ""
-    steps = f"steps {step + 1} to {run.total_steps}" if step < run.total_steps else f"all {step} steps done before"
+    steps = f"steps {step + 1} to {run.total_steps}" if step < run.total_steps else f"all {step} steps already done"
     evaluated = ", ".join(f"{len(tokens)} {name}" for name, tokens in run.validation.items())
     Console(stderr=True, soft_wrap=True).print(
         f"{c.task} ({c.data}): {len(run.train)} training examples, {evaluated}\n"
@@ -220,7 +220,7 @@ def _new_folder(out: Path | None, config: TrainConfig, *, overwrite: bool) -> Pa
     """Make a folder for the records of a new run, and check that it can be written.
 
     Raises:
-        ConfigError: it has another run's records, is a file, or cannot be written.
+        ConfigError: the folder has another run's records, is a file, or cannot be written.
     """
     if out is None:
         name = f"{config.task}-{config.trainer}"

@@ -1,4 +1,4 @@
-"""Options of a run -> frozen, complete, validated configuration. No JAX, no files, no environment.
+"""Options of a run -> a frozen, complete, validated configuration. Uses no JAX, files or environment variables.
 
 The axes in all shapes of this package:
 
@@ -24,12 +24,12 @@ Precision = Literal["float32", "bfloat16", "float64"]
 
 TRAINERS: tuple[TrainerName, ...] = ("single", "pmap", "mesh")
 DROPOUT_MODES: tuple[DropoutMode, ...] = ("addressed", "article", "off")
-# From the outermost to the innermost: neighbouring devices share `tensor`, the axis that sends most.
+# From the outermost axis to the innermost. `tensor` sends most data, so it connects neighbouring devices.
 MESH_AXES = ("data", "fsdp", "tensor")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float64")
 
-# Limits of a dropout address (`model/dropout.py`): 8 bits of head group, 12 bits each of query and key position; 16
-# bits each of position and feature.
+# Limits from the 32 bits in a dropout address (`model/dropout.py`): for attention, 8 bits of head group and 12 bits
+# each of query and key position; elsewhere, 16 bits each of position and feature.
 MAX_ADDRESSED_POSITIONS = 1 << 12
 MAX_ADDRESSED_FEATURES = 1 << 16
 
@@ -43,7 +43,7 @@ class NonFiniteError(RuntimeError):
 
 
 def one_line(error: BaseException) -> str:
-    """The text of another library's error, short enough for a message of ours; its type if it has no text."""
+    """Another library's error -> its text as one line of at most 160 characters, or its type if it has no text."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
@@ -70,7 +70,7 @@ def require_range(name: str, value: float, low: float, high: float = math.inf, *
 class ModelConfig:
     """The dimensions of a BERT for sequence classification, under the names of a Hugging Face `config.json`.
 
-    `num_labels` is C; `regression` makes the head a single real number under a squared error (GLUE's STS-B).
+    `num_labels` is C. With `regression` the head gives one real number, trained with a squared error (GLUE's STS-B).
 
     Raises:
         ConfigError: a size is not positive, the width is not divisible by the heads, or a dropout address would
@@ -207,7 +207,7 @@ class TrainConfig:
         shape = self.mesh_shape
         if shape is not None:
             count = math.prod(shape.values())
-            require(self.trainer == "mesh", f"--mesh with --trainer {self.trainer}: has no mesh; use --trainer mesh")
+            require(self.trainer == "mesh", f"--trainer {self.trainer} has no mesh for --mesh; use --trainer mesh")
             require(
                 self.devices in (None, count),
                 f"--devices = {self.devices}, must be {count} with --mesh {self.mesh}; leave out one of them",
@@ -218,7 +218,7 @@ class TrainConfig:
         """Devices along each axis of `mesh`, in the order of `MESH_AXES`.
 
         Raises:
-            ConfigError: `mesh` has another form.
+            ConfigError: `mesh` is not of the form AXIS=DEVICES,AXIS=DEVICES.
         """
         if self.mesh is None:
             return None

@@ -28,13 +28,13 @@ def prepare(
     """Load data and model and build the trainer; compiles nothing.
 
     Args:
-        config: the run.
-        devices: what `devices.start` returned for it.
+        config: the configuration of the run.
+        devices: the devices that `devices.start` returned for `config`.
         cache_dir: the folder of token caches; None for no cache.
-        progress: makes, from a title, a callback for the progress of tokenizing.
+        progress: called with a title; returns the callback to which `tokenize` reports its progress.
 
     Raises:
-        ConfigError: a choice of the user cannot be used.
+        ConfigError: an option of the user cannot be used.
     """
     c, task = config, get_task(config.task)
     fractions: dict[str, Any] = {"train_fraction": c.train_fraction, "eval_fraction": c.eval_fraction}

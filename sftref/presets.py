@@ -1,11 +1,11 @@
-"""Arguments -> a TrainConfig: the defaults, the article's run, or a saved run, and the options that change it."""
+"""Arguments -> a TrainConfig: that of the defaults, the article's run or a saved run, changed by the options."""
 
 from typing import Any
 
 from sftref.config import OptimConfig, TrainConfig, require
 
 OPTIM_FIELDS = tuple(OptimConfig.__dataclass_fields__)
-# What a resumed run may change: only what changes no result, except by the order of additions.
+# Options that a resumed run may change, because they change results only by the order of additions.
 FREE_ON_RESUME = frozenset({"trainer", "devices", "mesh", "remat", "eval_batch_size", "save_every"})
 # The article's run (see README): QQP, bert-base-cased, a tenth of the training split for training and the next tenth
 # for evaluation, rows padded to 128 tokens, 64 examples per device, 6 epochs of full batches.
@@ -18,7 +18,7 @@ ARTICLE_BATCH_PER_DEVICE = 64
 
 
 def make_config(args: dict[str, Any], saved: TrainConfig | None = None) -> TrainConfig:
-    """The configuration of a preset, a saved run or the defaults, changed by `args`, the options by name.
+    """The configuration of a preset, a saved run or the defaults, with the changes in `args` (options by name).
 
     Raises:
         ConfigError: a value is out of range, or would change the results of a resumed run.
@@ -36,7 +36,7 @@ def make_config(args: dict[str, Any], saved: TrainConfig | None = None) -> Train
             name in FREE_ON_RESUME or value == old,
             f"--{name.replace('_', '-')} = {value}, must be {old} as in the run that --resume continues; leave it out",
         )
-    # The old number of devices does not limit a new mesh, nor the old mesh a new trainer or number of devices.
+    # A new mesh replaces the saved number of devices; a new trainer or number of devices replaces the saved mesh.
     if "mesh" in values:
         before["devices"] = None
     elif values.keys() & {"trainer", "devices"}:

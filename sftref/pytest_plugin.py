@@ -1,3 +1,3 @@
-"""The entry point that pytest loads: the conformance kit's plugin, under a name of its own."""
+"""The kit's pytest plugin, in the module that pytest's entry point names."""
 
 from sftref.conformance.pytest_plugin.plugin import *  # noqa: F403

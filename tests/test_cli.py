@@ -172,7 +172,7 @@ def test_2_and_2_steps_are_4_steps_bit_for_bit(data: Path, capsys: pytest.Captur
     assert cli.main(["train", "--resume", "half", "--save", "model-half"]) == 0
     assert records(Path("half")) == records(Path("whole"))
     assert cli.main(["train", "--resume", "whole", "--save", "model-again"]) == 0
-    assert "all 4 steps done before, records in whole" in capsys.readouterr().err
+    assert "all 4 steps already done, records in whole" in capsys.readouterr().err
     weights = [Path(f"model-{name}", "model.safetensors").read_bytes() for name in ("whole", "half", "again")]
     assert weights[0] == weights[1] == weights[2]
 
@@ -190,7 +190,7 @@ def test_a_resumed_run_stays_the_same_run(data: Path, capsys: pytest.CaptureFixt
     assert cli.main(["train", "--resume", "run"]) == 2
     error = capsys.readouterr().err
     assert "checkpoints/2: cannot be read" in error
-    assert "delete it to use the one before" in error
+    assert "delete it to continue from an earlier one" in error
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Configuration -> JAX devices: starts the backend once, with 8 simulated devices on a machine with a CPU only.
 
-Of several processes each has the same number of the devices.
+With several processes, each has the same number of devices.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ ALONE = Cluster()
 def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
     """Start JAX for a run and return its devices; to be called before any other use of JAX's devices.
 
-    On a machine with a CPU only, `--devices` are simulated: 8 by default, in all processes together. With an
-    accelerator they are real.
+    On a machine with a CPU only, the devices are simulated: 8 by default, counted over all processes.
 
     Args:
-        config: its precision, trainer and number of devices.
-        cluster: the processes, which join first.
+        config: gives precision, trainer, mesh and number of devices.
+        cluster: how several processes find each other; they join first.
 
     Raises:
         ConfigError: too few devices are available, or the processes cannot share them, or do not join.
@@ -42,20 +41,20 @@ def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
     processes = join(cluster)
     require(
         processes == 1 or config.trainer != "single",
-        f"--trainer single with {processes} processes: it uses one device; choose --trainer pmap or mesh",
+        f"--trainer single with {processes} processes: this trainer uses one device; choose --trainer pmap or mesh",
     )
     require(
         (wanted or SIMULATED) % processes == 0,
         f"--devices = {wanted or SIMULATED}, must be a multiple of the {processes} processes",
     )
-    # JAX refuses a count here beside the user's own in XLA_FLAGS.
+    # If the user's XLA_FLAGS has a number of simulated devices, JAX accepts no other number here.
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         simulated = max(SIMULATED, wanted or 0)
         require(
             simulated <= MOST_SIMULATED,
             f"--devices = {wanted}, must be at most {MOST_SIMULATED} simulated devices",
         )
-        # JAX refuses it where a backend runs already, in a notebook for instance: then that one's devices are used.
+        # JAX raises an error if a backend already runs, as in a notebook; then the devices of that backend are used.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", (wanted or SIMULATED) // processes if processes > 1 else simulated)
     devices = jax.devices()
@@ -70,7 +69,7 @@ def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
 
 
 def _shares(devices: list[jax.Device], wanted: int | None, processes: int) -> list[jax.Device]:
-    """The first devices of each process, in the order of the processes."""
+    """The first devices of each process, the same number from each, in the order of the processes."""
     by_process = [[d for d in devices if d.process_index == process] for process in range(processes)]
     counts = [len(several) for several in by_process]
     require(

@@ -1,8 +1,8 @@
-"""Which process of how many this is -> processes joined by `jax.distributed`, which have compared what they will run.
+"""A process's number, the number of processes -> joined processes, which then compare what they are about to run.
 
 JAX's coordination service joins the processes, watches their heartbeats and ends the others when one is lost. This file
-adds names and deadlines: a lost process is named, no process waits for ever, and all compare configuration, data and
-program before the first step.
+adds three things: it names a lost process, it limits how long a process waits, and all processes compare configuration,
+data and program before the first step.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ import numpy as np
 
 from sftref.config import ConfigError, require, require_range
 
-# Seconds in which all processes must join. JAX's own default: a cluster may start its nodes minutes apart.
+# Seconds in which all processes must join. This is JAX's default, because a cluster may start nodes minutes apart.
 WAIT = 300
-# Seconds without a heartbeat after which a process is lost. JAX's default is 100; a network cut for 4 s recovers within
-# 10 (measured). At the end the others wait as long as JAX lets them, while the first one writes.
+# Seconds without a heartbeat after which a process counts as lost. JAX's default is 100. After a network failure of 4
+# seconds, heartbeats were back within 10 (measured). At the end of a run the others wait in JAX while process 0 writes.
 HEARTBEAT = 10
-# The exit code of a run that lost a process, the same as of the kit's verdict UNRESPONSIVE.
+# The exit code of a run that lost a process; the kit's verdict UNRESPONSIVE has the same code.
 LOST = 3
-# JAX's client writes this when the coordination service is gone: at once, or after a time without an answer.
+# What JAX's client writes when the coordination service is gone: at once, or after a time without an answer.
 SERVICE_GONE = (
     r"(?is)coordination[ _]?service.{0,600}(socket closed|connection (reset|refused)|failed to connect)"
     r"|deadline exceeded\s+RPC: \S*CoordinationService/Heartbeat"
@@ -34,17 +34,17 @@ SERVICE_GONE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """How the processes of a run find each other; it changes no result.
+    """How the processes of a run find each other. No result depends on this.
 
     Attributes:
-        auto: JAX finds the processes: Slurm, Open MPI, Kubernetes, Cloud TPU.
-        coordinator: HOST:PORT of process 0, with the next two, where JAX cannot find them.
-        num_processes: P.
-        process_id: of this one, 0 .. P - 1.
-        wait: seconds in which all must join.
+        auto: JAX gets the next three values from Slurm, Open MPI, Kubernetes or Cloud TPU.
+        coordinator: HOST:PORT of process 0.
+        num_processes: P, the number of processes.
+        process_id: the number of this process, 0 .. P - 1.
+        wait: seconds in which all processes must join, and each step must end.
 
     Raises:
-        ConfigError: the three are given only in part, or with `auto`, or are out of range.
+        ConfigError: only some of the three values are given, or they are given with `auto`, or one is out of range.
     """
 
     auto: bool = False
@@ -81,30 +81,30 @@ class Cluster:
 
     @property
     def several(self) -> bool:
-        """Whether there are processes to join."""
+        """Whether this process must join others."""
         return self.auto or self.coordinator is not None
 
 
 def join(cluster: Cluster) -> int:
-    """Join the processes; their number. To be called once, before JAX starts a backend.
+    """Join the processes, and return their number. Call this once, before JAX starts a backend.
 
     Raises:
-        ConfigError: JAX finds no cluster, or not all joined in time.
+        ConfigError: JAX finds no cluster, or not all processes joined in time.
     """
     import jax
 
     if not cluster.several:
         return 1
-    # The default from JAX 0.6 on.
+    # This is JAX's default from 0.6 on.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     limits: dict[str, Any] = {"initialization_timeout": cluster.wait, "heartbeat_timeout_seconds": HEARTBEAT}
     known = inspect.signature(jax.distributed.initialize).parameters
     limits = {name: value for name, value in limits.items() if name in known}
     try:
         jax.distributed.initialize(cluster.coordinator, cluster.num_processes, cluster.process_id, **limits)
-    except (ValueError, RuntimeError) as error:  # XLA raises the latter: a deadline, an address in use
+    except (ValueError, RuntimeError) as error:  # XLA raises RuntimeError: deadline, address in use
         raise ConfigError(_not_joined(cluster, " ".join(str(error).split())[:300])) from error
-    # `jax.process_count()` would start the backend, whose number of simulated devices depends on this number.
+    # `jax.process_count()` would start the backend before the number of simulated devices is set.
     from jax._src import distributed
 
     return int(distributed.global_state.num_processes or 1)
@@ -147,7 +147,8 @@ def agree(values: Mapping[str, bytes]) -> None:
         values: name -> digest of 32 bytes; the same names in each process.
 
     Raises:
-        ConfigError: in every process, naming the first value that differs and the processes that differ from most.
+        ConfigError: a value differs. All processes raise this error, which names the first such value and the processes
+        in the minority.
     """
     import jax
     from jax.experimental import multihost_utils
@@ -168,9 +169,9 @@ def agree(values: Mapping[str, bytes]) -> None:
 
 
 def lost(words: str) -> list[int]:
-    """The numbers of the processes that JAX's coordination service names as lost in these lines.
+    """The numbers of the processes that JAX's coordination service names as lost in `words`, a process's output.
 
-    If the service itself cannot be reached, it is process 0, where it runs.
+    If the service cannot be reached, process 0 is lost, because the service runs there.
     """
     numbers = set[int]()
     for tasks in re.findall(r"stopped sending heartbeats\):\s+((?:\S*\d+\s+)+?)The tasks", words):

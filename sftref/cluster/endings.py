@@ -1,4 +1,4 @@
-"""How a child process ends: with its parent, by which signal, and with which last output."""
+"""Ties a child process to its parent, and describes in text how it ended and what it printed last."""
 
 import ctypes
 import os
@@ -9,12 +9,12 @@ from collections.abc import Iterable
 
 # prctl's option, from Linux's <sys/prctl.h>: the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
-# How many of the last lines, and how many frames of a fatal error, go into a message.
+# The number of last lines, and of frames of a fatal error, in a message.
 LINES, FRAMES = 4, 3
 
 
 def tie(parent: int) -> None:
-    """Have the kernel end this process when its parent ends; only Linux can."""
+    """Have the kernel end this process when its parent ends; does nothing except on Linux."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -33,7 +33,7 @@ def how_it_ended(code: int) -> str:
 
 
 def last_words(lines: Iterable[str], most: int = LINES) -> str:
-    """The last lines that a process printed, as one line; of a fatal Python error the innermost frames too."""
+    """The last lines of a process's output, as one line; after a fatal Python error, its innermost frames too."""
     kept = [line.strip() for line in lines if line.strip()]
     fatal = next((i for i, line in enumerate(kept) if line.startswith("Fatal Python error")), None)
     if fatal is None:

@@ -1,8 +1,8 @@
-"""One process of several -> a worker that runs it, and a supervisor that can still write when the worker is gone.
+"""One process of a run -> a worker, which does the work, and a supervisor, which reports how the worker ended.
 
-JAX ends a process that has lost another one from a thread of its own, by SIGABRT, and the kernel ends one that uses too
-much memory by SIGKILL: no Python code in it sees either. So the worker is a child process. Its lines are kept in
-OUT/logs/process-I.log, those of process 0 are also printed, and when it fails one line says how, and which was lost.
+When a process is lost, JAX ends the others by SIGABRT; when memory runs out, the kernel ends a process by SIGKILL.
+Python code in the process sees neither, so the worker is a child process. The supervisor keeps its output in
+OUT/logs/process-I.log, prints that of process 0, and says in one line how a worker failed and which process was lost.
 """
 
 import functools
@@ -21,21 +21,21 @@ from typing import IO, NoReturn
 from sftref.cluster.distributed import HEARTBEAT, LOST, lost
 from sftref.cluster.endings import how_it_ended, last_words, tie
 
-# Set in the worker's environment.
+# A variable that is set in the worker's environment.
 WORKER = "SFTREF_WORKER"
-# The worker prints this with its number once it has joined the others.
+# The worker prints this, followed by its number, when it has joined the others.
 JOINED = "sftref: joined as process "
 LOGS = "logs"
-# Begins the lines that gloo prints on stdout for each group of processes it connects.
+# The beginning of lines that gloo prints on stdout for each group of processes that it connects.
 CHATTER = "[Gloo] "
 # The call in which JAX waits for all processes to join.
 JOINING = "RegisterTask"
-# Begins what faulthandler writes when a deadline has passed.
+# The beginning of the text that faulthandler writes when a deadline has passed.
 TIMEOUT = "Timeout ("
 
 
 class Output:
-    """The worker's output: kept in a log, and printed if it is process 0."""
+    """Keeps the worker's output in a log, and prints it if the worker is process 0."""
 
     def __init__(self, out: Path | None) -> None:
         self.process: int | None = None
@@ -45,7 +45,7 @@ class Output:
         self._lock = threading.Lock()
 
     def copy(self, pipe: IO[str], to: IO[str]) -> None:
-        """Take each line of `pipe` until it is closed; `to` is where process 0 prints it."""
+        """Log each line of `pipe` until the pipe is closed; if the worker is process 0, also print the line to `to`."""
         for line in pipe:
             with self._lock:
                 if self.process is None and line.startswith(JOINED):
@@ -77,7 +77,7 @@ class Output:
             to.flush()
 
     def close(self) -> None:
-        """Print the lines of a worker that has not joined."""
+        """Print the lines of a worker that never joined, and close the log."""
         for line, to in self._early:
             to.write(line)
         if self._log is not None:
@@ -85,7 +85,7 @@ class Output:
 
 
 def run(argv: Sequence[str], out: Path | None) -> int:
-    """Run `sftref ARGV` in a worker; its exit code, or `LOST` where the worker or a process it needs was lost."""
+    """Run `sftref ARGV` in a worker. Returns its exit code, or `LOST` if the worker or another process was lost."""
     output = Output(out)
     worker = subprocess.Popen(
         [sys.executable, "-P", "-m", "sftref.cli", *argv],
@@ -94,13 +94,13 @@ def run(argv: Sequence[str], out: Path | None) -> int:
         text=True,
         errors="replace",
         env=os.environ | {WORKER: "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        preexec_fn=functools.partial(tie, os.getpid()),  # noqa: PLW1509 - no thread is started before
+        preexec_fn=functools.partial(tie, os.getpid()),  # noqa: PLW1509 - no thread runs yet
     )
 
     def end(number: int, frame: FrameType | None) -> None:
         worker.send_signal(number)
 
-    # A Ctrl-C reaches the worker itself: it is in the same process group.
+    # Ctrl-C is ignored here: it also reaches the worker, which is in the same process group.
     for number, handler in ((signal.SIGINT, lambda *_: None), (signal.SIGTERM, end), (signal.SIGHUP, end)):
         signal.signal(number, handler)
     assert worker.stdout is not None
@@ -120,10 +120,10 @@ def run(argv: Sequence[str], out: Path | None) -> int:
 
 
 def leave(code: int, error: BaseException) -> NoReturn:
-    """End a worker that failed, at once: Python's own exit would wait for the other processes.
+    """End a failed worker at once, because Python's own exit would wait for the other processes.
 
-    If JAX failed because the connection to another process is gone, JAX's heartbeats first get the time to find out
-    which process that was, and to end this one.
+    If JAX failed, perhaps because another process is gone, JAX's heartbeats first get the time to find out which
+    process was lost; JAX then ends this worker.
     """
     import jax
 
@@ -137,8 +137,8 @@ def leave(code: int, error: BaseException) -> NoReturn:
 
 
 def explain(output: Output, code: int) -> tuple[str, int]:
-    """A line about the end of a worker, empty if it needs none, and the exit code of the supervisor."""
-    who = "a process that joined no other" if output.process is None else f"process {output.process}"
+    """A message on how a worker ended (empty if there is nothing to report), and the supervisor's exit code."""
+    who = "a process that did not join the others" if output.process is None else f"process {output.process}"
     words = "\n".join(output.last)
     others = [str(number) for number in lost(words) if number != output.process]
     where = "see the logs of all processes in OUT/logs; --resume continues from the newest checkpoint"
@@ -158,6 +158,6 @@ def explain(output: Output, code: int) -> tuple[str, int]:
         if code in (-signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT):
             return f"{who} was ended by {how_it_ended(code)}", 128 - code
         return f"{who} ended by {how_it_ended(code)}; last output: {last_words(output.last)}", LOST
-    # Process 0 has printed its error itself.
+    # The error of process 0 is printed already.
     silent = code in (0, 130) or output.process in (None, 0)
     return ("" if silent else f"{who}: {last_words(output.last, 1).removeprefix('sftref: ')}"), code

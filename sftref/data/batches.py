@@ -1,9 +1,10 @@
-"""Token arrays -> batches (NumPy): the order of an epoch, padded rows, padding of weight 0.
+"""Token arrays -> batches of NumPy arrays, in the order of an epoch, with padding of weight 0.
 
-A batch is rows of tokens and, for each row, *slots*, one for each example in it. Padded rows have one slot, packed rows
-(`packing.py`) several. An empty slot has weight 0, padding has segment 0; their other values do not matter.
+A batch consists of rows of tokens. Each row has *slots*, one for each example in the row: a padded row has one slot, a
+packed row (`packing.py`) several. An empty slot has weight 0 and a padding token has segment 0; their other values do
+not matter.
 
-Every batch is made of new arrays that are not written to again: on a CPU `jax.device_put` may use the NumPy buffer
+Every batch has new arrays that are not written to again, because on a CPU `jax.device_put` may use the NumPy buffer
 itself instead of a copy (jax-ml/jax#37830).
 """
 
@@ -38,7 +39,7 @@ class Layout(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The rows of one process: those of the shards `first` .. `stop` - 1 of `shards`."""
+    """The part of a batch for one process: the shards `first` .. `stop` - 1 of all `shards` shards."""
 
     first: int
     stop: int
@@ -46,11 +47,11 @@ class Part(NamedTuple):
 
     @property
     def shard_count(self) -> int:
-        """The number of its shards."""
+        """The number of shards in this part."""
         return self.stop - self.first
 
     def of_rows(self, rows: int) -> range:
-        """Its rows among the `rows` of a micro-batch, a multiple of `shards`."""
+        """The rows of this part, in a micro-batch of `rows` rows (a multiple of `shards`)."""
         each = rows // self.shards
         return range(self.first * each, self.stop * each)
 
@@ -59,17 +60,17 @@ WHOLE = Part(0, 1, 1)
 
 
 class Update(NamedTuple):
-    """One update: its epoch and its examples, as rows of `TokenArrays`."""
+    """One update: its epoch, and the indices of its examples in `TokenArrays`."""
 
     epoch: int
-    examples: np.ndarray  # int64 [B]; fewer in the last one of an epoch
+    examples: np.ndarray  # int64 [B]; fewer in the last update of an epoch
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """The order of `n` examples in an epoch, int64 [n]: a function of (seed, epoch) only.
 
-    Examples are sorted by random 64-bit words of the Philox counter generator: NumPy guarantees a generator's bits
-    across versions, but not the stream of `permutation`.
+    Examples are sorted by random 64-bit words of the Philox counter generator, because NumPy guarantees a generator's
+    bits across versions, but not the results of `permutation`.
     """
     words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
     return np.argsort(words, kind="stable")
@@ -81,7 +82,7 @@ def steps_per_epoch(n: int, batch_size: int, *, drop_last: bool) -> int:
 
 
 def plan(n: int, batch_size: int, seed: int, *, drop_last: bool, start_step: int = 0) -> Iterator[Update]:
-    """The updates from `start_step` on, without end."""
+    """The updates from `start_step` on, epoch after epoch, without end."""
     per_epoch = steps_per_epoch(n, batch_size, drop_last=drop_last)
     epoch, step = divmod(start_step, per_epoch)
     while True:
@@ -92,12 +93,12 @@ def plan(n: int, batch_size: int, seed: int, *, drop_last: bool, start_step: int
 
 
 def padded_layout(batch_size: int, length: int, devices: int, micro: int = 1) -> Layout:
-    """The layout of one example a row; R is rounded up to a multiple of the devices."""
+    """The layout with one example per row; R is rounded up to a multiple of `devices`."""
     return Layout(micro, devices * -(-batch_size // (devices * micro)), length, 1)
 
 
 def pad(tokens: TokenArrays, index: np.ndarray, layout: Layout, part: Part = WHOLE) -> Batch:
-    """A batch of the examples `index` int64 [B], one a row, in that order."""
+    """A batch of the examples `index`, int64 [B], one example per row, in that order."""
     rows = np.arange(len(index))
     return fill(tokens, index, rows, np.zeros_like(rows), np.zeros_like(rows), layout, part)
 
@@ -111,16 +112,16 @@ def fill(
     layout: Layout,
     part: Part = WHOLE,
 ) -> Batch:
-    """A batch with each example at its place.
+    """A batch with each example at the given row, slot and column.
 
     Args:
-        tokens: of the whole split.
-        index: int64 [B], the examples.
-        row: int64 [B], the row of each, 0 .. K*R - 1.
-        slot: int64 [B].
-        start: int64 [B], the first column of each.
+        tokens: the tokens of the whole split.
+        index: int64 [B], the examples of the batch.
+        row: int64 [B], the row of each example, 0 .. K*R - 1.
+        slot: int64 [B], the slot of each example.
+        start: int64 [B], the first column of each example.
         layout: K, R, L and S.
-        part: only the rows of this part are made, and only their tokens are read: R becomes their number.
+        part: the rows to make; R of the result is their number, and no other tokens are read.
 
     Raises:
         ValueError: an example is outside the layout.
@@ -133,7 +134,7 @@ def fill(
     here = (row % r >= own.start) & (row % r < own.stop)
     index, slot, start, sizes = index[here], slot[here], start[here], sizes[here]
     row, r = row[here] // r * len(own) + row[here] % r - own.start, len(own)
-    # Ragged ranges end to end: position p of example b reads tokens[offset[b] + p], writes column start[b] + p.
+    # All tokens end to end: token p of example b is read at offset[b] + p and written to column start[b] + p.
     owner = np.repeat(np.arange(len(index)), sizes)
     position = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     source = tokens.offsets[index][owner] + position

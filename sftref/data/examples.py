@@ -1,12 +1,12 @@
 """(task, --data) -> `ExampleSplits`: texts, labels and row numbers for training and for each evaluation.
 
 `--data` is "bundled" (the pairs in this package, for the task qqp), "hub" (nyu-mll/glue), a folder, or one file. Files
-are .csv, .tsv, .json (an array of objects, or one object a line), .jsonl and .parquet, in UTF-8. Python reads csv and
-json, not `datasets`, which changes text such as "NA", "null" and "007" into other values.
+are .csv, .tsv, .json (an array of objects, or one object a line), .jsonl and .parquet, in UTF-8. Python's own modules
+read csv and json, because `datasets` changes text such as "NA", "null" and "007" into other values.
 
-A .csv follows RFC 4180. A .tsv has no quoting (`csv.QUOTE_NONE`), as GLUE's files: with quoting, a question that begins
-with a quotation mark would take in the lines up to the next mark. A few rows of GLUE's qqp lack fields; like the hub's
-loader, this one leaves them out, with a warning, if they are few.
+A .csv follows RFC 4180. A .tsv has no quoting (`csv.QUOTE_NONE`), as in GLUE's files: with quoting, a question that
+begins with a quotation mark would include all lines up to the next mark. A few rows of GLUE's qqp lack fields. Like the
+hub's loader, this file leaves such rows out, with a warning, if they are few.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Columns = Mapping[str, list[Any]]
 
 
 class ExampleSplits(NamedTuple):
-    """The examples for training, and those of each evaluation by name.
+    """The training examples, and the examples of each evaluation by its name.
 
     Each data set has the task's text columns (string), `label` (int32, or float32 for regression) and `example_id`
     (uint32), the row's number in its split, from 0, before shuffling.
@@ -62,14 +62,14 @@ def load_examples(
     """Read, check and sample the splits of a task.
 
     Args:
-        task: gives columns and labels.
+        task: gives the columns and labels.
         data: "bundled", "hub", or the path of a folder or file.
-        train_fraction: of the train split, in (0, 1]; less than 1 takes the first rows after shuffling.
-        eval_fraction: of each validation split, or of the train split, in (0, 1]; likewise.
+        train_fraction: share of the train split, in (0, 1]; if below 1, the first rows after shuffling are taken.
+        eval_fraction: share of the split to evaluate on, in (0, 1]; rows are taken as for `train_fraction`.
         eval_from: "validation": the task's validation splits. "train": one evaluation, `held_out`, of the rows after
             the training rows in the shuffled train split. The article takes 10 % and 10 % of qqp: `shuffle(seed=0)`,
             then rows 0 to int(0.1 n) and int(0.1 n) to int(0.2 n).
-        seed: of `datasets.Dataset.shuffle`.
+        seed: the seed of `datasets.Dataset.shuffle`.
 
     Raises:
         ConfigError: the data are missing, unreadable or of another task; a fraction leaves no row.
@@ -84,7 +84,7 @@ def load_examples(
 
         validation = {name: sample(name, eval_fraction, "--eval-fraction") for name in task.validation_splits}
         return ExampleSplits(sample("train", train_fraction, "--train-fraction"), validation)
-    total = float(Decimal(str(train_fraction)) + Decimal(str(eval_fraction)))  # 0.7 + 0.1 is 0.8 here
+    total = float(Decimal(str(train_fraction)) + Decimal(str(eval_fraction)))  # in decimals, 0.7 + 0.1 is 0.8
     both = f"--train-fraction = {train_fraction:g} and --eval-fraction = {eval_fraction:g}"
     require(total <= 1, f"{both}, must sum to at most 1 with --eval-from train; lower one of them")
     train = _read(task, data, "train").shuffle(seed=seed)
@@ -99,7 +99,7 @@ def _rows(split: Dataset, start: float, stop: float, option: str, fraction: floa
 
 
 def _read(task: Task, data: str, split: str) -> Dataset:
-    """One split of `data`."""
+    """The examples of one split of `data`."""
     path = Path(data)
     if data == "hub":
         return _read_hub(task, split)
@@ -134,7 +134,7 @@ def _read_hub(task: Task, split: str) -> Dataset:
 
     try:
         loaded = datasets.load_dataset(HUB_ID, task.name, split=split)
-    except Exception as error:  # the hub's client has a dozen kinds, from a socket's to its own
+    except Exception as error:  # the hub's client raises a dozen types, its own and those of sockets
         raise ConfigError(
             f"--data hub: cannot load {HUB_ID} {task.name} {split} ({one_line(error)}); give --data PATH with local "
             "files, or --data bundled for qqp"
@@ -165,10 +165,10 @@ def _text(raw: bytes, source: str) -> str:
 
 
 def _read_delimited(raw: bytes, source: str, *, tolerance: float = 0.0, **dialect: Any) -> Columns:
-    """Columns of text. Rows that do not have the header's number of fields are left out, up to a share `tolerance`."""
+    """A file -> columns of text. Rows with another number of fields than the header are left out if they are few."""
     reader = csv.reader(io.StringIO(_text(raw, source), newline=""), **dialect)
     parsed: list[tuple[int, list[str]]] = []
-    start = 1  # the line where a row starts: with an open quotation mark, the error appears many lines later
+    start = 1  # where the row starts: an unclosed quotation mark is noticed only many lines later
     try:
         for row in reader:
             if row:
@@ -191,7 +191,7 @@ def _read_delimited(raw: bytes, source: str, *, tolerance: float = 0.0, **dialec
 
 
 def _read_json(raw: bytes, source: str) -> Columns:
-    """An array of objects, or one object a line."""
+    """A file with an array of objects, or with one object per line -> columns."""
     text = _text(raw, source)
     whole = text.lstrip().startswith("[")
     rows: list[Any] = []
@@ -229,7 +229,7 @@ _READERS: dict[str, Callable[[bytes, str], Columns]] = {
 
 
 def _examples(columns: Columns, task: Task, source: str) -> Dataset:
-    """Columns named as on the hub or by an alias -> checked examples."""
+    """Columns, with the names on the hub or their aliases -> checked examples."""
     import datasets
     import numpy as np
     import pyarrow as pa
@@ -280,7 +280,7 @@ def _labels(values: list[Any], task: Task, source: str) -> list[float]:
 
 
 def _number(value: Any, task: Task) -> float:
-    """A label in a file -> its number; NaN if it has none."""
+    """A label in a file (a class name or a number) -> a number; NaN if it is neither."""
     if value in task.label_names:
         return float(task.label_names.index(value))
     try:

@@ -1,7 +1,7 @@
-"""Examples -> packed rows: several examples a row, by first-fit decreasing, in one static shape.
+"""Examples -> packed rows: several examples per row, placed by first-fit decreasing, in one static shape.
 
-Packing changes no result: attention stays within segments, positions restart, and dropout is addressed by example, so a
-packed step computes the same numbers as the padded step, over fewer tokens.
+Packing changes no result: attention stays within an example, positions restart with each example, and dropout is
+addressed by example. So a packed step computes the same numbers as the padded step, over fewer tokens.
 """
 
 import math
@@ -13,27 +13,27 @@ from sftref.data.tokens import TokenArrays
 
 # The number of batches that are packed to find the static layout.
 TRIAL_BATCHES = 64
-# Attention scores cost the square of a row's length, so rows whose length is a multiple of BLOCK are attended to block
-# by block where no example crosses from one block into the next.
+# The cost of attention scores grows with the square of the row length. So a row whose length is a multiple of BLOCK is
+# computed block by block, if no example crosses from one block into the next.
 BLOCK = 64
 
 
 def blocks_of(length: int) -> int:
-    """The number of blocks in a row of `length` tokens; 1 where it is no multiple of `BLOCK`."""
+    """The number of blocks in a row of `length` tokens; 1 if `length` is not a multiple of `BLOCK`."""
     return length // BLOCK if length % BLOCK == 0 else 1
 
 
 def first_fit_decreasing(
     lengths: np.ndarray, capacity: int, slots: int, block: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places for examples: each, longest first, goes to the first bin with room and a free slot.
+    """Places for examples: the longest first, each goes to the first bin with room and a free slot.
 
     Args:
         lengths: int [B], each at most `capacity`.
-        capacity: tokens in a row.
-        slots: examples in a row.
-        block: a divisor of `capacity`; no example crosses a multiple of it, except in the first rows, which have an
-            example longer than a block. None: examples may cross.
+        capacity: most tokens in a row.
+        slots: most examples in a row.
+        block: tokens in a block, a divisor of `capacity`. No example crosses into another block, except in the first
+            rows, which have the examples that are longer than a block. None: examples may cross.
 
     Returns:
         Row, slot and start column of each example, int64 [B] each. Without blocks a bin is a row, and first-fit
@@ -41,7 +41,7 @@ def first_fit_decreasing(
     """
     n, block = len(lengths), block or capacity
     each, longer = capacity // block, int((lengths > block).sum())
-    # The bins in order: a whole row for each longer example, then rows of `each` blocks.
+    # The bins in order: a whole row for each example longer than a block, then rows of `each` blocks.
     bin_row = np.concatenate([np.arange(longer), longer + np.arange(n * each) // each])
     start_of = np.concatenate([np.zeros(longer, np.int64), np.tile(np.arange(each) * block, n)])
     # Tokens left in each bin; 0 once the slots of its row are used.
@@ -63,7 +63,7 @@ def first_fit_decreasing(
 
     order = np.argsort(-lengths, kind="stable")
     place(order[:longer])
-    free[:longer][used[:longer] == 0] = 0  # no row for longer examples that shared one
+    free[:longer][used[:longer] == 0] = 0  # rows that are empty because longer examples shared one
     place(order[longer:])
     return np.unique(row, return_inverse=True)[1], slot, start
 
@@ -71,10 +71,10 @@ def first_fit_decreasing(
 def packed_layout(
     tokens: TokenArrays, batch_size: int, length: int, devices: int, micro: int = 1, *, seed: int = 0
 ) -> Layout:
-    """A layout with room for batches of these examples: that of the fullest of the first 64 batches.
+    """A layout for batches of these examples, with as many rows as the fullest of the first 64 batches needs.
 
-    A function of the data, the batch size and the seed. `pack` adds rows to a batch that needs more, which costs one
-    more compilation.
+    It depends only on the data, the batch size and the seed. `pack` adds rows to a batch that needs more; this costs
+    one more compilation.
     """
     slots = slots_for(tokens, length)
     order = epoch_order(len(tokens), seed, 0)
@@ -86,7 +86,7 @@ def packed_layout(
 
 
 def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int, part: Part = WHOLE) -> Batch:
-    """A batch of the examples `index` int64 [B] in packed rows of `layout`, with more rows if they need more.
+    """A batch of the examples `index`, int64 [B], in packed rows of `layout`, with more rows if needed.
 
     The shape does not depend on earlier batches, so that a resumed run computes the same bits. Examples are kept within
     blocks if that takes no more rows.
@@ -104,14 +104,15 @@ def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int, p
 
 
 def slots_for(tokens: TokenArrays, length: int) -> int:
-    """S, the examples that a row may have: 1.5 times what the mean row needs.
+    """S, the most examples in a row: 1.5 times the number of examples of mean length that fit into a row.
 
-    The last layer computes empty slots too, so more would cost time; fewer would not fill rows of short examples.
+    More slots would cost time, because the last layer computes empty slots too; with fewer, rows of short examples
+    would not be full.
     """
     mean = float(tokens.lengths.mean())
     return max(1, min(math.ceil(1.5 * length / mean), length // int(tokens.lengths.min())))
 
 
 def rows_for(needed: int, devices: int, micro: int) -> int:
-    """The least R, a multiple of the devices, such that `micro` times R rows are at least `needed`."""
+    """The least R, a multiple of `devices`, for which `micro` times R is at least `needed`."""
     return devices * -(-needed // (devices * micro))

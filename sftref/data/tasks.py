@@ -18,13 +18,13 @@ HUB_ID = "nyu-mll/glue"
 class Task:
     """One GLUE task."""
 
-    name: str  # on the hub and in `evaluate` too
+    name: str  # the same on the hub and in `evaluate`
     fields: tuple[str, ...]  # the one or two text columns, in the order for the tokenizer
-    label_names: tuple[str, ...]  # of class 0, 1, ...; empty for regression
+    label_names: tuple[str, ...]  # the names of class 0, 1, ...; empty for regression
     metrics: tuple[str, ...]  # the keys of the result of `evaluate.load("glue", name)`
-    label_range: tuple[float, float] | None = None  # of real labels; None for classes
+    label_range: tuple[float, float] | None = None  # the least and the greatest real label; None for classes
     validation_splits: tuple[str, ...] = ("validation",)
-    # A column's name in the files of gluebenchmark.com -> its other name on the hub.
+    # A column's name in the files of gluebenchmark.com -> its name on the hub, if the two differ.
     aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -34,7 +34,7 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """C: the classes, 1 for regression."""
+        """C, the number of classes; 1 for regression."""
         return 1 if self.regression else len(self.label_names)
 
 

@@ -1,6 +1,6 @@
 """`Dataset` of examples -> `TokenArrays`, with the model's own tokenizer; cached on disk and memory-mapped.
 
-Nothing is padded here: the tokens of all examples are end to end, and `batches.py` arranges them in rows.
+The tokens of all examples are stored end to end, without padding; `batches.py` arranges them in rows.
 
 A cache is a folder whose name is a hash of everything that its content depends on: texts, labels and example ids (not
 the data set's fingerprint, which depends on the file's name and not on its content), tokenizer, length and `FORMAT`.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cache; raise it if the same texts give other arrays
+FORMAT = 1  # the format of the cache; raise it if the same texts give other arrays
 BATCH = 1000  # examples in a call of the tokenizer, the default of `datasets.Dataset.map`
 
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
@@ -65,7 +65,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a folder, by `transformers.AutoTokenizer`.
 
     Raises:
-        ConfigError: it is missing, broken, or not a fast tokenizer.
+        ConfigError: the tokenizer is missing, broken, or not a fast one.
     """
     import transformers
 
@@ -100,19 +100,19 @@ def tokenize(
         tokenizer: the model's own.
         max_length: the most tokens of an example.
         cache_dir: the folder of all caches; None for no cache. If it cannot be written, a warning is logged.
-        vocab_size: V of the model, which every id must be below; None for no check.
+        vocab_size: V of the model; every token id must be below V. None for no check.
         progress: called with the number of examples done and of all examples, after every 1,000 and at the end.
 
     Returns:
         Arrays in the order of the data set; memory-mapped and read-only if they are cached.
 
     Raises:
-        ConfigError: `max_length` is less than the special tokens and one token a text; an id is not below V.
+        ConfigError: `max_length` has no room for the special tokens and one token of each text; an id is not below V.
     """
     room = tokenizer.num_special_tokens_to_add(pair=len(task.fields) == 2) + len(task.fields)
     require(
         max_length >= room,
-        f"--max-length = {max_length}, must be at least {room}, the special tokens and one for each text",
+        f"--max-length = {max_length}, must be at least {room}, the special tokens and one token of each text",
     )
     folder = cache_dir / cache_key(dataset, task, tokenizer, max_length) if cache_dir is not None else None
     arrays = None if folder is None else _open(folder)
@@ -150,7 +150,7 @@ def cache_key(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerFast, 
 
 def definition(tokenizer: PreTrainedTokenizerFast) -> list[Any]:
     """Everything in a tokenizer that its output depends on, as plain values."""
-    # A tokenizer's JSON has the truncation and padding of its last call, which `tokenize` sets each time.
+    # A tokenizer's JSON includes the truncation and padding of its last call; `tokenize` sets both in each call.
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     return [tokenizer.truncation_side, "token_type_ids" in tokenizer.model_input_names, backend]
 
@@ -184,7 +184,7 @@ def _tokenize(
 
 
 def _description(arrays: TokenArrays) -> dict[str, Any]:
-    """For `_open` to check: the dtype, shape and CRC-32 of each array."""
+    """The dtype, shape and CRC-32 of each array, for `_open` to compare."""
     return {
         name: [array.dtype.str, list(array.shape), zlib.crc32(np.ascontiguousarray(array).data)]
         for name, array in vars(arrays).items()
@@ -192,7 +192,7 @@ def _description(arrays: TokenArrays) -> dict[str, Any]:
 
 
 def _open(folder: Path) -> TokenArrays | None:
-    """The arrays of a cache; None if there is none, or a damaged one, which is deleted."""
+    """The arrays of a cache; None if there is no cache or a damaged one. A damaged cache is deleted."""
     if not folder.is_dir():
         return None
     try:

@@ -13,8 +13,8 @@ from sftref.model.layers import Embeddings, Layer, Module, Tokens
 class BertForSequenceClassification(Module):
     """BERT, its pooler and a linear head.
 
-    Only the [CLS] output of the last layer is used, so only that is computed: queries are the S slots of each row, keys
-    and values all L tokens. The gradients are those of the full layer.
+    Only the [CLS] output of the last layer is used, so the last layer computes nothing else: its queries are the [CLS]
+    tokens of the S slots, its keys and values all L tokens. The gradients equal those of the full layer.
 
     With `remat` the backward pass recomputes each layer's activations from its input instead of keeping them.
     """
@@ -32,23 +32,23 @@ class BertForSequenceClassification(Module):
                 fewer attention scores. Correct only if no example is in two blocks (`chunks.crossing`).
 
         Returns:
-            Logits [R, S, C] in at least float32; finite in slots of weight 0 too, for any tokens.
+            Logits [R, S, C] in at least float32. They are finite for any tokens, in slots of weight 0 too.
         """
         c = self.config
-        # An example of weight 0 is padding too: a NaN of its own would pass its zero weight in the backward pass, as
-        # 0 * NaN.
+        # An example of weight 0 counts as padding: otherwise a NaN in it would reach the gradients, because 0 * NaN is
+        # NaN.
         slot = jnp.maximum(batch.segments - 1, 0)  # [R, L]: each token's example, as an index into the slots
         real = (batch.segments > 0) & (jnp.take_along_axis(batch.weights, slot, axis=1) > 0)
         one_hot = (batch.segments[..., None] - 1 == jnp.arange(batch.starts.shape[1])) & real[..., None]  # [R, L, S]
         tokens = Tokens(one_hot.astype(jnp.float32), _addresses(batch, slot, real))
         slot_tokens = _slots(batch)
-        # Padding may be anything, even ids outside the tables, which JAX would read as NaN.
+        # Padding tokens may have any ids. Ids outside the tables, for which JAX would read NaN, become 0 here.
         layer_of = nn.remat(Layer) if self.remat else Layer
         input_ids, token_type_ids, parts = jax.tree.map(
             lambda a: a.reshape(a.shape[0] * blocks, a.shape[1] // blocks, *a.shape[2:]),
             (jnp.where(real, batch.input_ids, 0), jnp.where(real, batch.token_type_ids, 0), tokens),
         )
-        # [R blocks, L / blocks, D] up to the last layer.
+        # x is [R * blocks, L / blocks, D] up to the last layer.
         x = Embeddings(c, self.numerics, self.places, name="embeddings")(input_ids, token_type_ids, parts, dropout)
         for layer in range(c.num_hidden_layers - 1):
             one = layer_of(c, self.numerics, self.places, layer=layer, name=f"layer_{layer}")

@@ -1,19 +1,20 @@
 """(seed, step, site, example id, position, feature) -> dropout masks that do not depend on devices, order or padding.
 
-A mask bit is a pure function of the *address* of its number. The generator is Threefry-2x32 with 20 rounds, that of
-`jax.random` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), applied to explicit counters:
+Each number that dropout may set to 0 has an *address*, and its mask bit is a pure function of the address. The
+generator is that of `jax.random`, Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1,
+2, 3", SC 2011), applied to explicit counters:
 
     key(site)       = threefry((seed >> 32, seed), (step, site))
     hidden site     = threefry(key, (example id, position * 2^16 + feature group))
     attention site  = threefry(key, (example id, head group * 2^24 + query position * 2^12 + key position))
 
-One call gives 64 bits, four lanes of 16; a *group* is the four features (or heads) of one call. With G = ceil(n / 4)
-groups, feature `f` has group `f mod G` and lane `f div G`, lanes counted from the low half of the first word. A number
-is kept if its lane is at least `threshold(rate)`, and then divided by the exact probability of that, so the expectation
-is exact although the rate is rounded to 1/65536 (0.1 becomes 0.100006).
+One call gives 64 bits: four *lanes* of 16 bits, one for each of the four features (or heads) of a *group*. Of n
+features in G = ceil(n / 4) groups, feature `f` has group `f mod G` and lane `f div G`, counted from the low half of the
+first word. A number is kept if its lane is at least `threshold(rate)`, and then divided by the exact probability of
+being kept. So the expectation is exact, although the rate is rounded to 1/65536 (0.1 becomes 0.100006).
 
-`jax.extend.random.threefry_2x32` is mapped over rows of tokens: it ravels and splits its counters, and mapped this way
-it does not touch the row axis, which is sharded.
+`jax.extend.random.threefry_2x32` flattens and splits its counters. It is mapped over the rows of tokens, so that it
+does not split the row axis, which is sharded.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -27,7 +28,7 @@ from jax.extend.random import threefry_2x32
 LANES = 4
 LANE_BITS = 16
 
-# The purposes of a site; site = SITES_PER_LAYER * layer + purpose.
+# A site is one dropout of the model: site = SITES_PER_LAYER * layer + purpose. The purposes are these.
 EMBEDDING, ATTENTION, ATTENTION_OUTPUT, FEED_FORWARD, CLASSIFIER = range(5)
 SITES_PER_LAYER = 8
 
@@ -46,7 +47,7 @@ def threshold(rate: float) -> int:
 
 @flax.struct.dataclass
 class AddressedDropout:
-    """Masks as a function of addresses alone. In its methods `rate` is static, and `site` is a layer and purpose."""
+    """Masks as a function of addresses alone. In its methods `rate` is static, and `site` means layer and purpose."""
 
     seed: tuple[Array, Array]  # two uint32 words, high and low
     step: Array  # integer scalar, the update
@@ -72,7 +73,7 @@ class AddressedDropout:
     def attention(self, p: Array, rate: float, site: int, query: Address, key: Address) -> Array:
         """Drop attention weights `p` [R, H, Q, L]; `query` [R, Q] and `key` [R, L] are addresses.
 
-        The mask for a key of another example does not matter: its weight is 0.
+        The mask for a key of another example does not matter, because its attention weight is 0.
         """
         if rate == 0.0:
             return p
@@ -88,8 +89,8 @@ class AddressedDropout:
 class ArticleDropout:
     """Masks as in the article: drawn from a key and the shape of the array, so they depend on the layout.
 
-    Its trainers have one key per device (`pmap`) or one for the whole batch (`jit` with a mesh), so their losses
-    differ. One attention mask serves the whole batch and all heads, the default of Flax's attention
+    The article's trainers have one key per device (`pmap`) or one for the whole batch (`jit` with a mesh), so their
+    losses differ. The whole batch and all heads share one attention mask, as by default in Flax's attention
     (`broadcast_dropout=True` in `flax.linen.dot_product_attention_weights`).
     """
 

@@ -1,9 +1,9 @@
 """Token arrays -> contextual vectors: the embeddings, attention and feed-forward of BERT, as Flax modules.
 
-Layers see tokens, not examples. A token's `segment` is its example: tokens attend to each other where their segments
-are equal and positive. So one example a row (padded) and several a row (packed) are the same code. Arithmetic follows
-Hugging Face's BERT: post-LayerNorm, erf GELU, scores scaled by 1/sqrt(head size), dropout on attention probabilities
-and before each residual sum.
+Layers see tokens, not examples. A token's `segment` is the example that it belongs to: tokens attend to each other if
+their segments are equal and positive. So the same code computes padded rows (one example each) and packed rows
+(several). The arithmetic is that of Hugging Face's BERT: post-LayerNorm, erf GELU, scores scaled by 1/sqrt(head size),
+dropout on attention probabilities and before each residual sum.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sftref.config import ModelConfig
 from sftref.model.dropout import ATTENTION, ATTENTION_OUTPUT, EMBEDDING, FEED_FORWARD, SITES_PER_LAYER, Address, Dropout
 from sftref.model.sharding import Places
 
-# The score of a key that must not be seen. Finite, so that a query with no visible key (padding) gets uniform
-# probabilities instead of NaN, whose product with a zero weight would be NaN; so low that exp underflows to exactly 0
-# beside any real score, in bfloat16 too.
+# The score of a key that a query must not see. It is finite, so that a query without any visible key (padding) gets
+# uniform probabilities instead of NaN, because NaN times a zero weight is NaN. It is so low that exp underflows to
+# exactly 0 beside any real score, in bfloat16 too.
 MASKED = -1e30
 
 
@@ -45,11 +45,11 @@ class Numerics(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """For each token its segment, as a one-hot row, and its address.
+    """The segment of each token, as a one-hot row, and its address.
 
-    `segment` is float32 [R, L, S], all zeros for padding; the product of two of them is positive where one token sees
-    the other. XLA would fuse a comparison of numbers, and the slicing of the micro-batch before it, into the softmax of
-    every layer, unvectorised: a step of MiniLM took 4 % longer on a CPU.
+    `segment` is float32 [R, L, S], all zeros for padding; the scalar product of two rows is positive if one token sees
+    the other. If segments were numbers to compare, XLA would fuse the comparison, and the slicing of the micro-batch
+    before it, into the softmax of every layer, unvectorised: a step of MiniLM took 4 % longer on a CPU.
     """
 
     segment: Array
@@ -64,11 +64,11 @@ class Module(nn.Module):
     places: Places | None = None
 
     def shard(self, x: Array, kind: str) -> Array:
-        """An activation, sharded by the table of `sharding.py`; unchanged without a mesh that shards the model."""
+        """The activation `x`, sharded by the table in `sharding.py`; unchanged unless a mesh shards the model."""
         return x if self.places is None else self.places.constrain(x, kind)
 
     def drop(self, dropout: Dropout | None, x: Array, site: int, at: Address) -> Array:
-        """`x` [R, L, D] after dropout at the rate of hidden layers; None is no dropout."""
+        """`x` [R, L, D] after dropout at the rate of hidden layers; `x` itself if `dropout` is None."""
         return x if dropout is None else dropout.hidden(x, self.config.hidden_dropout_prob, site, at)
 
     @property
@@ -77,30 +77,30 @@ class Module(nn.Module):
         return {"dtype": self.numerics.compute, "param_dtype": self.numerics.params}
 
     def dense(self, features: int, name: str) -> nn.Dense:
-        """An affine map to `features`."""
+        """An affine map to `features` outputs."""
         init = nn.initializers.normal(self.config.initializer_range)
         return nn.Dense(features, precision=self.numerics.matmul, kernel_init=init, name=name, **self.dtypes)
 
     def layer_norm(self, name: str) -> nn.LayerNorm:
-        """LayerNorm over D, with the two-pass variance: E[x^2] - E[x]^2 cancels if the mean is large."""
+        """LayerNorm over D, with the two-pass variance, because E[x^2] - E[x]^2 loses digits if the mean is large."""
         return nn.LayerNorm(epsilon=self.config.layer_norm_eps, use_fast_variance=False, name=name, **self.dtypes)
 
 
 def gelu(x: Array) -> Array:
     """GELU by the error function, x/2 (1 + erf(x / sqrt 2)), as PyTorch and Hugging Face's BERT compute it.
 
-    `jax.nn.gelu` writes it with erfc, which is the same function and three times slower on a CPU.
+    `jax.nn.gelu` computes the same function by erfc, which is three times slower on a CPU.
     """
     half, root_half = (jnp.asarray(v, x.dtype) for v in (0.5, math.sqrt(0.5)))
     return half * x * (1 + lax.erf(x * root_half))
 
 
 class Embeddings(Module):
-    """Word + token type + position, then LayerNorm and dropout: int32 [R, L] three times -> [R, L, D]."""
+    """The sum of the word, token type and position embeddings, then LayerNorm and dropout -> [R, L, D]."""
 
     @nn.compact
     def __call__(self, input_ids: Array, token_type_ids: Array, tokens: Tokens, dropout: Dropout | None) -> Array:
-        """Ids int32 [R, L] (valid ones, padding included) -> [R, L, D]."""
+        """Ids int32 [R, L], which must be valid in padding too -> [R, L, D]."""
         c = self.config
 
         def read(rows: int, name: str, ids: Array) -> Array:
@@ -108,7 +108,7 @@ class Embeddings(Module):
             table = nn.Embed(rows, c.hidden_size, embedding_init=init, name=name, **self.dtypes)
             if self.places is None:
                 return table(ids)
-            # A sharded table is gathered first, as any parameter is: the rows of the batch use the same axis.
+            # A sharded table is gathered first, like any parameter, because the rows of the batch use the same axis.
             whole: Array = self.shard(table.embedding, "table")
             return jnp.take(whole.astype(self.numerics.compute), ids, axis=0)
 
@@ -140,11 +140,11 @@ class Attention(Module):
         query = query * jnp.asarray(head_size**-0.5, query.dtype)
         scores = jnp.einsum("rhqk,rhlk->rhql", query, key, precision=precision)
         visible = jnp.einsum("rqs,rls->rql", queries.segment, tokens.segment, precision=precision) > 0
-        # At least float32 in the softmax: a bfloat16 sum of L terms loses the small ones.
+        # The softmax uses at least float32, because a bfloat16 sum of L terms loses the small terms.
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
         scores = jnp.where(visible[:, None], scores, MASKED)
-        # softmax(s) v = (e v) / sum(e): dividing the K columns of the product instead of the L of the probabilities
-        # saves a pass over [R, H, Q, L] forward and two backward, 34 to 47 % of attention's time on a CPU.
+        # softmax(s) v = (e v) / sum(e). Dividing the product, with K columns, instead of the probabilities, with L
+        # columns, saves one pass over [R, H, Q, L] forward and two backward: 34 to 47 % of attention's time on a CPU.
         e = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
         total = e.sum(axis=-1, keepdims=True)
         if dropout is not None:
@@ -164,7 +164,7 @@ class Layer(Module):
 
     @nn.compact
     def __call__(self, x: Array, tokens: Tokens, y: Array, queries: Tokens, dropout: Dropout | None) -> Array:
-        """Queries `y` [R, Q, D], keys and values from `x` [R, L, D] (`y` except in the last layer) -> [R, Q, D]."""
+        """Queries `y` [R, Q, D], keys and values from `x` [R, L, D] (`x` is `y` before the last layer) -> [R, Q, D]."""
         c = self.config
         attention = Attention(c, self.numerics, self.places, layer=self.layer, name="attention")
         y = attention(x, tokens, y, queries, dropout)

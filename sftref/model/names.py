@@ -1,4 +1,4 @@
-"""Our parameter tree <-> a flat dict under the names and layouts of a Hugging Face BERT checkpoint, as NumPy arrays.
+"""Our parameter tree <-> a flat dict of NumPy arrays, with the names and layouts of a Hugging Face BERT checkpoint.
 
     embeddings / word_embeddings / embedding [V, D]    bert.embeddings.word_embeddings.weight [V, D]
     layer_0 / attention / query / kernel [in, out]     bert.encoder.layer.0.attention.self.query.weight [out, in]
@@ -20,11 +20,11 @@ from sftref.config import ModelConfig, require
 Params: TypeAlias = dict[str, Any]  # nested, as Flax's `init(...)["params"]`; leaves are arrays
 Flat: TypeAlias = dict[str, np.ndarray]
 
-# The head and its input: a pre-trained checkpoint need not have them, and fine-tuning initializes them.
+# The classifier and the pooler before it. A pre-trained checkpoint may lack them; fine-tuning initializes them.
 OPTIONAL = ("bert.pooler.dense", "classifier")
 
 # Buffers and pre-training heads in BERT checkpoints that classification does not use. Any other unknown name is an
-# error: it may be a part of the model, which our results would lack.
+# error: our results would lack that parameter.
 _HEADS = ("predictions.decoder", "predictions.transform.LayerNorm", "predictions.transform.dense", "seq_relationship")
 UNUSED = frozenset(
     {
@@ -34,7 +34,7 @@ UNUSED = frozenset(
     }
 )
 
-# Our module -> theirs, within a layer and outside the layers.
+# Our name of a module -> its name in a checkpoint, for modules within a layer and for the others.
 _IN_LAYER = {
     "attention/query": "attention.self.query",
     "attention/key": "attention.self.key",
@@ -64,7 +64,7 @@ class Leaf(NamedTuple):
 
     @property
     def transposed(self) -> bool:
-        """Whether the two layouts differ: an affine map is (out, in) there and [in, out] here."""
+        """Whether the two layouts differ: a kernel is [out, in] in a checkpoint and [in, out] in our tree."""
         return self.path[-1] == "kernel"
 
 
@@ -97,8 +97,8 @@ def to_hf(params: Mapping[str, Any]) -> Flat:
     """Our tree -> a flat dict under the names of a checkpoint, in its layouts.
 
     Args:
-        params: the tree of `BertForSequenceClassification.init(...)["params"]`, or one of its form. The leaves are
-            NumPy or JAX arrays of any dtype, which they keep.
+        params: the tree of `BertForSequenceClassification.init(...)["params"]`, or a tree of this form. Its leaves are
+            NumPy or JAX arrays; the result keeps their dtypes.
 
     Returns:
         NumPy arrays in C order; an array that needs no transposition may share memory with its leaf.
@@ -122,7 +122,7 @@ def from_hf(flat: Mapping[str, Any], config: ModelConfig, *, source: str = "para
     """A flat dict under the names of a checkpoint -> our tree; the inverse of `to_hf`.
 
     Args:
-        flat: exactly the parameters of `leaves(config)`, of any dtype, which they keep.
+        flat: exactly the parameters in `leaves(config)`; the result keeps their dtypes.
         config: gives names and shapes.
         source: the name of the dict in error messages.
 
@@ -151,8 +151,8 @@ def from_hf(flat: Mapping[str, Any], config: ModelConfig, *, source: str = "para
 def canonical(names: Iterable[str], *, source: str = "parameters") -> dict[str, str]:
     """The names in a checkpoint -> {canonical name: name in the checkpoint}, without those in `UNUSED`.
 
-    Accepts a bare encoder (`BertModel`: no prefix `bert.`), and `gamma` and `beta` of a LayerNorm, as conversions from
-    TensorFlow called them.
+    Accepts the names of a bare encoder (`BertModel`, without the prefix `bert.`), and `gamma` and `beta` of a
+    LayerNorm, its names in checkpoints converted from TensorFlow.
 
     Raises:
         ConfigError: two names mean the same parameter.
@@ -176,7 +176,7 @@ def check_known(names: Iterable[str], config: ModelConfig, *, source: str = "par
     """Check that every name is in `leaves(config)`.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: a name is unknown.
     """
     known = {leaf.name for leaf in leaves(config)}
     for name in names:
@@ -184,13 +184,13 @@ def check_known(names: Iterable[str], config: ModelConfig, *, source: str = "par
 
 
 def layer_of(name: str) -> int | None:
-    """The encoder layer of a canonical name; None outside the layers."""
+    """The number of the encoder layer in a canonical name; None if the name has no layer."""
     match = re.match(r"bert\.encoder\.layer\.(\d+)\.", name)
     return int(match[1]) if match else None
 
 
 def describe(config: ModelConfig) -> str:
-    """The dimensions in a few words, for errors."""
+    """The model's dimensions in a few words, for error messages."""
     return (
         f"a BERT of {config.num_hidden_layers} layers, width {config.hidden_size}, feed-forward "
         f"{config.intermediate_size}, vocabulary {config.vocab_size}, {config.num_labels} labels"
@@ -198,7 +198,7 @@ def describe(config: ModelConfig) -> str:
 
 
 def _hf_module(ours: str) -> str | None:
-    """The name of one of our modules in a checkpoint; None for an unknown one."""
+    """The path of one of our modules -> its name in a checkpoint; None for an unknown module."""
     layer = re.fullmatch(r"layer_(\d+)/(.+)", ours)
     if layer is None:
         return _OUTSIDE.get(ours)

@@ -1,4 +1,4 @@
-"""A model's name -> its configuration, parameters and tokenizer; and back into a folder that `transformers` opens.
+"""A model's name -> its configuration, parameters and tokenizer -> a folder that `transformers` can load.
 
 Each parameter is checked by name, shape and content. Parameters that a pre-trained checkpoint lacks (the classifier,
 and sometimes the pooler) are initialized, as a function of the seed and the parameter's name.
@@ -29,8 +29,8 @@ from sftref.model.weights import CONFIG, TOKENIZER_FILES, WEIGHTS, model_folder,
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Entries that `config.json` must have; entries that it may have, else the default of `ModelConfig` (BERT's) counts; and
-# entries that may have no other value, because this model computes nothing else.
+# Entries of `config.json`. SIZES are required. SETTINGS are optional, with BERT's defaults in `ModelConfig`. FIXED
+# entries are optional too, but must have these values, because this model computes nothing else.
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 SETTINGS = (
     "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_dropout_prob",
@@ -46,7 +46,7 @@ FIXED = {
 class Pretrained:
     """A loaded model."""
 
-    config: ModelConfig  # with the labels of the task
+    config: ModelConfig  # with the task's number of labels
     params: Params  # the tree of `BertForSequenceClassification`; NumPy leaves of one dtype
     folder: Path | None  # has config.json and the tokenizer; None for "tiny", which has no files
     hf_config: dict[str, Any]  # the content of config.json
@@ -56,7 +56,7 @@ class Pretrained:
         """The model's own tokenizer.
 
         Raises:
-            ConfigError: the folder has none.
+            ConfigError: the folder has no tokenizer that can be loaded.
         """
         return tiny.tokenizer() if self.folder is None else load_tokenizer(self.folder)
 
@@ -76,10 +76,10 @@ def load_pretrained(
         model: "demo" (all-MiniLM-L6-v2, from a package), "tiny" (random, for tests), a folder with config.json and
             model.safetensors (whole, or sharded with an index), or a model's id on the Hugging Face hub.
         num_labels: C; 1 for regression.
-        regression: whether the head is a real number under a squared error.
+        regression: whether the head gives a real number, trained with a squared error.
         num_layers: keep the first layers only; None for all.
-        seed: of the initialized parameters, 0 to 2^64 - 1.
-        dtype: of all parameters, whatever the checkpoint has: float32 or float64.
+        seed: the seed of the initialized parameters, 0 to 2^64 - 1.
+        dtype: the dtype of the returned parameters, float32 or float64, whatever the checkpoint has.
 
     Raises:
         ConfigError: there is no such model; its files are missing, damaged or of another kind of model; a parameter is
@@ -93,7 +93,7 @@ def load_pretrained(
         hf_config = read_json(folder / CONFIG, source)
     config = _model_config(hf_config, source, num_labels, regression, num_layers)
     stored: Flat = {} if folder is None else _read(folder, config, hf_config, np.dtype(dtype), source)
-    # A module is initialized as a whole: half a classifier is a damaged file.
+    # Only a module that is absent as a whole is initialized: a file with half a classifier is damaged.
     modules = {name.rpartition(".")[0] for name in stored}
     absent = [leaf for leaf in leaves(config) if leaf.name.rpartition(".")[0] not in modules]
     fresh = [leaf for leaf in absent if folder is None or leaf.name.startswith(OPTIONAL)]
@@ -105,8 +105,8 @@ def load_pretrained(
 def initial(leaf: Leaf, seed: int, scale: float) -> np.ndarray:
     """The initial value of a parameter, float32: N(0, scale^2); 1 for a LayerNorm's weight, 0 for a bias.
 
-    A function of (seed, name) only. NumPy guarantees a generator's bits across versions, but not the stream of
-    `normal`, so normal numbers are made from the bits here (Box and Muller, Ann. Math. Statist. 29, 1958).
+    It depends only on (seed, name). NumPy guarantees a generator's bits across versions, but not the results of
+    `normal`, so this function makes normal numbers from bits (Box and Muller, Ann. Math. Statist. 29, 1958).
     """
     if leaf.path[-1] in ("scale", "bias"):
         return np.full(leaf.shape, float(leaf.path[-1] == "scale"), np.float32)
@@ -132,10 +132,10 @@ def save_pretrained(
     Args:
         folder: see `check_target`.
         params: the tree of the model on the host; saved in its own dtype, float32 or float64.
-        config: the dimensions that the leaves must have.
+        config: gives the shapes that the leaves must have.
         tokenizer: the model's own.
-        hf_config: the config.json that the model came with; its other entries are kept.
-        label_names: C class names; none for "LABEL_0", "LABEL_1", ...
+        hf_config: the config.json that the model came with; entries that are not set here are kept.
+        label_names: C class names; if empty, they are "LABEL_0", "LABEL_1", ...
 
     Raises:
         ConfigError: the folder has other files or cannot be written; a parameter is unknown, missing or of another
@@ -175,7 +175,7 @@ def check_target(folder: str | Path) -> None:
     """Check, before training, that `save_pretrained` can write to `folder`.
 
     Raises:
-        ConfigError: it is a file, or has a file that no save wrote.
+        ConfigError: `folder` is a file, or has a file that no earlier save wrote.
     """
     target = Path(folder)
     require(not target.exists() or target.is_dir(), f"model folder {target}: is a file; choose another name")
@@ -193,14 +193,14 @@ def export_config(
     """The config.json of a fine-tuned model.
 
     Raises:
-        ConfigError: there is not one name for each label.
+        ConfigError: the number of `label_names` is not the number of labels.
     """
     names = list(label_names) or [f"LABEL_{i}" for i in range(config.num_labels)]
     require(
         len(names) == config.num_labels,
         f"label_names = {', '.join(names)}, must be {config.num_labels}, the model's num_labels",
     )
-    # Of the earlier checkpoint: its path, its versions, and the old spelling of `dtype`.
+    # Entries of the earlier checkpoint that are left out: its path, its versions, and the old spelling of `dtype`.
     stale = ("_name_or_path", "transformers_version", "torch_dtype", "num_labels")
     return (
         {key: value for key, value in hf_config.items() if key not in stale}
@@ -221,7 +221,7 @@ def export_config(
 def _model_config(
     hf_config: Mapping[str, Any], source: str, num_labels: int, regression: bool, num_layers: int | None
 ) -> ModelConfig:
-    """The content of config.json -> a ModelConfig, if it is a BERT that this model computes."""
+    """The content of config.json -> a ModelConfig. Raises ConfigError unless this model can compute that BERT."""
     kind = hf_config.get("model_type")
     # `sftref train --out` writes a file of this name too.
     require(
@@ -253,7 +253,7 @@ def _model_config(
 
 
 def _read(folder: Path, config: ModelConfig, hf_config: Mapping[str, Any], dtype: np.dtype[Any], source: str) -> Flat:
-    """The parameters in a folder, under their canonical names, without the layers after `num_hidden_layers`."""
+    """Canonical name -> each parameter in a folder, without the layers after `num_hidden_layers`."""
     files = tensor_files(folder, source)
     stored = canonical(files, source=source)
     if "classifier.weight" in stored:

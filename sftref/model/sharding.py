@@ -3,10 +3,10 @@
 - `data`: the rows of a batch are sharded, and each device has all parameters.
 - `fsdp`: the rows are sharded, and so are parameters and Adam's moments; a parameter is gathered while it is used
   (Rajbhandari et al., "ZeRO", SC 2020).
-- `tensor`: the heads of attention and the inner width of the feed-forward are sharded, so that a pair of products needs
-  one sum over the axis, after the second one (Shoeybi et al., "Megatron-LM", 2019).
+- `tensor`: the heads of attention and the inner width of the feed-forward are sharded, so that two matrix products need
+  only one sum over the axis, after the second product (Shoeybi et al., "Megatron-LM", 2019).
 
-The table decides where arrays are placed; the partitioner decides what is sent.
+The table decides where arrays are placed; XLA's partitioner decides what devices send to each other.
 """
 
 import math
@@ -26,8 +26,9 @@ DATA, FSDP, TENSOR = MESH_AXES
 ROWS = (DATA, FSDP)
 Axis = str | tuple[str, ...] | None
 
-# The end of a parameter's path, or a moment's -> the axis of each dimension. Kernels are (in, out), tables (rows, D);
-# the first matching rule counts. The rest (other biases, LayerNorms, positions) is under 1 %, and is replicated.
+# The end of the path of a parameter or its moments -> the mesh axis of each dimension. Kernels are (in, out), tables
+# (rows, D). The first matching rule counts. All others (other biases, LayerNorms, positions) are under 1 %, and
+# replicated.
 RULES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     (r"(query|key|value|intermediate|pooler)/kernel$", (FSDP, TENSOR)),
     (r"(query|key|value|intermediate|pooler)/bias$", (TENSOR,)),
@@ -35,7 +36,7 @@ RULES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     (r"classifier/kernel$", (TENSOR, None)),
     (r"word_embeddings/embedding$", (TENSOR, FSDP)),
 )
-# Activations by kind.
+# The kind of an activation -> the mesh axis of each dimension.
 ACTIVATIONS: Mapping[str, tuple[Axis, ...]] = {
     "hidden": (ROWS, None, None),  # [R, L, D]
     "heads": (ROWS, TENSOR, None, None),  # [R, H, L, D / H]
@@ -46,7 +47,7 @@ ACTIVATIONS: Mapping[str, tuple[Axis, ...]] = {
 
 @dataclass(frozen=True)
 class Places:
-    """The table on a mesh. An axis that the mesh lacks, or that does not divide a dimension, shards nothing."""
+    """The table applied to a mesh. An axis that the mesh lacks, or that does not divide a dimension, shards nothing."""
 
     mesh: Mesh
 
@@ -62,11 +63,11 @@ class Places:
 
     @property
     def row_shards(self) -> int:
-        """The number of parts of a batch."""
+        """The number of shards of a batch."""
         return math.prod(self.mesh.shape[axis] for axis in self.row_axes)
 
     def of(self, axes: Sequence[Axis], shape: Sequence[int]) -> NamedSharding:
-        """The sharding of an array with this mesh axis for each dimension."""
+        """The sharding of an array of `shape`, given the mesh axis of each dimension."""
         spec: list[Axis] = []
         for axis, size in zip(axes, shape, strict=False):
             names = tuple(n for n in ((axis,) if isinstance(axis, str) else axis or ()) if n in self.mesh.axis_names)
@@ -85,7 +86,7 @@ class Places:
         return jax.tree_util.tree_map_with_path(self.of_leaf, state)
 
     def constrain(self, x: Array, kind: str) -> Array:
-        """An activation of a kind in `ACTIVATIONS`, with its sharding."""
+        """The activation `x`, with the sharding of its kind in `ACTIVATIONS`."""
         return lax.with_sharding_constraint(x, self.of(ACTIVATIONS[kind], x.shape))
 
 
@@ -93,7 +94,7 @@ def check_mesh(mesh: Mesh, model: ModelConfig) -> None:
     """Check that the axis `tensor` divides the heads and the inner width into equal parts.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: one of the two is not divisible by the size of `tensor`.
     """
     parts = mesh.shape.get(TENSOR, 1)
     for name, size in (("heads", model.num_attention_heads), ("inner width", model.intermediate_size)):

@@ -1,6 +1,6 @@
 """The model "tiny": a BERT small enough for tests, and a tokenizer for any text, both without files.
 
-All its parameters are initialized (see `pretrained.initial`); it learns little, but a step takes milliseconds.
+All its parameters are random (see `pretrained.initial`). It learns little, but a step takes milliseconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHANUMERIC = string.ascii_lowercase + string.digits
-# Every ASCII character that BERT's normaliser keeps, alone and, except punctuation, inside a word.
+# A token for each ASCII character that BERT's normaliser keeps; letters and digits also have one for inside a word.
 VOCABULARY = (*SPECIAL, *ALPHANUMERIC, *string.punctuation, *(f"##{c}" for c in ALPHANUMERIC))
 
 
@@ -29,12 +29,12 @@ def hf_config() -> dict[str, Any]:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """An uncased WordPiece tokenizer, one token a character; a word with any other character is [UNK]."""
+    """An uncased WordPiece tokenizer, one token per ASCII character; a word with another character is [UNK]."""
     from transformers import BertTokenizerFast
 
-    # From files, the only constructor that transformers 4 and 5 share; and as BERT's own class, because 4 does not know
-    # the name of the generic class that 5 saves. Without the class in the settings, transformers would guess one from
-    # the folder's name.
+    # The tokenizer is made from files, the only way that transformers 4 and 5 share. Its class is BERT's own, because
+    # version 4 does not know the generic class that version 5 saves. Without `tokenizer_class`, transformers would
+    # guess a class from the folder's name.
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")

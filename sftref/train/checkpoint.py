@@ -26,14 +26,14 @@ def latest(folder: Path) -> int | None:
 class Checkpoints:
     """The two newest checkpoints of one run, in `folder`/checkpoints/STEP.
 
-    Orbax writes to a temporary folder and renames it at the end, so an interrupted save keeps the last good one.
+    Orbax writes to a temporary folder and renames it at the end, so an interrupted save keeps the last good checkpoint.
 
     Args:
         folder: the run's output folder.
-        must_exist: whether a missing or empty folder is an error.
+        must_exist: whether it is an error if there is no checkpoint.
 
     Raises:
-        ConfigError: `must_exist`, and there is no checkpoint.
+        ConfigError: `must_exist` is true, and there is no checkpoint.
     """
 
     def __init__(self, folder: Path, *, must_exist: bool = False) -> None:
@@ -55,7 +55,7 @@ class Checkpoints:
             )
 
     def save(self, state: TrainState) -> None:
-        """Save a state of host arrays. Returns when it is on disk."""
+        """Save a state of host arrays. Returns when the checkpoint is on disk."""
         tree = _arrays(state)
         self._manager.save(int(state.step), args=self._args.StandardSave(tree | {SUMS: _sums(tree)}))
 
@@ -74,10 +74,10 @@ class Checkpoints:
             saved_sums = restored.pop(SUMS)
             if (saved_sums != _sums(restored)).any():
                 raise ValueError("its values are not those that were saved")
-        except Exception as error:  # tensorstore, JSON and Orbax raise their own kinds
+        except Exception as error:  # tensorstore, JSON and Orbax raise types of their own
             raise ConfigError(
                 f"checkpoint {self.folder / str(step)}: cannot be read ({one_line(error)}); "
-                "delete it to use the one before"
+                "delete it to continue from an earlier one"
             ) from error
         return like.replace(**restored)
 

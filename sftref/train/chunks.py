@@ -1,7 +1,7 @@
-"""Batch [K, ...] -> one sum over its K micro-batches: how the sum is made cheap, not what it is.
+"""Batch [K, ...] -> one sum over its K micro-batches, computed in chunks and blocks that save time.
 
-A micro-batch is part of `--accumulate`, or, on one CPU device, a chunk of rows whose activations stay in the cache.
-Sums do not depend on how rows are grouped, so nothing here changes a result beyond the order of additions.
+A micro-batch is one of those of `--accumulate` or, on one CPU device, a *chunk*: a few rows whose activations stay in
+the cache. Sums do not depend on how rows are grouped, so this file changes results only by the order of additions.
 """
 
 import sys
@@ -17,28 +17,29 @@ from sftref.data.packing import blocks_of
 
 Tree = TypeVar("Tree")
 
-# Tokens in a chunk on one CPU device. Measured, MiniLM on an AMD EPYC with 1 MB of L2 a core, JAX 0.10.2: a step of 64
-# examples (2304 tokens) took 2.60 s of processor time whole, 2.33 s in chunks of 768, 2.05 s in chunks of 384 to 512;
-# chunks of 256 took 0.93 to 0.99 of that with a third less memory, chunks of 128 took 1.04. Smaller chunks leave fewer
-# rows of padding, but each adds its gradients up. Evaluation keeps no activations: 32 ms a row in chunks of 512 and
-# 1024, 43 ms in chunks of 7680; with 2 MB of L2 (Xeon), 1024 to 2048 is 0.9 of 512.
+# Tokens in a chunk on one CPU device, measured with MiniLM on an AMD EPYC with 1 MB of L2 per core, JAX 0.10.2. A step
+# of 64 examples (2304 tokens) took 2.60 s of processor time in one chunk, 2.33 s in chunks of 768 tokens, 2.05 s in
+# chunks of 384 to 512. Chunks of 256 took 0.93 to 0.99 of these 2.05 s with a third less memory, chunks of 128 took
+# 1.04. With smaller chunks, fewer rows are padding, but gradients are added more often. Evaluation keeps no
+# activations: a row took 32 ms in chunks of 512 and 1024, 43 ms in chunks of 7680. With 2 MB of L2 (Xeon), chunks of
+# 1024 to 2048 took 0.9 of the time of 512.
 CPU_TRAIN_TOKENS = 256
 CPU_EVAL_TOKENS = 1024
 
 
 def chunk_rows(devices: Sequence[jax.Device], length: int, tokens: int) -> int:
-    """The rows of `length` in a chunk of `tokens` on one CPU device; elsewhere no limit.
+    """The most rows of `length` tokens in a chunk of `tokens` tokens. There is a limit on one CPU device only.
 
-    On several devices chunks do not pay: `mesh` would reduce the gradients after each chunk.
+    On several devices chunks would cost time, because `mesh` would reduce the gradients after each chunk.
     """
     return max(1, tokens // length) if len(devices) == 1 and devices[0].platform == "cpu" else sys.maxsize
 
 
 def chunked(layout: Layout, most_rows: int) -> Layout:
-    """The rows of `layout` in micro-batches of at most `most_rows`, for one device.
+    """A layout for one device, with the rows of `layout` in micro-batches of at most `most_rows` rows.
 
-    A layout that is split gets one spare micro-batch, for a batch that needs more rows. Empty ones at the end are not
-    computed.
+    If rows are split, there is one more micro-batch, for batches that need more rows. Empty micro-batches at the end
+    are not computed.
     """
     rows = min(layout.rows, most_rows)
     if rows == layout.rows:
@@ -47,14 +48,15 @@ def chunked(layout: Layout, most_rows: int) -> Layout:
 
 
 def sum_over_micro_batches(one: Callable[[Batch, Array, int], Tree], batch: Batch, *, in_blocks: bool) -> Tree:
-    """The sum of `one` over the micro-batches of a batch, up to the last that has an example.
+    """The sum of `one` over the micro-batches of a batch, up to the last micro-batch that has an example.
 
-    Each device stops at its own last one under `pmap`: the loop has no collective. With `in_blocks`, the micro-batches
-    after the last one with an example across two blocks are computed block by block, with fewer attention scores.
+    Under `pmap` each device stops at its own last micro-batch, as the loop has no collective. With `in_blocks`, all
+    micro-batches after the last with an example that crosses blocks are computed block by block, with fewer attention
+    scores.
 
     Args:
         one: (micro-batch [R, ...], its index, the number of blocks in a row) -> a tree of sums.
-        batch: leaves [K, R, ...]; micro-batches need not have equally many examples.
+        batch: leaves [K, R, ...]; micro-batches may have different numbers of examples.
         in_blocks: whether `one` may compute a row in blocks.
     """
 
@@ -78,7 +80,7 @@ def sum_over_micro_batches(one: Callable[[Batch, Array, int], Tree], batch: Batc
 
 
 def crossing(batch: Batch, blocks: int) -> Array:
-    """Bool [K]: whether an example crosses from one of the `blocks` equal parts of its row into another."""
+    """Bool [K]: whether a micro-batch has an example in more than one of the `blocks` equal parts of its row."""
     parts = batch.segments.reshape(*batch.segments.shape[:2], blocks, -1)
     present = jnp.any(parts[..., None] == jnp.arange(1, batch.starts.shape[2] + 1), axis=3)  # [K, R, blocks, S]
     return jnp.any(present.sum(axis=2) > 1, axis=(1, 2))

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-# Set if SIGINT came since `remembered` began. The command line clears it at its end, for a later run in this process.
+# Set if SIGINT came since `remembered` began. The command line clears it when a run ends, for a later run in this
+# process.
 SEEN = threading.Event()
 
 

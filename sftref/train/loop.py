@@ -1,7 +1,7 @@
 """Run, state -> a trained state: epochs, evaluations, checkpoints, and a record of each.
 
-On simulated CPU devices JAX before 0.12 deadlocks when some hundred steps with a collective are started and none is
-waited for. At most `IN_FLIGHT` steps are unfinished here, which also keeps the host one batch ahead.
+On simulated CPU devices JAX before 0.12 deadlocks when some hundred steps with a collective are started without waiting
+for any. So at most `IN_FLIGHT` steps are unfinished here, enough to keep the host one batch ahead.
 """
 
 import faulthandler
@@ -61,12 +61,12 @@ def fit(
         run: see `Run`.
         state: on the host; training starts after its step.
         recorder: gets a record of each update and epoch.
-        checkpoints: saved every `save_every` updates.
+        checkpoints: where the state is saved, every `save_every` updates; None to save nothing.
         deadline: seconds without progress after which the process prints its stack and exits; None for no limit.
         compare: called with the placed state and the first batch, before the first update.
 
     Raises:
-        NonFiniteError: a loss is NaN or infinite; at most `IN_FLIGHT` steps after the one it names.
+        NonFiniteError: the loss of a step is NaN or infinite. Up to `IN_FLIGHT` later steps may have been started.
     """
     trainer, config = run.trainer, run.config
     feeds = train_feed(run.train, config, trainer, start_step=int(state.step), total_steps=run.total_steps)
@@ -126,7 +126,7 @@ def evaluate(
         deadline: see `fit`.
 
     Raises:
-        NonFiniteError: a logit is NaN or infinite. Its example would count as one of class 0, the first of equal ones.
+        NonFiniteError: a logit is NaN or infinite. Without this error, its example would count as one of class 0.
     """
     trainer, task, tokens = run.trainer, run.task, run.validation[split]
     began = time.perf_counter()
@@ -165,7 +165,7 @@ def evaluate(
 
 
 def _restart_deadline(seconds: float | None) -> None:
-    """A C thread keeps the deadline, because Python does not run while JAX waits for another process."""
+    """Restart the deadline. A C thread watches it, because Python does not run while JAX waits for another process."""
     if seconds is not None:
         faulthandler.dump_traceback_later(seconds, exit=True)
 

@@ -1,4 +1,4 @@
-"""Logits -> sums: the loss, the weight, and the counts that metrics need. Sums, never means: see `step.py`."""
+"""Logits -> sums over examples: the loss, the weight, the counts for metrics. Why never means: see `step.py`."""
 
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ class LossSums(NamedTuple):
 
 
 class EvalSums(NamedTuple):
-    """`LossSums`, and for classes the confusion matrix: int32 [C, C], rows true and columns predicted.
+    """`LossSums`, and for classes the confusion matrix `counts`: int32 [C, C], rows true, columns predicted.
 
-    None for regression, whose metrics come from the predictions: ranks do not add up.
+    `counts` is None for regression, whose metrics are computed from all predictions: ranks cannot be summed.
     """
 
     loss: Array
@@ -31,7 +31,7 @@ def example_losses(logits: Array, labels: Array, *, regression: bool) -> Array:
     Args:
         logits: [..., C]; C = 1 for regression.
         labels: [...]; int32 in 0 .. C - 1, or real for regression.
-        regression: which of the two.
+        regression: True for the squared error, False for cross-entropy.
 
     Returns:
         [...], the dtype of the logits.
@@ -43,7 +43,7 @@ def example_losses(logits: Array, labels: Array, *, regression: bool) -> Array:
 
 
 def loss_sums(logits: Array, labels: Array, weights: Array, *, regression: bool) -> LossSums:
-    """sum_i w_i loss_i and sum_i w_i; where w_i = 0, logits and label have no influence, NaN included.
+    """sum_i w_i loss_i and sum_i w_i; where w_i = 0, logits and label have no influence, even if NaN.
 
     Args:
         logits: [..., C].
@@ -59,7 +59,7 @@ def loss_sums(logits: Array, labels: Array, weights: Array, *, regression: bool)
 
 
 def eval_sums(logits: Array, labels: Array, weights: Array, *, regression: bool) -> EvalSums:
-    """`loss_sums` with the counts of `EvalSums`; shapes as there."""
+    """The sums of `loss_sums` and the confusion matrix; Args: see `loss_sums`."""
     sums = loss_sums(logits, labels, weights, regression=regression)
     if regression:
         return EvalSums(*sums, None)

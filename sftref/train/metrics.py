@@ -1,8 +1,8 @@
 """Counts and predictions of a whole evaluation -> GLUE's metrics: NumPy and SciPy, no device code.
 
 Accuracy, F1 and Matthews' correlation come from a confusion matrix of integers, so they do not depend on the number of
-devices that counted. Names and conventions are those of `metrics/glue` in https://github.com/huggingface/evaluate,
-which calls scikit-learn's `f1_score` and `matthews_corrcoef`, and SciPy's `pearsonr` and `spearmanr`.
+devices. Names and conventions are those of `metrics/glue` in https://github.com/huggingface/evaluate, which calls
+scikit-learn's `f1_score` and `matthews_corrcoef`, and SciPy's `pearsonr` and `spearmanr`.
 """
 
 import math
@@ -20,7 +20,7 @@ def classification_metrics(confusion: npt.ArrayLike, names: Sequence[str]) -> di
 
     Args:
         confusion: integers [C, C], rows the true class, columns the predicted one; at least one example.
-        names: of "accuracy", "f1" (of class 1, C = 2) and "matthews_correlation" (any C).
+        names: any of "accuracy", "f1" (of class 1, C = 2) and "matthews_correlation" (any C).
 
     Raises:
         ValueError: the matrix is not square, has a negative count or no example; F1 with C != 2; an unknown name.
@@ -49,9 +49,10 @@ def _f1(confusion: npt.NDArray[np.int64]) -> float:
 
 
 def _matthews(confusion: npt.NDArray[np.int64]) -> float:
-    """R_K of Gorodkin (2004), which is Matthews' coefficient for C = 2; 0 where a side is constant (scikit-learn).
+    """R_K of Gorodkin (2004); for C = 2, Matthews' coefficient. As in scikit-learn, 0 if a side has one class only.
 
-    In Python's integers: the product below has four times the digits of n, and overflows int64 from n = 78,000 on.
+    Python's integers are used, because the product below has four times the digits of n: it would overflow int64 at
+    78,000 examples.
     """
     true, predicted = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
     n, correct = sum(true), sum(confusion.diagonal().tolist())
@@ -73,7 +74,7 @@ def regression_metrics(predictions: npt.ArrayLike, labels: npt.ArrayLike, names:
     Args:
         predictions: real [n].
         labels: real [n].
-        names: of "pearson" and "spearmanr". Both are NaN, with SciPy's warning, where all predictions or all labels
+        names: any of "pearson" and "spearmanr". Both are NaN, with SciPy's warning, where all predictions or all labels
             are equal; NaN too with fewer than two examples.
 
     Raises:
@@ -106,7 +107,7 @@ def task_metrics(
     A classification task needs `confusion`, integers [C, C]; a regression task `predictions` and `labels`, real [n].
 
     Raises:
-        ValueError: something needed is missing, or its shape does not fit the task.
+        ValueError: an argument that the task needs is missing, or its shape does not fit the task.
     """
     if task.regression:
         if predictions is None or labels is None:

@@ -1,4 +1,4 @@
-"""OptimConfig, total steps -> an optax optimizer: AdamW with a linear schedule, and the mask of leaves that decay."""
+"""OptimConfig, total steps -> an optax optimizer: AdamW with a linear schedule, and a mask for weight decay."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def linear_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-    """True for the leaves that decay: all but biases and LayerNorm scales (the article's `decay_mask_fn`)."""
+    """True for parameters with weight decay: all except biases and LayerNorm scales (the article's `decay_mask_fn`)."""
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict({path: path[-1] not in ("bias", "scale") for path in flat})
 

@@ -1,4 +1,4 @@
-"""Token arrays, layout -> batches on the devices, one ahead of the step that runs."""
+"""Token arrays, configuration -> batches on the devices, prepared one step ahead."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +16,8 @@ from sftref.train.trainer import Trainer
 
 Item = TypeVar("Item")
 
-# Examples packed together for evaluation. Rows fill better from a larger pool (0.99 from 4,096 examples of QQP's
-# lengths, 0.9 from 64), and first-fit is quadratic in it.
+# The number of examples that are packed together for evaluation. With more examples, rows are fuller (0.99 with 4,096
+# examples of QQP's lengths, 0.9 with 64), but the time for first-fit grows with the square.
 EVAL_POOL = 4096
 
 
@@ -40,7 +40,7 @@ class EvalFeed(NamedTuple):
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items; a thread computes each one while the caller uses the one before."""
+    """The items of `items`; a thread computes the next item while the caller uses this one."""
     iterator = iter(items)
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="sftref-input") as pool:
@@ -53,7 +53,7 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
 def train_feed(
     tokens: TokenArrays, config: TrainConfig, trainer: Trainer, *, start_step: int, total_steps: int
 ) -> Iterator[Feed]:
-    """The batches of updates `start_step` .. `total_steps` - 1: a function of data, seed and step."""
+    """The batches of updates `start_step` .. `total_steps` - 1; each depends only on data, configuration and step."""
     n = trainer.shards
     shape = (config.batch_size, config.max_length, n, config.accumulate)
     layout = packed_layout(tokens, *shape, seed=config.seed) if config.pack else padded_layout(*shape)

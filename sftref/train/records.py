@@ -36,7 +36,7 @@ class StepRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass over a split; logits float [n, C] in the order of its examples."""
+    """The result of one pass over a split; `logits` are float [n, C], in the order of the split's examples."""
 
     split: str
     loss: float
@@ -67,7 +67,7 @@ class Screen:
         self._bar.stop()
 
     def step(self, record: StepRecord) -> None:
-        """Move the bar; in a pipe, a line every 10 seconds."""
+        """Move the bar; in a pipe, print a line every 10 seconds."""
         state = f"loss {record.loss:.4f}, {record.examples / max(record.seconds, 1e-9):.0f} examples/s"
         self._bar.update(self._task, completed=record.step, state=state)
         if not self._live and time.monotonic() - self._shown >= EVERY:
@@ -110,7 +110,7 @@ class RunRecorder:
         self._screen.step(record)
 
     def epoch(self, step: int, epoch: float, loss: float, evaluations: list[Evaluation]) -> None:
-        """Record the evaluations at the end of an epoch or of the run; `loss` is that of the last update."""
+        """Record the evaluations at the end of an epoch or of the run; `loss` is the loss of the last update."""
         for e in evaluations:
             line = {"kind": "eval", "step": step, "epoch": epoch, "split": e.split, "loss": e.loss, **e.metrics}
             self._write(line | {"examples": e.examples, "seconds": e.seconds})

@@ -4,9 +4,9 @@
     gradients      *= 1 / sums.weight
     params          = optimizer(params, gradients)
 
-A trainer passes its own `reduce`, which adds up over the devices, and nothing else. It comes between the gradient and
-the optimizer: under `pmap`, a `psum` inside the differentiated function would give per-device gradients that add up to
-N times the gradient, and a mean of per-device means is another objective as soon as shards are unequal.
+A trainer passes its own `reduce`, which sums over the devices. It is called after the differentiation: under `pmap`, a
+`psum` inside the differentiated function would give per-device gradients that add up to N times the gradient. It sums,
+because a mean of per-device means is another objective if shards have different numbers of examples.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Reduce = Callable[[Any], Any]
 
 
 class TrainState(train_state.TrainState):
-    """Flax's TrainState and the seed, uint32 [2] (high word, low word), so that another seed compiles nothing."""
+    """Flax's TrainState with the seed as an array, uint32 [2] (high, low word): a new seed needs no compilation."""
 
     seed: Array
 
@@ -51,7 +51,7 @@ class StepMetrics(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """What is static in a run: model, optimizer, schedule, the kind of dropout. Build it with `Program.of`."""
+    """The static part of a run: model, optimizer, schedule, kind of dropout. Build it with `Program.of`."""
 
     model: BertForSequenceClassification
     optimizer: optax.GradientTransformation
@@ -69,7 +69,7 @@ class Program:
         precision: str,
         remat: bool = False,
     ) -> Program:
-        """The program of a run of `total_steps` updates; `remat`: see the model."""
+        """The program of a run of `total_steps` updates; for `remat` see `BertForSequenceClassification`."""
         return cls(
             BertForSequenceClassification(model, Numerics.of(precision), remat=remat),
             make_optimizer(optim, total_steps),
@@ -79,7 +79,7 @@ class Program:
 
     @property
     def regression(self) -> bool:
-        """Whether labels are real numbers under a squared error."""
+        """Whether labels are real numbers, trained with a squared error."""
         return self.model.config.regression
 
     def sharded(self, places: Places) -> Program:
@@ -103,10 +103,10 @@ def masks(program: Program, state: TrainState, micro: Array, device: Array | Non
 
     Args:
         program: gives the kind of dropout.
-        state: gives seed and step, the address of addressed dropout.
+        state: gives seed and step, of which every mask is a function.
         micro: int32 scalar, the index of the micro-batch; used by the article's dropout only.
-        device: int32 scalar, the device's index under `pmap`, where the article has a key for each device; None for
-            one key in all.
+        device: int32 scalar, the device's index under `pmap`, where the article has one key per device; None if all
+            devices share one key.
     """
     if program.dropout == "off":
         return None
@@ -121,7 +121,7 @@ def masks(program: Program, state: TrainState, micro: Array, device: Array | Non
 def gradient_sums(
     program: Program, state: TrainState, batch: Batch, device: Array | None = None
 ) -> tuple[LossSums, Any]:
-    """Loss sums of the examples in `batch`, and the gradient of their weighted loss sum: not reduced, not divided."""
+    """The loss sums of `batch`, and the gradient of the weighted loss sum; neither reduced over devices nor divided."""
 
     def loss(params: Any, micro: Batch, k: Array, blocks: int) -> tuple[Array, LossSums]:
         logits: Any = program.model.apply({"params": params}, micro, masks(program, state, k, device), blocks)
@@ -132,7 +132,7 @@ def gradient_sums(
         (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, micro, k, blocks)
         return sums, gradients
 
-    # The article's masks have the shape of a whole row.
+    # Not in blocks for the article's masks, which have the shape of a whole row.
     return sum_over_micro_batches(one, batch, in_blocks=program.dropout != "article")
 
 
@@ -141,8 +141,8 @@ def mean_gradients(
 ) -> tuple[LossSums, Any]:
     """Global loss sums, and the gradient of the global mean loss, which the optimizer gets.
 
-    Only scalars are divided: XLA repeats a product, but not a quotient, in each pass of the optimizer, where divided
-    gradients would be written and read once more (26 instead of 38 ms an update of 11 million parameters).
+    Gradients are multiplied by 1 / weight, not divided: XLA recomputes a product in each pass of the optimizer, but
+    would write a quotient to memory and read it again. An update of 11 million parameters takes 26 ms instead of 38.
     """
     sums, gradients = reduce(gradient_sums(program, state, batch, device))
     return sums, jax.tree.map(lambda g: g * (1 / sums.weight).astype(g.dtype), gradients)
@@ -159,13 +159,12 @@ def train_step(
     """One update.
 
     Args:
-        program: static.
+        program: the static part of the run.
         state: the same on every device.
-        batch: leaves [K, R, ...]; this device's share under `pmap` and `single`; all of it, sharded along R, under
-            `mesh`.
-        reduce: adds up a tree of sums over the devices; the identity where the partitioner does it.
+        batch: leaves [K, R, ...]; under `pmap` and `single` this device's rows; under `mesh` all rows, sharded along R.
+        reduce: adds up a tree of sums over the devices; the identity if the partitioner does this.
         device: see `masks`.
-        update: applies the mean gradients; a trainer's own must do the same arithmetic.
+        update: applies the mean gradients; if a trainer gives another function, its arithmetic must be the same.
 
     Returns:
         The next state and the global metrics, the same on every device.

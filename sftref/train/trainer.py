@@ -1,10 +1,10 @@
-"""The Trainer: where state and batches are placed, and how sums are added up over devices.
+"""The base class of trainers, which place state and batches on devices and sum over the devices.
 
 A trainer does not change the arithmetic of a step. It places the state and the batches, compiles the shared step with
 its own `reduce`, and returns results as NumPy arrays.
 
-Its devices may belong to several processes (`cluster/distributed.py`). Each process then makes the same calls in the
-same order; it gives `put` the rows of its own devices, and every result that it reads is the global one.
+A trainer's devices may belong to several processes (`cluster/distributed.py`). Each process then makes the same calls
+in the same order, gives `put` the rows of its own devices, and reads global results.
 """
 
 import abc
@@ -23,12 +23,12 @@ class Trainer(abc.ABC):
     """A data-parallel trainer over `devices`.
 
     Attributes:
-        name: as on the command line.
+        name: the name on the command line.
         program: the static part of the run.
-        devices: N devices, of all processes, in the order of the shards.
+        devices: the N devices of all processes, in the order of the shards.
         local_devices: the devices of this process.
-        shards: the number of parts of a batch; N, unless a mesh has other axes than `data`.
-        part: the parts of this process: all, in a run of one process.
+        shards: the number of parts of a batch's rows; N, unless a mesh has axes besides `data`.
+        part: the shards of this process; all of them in a run of one process.
     """
 
     name: ClassVar[str]
@@ -57,7 +57,7 @@ class Trainer(abc.ABC):
     def put(self, batch: Batch) -> Batch:
         """Place `batch` [K, R, ...] with R divided among the devices. Returns before the copy is finished.
 
-        R must be a multiple of the shards; with several processes it counts the rows of `part`.
+        R must be a multiple of the number of shards. With several processes, `batch` has only the rows of `part`.
 
         Raises:
             ValueError: see `check_rows`.
@@ -89,7 +89,7 @@ class Trainer(abc.ABC):
         return str(traced.lower(lowering_platforms=(platform,)).as_text())
 
     def replicas(self, tree: Any) -> list[Any]:
-        """A replicated result as NumPy arrays, once for each device of this process, each its own copy."""
+        """A replicated result as NumPy arrays: one tree for each device of this process, read from that device."""
         return [jax.tree.map(lambda leaf, d=device: shard_on(leaf, d), tree) for device in self.local_devices]
 
     def read(self, tree: Any) -> Any:
@@ -102,11 +102,11 @@ class Trainer(abc.ABC):
 
 
 def check_rows(batch: Batch, trainer: Trainer) -> None:
-    """Check that the rows of a batch can be divided, and that a batch of one process has an example.
+    """Check that the rows of a batch can be divided, and that the batch of a single-process run has an example.
 
     Raises:
-        ValueError: the rows are no multiple of the shards; or a run of one process has no example, and its mean loss
-            would be 0/0. One of several processes may have none.
+        ValueError: the rows are no multiple of the shards; or the batch of a single-process run has no example, so that
+            the mean loss would be 0/0. One of several processes may have no example.
     """
     rows, part = batch.weights.shape[1], trainer.part
     if rows % part.shard_count:

@@ -1,4 +1,4 @@
-"""Program, devices -> a trainer. Code that knows of devices is in this folder, except `model/sharding.py`."""
+"""Program, devices -> a trainer. All code for several devices is in this folder or in `model/sharding.py`."""
 
 from collections.abc import Mapping, Sequence
 

@@ -19,13 +19,13 @@ from sftref.trainers.single import identity
 
 
 class MeshTrainer(Trainer):
-    """Rows of a batch sharded along `data` and `fsdp`; `reduce` is the identity.
+    """Shards the rows of a batch along `data` and `fsdp`. `reduce` is the identity: the partitioner adds the sums.
 
     The state is replicated, unless the mesh has an axis `fsdp` or `tensor` of more than one device: then parameters,
     moments and activations are sharded by the table of `model/sharding.py`.
 
-    With one micro-batch the compiled step of a replicated state has one all-reduce. With several the partitioner puts
-    it in their loop, one for each: the same sums, more messages than under `pmap`.
+    With a replicated state, the compiled step has one all-reduce for each micro-batch, because the partitioner puts the
+    all-reduce into the loop over them: the same sums as under `pmap`, more messages.
 
     Args:
         program: the static part of the run.
@@ -41,7 +41,7 @@ class MeshTrainer(Trainer):
     name = "mesh"
 
     def __init__(self, program: Program, devices: Sequence[jax.Device] = (), mesh: Mesh | None = None) -> None:
-        # `Mesh(...)` has Auto axes on every JAX; `jax.make_mesh` makes Explicit ones since 0.9.
+        # `Mesh(...)` has Auto axes in every version of JAX; `jax.make_mesh` makes Explicit axes since 0.9.
         mesh = Mesh(np.array(devices), (DATA,)) if mesh is None else mesh
         require(DATA in mesh.axis_names, f"mesh axes = {mesh.axis_names}, must include {DATA!r}")
         check_mesh(mesh, program.model.config)
@@ -57,7 +57,7 @@ class MeshTrainer(Trainer):
             raise ValueError(f"mesh = {mesh}, must give this process contiguous rows, not parts {parts}")
         self.part = Part(parts[0], parts[-1] + 1, self.shards)
         self._several = jax.process_count() > 1
-        # Each process reads all logits, and can read the shards of its own devices only.
+        # Several processes need replicated logits: each reads all of them, but has access to its own devices only.
         logits = self._copies if self._several else NamedSharding(mesh, PartitionSpec(self.places.row_axes))
         # For a sharded state, `_step` gives each leaf its sharding.
         out: Any = {} if self.places.shards_model else {"out_shardings": self._copies}

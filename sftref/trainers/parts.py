@@ -1,7 +1,7 @@
 """Trainer, state, batch -> the parts of an update, each as its own program, to measure where the time goes.
 
-Under `pmap` only, where XLA fuses nothing across the all-reduce. With `mesh` the partitioner places the collective, and
-half of the program compiles to another program than the half in the whole.
+This works for `pmap` only, where XLA fuses nothing across the all-reduce. With `mesh` the partitioner places the
+collective, and a part of the step compiled alone is another program than that part within the step.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def parts(trainer: PmapTrainer, state: TrainState, batch: Batch) -> dict[str, Ca
 
 
 def forward(program: Program, state: TrainState, batch: Batch) -> LossSums:
-    """The loss sums of one micro-batch, dropout on."""
+    """The loss sums of one micro-batch, with dropout."""
     micro = jax.tree.map(lambda leaf: leaf[0], batch)
     logits = state.apply_fn({"params": state.params}, micro, masks(program, state, jnp.int32(0), lax.axis_index(AXIS)))
     return loss_sums(logits, micro.labels, micro.weights, regression=program.regression)

@@ -1,7 +1,7 @@
 """`jax.pmap`: our code writes the collective. Arrays have a leading axis N; each device sees its own slice.
 
-With several processes the leading axis counts this process's devices only, while `psum` and `axis_index` count the
-devices of all processes; that is how `pmap` works.
+With several processes the leading axis has the devices of this process only, while `psum` and `axis_index` use the
+devices of all processes, as always in `pmap`.
 """
 
 import warnings
@@ -24,18 +24,19 @@ AXIS = "data"
 def sum_over_devices(tree: Any) -> Any:
     """The sum of each leaf over all devices, the same on each of them.
 
-    Left out on one device, where XLA would keep the all-reduce and copy every gradient: 8 % of a step of 11 million
-    parameters on a CPU.
+    On one device the all-reduce is left out, because XLA would keep it and copy every gradient: 8 % of a step of 11
+    million parameters on a CPU.
     """
-    devices = lax.psum(1, AXIS)  # of a constant: known when the step is traced
+    devices = lax.psum(1, AXIS)  # the sum of a constant is known when the step is traced
     return lax.psum(tree, AXIS) if devices > 1 else tree
 
 
 def update_in_place(state: TrainState, gradients: Any) -> TrainState:
-    """`state.apply_gradients` in the shape of `pmap`'s arrays on a device, [1, ...].
+    """`state.apply_gradients`, computed on arrays [1, ...], the shape that `pmap`'s arrays have on a device.
 
-    Between two reshapes XLA does not see that a donated buffer can be overwritten, and copies every leaf of the state:
-    3 to 8 % of a step of 11 million parameters on a CPU. With the axis added, the reshapes cancel.
+    `pmap` removes the leading axis before the step and adds it afterwards. Between these two reshapes XLA does not see
+    that a donated buffer can be overwritten, and copies every leaf of the state: 3 to 8 % of a step of 11 million
+    parameters on a CPU. With the axis added here, the reshapes cancel.
     """
 
     def lift(tree: Any) -> Any:
@@ -74,8 +75,8 @@ class PmapTrainer(Trainer):
     def place(self, state: TrainState) -> TrainState:
         """See `Trainer.place`."""
         host = jax.device_get(state)
-        # One copy directly to each device: stacking on the host first would need memory for N copies. All leaves in one
-        # call a device: a call for each leaf took a third of the time of the kit's laws, compilation not counted.
+        # Each device gets its copy directly: stacking on the host first would need memory for N copies. One call per
+        # device copies all leaves: a call per leaf took a third of the time of the kit's laws, compilation not counted.
         placed = [jax.device_put(jax.tree.map(lambda leaf: np.array(leaf[None]), host), d) for d in self.local_devices]
 
         def stack(*shards: jax.Array) -> jax.Array:
@@ -96,8 +97,8 @@ class PmapTrainer(Trainer):
         return jax.device_put(jax.tree.map(split, batch), self._sharding)
 
     def lowered(self, state: TrainState, batch: Batch, platform: str) -> str:
-        """See `Trainer.lowered`: only what is jitted can be lowered for another platform."""
-        with warnings.catch_warnings():  # before JAX 0.8 it warns of data that would be moved, but nothing is run
+        """See `Trainer.lowered`. The step is wrapped in `jax.jit`, which alone can be lowered for another platform."""
+        with warnings.catch_warnings():  # before JAX 0.8: a warning of moved data, but nothing is run
             warnings.filterwarnings("ignore", message=".*includes a pmap")
             traced = jax.jit(lambda state, batch: self._train(state, batch)).trace(state, batch)
             return str(traced.lower(lowering_platforms=(platform,)).as_text())

@@ -1,4 +1,4 @@
-"""One device: the results that the other trainers must reproduce."""
+"""The trainer on one device, whose results the other trainers must reproduce."""
 
 import functools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from sftref.train.trainer import Trainer, check_rows, own
 
 
 def identity(tree: Any) -> Any:
-    """The sum over one device."""
+    """The sum over one device: `tree` itself."""
     return tree
 
 

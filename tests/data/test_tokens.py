@@ -111,7 +111,7 @@ class TestTokenize:
             with pytest.raises(ConfigError) as error:
                 tokenize(pairs(FEW), task, wordpiece(), length)
             assert str(error.value) == (
-                f"--max-length = {length}, must be at least {need}, the special tokens and one for each text"
+                f"--max-length = {length}, must be at least {need}, the special tokens and one token of each text"
             )
 
     def test_ids_beyond_the_model(self, tmp_path: Path) -> None:

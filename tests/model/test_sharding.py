@@ -162,7 +162,7 @@ def test_a_mesh_that_is_not_one_is_refused(mesh: str, message: str) -> None:
 
 def test_a_mesh_that_does_not_fit_is_refused() -> None:
     assert TrainConfig(mesh="tensor=2").mesh_shape == {"data": 1, "fsdp": 1, "tensor": 2}
-    with pytest.raises(ConfigError, match="--mesh with --trainer pmap: has no mesh; use --trainer mesh"):
+    with pytest.raises(ConfigError, match="--trainer pmap has no mesh for --mesh; use --trainer mesh"):
         TrainConfig(mesh="data=2", trainer="pmap")
     with pytest.raises(ConfigError, match="--devices = 3, must be 4 with --mesh data=2,fsdp=2"):
         TrainConfig(mesh="data=2,fsdp=2", devices=3)

@@ -1,7 +1,7 @@
 """Paraphrase pairs that come with the package, in QQP's columns: question1, question2, label (1 = paraphrase), idx.
 
-A paraphrase is one Bible verse in two English translations; a non-paraphrase is two verses of a book that share many
-words. All four translations are in the public domain. `README.md` in this folder is the data card.
+A paraphrase is one Bible verse in two English translations; a non-paraphrase is two verses of the same book that share
+many words. All four translations are in the public domain. `README.md` in this folder is the data card.
 """
 
 import importlib.resources
