@@ -1,1 +1,1 @@
-"""Laws, checks, comparisons, results, settings: what every other part of the kit speaks in."""
+"""Laws, checks, comparisons, results, settings: the types that all other parts of the kit use."""

@@ -1,7 +1,7 @@
-"""A law that runs: its comparisons, each with error, bound, noise floor and control, and the message of a failure.
+"""A check, one run of a law: its comparisons (each with error, bound, noise floor, control) and a failure's message.
 
-Every comparison has a control, the same comparison against a shuffled tensor, which must fail. A comparison that cannot
-tell a tensor from its own shuffle proves nothing: that is an error of the check, not a pass.
+The control of a comparison is the expected array with its elements shuffled; it must miss the bound. A comparison that
+accepts the shuffled array could not see an error, so the check ends with an error instead of a pass.
 """
 
 import enum
@@ -19,12 +19,12 @@ from .floors import Floors
 from .law import LEVELS, Law
 
 Skipped: type[Any] = pytest.skip.Exception
-# Leaves named beside the worst one.
+# The most leaves that a message names beside the worst one.
 MOST_LEAVES = 5
 
 
 class NotRunReason(enum.StrEnum):
-    """Why a check did not run. Only the first two leave a run complete."""
+    """Why a check did not run. For the first two reasons, the run still counts as complete."""
 
     UNCLAIMED = "the trainer does not claim a capability"
     NOT_APPLICABLE = "the law does not apply to this machine or trainer"
@@ -36,7 +36,7 @@ class LawBroken(AssertionError):  # noqa: N818 - a result of the check, not an e
     """The computed values do not meet the law."""
 
     status = "fail"
-    final = False  # whether the processes that computed them are gone, so that no simplified variant can run
+    final = False  # whether the processes that computed the values are gone: no simplified variant can run
 
 
 class Vacuous(Exception):  # noqa: N818 - as above
@@ -46,7 +46,7 @@ class Vacuous(Exception):  # noqa: N818 - as above
 
 
 class NotRun(Skipped):
-    """The check does not run here, for a `NotRunReason`."""
+    """The check does not run on this machine or trainer, for a `NotRunReason`."""
 
     status = "not_run"
 
@@ -69,17 +69,17 @@ class Known(Skipped):
 
 @dataclass
 class Check:
-    """One law run once, for the machine or for one trainer.
+    """One run of a law, for the machine or for one trainer.
 
-    The methods that compare raise `LawBroken` at the first comparison that fails.
+    The methods that compare values raise `LawBroken` if the comparison fails.
     """
 
     law: Law
     level: str  # quick, standard or full: how much is compared
-    seed: int  # of all drawn values
-    comparisons: list[Comparison] = field(default_factory=list)  # those made so far
+    seed: int  # of all random values
+    comparisons: list[Comparison] = field(default_factory=list)  # comparisons made so far
     facts: Facts = field(default_factory=Facts)  # further measurements, for the report
-    narrows: bool = True  # whether a failure runs simplified variants for the diagnosis, which takes seconds
+    narrows: bool = True  # whether, after a failure, simplified variants are run for the diagnosis (takes seconds)
     floors: Floors = field(default_factory=Floors)  # detection floors of the comparisons so far
 
     def at(self, level: str) -> bool:
@@ -103,9 +103,9 @@ class Check:
         self, what: str, got: Array, want: Array, bound: Bound, *, scale: float | None = None,
         control: Array | None = None,
     ) -> None:  # fmt: skip
-        """Compare the l2 norm of the difference over `scale` (default: the norm of `want`) with the bound.
+        """Compare arrays in float64: the error is the l2 norm of the difference over `scale` (by default |want|).
 
-        A NaN or infinity that is not in both arrays is an infinite error. Both are compared in float64.
+        If only one of the arrays has a NaN or an infinity somewhere, the error is infinite.
         """
         got, want = self._of_one_shape(what, got, want)
         w = want.astype(np.float64)
@@ -115,9 +115,9 @@ class Check:
     def within(
         self, what: str, got: Array, want: Array, allowance: Array, bound: Bound, *, control: Array | None = None
     ) -> None:
-        """Compare every element's difference with its own allowance; the error is the largest of their ratios.
+        """Compare arrays: the error is the largest ratio of an element's difference to its allowance.
 
-        A NaN or infinity that is not in both arrays is an infinite error; so is a difference where the allowance is 0.
+        The error is infinite if an allowance of 0 is exceeded, or if only one array has a NaN or an infinity somewhere.
         """
         got, want = self._of_one_shape(what, got, want)
         w = want.astype(np.float64)
@@ -125,10 +125,10 @@ class Check:
         self._measure(what, got, want, lambda other: largest(other, w, limits), bound, control, limits)
 
     def tree(self, what: str, got: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]) -> None:
-        """Compare every leaf with its own bound, which is absolute here: the l2 norm of the difference.
+        """Compare two dicts of arrays (leaves): the error of a leaf is the l2 norm of the difference, unscaled.
 
-        All leaves are compared before the worst one raises. `distinct` is the control, since a leaf may be constant or
-        have one element.
+        All leaves are compared before the worst one fails. Leaves may be constant or have one element, so they have no
+        shuffled control: call `distinct` with a wrong tree instead.
         """
         if got.keys() != want.keys():
             odd = sorted(got.keys() ^ want.keys())
@@ -154,14 +154,14 @@ class Check:
     def distinct(
         self, what: str, other: Mapping[str, Array], want: Mapping[str, Array], bounds: Mapping[str, Bound]
     ) -> None:
-        """Run the control of `tree`: raise `Vacuous` unless a wrong tree, `other`, is out of bounds."""
+        """Run the control of `tree`: raise `Vacuous` if `other`, which is wrong on purpose, is within all bounds."""
         worst = max(
             distance(np.asarray(other[name], np.float64), np.asarray(leaf, np.float64), 1.0)
             / max(bounds[name].value, np.finfo(np.float64).tiny)
             for name, leaf in want.items()
         )
         if worst <= 1:
-            raise Vacuous(f"{self.law.id}: {what} passes too, at {worst:.2g} of its bound; the comparison is blind")
+            raise Vacuous(f"{self.law.id}: {what} passes too, at {worst:.2g} of its bound; the comparison sees nothing")
         self.facts["control_margin"] = min(worst, self.facts.get("control_margin", math.inf))
 
     def same(self, what: str, got: Any, want: Any) -> None:
@@ -177,13 +177,13 @@ class Check:
             self._fail(what, f"{value:.4g}, should be at most {bound.value:.4g} ({bound.why})")
 
     def at_least(self, what: str, value: float, least: float, why: str) -> None:
-        """Compare a measured number with its lower bound: an error far below the expected one is a failure too."""
+        """Compare a measured number with `least`, its lower bound; `why` says where the bound comes from."""
         self.comparisons.append(Comparison(what, 0.0 if value >= least else 1.0, EXACT, None, 1))
         if not value >= least:
             self._fail(what, f"{value:.4g}, should be at least {least:.4g} ({why})")
 
     def need(self, applies: bool, message: str, reason: NotRunReason = NotRunReason.LACKING) -> None:
-        """End the check with `NotRun` unless it applies."""
+        """Unless the law `applies`, end the check with `NotRun`, with this message and this reason."""
         if not applies:
             raise NotRun(message, reason)
 
@@ -216,7 +216,7 @@ class Check:
         self, what: str, got: Array, want: Array, error: Callable[[Array], float], bound: Bound, control: Array | None,
         limits: Array | None = None,
     ) -> None:  # fmt: skip
-        """Compare two arrays by the `error` of such an array in float64."""
+        """Compare two arrays; `error` takes a float64 array in place of `got` and returns its error."""
         g, w = got.astype(np.float64), want.astype(np.float64)
         other = shuffled(w) if control is None else np.asarray(control, np.float64)
         control_error = None if other is None else error(other)
@@ -232,11 +232,11 @@ class Check:
         if comparison.control is not None and comparison.control <= limit:
             raise Vacuous(
                 f"{self.law.id}: {comparison.what}: its control gives {comparison.control:.2g}, within the bound "
-                f"{limit:.2g}; the comparison is blind"
+                f"{limit:.2g}; the comparison sees nothing"
             )
 
     def _note_relative_error(self, got: Array, want: Array) -> None:
-        """Note the relative l2 error of a failed comparison, which tells a low precision from a wrong formula."""
+        """Note the relative l2 error of a failed comparison: its size tells low precision from a wrong formula."""
         if want.dtype.kind in "biu":
             return
         g, w = got.astype(np.float64), want.astype(np.float64)

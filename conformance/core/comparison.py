@@ -1,4 +1,4 @@
-"""Two arrays -> their error, its bound, and the message."""
+"""Two arrays -> the error of their comparison, its bound, and the message of a failure."""
 
 import math
 from dataclasses import dataclass
@@ -24,33 +24,33 @@ EXACT = Bound(0.0, 0.0, "exact: the same bits")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison."""
+    """One comparison of a check."""
 
     what: str  # what was compared, in words
     error: float
     bound: Bound
-    control: float | None  # the error of the control; None without one
+    control: float | None  # the error of the control; None without a control
     compared: int  # how many numbers were compared
 
     @property
     def margin(self) -> float:
-        """Error over bound; of an exact comparison 0 if it passed and infinite if not."""
+        """Error divided by bound; for an exact comparison, 0 if it passed and infinite if it failed."""
         if self.bound.value > 0:
             return self.error / self.bound.value
         return 0.0 if self.error == 0 else math.inf
 
 
 def shuffled(want: Array) -> Array | None:
-    """The elements in another order, or None if all are equal."""
+    """The elements of an array in another order; None if all elements are equal."""
     if want.size < 2 or bool((want == want.flat[0]).all()):
         return None
     other = np.asarray(np.random.default_rng(0).permutation(want.ravel()).reshape(want.shape))
-    # A permutation of few elements may be the identity; a shift by one changes them unless all are equal.
+    # A permutation of few elements may change nothing; a shift by one does, unless all elements are equal.
     return np.roll(want, 1) if np.array_equal(other, want, equal_nan=want.dtype.kind == "f") else other
 
 
 def share_that_differs(got: Array, want: Array) -> float:
-    """The share of elements whose bits differ, of two arrays of one shape and dtype."""
+    """The share of elements whose bits differ, for two arrays with the same shape and dtype."""
     if want.size == 0:
         return 0.0
     if want.dtype.itemsize in (1, 2, 4, 8):
@@ -59,7 +59,7 @@ def share_that_differs(got: Array, want: Array) -> float:
 
 
 def distance(got: Array, want: Array, scale: float) -> float:
-    """The l2 norm of the difference over `scale`; infinite where a NaN or an infinity is not in both."""
+    """The l2 norm of the difference over `scale`; infinite if only one array has a NaN or an infinity somewhere."""
     finite = np.isfinite(want)
     if not (np.isfinite(got) == finite).all() or not np.array_equal(got[~finite], want[~finite], equal_nan=True):
         return math.inf
@@ -70,7 +70,7 @@ def distance(got: Array, want: Array, scale: float) -> float:
 
 
 def largest(got: Array, want: Array, limits: Array) -> float:
-    """The largest difference in units of its own limit; infinite as in `distance`."""
+    """The largest ratio of an element's difference to its limit; infinite in the same cases as `distance`."""
     finite = np.isfinite(want)
     if not (np.isfinite(got) == finite).all() or not np.array_equal(got[~finite], want[~finite], equal_nan=True):
         return math.inf
@@ -81,7 +81,7 @@ def largest(got: Array, want: Array, limits: Array) -> float:
 
 
 def describe(comparison: Comparison, got: Array, want: Array, limits: Array | None = None) -> str:
-    """A failed comparison in words: error, bound and its reason, and the element furthest off, in units of `limits`."""
+    """A failed comparison in words: error, bound, and the element that is furthest off (over its limit, if any)."""
     with np.errstate(invalid="ignore", over="ignore"):
         gap = np.abs(got.astype(np.float64) - want.astype(np.float64))
     gap = np.where(np.isnan(gap) & ~(np.isnan(got) & np.isnan(want)), np.inf, np.nan_to_num(gap, posinf=np.inf))

@@ -1,9 +1,9 @@
 """deviations.toml -> the known failures, each with its reason, issue, scope and last day.
 
-A known failure still runs. If it fails, its status is `deviation` and fails nothing. If it passes, has expired or
-matches no check, the run fails, so that the list stays true.
+The check of a known failure still runs. If it fails, its status is `deviation`, which does not fail the run. If it
+passes, or the entry has expired or matches no check, the run fails, so that the list stays up to date.
 
-docs/how-it-works.md has an example of an entry; `scope = { platform = "rocm", subject = "mesh" }` is all it can have.
+docs/how-it-works.md has an example of an entry. A scope has at most `{ platform = "rocm", subject = "mesh" }`.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ class Deviation:
     reason: str  # what goes wrong
     issue: str  # where it is tracked
     expires: datetime.date  # the last day on which it is accepted
-    subject: str | None = None  # the only trainer under test that has it, or None
-    platform: str | None = None  # the only platform that has it, or None
+    subject: str | None = None  # the only trainer under test that has the failure; None for any
+    platform: str | None = None  # the only platform that has the failure; None for any
 
     def covers(self, record: Result, platforms: Sequence[str]) -> bool:
-        """Whether it is about this check on these platforms."""
+        """Whether this entry is about the check of `record`, on a machine whose platform has these names."""
         if self.subject is not None and record.subject != self.subject:
             return False
         return self.id in (record.id, record.law) and (self.platform is None or self.platform in platforms)
@@ -75,7 +75,7 @@ def _deviation(where: str, entry: dict[str, Any]) -> Deviation:
 
 
 def accepted(deviations: Iterable[Deviation], record: Result, platforms: Sequence[str], today: datetime.date) -> Result:
-    """The result, with status `deviation` if a deviation covers its failure today."""
+    """The same result, or one with status `deviation` if it is a failure that a deviation covers today."""
     if record.status not in ("fail", "error", "hang", "crash"):
         return record
     known = next((d for d in deviations if d.covers(record, platforms) and today <= d.expires), None)
@@ -89,7 +89,7 @@ def stale(
     deviations: Iterable[Deviation], results: Sequence[Result], subjects: Collection[str], platforms: Sequence[str],
     today: datetime.date,
 ) -> list[str]:  # fmt: skip
-    """One message for each deviation that is no longer true."""
+    """One message for each deviation that matches no check, has expired, or whose check passes."""
     messages = []
     for known in deviations:
         law, _, subject = known.id.partition("[")

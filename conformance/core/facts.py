@@ -1,10 +1,10 @@
-"""The measurements of a check beside its comparisons: the entries of `facts` in a report."""
+"""What a check measures in addition to its comparisons: the entries of `facts` in a report."""
 
 from typing import NotRequired, TypedDict
 
 
 class Floor(TypedDict):
-    """A detection floor; see `floors.py`. `least_sensitive` names a comparison."""
+    """A detection floor, as `floors.py` defines it; `least_sensitive` names a comparison."""
 
     all: float
     tensor: float
@@ -14,20 +14,20 @@ class Floor(TypedDict):
 
 
 class Facts(TypedDict, total=False):
-    """All entries are optional."""
+    """The measurements of one check; all entries are optional."""
 
     # Of any check.
     compile_seconds: float
     control_margin: float  # the smallest error of a control of trees, in units of its bound
-    fails: list[str]  # simplifications with which a failed law fails too
+    fails: list[str]  # simplified variants that fail too, after a failure
     floor: dict[str, Floor]  # by dtype
     held_before: list[str]  # comparisons that passed before one failed
-    holds: list[str]  # simplifications with which a failed law passes
+    holds: list[str]  # simplified variants that pass, after a failure
     off_by: float  # relative l2 error of the failed comparison
     optimized: bool  # False if programs were compiled without optimizations
     stderr: list[str]  # last lines of a process that hung or crashed
     unclaimed: str  # a capability that the law needs and the trainer does not claim
-    unseen: list[str]  # comparisons that twice the value passes
+    unseen: list[str]  # comparisons that pass even if every value is doubled
     # Rung 0.
     devices: list[str]
     kind: str
@@ -37,15 +37,15 @@ class Facts(TypedDict, total=False):
     unused: dict[str, str]  # versions of installed plugins that JAX does not use
     versions: dict[str, str]
     # Rung 1.
-    arguments_taken_over: int
+    arguments_taken_over: int  # donated arguments whose memory the program reused
     followed: dict[str, float]  # share of device arrays that changed with the host's buffer
-    hazard: str
+    hazard: str  # what can happen if the host's buffer is reused
     # Rungs 2 and 3.
-    collectives: dict[str, str]  # that the partitioner inserted, by program
+    collectives: dict[str, str]  # by program, the collectives that the partitioner inserted
     declared: str  # jax_default_matmul_precision
     less_than_float32_exists_here: bool
     precision: dict[str, str]  # of matrix products, by how they are called
-    unwaited: str
+    unwaited: str  # how steps that were not waited for ended, in a child process
     # Rung 7: the lowered modules in words, by platform.
     cpu: str
     cuda: str

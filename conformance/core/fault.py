@@ -1,4 +1,4 @@
-"""faults/catalogue.toml, faults/equivalent.toml -> the seeded faults, and the changes that no law may see."""
+"""faults/catalogue.toml -> the seeded faults; faults/equivalent.toml -> the equivalent changes, which no law sees."""
 
 import functools
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class Fault:
     does: str  # what is wrong, in a few words
     module: str  # the module of `faults` that seeds it
     layer: str = ""  # the faulty one of `LAYERS`; "" for an equivalent change
-    looks_like: str = ""  # what a user who has it notices
+    looks_like: str = ""  # what a user with this fault notices
     seen_by: tuple[str, ...] = ()  # the ids of the laws that must see it; others may see it too
-    level: str = "quick"  # the lowest level at which these laws can see it, since some sizes run from `standard` on
-    devices: int = 1  # the least number of devices on which it shows
-    multiple_of: int = 1  # a divisor that their number must have
+    level: str = "quick"  # the lowest level at which these laws can see it; some sizes run only from `standard` on
+    devices: int = 1  # the least number of devices on which it has an effect
+    multiple_of: int = 1  # the number of devices must be a multiple of this
     sample: bool = False  # whether every run seeds it; others are seeded at level `full` only
-    links: tuple[str, ...] = ()  # threads of people who had it
+    links: tuple[str, ...] = ()  # threads of people who had this fault
 
 
 @functools.cache

@@ -3,11 +3,11 @@
 An error of relative size e is injected into the computed values, and e is bisected between the largest value that
 passes and the smallest that fails:
 
-    all       every number of every comparison is off by e: the most sensitive comparison sees it first
-    tensor    every number of one comparison is off by e: the least sensitive one, since the fault may be in any
-    element   one number of that comparison is off by e of itself: the one of median size, zeros excluded
+    all       e is in every number of every comparison: the most sensitive comparison sees it first
+    tensor    e is in every number of one comparison: the least sensitive one, since the fault may be in any
+    element   e is in one number of that comparison: the number of median size, zeros excluded
 
-Beside them is the noise, the relative l2 error that correct arithmetic makes there.
+A floor also has `noise`, the relative l2 error that correct arithmetic makes in the least sensitive comparison.
 """
 
 import math
@@ -22,7 +22,7 @@ from .facts import Floor
 
 Error = Callable[[Array], float]
 
-# Later comparisons of a check have the same shapes, and would add nothing.
+# The most comparisons noted for a check: later ones have the same shapes, and would add nothing.
 MOST = 256
 # Bisection ends when log2 of the floor is known to this precision.
 STEP = 0.05
@@ -35,12 +35,12 @@ class Probe:
 
     what: str  # what was compared
     got: Array  # the computed values, float64
-    error: Error  # the error of such an array, in units of the bound
+    error: Error  # an array like `got` -> its error, in units of the bound
     noise: float  # relative error of correct arithmetic
-    estimate: float  # of the floor if every number is off
+    estimate: float  # estimated floor if the error is in every number
 
     def floor(self, *, element: bool) -> float:
-        """The smallest injected error that fails; infinite if none does."""
+        """The smallest injected error with which the comparison fails; infinite if it never fails."""
         finite = np.isfinite(self.got)
         values = np.where(finite, self.got, 0.0)
         change = values
@@ -71,12 +71,12 @@ class Floors:
     most: dict[str, Probe] = field(default_factory=dict)  # the most sensitive one, by dtype
     least: dict[str, Probe] = field(default_factory=dict)  # the least sensitive one, by dtype
     exact: set[str] = field(default_factory=set)  # dtypes that were compared bit for bit
-    # Comparisons that even twice the value passes: the value is rounding only, as the gradient of a key's bias,
-    # which is exactly zero.
+    # Comparisons that pass even if every value is doubled, because the values are rounding errors only: the gradient
+    # of a key's bias, for example, is zero in exact arithmetic.
     unseen: set[str] = field(default_factory=set)
 
     def note(self, what: str, dtype: np.dtype[Any], got: Array, want: Array, error: Error) -> None:
-        """Note a comparison that passed within a bound; `error` takes an array like `got`, in units of the bound."""
+        """Note a comparison that passed; `error` turns an array like `got` into its error in units of the bound."""
         size = float(np.linalg.norm(want[np.isfinite(want)]))
         if self.seen >= MOST or size == 0.0:
             return
@@ -94,9 +94,9 @@ class Floors:
         self.least[name] = max(self.least.get(name, probe), probe, key=lambda one: one.estimate)
 
     def table(self) -> dict[str, Floor]:
-        """The floors by dtype; for a dtype that was compared only bit for bit, the distance from 1 to the next number.
+        """Dtype -> its floor; if it was compared only bit for bit, that is the distance from 1 to the next number.
 
-        Integers have none: every bit of them is seen.
+        Integer dtypes are left out: a comparison bit for bit sees every change of an integer.
         """
         import ml_dtypes  # comes with JAX, which may be missing
 

@@ -24,9 +24,9 @@ class Rung:
     """One rung of the ladder, as `laws/rungs.toml` states it."""
 
     name: str  # one or two words
-    needs: tuple[int, ...]  # numbers of the rungs that it computes with; if one of them fails, this rung is blocked
-    process: str = UPPER  # the machine's laws of rungs with the same text run in one child process
-    phases: tuple[str, ...] = ()  # of JAX's start, which fail for the same reasons
+    needs: tuple[int, ...]  # numbers of the rungs on which this one depends: if one fails, this rung is blocked
+    process: str = UPPER  # name of the child process that runs the machine's laws of this rung
+    phases: tuple[str, ...] = ()  # phases of JAX's start that fail for the same reasons as this rung
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,14 @@ class Law:
     per: str = "machine"  # `machine`, or `subject` for a law that runs once for each trainer under test
     level: str = "quick"  # the lowest level that runs it
     deadline: float = 180.0  # seconds after which its check counts as hung
-    # Whether it says that what was requested is there at all; if it fails, nothing else can be verified.
+    # Whether its failure means that nothing else can be verified here; the verdict is then SETUP.
     setup: bool = False
     # The highest level at which the programs of a trainer are compiled without XLA's optimizations on simulated
     # devices, because the requirement does not depend on them.
     unoptimized_up_to: str = "quick"
 
     def __post_init__(self) -> None:
-        """Refuse a value that no other part of the kit knows."""
+        """Raise a ValueError for an unknown kind of check, level or rung."""
         known = {"per": ("machine", "subject"), "level": LEVELS, "unoptimized_up_to": LEVELS}
         for name, values in known.items():
             if getattr(self, name) not in values:
@@ -59,21 +59,21 @@ class Law:
 
     @property
     def rung_name(self) -> str:
-        """The rung in words."""
+        """The name of its rung."""
         return RUNGS[self.rung]
 
     @property
     def stream(self) -> int:
-        """The number of its stream of random values: the CRC-32 of its id."""
+        """A number that selects its stream of random values: the CRC-32 of its id."""
         return zlib.crc32(self.id.encode())
 
     def runs_at(self, level: str, processes: int | None) -> bool:
-        """Whether a run at `level` includes it; `--processes` adds the laws of processes at any level."""
+        """Whether a run at `level` includes this law; with `--processes`, any level includes the rung of processes."""
         lowest = LEVELS[0] if processes is not None and self.rung_name == "processes" else self.level
         return LEVELS.index(lowest) <= LEVELS.index(level)
 
     def unoptimized_at(self, level: str) -> bool:
-        """Whether its programs are compiled without optimizations at `level`, on simulated devices."""
+        """Whether a run at `level` compiles this law's programs without optimizations on simulated devices."""
         return self.per == "subject" and LEVELS.index(level) <= LEVELS.index(self.unoptimized_up_to)
 
 
@@ -96,7 +96,7 @@ def read(path: Path, kind: Callable[..., Entry]) -> list[Entry]:
 
 
 def by_id(entries: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
-    """A table of (id, object); a ValueError names an id that occurs twice."""
+    """Pairs of id and object -> a dict; a ValueError names an id that occurs twice."""
     table: dict[str, Entry] = {}
     for name, entry in entries:
         if name in table:
@@ -106,7 +106,7 @@ def by_id(entries: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
 
 
 def ladder_of(rungs: Sequence[Rung]) -> tuple[Rung, ...]:
-    """The rungs from the bottom; a ValueError names one that needs a rung that is not below it."""
+    """The rungs as a tuple; a ValueError names a rung that needs one which is not below it."""
     for number, rung in enumerate(rungs):
         if not set(rung.needs) <= set(range(number)):
             raise ValueError(f"laws/rungs.toml: {rung.name} needs {list(rung.needs)}, must be numbers below {number}")
@@ -136,7 +136,7 @@ def split_id(check: str) -> tuple[Law, str | None]:
 
 
 def selects(only: Sequence[str], check: str) -> bool:
-    """Whether `--only` selects a check: by its id, its law, the start of an id, or its rung; an empty `--only` does."""
+    """Whether `--only` names the id, the law, the start of the law's id or the rung of a check; true if it is empty."""
     law = check.partition("[")[0]
     names = (check, law, str(laws()[law].rung))
     return not only or any(word in names or law.startswith(f"{word}.") for word in only)
@@ -145,7 +145,7 @@ def selects(only: Sequence[str], check: str) -> bool:
 def expected(
     level: str, subjects: Iterable[str], only: Sequence[str] = (), *, processes: int | None = None
 ) -> list[str]:
-    """The ids that a run at `level` must have a result for, rung by rung, and within a rung trainer by trainer."""
+    """The ids of all checks of a run at `level`: rung by rung, first the machine's, then trainer by trainer."""
     trainers = list(subjects)
     ids: list[str] = []
     for rung in range(len(RUNGS)):
@@ -156,9 +156,9 @@ def expected(
 
 
 def blocked_by(failed: Iterable[tuple[int, str | None]], law: Law, subject: str | None) -> str | None:
-    """The lowest failed rung that a law needs for a trainer (None: for the machine), in words, or None.
+    """The lowest failed rung that blocks a law, in words; None if the law can run.
 
-    `failed` has the numbers of rungs, each with the trainer that failed there, or None for the machine.
+    `failed` has pairs of a rung's number and the trainer that failed there. None as a trainer means the machine.
     """
     for rung, trainer in sorted(failed, key=lambda key: key[0]):
         if rung in LADDER[law.rung].needs and trainer in (None, subject):

@@ -1,4 +1,4 @@
-"""The folder of a report: a check before a run, and the files after it."""
+"""The folder of a report: before a run, a test that it can be written; after the run, its files."""
 
 import os
 import tempfile
@@ -29,7 +29,7 @@ def probe(folder: Path) -> None:
 
 
 def write(out: Path, texts: Mapping[str, str]) -> None:
-    """Write files, by name, each complete or not at all; an OSError says that one cannot be written."""
+    """Write each text to the file of its name, completely or not at all; an OSError if a file cannot be written."""
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         part = out / f".{name}.part"

@@ -1,11 +1,11 @@
-"""`sftref doctor`: a copy of the kit -> its release, and which of its files differ from it.
+"""`sftref doctor`: a copy of the kit -> its release, and the files that differ from that release.
 
-A verdict is that of the kit that gave it: an edited law is no longer the release's. So every report has the same lists.
-The files are compared with
+An edited law is not the release's law, and changes what a verdict means. So every report also lists the files that
+differ. They are compared with one of these:
 
-    MANIFEST    `sha256  path` of each file, as `sha256sum --check MANIFEST` reads it: it is written when a release is
-                built, and by `doctor --write`; of two kits of one release, the installed one's is used
-    git         the commit that is checked out, in a clone or a submodule of sftref, which have no MANIFEST
+    MANIFEST    a line `sha256  path` for each file, as `sha256sum --check MANIFEST` reads it. Release builds and
+                `doctor --write` make it. If the installed kit is of the copy's release, its MANIFEST is used
+    git         the commit that is checked out, for a clone or a submodule of sftref, which has no MANIFEST
 """
 
 import hashlib
@@ -26,13 +26,13 @@ GIT_SECONDS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """A folder with the kit, compared."""
+    """How the kit in a folder differs from its release."""
 
-    kit: str  # the release, as its VERSION says
-    contract: int  # its contract
-    reference: str  # what it was compared with
-    changed: tuple[str, ...] = ()  # files with another content
-    missing: tuple[str, ...] = ()  # files that it lacks
+    kit: str  # the number of its release, from VERSION
+    contract: int  # the number of its contract, from VERSION
+    reference: str  # what the folder was compared with, after the word "as"
+    changed: tuple[str, ...] = ()  # files whose content differs
+    missing: tuple[str, ...] = ()  # files that the folder lacks
     added: tuple[str, ...] = ()  # files that the release does not have
     crlf: tuple[str, ...] = ()  # the files in `changed` that differ in line endings only
 
@@ -47,19 +47,19 @@ class Examined:
 
 
 def _counts(name: str) -> bool:
-    """Whether a file is one of the kit's, not what Python, pytest, Hypothesis or an editor left behind."""
+    """Whether a file belongs to the kit; Python, pytest, Hypothesis and editors leave other files."""
     parts = name.split("/")
     return name != MANIFEST and not any(part.startswith(".") or part == "__pycache__" for part in parts)
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Each file's SHA-256, by its path from the folder."""
+    """Path of each file of the kit, relative to the folder -> its SHA-256."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if _counts(name)}
 
 
 def version(folder: Path = KIT) -> tuple[str, int]:
-    """Release and contract, as VERSION says."""
+    """The numbers of release and contract in the VERSION of a folder."""
     content = tomllib.loads((folder / VERSION).read_text(encoding="utf-8"))
     return str(content["kit"]), int(content["contract"])
 
@@ -83,7 +83,7 @@ def _compare_with_manifest(folder: Path, source: Path) -> dict[str, Any]:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """The output of git in a folder; None where it fails. A hook's GIT_DIR would name another repository."""
+    """The output of git in a folder; None if git fails. In a git hook, GIT_DIR would name another repository."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", str(folder), "--no-optional-locks", *words]
     try:
@@ -94,7 +94,7 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def _compare_with_commit(folder: Path) -> dict[str, Any] | None:
-    """None where the folder is not that of a clone or a submodule of sftref."""
+    """The files that differ from the commit; None if the folder is not in a clone or a submodule of sftref."""
     root = folder.resolve().parent
     if _git(folder, "ls-files", "--error-unmatch", VERSION, "../sftref/__init__.py") is None:
         return None
@@ -112,7 +112,7 @@ def _compare_with_commit(folder: Path) -> dict[str, Any] | None:
 
 
 def examine(folder: Path = KIT) -> Examined:
-    """Compare a folder with its release; a ValueError says that it has no VERSION or nothing to compare it with."""
+    """Compare a folder with its release; a ValueError says that it has no VERSION, or neither MANIFEST nor commit."""
     try:
         kit, contract = version(folder)
         another = folder.resolve() != KIT.resolve()
@@ -131,14 +131,14 @@ def examine(folder: Path = KIT) -> Examined:
         ) from error
     if differences is None:
         raise ValueError(
-            f"doctor {folder}: has no {MANIFEST}, as a copy from a clone has none; write one with `python -m {PACKAGE} "
+            f"doctor {folder}: has no {MANIFEST}, as it was copied from a clone; write one with `python -m {PACKAGE} "
             f"doctor {folder} --write`, or compare with an installed release: `sftref doctor {folder}`"
         )
     return Examined(kit=kit, contract=contract, **differences)
 
 
 def lines(folder: Path, examined: Examined) -> Iterator[str]:
-    """What `doctor` prints."""
+    """The lines that `doctor` prints."""
     state = "as" if examined.whole else "not as"
     yield f"{folder}: kit {examined.kit}, contract {examined.contract}, {state} {examined.reference}"
     for word in ("changed", "missing", "added"):
@@ -150,7 +150,7 @@ def lines(folder: Path, examined: Examined) -> Iterator[str]:
         yield f"  changed in line endings only: {len(examined.crlf)} files have CRLF in place of LF"
         yield "next step: git config core.autocrlf false, delete the folder and check it out again"
     if len(examined.changed) > len(examined.crlf) or examined.missing or examined.added:
-        yield "next step: put the files back; what a trainer needs belongs in its adapter, failures in --deviations"
+        yield "next step: put the files back; change an adapter instead, or accept failures with --deviations"
     own = version()
     if (examined.kit, examined.contract) != own:
         yield f"this command is of kit {own[0]}, contract {own[1]}"

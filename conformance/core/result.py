@@ -1,4 +1,4 @@
-"""A check that ended -> its result, as JSON between processes and in the report."""
+"""A check that ended -> its result, which is sent between processes and stored in the report as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .law import Law, check_id
 STATUSES = ("pass", "fail", "error", "hang", "crash", "blocked", "not_run", "deviation")
 # XLA's autotuner prints this when two of its kernels disagree, and goes on (jax-ml/jax#26846).
 MISMATCH = "Results mismatch"
-# Names of passed comparisons in the result of a failed check.
+# The most passed comparisons that the result of a failed check names.
 MOST_HELD = 4
 
 
@@ -32,18 +32,18 @@ class Result:
     message: str = ""  # what went wrong, or why it did not run; empty for a pass
     measured: float | None = None  # the error of the comparison with the largest margin
     bound: float | None = None  # the bound of that comparison
-    noise: float | None = None  # the error expected of correct arithmetic there
-    control: float | None = None  # the error of a comparison that must fail, the nearest to its bound
-    comparisons: int = 0  # their number
-    compared: int = 0  # the number of numbers that they compared
+    noise: float | None = None  # the error expected of correct arithmetic in that comparison
+    control: float | None = None  # the error of the control that came nearest to its bound
+    comparisons: int = 0  # number of comparisons
+    compared: int = 0  # how many numbers were compared
     digest: str = ""  # a hash of the name and the error of each comparison, in order
     margin: float | None = None  # error over bound of the comparison `worst`
-    median_margin: float | None = None  # of all comparisons with a bound above 0
+    median_margin: float | None = None  # median over all comparisons with a bound above 0
     worst: str = ""  # name of the comparison with the largest margin
-    bound_from: str = ""  # where its bound comes from
+    bound_from: str = ""  # where the bound of `worst` comes from
     seconds: float = 0.0  # duration of the check
     facts: Facts = field(default_factory=Facts)  # further measurements
-    reason: NotRunReason | None = None  # why it did not run; not in report.json
+    reason: NotRunReason | None = None  # why the check did not run; not in report.json
     repro: str = ""  # the command that reruns this check
 
     @classmethod
@@ -58,11 +58,12 @@ class Result:
     ) -> Result:
         """The result of a check in this process.
 
-        `check` is None if it did not begin; `error` ended it; native libraries wrote `stderr` during it.
+        `check` is None if it did not begin, `error` is the exception that ended it, if any, and `stderr` is what native
+        libraries wrote meanwhile.
         """
         status, message = "pass", ""
         if error is not None:
-            # By attribute, not by class: a copy and the installed kit have two classes of each name.
+            # Not `isinstance`: the installed kit and a copy of it have two classes of each name.
             status = getattr(error, "status", "error")
             message = str(error) if hasattr(error, "status") else f"{type(error).__name__}: {error}"
         elif MISMATCH in stderr:
@@ -111,7 +112,7 @@ class Result:
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON; NumPy's numbers in facts become plain ones."""
+        """The result as a dict for JSON; NumPy's numbers in facts become plain ones."""
         return dataclasses.asdict(self) | {"facts": plain(self.facts)}
 
     @classmethod
@@ -121,7 +122,7 @@ class Result:
 
 
 def _finite(value: float | None) -> float | None:
-    """The largest float in place of infinity, which JSON does not have."""
+    """The same number, or the largest float in place of infinity and NaN, which JSON does not have."""
     return value if value is None or math.isfinite(value) else sys.float_info.max
 
 
@@ -131,7 +132,7 @@ def printable(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: infinities, NaN and unknown objects become texts."""
+    """A value in the types of JSON; infinities, NaN and unknown objects become texts."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -19,7 +19,7 @@ def escape(value: object) -> str:
 
 
 def inline(value: object) -> str:
-    """A value as one line of Markdown, without any markup: ids have brackets, and messages can contain anything."""
+    """A value as one line of Markdown with all markup escaped: ids have brackets, and messages can contain anything."""
     line = " ".join(printable(str(value)).split())
     for mark in ("\\", "`", "*", "_", "[", "]", "<"):
         line = line.replace(mark, f"\\{mark}")
@@ -35,7 +35,7 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Section:
-    """A title and what is below it."""
+    """A section of a report: its title, and the blocks below it."""
 
     title: str  # one line
     blocks: Sequence[Block]  # in order
@@ -43,7 +43,7 @@ class Section:
     card: bool = False  # whether HTML puts it in a box with a coloured edge
 
     def markdown(self) -> str:
-        """Empty for a section of figures only."""
+        """The section in Markdown; empty if it has figures only."""
         texts = [text for block in self.blocks if (text := block.markdown())]
         return "\n\n".join([f"## {inline(self.title)}", *texts]) if texts else ""
 
@@ -69,7 +69,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Items:
-    """A list."""
+    """A list with bullets."""
 
     texts: Sequence[str]
 
@@ -90,7 +90,7 @@ class Figure:
         return ""
 
     def html(self) -> str:
-        """The picture, which scrolls where the screen is narrow."""
+        """The picture, in a box that scrolls on a narrow screen."""
         return f'<div class="scroll">{self.svg}</div>'
 
 
@@ -98,14 +98,14 @@ class Figure:
 class Cell:
     """A cell of a table."""
 
-    text: str  # what it says
+    text: str  # its content
     # `code`, `n` for a number, or the class of a colour: `good`, `bad`, `idle`, `quiet`; empty for plain text.
     kind: str = ""
-    link: str = ""  # where the text leads to
+    link: str = ""  # the address to which the text links
     svg: str = ""  # a picture that HTML shows instead of the text
 
     def markdown(self) -> str:
-        """One line that ends no cell."""
+        """The content in one line, with `|` escaped."""
         line = " ".join(printable(self.text).split())
         if self.link:
             line = f"[{inline(self.text)}]({self.link})"
@@ -128,12 +128,12 @@ Row = Sequence[str | Cell]
 
 
 def code(text: str) -> Cell:
-    """An identifier or a command."""
+    """A cell with an identifier or a command."""
     return Cell(text, "code")
 
 
 def number(value: float | None, form: str = ",") -> Cell:
-    """A number; empty where there is none."""
+    """A cell with a number; empty for None."""
     return Cell("" if value is None else f"{value:{form}}", "n")
 
 
@@ -142,8 +142,8 @@ class Table:
     """A table."""
 
     head: Sequence[str]  # the columns' names
-    rows: Sequence[Row]  # as many cells each as there are columns
-    caption: str = ""  # what HTML says above it
+    rows: Sequence[Row]  # each with one cell for each column
+    caption: str = ""  # the text above it, in HTML only
     folded: bool = False  # whether HTML shows only the caption until it is clicked
 
     def markdown(self) -> str:
@@ -152,7 +152,7 @@ class Table:
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
     def html(self) -> str:
-        """A table that scrolls where the screen is narrow."""
+        """The table, in a box that scrolls on a narrow screen."""
         head = "".join(f"<th>{escape(name)}</th>" for name in self.head)
         rows = "\n".join(f"<tr>{''.join(cell.html() for cell in cells)}</tr>" for cells in _cells(self.rows))
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption and not self.folded else ""
@@ -167,13 +167,13 @@ def _cells(rows: Iterable[Row]) -> Iterator[list[Cell]]:
 
 
 def as_markdown(title: str, text: str, sections: Iterable[Section]) -> str:
-    """A whole file."""
+    """The whole text of a Markdown file."""
     parts = [f"# {inline(title)}", inline(text), *(section.markdown() for section in sections)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def as_html(title: str, top: str, sections: Iterable[Section], *, below: str = "", script: str = "") -> str:
-    """A whole page, which loads nothing; `top` and `below` the sections is HTML."""
+    """The whole text of a page that loads no other file; `top` and `below` are HTML before and after the sections."""
     body = "\n".join(section.html() for section in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -184,7 +184,7 @@ def as_html(title: str, top: str, sections: Iterable[Section], *, below: str = "
 
 
 def svg(words: str, width: float, height: float, marks: Iterable[str]) -> str:
-    """A picture, with the words that say what it shows to a reader who cannot see it."""
+    """A picture in SVG; screen readers read `words` aloud."""
     label = escape(words)
     return (
         f'<svg role="img" aria-label="{label}" width="{width:g}" height="{height:g}" '

@@ -1,4 +1,4 @@
-"""The options of a run, shared by the command line and the pytest plugin, and JAX set up for them."""
+"""The options of a run, which the command line and the pytest plugin share, and the set-up of JAX for these options."""
 
 import contextlib
 import os
@@ -23,13 +23,13 @@ class Settings:
 
     level: str = "standard"  # quick, standard or full
     adapters: tuple[str, ...] = DEFAULT_ADAPTERS  # `MODULE:FACTORY` of each trainer under test
-    against: str = f"{SFTREF}:single"  # `MODULE:FACTORY` of the trainer that they are compared with, beside the oracle
+    against: str = f"{SFTREF}:single"  # as above: the trainer to compare them with, in addition to the oracle
     platform: str | None = None  # of the devices; None takes the one that JAX chooses
     devices: int | None = None  # the most devices to use; None takes all, or eight simulated ones on the CPU
     # `PLATFORM[:COUNT[:KIND]]` of the devices that must be present, as `rocm:8:gfx942`; None checks nothing.
     expect: str | None = None
     only: tuple[str, ...] = ()  # ids, starts of ids, or numbers of rungs; empty means all
-    seed: int = 0  # of all drawn values
+    seed: int = 0  # of all random values
     # The most processes on rung 9, at any level; None means two at `standard` and four at `full`.
     processes: int | None = None
     self_test: bool = True  # whether faults are seeded to test that the laws see them
@@ -70,7 +70,7 @@ class Settings:
 
     @property
     def expectation(self) -> tuple[str, int | None, str]:
-        """Platform, number and kind of device in `expect`; 0 for a number that cannot be read, which no machine has."""
+        """Platform, number and kind of device in `expect`; a number that cannot be read becomes 0, which is refused."""
         platform, _, rest = (self.expect or "").partition(":")
         count, _, kind = rest.partition(":")
         return platform, (int(count) if count.isdigit() else 0) if rest else None, kind
@@ -93,7 +93,7 @@ class Settings:
         return shlex.join(words)
 
     def options(self, *names: str) -> list[tuple[str, str]]:
-        """(name, value) of those of the named options that have a value."""
+        """(name, value) of each of these options that has a value."""
         return [(name, str(value)) for name in names if (value := getattr(self, name)) is not None]
 
     def check_adapters(self) -> None:
@@ -105,7 +105,7 @@ class Settings:
 def subject_labels(adapters: Sequence[str]) -> list[str]:
     """A short name for each adapter: its factory's name, or module and factory if two have the same name.
 
-    An `AdapterError` names one without a colon, or one that occurs twice.
+    An `AdapterError` names an adapter without a colon, or one that occurs twice.
     """
     for name in adapters:
         if ":" not in name:
@@ -120,15 +120,15 @@ def subject_labels(adapters: Sequence[str]) -> list[str]:
 def start_jax(settings: Settings) -> None:
     """Configure JAX before its first backend starts: the platform, and simulated devices on the CPU.
 
-    Beside an accelerator the CPU backend exists too; its simulated devices cost nothing.
+    JAX has a CPU backend also beside an accelerator, and simulated devices on it cost nothing.
     """
     import jax
 
-    # A number in XLA_FLAGS is the user's own, and JAX accepts only one of the two. If a backend runs already, as in a
-    # notebook, its devices stay.
+    # If XLA_FLAGS has the user's own number of devices, JAX refuses a second one. If a backend runs already, as in a
+    # notebook, JAX refuses a change, and the devices stay as they are.
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", settings.devices or SIMULATED_DEVICES)
-    # JAX chooses between cuda and rocm itself.
+    # For `gpu`, JAX chooses between cuda and rocm itself.
     if settings.platform not in (None, "gpu") and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", "cpu" if settings.platform == "cpu" else f"{settings.platform},cpu")
