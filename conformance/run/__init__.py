@@ -1,1 +1,1 @@
-"""One verification: schedule, deadlines, workarounds, cached programs."""
+"""One run of `verify`: schedule, deadlines, workarounds, cached programs."""

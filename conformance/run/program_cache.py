@@ -4,12 +4,12 @@
     ROOT/jax-0.10.2-5c1e0f2b9a47/cold.json      the result of every check in the run that compiled them
 
 A cached program does not test the compiler, and may itself be wrong: truncated, from another machine, or from an
-earlier state of the code. So its result must equal that of the fresh compile, with the same values, error for error and
-bit for bit. A check whose result differs is rerun with fresh programs. If they reproduce the differing result, the code
-under test has changed. If not, the cache is wrong: the run is UNTRUSTED and the cache is deleted.
+earlier state of the code. So with cached programs, each comparison of a check must have the same error, bit for bit, as
+in the run that compiled them. A check whose result differs is rerun with fresh programs. If they give the differing
+result again, the code under test has changed. If not, the cache is wrong: the run is UNTRUSTED, the cache is deleted.
 
-Devices other than CPUs may sum in another order each time. For them the same status and number of comparisons suffice,
-each comparison within its bound.
+Devices other than CPUs may sum in another order each time. On them, a check only needs the same status and the same
+number of comparisons.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from ..core.result import Result
 from ..core.settings import Settings
 from ..machine.snapshot import KEEPS_PROGRAMS, keeps_programs
 
-# Results that are stored for later runs; checks with any other status are rerun.
+# Statuses of results that are stored for later runs; checks with any other status are rerun.
 COMPARABLE = ("pass", "not_run")
 CPU = Path("/proc/cpuinfo")
 
 
 class ProgramCache:
-    """The folder in `root` for the settings of a run on one machine, as `snapshot.static` describes it.
+    """The folder in `root` for one combination of settings and machine; `snapshot.static` describes the machine.
 
-    A ValueError says that the folder cannot be written, or that this JAX's programs cannot be kept.
+    A ValueError says that the folder cannot be written, or that this JAX crashes on cached programs.
     """
 
     def __init__(self, root: Path, settings: Settings, static: Mapping[str, Any]) -> None:
@@ -43,11 +43,11 @@ class ProgramCache:
         if not keeps_programs(static["versions"]):
             least = ".".join(map(str, KEEPS_PROGRAMS))
             raise ValueError(
-                f"--cache {root}: needs JAX {least} or later, but JAX {jax} is installed, which crashes on kept "
+                f"--cache {root}: needs JAX {least} or later, but JAX {jax} is installed, which crashes on cached "
                 "programs; leave --cache out"
             )
         options = dataclasses.asdict(settings) | {"self_test": None, "remedies": None}
-        # tox draws this variable for each run, and no program depends on it.
+        # tox sets this variable to another number in each run, and no program depends on it.
         variables = {name: value for name, value in static["variables"].items() if name != "PYTHONHASHSEED"}
         machine = {**static, "variables": variables}
         digest = hashlib.sha256(json.dumps([options, machine, _processor()], sort_keys=True).encode())
@@ -78,19 +78,19 @@ class ProgramCache:
         return self.cold.get("since")
 
     def differing(self, records: Iterable[Result], live: Mapping[str, Any]) -> list[str]:
-        """The checks of this run, on the devices of `snapshot.live`, that differ from the run that compiled."""
+        """The checks whose results differ from those of the run that compiled; all of them if the devices differ."""
         cold = self.cold["checks"] if self.cold["devices"] == _devices(live) else {}
         return [r.id for r in records if cold.get(r.id) != _comparable(r, live)]
 
     def store(self, records: Iterable[Result], live: Mapping[str, Any]) -> None:
-        """Store results of fresh programs, or results that equal them; an OSError says that there is no space."""
+        """Store results, to which later runs are compared; an OSError says that there is no space."""
         checks = {r.id: _comparable(r, live) for r in records if r.status in COMPARABLE}
         since = self.since or datetime.datetime.now(datetime.UTC).date().isoformat()
         content = {"since": since, "devices": _devices(live), "checks": checks}
         output.write(self.folder, {self.results.name: json.dumps(content, indent=1) + "\n"})
 
     def delete(self) -> None:
-        """Delete programs and results."""
+        """Delete the cached programs and their results."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -100,7 +100,7 @@ def agree(cached: Result, fresh: Result, live: Mapping[str, Any]) -> bool:
 
 
 def _comparable(record: Result, live: Mapping[str, Any]) -> list[Any]:
-    # Messages of errors contain addresses and times.
+    # Messages of other statuses may contain addresses and times, which differ in each run.
     reason = record.message if record.status == "not_run" else ""
     digest = record.digest if live.get("platforms") == ["cpu"] else ""
     return [record.status, reason, record.comparisons, record.compared, digest]
@@ -111,7 +111,7 @@ def _devices(live: Mapping[str, Any]) -> list[str]:
 
 
 def _processor() -> list[str]:
-    """Model and instruction set: a program compiled for another processor may not run here."""
+    """Model and instruction set of the processor: a program compiled for another one may not run here."""
     if not CPU.is_file():
         return []
     lines = CPU.read_text(errors="replace").splitlines()

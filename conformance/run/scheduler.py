@@ -1,7 +1,7 @@
-"""Settings -> an outcome: the ladder in child processes, each check with its deadline.
+"""Settings -> an outcome: runs the checks of the ladder in child processes, each check with a deadline.
 
-A check that hangs or crashes has its own result and is not rerun; the other checks of its process go on in a new
-process. In the end every expected id has one result, and no process is left.
+A check that hangs or crashes gets a result that says so, and is not rerun; the other checks of its process go on in a
+new process. In the end every expected check has one result, and no process is left.
 """
 
 import dataclasses
@@ -27,34 +27,34 @@ from ..workers.plan import SEEDED, Unit, command, trial_command, variables
 from ..workers.process import Child, wait
 from .watcher import Watcher
 
-# After this many hangs on one rung, each as long as its deadline, the other checks of the rung are blocked.
+# After this many hangs on one rung, each of which costs a deadline, the other checks of the rung are blocked.
 MOST_HANGS = 3
-# A process that ended leaves no error number, only its output, with the words of the operating system.
+# The operating system's message for a full disk, which is searched for in the output of a process that ended.
 NO_SPACE = os.strerror(errno.ENOSPC)
 # The message of a check that no process reached.
 NEVER_RUN = "never run"
 
 
 class SetupError(Exception):
-    """Nothing can be verified here."""
+    """Nothing can be verified on this machine; the message says why."""
 
 
 @dataclasses.dataclass
 class _Running:
-    """A unit in its process."""
+    """A unit (checks that share a process), and the process that runs it now."""
 
     unit: Unit  # its checks
     child: Child  # the process
     left: list[str]  # ids without a result
-    stalled: int = 0  # processes in a row that ended before a check did
-    # What pytest could not collect or do; by file, or under "".
+    stalled: int = 0  # how many processes in a row ended before any of their checks did
+    # File that pytest could not collect -> the error; "" -> an internal error of pytest.
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Scheduler:
-    """The processes of one run, with their environment, a folder for files of checks, and the file of known failures.
+    """Runs the processes of one run; `outcome` receives their results, and `watcher` the progress.
 
-    `outcome` receives the results, and `watcher` the progress.
+    The processes get `environment`, the folder `scratch` for temporary files, and the `file` of known failures.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Scheduler:
         self.running: list[_Running] = []
         self.programs: Path | None = None
         self.starts = 0
-        # Number of checks of a rung, by its number and the trainer.
+        # (rung, trainer or None) -> the number of its checks.
         self.whole = Counter((law.rung, subject) for law, subject in map(split_id, outcome.expected))
 
     def run(self, waiting: list[Unit], programs: Path | None = None) -> None:
@@ -76,7 +76,7 @@ class Scheduler:
         self.programs = programs
         while waiting or self.running:
             ready = [unit for unit in waiting if unit.after <= self.outcome.records.keys()]
-            # One process at a time uses an accelerator; on simulated devices, as many as there are cores.
+            # One process at a time uses an accelerator; on simulated devices, as many processes run as there are cores.
             lanes = snapshot.cores() if self.outcome.platforms == ["cpu"] else 1
             for unit in ready[: lanes - len(self.running)]:
                 waiting.remove(unit)
@@ -88,7 +88,7 @@ class Scheduler:
             self.watcher.waiting(self.outcome.records, names)
 
     def listen(self) -> None:
-        """Read the events that have come: a check that ended before an interruption has its result."""
+        """Read all events that processes have written, so that no check which ended before an interruption is lost."""
         for running in self.running:
             for event in running.child.events():
                 self._take(running, event)
@@ -122,7 +122,7 @@ class Scheduler:
 
     def _launch(self, running: _Running, words: list[str]) -> None:
         self.starts += 1
-        # Before the first process reports its platform, the requested or installed one decides.
+        # The first process has not reported its platform yet: the requested or installed one decides.
         cached = (self.outcome.platforms or snapshot.foreseen(self.settings.platform)) == ["cpu"]
         cached = cached and snapshot.keeps_programs(self.outcome.environment.get("versions", {}))
         cache = self.scratch / "cache" if cached else None
@@ -134,7 +134,7 @@ class Scheduler:
 
     def _poll(self, running: _Running) -> None:
         child = running.child
-        ended = child.ended()  # before reading, so that its last events are read too
+        ended = child.ended()  # before the events are read, so that the last ones are read too
         for event in child.events():
             self._take(running, event)
         if ended:
@@ -163,7 +163,7 @@ class Scheduler:
             running.errors[event["file"]] = event["message"]
 
     def _setup_message(self, record: Result) -> str:
-        """What was requested, what JAX answered, and what to do."""
+        """One line that says what the user requested, what JAX answered, and what to do."""
         platform, variable = self.settings.platform, self.environment.get("JAX_PLATFORMS")
         requests = [f"--platform {platform}"] if platform else []
         requests += [f"JAX_PLATFORMS={variable}"] if variable else []
@@ -171,9 +171,9 @@ class Scheduler:
         return f"{', '.join(requests) or 'this machine'}: {message}; {laws()[record.law].next_step}"
 
     def _keep(self, running: _Running, record: Result) -> None:
-        """Store the result of a check, and report its rung when that is complete.
+        """Store the result of a check, and report the rung if all its checks have ended.
 
-        A signal may end this at any point, and the result is then stored again: it leaves `left` last.
+        A signal may interrupt this method; the result is then stored again, as its id leaves `left` only when stored.
         """
         if record.id not in running.left:
             return
@@ -197,7 +197,7 @@ class Scheduler:
         self._keep(running, dataclasses.replace(record, facts={"stderr": output[-40:]} if output else {}))
 
     def _hung(self, running: _Running) -> None:
-        """End a process that is over its deadline, and go on with the rest of its unit."""
+        """End a process whose deadline has passed, and go on with the rest of its unit."""
         child, process = running.child, f"the process of {running.unit.name}"
         stack = child.stacks()
         where = endings.position(stack)
@@ -236,7 +236,7 @@ class Scheduler:
         self._start(running)
 
     def _not_collected(self, running: _Running) -> None:
-        """Give results to the checks of a session that ended without them: their files fail to import, or lack them."""
+        """Record results for checks that pytest did not find: their file cannot be imported, or does not have them."""
         errors = running.errors
         if errors and not self.outcome.records:
             error = next(iter(errors.values()))
@@ -252,7 +252,7 @@ class Scheduler:
             self._keep(running, record)
 
     def _without_a_check(self, running: _Running, status: str, message: str) -> None:
-        """A process that ended between checks: the second one in a row without a result ends the unit."""
+        """Handle a process that ended between checks; two such processes in a row without a result end the unit."""
         if NO_SPACE in message:
             raise SetupError(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
         running.stalled += 0 if running.child.answered else 1

@@ -27,9 +27,9 @@ from .workarounds import Rerun, start_jax_alone, tried
 def verify(
     settings: Settings, deviations: list[Deviation], file: Path | None, watcher: Watcher, cache: Path | None = None
 ) -> Outcome:
-    """Run the ladder; the child processes read the known failures from `file`.
+    """Run the ladder. `deviations` are the known failures; child processes read them from `file`.
 
-    Compiled programs are kept between runs in `cache` (`program_cache.py`); a ValueError if it cannot be written.
+    Compiled programs are kept in `cache` between runs (`program_cache.py`); a ValueError if it cannot be written.
     """
     ids = expected(settings.level, settings.subjects, settings.only, processes=settings.processes)
     outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=snapshot.static())
@@ -67,7 +67,7 @@ def verify(
 
 
 def look(outcome: Outcome, watcher: Watcher) -> None:
-    """Examine the machine before JAX is imported; if JAX may use an accelerator, start it in a process of its own."""
+    """Examine the machine before JAX is imported; if an accelerator may be used, start JAX in its own process."""
     outcome.findings = findings(facts(Host()), outcome.environment["versions"], os.environ)
     watcher.findings(outcome.findings)
     if snapshot.foreseen(outcome.settings.platform) != ["cpu"]:

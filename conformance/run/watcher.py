@@ -14,13 +14,13 @@ class Watcher(Protocol):
         """The run begins; `ids` are its checks."""
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        """These problems of the machine are known before JAX is imported."""
+        """These problems of the machine were found before JAX was imported."""
 
     def rung(self, group: Group) -> None:
-        """All checks of a rung ended, for the machine or for one trainer."""
+        """All checks of a rung have ended, for the machine or for one trainer."""
 
     def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
         """Called several times a second, with the ids of ended checks and the names of running ones."""
 
     def trying(self, what: str) -> None:
-        """After a failure, a rerun begins that looks for a fix."""
+        """Failed checks are being rerun to look for a setting that fixes them; `what` says which rerun begins."""

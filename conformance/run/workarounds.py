@@ -1,8 +1,10 @@
-"""Failed checks -> reruns under one changed setting after another: which setting fixes them, and is that a workaround?
+"""Failed checks -> reruns, each with one changed setting, which look for a setting that fixes the failure.
 
-    unchanged, twice     if they pass now, the failure is intermittent, and one pass proves nothing about a setting
-    each setting         the lowest failed checks, or JAX's start, in a new process with its deadlines
-    the whole ladder     with a setting that fixed them: a workaround if everything passes
+What failed first, on the lowest rung or in JAX's start, is rerun in new processes:
+
+    unchanged, twice     if a rerun passes, the failure is intermittent, and no setting is tried
+    with each setting    if a setting fixes the failure, the whole ladder is rerun with it
+                         if everything passes then, the setting is a workaround
 
 Trainers other than the kit's own are not rerun: if only such a trainer fails, the machine is not at fault.
 """
@@ -22,15 +24,16 @@ from ..workers.plan import units
 from .scheduler import NEVER_RUN, Scheduler, SetupError
 from .watcher import Watcher
 
-# Failed checks that are rerun: the lowest say most, and each that hangs costs its deadline.
+# The most failed checks that are rerun, from the lowest failed rung; a check that hangs costs its whole deadline.
 MOST_CHECKS = 3
 UNCHANGED = 2
-# Settings with which the whole ladder is rerun.
+# The most settings with which the whole ladder is rerun.
 MOST_WHOLE = 2
-# Seconds after which no further setting is tried, by level; where each try hangs, one costs minutes. A whole ladder
+# Level -> seconds after which no further setting is tried; a try that hangs takes minutes. A rerun of the whole ladder
 # that has begun by then is finished, and takes as long as the run itself.
 MOST_SECONDS = {"quick": 300.0, "standard": 900.0, "full": 3600.0}
-# For a phase of JAX's start before there is a device: no listed setting matters there, only the user's own are unset.
+# Stands for a phase of JAX's start before there is a device. No listed setting matters there; only the user's own
+# variables are unset.
 NO_RUNG = -1
 UNKNOWN_FLAG = "Unknown flag"
 
@@ -38,14 +41,14 @@ Environment = Mapping[str, str]
 
 
 class Rerun:
-    """Reruns parts of a run under other settings; the arguments are those of its `Scheduler`, its results stay."""
+    """Reruns parts of a run under other settings, with the arguments of its `Scheduler`; `outcome` does not change."""
 
     def __init__(self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None) -> None:
         self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
         self.count = 0
 
     def ladder(self, ids: Sequence[str], environment: Environment, devices: int | None) -> Outcome:
-        """Run these checks in new processes, with an empty cache and folder."""
+        """Run these checks in new processes, with an empty cache and an empty folder; returns their own outcome."""
         first, self.count = self.outcome, self.count + 1
         settings = dataclasses.replace(first.settings, devices=devices or first.settings.devices)
         again = Outcome(
@@ -66,7 +69,7 @@ class Rerun:
         return again
 
     def checks(self, ids: Sequence[str], environment: Environment, devices: int | None) -> tuple[str, str]:
-        """Rerun some checks: one of `RESULTS`, and a message."""
+        """Rerun some checks; returns one of `RESULTS`, and a message."""
         again = self.ladder(ids, environment, devices)
         failed, silent = again.of_status(*BROKEN), again.of_status("not_run", "blocked")
         if failed or again.troubles:
@@ -78,7 +81,7 @@ class Rerun:
         return FIXES, ""
 
     def start(self, environment: Environment) -> tuple[str, str]:
-        """Restart JAX: one of `RESULTS`, and a message."""
+        """Start JAX again; returns one of `RESULTS`, and a message."""
         started = start_jax_alone(self.outcome, self.watcher, environment)
         refused = UNKNOWN_FLAG in started.message
         return (FIXES, "") if started.how == READY else (REFUSED if refused else FAILS, started.line)
@@ -90,7 +93,7 @@ def start_jax_alone(outcome: Outcome, watcher: Watcher, environment: Environment
 
 
 class _WaitingOnly:
-    """Passes on `waiting`, with the first run's checks as done, and nothing else: results of reruns are not shown."""
+    """The watcher of a rerun: it shows only which checks are running, and counts those that the first run has done."""
 
     def __init__(self, watcher: Watcher, done: Collection[str]) -> None:
         self.watcher, self.done = watcher, done
@@ -104,7 +107,7 @@ class _WaitingOnly:
 
 
 def tried(outcome: Outcome, environment: Environment, rerun: Rerun) -> Tries | None:
-    """Look for a setting that fixes what failed in a run that has ended; None if no setting could matter."""
+    """Look for a setting that fixes the failures of a run; None without failures, or if no setting could matter."""
     if outcome.start is not None and outcome.start.how != READY:
         return _of_a_start(outcome.start, environment, rerun)
     failed = [
@@ -115,7 +118,7 @@ def tried(outcome: Outcome, environment: Environment, rerun: Rerun) -> Tries | N
         return None
     lowest = [record for record in failed if (record.rung, record.subject) == (failed[0].rung, failed[0].subject)]
     ids = [record.id for record in lowest[:MOST_CHECKS]]
-    # If no check passed, none has reported its devices; JAX's start has.
+    # Only checks that pass report the devices; if none passed, JAX's start has reported them.
     live = outcome.environment if outcome.platforms else outcome.start.live if outcome.start else {}
     n = len(live.get("devices", ()))
     worth = remedies(live.get("platforms", ()), failed[0].rung, [record.status for record in lowest], environment, n)
@@ -124,7 +127,7 @@ def tried(outcome: Outcome, environment: Environment, rerun: Rerun) -> Tries | N
 
 def _of_a_start(started: Started, environment: Environment, rerun: Rerun) -> Tries | None:
     platform = rerun.outcome.settings.platform
-    # Without an answer the platform is unknown: settings for any accelerator are tried.
+    # JAX has not started, so the platform is unknown: settings for any accelerator are tried.
     names = ["gpu", "rocm", "cuda", "tpu"] if platform in (None, "gpu") else ["gpu", platform]
     rung = next((number for number, rung in enumerate(LADDER) if started.phase in rung.phases), NO_RUNG)
     worth = [remedy for remedy in remedies(names, rung, [started.how], environment, 1) if remedy.devices is None]
@@ -139,7 +142,7 @@ def _try_each(
     environment: Environment,
     rerun: Rerun,
 ) -> Tries | None:
-    """Repeat what failed unchanged, then with each setting; rerun everything with those that fix it."""
+    """Rerun what failed, first unchanged, then with each setting; rerun the whole ladder with settings that fix it."""
     if not worth:
         return None
     seconds = MOST_SECONDS[rerun.outcome.settings.level]
