@@ -1,7 +1,8 @@
-"""Calls in child processes, and their answers.
+"""The parent's half of a channel: it calls methods in child processes and waits for their answers.
 
-A parent writes each call as a line, {"id": method, "value": arguments}, to the child's standard input, and gets one
-event back (`process.py`). JSON holds no arrays, so a `value` is a pickle in base64. The child's half is `serve.py`.
+A parent writes each call as a line, {"id": method, "value": arguments}, to the child's standard input. The child
+answers with one event (`process.py`). JSON holds no arrays, so a `value` is a pickle in base64. The child's half of the
+channel is `serve.py`.
 """
 
 import contextlib
@@ -26,28 +27,28 @@ class NoAnswer:
     """Why a call has no answer."""
 
     how: str  # in words: the error that the method raised, how the process ended, or how long the parent waited
-    silent: bool = False  # whether the process was still running, and did not answer in time
+    silent: bool = False  # whether the process was still running when the time was over
     code: int | None = None  # the exit code of a process that ended, negative for a signal
 
 
 class Worker(Process):
     """A child process that makes an object and executes calls of its methods, one at a time.
 
-    A context manager, which kills it.
+    As a context manager, it kills the process at the end of the block.
 
     Args:
         factory: MODULE:NAME of a function or class; the child calls it before the first method.
-        arguments: of the factory; what can be pickled.
+        arguments: the arguments of the factory; they must be picklable.
         python: the interpreter; an OSError says that it cannot be run.
-        variables: the environment; None for that of this process, where the child imports what this process can.
-        alone: in a session of its own, so that what it starts ends with it.
+        variables: the environment; by default this process's, so that the child can import what this process can.
+        alone: whether the child gets a session of its own, so that processes which it starts end with it.
     """
 
     def __init__(
         self, factory: str, *arguments: Any, python: str = sys.executable, variables: Mapping[str, str] | None = None,
         alone: bool = False,
     ) -> None:  # fmt: skip
-        # No `preexec_fn`: it is not safe beside JAX's threads. `serve` ties itself to its parent.
+        # No `preexec_fn`, which is not safe beside JAX's threads: `serve` itself asks to end with its parent.
         words = [python, "-P", "-m", f"{PACKAGE}.workers.serve", factory, str(os.getpid())]
         variables = importable() if variables is None else variables
         super().__init__(words, variables, stdin=subprocess.PIPE, start_new_session=alone)
@@ -63,14 +64,14 @@ class Worker(Process):
             self._calls.flush()
 
     def ask(self, method: str, *arguments: Any, seconds: float, waiting: Callable[[], None] | None = None) -> Any:
-        """Call a method; its answer, or a `NoAnswer`: see `answers`."""
+        """Call a method and wait for its answer, or a `NoAnswer`; `answers` explains `seconds` and `waiting`."""
         self.send(method, *arguments)
         [answer] = answers([self], seconds, waiting=waiting)
         return answer
 
     def answered(self) -> list[Any]:
-        """The answer to the last call, or a `NoAnswer`, in a list; an empty one if neither has come."""
-        over = self.ended()  # before reading: what it wrote before its end is then read too
+        """A list with the answer to the last call, or with a `NoAnswer`; empty while the call still runs."""
+        over = self.ended()  # before events are read, so that the last ones are read too
         for event in list(self.events()):
             return [unpacked(event["value"]) if event["event"] == "answer" else NoAnswer(event["message"])]
         if not over:
@@ -88,10 +89,10 @@ class Worker(Process):
 def answers(
     workers: Sequence[Worker], seconds: float, *, grace: float = math.inf, waiting: Callable[[], None] | None = None
 ) -> list[Any]:
-    """The answers to the last call of each worker, in order, with a `NoAnswer` in place of one that did not come.
+    """The answer to the last call of each worker, in order; a `NoAnswer` for a worker that gave none.
 
-    All of them have `seconds`. Once one has failed, the others have `grace` left: they may wait for it for ever.
-    `waiting` is called several times a second.
+    The workers have `seconds` to answer. When one has failed, the others have `grace` more seconds, since they may wait
+    for the failed one for ever. `waiting` is called several times a second.
     """
     began = time.monotonic()
     end = began + seconds
@@ -114,7 +115,7 @@ def answers(
 
 
 class WorkerError(Exception):
-    """Calls that have no answer: the names of the workers, and why; `hung` if one was silent or killed by a signal."""
+    """Workers gave no answer; the message says which, and why. `hung`: one was silent, or killed by a signal."""
 
     def __init__(self, failures: Mapping[str, NoAnswer]) -> None:
         super().__init__("; ".join(f"{name}: {failure.how}" for name, failure in failures.items()))
@@ -125,7 +126,7 @@ class WorkerError(Exception):
 def call(
     workers: Mapping[str, Worker], method: str, *arguments: Any, seconds: float, grace: float = math.inf
 ) -> list[Any]:
-    """Call a method in all workers at once; their `answers`, or a `WorkerError` if one gave none."""
+    """Call a method in all workers at once; returns their `answers`; a `WorkerError` if a worker gave none."""
     for worker in workers.values():
         worker.send(method, *arguments)
     results = answers(list(workers.values()), seconds, grace=grace)
@@ -136,6 +137,6 @@ def call(
 
 
 def importable() -> dict[str, str]:
-    """The environment of this process, in which a child can import what this process can: this kit first."""
-    # pytest puts the folder of a checkout in front of what is installed.
+    """This process's environment, with a PYTHONPATH by which a child imports what this process can, this kit first."""
+    # PYTHONPATH alone may differ from `sys.path`: pytest puts the folder of a checkout before the installed packages.
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(IMPORT_ROOT), *filter(None, sys.path)])}

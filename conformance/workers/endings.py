@@ -4,7 +4,7 @@ import re
 import signal
 from collections.abc import Iterable
 
-# Frames of these call the check; what is above them is the check's own.
+# Frames of these packages call the check; `faulthandler` prints the check's own frames above them.
 MACHINERY = ("/_pytest/", "/pluggy/")
 
 
@@ -28,13 +28,13 @@ def ended(code: int | None, output: Iterable[str]) -> str:
 
 
 def position(stack: Iterable[str]) -> str:
-    """Where a process hangs, to be added to a message; empty where `faulthandler` wrote no stack."""
+    """Where a process hangs, to be added to a message; empty if `faulthandler` wrote no stack."""
     where = frames(stack)
     return f"; it was in {where}" if where else ""
 
 
 def frames(stack: Iterable[str], *, current: bool = False, most: int = 3) -> str:
-    """Lines of `faulthandler` -> the innermost frames of the main thread, which comes last, or of the current one."""
+    """Lines of `faulthandler` -> the innermost frames of the main thread (printed last), or of the current thread."""
     threads: list[tuple[str, list[str]]] = []
     over = False
     for line in stack:
@@ -53,7 +53,7 @@ def frames(stack: Iterable[str], *, current: bool = False, most: int = 3) -> str
 
 
 def last_words(output: Iterable[str], most: int = 4) -> str:
-    """The last lines of a process's output as one line; of a fatal Python error, that error and its frames."""
+    """The last lines of a process's output as one line; after a fatal Python error, that error and its frames."""
     lines = [line.strip() for line in output if line.strip()]
     fatal = next((i for i, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
     if fatal is None:

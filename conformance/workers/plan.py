@@ -20,7 +20,7 @@ class Unit:
 
     name: str  # for messages
     ids: list[str]  # of the checks
-    # Ids in other units that must have a result before this one starts: checks of rungs that it needs.
+    # Ids of checks in other units, on rungs that this unit needs: they must have ended before this unit starts.
     after: frozenset[str]
 
 
@@ -48,7 +48,7 @@ def _needed(ids: Sequence[str], members: Mapping[str, Sequence[str]]) -> frozens
 
 
 def trials(ids: Sequence[str]) -> list[Unit]:
-    """The seeded faults, in a process of their own, so that none of them affects a check."""
+    """Ids of trials (a law under a seeded fault) -> a unit of their own, so that no fault affects a check."""
     return [Unit(SEEDED, list(ids), frozenset())] if ids else []
 
 
@@ -69,7 +69,7 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     words = [sys.executable, "-P", "-m", "pytest", "-c", str(KIT / "pytest.ini"), "--rootdir", str(KIT)]
     # -s: the scheduler must see what a native library prints before it aborts.
     words += ["-q", "-s", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--basetemp", str(scratch)]
-    # The kit has no bare asserts; rewriting them would recompile each module of each plugin.
+    # Laws do not use `assert`; rewriting asserts would recompile each module of each plugin.
     words += ["--assert", "plain"]
     options = [*settings.options("level", "seed"), ("failed", failed), ("against", settings.against)]
     if settings.adapters != DEFAULT_ADAPTERS:
@@ -80,15 +80,15 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     words += plugin_options([*options, *(("only", check) for check in ids)])
     rungs = sorted({split_id(check)[0].rung for check in ids})
     files = [path for rung in rungs for path in sorted((KIT / "laws").glob(f"*/test_{rung}_*.py"))]
-    # Relative: pytest takes a `[` in an argument, as in the name of a folder above, for the parameter of a test.
+    # Relative paths leave out parent folders: pytest takes a `[` in a folder's name for the parameter of a test.
     return words + [os.path.relpath(path) for path in files]
 
 
 def plugin_options(options: Iterable[tuple[str, object]]) -> list[str]:
-    """Options of the kit's plugin for pytest, each in one word.
+    """The words for options of the kit's pytest plugin, each with its value in the same word.
 
-    Before pytest knows these options, it searches for a `conftest.py` and would take a separate value for a path: for
-    `""` it ran the `conftest.py` of the current folder and of its `test*/`.
+    Before pytest knows these options, it takes a separate value for a path, and searches that for a `conftest.py`: for
+    the value `""` it ran the `conftest.py` of the current folder and of its `test*/`.
     """
     return [f"--sftref-{name}={value}" for name, value in options]
 
@@ -96,10 +96,10 @@ def plugin_options(options: Iterable[tuple[str, object]]) -> list[str]:
 def variables(environment: Mapping[str, str], cache: Path | None, scratch: Path | None = None) -> dict[str, str]:
     """The environment of a child process: the user's, without the user's pytest options and compilation cache.
 
-    A user's cache could replace the compiler that is to be verified. On simulated devices, where compilation takes most
-    of the time, the processes of one run share a new cache; on an accelerator each process compiles for itself.
-    Hypothesis writes to `scratch` instead of `.hypothesis` in the current folder; so does Python write bytecode, if it
-    would otherwise compile the same modules in each process.
+    With a user's cache, the compiler would not be verified. On simulated devices, where compilation takes most of the
+    time, the processes of one run share a new cache; on an accelerator each process compiles for itself. Hypothesis
+    writes to `scratch` instead of `.hypothesis` in the current folder. Python writes bytecode to `scratch` if it would
+    otherwise compile the same modules in each process.
     """
     kept = {name: value for name, value in environment.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
@@ -129,8 +129,8 @@ def cache_variables(cache: Path) -> dict[str, str]:
 def keeps_bytecode(package: str) -> bool:
     """Whether a package has bytecode, or will have it after its first import.
 
-    It has none if the installer writes none (as uv) and Python may not (PYTHONDONTWRITEBYTECODE, a read-only folder).
-    Importing JAX then takes two to three more seconds in each process.
+    A package has no bytecode if its installer wrote none (uv does not) and Python may not write it, because of
+    PYTHONDONTWRITEBYTECODE or a read-only folder. Importing JAX then takes two to three seconds more in each process.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or spec.cached is None or spec.origin is None:

@@ -1,6 +1,6 @@
-"""A child process, as its parent sees it: its start, events, output, stack and end; and one that runs checks.
+"""A child process as its parent sees it (its start, events, output, stack and end), and a child that runs checks.
 
-It writes events to a pipe, one JSON object a line, in which `event` names the kind:
+The child writes events to a pipe, one JSON object a line, in which `event` names the kind:
 
     {"event": "start", "id": ..., "deadline": seconds}      a check begins
     {"event": "result", "id": ..., ...}                     a check has ended: its result
@@ -27,23 +27,23 @@ from ..core.result import MISMATCH, printable
 from . import signals
 from .serve import END_OF_CHECK, STREAM, tie
 
-# Seconds in which a process must reach its first check, go from one check to the next, and end after the last.
+# The most seconds until a process begins its first check, between two checks, and from the last check to its end.
 START, BETWEEN, EXIT = 180.0, 180.0, 60.0
 # Seconds in which a process must write the stacks of its threads.
 DUMP = 2.0
 # Seconds between two looks at a process that writes nothing.
 POLL = 0.2
-# Bytes of a line of output that are kept in memory.
+# The most bytes of a line of output that are kept in memory.
 LONGEST = 1 << 20
-# Begins the lines that gloo prints for each group of processes it connects.
+# Gloo prints lines that begin like this for each group of processes that it connects; they are dropped.
 CHATTER = b"[Gloo]"
 
 
 class Process:
     """A running child process; it is killed when this object is deleted, or this process exits.
 
-    It runs `command` with `--sftref-stream=FILE` added, the pipe for its events, in an environment of `variables` only,
-    and with further `options` of `subprocess.Popen`.
+    It runs `command` with `--sftref-stream=FILE` added, where FILE is the pipe for its events. Its environment has only
+    these `variables`; further `options` are those of `subprocess.Popen`.
     """
 
     def __init__(self, command: Sequence[str], variables: Mapping[str, str], **options: Any) -> None:
@@ -74,9 +74,9 @@ class Process:
         return list(self._unread)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events that have come.
+        """The events that the child has written.
 
-        An event is removed when the next one is requested: after an interruption by a signal it comes again.
+        An event is removed only when the next one is requested, so that a signal during its handling does not lose it.
         """
         with signals.held():
             self._read()
@@ -89,7 +89,7 @@ class Process:
         for line in self._lines(self._events):
             with contextlib.suppress(ValueError):  # a line cut short by the process's death
                 events.append(json.loads(line))
-        # stderr comes last: a child writes there before an event, so what belongs to an event has come by then.
+        # stderr is read last: the child writes to it before an event, so that all output of the event can be read now.
         self._read_stderr()
         for event in events:
             self._follow(event)
@@ -103,13 +103,13 @@ class Process:
             del self._unread[self._stderr][:-LONGEST]
 
     def _follow(self, event: dict[str, Any]) -> None:
-        """Take note of an event."""
+        """Update the state of a subclass for an event that was read."""
 
     def _hear(self, line: bytes) -> None:
         self.output.append(printable(line[:500].decode(errors="replace")))
 
     def _lines(self, pipe: IO[bytes]) -> list[bytes]:
-        """The whole lines that can be read now, and what is left at the end of the pipe."""
+        """The complete lines that can be read now; at the end of the pipe, also the incomplete last one."""
         if pipe not in self._unread:
             return []
         unread = self._unread[pipe]
@@ -125,13 +125,13 @@ class Process:
         return lines
 
     def ended(self) -> bool:
-        """Whether it has ended; it is not reaped, so that its number and its group remain its own."""
+        """Whether the child has ended; it is not reaped, so that no other process can get its number or its group."""
         if self.process.returncode is not None:
             return True
         return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def stacks(self) -> list[str]:
-        """The stack of each thread, if the process can still write them: `faulthandler` needs no GIL for that."""
+        """The stack of each thread as `faulthandler` writes it, for which it needs no GIL; empty if it writes none."""
         before = len(self.output)
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGUSR1)
@@ -147,14 +147,14 @@ class Process:
         return lines[first:]
 
     def close(self) -> int | None:
-        """Kill it; its exit code, negative for a signal, None if it cannot be ended."""
+        """Kill the child; returns its exit code: negative for a signal, None if it cannot be ended."""
         self._end()
         self._unread.clear()
         return self.process.returncode
 
 
 def _end(process: subprocess.Popen[bytes], events: IO[bytes], *, group: bool) -> None:
-    """Kill a process, with its group where it has one of its own, and close its pipes."""
+    """Kill a process, and its group if it has one of its own, and close its pipes."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if group:
             os.killpg(process.pid, signal.SIGKILL)
@@ -164,17 +164,17 @@ def _end(process: subprocess.Popen[bytes], events: IO[bytes], *, group: bool) ->
         process.wait(10)
     for pipe in (events, process.stderr, process.stdin):
         if pipe is not None:
-            with contextlib.suppress(OSError):  # a call that was not read
+            with contextlib.suppress(OSError):  # the child did not read a call
                 pipe.close()
 
 
 class Child(Process):
-    """A running process, which has `left` checks to run."""
+    """A running process that has `left` checks to run."""
 
     def __init__(self, command: Sequence[str], variables: Mapping[str, str], left: int) -> None:
         self.running: str | None = None  # the id of the check that runs now
         self.answered, self.left = 0, left  # how many checks have ended, and how many have not
-        # When the present check, or the pause between two checks, began; and the seconds that it may take.
+        # When the present check, or the pause between two checks, began, and the seconds that this may take.
         self.since, self.deadline = time.monotonic(), START
         self._mismatch, self._mismatches = "", dict[str, str]()
         # `preexec_fn` is safe here: the scheduler has one thread.
@@ -205,7 +205,7 @@ class Child(Process):
 
 
 def wait(pipes: Iterable[IO[bytes]], seconds: float) -> bool:
-    """Wait until one of the pipes has something to read, at most so many seconds; whether one has."""
+    """Wait until a pipe has something to read, at most `seconds`; returns whether one has."""
     with selectors.DefaultSelector() as selector:
         for pipe in pipes:
             selector.register(pipe, selectors.EVENT_READ)

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-# Written to stderr with the id when a check ends: the lines before it belong to that check.
+# Written to stderr before the id of a check that ended: the lines before this mark belong to that check.
 END_OF_CHECK = b"\x1esftref "
-# prctl's option, from Linux's <sys/prctl.h>: the signal that a process gets when its parent dies.
+# An option of prctl, from Linux's <sys/prctl.h>: it sets the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 STREAM = "--sftref-stream="
 
@@ -34,8 +34,8 @@ class Stream:
         self.path = path
 
     def tell(self, event: dict[str, Any]) -> None:
-        """Append one event, complete before the next statement runs, so that a crash loses nothing."""
-        # Beside a file, no process reads the mark.
+        """Append one event and close the file, so that a later crash does not lose the event."""
+        # If the stream is a file, no process reads the mark.
         if event["event"] == "result" and self.path.is_fifo():
             os.write(2, END_OF_CHECK + event["id"].encode() + b"\n")
         with self.path.open("a", encoding="utf-8") as file:
@@ -48,12 +48,12 @@ def packed(value: Any) -> str:
 
 
 def unpacked(text: str) -> Any:
-    """The value that `packed` got."""
+    """The inverse of `packed`."""
     return pickle.loads(base64.b64decode(text))
 
 
 def tie(parent: int) -> None:
-    """Have the kernel end this process when its parent ends; only Linux can."""
+    """Have the kernel end this process when its parent ends, which only Linux can do."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -61,7 +61,7 @@ def tie(parent: int) -> None:
 
 
 def serve(factory: str, calls: IO[str], stream: Stream) -> None:
-    """Execute calls; the first line has the arguments of the factory, which is called with the first method."""
+    """Execute calls; the first line has the arguments of the factory, which runs before the first method."""
     module, _, name = factory.partition(":")
     first, target = json.loads(next(calls)), None
     for call in map(json.loads, calls):
@@ -86,7 +86,7 @@ def main() -> None:
     factory, parent, stream = sys.argv[1:]
     tie(int(parent))
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    # Output of libraries is kept with that of stderr.
+    # What libraries print to stdout goes to stderr, which the parent reads.
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt, StopIteration):
         serve(factory, sys.stdin, Stream(Path(stream.removeprefix(STREAM))))

@@ -15,7 +15,7 @@ class Stopped(BaseException):
 
 
 class _Delivery:
-    """Whether signals are deferred, and the last one that was."""
+    """Whether signals are deferred, and the last signal that was."""
 
     deferred = False
     late: int | None = None
@@ -29,7 +29,7 @@ def _raise(number: int) -> None:
 def held() -> Iterator[None]:
     """Defer signals until the block finishes: an exception in the middle of it would lose data.
 
-    Not by `pthread_sigmask`: another thread, such as one of OpenBLAS, would take the signal.
+    `pthread_sigmask` would not do: another thread, such as one of OpenBLAS, would receive the signal.
     """
     _Delivery.deferred = True
     try:
@@ -43,9 +43,10 @@ def held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Raise `Stopped` for SIGTERM and SIGHUP, unless they are ignored, as SIGHUP is under `nohup`.
+    """In the block, raise `Stopped` on SIGTERM and SIGHUP, unless they are ignored, as SIGHUP is under `nohup`.
 
-    `held` defers them, and Ctrl-C where Python handles it. Only the main thread has signals: in others nothing changes.
+    Ctrl-C still raises KeyboardInterrupt, and `held` can defer all three signals. Python handles signals in the main
+    thread only: in another thread, this changes nothing.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
