@@ -1,1 +1,1 @@
-"""This computer: its facts, what is wrong with them, how JAX starts here, and which settings work around a fault."""
+"""This computer: its facts and problems, how JAX starts on it, and which settings work around a fault."""

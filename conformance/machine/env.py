@@ -12,9 +12,9 @@ from .startup import CRASH, HANG, READY, start
 
 
 def gather(settings: Settings, host: Host, tell: Callable[[str], None], *, starts: bool) -> dict[str, Any]:
-    """Everything about a machine, and how JAX starts there if it `starts`, in JSON's own values.
+    """The facts and problems of a machine and, if `starts`, how JAX starts on it, as a dict for JSON.
 
-    `settings` has platform and devices of the start; its phase goes to `tell`, several times a second.
+    `settings` says on which platform and devices JAX starts; `tell` gets the current phase several times a second.
     """
     static = snapshot.static(host.variables)
     about = facts(host)
@@ -39,7 +39,7 @@ def exit_code(content: dict[str, Any]) -> int:
 
 
 def block(content: dict[str, Any]) -> Iterator[str]:
-    """Markdown for a bug report."""
+    """The dict of `gather` -> lines of Markdown for a bug report."""
     host, versions = content["host"], content["versions"]
     yield f"### sftref env, {content['time']}"
     yield ""

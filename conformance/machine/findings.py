@@ -16,7 +16,7 @@ from .versions import plugins, unpaired
 
 TEXTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("findings.toml").read_text(encoding="utf-8"))
 LEVELS = ("broken", "risk", "note")
-# Vendor -> JAX's names of its platforms, the extra that installs its plugin, and the plugin's name.
+# By vendor: JAX's names for its platforms, the extra of JAX that installs its plugin, and the names of its plugins.
 PLATFORMS = {"amd": ("rocm", "gpu"), "nvidia": ("cuda", "gpu"), "google": ("tpu",)}
 EXTRAS = {"amd": "rocm7-local", "nvidia": "cuda13", "google": "tpu"}
 PLUGINS = {"amd": re.compile(r"jax-rocm(\d+)-.*"), "nvidia": re.compile(r"jax-cuda(\d+)-.*"),
@@ -62,7 +62,7 @@ def findings(facts: Mapping[str, Any], versions: Mapping[str, str], variables: M
 
 
 def present(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Vendor -> number of its accelerators: on the PCI bus, or else by their device files."""
+    """Vendor -> number of its accelerators on the PCI bus or, if that shows none, of their device files."""
     counts: dict[str, int] = {}
     for vendor, files in facts["device_files"].items():
         on_bus = sum(device["vendor"] == vendor for device in facts["accelerators"])
@@ -128,7 +128,7 @@ def _runtimes(facts: Mapping[str, Any], installed: Mapping[str, list[str]]) -> I
 
 
 def least_jaxlib(jax: str) -> str:
-    """The oldest jaxlib that this version of jax accepts, by its own requirements; 0 if it is not installed here."""
+    """The oldest jaxlib that this version of jax accepts, by its own requirements; "0" if that is not known."""
     if importlib.metadata.version("jax") != jax:
         return "0"
     for text in importlib.metadata.requires("jax") or []:

@@ -1,6 +1,6 @@
-"""The machine under JAX -> facts, read before JAX is imported and without root: files, groups, variables, tools.
+"""This machine -> facts from files, groups, variables and tools, read before JAX is imported and without root.
 
-`findings.py` judges them. All of them are read through a `Host`, so that tests can invent a machine.
+`findings.py` judges these facts. All of them are read through a `Host`, so that tests can invent a machine.
 """
 
 import grp
@@ -78,7 +78,7 @@ class Host:
     run: Callable[[Sequence[str]], str | None] = run  # a command -> its output, or None
 
     def read(self, path: str) -> str | None:
-        """A file's text, or None."""
+        """A file's text; None if it cannot be read."""
         try:
             return (self.root / path).read_text(errors="replace").strip()
         except OSError:
@@ -101,7 +101,7 @@ class Host:
         return files
 
     def _may_use(self, status: os.stat_result) -> bool:
-        """By owner, group and others; root always can. A container's rules for devices cannot be read, nor tested."""
+        """Whether a file's mode lets the user read and write it; root always may. A container's rules are unknown."""
         if self.user == 0:
             return True
         shift = 6 if status.st_uid == self.user else 3 if status.st_gid in self.groups else 0
@@ -120,7 +120,7 @@ class Host:
 
 
 def facts(host: Host) -> dict[str, Any]:
-    """All facts of a machine, in JSON's own values."""
+    """All facts of a machine, as a dict for JSON."""
     release = dict(re.findall(r'^(\w+)="?(.*?)"?$', host.read("etc/os-release") or "", re.MULTILINE))
     words = (host.read("proc/cmdline") or "").split()
     rocm = next((path.name.removeprefix("rocm-") for path in sorted(host.root.glob("opt/rocm-*"))), None)

@@ -1,9 +1,9 @@
-"""Installs sftref beside the JAX of this machine without changing that JAX, for tox's environments of accelerators.
+"""Installs sftref beside the JAX of this machine without changing that JAX, for tox's accelerator environments.
 
     python conformance/machine/host_jax.py PROJECT [PLATFORM]
 
-A plain `pip install` can replace a vendor's jaxlib or plugin by the newest release on PyPI; everything then passes on
-the CPU. So the versions of JAX and its dependencies are constraints of the installation, and are compared afterwards.
+A plain `pip install` can replace a vendor's jaxlib or plugin by the newest release on PyPI; tests then run, and
+pass, on the CPU. So the versions of JAX and its dependencies are given to pip as constraints, and compared afterwards.
 
 tox runs it as a file, in an environment that has pip only: it imports nothing but the standard library.
 
@@ -20,14 +20,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-# The parts of a JAX with a vendor's plugin, and the packages that it was compiled against.
+# The packages of a JAX with a vendor's plugin, and the packages that this JAX was compiled against.
 FROZEN = re.compile(
     r"(jax|jaxlib|jax[-_].*|libtpu.*|nvidia[-_].*|.*rocm.*|numpy|scipy|ml[-_]dtypes|opt[-_]einsum)", re.IGNORECASE
 )
 
 
 def installed() -> dict[str, str]:
-    """Name -> version of the packages that must not change; of two with one name, the one that Python imports."""
+    """Name -> version of the packages that must not change; of two with the same name, the one that Python imports."""
     versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
@@ -37,13 +37,13 @@ def installed() -> dict[str, str]:
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """The packages with another version, or none, in words; new packages do not count."""
+    """A text for each package whose version changed or that was removed; new packages do not count."""
     return [f"{name} {version} -> {after.get(name, 'removed')}" for name, version in before.items()
             if after.get(name) != version]  # fmt: skip
 
 
 def refuse(message: str) -> int:
-    """One line on stderr, and the exit code."""
+    """Print one line on stderr; returns the exit code."""
     print(f"sftref: {message}", file=sys.stderr)
     return 2
 
@@ -54,7 +54,7 @@ def pip(*words: str) -> int:
 
 
 def main() -> int:
-    """Constrain, install, compare."""
+    """Install PROJECT and compare the versions; returns the exit code."""
     project, platform = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
     extra = os.environ.get("SFTREF_JAX") or ("cpu" if platform == "cpu" and "jax" not in installed() else "")
     if extra and pip(f"jax[{extra}]" if extra != "cpu" else "jax"):

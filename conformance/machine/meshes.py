@@ -1,4 +1,4 @@
-"""Devices -> meshes, programs whose result is read from every device, and data that identifies device and position.
+"""Devices -> meshes, functions that run on every device, and data in which each device and position is recognized.
 
 A stacked array, [N, ...], has one row for each device, placed on that device.
 """
@@ -19,7 +19,7 @@ DTYPES = (*FLOATS, np.dtype(np.int32), np.dtype(np.uint32))
 
 
 def mesh_of(devices: Sequence[Any], *shape: int) -> Mesh:
-    """A mesh with axes data and model of the first devices; without a shape, all devices along data."""
+    """A mesh of the first devices, with axes `data` and `model`; without a shape, all devices are along `data`."""
     shape = shape or (len(devices),)
     return Mesh(np.array(devices)[: int(np.prod(shape))].reshape(shape), ("data", "model")[: len(shape)])
 
@@ -27,7 +27,7 @@ def mesh_of(devices: Sequence[Any], *shape: int) -> Mesh:
 def shard_map(
     function: Callable[..., Any], mesh: Mesh, takes: Any, gives: PartitionSpec, *, check: bool = True
 ) -> Callable[..., Any]:
-    """Call `jax.shard_map` by the name and the keyword that this JAX has for it."""
+    """Call `jax.shard_map`, under the name and with the keyword that this version of JAX has."""
     if hasattr(jax, "shard_map"):
         return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=check)
     from jax.experimental.shard_map import shard_map as before_0_6  # type: ignore[import-not-found,unused-ignore]
@@ -36,10 +36,10 @@ def shard_map(
 
 
 def on_each(function: Callable[..., Any], mesh: Mesh, *, check: bool = True) -> Callable[..., Any]:
-    """Compile `function`, of one device's arrays, into a function of stacked host arrays.
+    """A function of one device's arrays -> a function of stacked host arrays, which runs it on every device.
 
-    Results are read from every device before it returns: before JAX 0.12, programs with collectives that are not waited
-    for can deadlock on simulated devices.
+    It waits for the results of every device: before JAX 0.12, programs with collectives can deadlock on simulated
+    devices if no one waits for them.
     """
     rows = PartitionSpec(mesh.axis_names)
 
@@ -56,7 +56,7 @@ def on_each(function: Callable[..., Any], mesh: Mesh, *, check: bool = True) -> 
 
 
 def exact_limit(dtype: np.dtype[Any]) -> int | None:
-    """The largest n so that a float dtype holds every integer up to n; None for integer dtypes, which wrap."""
+    """The largest n for which a float dtype represents all integers up to n; None for integer dtypes, which wrap."""
     return None if dtype.kind in "iu" else 2 ** (jnp.finfo(dtype).nmant + 1)
 
 
@@ -69,13 +69,13 @@ def holds_sums(dtype: np.dtype[Any], n: int) -> bool:
 def coded(rng: np.random.Generator, n: int, size: int, dtype: np.dtype[Any], *, room: int = 1) -> Array:
     """Stacked integers [n, size] whose sums over n devices are exact: device i has b[p] + c[(i + p) mod n] at p.
 
-    b is random, c is a random order of distinct codes, and b + c is never zero. So a contribution that is dropped,
-    counted twice, or taken from another device or position changes the sum, of floats by at least 2; and in any n
-    consecutive positions every device has the largest and the smallest value once.
+    b is random, c is a random order of distinct codes, and b + c is never zero. So the sum changes if a contribution is
+    dropped, counted twice, or taken from another device or position; a sum of floats changes by at least 2. In n
+    consecutive positions, every device once has the largest value of all devices, and once the smallest.
 
-    Floats: 2 <= b + c <= limit / (room n), where `limit` is the dtype's `exact_limit`, so that every partial sum is an
-    integer of at most limit / room, which is exact. If that leaves fewer than 4 n values (half precision on many
-    devices), codes repeat; if it leaves one, b + c is 1. Integers: any words, b even and c odd; sums wrap.
+    For floats, 2 <= b + c <= limit / (room n), where `limit` is the dtype's `exact_limit`. So every partial sum is an
+    integer of at most limit / room, and exact. If that leaves fewer than 4 n values (half precision on many devices),
+    codes repeat; if it leaves one, b + c is 1. For integers, b is any even number and c an odd one; sums wrap.
     """
     limit = exact_limit(dtype)
     if limit is None:

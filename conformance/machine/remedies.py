@@ -1,6 +1,6 @@
-"""Settings that fixed similar faults elsewhere, as data: which of them change anything here, how, and with what result.
+"""Settings that may fix a fault of this machine: which of them are worth a try, what they change, and with what result.
 
-They are those of `remedies.toml`, and, for each variable that the user has set, to unset it.
+They are those in `remedies.toml`, which fixed similar faults elsewhere, and the unsetting of variables of the user.
 """
 
 import re
@@ -24,7 +24,7 @@ DEVICE_COUNT = "--xla_force_host_platform_device_count"
 RESULTS = FIXES, FAILS, REFUSED, SILENT, UNTRIED = (
     "mends", "does not mend", "is not known here", "cannot be asked", "was not tried"
 )  # fmt: skip
-# How they are shown; report.json keeps the values of its first schema.
+# The words that users see; report.json keeps the values above, from its first schema.
 WORDS = {
     FIXES: "fixes it", FAILS: "does not fix it", REFUSED: "not supported here", SILENT: "no result",
     UNTRIED: "not tried",
@@ -38,13 +38,13 @@ class Remedy:
 
     id: str  # its name
     does: str  # what it changes, in words
-    source: str  # where it fixed such a fault, or where it is documented
+    source: str  # a link to where it fixed such a fault, or is documented
     platforms: tuple[str, ...] = ()  # names of the platforms that it is for; empty means any
-    rungs: tuple[int, ...] = ()  # on which it can matter; empty means any
-    ends: tuple[str, ...] = ()  # statuses that it can fix; empty means any
-    flags: tuple[str, ...] = ()  # words that are added to XLA_FLAGS, where the last one of a name counts
+    rungs: tuple[int, ...] = ()  # numbers of rungs on which it can matter; empty means any
+    ends: tuple[str, ...] = ()  # statuses of checks that it can fix; empty means any
+    flags: tuple[str, ...] = ()  # added to XLA_FLAGS, where the last of two flags with one name counts
     sets: Mapping[str, str] = field(default_factory=dict)  # variables and their values
-    without: str = ""  # a variable that is unset
+    without: str = ""  # name of a variable to unset
     devices: int | None = None  # the most devices to use
 
     def suits(self, platforms: Collection[str], rung: int, statuses: Collection[str]) -> bool:
@@ -56,12 +56,12 @@ class Remedy:
         )
 
     def change(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """The environment with this setting."""
+        """A copy of the environment with this setting."""
         changed = {**environment, **self.sets}
         flags = environment.get("XLA_FLAGS", "")
         if self.without:
             changed.pop(self.without, None)
-            # The number of simulated devices is not a setting to drop.
+            # If XLA_FLAGS is unset, its number of simulated devices is kept.
             count = " ".join(flag for flag in flags.split() if flag.startswith(DEVICE_COUNT))
             if self.without == "XLA_FLAGS" and count:
                 changed["XLA_FLAGS"] = count
@@ -71,7 +71,7 @@ class Remedy:
 
     @property
     def words(self) -> str:
-        """As a user would set it."""
+        """The setting as a user would type it."""
         words = [f"XLA_FLAGS={shlex.quote(' '.join(self.flags))}"] if self.flags else []
         words += [f"{name}={shlex.quote(value)}" for name, value in self.sets.items()]
         words += [f"unset {self.without}"] if self.without else []
@@ -83,12 +83,12 @@ class Try:
     """One setting that was tried."""
 
     id: str  # of the remedy
-    words: str  # as a user would set it
+    words: str  # the setting as a user would type it
     does: str  # what it changes
-    source: str  # where it fixed such a fault
+    source: str  # the link of the remedy
     result: str  # one of `RESULTS`
     message: str = ""  # the failure, or why there is no result
-    everything: str = ""  # the verdict's line for the whole ladder with this setting; empty where it did not run
+    everything: str = ""  # the verdict's line if the whole ladder was rerun with this setting
 
 
 @dataclass(kw_only=True)
@@ -97,13 +97,13 @@ class Tries:
 
     asked: list[str]  # ids of the failed checks, or the phase of JAX's start, that were rerun
     unchanged: int = 0  # reruns without any change
-    passed_unchanged: int = 0  # how many of them passed
+    passed_unchanged: int = 0  # how many of these reruns passed
     tries: list[Try] = field(default_factory=list)  # one for each setting
-    workaround: str = ""  # the setting with which everything passes; empty where there is none
+    workaround: str = ""  # the setting with which everything passes; empty if there is none
 
     @property
     def evidence(self) -> list[str]:
-        """In lines, for a diagnosis."""
+        """The results of all reruns, in lines of text for a diagnosis."""
         what = ", ".join(self.asked)
         if self.passed_unchanged:
             passed = f"{self.passed_unchanged} of {self.unchanged} reruns without any change passed"
@@ -120,7 +120,7 @@ class Tries:
 
 @cache
 def listed() -> tuple[Remedy, ...]:
-    """Those of `remedies.toml`; a ValueError names a wrong entry."""
+    """The settings in `remedies.toml`; a ValueError names a wrong entry."""
     return tuple(read(Path(__file__).with_name("remedies.toml"), Remedy))
 
 
@@ -133,7 +133,7 @@ def _own(environment: Mapping[str, str]) -> Iterator[Remedy]:
 def remedies(
     platforms: Collection[str], rung: int, statuses: Collection[str], environment: Mapping[str, str], devices: int
 ) -> list[Remedy]:
-    """The settings worth a try: first the user's own, each to be unset; then those of the list that change something.
+    """The settings worth a try: first, to unset each variable of the user; then the listed ones that change something.
 
     They depend on the platform's names (`snapshot.platform_names`), the lowest rung with a failure, the statuses of its
     failed checks, the environment in which they failed, and the number of devices in use.

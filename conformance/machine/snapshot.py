@@ -1,6 +1,6 @@
 """This machine and interpreter -> everything that affects the computed numbers: versions, variables, devices, settings.
 
-`static` does not import JAX; `live` starts its backend, and is called only after a start is known to succeed.
+`static` does not import JAX. `live` starts JAX's backend, so it is called only when such a start is known to succeed.
 """
 
 import importlib.metadata
@@ -13,13 +13,13 @@ from typing import Any
 
 from .versions import release
 
-# Distributions that compute, place or move numbers, or that run the checks.
+# Installed packages that compute, place or move numbers, or that run the checks.
 PACKAGES = re.compile(
     r"(jax|jaxlib|jax[-_].*|libtpu.*|nvidia[-_].*|.*rocm.*|flax|optax|orbax[-_]checkpoint|numpy|scipy|ml[-_]dtypes"
     r"|hypothesis|pytest|sftref)",
     re.IGNORECASE,
 )
-# Distributions that add a platform to JAX; others have an entry point.
+# Packages that may add a platform to JAX without an entry point for plugins.
 ACCELERATOR = re.compile(r"jax[-_].*(plugin|pjrt|metal).*|libtpu.*", re.IGNORECASE)
 PREFIXES = (
     "JAX_", "XLA_", "TF_", "ROCM_", "HIP_", "HSA_", "ROCR_", "AMD_", "MIOPEN_", "NCCL_", "RCCL_", "CUDA_", "NVIDIA_",
@@ -29,8 +29,8 @@ NAMES = ("LD_LIBRARY_PATH", "LD_PRELOAD", "NPROC", "PYTHONPATH", "PYTHONHASHSEED
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY", re.IGNORECASE)
 DRIVERS = {"amdgpu": Path("/sys/module/amdgpu/version"), "nvidia": Path("/proc/driver/nvidia/version")}
 # The first release of JAX whose compilation cache is used. With 0.5.3, programs for eight CPU devices that another
-# process had compiled ended in SIGSEGV and SIGABRT ("corrupted double-linked list") in 10 of 24 checks of rung 7, and
-# one gave a wrong loss; the same checks passed without the cache, and with it under 0.6.2, 0.7.2 and later.
+# process had compiled crashed (SIGSEGV; SIGABRT with "corrupted double-linked list") in 10 of 24 checks of rung 7, and
+# one gave a wrong loss. The same checks passed without the cache, and with a cache under 0.6.2, 0.7.2 and later.
 KEEPS_PROGRAMS = (0, 6)
 CONFIG = (
     "jax_default_matmul_precision", "jax_threefry_partitionable", "jax_default_prng_impl", "jax_enable_x64",
@@ -45,7 +45,7 @@ def static(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
         if name and PACKAGES.fullmatch(name):
-            # Python imports the first one on its path.
+            # Of two packages with the same name, Python imports the first one on its path.
             versions.setdefault(name.lower().replace("_", "-"), distribution.version)
     drivers = {name: path.read_text(errors="replace").split("\n")[0].strip()
                for name, path in DRIVERS.items() if path.is_file()}  # fmt: skip
@@ -84,12 +84,12 @@ def live(limit: int | None) -> dict[str, Any]:
 
 
 def keeps_programs(versions: Mapping[str, str]) -> bool:
-    """Whether another process can run cached programs, with the installed JAX."""
+    """Whether the installed JAX can run programs that another process compiled and cached."""
     return "jax" in versions and release(versions["jax"]) >= KEEPS_PROGRAMS
 
 
 def pmap_is(version: str, merged: bool | None) -> str:
-    """The implementation of `jax.pmap`: from JAX 0.8 on `jit` of `shard_map`, unless an option selects the older one.
+    """How `jax.pmap` is implemented: from JAX 0.8 on as `jit` of `shard_map`, unless an option selects the older way.
 
     Source: https://docs.jax.dev/en/latest/migrate_pmap.html. A library can set that option: optax did before 0.2.8
     (https://newreleases.io/project/github/google-deepmind/optax/release/v0.2.8).
@@ -100,7 +100,7 @@ def pmap_is(version: str, merged: bool | None) -> str:
 
 
 def foreseen(platform: str | None) -> list[str]:
-    """["cpu"] if JAX can only choose the CPU; empty if only a start of JAX can tell. Does not start it."""
+    """["cpu"] if JAX can only choose the CPU; empty if only a start of JAX can tell. Does not start JAX."""
     wanted = platform or os.environ.get("JAX_PLATFORMS") or None
     names = {each.metadata["Name"] or "" for each in importlib.metadata.distributions()}
     accelerated = bool(importlib.metadata.entry_points(group="jax_plugins")) or any(map(ACCELERATOR.fullmatch, names))

@@ -1,4 +1,4 @@
-"""Starts JAX in a process of its own, phase by phase, each with a deadline: a driver that hangs is named.
+"""Starts JAX in a process of its own, phase by phase with deadlines, to find the phase in which a driver hangs.
 
 The first start of an accelerator can take minutes, and on a broken one it never ends; to a person both look alike.
 """
@@ -16,7 +16,7 @@ from ..workers.process import EXIT, START
 from .startup_phases import PHASES, Phases
 
 READY, FAILED, HANG, CRASH = "ready", "failed", "hang", "crash"
-# The phase before the first and after the last: Python itself.
+# The name of the phase before the first and after the last one, in which only Python itself can fail.
 PYTHON = "Python"
 MOST_LINES = 20
 
@@ -26,16 +26,16 @@ class Started:
     """How a start of JAX went."""
 
     how: str = READY  # ready, failed (an exception), hang or crash
-    phase: str = ""  # in which it ended; empty if it is ready
+    phase: str = ""  # the phase in which the start ended; empty if JAX is ready
     message: str = ""  # the error, the exit code and last output, or the stack
-    seconds: dict[str, float] = field(default_factory=dict)  # of each phase that passed
-    # Devices and settings, as `snapshot.live` gives them; empty if it is not ready.
+    seconds: dict[str, float] = field(default_factory=dict)  # phase that passed -> its seconds
+    # Devices and settings of JAX, as `snapshot.live` returns them; empty if JAX is not ready.
     live: dict[str, Any] = field(default_factory=dict)
-    stderr: list[str] = field(default_factory=list)  # the last lines of its log
+    stderr: list[str] = field(default_factory=list)  # the last lines of the process's stderr
 
     @property
     def line(self) -> str:
-        """In a line."""
+        """The result in one line."""
         done = ", ".join(f"{name} {took:.1f} s" for name, took in self.seconds.items())
         if self.how == READY:
             return f"JAX started: {done}"
@@ -44,9 +44,9 @@ class Started:
 
 
 def start(settings: Settings, tell: Callable[[str], None], environment: Mapping[str, str]) -> Started:
-    """Start JAX on platform and devices of `settings`, compile, run and reduce, each phase within its seconds.
+    """Start JAX on the platform and devices of `settings`; compile, run and reduce; each phase has a deadline.
 
-    `tell` is called with the name of the present phase, several times a second.
+    `tell` is called with the name of the current phase, several times a second.
     """
     started = Started()
     own = Settings(platform=settings.platform, devices=settings.devices)

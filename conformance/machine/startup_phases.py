@@ -1,6 +1,6 @@
-"""JAX's start in phases, as the process that goes through them; `startup.py` calls one after the other.
+"""The phases of JAX's start, in the process that runs them; `startup.py` calls one after the other.
 
-A driver that hangs does so in one of these phases, and which one says where to look.
+If a driver hangs, it hangs in one of these phases; the name of the phase says where to look for the cause.
 """
 
 import importlib.metadata
@@ -9,7 +9,7 @@ from typing import Any
 from ..core.settings import Settings, start_jax
 
 # Phase -> seconds that it may take. The first device of a large machine takes a minute, the first compilation more.
-# SFTREF_START_SECONDS in the environment is the time of each, where that is too short or too long.
+# If these are too short or too long, the variable SFTREF_START_SECONDS replaces each of them.
 PHASES = {
     "import": 120.0,
     "plugin": 60.0,
@@ -21,33 +21,33 @@ PHASES = {
 
 
 class Phases:
-    """The phases of a start with some settings. A phase uses what those before it left."""
+    """The phases of one start; each phase uses the results of the phases before it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     def ready(self) -> None:
-        """Python runs, and has imported this file."""
+        """Return nothing: an answer shows that Python runs, and has imported this file."""
 
     def run(self, phase: str) -> None:
         """Go through a phase of `PHASES`."""
         getattr(self, f"_{phase.replace(' ', '_')}")()
 
     def live(self) -> dict[str, Any]:
-        """Devices and settings, as `snapshot.live` gives them."""
+        """Devices and settings of JAX, as `snapshot.live` returns them."""
         from . import snapshot
 
         return snapshot.live(self.settings.devices)
 
     def leave(self) -> None:
-        """Exit as Python does: what JAX registered for that runs."""
+        """Exit in the normal way, so that JAX's exit handlers run."""
         raise SystemExit(0)
 
     def _import(self) -> None:
         import jax  # noqa: F401
 
     def _plugin(self) -> None:
-        # Their modules only: JAX registers them when it looks for devices.
+        # Only import the plugins: JAX registers them itself when it looks for devices.
         for entry in importlib.metadata.entry_points(group="jax_plugins"):
             entry.load()
 

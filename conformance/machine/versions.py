@@ -1,7 +1,7 @@
 """Versions of distributions -> conflicts between jax, jaxlib and the accelerator plugins, without importing JAX.
 
-JAX ignores a plugin of another release with a warning or, for ROCm, without one; the result is a backend that lists its
-devices but lacks kernels, or the CPU.
+JAX ignores a plugin of another release, with a warning or, for ROCm, without a warning. JAX then runs on the CPU, or on
+a backend that lists its devices but lacks kernels.
 """
 
 import re
@@ -12,7 +12,7 @@ PLUGIN = re.compile(r"jax-[a-z]+[0-9]*-(plugin|pjrt)")
 
 
 def plugins(versions: Mapping[str, str]) -> dict[str, str]:
-    """The accelerator plugins among distributions, by normalised name."""
+    """The accelerator plugins among installed packages, with their versions, by normalised name."""
     return {name: version for name, version in versions.items() if PLUGIN.fullmatch(name)}
 
 
@@ -28,7 +28,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def unpaired(versions: Mapping[str, str], least_jaxlib: str) -> list[str]:
-    """The conflicts, one sentence each, by jax's own requirements.
+    """The conflicts between these versions by jax's own requirements, one sentence each.
 
     Without a plugin, jaxlib may be older than jax, down to `least_jaxlib`. With one, jax, jaxlib and every plugin must
     be of one release: jax 0.12.0.1 requires jaxlib 0.12.0.1 and jax-rocm7-plugin 0.12.0.1.*.
