@@ -12,7 +12,7 @@ from .page import markdown, page
 
 
 def write(out: Path, outcome: Outcome, verdict: Verdict) -> None:
-    """Write all files, each complete or not at all; an OSError if one cannot be written."""
+    """Write all files, each complete or not at all; an OSError if a file cannot be written."""
     report = document(outcome, verdict)
     texts = {
         "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",

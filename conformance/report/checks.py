@@ -15,7 +15,7 @@ WORDS = {
     "blocked": "blocked", "not_run": "not run", "deviation": "known deviation",
 }  # fmt: skip
 GLYPHS = {"good": "✓", "bad": "✗", "idle": "·"}
-# Lines of a message in a terminal; report.html and report.md have all of it.
+# The most lines of a message in a terminal; report.html and report.md have the whole message.
 MOST_LINES = 8
 AXIS = (
     "All scales run from 1e-17 to 1e3. Dot: the measured error. Bar: its bound, with everything beyond it tinted. "
@@ -25,7 +25,7 @@ AXIS = (
 
 
 def state_of(statuses: Collection[str]) -> str:
-    """`bad` if one is broken, else `good` if one passed, else `idle`."""
+    """Statuses of checks -> `bad` if any is broken, else `good` if any passed, else `idle`."""
     if any(status in BROKEN for status in statuses):
         return "bad"
     return "good" if "pass" in statuses else "idle"
@@ -45,7 +45,7 @@ def failure(check: Check) -> list[str]:
 
 
 def _details(check: Check) -> Iterator[tuple[str, str]]:
-    """What is known about a check, by name."""
+    """(name, text) of everything that is known about a check."""
     yield "requirement", check["requirement"]
     if check["message"]:
         yield "message", check["message"]
@@ -60,7 +60,7 @@ def _details(check: Check) -> Iterator[tuple[str, str]]:
         if check["control"] is not None:
             yield "control, which must fail", f"{check['control']:.3g}"
     for dtype, floor in check["facts"].get("floor", {}).items():
-        # JSON has no infinity: it is a text there.
+        # JSON has no infinity, so an infinite floor is a text.
         values = {name: float(floor[name]) for name in ("all", "tensor", "element") if floor.get(name)}
         parts = ", ".join(f"{name} {value:.2g}" for name, value in values.items())
         if parts:
@@ -90,7 +90,7 @@ class Checks:
         return "\n\n".join(parts)
 
     def html(self) -> str:
-        """Filters, which `page.js` applies, then the checks: failed ones first and open."""
+        """The filters, which `page.js` applies, then the checks; failed checks come first, with their details open."""
         ended = {check["status"] for check in self.checks}
         rungs = sorted({(check["rung"], check["rung_name"]) for check in self.checks})
         trainers = sorted({check["subject"] for check in self.checks if check["subject"]})

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-# From good to bad; equal numbers are equally bad.
+# Status of a check -> how bad it is.
 RANK = {"pass": 0, "deviation": 1, "not_run": 2, "blocked": 3, "fail": 4, "error": 4, "crash": 5, "hang": 5}
-# A margin (error over bound) is worse if it grew by this factor and to this value: small ones vary with the values.
+# A margin (error over bound) is worse if it grew by more than this factor, and beyond this value; small margins vary.
 GREW, NOTABLE = 2.0, 0.1
 # A check is slower if it takes this many times as long, and more than this many seconds.
 SLOWER, MOMENT = 1.5, 1.0
@@ -52,7 +52,7 @@ def _status(check: str, old: dict[str, Any] | None, new: dict[str, Any]) -> str:
 
 
 def _named(what: str, checks: list[str]) -> Iterator[str]:
-    """One line for all checks that only one of the reports has."""
+    """One line that counts and names the checks which only one of the reports has."""
     if checks:
         more = f" and {len(checks) - MOST_NAMED} more" if len(checks) > MOST_NAMED else ""
         count = f"{len(checks)} check{'' if len(checks) == 1 else 's'}"

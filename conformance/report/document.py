@@ -16,12 +16,12 @@ from ..machine.startup import READY
 SCHEMA = "sftref.report/1"
 SETTINGS = ("level", "seed", "platform", "devices", "processes", "only", "against", "self_test", "remedies")
 SLOWEST = 10
-# Lines of the log of a failed start.
+# The most lines of the log of a failed start that are evidence.
 MOST_LINES = 4
 
 
 def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
-    """A run in JSON's own values."""
+    """The content of report.json for a run."""
     settings = outcome.settings
     content: dict[str, Any] = plain({
         "schema": SCHEMA,
@@ -59,7 +59,7 @@ def kit() -> dict[str, Any]:
 
 
 def check(record: Result) -> dict[str, Any]:
-    """One check, with the texts of its law."""
+    """The entry of one check: its result, and the texts of its law."""
     law = laws()[record.law]
     cause, next_step = advice(record)
     texts = {"requirement": law.requirement, "catches": law.catches, "cause": cause, "next_step": next_step}
@@ -69,14 +69,14 @@ def check(record: Result) -> dict[str, Any]:
 
 
 def seeded(fate: Fate) -> dict[str, Any]:
-    """One seeded fault, and the laws that saw it."""
+    """The entry of one seeded fault, with the laws that saw it."""
     fault = {name: getattr(fate.fault, name) for name in ("id", "layer", "does")}
     trials = {name: getattr(fate, name) for name in ("status", "expected", "seen_by", "message")}
     return fault | trials | {"seconds": round(fate.seconds, 3)}
 
 
 def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
-    """Layer, cause, evidence and next step; None for a conformant run."""
+    """The faulty layer, the cause, evidence and the next step; None for a conformant run."""
     if verdict.name == "CONFORMANT":
         return None
     texts = diagnose(outcome) if outcome.setup is None else None
@@ -84,7 +84,7 @@ def diagnosis(outcome: Outcome, verdict: Verdict) -> dict[str, Any] | None:
 
 
 def with_tries(diagnosis: dict[str, Any], tries: Tries | None) -> dict[str, Any]:
-    """A diagnosis with the results of reruns under other settings."""
+    """The diagnosis, to which the results of reruns under other settings are added."""
     if tries is None:
         return diagnosis
     cause, step = diagnosis["cause"], diagnosis["next_step"]
@@ -94,7 +94,7 @@ def with_tries(diagnosis: dict[str, Any], tries: Tries | None) -> dict[str, Any]
         until = "" if best.words.startswith("unset") else f" until it is fixed upstream ({best.source})"
         step = f"Keep this setting{until}, and rerun with it: {best.words}"
     elif tries.passed_unchanged:
-        step = f"Rerun, to see how often it fails: an intermittent fault is a race, memory, or heat. {step}"
+        step = f"Rerun, to see how often it fails: an intermittent fault is a race, bad memory, or heat. {step}"
     return diagnosis | {"cause": cause, "next_step": step, "evidence": [*tries.evidence, *diagnosis["evidence"]]}
 
 
@@ -106,7 +106,7 @@ def _without_a_failed_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
     if verdict.name == "SETUP":
         layer, cause = "environment", "The requested set-up is not available."
         evidence = [verdict.reason, *(finding.what for finding in wrong)]
-        step = wrong[0].next if wrong else "Follow the line of the verdict, and rerun."
+        step = wrong[0].next if wrong else "Do what the line of the verdict says, and rerun."
     elif outcome.start is not None and outcome.start.how != READY:
         layer, cause = "environment", "JAX does not start on this machine."
         evidence = [outcome.start.line, *(finding.what for finding in wrong), *outcome.start.stderr[-MOST_LINES:]]
@@ -136,7 +136,7 @@ def _without_a_failed_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
 
 
 def timing(outcome: Outcome) -> dict[str, Any]:
-    """Seconds by rung, of compilation, and of the slowest checks."""
+    """Seconds of the run, of compilation, of each rung, and of the slowest checks."""
     checks: list[dict[str, Any]] = [
         {"id": record.id, "seconds": record.seconds, "compile_seconds": record.facts.get("compile_seconds", 0.0)}
         for record in outcome.ended()

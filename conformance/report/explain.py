@@ -12,9 +12,9 @@ from ..core.law import RUNGS, Law, laws
 
 
 def find(word: str) -> list[Law]:
-    """The laws that a word names: by a law's id or its beginning, a check's id, or the number of a rung.
+    """The laws that a word names: the id of a law, the start of an id, the id of a check, or the number of a rung.
 
-    If it names none, the ValueError lists similar ids.
+    If the word names no law, a ValueError lists similar ids.
     """
     name = word.partition("[")[0]
     if name in laws():
@@ -38,7 +38,7 @@ def table(listed: list[Law]) -> Iterator[str]:
 
 
 def explained(law: Law, report: dict[str, Any] | None) -> Iterator[str]:
-    """Everything about one law."""
+    """Everything about one law, in lines of text; its results are those in `report`."""
     checked = "each trainer" if law.per == "subject" else "the machine"
     yield f"{law.id} (rung {law.rung}, {law.rung_name}; from level {law.level} on; checks {checked})"
     yield from _paragraph("", law.requirement)

@@ -8,7 +8,7 @@ from ..core.result import printable
 from ..judge.outcome import BROKEN, Outcome
 from .checks import Check, failure
 
-# The tag in a case that did not pass.
+# Status -> the XML tag that a case gets; for a status that is missing here, the tag is `skipped`.
 TAGS = {"pass": "", "fail": "failure", "error": "error", "hang": "error", "crash": "error"}
 
 

@@ -14,11 +14,11 @@ from .pictures import curves, matrix
 
 SCRIPT = Path(__file__).with_name("page.js")
 EMPTY: tuple[object, ...] = (None, "", [], {})
-# Characters of one piece of evidence, and of a message in a table; the check itself has all of it.
+# The most characters of a piece of evidence, and of a message in a table; the check's own entry has the whole text.
 MOST_EVIDENCE, MOST_MESSAGE = 400, 300
 FLOORS = (
-    "Relative errors, injected into the computed values and found by bisection. All: every number is off. Tensor: "
-    "every number of the least sensitive comparison, which is named. Element: one of its numbers, relative to itself. "
+    "The smallest relative errors that a check sees if they are injected into its values. All: into every number. "
+    "Tensor: into all of the least sensitive comparison, which is named. Element: into one number of that comparison. "
     "Noise: the relative error of correct arithmetic; 0 where identical bits are required."
 )
 MARGINS = "Error divided by bound, for comparisons whose bound is not zero."
@@ -40,9 +40,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def sections(report: Mapping[str, Any]) -> list[Section]:
-    """All sections that a report.json has something for; a KeyError or a TypeError if it is not a report.
+    """The sections of a report.json, without empty ones; a KeyError or a TypeError if it is not a report.
 
-    `sftref report --bench` adds a bench.json to it, as `speed`.
+    `sftref report --bench` adds the content of a bench.json to the report, as `speed`.
     """
     checks, diagnosis = report["checks"], report["diagnosis"]
     title = f"Diagnosis: {diagnosis['layer']}" if diagnosis else ""
@@ -105,7 +105,7 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
 
 
 def _ladder(checks: Sequence[Check]) -> Table:
-    """A row for each rung, a column for the machine and for each trainer."""
+    """A table with a row for each rung, and a column for the machine and for each trainer."""
     columns = [None, *dict.fromkeys(check["subject"] for check in checks if check["subject"])]
     rows: list[Sequence[str | Cell]] = []
     for rung, name in sorted({(check["rung"], check["rung_name"]) for check in checks}):
@@ -128,12 +128,12 @@ def _quiet(checks: Sequence[Check]) -> Iterator[Block]:
 
 
 def margins(checks: Sequence[Check]) -> Table:
-    """A row for each rung: checks, comparisons, numbers compared, median and worst margin (error over bound)."""
+    """A table with a row for each rung: checks, comparisons, numbers compared, median and worst margin."""
     rows: list[Sequence[str | Cell]] = []
     for rung in sorted({check["rung"] for check in checks}):
         members = [check for check in checks if check["rung"] == rung]
         counts = len(members), *(sum(check[name] for check in members) for name in ("comparisons", "compared"))
-        # The margin of an exact comparison is 0 or infinite.
+        # Exact comparisons are left out: their margin is 0 or infinite.
         bounded = [check for check in members if check["median_margin"] is not None]
         medians = sorted(check["median_margin"] for check in bounded)
         middle = medians[len(medians) // 2] if medians else None
@@ -147,7 +147,7 @@ def _floors(checks: Sequence[Check]) -> Iterator[Block]:
     rows = []
     for check in checks:
         for dtype, floor in check["facts"].get("floor", {}).items() if check["status"] == "pass" else ():
-            # JSON has no infinity: it is a text there.
+            # JSON has no infinity, so an infinite floor is a text.
             values = {kind: float(floor[kind]) for kind in kinds if floor.get(kind) is not None}
             ratio = values["tensor"] / values["noise"] if values.get("noise") and "tensor" in values else None
             numbers = [number(values.get(kind), ".1e") for kind in kinds]
@@ -216,7 +216,7 @@ def _environment(report: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def flat(value: Any) -> str:
-    """A value of JSON in one line."""
+    """A value from JSON as one line of text."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {flat(item)}" for name, item in value.items() if item not in EMPTY)
     if isinstance(value, list):

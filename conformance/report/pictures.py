@@ -6,7 +6,7 @@ from typing import Any
 
 from ..core.sections import escape, svg
 
-# The scale of errors: decades at its ends, and pixels.
+# The axis of errors: the powers of ten at its ends, and its size in pixels.
 FIRST, LAST = -17.0, 3.0
 WIDTH, HEIGHT, EDGE = 320, 26, 6
 COLOURS = ("var(--mark)", "var(--bad)", "var(--good)", "var(--idle)", "var(--quiet)")
@@ -44,7 +44,7 @@ def _x(value: float) -> float:
 
 
 def curves(lines: Mapping[str, Sequence[float]], what: str, width: int = 640, height: int = 260) -> str:
-    """Values over the number of the step, one line for each name, with a legend."""
+    """A chart of values over steps, with one line and one entry of the legend for each name."""
     every = [value for line in lines.values() for value in line if math.isfinite(value)]
     if not every:
         return ""
@@ -73,7 +73,7 @@ def curves(lines: Mapping[str, Sequence[float]], what: str, width: int = 640, he
 
 
 def matrix(faults: Sequence[Mapping[str, Any]], cell: int = 14) -> str:
-    """Seeded faults by laws: filled where a law saw the fault, with a red edge where it should have seen it."""
+    """A grid of seeded faults by laws: filled where a law saw the fault, with a red edge where a law missed it."""
     laws = sorted({law for fault in faults for law in (*fault["expected"], *fault["seen_by"])})
     if not laws:
         return ""

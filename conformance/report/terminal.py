@@ -21,12 +21,12 @@ from .document import check
 EVERY = 10.0
 ASCII = {"good": "ok", "bad": "XX", "idle": "--"}
 STYLES = {"good": "green", "bad": "bold red", "idle": "yellow"}
-# Failures of one rung that are printed in full; the report has all of them.
+# The most failures of one rung that are printed in full; the report has all of them.
 MOST_SHOWN = 3
 
 
 def line(group: Group, glyphs: Mapping[str, str] = GLYPHS) -> str:
-    """A group -> its line of the ladder."""
+    """A group of checks -> its line of the ladder."""
     statuses = [record.status for record in group.records]
     state = state_of(statuses)
     reasons = list(dict.fromkeys(r.message for r in group.records if r.status in ("blocked", "not_run")))
@@ -37,7 +37,7 @@ def line(group: Group, glyphs: Mapping[str, str] = GLYPHS) -> str:
 
 
 def failures(group: Group) -> Iterator[str]:
-    """The first failed checks of a group, in lines."""
+    """The first failed checks of a group, in lines of text."""
     broken = [record for record in group.records if record.status in BROKEN]
     for record in broken[:MOST_SHOWN]:
         yield from (f"     {text}" for text in failure(check(record)))
@@ -46,7 +46,7 @@ def failures(group: Group) -> Iterator[str]:
 
 
 def ladder(outcome: Outcome) -> Iterator[str]:
-    """All lines at once, for the end of a session."""
+    """The lines of all groups, with their failures, for the end of a pytest session."""
     for group in outcome.groups():
         yield line(group)
         yield from failures(group)
@@ -71,8 +71,8 @@ class Screen:
     """The `Watcher` of a terminal: results on stdout, progress on stderr.
 
     Args:
-        settings: of the run.
-        before: seconds of each check in an earlier run like this one, from which the time left is estimated.
+        settings: the settings of the run.
+        before: check -> its seconds in an earlier run like this one, from which the time left is estimated.
     """
 
     def __init__(self, settings: Settings, before: Mapping[str, float]) -> None:
@@ -123,7 +123,7 @@ class Screen:
         self._print(f"{self.glyphs['idle']:<2} {what}", "dim")
 
     def seeded_faults(self, outcome: Outcome) -> None:
-        """One line like those of the ladder, and the seeded faults that were not seen."""
+        """Print, in a line of the ladder, how many seeded faults were seen; then the faults that were not seen."""
         results = fates(outcome)
         if not results:
             return
@@ -137,7 +137,7 @@ class Screen:
             self._print(f"     {fate.fault.id} ({fate.fault.does}): {fate.message}")
 
     def diagnosis(self, diagnosis: Mapping[str, Any] | None) -> None:
-        """The faulty layer, the first pieces of evidence, and the next step."""
+        """Print the faulty layer, the first pieces of evidence, and the next step."""
         if diagnosis is None:
             return
         self._print(f"diagnosis: {diagnosis['layer']}: {diagnosis['cause']}", STYLES["bad"])
@@ -146,7 +146,7 @@ class Screen:
         self._print(f"     next step: {diagnosis['next_step']}")
 
     def verdict(self, verdict: Verdict, where: str) -> None:
-        """The last line."""
+        """Print the line of the verdict, the last one of a run."""
         self._print(f"{verdict.line}{where}", "bold green" if verdict.exit_code == 0 else "bold red")
 
     def _print(self, text: str, style: str | None = None) -> None:
@@ -158,7 +158,7 @@ class Screen:
 
 
 def _console() -> Any:
-    """A `rich.console.Console`, or None."""
+    """A `rich.console.Console`; None without rich or a terminal."""
     with contextlib.suppress(ImportError):
         from rich.console import Console
 
@@ -167,7 +167,7 @@ def _console() -> Any:
 
 
 def _encodes(text: str) -> bool:
-    """Whether stdout can print it."""
+    """Whether the encoding of stdout has all characters of a text."""
     with contextlib.suppress(UnicodeEncodeError, LookupError):
         return bool(text.encode(getattr(sys.stdout, "encoding", None) or "ascii"))
     return False
