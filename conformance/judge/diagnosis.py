@@ -1,7 +1,7 @@
 """Failed and passed checks, and their messages and facts -> one diagnosis: layer, cause, evidence, next step.
 
-The rules are data (`diagnoses.toml`); the first one that matches counts. Only failures of the lowest failed rung are
-judged: checks of higher rungs are blocked, or compute with what is broken.
+The rules are data (`diagnoses.toml`); the first rule that matches is used. Rules see only the failures of the lowest
+failed rung: checks of higher rungs are blocked, or may fail because of what is broken below.
 """
 
 import functools
@@ -15,7 +15,7 @@ from ..core.law import RUNGS, laws, read
 from ..core.result import Result
 from .outcome import BROKEN, Outcome
 
-# Checks whose messages are evidence.
+# The most messages of checks that are evidence.
 MOST_SHOWN = 5
 
 
@@ -33,21 +33,21 @@ def advice(record: Result) -> tuple[str, str]:
 class Rule:
     """A pattern of failures, and the layer that it points at."""
 
-    layer: str  # at fault; one of `LAYERS`
+    layer: str  # the layer at fault, one of `LAYERS`
     failed: tuple[str, ...]  # ids of laws, or beginnings of ids that end in a dot; at least one of them failed
-    only: bool = False  # whether all failures of that rung are among `failed`
-    also_failed: tuple[str, ...] = ()  # laws that failed too
-    passed: tuple[str, ...] = ()  # laws of that rung of which at least one check passed and none failed
-    message: str = ""  # a regular expression that a message matches
-    passes: str = ""  # a simplification with which the law passed; `trainer_checks.simplified` names them
-    fails: str = ""  # a simplification with which it failed too
+    only: bool = False  # whether all failures of the rung must be among `failed`
+    also_failed: tuple[str, ...] = ()  # laws that must have failed too
+    passed: tuple[str, ...] = ()  # laws of the rung; at least one check of each passed and none failed
+    message: str = ""  # a regular expression that must match the message of the failure
+    passes: str = ""  # a simplified variant (from `trainer_checks.simplified`) that passed
+    fails: str = ""  # a simplified variant that failed too
     # Smallest and largest relative error, in the l2 norm, of the failed comparison.
     off_by: tuple[float, float] | None = None
     cause: str = ""  # replaces the law's own
     next_step: str = ""  # replaces the law's own
 
     def match(self, failures: Sequence[Result], passes: Sequence[Result]) -> Result | None:
-        """The failure that the rule is about, if it matches the failures and passes of one rung; else None."""
+        """The failure that the rule explains, given failures and passes of one rung; None if it does not match."""
         starts = tuple(word for word in self.failed if word.endswith("."))
         named = [record for record in failures if record.law in self.failed or record.law.startswith(starts)]
         if self.only and len(named) < len(failures):
@@ -75,11 +75,11 @@ def rules() -> tuple[Rule, ...]:
 
 
 def diagnose(outcome: Outcome) -> dict[str, Any] | None:
-    """Layer, cause, evidence and next step of the failures; None without any."""
+    """The faulty layer, the cause, evidence and the next step; None if no check failed."""
     failures = outcome.of_status(*BROKEN)
     if not failures:
         return None
-    # Only the first trainer that failed: each may have a fault of its own.
+    # Only failures of the first trainer that failed: each trainer may have a fault of its own.
     rung, subject = failures[0].rung, failures[0].subject
     lowest = [record for record in failures if (record.rung, record.subject) == (rung, subject)]
     passes = outcome.of_status("pass")
@@ -102,7 +102,7 @@ def diagnose(outcome: Outcome) -> dict[str, Any] | None:
 
 
 def _facts(record: Result) -> list[str]:
-    """The simplifications that change the result, earlier comparisons that passed, and the size of the error."""
+    """Texts for the simplified variants that were run, earlier comparisons that passed, and the size of the error."""
     facts = record.facts
     names = {
         "passes": ", ".join(facts.get("holds", ())),
@@ -114,7 +114,7 @@ def _facts(record: Result) -> list[str]:
 
 
 def _other_trainers(lowest: Sequence[Result], records: Sequence[Result]) -> list[str]:
-    """The results of other trainers for the same laws."""
+    """Texts that say which other trainers failed or passed the laws of these failures."""
     broken = {record.law for record in lowest}
     others = [one for one in records if one.subject not in (None, lowest[0].subject) and one.law in broken]
     failed = dict.fromkeys(str(one.subject) for one in others if one.status in BROKEN)

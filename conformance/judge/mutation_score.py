@@ -1,4 +1,4 @@
-"""The trials of a run: which ones it makes, and, from their results, which laws saw which seeded faults."""
+"""Trials (laws that are run under seeded faults): which ones a run makes, and which laws saw which faults in them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ class Fate:
 
     fault: Fault  # its entry in the catalogue
     status: str  # `killed` if every law that ran saw it, `survived` if one did not, `not_run` if none ran
-    expected: tuple[str, ...]  # the laws of its trials
+    expected: tuple[str, ...]  # the laws that should have seen it in this run
     seen_by: tuple[str, ...]  # the laws that saw it
     message: str = ""  # why a law did not see it, or why none ran
-    seconds: float = 0.0  # of all its trials
+    seconds: float = 0.0  # duration of all its trials
 
 
 def chosen(level: str, checks: Iterable[str]) -> list[str]:
-    """The ids of the trials of a run with these checks: a law with a fault in brackets.
+    """The ids of the trials of a run with these checks; an id is a law with a fault in brackets.
 
-    At level `full` every fault with every law that must see it; below, a sample across the layers, each with the first
-    law of the run that must see it. A fault whose laws are not in the run is left out.
+    Level `full` tries every fault with every law that must see it. Lower levels try a sample of the faults of all
+    layers, each with one such law, the first of the run. A fault is left out if the run has none of its laws.
     """
     running = {split_id(check)[0].id for check in checks}
     whole = level == "full"
@@ -39,7 +39,7 @@ def chosen(level: str, checks: Iterable[str]) -> list[str]:
 
 
 def fates(outcome: Outcome) -> list[Fate]:
-    """The result of each fault that the run was to seed."""
+    """The result of each fault that the run should have seeded."""
     expected: dict[str, list[str]] = {}
     for trial in outcome.seeded:
         law, fault = split_id(trial)
@@ -68,7 +68,7 @@ def _fate(outcome: Outcome, fault: Fault, expected: tuple[str, ...]) -> Fate:
 
 
 def _without_fault(outcome: Outcome, law: str) -> str:
-    """Why a failure of the law proves nothing: it does not pass without the fault; empty if it does."""
+    """Why a failure of the law under a fault would prove nothing; empty if the law passes without the fault."""
     records = [record for record in outcome.records.values() if record.law == law]
     broken = [record for record in records if record.status not in ("pass", "not_run", "deviation")]
     if broken:
@@ -77,6 +77,6 @@ def _without_fault(outcome: Outcome, law: str) -> str:
 
 
 def level_of(level: str, fault: Fault, law: str) -> str:
-    """The level at which a law runs under a fault: the lowest that suffices, to save time."""
+    """The level at which a law runs under a fault: the lowest at which the law sees it, to save time."""
     least = max(LEVELS.index(fault.level), LEVELS.index(laws()[law].level))
     return LEVELS[min(least, LEVELS.index(level))]

@@ -34,7 +34,7 @@ class Group(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of all checks together."""
+        """The seconds of all its checks together."""
         return sum(record.seconds for record in self.records)
 
 
@@ -45,20 +45,20 @@ class Outcome:
     settings: Settings  # of the run
     expected: list[str]  # the ids of its checks, in order
     records: dict[str, Result] = field(default_factory=dict)  # by id, the results of checks that ended
-    seeded: list[str] = field(default_factory=list)  # ids of the trials: a law, in brackets a fault that it must see
-    trials: dict[str, Result] = field(default_factory=dict)  # by id, their results; `fail` if the law saw the fault
+    seeded: list[str] = field(default_factory=list)  # ids of trials, LAW[FAULT]: a fault that the law must see
+    trials: dict[str, Result] = field(default_factory=dict)  # by id, results of trials; `fail` if the law saw the fault
     environment: dict[str, Any] = field(default_factory=dict)  # see `machine/snapshot.py`
     subjects: dict[str, dict[str, Any]] = field(default_factory=dict)  # by label, each trainer as it describes itself
-    deviations: list[Deviation] = field(default_factory=list)  # known ones that apply to this run
+    deviations: list[Deviation] = field(default_factory=list)  # the known failures to accept
     findings: list[Finding] = field(default_factory=list)  # problems of the machine, from before JAX was imported
-    start: Started | None = None  # of JAX in a process of its own; None, not tried, if JAX can only choose the CPU
+    start: Started | None = None  # how JAX started in its own process; None if JAX can only choose the CPU
     kept_since: str | None = None  # the day on which the cached programs were compiled; None without a cache
     doubted: list[str] = field(default_factory=list)  # checks whose results differ between cached and fresh programs
-    tries: Tries | None = None  # failed checks rerun with other settings; None without failures or a setting to try
-    troubles: list[str] = field(default_factory=list)  # crashes and hangs of processes at their exit, in no check
+    tries: Tries | None = None  # reruns with other settings; None without failures or a setting to try
+    troubles: list[str] = field(default_factory=list)  # crashes and hangs of processes outside of any check
     interrupted: int | None = None  # the exit code of a run that a signal ended: 130 for Ctrl-C
     setup: str | None = None  # why nothing could be verified, and how to fix it
-    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # its time
+    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # when it began
     seconds: float = 0.0  # its duration
 
     @property
@@ -92,7 +92,7 @@ class Outcome:
 
 
 def groups(records: Iterable[Result]) -> list[Group]:
-    """Results -> lines of the ladder, in order of appearance."""
+    """Results -> the lines of the ladder, in the order of their first results."""
     by_line: dict[tuple[int, str | None], list[Result]] = {}
     for record in records:
         by_line.setdefault((record.rung, record.subject), []).append(record)

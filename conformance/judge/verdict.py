@@ -19,7 +19,7 @@ MOST_NAMED = 3
 
 
 class Verdict(NamedTuple):
-    """A verdict: one of `CODES`, the exit code, and the line: verdict, reason, what ran, and the seeded faults seen."""
+    """A verdict, one of `CODES`; its line has the name, the reason, what ran, and how many seeded faults were seen."""
 
     name: str
     exit_code: int
@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 def judge(outcome: Outcome, today: datetime.date | None = None) -> Verdict:
     """The verdict on a run.
 
-    A wrong result comes before a hang or a crash, and both before checks that did not run; the line names all of them.
+    A wrong result outranks a hang or a crash, and these outrank checks that did not run; the line names them all.
     """
     name, reason = _decide(outcome, stale_deviations(outcome, today))
     code = CODES[name] if outcome.interrupted is None else outcome.interrupted
@@ -51,7 +51,7 @@ def self_test(outcome: Outcome) -> str:
 
 
 def stale_deviations(outcome: Outcome, today: datetime.date | None = None) -> list[str]:
-    """The deviations of this run that no longer apply, with the reason."""
+    """The deviations of this run that no longer apply, each in a text with the reason."""
     day = today or datetime.datetime.now(datetime.UTC).date()
     return stale(outcome.deviations, outcome.ended(), outcome.settings.subjects, outcome.platforms, day)
 
@@ -81,14 +81,14 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
         return "UNTRUSTED", f"nothing was verified: {reason}"
     if missed is not None:
         return "UNTRUSTED", f"a seeded fault was not seen ({missed.fault.id}: {missed.message}): {reason}"
-    # On a single device, for example, no collective can have a fault.
+    # For example, no fault of a collective can be seeded on a single device.
     if faults and not missing and not any(fate.status == "killed" for fate in faults):
         return "UNTRUSTED", f"no seeded fault could be run ({faults[0].fault.id}: {faults[0].message}): {reason}"
     return ("INCOMPLETE" if missing else "CONFORMANT"), reason
 
 
 def _reason(outcome: Outcome, old: Sequence[str]) -> str:
-    """The counts of all checks, by how they ended."""
+    """How many checks ended in which way, in words."""
     blocked, known = outcome.of_status("blocked"), outcome.of_status("deviation")
     parts = [f"{len(outcome.of_status('pass'))} of {len(outcome.expected)} checks passed"]
     for word, statuses in (("wrong", WRONG), ("hung", ("hang",)), ("crashed", ("crash",))):
@@ -119,7 +119,7 @@ def unmet(outcome: Outcome) -> list[Result]:
 
 
 def _first(records: Sequence[Result]) -> str:
-    """The lowest of them, and the number of the others."""
+    """The first result in words, and how many more there are."""
     return f"rung {records[0].rung}, {RUNGS[records[0].rung]}: {records[0].id}{_more(len(records) - 1)}"
 
 
@@ -128,7 +128,7 @@ def _more(count: int, what: str = "") -> str:
 
 
 def described(outcome: Outcome) -> str:
-    """Comparisons, time, level, devices and seed of a run."""
+    """Comparisons, time, level, devices and seed of a run, in words."""
     settings, environment = outcome.settings, outcome.environment
     count = len(environment.get("devices", ()))
     kind = f"{'simulated ' if environment.get('simulated') else ''}{(outcome.platforms or ['unknown'])[-1]}"
