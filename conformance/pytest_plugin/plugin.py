@@ -1,6 +1,6 @@
 """The kit's pytest plugin: options, the fixtures of laws, and one result for each check.
 
-It imports JAX only if a law is collected: once installed, it loads in every pytest run of its environment.
+It imports JAX only if a law is collected, because pytest loads an installed plugin in the runs of all projects.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ SETTINGS = pytest.StashKey[Settings]()
 SUMMARY = pytest.StashKey[Summary]()
 CHECK = pytest.StashKey[Check]()
 CHECK_ID = pytest.StashKey[str]()
-# Fields of the settings that are options as they are.
+# Fields of `Settings` that are options with the same name.
 OPTIONS = ("level", "against", "platform", "devices", "expect", "seed", "processes")
 
 
@@ -34,12 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = parser.getgroup("sftref", "conformance of distributed training").addoption
     add("--sftref-level", default="standard", choices=LEVELS, help="how much to check (default: standard)")
     add("--sftref-adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer under test")
-    add("--sftref-against", default=Settings.against, metavar="MODULE:FACTORY", help="the trainer to compare with")
+    add("--sftref-against", default=Settings.against, metavar="MODULE:FACTORY", help="another trainer to compare with")
     add("--sftref-platform", help="the platform to verify: cpu, gpu, rocm, cuda or tpu")
     add("--sftref-devices", type=int, metavar="N", help="at most N devices (CPU: simulate N)")
     add("--sftref-expect", metavar="PLATFORM[:COUNT[:KIND]]", help="the devices that must be present")
-    add("--sftref-only", action="append", default=[], metavar="ID", help="an id, the start of one, or a rung")
-    add("--sftref-seed", type=int, default=0, metavar="S", help="seed of all drawn values (default: 0)")
+    add("--sftref-only", action="append", default=[], metavar="ID", help="only this id, start of an id, or rung")
+    add("--sftref-seed", type=int, default=0, metavar="S", help="seed of all random values (default: 0)")
     add("--sftref-processes", type=int, metavar="N", help="at most N processes on rung 9")
     add("--sftref-stream", type=Path, metavar="FILE", help="append each check's result as JSON")
     add("--sftref-failed", help="rungs that have failed before, as `verify` passes them: 2,6:mesh")
@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check the options.
 
     Raises:
-        pytest.UsageError: naming the option.
+        pytest.UsageError: an option is wrong; the message names it.
     """
     config.addinivalue_line("markers", "law(id): the law that a test checks, as its TOML entry states it")
     option = config.option
@@ -63,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
             only=tuple(option.sftref_only),
         )
         if option.sftref_adapter or option.sftref_against != Settings.against:
-            # An adapter in the folder where pytest was called can be imported.
+            # Adapters in the folder in which pytest was called can then be imported.
             sys.path.append(str(config.invocation_params.dir))
             start_jax(settings)
             settings.check_adapters()
@@ -154,7 +154,7 @@ def check(request: pytest.FixtureRequest) -> Check:
 
 @pytest.fixture
 def rng(check: Check) -> Any:
-    """The law's own NumPy generator, from the run's seed."""
+    """A NumPy generator of the law's own random values, from the run's seed."""
     return law_call.generator(check)
 
 
@@ -188,13 +188,13 @@ def adapter(request: pytest.FixtureRequest, settings: Settings) -> str:
 
 @pytest.fixture(scope="session")
 def against(settings: Settings) -> TrainerUnderTest:
-    """The trainer to compare with, beside the oracle."""
+    """Another trainer to compare with, in addition to the oracle."""
     return load_adapter(settings.against)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Compile a check's programs as its law says; an end without any comparison is an error."""
+    """Run a check, with its programs compiled as its law says; a check that compares nothing ends with an error."""
     check = pyfuncitem.stash.get(CHECK, None)
     if check is None:
         return (yield)

@@ -1,7 +1,7 @@
 """A pytest session -> its results; the ladder and the verdict in its summary, the reports, and the verdict's exit code.
 
-It also measures how long each check compiled. In a child process of `verify` it writes the results to a stream of
-events, which the scheduler reads, and makes no summary.
+It also measures how long each check spends on compilation. In a child process of `verify` it makes no summary, but
+writes the results to a stream of events, which the scheduler reads.
 """
 
 import datetime
@@ -26,12 +26,12 @@ from ..report import write
 from ..report.terminal import ladder
 from ..workers.serve import Stream
 
-# The property of pytest's reports that carries a result.
+# The name of the property of pytest's reports that has the result of a check.
 PROPERTY = "sftref"
 
 
 def results_of(report: pytest.TestReport) -> list[dict[str, Any]]:
-    """The results that a report carries, as `Result.to_json` writes them."""
+    """The results in a report of pytest, as `Result.to_json` returns them."""
     return [value for name, value in report.user_properties if name == PROPERTY and isinstance(value, dict)]
 
 
@@ -40,7 +40,7 @@ class Summary:
 
     Attributes:
         outcome: the results so far.
-        failed: (rung, trainer or None) that failed, in this session or before.
+        failed: (rung, trainer or None) of each failure, in this session or before.
 
     Raises:
         ValueError: the file of deviations cannot be used.
@@ -54,7 +54,7 @@ class Summary:
         self.failed = {(int(rung), subject or None) for rung, _, subject in before}
         self.stream = None if option.sftref_stream is None else Stream(option.sftref_stream)
         self.under_xdist = hasattr(config, "workerinput")
-        # `verify` passes the failed rungs, and makes the summary itself.
+        # Only `verify` passes this option; it makes the summary itself.
         self.in_child = option.sftref_failed is not None
         self.out: Path | None = option.sftref_out
         self.today = datetime.datetime.now(datetime.UTC).date()
@@ -65,7 +65,7 @@ class Summary:
         self.began = time.monotonic()
         self.problem = ""
         if self.in_child:
-            # The scheduler requests the stacks before it ends this process for a check over its deadline.
+            # If a check misses its deadline, the scheduler requests the stacks of this process before it ends it.
             faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
 
     def tell(self, event: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class Summary:
             self.stream.tell(event)
 
     def expect(self, ids: list[str]) -> None:
-        """Note that this session has checks of the kit, and that `ids` of them will run."""
+        """Note that this session has checks of the kit, and that those with these `ids` will run."""
         self.has_checks = True
         self.outcome.expected += ids
         if ids:
@@ -88,12 +88,12 @@ class Summary:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
-        """Reset the time: programs of fixtures count for the check that uses them."""
+        """Reset the time of compilation before fixtures run: their programs count for the check that uses them."""
         self.compiled = 0.0
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-        """Note how long the check compiled."""
+        """Note how long the programs of the check compiled."""
         try:
             return (yield)
         finally:
@@ -103,7 +103,7 @@ class Summary:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Turn a known failure into an expected one."""
+        """Report a failure that a deviation accepts as an expected failure (xfail)."""
         report = yield
         deviations = self.outcome.deviations
         for value in results_of(report) if deviations else ():
