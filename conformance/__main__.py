@@ -1,4 +1,4 @@
-"""The command line of the kit, where it is run as a copy."""
+"""`python -m conformance`: the command line of a copy of the kit."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""The adapter interface between the kit and a trainer under test: host NumPy arrays, and no framework's own types.
+"""The adapter interface: the methods by which the kit calls a trainer under test. They take and return NumPy arrays.
 
 Parameters and gradients are flat dicts under the names and layouts of a Hugging Face BERT checkpoint
 (`bert.encoder.layer.0.attention.self.query.weight`, shape (out, in)), so that any BERT can plug in. A trainer under
-test implements `start`, `step`, `evaluate` and `params`; each other method belongs to a capability. Laws that need a
-capability that is not claimed are reported as not run, never as passed.
+test implements `start`, `step`, `evaluate` and `params`; each other method belongs to a capability. If a trainer does
+not claim a capability, the laws that need it are reported as not run, never as passed.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-# Optional method -> the capability that claims it.
+# Optional method -> the capability that says that a trainer has the method.
 OPTIONAL_METHODS = {
     "gradients": "gradients",
     "moments": "moments",
@@ -31,9 +31,8 @@ OPTIONAL_METHODS = {
     "epoch": "data order",
     "score": "metrics",
 }
-# Beside the methods: the features that a `Case` may use; `devices`: more than one; `jax`: state in JAX arrays;
-# `weights`: other than 0 and 1; `processes`: devices of several processes, which all make the same calls with whole
-# batches.
+# Capabilities without a method: the trainer uses several `devices`; keeps its state in `jax` arrays; supports a feature
+# of `Case`; or uses the devices of several `processes`, each of which makes the same calls with the same whole batches.
 CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
     "devices", "jax", "dropout", "packing", "accumulation", "weights", "processes", "precision:bf16",
     "precision:float64",
@@ -45,9 +44,9 @@ class Case:
     """One training run: the model's dimensions, dropout, the optimizer's constants, the number of updates.
 
     Shapes in the kit are written with B examples, L tokens, D width, H heads, F feed-forward, V vocabulary, C classes.
-    Some values need a capability: dropout above 0 needs `dropout` (masks as in `oracle/masks.py`), `pack` (several
-    examples in a row) needs `packing`, `accumulate` > 1 (micro-batches in an update) needs `accumulation`, `weighted`
-    batches (weights other than 0 and 1) need `weights`, and a `precision` other than float32 needs `precision:...`.
+    Some values need a capability: a dropout rate above 0 needs `dropout` (masks as in `oracle/masks.py`), `pack`
+    (several examples in a row) needs `packing`, and `accumulate` > 1 (micro-batches in an update) needs `accumulation`.
+    `weighted` batches (weights other than 0 and 1) need `weights`; another `precision` needs `precision:...`.
     """
 
     vocab_size: int
@@ -121,7 +120,7 @@ class TrainerUnderTest(Protocol):
         """Begin a run at step 0 from `params` on `n_devices` devices; called once for each run."""
 
     def step(self, batch: HostBatch) -> StepResult:
-        """One update."""
+        """Make one update with this batch."""
 
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
         """Logits [B, C] without dropout, in the order of the batch; rows of weight 0 may have any values."""
@@ -130,13 +129,13 @@ class TrainerUnderTest(Protocol):
         """The current parameters."""
 
     def gradients(self, batch: HostBatch) -> Arrays:
-        """The gradient of the mean loss, reduced over all devices, before clipping and optimizer, without an update."""
+        """The gradient of the mean loss, reduced over all devices and not clipped; the parameters stay as they are."""
 
     def moments(self) -> tuple[Arrays, Arrays]:
         """Adam's current first and second moments, before bias correction."""
 
     def replicas(self) -> Sequence[Arrays]:
-        """The parameters on each device."""
+        """For each device, the parameters as that device holds them."""
 
     def program(self, batch: HostBatch) -> str:
         """The compiled update for batches of this shape, as HLO text."""
@@ -149,24 +148,24 @@ class TrainerUnderTest(Protocol):
         """
 
     def costs(self, batch: HostBatch) -> Mapping[str, float]:
-        """The costs of the compiled update for batches of this shape on each device, as JAX counts them.
+        """What the compiled update for batches of this shape costs on each device, as JAX counts it.
 
-        `flops`; `bytes` read and written; and memory in bytes: `arguments`, `outputs`, `aliased` (donated arguments
-        reused for outputs) and `temporary`. Numbers that this JAX does not report are left out. `adapters/costs.py`
-        computes them from a compiled program.
+        The keys are `flops`; `bytes`, read and written; and, for bytes of memory, `arguments`, `outputs`, `aliased`
+        (donated arguments reused for outputs) and `temporary`. Keys that this JAX does not report are left out.
+        `adapters/costs.py` computes these costs from a compiled program.
         """
 
     def parts(self, batch: HostBatch) -> Mapping[str, Callable[[], Any]]:
-        """Parts of an update of this batch for `sftref bench`; each is a function that runs the part once and waits.
+        """Name -> a function that runs this part of an update once and waits for its result, for `sftref bench`.
 
-        Any of `forward`, `forward_backward`, `all_reduce`, `optimizer`, and `input`, which makes and places a batch of
-        the same size. None of them changes the state of the run.
+        Possible names: `forward`, `forward_backward`, `all_reduce`, `optimizer`, and `input`, which makes and places a
+        batch of the same size. No function changes the state of the run.
         """
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
         """The batches of epoch `number` over `examples` examples, in training order; each an array of indices.
 
-        With several processes: the indices that this process reads.
+        If the run has several processes, these are the indices that this process reads.
         """
 
     def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
@@ -180,7 +179,7 @@ class TrainerUnderTest(Protocol):
 
 
 class AdapterError(Exception):
-    """An adapter that cannot be loaded or does not implement the interface; the message names the rule."""
+    """An adapter cannot be loaded or does not implement the interface; the message says what it must have."""
 
     def __init__(self, message: str, adapter: str) -> None:
         super().__init__(f"--adapter {adapter}: {message}")
@@ -217,7 +216,7 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
 
 
 def load_adapter(name: str) -> TrainerUnderTest:
-    """`package.module:factory` -> the trainer that the factory returns; an `AdapterError` if it has none."""
+    """`package.module:factory` -> the trainer that the factory returns; an `AdapterError` says why there is none."""
     module_name, colon, factory_name = name.partition(":")
     if not colon or not module_name or not factory_name:
         raise AdapterError("must be MODULE:FACTORY, as in sftref.conformance.adapters.sftref:mesh", name)

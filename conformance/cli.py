@@ -1,6 +1,6 @@
 """The kit's commands: arguments -> a run or a page, and an exit code.
 
-A user's mistake is one line on stderr and exit code 2. Nothing here imports JAX.
+A user's mistake ends in one line on stderr and exit code 2. This module does not import JAX.
 """
 
 import argparse
@@ -24,26 +24,26 @@ VERIFY_EXAMPLES = """examples:
   sftref verify --level quick --platform rocm      fail unless JAX runs on a ROCm device
   sftref verify --expect rocm:8:gfx942             fail unless eight devices of this kind are present
   sftref verify --adapter my_package.my_trainer:MyTrainer
-  sftref verify --only collectives --only 6        two parts of the ladder
+  sftref verify --only collectives --only 6        the laws of collectives, and those of rung 6
   sftref verify --deviations known.toml            accept the known failures in a file
   sftref verify --level full                       all checks, and every seeded fault
-  sftref verify --only 9 --processes 4             2 x 2 and 4 x 1 processes x devices, joined by jax.distributed
-  sftref verify --cache ~/.cache/sftref            for repeated runs: reuse compiled programs, and check their results
+  sftref verify --only 9 --processes 4             train in 2 processes of 2 devices, and in 4 processes of 1 device
+  sftref verify --cache ~/.cache/sftref            reuse programs that earlier runs compiled, and check their results
 
 verdict and exit code: CONFORMANT 0, NONCONFORMANT 1, WORKAROUND 1, SETUP 2, UNRESPONSIVE 3, INCOMPLETE 4, UNTRUSTED 5,
 Ctrl-C 130
 """
 ENV_EXAMPLES = """examples:
-  sftref env                                       a block for a bug report, with the problems found
-  sftref env --json > machine.json                 for a program
-  sftref env --no-start                            if JAX hangs when it starts
+  sftref env                                       print facts and problems of this machine, for a bug report
+  sftref env --json > machine.json                 the same facts, for a program to read
+  sftref env --no-start                            for a machine on which JAX hangs when it starts
 
 exit code: 0 no known problem, 1 something is broken, 3 JAX hangs or crashes when it starts
 """
 REPORT_EXAMPLES = """examples:
-  sftref report sftref-report/report.json          rebuild the page beside it
-  sftref report theirs.json --out theirs.html      the page of someone else's report
-  sftref report sftref-report/report.json --bench sftref-bench/bench.json   with the measured times
+  sftref report sftref-report/report.json          write report.html again, beside report.json
+  sftref report theirs.json --out theirs.html      write the page of someone else's report
+  sftref report sftref-report/report.json --bench sftref-bench/bench.json   add the times that `sftref bench` measured
 """
 EXPLAIN_EXAMPLES = """examples:
   sftref explain                                   all laws
@@ -56,24 +56,24 @@ COMPARE_EXAMPLES = """examples:
 exit code: 0 nothing got worse, 1 something got worse, 2 a report cannot be read
 """
 DOCTOR_EXAMPLES = """examples:
-  sftref doctor                                    ./conformance if it exists, else the installed kit
-  sftref doctor third_party/sftref/conformance     a submodule of sftref: compared with its commit
-  python -m conformance doctor                     a copy: compared with its MANIFEST
-  python -m conformance doctor --write             after copying it from a clone, which has no MANIFEST
+  sftref doctor                                    check ./conformance if it exists, else the installed kit
+  sftref doctor third_party/sftref/conformance     compare a submodule of sftref with its commit
+  python -m conformance doctor                     compare a copy with its MANIFEST
+  python -m conformance doctor --write             write a MANIFEST, which a copy of a clone lacks
 
-exit code: 0 no file differs, 1 a file differs, 2 no such kit, or nothing to compare it with
+exit code: 0 no file differs, 1 a file differs, 2 the folder has no kit, or there is nothing to compare it with
 """
 
 
 def add_commands(commands: Any) -> None:
-    """Add the kit's commands to a command line."""
+    """Add the kit's commands to `commands`, the subparsers of a command line."""
     _add_verify(_command(commands, "verify", "verify this machine and trainers", VERIFY_EXAMPLES).add_argument)
     bench.add_command(commands)
     add = _command(commands, "env", "describe this machine, and how JAX starts on it", ENV_EXAMPLES).add_argument
     add("--platform", choices=PLATFORMS, help="the platform to start (default: the one that JAX chooses)")
     add("--devices", type=int, metavar="N", help="at most N devices")
     add("--json", action="store_true", help="print JSON")
-    add("--no-start", action="store_true", help="look at files and versions only; do not start JAX")
+    add("--no-start", action="store_true", help="read files and versions only; do not start JAX")
     add = _command(commands, "report", "write the page of a report", REPORT_EXAMPLES).add_argument
     add("report", type=Path, metavar="REPORT.json")
     add("--bench", type=Path, metavar="BENCH.json", help="add the times that `sftref bench` measured")
@@ -103,13 +103,13 @@ def _add_verify(add: Callable[..., object]) -> None:
     add("--expect", default=os.environ.get("SFTREF_EXPECT"), metavar="PLATFORM[:COUNT[:KIND]]",
         help="the devices that must be present, as rocm:8:gfx942 (default: $SFTREF_EXPECT)")  # fmt: skip
     add("--adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer under test; repeatable")
-    add("--against", default=Settings.against, metavar="MODULE:FACTORY", help="the trainer to compare with")
-    add("--only", action="append", default=[], metavar="ID", help="an id, the start of one, or a rung; repeatable")
-    add("--seed", type=int, default=Settings.seed, metavar="S", help="seed of all drawn values (default 0)")
+    add("--against", default=Settings.against, metavar="MODULE:FACTORY", help="another trainer to compare with")
+    add("--only", action="append", default=[], metavar="ID", help="only this id, start of an id, or rung; repeatable")
+    add("--seed", type=int, default=Settings.seed, metavar="S", help="seed of all random values (default 0)")
     add("--processes", type=int, metavar="N", help="at most N processes on rung 9 (default: 2 at standard, 4 at full)")
     add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of the report (default {OUT})")
     add("--deviations", type=Path, metavar="FILE", help="a TOML file of known failures to accept")
-    add("--cache", type=Path, metavar="DIR", help="reuse compiled programs kept there, and check their results")
+    add("--cache", type=Path, metavar="DIR", help="reuse the compiled programs in DIR, and check their results")
     add("--no-self-test", action="store_true", help="do not seed faults to test that the laws see them")
     add("--no-remedies", action="store_true", help="do not rerun failed checks under other settings")
 
@@ -266,7 +266,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of a copy of the kit: `python -m conformance verify`."""
+    """Run the command line of a copy of the kit, as in `python -m conformance verify`."""
     top = argparse.ArgumentParser(prog=f"python -m {PACKAGE}", description="Verify distributed training in JAX.")
     add_commands(top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS)))
     args = vars(top.parse_args(argv))

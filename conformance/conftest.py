@@ -1,6 +1,6 @@
-"""The kit's folder under pytest: its plugin, where no installed package brings it; nothing, unless the folder is named.
+"""Lets `pytest conformance` run the laws: it registers the kit's plugin, unless an installed package has done so.
 
-A plain `pytest` of the project around a copy collects that project's tests only: `pytest conformance` runs the laws.
+A plain `pytest` in a project that contains a copy of the kit collects the tests of that project only.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ INSTALLED = "sftref.pytest_plugin"
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Register the plugin, where the arguments name the folder: without them pytest comes here in its session."""
+    """Register the plugin if the arguments name this folder; else pytest calls this too late, when its session runs."""
     if pluginmanager.has_plugin("session"):
         return
     from .pytest_plugin import plugin
@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Ignore the folder unless an argument or `testpaths` is in it, and benchmarks without `--sftref-benchmark`."""
+    """Ignore this folder unless an argument or `testpaths` names it; ignore benchmarks without `--sftref-benchmark`."""
     if not any(_target(config, argument).is_relative_to(HERE) for argument in config.args):
         return True
     return True if collection_path.resolve() == HERE / "benchmarks" and not config.option.sftref_benchmark else None
