@@ -1,7 +1,7 @@
-"""The laws: `machine/` needs no trainer, `trainer/` runs for each trainer under test, `support/` is what they share.
+"""The laws: those in `machine/` need no trainer, those in `trainer/` run for each trainer; both use `support/`.
 
-A law's words are its [[law]] entry in the TOML file beside the test: id, requirement, causes, next step, level.
-Its test is a function with `@law(id)` (`support/running.py`) that compares by `check.equal`, `check.within` and others.
-Its bound is derived in `oracle/bounds_derived.py` or measured in `oracle/bounds_measured.py`; `equal` needs none.
-The faults that it must see are those of `faults/catalogue.toml` whose `seen_by` names its id.
+Each law has an entry [[law]] in the TOML file beside its test, with its id, requirement, causes, next step and level.
+Its test is a function decorated with `@law(id)` (`support/running.py`), which calls `check.equal`, `check.within` etc.
+Bounds are derived in `oracle/bounds_derived.py` or measured in `oracle/bounds_measured.py`; `equal` needs no bound.
+The law must see each fault of `faults/catalogue.toml` whose field `seen_by` contains the law's id.
 """

@@ -1,4 +1,4 @@
-"""Rung 0: installed packages are compatible, and a device computes what it is given."""
+"""Rung 0: installed packages fit together, and each device runs small programs correctly."""
 
 import contextlib
 import functools
@@ -24,12 +24,12 @@ from ..support.families import added
 from ..support.running import at_level, law
 from .test_5_random import bits_of, pair, uniform_of
 
-# Variables that decide which devices JAX sees; a failure names those that are set.
+# Variables that decide which devices JAX sees. A failure message shows the values of those that are set.
 VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
              "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")  # fmt: skip
-# Loose: bfloat16 and TF32 pass, a wrong function fails. Rung 3 checks accuracy; float32 is below 0.001 of this bound.
+# A loose bound: bfloat16 and TF32 pass, a wrong function fails. float32 errs by < 0.001 of it. Rung 3 checks accuracy.
 ROUGH = Bound(2.0**-6, 2.0**-24, "four roundings of bfloat16, 2^-8 each")
-# Rows, contracted, columns. BERT-base's projections, feed-forward and attention; each also transposed, as backward.
+# (M, K, N) of BERT-base's products [M, K] @ [K, N]; each is also run on transposed operands, as in the backward pass.
 MATMULS = {"quick": ((128, 768, 768), (128, 768, 3072)), "standard": ((128, 3072, 768), (2048, 64, 128))}
 
 
@@ -53,7 +53,7 @@ def names_of(device: Any) -> list[str]:
 
 @law("environment.platform")
 def test_platform(check: Check, settings: Settings) -> None:
-    """Compares the platform of arrays made in four ways with the requested one."""
+    """Compares the platform of arrays made in four ways with the requested platform."""
     under = "".join(f", {name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
     try:
         first = jax.devices()[0]
@@ -101,22 +101,22 @@ def test_devices(check: Check, devices: list[Any], settings: Settings) -> None:
         placed = jax.device_put(np.arange(place, place + 64, dtype=np.int32), device)
         result = triple(placed)
         check.same(f"where {device} left its result", result.devices(), {device})
-        # Computed from what arrived: rung 1 checks the copy itself.
+        # Expected from the values that arrived on the device: rung 1 checks the copy itself.
         x = np.asarray(placed)
         check.equal(f"3 x + 1 on {device}", np.asarray(result), 3 * x + 1, control=x)
 
 
 def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Any], Bound]]:
-    """One kernel of each family that BERT uses: JAX's, NumPy's, their arguments, the bound.
+    """Family of kernels that BERT uses -> a JAX function, the NumPy function, their arguments, and the bound.
 
-    Integers of at most 16 in 48-term products are exact at any matmul precision, bfloat16 included.
+    Products of 48 terms of integers up to 16 are exact at any matmul precision, also in bfloat16.
     """
     small = [rng.integers(-16, 17, shape).astype(np.float32) for shape in ((33, 48), (48, 20))]
     values = rng.normal(0, 1.5, (33, 48)).astype(np.float32)
     words = rng.integers(-(2**31), 2**31, (64, 5)).astype(np.int32)
     rows = rng.integers(0, 64, 100).astype(np.int32)
     seed, shape = int(rng.integers(2**31)), (257,)
-    # Named, since JAX_DEFAULT_PRNG_IMPL changes the default.
+    # The generator is named, since JAX_DEFAULT_PRNG_IMPL changes the default one.
     threefry = functools.partial(jax.random.key, impl="threefry2x32")
 
     def remainder(pair: Any) -> Any:
@@ -150,13 +150,13 @@ def families(rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], Ca
 
 
 def _mixed(xp: Any) -> Callable[[Any], Any]:
-    """The sum of BERT's activation functions, of similar size."""
+    """A function of x: the sum of BERT's elementwise functions, all of similar size, by `xp` (`jnp` or `np`)."""
     return lambda x: xp.tanh(x) + xp.exp(-x * x) + xp.log1p(abs(x)) + 1 / xp.sqrt(1 + x * x)
 
 
 @law("environment.kernels")
 def test_kernels(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Compares each family with NumPy, eager and jitted; from standard on, in one program on every device."""
+    """Compares each family, eager and jitted, with NumPy; from level standard on, also all in one program a device."""
     kernels = families(rng)
     arguments = {name: family[2] for name, family in kernels.items()}
     want = {name: np.asarray(numpys(*args)) for name, (_, numpys, args, _) in kernels.items()}
@@ -181,7 +181,7 @@ def test_kernels(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
 
 @contextlib.contextmanager
 def stderr_lines() -> Iterator[list[str]]:
-    """Lines that this process, C++ included, writes to stderr in the block; passed on to stderr at its end."""
+    """Yield a list that has, after the block, the lines that Python and C++ wrote to stderr in it; then print them."""
     lines: list[str] = []
     sys.stderr.flush()
     before = os.dup(2)
@@ -202,19 +202,19 @@ def stderr_lines() -> Iterator[list[str]]:
 
 @law("environment.messages")
 def test_messages(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Compiles matmuls, compares their integers, and reads XLA's report on kernels that disagree from stderr."""
+    """Compiles matmuls, compares their integer results, and looks on stderr for XLA's report that kernels disagree."""
     log_level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
     check.need(log_level in ("0", "1", "2"), f"TF_CPP_MIN_LOG_LEVEL={log_level} hides XLA's errors")
     with stderr_lines() as lines:
         for rows, inner, columns in at_level(check, MATMULS):
             for dtype in FLOATS if check.at("standard") else FLOATS[:2]:
-                # Sums of products of integers up to 2 in absolute value: exact in float32, whatever the order.
+                # Integers up to 2 in absolute value: sums of their products are exact in float32, in any order.
                 a = rng.integers(-2, 3, (rows, inner)).astype(dtype)
                 b = rng.integers(-2, 3, (inner, columns)).astype(dtype)
                 for how, turn in (("", lambda x: x), (" transposed", lambda x: x.T)):
                     placed = jax.device_put((turn(a), turn(b)), devices[0])
                     got = jax.jit(lambda a, b, turn=turn: _product(turn(a), turn(b)))(*placed)
-                    # Computed from what arrived: rung 1 checks the copy itself.
+                    # Expected from the values that arrived on the device: rung 1 checks the copy itself.
                     left, right = (turn(np.asarray(x, np.float32)) for x in placed)
                     check.equal(f"{rows} x {inner} x {columns} {dtype}{how}", np.asarray(got), left @ right)
     check.facts["lines"] = len(lines)

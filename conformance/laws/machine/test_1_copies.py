@@ -18,8 +18,8 @@ from ..support.compilation import precision
 from ..support.running import at_level, law
 from ..support.trainer_checks import check_same_run
 
-# Words of 4 B: one, three, one less and one more than a page, just over 256 KiB, 1 MiB, just under 8 MiB; 64 MiB; the
-# word embeddings of BERT-base, 30,522 x 768.
+# Numbers of 4-byte words: one, three, a page (4 KiB) minus and plus one word, just over 256 KiB, 1 MiB, just under
+# 8 MiB; 64 MiB; the word embeddings of BERT-base, 30,522 x 768.
 SIZES = {"quick": (1, 3, 1023, 1025, 65_537, 262_144, 2_097_151), "standard": (16_777_216,), "full": (23_440_896,)}
 KINDS = ("uint8", "int8", "uint16", "float16", "bfloat16", "int32", "float32")
 
@@ -30,7 +30,7 @@ def words(rng: np.random.Generator, size: int | tuple[int, ...]) -> Array:
 
 
 def check_copy(check: Check, what: str, got: Array, want: Array) -> None:
-    """Compare the bits with those sent; the control is shifted by one element."""
+    """Compare the bits that arrived with those sent; the control is `want`, shifted by one element."""
     check.equal(what, got, want, control=np.roll(want, 1) if want.size > 1 else ~want)
 
 
@@ -56,7 +56,7 @@ def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) 
         for kind in KINDS:
             sent = bits.view(jnp.dtype(kind))[:-1]
             got = np.ascontiguousarray(jax.device_put(sent, device))
-            # As bits, since some values are NaN.
+            # Compared as unsigned integers, since some of the random bits are NaN.
             check_copy(check, f"{kind} through {device}", *(x.view(f"u{x.dtype.itemsize}") for x in (got, sent)))
         for order, sent in layouts.items():
             got = np.asarray(jax.device_put(sent, device))
@@ -65,12 +65,12 @@ def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) 
 
 @law("copies.between_devices", devices=2)
 def test_between_devices(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Copies different words along every ordered pair of devices, then one array round all of them."""
+    """Copies different words between every ordered pair of devices, then one array from device to device around all."""
     n = len(devices)
     for size in (2, *at_level(check, SIZES)):
         base = words(rng, size)
         for source, target in itertools.permutations(range(n), 2):
-            # Large arrays between all N (N - 1) pairs would take too long: neighbours only, in both directions.
+            # Large arrays go between neighbours only, in both directions: all N (N - 1) pairs would take too long.
             if size > (4_000_000 if check.at("standard") else 100_000) and abs(source - target) not in (1, n - 1):
                 continue
             sent = base ^ np.uint32(0x9E3779B1 * (1 + source * n + target) % 2**32)
@@ -113,7 +113,7 @@ def _shardings(devices: Sequence[Any]) -> Iterator[tuple[Mesh, PartitionSpec]]:
 
 
 def _block(matrix: Array, mesh: Mesh, spec: PartitionSpec, at: tuple[int, ...]) -> Array:
-    """The block of the device at `at`; of several axes on one dimension the left one is the slowest."""
+    """The block of the device at mesh coordinates `at`. If axes share a dimension, the leftmost varies slowest."""
     where = dict(zip(mesh.axis_names, at, strict=True))
     for dimension, entry in enumerate(spec):
         number, count = 0, 1
@@ -125,10 +125,10 @@ def _block(matrix: Array, mesh: Mesh, spec: PartitionSpec, at: tuple[int, ...]) 
 
 @law("copies.host_buffer")
 def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Overwrites host buffers after `jnp.array` and `device_put`; compares the former, reports the latter as a hazard.
+    """Overwrites host buffers after `jnp.array`, which must have copied them, and `device_put`, which may share them.
 
-    `device_put` may share the caller's buffer instead of copying it (on CPU if it is 64-byte aligned). JAX does not
-    document that, so it is a hazard for callers that reuse a buffer, and no fault of the machine.
+    `device_put` shares some buffers (on CPU those that are 64-byte aligned), which JAX does not document. The report
+    calls that a hazard for callers that reuse a buffer, not a fault of the machine.
     """
     followed: collections.Counter[str] = collections.Counter()
     size, tries = 4_099, 4
@@ -141,7 +141,7 @@ def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any])
         got = np.array(placed)
         check_copy(check, f"what jnp.array copied of a buffer that changes, offset {offset}", np.asarray(private), old)
         changed = bool((got == new).all())
-        # Either the old words or the new ones, never a mixture.
+        # The device must have either the old words or the new ones, never a mixture.
         want = new if changed else old
         check_copy(check, f"what {device} holds of a buffer that changes, offset {offset}", got, want)
         followed["64-byte aligned" if offset == 0 else "not aligned"] += changed
@@ -154,7 +154,7 @@ def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any])
 
 @law("copies.trainer_is_immune")
 def test_trainer_is_immune(check: Check, rng: np.random.Generator, subject: TrainerUnderTest, n: int) -> None:
-    """Overwrites input buffers that `device_put` would share, and compares the run with the trainer's own clean run."""
+    """Overwrites the trainer's inputs in buffers that `device_put` may share; compares with a run without that."""
     case, params, _ = draw_case(subject, rng)
     batches = [batch_of(case, rng) for _ in range(3)]
     single = {name: leaf.astype(np.float32) for name, leaf in params.items()}

@@ -1,4 +1,4 @@
-"""Rung 1: donated arguments, and programs from JAX's compilation cache, change no result."""
+"""Rung 1: neither donated arguments nor programs from JAX's compilation cache change a result."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from ..support import compilation
 from ..support.running import law
 from .test_1_copies import words
 
-# All of one shape, like a layer's parameters and moments: only those can be swapped. The upstream bug needed three.
+# All leaves have one shape, since only buffers of equal shape can be swapped by mistake. The upstream bug needed three.
 LEAVES, STEPS = 5, 3
-# Odd, like all multipliers here: an even one would lose bits modulo 2^32.
+# All multipliers here are odd, since a multiplication by an even number loses bits modulo 2^32.
 FACTOR = 1_664_525
-# Name of an order of outputs -> outputs; an output is the number of a leaf, or LEAVES for the metrics.
+# Name -> an order of the program's outputs: each is the number of a leaf, or LEAVES for the metrics.
 ORDERS = {
     "state first": (0, 1, 2, 3, 4, LEAVES),
     "metrics first": (LEAVES, 0, 1, 2, 3, 4),
@@ -30,13 +30,13 @@ ORDERS = {
 
 
 def updated(leaves: Sequence[Any], batch: Any) -> list[Any]:
-    """The next value of each leaf, by the batch and the leaf's place; then metrics, with a factor for each."""
+    """The next value of each leaf, with a factor for its place; and last the metrics, which depend on all leaves."""
     after = [leaf * np.uint32(FACTOR + 2 * place) + batch for place, leaf in enumerate(leaves)]
     return [*after, sum(leaf * np.uint32(3 + 2 * place) for place, leaf in enumerate(leaves)) ^ batch]
 
 
 def program(order: str, sharding: Any, *, donates: bool = True) -> Callable[..., list[Any]]:
-    """One update that donates its leaves, like a trainer's; sharded leaves are gathered inside and sharded again."""
+    """A compiled update that donates its leaves, like a trainer's; it gathers sharded leaves and shards its results."""
 
     def step(leaves: list[Any], batch: Any) -> list[Any]:
         if isinstance(sharding, NamedSharding):
@@ -49,7 +49,7 @@ def program(order: str, sharding: Any, *, donates: bool = True) -> Callable[...,
 
 
 def looped(leaves: list[Any], batches: Any) -> Any:
-    """The updates as a loop in one program, which donates the carry and stacks the metrics."""
+    """All updates in one `lax.scan`: the last leaves, and the metrics of each update, stacked."""
 
     def step(carry: list[Any], batch: Any) -> tuple[list[Any], Any]:
         *carry, metrics = updated(carry, batch)
@@ -59,7 +59,7 @@ def looped(leaves: list[Any], batches: Any) -> Any:
 
 
 def expected(leaves: list[Array], batches: list[Array], sharding: Any) -> tuple[list[Array], list[Array]]:
-    """The last leaves and all metrics: by NumPy modulo 2^32, on several devices by a program without donation."""
+    """The last leaves and all metrics: from NumPy modulo 2^32; on several devices from a program without donation."""
     now, step, metrics = leaves, updated, []
     if isinstance(sharding, NamedSharding):
         step = program("state first", sharding, donates=False)
@@ -85,7 +85,7 @@ def test_donated(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
         for order in ORDERS:
             step, now = program(order, sharding), jax.device_put(leaves, sharding)
             for number, batch in enumerate(batches):
-                # A copy, since a CPU device may share the host array, and a program that writes would change both.
+                # A copy, since a CPU device may share the host array, and a program that wrote to it would change both.
                 before, placed = now, jax.device_put(batch.copy(), sharding)
                 outputs = dict(zip(ORDERS[order], step(before, placed), strict=True))
                 *now, got_metrics = (outputs[number] for number in range(LEAVES + 1))
@@ -114,7 +114,7 @@ def test_kept_programs(check: Check, rng: np.random.Generator, devices: list[Any
     for where, sharding in ((str(devices[0]), SingleDeviceSharding(devices[0])), ("all devices", rows)):
         placed = jax.device_put(numbers, sharding)
         with compilation.kept_in(tmp_path) as hits:
-            # All are stored before the first is run again, so that the cache could return the wrong one.
+            # All programs are stored before one is looked up, so that a cache that confuses them returns a wrong one.
             fresh = [_run(constant, placed) for constant in constants]
             keeps, why = bool(hits) or any(tmp_path.iterdir()), f"JAX keeps no programs of {devices[0].platform}"
             check.need(keeps, f"does not apply: {why}", NotRunReason.NOT_APPLICABLE)
@@ -130,7 +130,7 @@ def test_kept_programs(check: Check, rng: np.random.Generator, devices: list[Any
 
 
 def _run(constant: float, numbers: Any) -> list[Array]:
-    """Run a program with a built-in constant: a new function each time, so that JAX looks in its cache."""
+    """Run a program that contains `constant`. Its function is new each time, so that JAX looks in its cache on disk."""
 
     def kept(x: Any) -> Any:
         words = lax.bitcast_convert_type(x, np.uint32) * np.uint32(constant)

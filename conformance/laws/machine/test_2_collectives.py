@@ -1,6 +1,6 @@
-"""Rung 2: each collective by itself delivers every contribution of every device once, to the right place.
+"""Rung 2: each collective, tested alone, delivers every contribution of every device once, to the right place.
 
-Sums and partial sums are of integers that the dtype holds exactly (`meshes.coded`), so every summation order gives the
+The data are integers whose sums the dtype represents exactly (`meshes.coded`), so every order of summation gives the
 same bits. The size of a message is the larger of a device's operand and result, as collective libraries count it.
 """
 
@@ -21,22 +21,22 @@ from ..support.messages import COLLECTIVES
 from ..support.running import at_level, law
 
 KIB, MIB = 1024, 1024 * 1024
-# Stacked data -> what the devices must hold, stacked or one array for all, and the control.
+# Stacked data -> the expected results, stacked or one array for all devices, and the control.
 Expected = Callable[[Array], tuple[Array, ...]]
-# Bytes. Bias and LayerNorm gradients of BERT-base have 3 KiB; libraries change algorithm near 512 KiB, 1 MiB and above.
+# Bytes of a message. A bias gradient of BERT-base has 3 KiB; libraries switch algorithms near 512 KiB, 1 MiB and above.
 SIZES = {
     "quick": (4, 3 * KIB, 512 * KIB - 4, MIB),
     "standard": (12, 1020, 512 * KIB, 2 * MIB, 4 * MIB, 8 * MIB),
     "full": (512 * KIB + 4, MIB - 4, MIB + 4, 2 * MIB - 4, 4 * MIB + 4, 8 * MIB - 4, 64 * MIB),
 }
-# Sizes on fewer than all devices.
+# Bytes of a message on fewer than all devices.
 SHORT = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4), "full": ()}
-# Sizes at which every dtype runs; at others two dtypes do, and above 8 MiB one.
+# Sizes that are tested with every dtype; other sizes are tested with two dtypes, and those above 8 MiB with one.
 EVERY_DTYPE = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4, MIB), "full": (2 * MIB,)}
 
 
 def messages(check: Check, devices: Sequence[Any]) -> Iterator[tuple[Mesh, int, list[np.dtype[Any]]]]:
-    """(mesh, bytes, dtypes) of the check's level, each for one program; all devices, and smaller numbers of them."""
+    """(mesh, bytes, dtypes) for each program of the check's level, on all devices and on fewer of them."""
     fewer = range(2, 9) if check.at("full") else (2, 3) if check.at("standard") else ()
     for n in [n for n in fewer if n < len(devices)] + [len(devices)]:
         mesh = mesh_of(devices[:n])
@@ -49,7 +49,7 @@ def compare(
     check: Check, what: str, mesh: Mesh, collective: Callable[[jax.Array], jax.Array],
     datasets: Iterable[Sequence[Array]], expected: Expected, *, quotients: bool = False,
 ) -> None:  # fmt: skip
-    """Apply a collective to stacked arrays in one program; compare what each device holds, bit for bit by default."""
+    """Apply a collective to several arrays in one program; compare each device's result bitwise, or as `quotients`."""
     program = on_each(lambda *own: [collective(x) for x in own], mesh)
     for data in datasets:
         for got, stacked in zip(program(*data), data, strict=True):
@@ -63,7 +63,7 @@ def compare(
 
 
 def turned(data: Sequence[Array], size: int) -> Iterator[list[Array]]:
-    """The data; if a message has fewer elements than devices, once with each device's data on every device."""
+    """Yield the data; if a message has fewer elements than devices, also with each device's data on every other one."""
     n = len(data[0])
     for turn in range(n if size < 4 * n else 1):
         yield [np.roll(stacked, turn, axis=0) for stacked in data]
@@ -94,19 +94,19 @@ def _sums(stacked: Array) -> tuple[Array, Array]:
 
 @law("collectives.pmax", devices=2)
 def test_pmax(check: Check, rng: Rng, devices: list[Any]) -> None:
-    """Compares the maximum, which each device holds at some element."""
+    """Compares the maximum; each device has the largest value at some element."""
     compare_reduction(check, rng, devices, "pmax", lambda s: (s.max(0), s.min(0)))
 
 
 @law("collectives.pmin", devices=2)
 def test_pmin(check: Check, rng: Rng, devices: list[Any]) -> None:
-    """Compares the minimum, which each device holds at some element."""
+    """Compares the minimum; each device has the smallest value at some element."""
     compare_reduction(check, rng, devices, "pmin", lambda s: (s.min(0), s.max(0)))
 
 
 @law("collectives.pmean", devices=2)
 def test_pmean(check: Check, rng: Rng, devices: list[Any]) -> None:
-    """Compares the mean: exactly for a power of two, else within the rounding of a quotient."""
+    """Compares the mean: exactly if the number of devices is a power of two, else within the rounding of a quotient."""
     for mesh, size, dtypes in messages(check, devices):
         exact = mesh.size & (mesh.size - 1) == 0
         room = 1 if exact else 4
@@ -117,12 +117,12 @@ def test_pmean(check: Check, rng: Rng, devices: list[Any]) -> None:
 
 
 def _compare_quotients(check: Check, what: str, got: Array, want: Array, control: Array) -> None:
-    """Compare each mean with its own allowance, in units of u = 1 / `exact_limit`.
+    """Compare each mean, within an allowance of u = 1 / `exact_limit` times the mean.
 
     If n is no power of two, XLA multiplies by the rounded 1 / n and rounds again: (1 + d)(1 + e) - 1 <= 2 u + u^2. A
-    float32 division on a GPU errs by up to 2 units in the last place, which are 4 u. `room` keeps sums at or below
-    limit / room, so a wrong sum is off by 2 room u at least: twice the bound. The quotient of most sums is exact, since
-    they are multiples of n, so a median margin of 0 is expected.
+    float32 division on a GPU errs by up to 2 units in the last place, which are 4 u. Sums are at most limit / `room`,
+    so a wrong sum is off by at least 2 room u: twice the bound. Most sums are multiples of n, whose quotient is exact,
+    so a median margin of 0 is expected.
     """
     u = 1.0 / (exact_limit(got.dtype) or 1)
     bound = Bound(4.0 if got.dtype.itemsize >= 4 else 2.01, 1.0, f"rounded reciprocal and product, u = {u:.1e}")
@@ -131,7 +131,7 @@ def _compare_quotients(check: Check, what: str, got: Array, want: Array, control
 
 @law("collectives.all_gather", devices=2)
 def test_all_gather(check: Check, rng: Rng, devices: list[Any]) -> None:
-    """Compares the parts in device order, stacked and joined along an axis."""
+    """Compares the gathered parts, in the order of the devices, both stacked and concatenated."""
     for mesh, size, dtypes in messages(check, devices):
         n = mesh.size
         for tiled in (False, True):
@@ -148,18 +148,18 @@ def _gathered(stacked: Array, tiled: bool) -> tuple[Array, ...]:
 
 @law("collectives.psum_scatter", devices=2)
 def test_psum_scatter(check: Check, rng: Rng, devices: list[Any]) -> None:
-    """Compares device i with part i of the sum."""
+    """Compares the result of device i with part i of the sum."""
     parts = COLLECTIVES["psum_scatter"][1]
     compare_reduction(check, rng, devices, "psum_scatter", lambda s: (parts(s), summed(s[:-1]).reshape(len(s), -1)))
 
 
 @law("collectives.all_to_all", devices=2)
 def test_all_to_all(check: Check, rng: Rng, devices: list[Any]) -> None:
-    """Compares part i of device j with part j of device i, along one axis and from one axis to another."""
+    """Compares part i of device j's result with part j of device i's data, along one axis and from axis to axis."""
     along, after = COLLECTIVES["all_to_all"]
     for mesh, size, dtypes in messages(check, devices):
         n = mesh.size
-        # One dtype elsewhere: it moves bytes of any dtype, and takes 0.2 s to compile on a CPU.
+        # Other sizes use one dtype: all_to_all only moves bytes, and takes 0.2 s to compile on a CPU.
         some = dtypes if size == 3 * KIB else dtypes[:1]
         data = [signed(rng, (n, _elements(size, dtype, n)), dtype) for dtype in some]
         compare(check, "all_to_all", mesh, lambda x: along(x, "data"), [data], lambda s: _and_rolled(after(s)))
@@ -170,12 +170,12 @@ def test_all_to_all(check: Check, rng: Rng, devices: list[Any]) -> None:
 
 
 def _and_rolled(want: Array) -> tuple[Array, Array]:
-    """What is expected, and as its control what the device before has."""
+    """The expected results [N, ...], and their control: each device has the result of the device before it."""
     return want, np.roll(want, 1, axis=0)
 
 
 def _columns_to_rows(blocks: Array) -> tuple[Array, Array]:
-    """[N, r, N]: device j collects column j of every device, device after device."""
+    """Blocks [N, r, N] -> the result of device j: column j of every device's block, in the order of the devices."""
     return _and_rolled(np.stack([blocks[:, :, j].reshape(-1, 1) for j in range(len(blocks))]))
 
 
@@ -195,7 +195,7 @@ def permutations(rng: Rng, n: int) -> dict[str, list[tuple[int, int]]]:
 
 @law("collectives.ppermute", devices=2)
 def test_ppermute(check: Check, rng: Rng, devices: list[Any]) -> None:
-    """Compares what each device received, and with zeros where it received nothing."""
+    """Compares what each device received; a device that received nothing must have zeros."""
     for mesh, size, dtypes in messages(check, devices):
         data = [signed(rng, (mesh.size, _elements(size, dtype)), dtype) for dtype in dtypes]
         for name, pairs in permutations(rng, mesh.size).items():
@@ -214,7 +214,7 @@ def _permuted(stacked: Array, pairs: Sequence[tuple[int, int]]) -> tuple[Array, 
 
 @law("collectives.repeated", devices=2)
 def test_repeated(check: Check, rng: Rng, devices: list[Any]) -> None:
-    """Runs one program of 4 message sizes many times on other data, to see intermittent faults."""
+    """Runs one program with four sizes of message many times, each time on other data, to see intermittent faults."""
     n, dtype = len(devices), FLOATS[0]
     times = 500 if check.at("full") else 100 if check.at("standard") else 20
 

@@ -17,7 +17,7 @@ NAMES = ("psum", "pmax", "pmin", "all_gather", "psum_scatter", "all_to_all")
 
 
 def collectives(axis: Any, groups: Groups | None = None) -> Callable[[jax.Array], list[jax.Array]]:
-    """One device's array -> the results of all collectives, in the order of NAMES, in its group along an axis."""
+    """A function from a device's array to the results of all collectives of NAMES, within its group along an axis."""
     return lambda x: [COLLECTIVES[name][0](x, axis, axis_index_groups=groups) for name in NAMES]
 
 
@@ -25,18 +25,18 @@ def compare(check: Check, what: str, got: Sequence[Array], stacked: Array, group
     """Compare the results of `collectives` in every group; the control is shifted by one element."""
     for name, result in zip(NAMES, got, strict=True):
         want = expected(name, stacked, groups)
-        # One element has no neighbour: its control is the next value.
+        # A result of one element cannot be shifted: its control is the value plus 1.
         control = want + 1 if result.shape[1] == 1 else np.roll(want, 1, axis=1)
         check.equal(f"{name}, {what}, {stacked[0].nbytes} B", result, want, control=control.astype(want.dtype))
 
 
 def draw(rng: np.random.Generator, n: int, size: int) -> Array:
-    """Stacked data [n, elements] of `size` bytes each, with a part for each device."""
+    """Data [n, elements], about `size` bytes for each device; n divides the number of elements."""
     return coded(rng, n, max(1, size // 4 // n) * n, FLOATS[0])
 
 
 def partitions(n: int, *, all_sizes: bool = True) -> dict[str, Groups]:
-    """Name -> n devices in groups of one size: neighbours, every k-th, and each alone."""
+    """Name -> groups of n devices, all of one size: neighbours, every k-th device, or single devices."""
     groups = {}
     sizes = [size for size in range(2, n) if n % size == 0]
     for size in sizes if all_sizes else sizes[-1:]:
@@ -56,7 +56,7 @@ def test_subgroups(check: Check, rng: np.random.Generator, devices: list[Any]) -
         for size in sizes:
             stacked = draw(rng, n, size)
             compare(check, what, program(stacked), stacked, groups)
-    # Meshes that start elsewhere, skip devices, or have another order.
+    # Meshes that leave out the first device, skip devices, or reverse their order.
     subsets = {"backwards": devices[::-1]}
     if n >= 3:
         subsets |= {"without the first": devices[1:], "first and last": [devices[0], devices[-1]]}
@@ -91,7 +91,7 @@ def test_two_axes(check: Check, rng: np.random.Generator, devices: list[Any]) ->
 
 @law("collectives.pmap", devices=2)
 def test_pmap(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Compares the collectives in `jax.pmap`, each device's result read from that device."""
+    """Compares the results of the collectives in `jax.pmap`, and the devices that have them."""
     for n in sorted({2, 3, len(devices)} if check.at("standard") else {len(devices)}):
         if n > len(devices):
             continue

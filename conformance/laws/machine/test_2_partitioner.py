@@ -32,7 +32,7 @@ class Program:
 
 
 def programs(rng: np.random.Generator, mesh: Mesh, scale: int) -> Iterator[Program]:
-    """The parts of a data-parallel or sharded step, on integers that are exact at any matmul precision.
+    """Parts of a data-parallel or sharded training step, on integers that are exact at any matmul precision.
 
     Factors of at most 15 in absolute value are exact in bfloat16, and sums of at most 225 x 8192 are below 2^24.
     """

@@ -1,8 +1,8 @@
-"""Rung 2: hundreds of steps with a collective that are not waited for, as in a loop that rarely reads its loss.
+"""Rung 2: hundreds of steps with a collective, without waiting for any, as in a loop that rarely reads its loss.
 
-On simulated devices JAX before 0.12 completes them only by luck: XLA's pool has as many threads as there are cores,
-each device of each step takes one to wait for the other devices, and when later steps hold all of them none is left for
-the devices that are waited for. There they run in a process of their own.
+On simulated devices, JAX before 0.12 may hang. XLA's pool has as many threads as there are cores, and each device of
+each step takes a thread while it waits for the other devices. When later steps have taken all threads, none is left
+for the devices that an earlier step waits for. Under such a JAX the steps run in a child process.
 """
 
 import functools
@@ -21,16 +21,16 @@ from ...workers.channel import NoAnswer, Worker
 from ..support.running import law
 
 STEPS = 300
-# So many are in flight at most where more can hang; ten completed there whenever they were tried.
+# The most steps in flight where more of them can hang; ten completed there in every trial.
 FEW = 10
-# One step is 0.5 ms on two cores, all of them 0.2 s.
+# Limits in seconds: for all steps, which take 0.2 s on two cores (0.5 ms a step), and with the start of a process.
 SECONDS = 20.0
 STARTING = 120.0
-# Sums of so many numbers below it, three times one more, stay far below 2^31.
+# So small that the sum of all devices' numbers, plus three times one of them, stays far below 2^31.
 PRIME = 65_521
 FIXED = (0, 12)
-FIX = f"wait for every {FEW}th step at the least, as sftref's own loop does, or set NPROC=32 before JAX starts"
-# XLA's name for the place where devices wait for each other; some releases give up there after a while.
+FIX = f"wait at least for every {FEW}th step, as sftref's own loop does, or set NPROC=32 before JAX starts"
+# XLA's name for the point where devices wait for each other; some releases abort there after a while.
 RENDEZVOUS = "rendezvous"
 UPSTREAM = "https://github.com/PyAutoLabs/PyAutoFit/issues/1530, https://github.com/pytorch/xla/pull/3898"
 
@@ -41,10 +41,10 @@ def can_hang(platform: str, version: str) -> bool:
 
 
 def trajectory(devices: list[Any], first: Array, waits: int | None) -> Array:
-    """Take `STEPS` steps x <- (sum of all x + 3 x) mod `PRIME`, int32 [N, n], and wait every `waits` of them or never.
+    """x, int32 [N, n], after `STEPS` steps x <- (sum of all x + 3 x) mod `PRIME`; wait after every `waits` or no steps.
 
-    A wrong number in any step gives a wrong number at the end: modulo a prime the step can be undone, as 3 and 3 + N
-    are not 0 there.
+    A wrong number in any step gives a wrong number at the end, because the step is invertible: 3 and 3 + N are not 0
+    modulo the prime.
     """
     mesh = mesh_of(devices)
     rows = PartitionSpec("data")
@@ -52,14 +52,14 @@ def trajectory(devices: list[Any], first: Array, waits: int | None) -> Array:
     x = jax.device_put(first, NamedSharding(mesh, rows))
     for number in range(STEPS):
         x = step(x)
-        # The first one compiles.
+        # The first step compiles.
         if number == 0 or (waits and number % waits == 0):
             x.block_until_ready()
     return np.asarray(x)
 
 
 class Steps:
-    """The steps on simulated devices, in a process of their own."""
+    """The steps on simulated devices, run in a child process."""
 
     def __init__(self, devices: int) -> None:
         start_jax(Settings(platform="cpu", devices=devices))
@@ -70,13 +70,13 @@ class Steps:
         trajectory(self.devices, np.ones((len(self.devices), 1024), np.int32), waits)
 
 
-# No fault that is seeded in this process reaches that one, so one answer serves all who call.
+# Cached: a fault that is seeded in this process does not reach the child process, so its answer stays the same.
 @functools.cache
 def hung(devices: int) -> str | None:
-    """How the steps hung in a process of their own with so many simulated devices; None if they completed.
+    """Run the steps in a child process on `devices` simulated devices: how they hung, or None if they completed.
 
     Raises:
-        RuntimeError: the process failed in another way, or with the same steps waited for.
+        RuntimeError: the process failed in another way, or failed even when each step was waited for.
     """
     with Worker(f"{__name__}:Steps", devices) as worker:
         answer = worker.ask("take", 1, seconds=STARTING)
@@ -91,7 +91,7 @@ def hung(devices: int) -> str | None:
 
 
 def expected(first: Array, steps: int) -> Array:
-    """The result of `trajectory`, in int64."""
+    """The result of `trajectory` after `steps` steps, computed by NumPy in int64."""
     x = first.astype(np.int64)
     for _ in range(steps):
         x = (x.sum(axis=0) + 3 * x) % PRIME
@@ -100,9 +100,9 @@ def expected(first: Array, steps: int) -> Array:
 
 @law("collectives.unwaited", devices=2)
 def test_unwaited(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
-    """Compares the end of many steps, which depends on every number of every step.
+    """Compares the result of many steps, which depends on every number of every step.
 
-    Where that is known to hang, few steps are in flight here, and a child process runs them without waiting.
+    Where unwaited steps are known to hang, few of them are in flight here, and a child process runs all unwaited.
     """
     careful = can_hang(devices[0].platform, jax.__version__)
     first = rng.integers(0, PRIME, (len(devices), 1024)).astype(np.int32)
@@ -114,6 +114,6 @@ def test_unwaited(check: Check, rng: np.random.Generator, devices: list[Any]) ->
     check.facts["unwaited"] = failure or "ended"
     if failure:
         raise Known(
-            f"known of JAX before 0.12 on simulated devices ({UPSTREAM}): {STEPS} steps that are not waited for gave "
+            f"known bug of JAX before 0.12 on simulated devices ({UPSTREAM}): {STEPS} steps without waiting gave "
             f"{failure} on {len(devices)} devices; {FIX}"
         )

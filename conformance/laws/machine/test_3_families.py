@@ -1,4 +1,4 @@
-"""Rung 3: laws of every family of operators: eager and compiled alike, NaN and infinities in their places."""
+"""Rung 3, every family of operators: eager and compiled results agree; NaN and infinities appear where they must."""
 
 import jax
 import numpy as np
@@ -14,14 +14,14 @@ from ..support.running import law
 
 @law("operators.eager_and_jit", draws=True)
 def test_eager_and_jit(check: Check, machine: Machine, rng: np.random.Generator) -> None:
-    """Compares each family, run one primitive at a time and as one program, with float64."""
+    """Compares each family with float64, run eagerly (one primitive at a time) and as one compiled program."""
     for family in FAMILIES:
         args = family.draw(rng)
         exact = family.exact(*args)
         eager = np.asarray(family.formula(*jax.device_put(args, machine.devices[0])))
-        check.within(f"{family.name}, eager", eager, exact.value, exact.allowance, allowed("as compiled"))
+        check.within(f"{family.name}, eager", eager, exact.value, exact.allowance, allowed("as when compiled"))
         for where, (got,) in machine.run(family.formula, *args):
-            what, why = f"{family.name}, compiled{where}", allowed("its own law's")
+            what, why = f"{family.name}, compiled{where}", allowed("as in the operator's own law")
             check.within(what, got, exact.value, exact.allowance, why)
             if not exact.allowance.any():
                 check.equal(f"{family.name}, eager and compiled{where}", eager, got)
@@ -29,19 +29,19 @@ def test_eager_and_jit(check: Check, machine: Machine, rng: np.random.Generator)
 
 @law("operators.special_values")
 def test_special_values(check: Check, machine: Machine) -> None:
-    """Compares results of NaN and infinities with IEEE 754 and with each function's limit."""
+    """Compares results for NaN and infinite arguments with IEEE 754 and with each function's limit."""
 
     def compare(rng: np.random.Generator) -> None:
         for family in FAMILIES:
             args = family.draw(rng)
-            # A row that is read: that of an id in use; not the last example of attention, which is fully masked.
+            # A row that the operator reads: the row of an id in use, and not attention's last example, which is masked.
             row = int(args[1][0]) if family.by_id else int(rng.integers(len(args[0]) - 1))
             touched = np.flatnonzero(args[1] == row) if family.by_id else np.array([row])
             clean = machine.first(family.formula, *args)
             first = args[0].copy()
             first[(row, *(0,) * (first.ndim - 1))] = np.nan
             got = machine.first(family.formula, first, *args[1:])
-            # A NaN in a row stays in the rows that depend on it; all other rows keep their bits.
+            # A NaN reaches the rows that depend on its row; all other rows keep their bits.
             nan = [bool(np.isnan(got[i]).any()) for i in touched]
             check.same(f"{family.name}: NaN in row {row} stays", nan, [True] * len(touched))
             others = np.setdiff1d(np.arange(len(clean)), touched)

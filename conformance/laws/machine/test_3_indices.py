@@ -11,15 +11,15 @@ from ..support import families, operators
 from ..support.operators import Machine
 from ..support.running import at_level, law
 
-# (V, D, ids): prime vocabularies (1009 and 30,011), the table of token types, odd widths.
+# (V, D, number of ids): prime vocabulary sizes (1009 and 30,011), the table of the two token types, odd widths.
 TABLES = {"quick": ((1009, 48, 1031), (2, 33, 257)), "standard": ((30_522, 16, 4096),), "full": ((30_011, 256, 8192),)}
-# k of 2^k elements: a warp, a block, several blocks, and the largest whose sums of ones float32 holds easily.
+# k for reductions of 2^k elements: a warp, a block, several blocks; at most 2^20, so that sums of integers are exact.
 POWERS = {"quick": (5, 10, 17), "standard": (8, 13), "full": (3, 6, 11, 15, 20)}
 MATRICES = {"quick": ((1024, 256), (513, 97)), "standard": ((4096, 768), (1000, 1500))}
 
 
 def _ids(rng: np.random.Generator, rows: int, n: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Name -> n ids below `rows`: one id, two ids, the first and the last row, all."""
+    """Name -> n ids below `rows`, drawn from one id, from two ids, from the first and the last, and from all."""
     one, two = int(rng.integers(rows)), rng.integers(0, rows, 2)
     ids = {
         "one id": np.full(n, one),
@@ -57,7 +57,7 @@ def test_scatter_add(check: Check, machine: Machine, rng: np.random.Generator, s
             check.equal(f"integers, {text}{where}", got, want)
         exact = families.scatter_add(start, ids, parts)
         got = machine.first(operators.scatter_add, start, ids, parts)
-        why = "5 u sqrt(k) of a sum of k terms, k as often as the id occurs; other rows exactly"
+        why = "5 u sqrt(k) for a row whose id occurs k times; rows without an id are exact"
         check.within(f"floats, {text}", got, exact.value, exact.allowance, allowed(why))
 
 
@@ -65,11 +65,11 @@ def test_scatter_add(check: Check, machine: Machine, rng: np.random.Generator, s
 def test_reductions(check: Check, machine: Machine, rng: np.random.Generator) -> None:
     """Compares sums, maxima and their positions, for 2^k - 1, 2^k and 2^k + 1 elements, and along two axes.
 
-    Margins of the float sums are small: the bound is for one term after the other, and machines add many at a time.
+    Margins of float sums are small, because the bound is for adding term by term, and machines add in blocks.
     """
     sizes = [2**k + off for k in sorted(at_level(check, POWERS)) for off in (-1, 0, 1)]
     n = sizes[-1]
-    # Below 2^24 every partial sum of these is exact in float32, in any order.
+    # Sums of these integers are exact in float32, in any order, if every partial sum is below 2^24.
     whole = rng.integers(-64, 65, n).astype(np.int32)
     parts = families.normal(rng, n)
     for where, outputs in machine.run(operators.reductions(tuple(sizes)), whole.astype(np.float32), whole, parts):
@@ -83,7 +83,7 @@ def test_reductions(check: Check, machine: Machine, rng: np.random.Generator) ->
             wide = parts[:size].astype(np.float64)
             limit = bounds_derived.random_signs((wide**2).sum(), size)
             check.within(f"the sum {what}", total, wide.sum(), limit, allowed(f"{size} terms of random signs"))
-    # Columns as in a bias gradient, rows as in LayerNorm; sizes of whole blocks, and others.
+    # Sums of columns, as in a bias gradient, and of rows, as in LayerNorm; sizes that fill whole blocks, and others.
     for shape in at_level(check, MATRICES):
         x = rng.integers(-64, 65, shape).astype(np.float32)
         for axis, got in enumerate(machine.first(operators.sums_by_axis, x)):

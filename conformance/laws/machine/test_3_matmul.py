@@ -24,22 +24,22 @@ SHAPES = {
     "standard": ((128, 3072, 768), (256, 768, 768), (128, 768, 2), (127, 129, 255), (128, 64, 1)),
     "full": ((4096, 768, 3072), (2500, 768, 768)),
 }
-LARGE = 2**23  # multiplications; above, one draw is enough
-# (B, L, H, D): two examples of BERT's heads, as many heads as tokens, one token, odd.
+LARGE = 2**23  # multiplications in a product; a larger product is drawn only once
+# (B, L, H, D): two examples with BERT's heads, as many heads as tokens, one token, odd sizes.
 HEADS = {
     "quick": ((2, 64, 12, 64), (3, 5, 5, 7)),
     "standard": ((1, 1, 2, 64), (2, 127, 3, 16)),
     "full": ((2, 512, 12, 64),),
 }
 FORMS = ("x W", "dy W^T", "x^T dy", "alpha (x W + b)")
-# The unit round-off to which a precision rounds its operands, which are in float32.
+# Precision -> the unit round-off of its operands, which are float32 numbers rounded to that precision.
 CUT = UNIT | {"float32": 0.0}
-# At least so many bits of the significand in the product -> the precision's name. Several products of a lower format
-# keep a number of bits between two formats: three of bfloat16 keep 16, three of TF32 keep 22.
+# (bits, name): a product that keeps at least so many bits of the significand has that precision. One product computed
+# as three bfloat16 products keeps 16 bits, one computed as three TF32 products keeps 22.
 NAMES = ((22, "float32"), (14, "bfloat16_3x"), (10, "tensorfloat32"), (0, "bfloat16"))
 WIDEST = 23
 TERMS = 768
-# The precision of a float32 product if nothing is declared: float32 on CPUs, TF32 on some GPUs, bfloat16 on TPUs.
+# Platform -> the precisions that a float32 product may have if none is requested; elsewhere any (TPUs: bfloat16).
 UNDECLARED = {"cpu": {"float32"}, "gpu": {"float32", "tensorfloat32"}}
 EVERY = frozenset(name for _, name in NAMES)
 FULL, HIGH, LOW = {"float32"}, {"tensorfloat32", "bfloat16_3x"}, {"tensorfloat32", "bfloat16"}
@@ -49,15 +49,15 @@ DECLARED |= {"default": LOW, "fastest": LOW, "bfloat16": LOW}
 
 @law("operators.matmul", shapes=SHAPES, most=LARGE)
 def test_matmul(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int, int]) -> None:
-    """Compares a linear layer's products and alpha (x W + b), at the highest precision and at the one in force."""
+    """Compares a linear layer's products and alpha (x W + b), at the highest precision and the precision in force."""
     name_in_force = precision_of(machine, in_force)
     formulas = {operators.linear_forms: "float32"}
-    # At the highest precision in force, the second program is the first one.
+    # If the precision in force is the highest, the second formula would repeat the first.
     if name_in_force != "float32":
         formulas[operators.linear_forms_by_default] = name_in_force
     m, k, n = shape
     x, w, dy = normal(rng, m, k), normal(rng, k, n), normal(rng, m, n)
-    # Larger than the product, so that a scale which misses the bias is seen; and no element is near zero.
+    # The bias is larger than the product, so that a scale that misses the bias is seen, and no element is near zero.
     bias = np.where(rng.random(n) < 0.5, -1, 1) * (4 * np.sqrt(k) + rng.random(n)).astype(np.float32)
     bias, alpha = bias.astype(np.float32), np.float32(rng.uniform(0.1, 0.4))
     x64, w64, dy64 = (leaf.astype(np.float64) for leaf in (x, w, dy))
@@ -101,17 +101,17 @@ def _forms(*operands: Any, precision: Any) -> tuple[Any, ...]:
     return tuple(operators.dot(a, b, over, precision) for a, b, over in pairs)
 
 
-# A linear layer's products without a precision argument, as in BERT, so that the context or the default decides; with
-# the highest; with the lowest that the hardware has.
+# A linear layer's products: without a precision argument, as in BERT, so that the context or the default decides; at
+# the highest precision; at the lowest that the hardware has.
 in_force = functools.partial(_forms, precision=None)
 highest = functools.partial(_forms, precision=lax.Precision.HIGHEST)
 fastest = functools.partial(_forms, precision=lax.Precision.DEFAULT)
 
 
 def precision_of(machine: Machine, formula: Formula, rows: int = 128) -> str:
-    """The lowest precision among the forms of a linear layer's product, with that many rows.
+    """The lowest precision that `formula` has among a linear layer's three products, with `rows` rows.
 
-    One operand has 1 + 2^-j in column j, the other ones and zeros, so that nothing is added up: the result is the first
+    One operand has 1 + 2^-j in column j, the other has ones and zeros, so that each result is one number of the first
     operand, rounded. The left operand is measured first, then the right one.
     """
     least = WIDEST
@@ -126,7 +126,7 @@ def precision_of(machine: Machine, formula: Formula, rows: int = 128) -> str:
 
 
 def forms_of(a: Array, b: Array) -> tuple[Array, ...]:
-    """The operands of a @ b, as x W, dy W^T and x^T dy take them."""
+    """The operands of x W, dy W^T and x^T dy, arranged so that each of these products is a @ b."""
     return a, b, a, np.ascontiguousarray(b.T), np.ascontiguousarray(a.T), b
 
 
@@ -155,7 +155,7 @@ def test_precision(check: Check, rng: Rng, machine: Machine) -> None:
         text = f"on {platform}, with {declared} declared, the precision {way}"
         check.same(text, measured[way], measured[way] if measured[way] in allowed_here else " or ".join(allowed_here))
 
-    # The autotuner may choose other kernels for other values than the probe's.
+    # The autotuner may choose other kernels for values unlike those above.
     a, b = normal(rng, 128, TERMS), normal(rng, TERMS, WIDEST)
     for way, formula in (("in force", in_force), ("with argument HIGHEST", highest)):
         for form, out in zip(FORMS, machine.first(formula, *forms_of(a, b)), strict=False):
@@ -163,19 +163,19 @@ def test_precision(check: Check, rng: Rng, machine: Machine) -> None:
 
 
 def _two_sided(check: Check, what: str, out: Array, a: Array, b: Array, name: str) -> None:
-    """The error is one of the precision `name`: below its bound, and above a tenth of what rounded operands give."""
+    """Check that the error fits the precision `name`: below its bound, above a tenth of what rounded operands cause."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     cut = CUT[name]
     bound, scale = bounds_derived.product_norm(a64, b64, operand=cut)
     check.close(what, out, a64 @ b64, bound, scale=scale)
     if cut:
         error = check.comparisons[-1].error
-        check.at_least(f"the error of {what}", error, bound.noise / 10, f"a tenth of what {name} operands make")
+        check.at_least(f"the error of {what}", error, bound.noise / 10, f"a tenth of the error of {name} operands")
 
 
 @law("operators.low_precision")
 def test_low_precision(check: Check, rng: Rng, machine: Machine) -> None:
-    """Compares products of bfloat16 and float16, kept in float32 and rounded to the format, and sums of ones."""
+    """Compares products of bfloat16 and float16 operands, in float32 and rounded to their format, and sums of ones."""
 
     def away_from_zero(g: Rng, *shape: int) -> Array:
         sign = np.where(g.random(shape, np.float32) < 0.5, np.float32(-1), np.float32(1))
@@ -195,10 +195,10 @@ def test_low_precision(check: Check, rng: Rng, machine: Machine) -> None:
                 what = f"{name} {m} x {k} x {n}{where}"
                 check.same(f"the format of {what}", (str(wide.dtype), str(narrow.dtype)), ("float32", name))
                 check.within(f"{what} in float32", wide, want, limit, allowed(f"float32 sums of {k} exact products"))
-                check.within(f"{what} rounded", narrow, want, rounded, allowed("the same, rounded to the format"))
+                check.within(f"{what} rounded", narrow, want, rounded, allowed("float32 sums, rounded twice"))
                 error = float(np.linalg.norm(narrow.astype(np.float64) - want) / np.linalg.norm(want))
                 least = 0.1 * UNIT[name]
-                check.at_least(f"the error of {what} rounded", error, least, "rounding makes 0.4 u on average")
+                check.at_least(f"the error of {what} rounded", error, least, "rounding errs by 0.4 u on average")
             ones = np.ones(2**17 if name == "bfloat16" else 2**15, dtype)
             total = machine.first(operators.total, ones)
             check.same(f"the sum of {ones.size} ones of {name}", float(total), float(ones.size))

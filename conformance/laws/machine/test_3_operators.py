@@ -11,7 +11,7 @@ from ..support import families, operators
 from ..support.operators import Exact, Machine
 from ..support.running import law
 
-# Rows and columns: one class, odd, a long row; each with a row of equal logits and one with a single large logit.
+# (rows, columns): one column, odd sizes, long rows. The first row has equal logits, the last one a single large logit.
 ROWS = {"quick": ((5, 1), (64, 33), (6, 4099)), "standard": ((512, 128), (1, 65_537)), "full": ((12_288, 512),)}
 HIDDEN = {"quick": ((24, 768), (5, 33)), "standard": ((512, 768), (3, 4099)), "full": ((16_384, 768),)}
 LOGITS = {"quick": ((64, 2), (33, 33)), "standard": ((64, 3), (256, 2)), "full": ((64, 30_522),)}
@@ -41,11 +41,11 @@ def test_layer_norm(check: Check, machine: Machine, rng: np.random.Generator, sh
     what, why = f"layer_norm of {shape}", f"the mean's rounding over the deviation, sums of {width}"
     exact = families.layer_norm(x, scale, bias)
     machine.compare(check, what, operators.layer_norm, (x, scale, bias), exact, why)
-    # Equal values deviate by the mean's rounding e only, so |y - bias| <= |scale| e / sqrt(e^2 + eps).
+    # Equal values differ from their computed mean by its rounding e only: |y - bias| <= |scale| e / sqrt(e^2 + eps).
     same = np.exp2(rng.integers(-40, 24, (rows, 1))) * np.where(rng.random((rows, 1)) < 0.5, -1.0, 1.0)
     same[0] = 0.0
     x = np.broadcast_to(same, shape).astype(np.float32)
-    # Sums of equal powers of two are exact; 1 / n is rounded, and so is the product with it.
+    # Sums of equal powers of two are exact; 1 / n is rounded, and the sum times 1 / n is rounded again.
     shift = np.abs(same) * 2 * U
     allowance = np.abs(scale) * shift / np.sqrt(shift**2 + 1e-12) * (1 + 16 * U) + 2 * U * np.abs(bias)
     exact = Exact(np.broadcast_to(bias.astype(np.float64), shape), allowance)
@@ -54,7 +54,7 @@ def test_layer_norm(check: Check, machine: Machine, rng: np.random.Generator, sh
 
 
 def _points(check: Check, rng: np.random.Generator, limit: float) -> np.ndarray[Any, Any]:
-    """Points over [-limit, limit], near 0 at all magnitudes, and at both ends; an odd number of them."""
+    """An odd number of points: all over [-limit, limit], near 0 at all magnitudes, and at both ends."""
     n = 16_001 if check.at("standard") else 2_001
     near = np.exp2(rng.uniform(-60, 4, n)) * np.where(rng.random(n) < 0.5, -1, 1)
     return np.concatenate([rng.uniform(-limit, limit, n), near, [0.0, limit, -limit]]).astype(np.float32)
@@ -83,7 +83,7 @@ def test_tanh(check: Check, machine: Machine, rng: np.random.Generator) -> None:
 
 @law("operators.cross_entropy", shapes=LOGITS)
 def test_cross_entropy(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None:
-    """Compares losses of logits up to 10^4, where a loss by probabilities would be infinite; none is below zero."""
+    """Compares losses of logits up to 10^4, where the log of a probability may be infinite; no loss may be negative."""
     rows, classes = shape
     logits = families.normal(rng, *shape) * (10 ** rng.uniform(-3, 3.5, (rows, 1))).astype(np.float32)
     logits = np.clip(logits, -1e4, 1e4)
@@ -98,7 +98,7 @@ def test_cross_entropy(check: Check, machine: Machine, rng: np.random.Generator,
 
 @law("operators.attention", shapes=HEADS, most=2**15)
 def test_attention(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int, int, int]) -> None:
-    """Compares attention with ragged masks, one example fully masked; then changes what is masked."""
+    """Compares attention with ragged masks, one example fully masked; then changes masked values, to no effect."""
     q, k, v, visible = args = families.draw_attention(rng, *shape)
     what, why = f"attention of {shape}", f"scores of {shape[3]} terms through exp, sums of {shape[1]}"
     machine.compare(check, what, operators.attention, args, families.attention(*args), why)

@@ -1,4 +1,4 @@
-"""Rung 4: gradients of the operators, compared with hand-written backward passes and with differences."""
+"""Rung 4: gradients of the operators, compared with hand-written backward passes and with finite differences."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ HEADS = {"quick": ((3, 16, 2, 24), (3, 5, 5, 8)), "standard": ((3, 64, 4, 64),),
 
 
 def compare(check: Check, machine: Machine, name: str, wrt: str, exact: list[Exact], args: Args, why: str) -> None:
-    """Compare the gradients of an operator by its first arguments, the words of `wrt`; `args[0]` is the cotangent."""
+    """Compare gradients with respect to an operator's first arguments, named in `wrt`; `args[0]` is the cotangent."""
     backward = operators.vjp(getattr(operators, name), len(exact))
     for where, leaves in machine.run(backward, *args):
         for leaf, got, (want, limit) in zip(wrt.split(), leaves, exact, strict=True):
@@ -28,13 +28,13 @@ def compare(check: Check, machine: Machine, name: str, wrt: str, exact: list[Exa
 
 
 def _logits(rng: Rng, m: int, n: int, most: int) -> Array:
-    """Rows of logits, of sizes from 10^-2 to 10^most."""
+    """Logits [m, n], whose rows have magnitudes from 10^-2 to 10^most."""
     return normal(rng, m, n) * (10 ** rng.uniform(-2, most, (m, 1))).astype(np.float32)
 
 
 @law("autodiff.linear", shapes=LINEAR)
 def test_linear(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int, int]) -> None:
-    """Compares the gradients by input, weight and bias, also for one row, one column and odd sizes."""
+    """Compares the gradients with respect to input, weight and bias, also for one row, one column and odd sizes."""
     m, k, n = shape
     args = normal(rng, m, n), normal(rng, m, k), normal(rng, k, n), normal(rng, n)
     compare(check, machine, "linear", "x w b", gradients.linear(*args), args, "float32 sums")
@@ -42,14 +42,14 @@ def test_linear(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int,
 
 @law("autodiff.softmax", shapes={"quick": ((24, 33),), "standard": ((64, 128), (3, 4099))})
 def test_softmax(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int]) -> None:
-    """Compares the gradient by logits of sizes up to 100."""
+    """Compares the gradient with respect to logits of magnitudes up to 100."""
     args = normal(rng, *shape), _logits(rng, *shape, most=2)
-    compare(check, machine, "softmax", "x", gradients.softmax(*args), args, "softmax's own, and one sum")
+    compare(check, machine, "softmax", "x", gradients.softmax(*args), args, "as for softmax, and one sum")
 
 
 @law("autodiff.layer_norm", shapes={"quick": ((24, 96), (5, 33)), "standard": ((64, 768),), "full": ((1024, 768),)})
 def test_layer_norm(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int]) -> None:
-    """Compares the gradients by input, scale and bias, with a mean of up to 100 deviations."""
+    """Compares the gradients with respect to input, scale and bias, for a mean of up to 100 standard deviations."""
     m, n = shape
     x = (normal(rng, m, n) + (10 ** rng.uniform(-1, 2, (m, 1)))) * 10 ** rng.uniform(-2, 2, (m, 1))
     args = normal(rng, m, n), x.astype(np.float32), normal(rng, n), normal(rng, n)
@@ -59,18 +59,18 @@ def test_layer_norm(check: Check, machine: Machine, rng: Rng, shape: tuple[int, 
 
 @law("autodiff.gelu", shapes={"quick": ((2_001,),), "standard": ((20_001,),)})
 def test_gelu(check: Check, machine: Machine, rng: Rng, shape: tuple[int]) -> None:
-    """Compares the gradient by an input in [-5, 5]; `operators.gelu` compares the slope further out."""
+    """Compares the gradient with respect to an input in [-5, 5]; `operators.gelu` compares the slope further out."""
     args = normal(rng, *shape), rng.uniform(-5, 5, shape).astype(np.float32)
     compare(check, machine, "gelu", "x", gradients.gelu(*args), args, "erfc 16 ulp, exp 3 ulp")
 
 
 @law("autodiff.embedding")
 def test_embedding(check: Check, machine: Machine) -> None:
-    """Compares the gradient by a table whose rows are read many times, once and never; also of integers, exactly."""
+    """Compares the gradient with respect to a table whose rows are read many times, once or never; integers exactly."""
     rows, width, n = (1009, 48, 257) if not check.at("standard") else (30_011, 16, 1031)
 
     def draw_ids(rng: Rng, most: int) -> Array:
-        """Random ids, of which at least half are of `most` rows."""
+        """Random ids [n], at least half of which come from only `most` rows."""
         ids = rng.integers(0, rows, n)
         often = int(rng.integers(n // 2, n))
         ids[:often] = rng.integers(0, rows, most)[rng.integers(0, most, often)]
@@ -94,19 +94,19 @@ def test_embedding(check: Check, machine: Machine) -> None:
 
 @law("autodiff.cross_entropy", shapes={"quick": ((24, 3), (7, 33)), "standard": ((256, 2),)})
 def test_cross_entropy(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int]) -> None:
-    """Compares the gradient by logits up to 10^4, each row with its own weight, some of them zero."""
+    """Compares the gradient with respect to logits up to 10^4; each row has its own weight, which may be zero."""
     m, n = shape
     logits = _logits(rng, m, n, most=3)
     logits[0] = np.where(np.arange(n) == 0, 1e4, -1e4)
     labels = rng.integers(0, n, m).astype(np.int32)
     labels[0] = n - 1
     args = rng.integers(0, 4, m).astype(np.float32), logits, labels
-    compare(check, machine, "cross_entropy", "logits", gradients.loss(*args), args, "softmax's own")
+    compare(check, machine, "cross_entropy", "logits", gradients.loss(*args), args, "as for softmax")
 
 
 @law("autodiff.attention")
 def test_attention(check: Check, machine: Machine) -> None:
-    """Compares the gradients by queries, keys and values with the backward pass, and their slope with differences.
+    """Compares the gradients with respect to q, k and v with the backward pass, and their slope with a difference.
 
     Masks are ragged, and one example is fully masked.
     """
@@ -117,11 +117,11 @@ def test_attention(check: Check, machine: Machine) -> None:
         compare(check, machine, "attention", "q k v", gradients.attention(*args), args, why)
 
     def slope(g: Rng) -> None:
-        """A central difference of the float64 forward pass, along a direction."""
+        """Compare the slope along a direction with a central difference of the float64 forward pass."""
         cotangent, *args = normal(g, 3, 5, 5, 8), *families.draw_attention(g, 3, 5, 5, 8)
         computed = machine.first(operators.vjp(operators.attention, 3), cotangent, *args)
         exact = gradients.attention(cotangent, *args)
-        # Uphill in every element: along another direction the slope may be as small as its bound.
+        # A direction that is uphill in every element: along another one the slope may be as small as its bound.
         ways = [np.abs(g.standard_normal(leaf.value.shape)) * np.sign(leaf.value) for leaf in exact]
         wide, step = [leaf.astype(np.float64) for leaf in args[:3]], 1e-5
         ends = []
@@ -133,7 +133,7 @@ def test_attention(check: Check, machine: Machine) -> None:
         # The difference is off by step^2 times the third derivative and 2^-53 / step of the value: about 1e-9.
         size = float(sum((np.abs(leaf) * np.abs(way)).sum() for leaf, way in zip(computed, ways, strict=True)))
         limit = sum(float((leaf.allowance * np.abs(way)).sum()) for leaf, way in zip(exact, ways, strict=True))
-        why = allowed("summed over all elements")
+        why = allowed("the allowances of all elements, summed")
         check.within("attention along a direction", got, want, np.array(limit + 1e-8 * size), why, control=-want)
 
     for_shapes(check, HEADS, backward)
@@ -155,7 +155,7 @@ def test_remat(check: Check, machine: Machine, rng: Rng) -> None:
 
 
 def gradient_of_sum(w: Any, x: Any, y: Any, weights: Any) -> tuple[Any, Any]:
-    """The gradient of sum weights (x w - y)^2 / 2 over all devices: taken on each, then summed."""
+    """The loss sum weights (x w - y)^2 / 2 over all devices and its gradient, computed on each device, then summed."""
     value, slope = jax.value_and_grad(lambda w: (weights * (x @ w - y) ** 2).sum() / 2)(w)
     return jax.lax.psum((value, slope), "data")
 
@@ -172,9 +172,9 @@ def branching_gradient(w: Any, x: Any) -> Any:
 
 @law("autodiff.collectives", devices=2)
 def test_collectives(check: Check, devices: list[Any]) -> None:
-    """Compares gradients of integers, for shards of unequal weight, one of them empty; then one through a branch."""
+    """Compares integer gradients for shards of unequal weight, one of them empty; then a gradient through a branch."""
     n, width = len(devices), 5
-    # With the check on, JAX itself inserts the sum where `w` is used, and the formula could not misplace it.
+    # With `check` on, JAX itself would sum over devices where `w` is used, and no misplaced sum could be seen.
     summed, branching = (on_each(one, mesh_of(devices), check=False) for one in (gradient_of_sum, branching_gradient))
 
     def compare_sum(rng: Rng) -> None:
@@ -199,7 +199,7 @@ def test_collectives(check: Check, devices: list[Any]) -> None:
 
 @law("autodiff.nan", draws=True)
 def test_nan(check: Check, machine: Machine, rng: Rng) -> None:
-    """Looks for NaN in the gradients of rows with and without one, and of rows that `where` excludes."""
+    """Looks for NaN in the gradients of rows that contain a NaN, of other rows, and of rows that `where` excludes."""
     rows = np.arange(9)
     x, cotangent = normal(rng, 9, 33), normal(rng, 9, 33)
     row, hidden = (int(i) for i in rng.choice(9, 2, replace=False))

@@ -1,4 +1,4 @@
-"""Rung 5: random bits are those that the generator's definition gives, on every device, and look random.
+"""Rung 5: random bits follow the generator's definition on every device, and look random.
 
 Each call names the generator and the types, so that a user's defaults do not matter.
 """
@@ -28,10 +28,10 @@ KNOWN = (
     ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
 )
 SHAPE = (7, 37)
-# Large, so that each draw sees a rate rounded to 1/256, which changes 1 in 600 of the elements of a mask.
+# So large that each draw shows a rate that was rounded to 1/256, which changes 1 in 600 elements of a mask.
 MASK = (61, 1021)
 RATE = 0.1
-# Standard deviations that a statistic may be off. A normal one exceeds 7 in 3 of 10^12 draws; a run has a few hundred.
+# Most standard deviations that a statistic may be off: a normal one exceeds 7 in 3 of 10^12 draws; a run has hundreds.
 DEVIATIONS = 7.0
 
 
@@ -47,7 +47,7 @@ def pair(seed: int) -> tuple[Words, Words]:
 
 
 def bits_of(key: tuple[Words, Words], shape: tuple[int, ...]) -> Words:
-    """32 bits for each element: both words of Threefry at its counter, xored."""
+    """32 bits for each element: the exclusive or of the two words that Threefry gives for the element's counter."""
     first, second = threefry_2x32(key, counters(shape))
     return first ^ second
 
@@ -69,7 +69,7 @@ def bits_of_words(words: jax.Array) -> jax.Array:
 
 @law("random.threefry")
 def test_threefry(check: Check) -> None:
-    """Compares Threefry with its published answers, and with NumPy's on random counters."""
+    """Compares JAX's Threefry with published answers, and with a NumPy version on random counters."""
     noise = jax.jit(jax_random.threefry_2x32)
     for key, counter, want in KNOWN:
         got = noise(np.array(key, np.uint32), np.array(counter, np.uint32))
@@ -106,7 +106,7 @@ def test_keys(check: Check) -> None:
 
 @law("random.bernoulli")
 def test_bernoulli(check: Check) -> None:
-    """Compares uniform numbers and Bernoulli masks, eager and jitted, with their bits."""
+    """Compares uniform numbers and Bernoulli masks, eager and jitted, with those that NumPy computes from the bits."""
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.random.uniform(key, MASK, np.float32), jax.random.bernoulli(key, np.float32(RATE), MASK)
@@ -143,7 +143,7 @@ def test_devices(check: Check, devices: list[Any]) -> None:
 
 @law("random.sharding", devices=2)
 def test_sharding(check: Check, devices: list[Any]) -> None:
-    """Compares bits whose output is sharded in several ways."""
+    """Compares random bits in arrays that are sharded in several ways."""
     n = len(devices)
     shape = (n, 2 * n)
     layouts = (PartitionSpec("data"), PartitionSpec(None, "data"), PartitionSpec())
@@ -160,9 +160,9 @@ def test_sharding(check: Check, devices: list[Any]) -> None:
 
 @law("random.statistics")
 def test_statistics(check: Check) -> None:
-    """Compares a mask's mean and its correlations, with neighbours and with another key's mask, with those of flips.
+    """Compares a mask's mean, and its correlation with neighbours and with another mask, with those of coin flips.
 
-    The mean of n flips has deviation sqrt(p (1 - p) / n); a correlation of n pairs has deviation 1 / sqrt(n).
+    The mean of n flips has standard deviation sqrt(p (1 - p) / n), a correlation of n pairs 1 / sqrt(n).
     """
     shape = (256, 256)
     mask = jax.jit(lambda key: jax.random.bernoulli(key, np.float32(RATE), shape))

@@ -1,4 +1,4 @@
-"""A law -> its call: arguments by name, compilation, end. pytest's fixtures, seeded faults, rung 9 and tests use it."""
+"""Calls of laws: the function of an id, its arguments, how its programs compile. pytest, faults and rung 9 use them."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ Law = Callable[..., None]
 
 @functools.cache
 def functions() -> dict[str, Law]:
-    """The functions with `@pytest.mark.law`, by the law's id."""
+    """A law's id -> the function marked with `@pytest.mark.law(id)`."""
     package = importlib.import_module(f"{PACKAGE}.laws")
     names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     by_id: dict[str, Law] = {}
@@ -39,7 +39,7 @@ def generator(check: Check) -> np.random.Generator:
 
 
 def devices(settings: Settings) -> list[Any]:
-    """The devices to verify: those of the platform, at most `--devices`."""
+    """The devices to verify: the first `--devices` of the platform, or all."""
     import jax
 
     return jax.devices()[: settings.devices]
@@ -54,14 +54,14 @@ def around(check: Check) -> Iterator[None]:
 
 
 def with_arguments(function: Law, values: Mapping[str, Any]) -> None:
-    """Call a law's function with those of `values` that it names."""
+    """Call a law's function with the entries of `values` that are its parameters."""
     function(**{name: values[name] for name in inspect.signature(function).parameters})
 
 
 def run(check: Check, settings: Settings, instead: Mapping[str, Any]) -> None:
-    """Run a law in this process as pytest would, which fills its check; raises what the law raises.
+    """Run a law in this process as pytest would, and record its comparisons in `check`; raises what the law raises.
 
-    `instead` has values that replace those of pytest's fixtures, by name; `subject` has no other source.
+    `instead` (name -> value) replaces values of pytest's fixtures; it must have `subject` if the law takes that.
     """
     function = functions()[check.law.id]
     with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
@@ -71,7 +71,7 @@ def run(check: Check, settings: Settings, instead: Mapping[str, Any]) -> None:
             "settings": lambda: settings,
             "devices": lambda: devices(settings),
             "against": lambda: load_adapter(settings.against),
-            "adapter": str,  # only processes of a trainer that claims them load it by name
+            "adapter": str,  # a name by which only the processes of rung 9 load the trainer
             "tmp_path": lambda: Path(folder),
         }
         missing = inspect.signature(function).parameters.keys() - instead.keys()

@@ -1,6 +1,6 @@
-"""A check -> how its programs are compiled: optimizations and 64-bit types; and what JAX compiles, by its events.
+"""How a check's programs compile (optimizations, 64-bit types, cache on disk), and what JAX compiled, by its events.
 
-Without optimizations, simulated devices take half the time.
+Without optimizations, laws on simulated devices take half the time.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ from ...core.check import Check
 
 OPTION = "jax_disable_most_optimizations"
 XLA_LEVEL = "xla_backend_optimization_level"
-# The event of a program that is compiled, or reused from the cache on disk.
+# JAX's event when a program is compiled, or loaded from the cache on disk.
 COMPILING = "/jax/core/compile/backend_compile_duration"
-# The event of a program that is reused from there.
+# JAX's event when a program is loaded from that cache.
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 STAGES = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
@@ -29,10 +29,10 @@ STAGES = {
 
 @contextlib.contextmanager
 def of(check: Check) -> Iterator[None]:
-    """Compile a check's programs without optimizations if its law allows that at this level, on simulated devices.
+    """On simulated devices, compile a check's programs without optimizations if its law allows that at this level.
 
-    The machine's own rungs, where a fault of the compiler shows, are always optimized, and so is everything on an
-    accelerator and at `full`; see `unoptimized_up_to` of a law. A user's own setting stays.
+    Laws of the machine, which must see faults of the compiler, are always optimized, and so is everything on an
+    accelerator and at level `full`; see the field `unoptimized_up_to` of a law. A user's own setting stays.
     """
     import jax
 
@@ -55,7 +55,7 @@ def precision(case: Case) -> Iterator[None]:
     """Switch JAX's 64-bit types on or off, as the case needs them, in this thread."""
     import jax
 
-    # In jax.experimental before JAX 0.8.
+    # Before JAX 0.8, `enable_x64` is in jax.experimental.
     home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     with home.enable_x64(case.precision == "float64"):
         yield
@@ -63,7 +63,7 @@ def precision(case: Case) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_in(folder: Path) -> Iterator[list[str]]:
-    """Store the programs of this process in a folder, and reuse them from there; JAX's own settings return afterwards.
+    """Store the programs of this process in a folder, and reuse them from there; restore JAX's settings at the end.
 
     Yields a list that grows by one entry for each reused program.
 
@@ -88,7 +88,7 @@ def kept_in(folder: Path) -> Iterator[list[str]]:
     def configure(values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             jax.config.update(name, value)
-        # JAX opens its cache once, with the settings of that moment.
+        # JAX reads the settings when it opens its cache; after a reset it opens the cache again.
         compilation_cache.reset_cache()
 
     hits: list[str] = []
@@ -98,7 +98,7 @@ def kept_in(folder: Path) -> Iterator[list[str]]:
         if listening and event == CACHE_HIT:
             hits.append(event)
 
-    # It stays, since JAX cannot remove a listener everywhere.
+    # The listener stays registered, since not every JAX can remove one.
     jax.monitoring.register_event_listener(listener)
     configure(settings)
     try:
@@ -110,7 +110,7 @@ def kept_in(folder: Path) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def compiled() -> Iterator[list[str]]:
-    """Yields a list that has, after the context, the names of the programs that were compiled in it.
+    """Yields a list that has, after the block, the names of the programs that were compiled in the block.
 
     Example::
 
@@ -126,7 +126,7 @@ def compiled() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def stages() -> Iterator[dict[str, float]]:
-    """Yields a dict that has, after the context, the seconds of JAX's tracing, lowering and compiling in it."""
+    """Yields a dict that has, after the block, the seconds of JAX's tracing, lowering and compiling in the block."""
     seconds = dict.fromkeys(STAGES.values(), 0.0)
     before = len(_events())
     yield seconds
@@ -136,7 +136,7 @@ def stages() -> Iterator[dict[str, float]]:
 
 @functools.cache
 def _events() -> list[tuple[str, str, float]]:
-    """(stage, program, seconds) since the first call, by one listener, which JAX cannot remove everywhere."""
+    """(stage, program, seconds) of each event since the first call; one listener, as not every JAX can remove one."""
     import jax
 
     events: list[tuple[str, str, float]] = []

@@ -1,7 +1,7 @@
-"""Family of operators -> arguments, the float64 value, and each element's allowance: for laws that check all families.
+"""Families of operators, for laws that check all of them: arguments -> the float64 value and each element's allowance.
 
-The laws of single operators draw harder values. Here each family has one small shape that shows its structure: rows
-that do not depend on each other, ids that occur twice, a masked key.
+The laws of single operators draw harder values. Here each family has one small shape that shows its structure:
+independent rows, ids that occur twice, a masked key.
 """
 
 import math
@@ -26,12 +26,12 @@ class Family:
 
     name: str  # of the formula in `operators`
     draw: Callable[[np.random.Generator], Args]  # a generator -> arguments
-    exact: Callable[..., Exact]  # arguments -> the value
-    by_id: bool = False  # row i of the output depends on the row of the first argument that the second's i-th id names
+    exact: Callable[..., Exact]  # arguments -> the value and its allowance
+    by_id: bool = False  # whether row i of the output is read from row args[1][i] of args[0]
 
     @property
     def formula(self) -> operators.Formula:
-        """Looked up in `operators` at each use, so that a seeded fault there is the one under test."""
+        """The function in `operators`, looked up at each use, so that a fault seeded there is tested."""
         formula: operators.Formula = getattr(operators, self.name)
         return formula
 
@@ -94,7 +94,7 @@ def cross_entropy(logits: Array, labels: Array) -> Exact:
 
 
 def added(table: Array, ids: Array, updates: Array) -> Array:
-    """The table with rows added by id, in its dtype."""
+    """A copy of the table, in its dtype, with each row of `updates` added to the row that its id names."""
     total = table.copy()
     np.add.at(total, ids, updates)
     return total
@@ -106,7 +106,7 @@ def gather(table: Array, ids: Array) -> Exact:
 
 
 def scatter_add(start: Array, ids: Array, updates: Array) -> Exact:
-    """The table with rows added by id: each row a sum of as many terms as have its id, in any order."""
+    """`added` in float64. The allowance of a row is for a sum of as many terms as have its id, in any order."""
     table, wide = start.astype(np.float64), updates.astype(np.float64)
     size, count = added(np.abs(table), ids, np.abs(wide)), np.bincount(ids, minlength=len(start))
     return Exact(added(table, ids, wide), bounds_derived.LAMBDA * bounds_derived.U * np.sqrt(count)[:, None] * size)
@@ -124,9 +124,9 @@ class Attention(NamedTuple):
 
 
 def attention_parts(q: Array, k: Array, v: Array, visible: Array) -> Attention:
-    """Scores are off by their product and two roundings, which exp turns into a relative error.
+    """All parts of attention. Scores err by their product and two roundings, which exp turns into a relative error.
 
-    Masked keys have probability zero; in a fully masked row all keys have the same one, exactly.
+    Masked keys have probability zero; in a fully masked row all keys have exactly the same probability.
     """
     q, k, v = (leaf.astype(np.float64).transpose(0, 2, 1, 3) for leaf in (q, k, v))
     root = math.sqrt(q.shape[-1])
@@ -135,7 +135,7 @@ def attention_parts(q: Array, k: Array, v: Array, visible: Array) -> Attention:
     raw = q @ k.swapaxes(-1, -2) / root
     scores = np.where(seen, raw, np.where(some, -np.inf, 0.0))
     off = bounds_derived.product(q, k.swapaxes(-1, -2)) / root + 3 * bounds_derived.U * np.abs(raw)
-    # Probabilities of a row share its sum, so each is off by its own score's error and by the row's largest.
+    # The probabilities of a row share one sum, so each errs by its own score's error and by the row's largest error.
     off = np.where(seen, off, 0.0)
     off = off + off.max(axis=-1, keepdims=True)
     p = softmax_64(scores)[0]
@@ -150,7 +150,7 @@ def attention(q: Array, k: Array, v: Array, visible: Array) -> Exact:
 
 
 def draw_attention(rng: np.random.Generator, b: int, length: int, h: int, d: int) -> Args:
-    """Queries, keys, values, and a ragged mask [B, L]; the first example is whole, the last fully masked."""
+    """Queries, keys, values, and a ragged mask [B, L]; the first example is unmasked, the last fully masked."""
     q, k, v = 2 * normal(rng, b, length, h, d), normal(rng, b, length, h, d), normal(rng, b, length, h, d)
     lengths = rng.integers(1, length + 1, b)
     lengths[0], lengths[-1] = length, 0

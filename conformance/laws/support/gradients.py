@@ -16,12 +16,12 @@ U = bounds_derived.U
 
 
 def _times(a: Array, a_off: Array, b: Array) -> Exact:
-    """The product a @ b, where a is off by an allowance."""
+    """The product a @ b, where a errs by up to `a_off`."""
     return Exact(a @ b, bounds_derived.product_of(a, a_off, b, np.zeros_like(b)))
 
 
 def linear(dy: Array, x: Array, w: Array, b: Array) -> list[Exact]:
-    """Gradients of x W + b by x, W and b; the oracle's weight is (out, in)."""
+    """Gradients of x W + b with respect to x, W and b; the oracle's weight is (out, in)."""
     wide = [leaf.astype(np.float64) for leaf in (dy, x, w)]
     tape = Tape({"l.weight": w.T, "l.bias": b})
     dx = tape.linear(wide[1], "l")[1](wide[0])
@@ -34,14 +34,14 @@ def linear(dy: Array, x: Array, w: Array, b: Array) -> list[Exact]:
 
 
 def softmax(dp: Array, x: Array) -> list[Exact]:
-    """Gradient of softmax by the logits."""
+    """Gradient of softmax with respect to the logits."""
     wide, d = x.astype(np.float64), dp.astype(np.float64)
     p, back = softmax_64(wide)
     return [Exact(back(d), bounds_derived.softmax_backward(wide, p, d))]
 
 
 def layer_norm(dy: Array, x: Array, scale: Array, bias: Array) -> list[Exact]:
-    """Gradients of LayerNorm by input, scale and bias; the latter two are sums over rows."""
+    """Gradients of LayerNorm with respect to input, scale and bias; the latter two are sums over rows."""
     wide, d = x.astype(np.float64), dy.astype(np.float64)
     tape = Tape({"n.weight": scale, "n.bias": bias})
     dx = tape.layer_norm(wide, "n", 1e-12)[1](d)
@@ -62,12 +62,12 @@ def gelu(dy: Array, x: Array) -> list[Exact]:
     slope = gelu_slope(x)
     d = np.abs(dy.astype(np.float64))
     value = gelu_64(x.astype(np.float64))[1](dy.astype(np.float64))
-    # The oracle's own Phi = (1 + erf) / 2 is off by 2^-53 absolutely, which is far below u for |x| < 5.
+    # The oracle's own Phi = (1 + erf) / 2 has an absolute error of 2^-53, which is far below u for |x| < 5.
     return [Exact(value, d * slope.allowance + U * np.abs(value) + 2.0**-52 * d)]
 
 
 def embedding(dy: Array, table: Array, ids: Array) -> list[Exact]:
-    """Gradient of a gather by the table: each row the sum of the cotangents with its id, exactly zero without any."""
+    """Gradient of a gather with respect to the table: each row sums the cotangents with its id; 0 without any."""
     tape = Tape({"e.weight": table})
     tape.embedding(ids, "e")[1](dy.astype(np.float64))
     size = added(np.zeros(table.shape), ids, np.abs(dy.astype(np.float64)))
@@ -77,10 +77,10 @@ def embedding(dy: Array, table: Array, ids: Array) -> list[Exact]:
 
 
 def loss(weights: Array, logits: Array, labels: Array) -> list[Exact]:
-    """Gradient of weighted cross-entropy by the logits: p, minus one at the label."""
+    """Gradient of weighted cross-entropy with respect to the logits: the weight times p, or p - 1 at the label."""
     wide, at = logits.astype(np.float64), (np.arange(len(labels)), labels)
     p, w = softmax_64(wide)[0], weights.astype(np.float64)[:, None]
-    # exp(log-softmax): the log is off by u of its own size and of x - max, and exp makes that a relative error.
+    # exp(log-softmax): the log errs by u of its own size and of x - max, and exp makes that a relative error.
     of_log = np.abs(cross_entropy(logits, labels).value)[:, None] + bounds_derived.LOG
     off = bounds_derived.softmax_relative(wide) + U * of_log
     limit = np.abs(w) * (p * off + 2 * bounds_derived.TINY["float32"])
@@ -89,9 +89,9 @@ def loss(weights: Array, logits: Array, labels: Array) -> list[Exact]:
 
 
 def attention(dy: Array, q: Array, k: Array, v: Array, visible: Array) -> list[Exact]:
-    """Gradients of attention by queries, keys and values; allowances add up to first order in the worst direction.
+    """Gradients of attention with respect to q, k and v; allowances add up to first order, in the worst direction.
 
-    A masked score has no gradient, also in a fully masked row.
+    A masked score has zero gradient, also in a fully masked row.
     """
     a = attention_parts(q, k, v, visible)
     p, p_off = a.p
@@ -112,7 +112,7 @@ def attention(dy: Array, q: Array, k: Array, v: Array, visible: Array) -> list[E
 
 
 def feed_forward(dy: Array, x: Array, w_in: Array, b_in: Array, w_out: Array) -> list[Exact]:
-    """Gradients of gelu(x W_in + b_in) W_out by all four; GELU's second derivative is at most 2 phi(0) = 0.8."""
+    """Gradients of gelu(x W_in + b_in) W_out, four in all. GELU's second derivative is at most 2 phi(0) = 0.8."""
     d, a, w, b, out = (leaf.astype(np.float64) for leaf in (dy, x, w_in, b_in, w_out))
     h = a @ w + b
     h_off = bounds_derived.product(a, w) + U * np.abs(h)

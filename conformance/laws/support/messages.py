@@ -1,7 +1,7 @@
-"""Collectives: what each device calls, and what each must have afterwards, computed in NumPy.
+"""Collectives: the function that each device calls in JAX, and the results that NumPy expects.
 
-The devices of several processes form a grid of (process, local). A collective goes over one axis of it or over both, so
-its groups are within a process, across all processes, or all devices.
+The devices of several processes form a grid with axes (process, local). A collective over `local` stays within each
+process, one over `process` goes across all processes, and one over both axes joins all devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def _for_all(rows: Array, value: Array) -> Array:
     return np.broadcast_to(value, (len(rows), value.size))
 
 
-# Of a device's row [size], over some axes; of a group's rows [n, size], whose sums are exact, the n results.
+# Name -> JAX's function of a device's row [size] and axes, and NumPy's of a group's exact rows [n, size] -> n results.
 COLLECTIVES: dict[str, tuple[Callable[..., jax.Array], Callable[[Array], Array]]] = {
     "psum": (lambda x, axes, **how: lax.psum(x, axes, **how), lambda rows: _for_all(rows, _total(rows))),
     "pmax": (lambda x, axes, **how: lax.pmax(x, axes, **how), lambda rows: _for_all(rows, rows.max(axis=0))),
@@ -54,13 +54,13 @@ COLLECTIVES["reduce_scatter"] = COLLECTIVES["psum_scatter"]
 
 
 def sent(program: Callable[[Any], Any], place: Any, data: Array) -> dict[int, Array]:
-    """Give each device its row of `data` [N, size]; the results of this process's devices, by their rows."""
+    """Run a program with one row of `data` [N, size] on each device: row -> result, on this process's devices."""
     result = program(jax.make_array_from_callback(data.shape, place, lambda rows: data[rows]))
     return {int(shard.index[0].start or 0): np.array(shard.data)[0] for shard in result.addressable_shards}
 
 
 def groups(shape: tuple[int, int], axes: Axes) -> Groups:
-    """The groups of a collective over some axes of a grid of devices, each as the rows of its members in order."""
+    """The groups of a collective over some axes of a grid of devices; a group lists its devices' numbers in order."""
     places = np.arange(shape[0] * shape[1]).reshape(shape)
     if tuple(axes) == AXES:
         return [places.ravel().tolist()]
@@ -68,7 +68,7 @@ def groups(shape: tuple[int, int], axes: Axes) -> Groups:
 
 
 def expected(name: str, data: Array, among: Groups) -> Array:
-    """What each device has after a collective in groups of one size: [N, ...] of the dtype of `data` [N, size]."""
+    """Each device's result of a collective within groups of one size: [N, ...], in the dtype of `data` [N, size]."""
     parts = [COLLECTIVES[name][1](data[members]) for members in among]
     results = np.empty((len(data), parts[0].shape[1]), data.dtype)
     for members, part in zip(among, parts, strict=True):

@@ -1,6 +1,6 @@
-"""Arrays -> arrays: the operators of BERT as a JAX model writes them, which are under test, and the ways to run one.
+"""The operators under test, written as a JAX model of BERT writes them, and ways to run one on the devices.
 
-They are plain `jnp`, `jax.nn` and `lax`, since that is what a Flax BERT compiles. Shapes: M rows, K contracted, N
+They are plain `jnp`, `jax.nn` and `lax`, since that is what a Flax BERT compiles. Sizes: M rows, K contracted, N
 columns; B examples, L tokens, H heads, D features of a head; V rows of a table.
 """
 
@@ -46,8 +46,8 @@ def low_precision_forms(a: Any, b: Any) -> tuple[Any, Any]:
     return dot(a, b, out=jnp.float32), dot(a, b)
 
 
-# The forms at the precision in force; the product x W; sums, activations, softmax over the last axis; rows of a table,
-# as `flax.linen.Embed` reads them.
+# A linear layer's products at the precision in force; the product x W, a sum and tanh; exact GELU; softmax over the
+# last axis; rows of a table, as `flax.linen.Embed` reads them.
 linear_forms_by_default = functools.partial(linear_forms, precision=None)
 matmul, total, tanh = dot, jnp.sum, jnp.tanh
 gelu = functools.partial(jax.nn.gelu, approximate=False)
@@ -68,7 +68,7 @@ def layer_norm(x: Any, scale: Any, bias: Any) -> Any:
 
 
 def tanh_of_prefixes(x: Any) -> tuple[Any, ...]:
-    """Of the first element, of the first two, and so on: lengths that no vector unit divides."""
+    """The tanh of the first element, of the first two, and so on: most lengths are no multiple of a vector unit's."""
     return tuple(tanh(x[:n]) for n in range(1, len(x) + 1))
 
 
@@ -83,7 +83,7 @@ def scatter_add(start: Any, ids: Any, updates: Any) -> Any:
 
 
 def attention(q: Any, k: Any, v: Any, visible: Any) -> Any:
-    """Multi-head attention over [B, L, H, D], keys that are not `visible` [B, L] masked as Flax masks them."""
+    """Multi-head attention over [B, L, H, D]; keys that are not `visible` [B, L] are masked as in Flax."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision=HIGHEST) / np.sqrt(q.shape[-1]).astype(np.float32)
     scores = jnp.where(visible[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v, precision=HIGHEST)
@@ -94,19 +94,19 @@ def feed_forward(x: Any, w_in: Any, b_in: Any, w_out: Any) -> Any:
     return dot(gelu(linear(x, w_in, b_in)), w_out)
 
 
-# The same, whose intermediate values are recomputed in the backward pass.
+# `feed_forward` whose backward pass recomputes the intermediate values.
 feed_forward_again = jax.checkpoint(feed_forward)
 
 
 def guarded_losses(x: Any, seen: Any) -> Any:
-    """A loss for each row, in which rows that are not `seen` count as zeros."""
+    """A loss for each row; `where` replaces the rows that are not `seen` by zeros."""
     safe = jnp.where(seen[:, None], x, 0.0)
     return (jax.nn.softmax(safe) * safe).sum(axis=-1)
 
 
 @functools.cache
 def reductions(sizes: tuple[int, ...]) -> Formula:
-    """For the first n elements, n in `sizes`: two sums, a maximum, its position and a sum, in one program."""
+    """A function that reduces the first n elements, for each n in `sizes`: three sums, a maximum and its position."""
 
     def reduce(whole: Any, integers: Any, parts: Any) -> tuple[Any, ...]:
         cuts = [(whole[:n], integers[:n], parts[:n]) for n in sizes]
@@ -122,7 +122,7 @@ def sums_by_axis(x: Any) -> tuple[Any, Any]:
 
 @functools.cache
 def vjp(formula: Formula, wrt: int) -> Formula:
-    """(cotangent, *arguments) -> gradients by the first `wrt` arguments."""
+    """A function (cotangent, *arguments) -> gradients with respect to the first `wrt` arguments."""
 
     def backward(cotangent: Any, *args: Any) -> Any:
         return jax.vjp(lambda *first: formula(*first, *args[wrt:]), *args[:wrt])[1](cotangent)
@@ -138,7 +138,7 @@ def jitted(formula: Formula) -> Formula:
 
 @functools.cache
 def everywhere(formula: Formula, devices: tuple[Any, ...]) -> Formula:
-    """The formula in one program that runs it with all arguments on each device; outputs are stacked by device."""
+    """One program that runs the formula with the same arguments on each device; its outputs are stacked by device."""
 
     def alone(*args: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[None], formula(*args))
@@ -153,7 +153,7 @@ def everywhere(formula: Formula, devices: tuple[Any, ...]) -> Formula:
 
 
 class Exact(NamedTuple):
-    """A value in float64, and how far each element may be from it."""
+    """A value in float64, and how far each element of a computed result may be from it."""
 
     value: Array
     allowance: Array
@@ -168,7 +168,7 @@ class Machine:
         self._spread: set[Any] = set()
 
     def run(self, formula: Formula, *args: Any, spread: bool = True) -> list[tuple[str, tuple[Array, ...]]]:
-        """(where, outputs) of each place; every device only for the first values of each shape, to save time."""
+        """(where, outputs) on the first device, and, once for each shape to save time, on every device."""
         placed = jax.device_put(args, self.devices[0])
         results = [("", _leaves(jitted(formula)(*placed)))]
         key = formula, tuple(np.shape(leaf) for leaf in args)
@@ -183,7 +183,7 @@ class Machine:
         return jax.tree.map(np.asarray, jitted(formula)(*jax.device_put(args, self.devices[0])))
 
     def compare(self, check: Check, what: str, formula: Formula, args: tuple[Any, ...], exact: Exact, why: str) -> None:
-        """Compare the formula's one output with the exact one, wherever it runs."""
+        """Compare the formula's one output, on each device where `run` runs it, with the exact value."""
         for where, (got,) in self.run(formula, *args):
             check.within(f"{what}{where}", got, exact.value, exact.allowance, allowed(why))
 

@@ -1,7 +1,7 @@
 """Processes of this machine that `jax.distributed` joins, calls made in all of them, and a trainer that runs in them.
 
-Each is a `Rank` behind a channel. One that ends, raises or does not answer in time is named, with its last output or
-its stack; then all of them are ended.
+Each process has a `Rank`, called through a channel. If a process ends, raises or does not answer in time, the error
+names it, with its last output or its stack, and all processes are ended.
 """
 
 import re
@@ -18,24 +18,24 @@ from ...core.comparison import Array
 from ...workers.channel import NoAnswer, Worker, WorkerError, answers, importable
 from .rank import HEARTBEAT, JOINING
 
-# Seconds for an answer. The first one of a program compiles it, in all processes at once.
+# Seconds for an answer. The first run of a program includes its compilation, in all processes at once.
 LIMIT = 120.0
-# Once one is lost JAX tells the others, or ends them: it looks for heartbeats every few seconds.
+# Seconds until the others notice that a process is lost, or JAX ends them: it looks for heartbeats every few seconds.
 SOON = 2 * HEARTBEAT + 15.0
-# The seeded fault, if any, of the processes started from now on; `faults/trainers/processes.py` sets it.
+# The fault, if any, that processes started from now on seed in themselves; `faults/trainers/processes.py` sets it.
 FAULT: list[str] = []
 
 
 @dataclass(frozen=True)
 class Layout:
-    """So many processes with so many devices each."""
+    """A number of processes, and the number of devices that each of them has."""
 
     processes: int
     devices: int
 
     @property
     def n(self) -> int:
-        """Devices of all processes."""
+        """The number of devices of all processes."""
         return self.processes * self.devices
 
     def __str__(self) -> str:
@@ -49,10 +49,10 @@ class RanksBroken(LawBroken):
 
 
 class Ranks:
-    """The running processes of a layout, which have joined. A context manager; `shared` keeps those of several checks.
+    """The running, joined processes of a layout. A context manager; `shared` reuses the processes for later checks.
 
     Raises:
-        RanksBroken: one did not join.
+        RanksBroken: a process did not join.
     """
 
     def __init__(self, layout: Layout, adapter: str | None = None, *, light: bool = False) -> None:
@@ -67,10 +67,10 @@ class Ranks:
             self.every("load", adapter)
 
     def every(self, method: str, *arguments: Any) -> list[Any]:
-        """Call a method in all of them; their answers.
+        """Call a method in all processes; returns their answers.
 
         Raises:
-            RanksBroken: one did not answer within `LIMIT`. All are ended then, and later calls raise it again.
+            RanksBroken: a process did not answer within `LIMIT`. All are then ended; later calls raise the error again.
         """
         words = f"{method} {arguments[0]}" if arguments and isinstance(arguments[0], str) else method
         if self.broken:
@@ -88,16 +88,16 @@ class Ranks:
         return results
 
     def send(self, method: str, *arguments: Any) -> None:
-        """Call a method in all of them; `answers` waits for the answers."""
+        """Call a method in all processes; `answers` waits for the answers."""
         for worker in self.running:
             worker.send(method, *arguments)
 
     def answers(self, seconds: float) -> list[Any]:
-        """The answers to what was sent, in order; see `channel.answers`."""
+        """The answers of all processes to what was sent, in order; see `channel.answers`."""
         return answers(self.running, seconds, grace=SOON)
 
     def close(self) -> None:
-        """Kill all of them."""
+        """Kill all processes."""
         for worker in self.running:
             worker.close()
         self.running.clear()
@@ -113,10 +113,10 @@ _SHARED: dict[Any, Ranks] = {}
 
 
 def shared(layout: Layout, adapter: str | None = None, *, light: bool = False) -> Ranks:
-    """Processes that later checks use again, as joining takes seconds; those of one trainer at a time."""
+    """Processes that later checks reuse, because joining takes seconds; only one trainer's processes run at a time."""
     key = layout, adapter, light, tuple(FAULT)
     if key in _SHARED and not _SHARED[key].running:
-        del _SHARED[key]  # one of them broke
+        del _SHARED[key]  # a process failed, and all were ended
     if key not in _SHARED:
         close_all(keep=key[1:])
         _SHARED[key] = Ranks(layout, adapter, light=light)
@@ -124,7 +124,7 @@ def shared(layout: Layout, adapter: str | None = None, *, light: bool = False) -
 
 
 def close_all(*, keep: tuple[Any, ...] = ()) -> None:
-    """End the processes that are shared, except those of one trainer."""
+    """End the shared processes, except those whose key, without the layout, is `keep`."""
     for key in [key for key in _SHARED if key[1:] != keep]:
         _SHARED.pop(key).close()
 
@@ -140,14 +140,14 @@ def _variables() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that no process listens at now."""
+    """A free port of this machine."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return int(listener.getsockname()[1])
 
 
 def layouts(processes: int, devices: int = 4) -> list[Layout]:
-    """Layouts of at most so many processes that share `devices`; of one device each where they cannot be shared."""
+    """Layouts of 2 to `processes` processes that share `devices` devices, or `processes` if these do not divide."""
     total = devices if devices % processes == 0 else processes
     return [Layout(p, total // p) for p in range(2, processes + 1) if total % p == 0]
 
@@ -181,7 +181,7 @@ class Across:
 
 
 def unlike(answer: Any, other: Any) -> str | None:
-    """What differs in a bit between two answers: a leaf's name, or `the result`; None if nothing does."""
+    """The part of two answers that differs in a bit: a leaf's name, or `the result`; None if they are the same."""
     if isinstance(answer, Mapping):
         if answer.keys() != other.keys():
             return "the set of leaves"

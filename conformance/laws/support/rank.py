@@ -1,4 +1,4 @@
-"""One process of several that `jax.distributed` joins: the methods that `process_group.py` calls in each."""
+"""One of several processes that `jax.distributed` joins: the methods that `process_group.py` calls in it."""
 
 import atexit
 import contextlib
@@ -18,13 +18,13 @@ from ...machine.meshes import shard_map
 from .compilation import OPTION, precision
 from .messages import AXES, COLLECTIVES, sent
 
-# Seconds without a sign of life after which JAX takes a process for lost, where that can be set (from 0.7 on).
+# Seconds without a heartbeat after which JAX considers a process lost (set from JAX 0.7 on), and seconds to join.
 HEARTBEAT = 10
 JOINING = 60
 
 
 class Rank:
-    """The methods. What they return can be pickled: NumPy arrays, no JAX ones."""
+    """Methods that run in the process. Their results can be pickled: NumPy arrays, not JAX arrays."""
 
     def __init__(self) -> None:
         self.mesh: Any = None
@@ -32,12 +32,12 @@ class Rank:
         self.case: Any = None
 
     def join(self, coordinator: str, ranks: int, number: int, devices: int, *, light: bool) -> None:
-        """Start JAX with so many simulated devices, one process of `ranks`; `light`: compile without optimization."""
-        # JAX's own exit waits for the other processes. This comes first: it is registered last.
+        """Start JAX with `devices` simulated devices as process `number` of `ranks`; `light`: not optimized."""
+        # JAX's exit handler waits for the other processes. This one, registered later, ends the process first.
         atexit.register(os._exit, 0)
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)
-        # The default from JAX 0.6 on.
+        # gloo is the default from JAX 0.6 on.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.config.update(OPTION, light)
         known = inspect.signature(jax.distributed.initialize).parameters
@@ -45,7 +45,7 @@ class Rank:
         jax.distributed.initialize(coordinator, ranks, number, initialization_timeout=JOINING, **limits)
 
     def devices(self) -> dict[str, Any]:
-        """Which process this is of how many, and the devices that it sees: (number, process that has it)."""
+        """This process's number, the number of processes, and the devices that it sees, as (number, process)."""
 
         def named(devices: list[Any]) -> list[tuple[int, int]]:
             return [(device.id, device.process_index) for device in devices]
@@ -54,7 +54,7 @@ class Rank:
         return {"process": jax.process_index(), "processes": jax.process_count(), "all": every, "own": own}
 
     def collective(self, operation: str, axes: tuple[str, ...], data: Any) -> dict[int, Any]:
-        """One of `messages.COLLECTIVES` over some axes of (process, local): what each device here has afterwards.
+        """Run one of `messages.COLLECTIVES` over some axes of (process, local): results of this process's devices.
 
         `data` [N, size] has a row for each device of all processes.
         """
@@ -75,7 +75,7 @@ class Rank:
             self.collective("psum", self.mesh.axis_names, data)
 
     def load(self, adapter: str) -> None:
-        """Make the trainer under test."""
+        """Load the trainer under test."""
         self.subject = load_adapter(adapter)
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -91,7 +91,7 @@ _SEEDED = contextlib.ExitStack()
 
 
 def make(number: int, fault: str | None = None) -> Rank:
-    """A rank; with a seeded fault, in a process where that fault is present."""
+    """The `Rank` of this process; if a fault is named, it is seeded in the process."""
     if fault is not None:
         faults = importlib.import_module(f"{PACKAGE}.faults.trainers.processes")
         _SEEDED.enter_context(faults.wrong(fault, number))

@@ -30,8 +30,8 @@ def law(
 ) -> Callable[[Test], Test]:  # fmt: skip
     """Make a test the law with the id `name`.
 
-    `oracle.draws.for_all` runs it with `draws`, `for_shapes` with `shapes` and `most`. With fewer than `devices`, or if
-    the trainer under test does not claim all capabilities `claims`, it is NOT RUN; `devices` there needs two, too.
+    `oracle.draws.for_all` runs a test with `draws`, `for_shapes` one with `shapes` (and `most`). The law is NOT RUN on
+    fewer than `devices` devices (two if `claims` has `devices`), or if the trainer does not claim all of `claims`.
     """
 
     def decorate(test: Test) -> Test:

@@ -1,6 +1,6 @@
 """The text of a lowered module (StableHLO) -> its products, its collectives, its dtypes, its arguments' shardings.
 
-JAX passes a module to a platform's compiler. It can be made for a platform that is not present.
+JAX passes such a module to the platform's compiler, and can make one for a platform that is not present.
 """
 
 import math
@@ -36,7 +36,7 @@ class Tensor(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
 
@@ -59,7 +59,7 @@ class Collective(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """A parameter of the entry: its type, and the number of pieces it is sharded into (1: whole on each device)."""
+    """A parameter of `main`: its type, and the number of pieces it is sharded into (1: whole on each device)."""
 
     tensor: Tensor
     pieces: int
@@ -78,13 +78,13 @@ class Module:
 
     @cached_property
     def custom_calls(self) -> frozenset[str]:
-        """Names of kernels that are called, without the partitioner's annotations."""
+        """Names of the kernels that the module calls, without the partitioner's annotations."""
         names = {name.strip('"') for name in CUSTOM_CALL.findall(self.text)}
         return frozenset(name for name in names if not name.startswith(("Sharding", "SPMD", "sdy.", "xla.sdy")))
 
     @cached_property
     def products(self) -> Counter[Product]:
-        """Matrix products, and how often each runs."""
+        """Matrix product -> how often it runs."""
         products: Counter[Product] = Counter()
         for times, body in self._functions():
             for precision, algorithm, types in DOT.findall(body):
@@ -94,7 +94,7 @@ class Module:
 
     @cached_property
     def collectives(self) -> Counter[Collective]:
-        """Collectives, and how often each runs."""
+        """Collective -> how often it runs."""
         collectives: Counter[Collective] = Counter()
         for times, body in self._functions():
             for match in COLLECTIVE.finditer(body):
@@ -110,13 +110,13 @@ class Module:
 
     @cached_property
     def arguments(self) -> list[Argument]:
-        """Parameters of the entry, in order."""
+        """The parameters of `main`, in order."""
         signature = re.search(r"func\.func public @main\((.*?)\) (?:-> |\{)", self.text, re.DOTALL)
         parameters = re.split(r"%arg\d+: ", signature[1])[1:] if signature else []
         return [Argument(_tensors(one)[0], self._pieces(one)) for one in parameters]
 
     def _functions(self) -> Iterator[tuple[int, str]]:
-        """(how often it runs, its text) of each function."""
+        """For each function: (how often it runs, its text)."""
         parts = FUNCTION.split(self.text)
         bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
         runs: Counter[str] = Counter()
@@ -135,7 +135,7 @@ class Module:
         return {name: {axis: int(n) for axis, n in AXIS.findall(axes)} for name, axes in MESH.findall(self.text)}
 
     def _groups(self, line: str) -> tuple[tuple[int, ...], ...]:
-        """The groups of devices of a collective: listed, or since JAX 0.11 given by the axes of a mesh."""
+        """The groups of devices of a collective: listed, or (since JAX 0.11) given by axes of a mesh."""
         by_axes = re.search(r"replica_group_mesh_axes<mesh = @(\w+), axes = \[(.*?)\]", line)
         if by_axes:
             sizes = self._meshes[by_axes[1]]
@@ -152,7 +152,7 @@ class Module:
         return tuple(map(tuple, np.resize(numbers, (int(listed[2]), int(listed[3]))).tolist()))
 
     def _pieces(self, attributes: str) -> int:
-        """The pieces of an argument: from Sdy's axes of each dimension, or older `devices=[1,4]`, pieces of each."""
+        """Number of pieces of an argument, from Shardy's axes or the older `devices=[1,4]` (pieces by dimension)."""
         named = re.search(r"sdy\.sharding<@(\w+), \[(.*?)\](?:, replicated.*?)?>", attributes)
         if named:
             sizes = self._meshes[named[1]]

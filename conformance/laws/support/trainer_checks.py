@@ -1,4 +1,4 @@
-"""Trainer under test, case, parameters, batches -> its run compared with the oracle's: what rungs 4 to 9 share."""
+"""Comparisons of a trainer's run with the oracle's, which rungs 4 to 9 share."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ from ...oracle.draws import with_weights
 from ...oracle.model import Params, value_and_gradient
 from .compilation import precision
 
-# Names the rerun with nothing simplified, which passes if the failure is intermittent.
+# The variant with nothing simplified; it passes if the failure is intermittent.
 RERUN = "when rerun"
 
 
 def check_gradients(
     check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int, *, rows: str = ""
 ) -> None:
-    """The gradient on n devices is the oracle's, leaf by leaf; that of other labels is not.
+    """Check that the gradient on n devices is the oracle's, leaf by leaf, and that the gradient of other labels is not.
 
-    `rows` names how the rows are placed, in a failure.
+    `rows` describes the rows or their placement in a failure message.
     """
 
     def compare(check: Check, case: Case, batch: HostBatch, n: int) -> None:
@@ -61,12 +61,12 @@ def compare_or_simplify(
             else:
                 check.facts["holds"].append(name)
                 if name == RERUN:
-                    break  # an intermittent failure depends on nothing that could be left out
+                    break  # the failure is intermittent, so no simplified variant explains it
         raise
 
 
 def simplified(case: Case, batch: HostBatch, n: int) -> dict[str, tuple[Case, HostBatch, int]]:
-    """Name -> the same without one thing that a failure may depend on; first of all, the same."""
+    """Name -> (case, batch, n) without one thing that the failure may depend on; the first variant is unchanged."""
     variants = {RERUN: (case, batch, n)}
     if case.dropout:
         variants["without dropout"] = dataclasses.replace(case, **NO_DROPOUT), batch, n
@@ -90,7 +90,7 @@ def simplified(case: Case, batch: HostBatch, n: int) -> dict[str, tuple[Case, Ho
 
 
 def other_gradient(case: Case, params: Params, batch: HostBatch) -> Params:
-    """A gradient that must fail: each label moved to the next row."""
+    """A gradient that must miss the bound: that of the batch with each label moved to the next row."""
     labels = np.roll(batch.labels, 1)
     real = batch.weights > 0
     if not case.regression and (labels[real] == batch.labels[real]).all():
@@ -99,18 +99,18 @@ def other_gradient(case: Case, params: Params, batch: HostBatch) -> Params:
 
 
 def check_loss(check: Check, what: str, loss: float, want: Reference) -> None:
-    """The reported loss is the oracle's."""
+    """Check that the reported loss is the oracle's."""
     check.tree(what, {"loss": np.array(loss)}, want.want, want.bounds)
 
 
 def check_logits(check: Check, what: str, logits: Any, batch: HostBatch, want: Reference) -> None:
-    """The logits of rows with weight are the oracle's, in the batch's order; in another order they are not."""
+    """Check that logits of rows with weight are the oracle's in the batch's order, and are not in another order."""
     real = batch.weights > 0
     check.same(f"{what}: shape of the logits", np.shape(logits), (len(batch.weights), want.want["logits"].shape[1]))
     logits, right, most = np.asarray(logits, np.float64), want.want["logits"], want.bounds["logits"].value
     got = logits[real]
     if not distance(got, right, 1.0) <= most and np.isfinite(logits).all():
-        # Right rows in the wrong order are another fault than wrong rows.
+        # If all rows are right but in the wrong order, the failure says so.
         gaps = np.linalg.norm(logits[None] - right[:, None], axis=2)
         if (gaps.min(axis=1) <= most).all():
             places = gaps.argmin(axis=1).tolist()
@@ -122,9 +122,9 @@ def check_logits(check: Check, what: str, logits: Any, batch: HostBatch, want: R
 def check_updates(
     check: Check, subject: TrainerUnderTest, case: Case, params: Params, batches: Sequence[HostBatch], n: int
 ) -> list[StepResult]:
-    """The first loss and each leaf's distance of a run of updates on n devices are the oracle's; returns its results.
+    """Check the first loss of a run on n devices and how far it moves each leaf; returns the results of its updates.
 
-    Later losses are not compared: their parameters have drifted apart by rounding.
+    Later losses are not compared, because rounding has moved the parameters apart by then.
     """
     results: list[StepResult] = []
 
@@ -145,7 +145,7 @@ def check_updates(
 def check_distance(
     check: Check, what: str, case: Case, params: Params, end: Arrays, distance: Reference, *, control: bool = True
 ) -> None:
-    """Each leaf moved from `params` to `end` as the oracle's did; leaves whose gradient is zero are left out."""
+    """Check that each leaf moved from `params` to `end` as the oracle's did; leaves with zero gradient are left out."""
     zero = measured.zero_gradients(case)
     moved = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in end.items() if name not in zero}
     want = {name: leaf for name, leaf in distance.want.items() if name not in zero}
@@ -158,7 +158,7 @@ def check_distance(
 def check_evaluation(
     check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int
 ) -> None:
-    """Logits on n devices are the oracle's."""
+    """Check that logits on n devices are the oracle's."""
     with precision(case):
         subject.start(case, params, n)
         logits = subject.evaluate(batch)
@@ -169,9 +169,9 @@ def check_same_run(
     check: Check, whats: tuple[str, str], case: Case, params: Params, batches: Sequence[HostBatch],
     run: tuple[float, Arrays], other: tuple[float, Arrays],
 ) -> None:  # fmt: skip
-    """Two runs, each its first loss and its last parameters, are the same within the oracle's bounds.
+    """Check that two runs, each given as (first loss, last parameters), agree within the oracle's bounds.
 
-    The difference of two right runs has these bounds too. `whats` name the loss and the distance.
+    These bounds are also valid for the difference of two right runs. `whats` label the loss and the distance.
     """
     loss = dataclasses.replace(measured.loss_reference(case, params, batches[0]), want={"loss": np.array(other[0])})
     check_loss(check, whats[0], run[0], loss)
@@ -181,6 +181,6 @@ def check_same_run(
 
 
 def check_same_bits(check: Check, what: str, got: Arrays, want: Arrays) -> None:
-    """Every leaf is the same bit for bit; `what` has {} in place of its name."""
+    """Check that every leaf has the same bits; the leaf's name replaces {} in `what`."""
     for name, leaf in want.items():
         check.equal(what.format(name), np.asarray(got[name]), np.asarray(leaf), control=np.asarray(leaf) + 1)

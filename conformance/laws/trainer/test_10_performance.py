@@ -1,4 +1,4 @@
-"""Rung 10: updates that are right but recompile, or never free their memory; no clock is needed to see that."""
+"""Rung 10: updates that compute right results but recompile, or never free their memory; seen without a clock."""
 
 import collections
 import dataclasses
@@ -16,19 +16,19 @@ from ...oracle.draws import MOST, batch_of, seeded_case
 from ..support.compilation import compiled
 from ..support.running import law
 
-# Updates between two counts of arrays: a trainer that frees them one or two updates late has as many at both.
+# Updates before each count of arrays: a trainer that frees arrays one or two updates late has equally many each time.
 UPDATES = 3
 
 
 def small(subject: TrainerUnderTest, rng: np.random.Generator) -> Case:
-    """The smallest model, with dropout on the classifier if claimed, so that the update needs the seed."""
+    """The case with the smallest model; the classifier has dropout if it is claimed, so that updates use the seed."""
     rate = main_case(subject.capabilities).classifier_dropout
     return seeded_case(subject, rng, small=True, classifier_dropout=rate)
 
 
 @law("performance.compilations", claims=("jax",))
 def test_compilations(check: Check, subject: TrainerUnderTest, n: int, rng: np.random.Generator) -> None:
-    """Lists the programs that updates, evaluations and gradients after the first ones compile."""
+    """Lists the programs that later updates, evaluations and gradients compile; there must be none."""
     case = small(subject, rng)
 
     def start(seed: int) -> None:
@@ -44,7 +44,7 @@ def test_compilations(check: Check, subject: TrainerUnderTest, n: int, rng: np.r
         jax.jit(lambda x: x + 1)(np.float32(0))
     if not control:
         raise Vacuous(f"{check.law.id}: JAX {jax.__version__} does not report the programs that it compiles")
-    # Programs that an earlier law compiled would hide that the first update and the second have different ones.
+    # Programs that an earlier law compiled would hide that the second update needs another program than the first.
     jax.clear_caches()
     with compiled() as first:
         start(case.seed)
@@ -83,7 +83,7 @@ def test_memory(check: Check, subject: TrainerUnderTest, n: int, rng: np.random.
 
 
 def used(check: Check, subject: TrainerUnderTest, case: Case, rng: np.random.Generator) -> collections.Counter[Any]:
-    """The arrays on the devices after more updates; raises Vacuous if an array added there is not among them."""
+    """Take more updates, then count the arrays on the devices; Vacuous if an array put there is not counted."""
     for _ in range(UPDATES):
         batch = batch_of(case, rng)
         subject.step(batch)
@@ -97,9 +97,9 @@ def used(check: Check, subject: TrainerUnderTest, case: Case, rng: np.random.Gen
 
 
 def held() -> collections.Counter[Any]:
-    """Number of live arrays by (shape, dtype, bytes on all devices)."""
+    """(shape, dtype, bytes on all devices) -> the number of live arrays."""
     gc.collect()
-    # Not by `addressable_shards`, whose parts are arrays themselves and would be counted next time.
+    # `addressable_shards` is not used: it creates arrays, which the next call would count.
     return collections.Counter(
         (array.shape, str(array.dtype), math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
          * len(array.sharding.addressable_devices))

@@ -13,9 +13,9 @@ from ...oracle.draws import draw_case
 from ...oracle.model import Params, mean_loss, value_and_gradient
 from ..support.running import law, losses_of
 
-Loss = Callable[[float], float]  # of the length of a step
-# Lengths of a step along the gradient, in units of the parameters' norm. The loss's curvature spoils a long one, its
-# rounding a short one; which is best depends on the drawn values, and is found with the oracle.
+Loss = Callable[[float], float]  # length of a step -> the loss after it
+# Lengths of a step along the gradient, in units of the parameters' norm. A long step errs by the loss's curvature, a
+# short one by the loss's rounding. The best length depends on the drawn values; the oracle finds it.
 STEPS = tuple(2.0**-k for k in range(6, 18, 2))
 
 
@@ -23,8 +23,8 @@ STEPS = tuple(2.0**-k for k in range(6, 18, 2))
 def test_model(check: Check, subject: TrainerUnderTest, rng: np.random.Generator) -> None:
     """Compares the slope that the gradient gives with central differences of the trainer's own loss.
 
-    The direction is between the trainer's gradient and the oracle's. Along the trainer's own gradient a missing part
-    would not be seen: the slope is then the norm of the rest, as it should be.
+    The direction is halfway between the trainer's gradient and the oracle's. Along the trainer's own gradient, a
+    missing part would not be seen: gradient and differences would both give the norm of the other parts.
     """
     case, params, batch = draw_case(subject, rng)
     subject.start(case, params, 1)
@@ -43,7 +43,7 @@ def test_model(check: Check, subject: TrainerUnderTest, rng: np.random.Generator
 
     loss = functools.cache(lambda length: losses_of(subject, case, moved(length), [batch], 1)[0])
     true_loss = functools.cache(lambda length: mean_loss(case, moved(length), batch))
-    # Four rounded losses over 2 h, with weights 4/3 at half of it and 1/3: sqrt(2 (8/3)^2 + 2 (1/3)^2) / 2 = 1.9.
+    # Four rounded losses over 2 h, with weights 8/3 at +-h / 2 and 1/3 at +-h: sqrt(2 (8/3)^2 + 2 (1/3)^2) / 2 = 1.9.
     rounded = 1.9 * loss_reference(case, params, batch).bounds["loss"].noise
     best, noise = best_step(true_loss, true_slope, rounded, [step * norm for step in STEPS])
     measured = derivative(loss, best)
@@ -61,13 +61,13 @@ def length_of(leaves: Params) -> float:
 
 
 def best_step(loss: Loss, slope: float, rounded: float, lengths: Sequence[float]) -> tuple[float, float]:
-    """The length of the step that gives the most exact derivative at 0, and its error.
+    """The step length that gives the most exact derivative of `loss` at 0, and the error of that derivative.
 
-    The error from curvature is measured against the known slope, over the step and over half of it. Two steps that are
-    both far too long may agree by chance: compared with each other they once chose a step of 0.99, over which the slope
-    was 1.9 instead of 12, and failed a right gradient.
+    The error from curvature is the difference from the known slope, for the step and for half of it. It is not enough
+    to compare two steps with each other: both may be far too long and agree by chance. This once chose a step of 0.99,
+    over which the slope was 1.9 instead of 12, and failed a right gradient.
 
-    `slope` is the derivative of `loss` at 0, and `rounded` the error of one over a step of length 1 by rounding.
+    `slope` is the derivative of `loss` at 0; `rounded` is the rounding error of a derivative over a step of length 1.
     """
 
     def noise(length: float) -> float:

@@ -12,13 +12,13 @@ from ..support.compilation import precision
 from ..support.running import law, losses_of
 from ..support.trainer_checks import check_evaluation, check_gradients, check_loss, check_updates
 
-# Added to all position embeddings, whose deviation is about 1.
+# This is added to all position embeddings, whose standard deviation is about 1.
 FAR = 300.0
 
 
 @law("step.gradients", draws=True, claims=("gradients",))
 def test_gradients(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
-    """Compares every leaf, also where the embeddings' mean is far above their deviation."""
+    """Compares every leaf of the gradient, also if the embeddings' mean is far above their standard deviation."""
     case = seeded_case(subject, rng)
     batch = batch_of(case, rng, real=int(rng.integers(1, B + 1)))
     params = start_params(case, rng)
@@ -31,7 +31,7 @@ def test_gradients(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 
 @law("step.weights", draws=True, claims=("weights",))
 def test_weights(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
-    """Compares loss and gradient of rows whose neighbours have other weights; the loss of equal weights must differ."""
+    """Compares loss and gradient of a batch with unequal weights; the loss with equal weights must differ."""
     case = seeded_case(subject, rng)
     params = start_params(case, rng)
     batch = with_weights(batch_of(case, rng), np.resize([0.25, 4.0, 1.0], B))
@@ -81,7 +81,7 @@ def test_float64(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 
 @law("step.bfloat16", draws=True, claims=("gradients", "precision:bf16"))
 def test_bfloat16(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
-    """Compares the gradient in bfloat16, and its error with the one that 8 bits give."""
+    """Compares the gradient in bfloat16; its error must not be far below that of rounding to 8 bits."""
     case = seeded_case(subject, rng, precision="bfloat16")
     params, batch = start_params(case, rng), batch_of(case, rng, real=13)
     check_gradients(check, subject, case, params, batch, 1)
@@ -89,8 +89,8 @@ def test_bfloat16(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     want, got = gradient_reference(case, params, batch), subject.gradients(batch)
     error = np.sqrt(sum(float(((np.asarray(got[k], np.float64) - w) ** 2).sum()) for k, w in want.want.items()))
     noise = np.sqrt(sum(bound.noise**2 for bound in want.bounds.values()))
-    # float32 would be 2^16 times below; a mode that rounds only some products is still within FACTOR^2.
-    check.at_least("error of the bfloat16 gradient", error, noise / FACTOR**2, "rounding to 8 bits is this coarse")
+    # The error of float32 is 2^16 times smaller; that of a mode which rounds only some products is within FACTOR^2.
+    check.at_least("error of the bfloat16 gradient", error, noise / FACTOR**2, "rounding to 8 bits causes this error")
 
 
 @law("step.regression", draws=True, claims=("gradients",))
@@ -102,10 +102,10 @@ def test_regression(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 
 @law("step.zero_gradients", draws=True, claims=("gradients",))
 def test_zero_gradients(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
-    """Compares the gradient of the words that no example of positive weight contains with zero."""
+    """Compares with zero the gradient of the words that no example of positive weight contains."""
     case = seeded_case(subject, rng)
     batch = batch_of(case, rng, real=13)
-    # At least one word is in no example, whatever is drawn.
+    # The last word of the vocabulary is replaced, so that at least one word is in no example.
     batch = batch._replace(input_ids=np.where(batch.input_ids == case.vocab_size - 1, 0, batch.input_ids))
     with precision(case):
         subject.start(case, start_params(case, rng), 1)

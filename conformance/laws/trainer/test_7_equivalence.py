@@ -18,7 +18,7 @@ EVEN = "equal shards of equal weight"
 
 @law("equivalence.devices", draws=True, claims=("devices",))
 def test_devices(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares gradient, loss, logits and updates on all devices."""
+    """Compares gradient, loss, logits and updates on all devices with the oracle's."""
     case, params, batch = draw_case(subject, rng)
     if "gradients" in subject.capabilities:
         check_gradients(check, subject, case, params, batch, n)
@@ -28,7 +28,7 @@ def test_devices(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> N
 
 @law("equivalence.device_counts", draws=True, claims=("devices",))
 def test_device_counts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares updates on fewer devices, some of which do not divide the rows."""
+    """Compares updates on fewer devices, also on numbers of devices that do not divide the number of rows."""
     check.need(n > 2, f"needs 3 devices, found {n}")
     case, params, batch = draw_case(subject, rng)
     for fewer in [count for count in COUNTS if count < n]:
@@ -41,7 +41,7 @@ def test_device_counts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng
 
 @law("equivalence.against", draws=True)
 def test_against(check: Check, subject: TrainerUnderTest, against: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares two updates on all devices with those of the other trainer on one device."""
+    """Compares two updates on all devices with those of the trainer of `--against` on one device."""
     case = main_case(subject.capabilities & against.capabilities, seed=int(rng.integers(MOST)))
     params, batches = start_params(case, rng), [batch_of(case, rng, real=13), batch_of(case, rng)]
     runs = []
@@ -54,7 +54,7 @@ def test_against(check: Check, subject: TrainerUnderTest, against: TrainerUnderT
 
 
 def patterns(n: int) -> dict[str, np.ndarray]:
-    """Name -> which of B rows count, for rows that are sharded in blocks over n devices."""
+    """Name -> a mask of the B rows that count; the rows are sharded in blocks over n devices."""
     share = -(-B // n)
     row = np.arange(B)
     return {
@@ -69,7 +69,7 @@ def patterns(n: int) -> dict[str, np.ndarray]:
 
 @law("equivalence.layouts", draws=True, claims=("devices", "gradients"))
 def test_layouts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares the gradients of several placements of the rows that count, and names those that fail."""
+    """Compares the gradients for several placements of the rows that count, and names the placements that fail."""
     case, params, _ = draw_case(subject, rng)
     batch = batch_of(case, rng)
     check.facts["layouts"] = list(patterns(n))
@@ -97,7 +97,7 @@ def test_float64(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> N
 
 @law("equivalence.loss", draws=True, claims=("devices",))
 def test_loss_is_global(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares the reported loss of rows whose weights differ much between devices."""
+    """Compares the reported loss of a batch whose weights differ much between devices."""
     case, params, batch = draw_case(subject, rng)
     first, row = np.arange(B) < B // n, np.arange(B)
     weights = batch.weights * (np.where(first, 16, 1) if case.weighted else ~first | (row == 0))

@@ -22,7 +22,7 @@ COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-al
 
 @law("equivalence.row_order")
 def test_row_order(check: Check, subject: TrainerUnderTest, n: int) -> None:
-    """Compares loss, update and logits of the same rows in another order."""
+    """Compares loss, update and logits of rows in a random order with the oracle's in the original order."""
 
     def compare(rng: Rng, order: np.ndarray) -> None:
         case, params, batch = draw_case(subject, rng)
@@ -40,11 +40,11 @@ def test_row_order(check: Check, subject: TrainerUnderTest, n: int) -> None:
 
 @law("equivalence.padding", draws=True)
 def test_padding(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares losses and parameters of two updates with those of other content in padding."""
+    """Compares losses and parameters of two updates with those after the content of padding has changed."""
     case, params, batch = draw_case(subject, rng)
     real, unseen = batch.weights > 0, batch.attention_mask == 0
     garbage = rng.integers(-GARBAGE, GARBAGE, batch.input_ids.shape).astype(np.int32)
-    # Other ids and types in padding; rows of weight 0 change everywhere.
+    # Padding gets other ids and types; rows of weight 0 change everywhere.
     refilled = batch._replace(
         input_ids=np.where(unseen | ~real[:, None], garbage, batch.input_ids),
         token_type_ids=np.where(unseen | ~real[:, None], garbage[::-1], batch.token_type_ids),
@@ -63,9 +63,9 @@ def test_padding(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> N
 
 @law("equivalence.packing", draws=True, claims=("gradients", "packing"))
 def test_packing(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares the gradient of rows that hold several examples with that of padded rows."""
+    """Compares the gradient of packed rows, which contain several examples each, with that of padded rows."""
     case, params, _ = draw_case(subject, rng, pack=True)
-    # So short that at least two fit a row, whatever is drawn.
+    # Examples so short that at least two fit into a row, whatever is drawn.
     batch = batch_of(case, rng, real=int(rng.integers(9, B)), longest=L // 2)
     check_gradients(check, subject, case, params, batch, n)
 
@@ -80,7 +80,7 @@ def test_accumulation(check: Check, subject: TrainerUnderTest, n: int, rng: Rng)
 
 @law("equivalence.replicas", draws=True, claims=("devices", "replicas"))
 def test_replicas(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares the parameters of all devices after five updates."""
+    """Compares the copies of the parameters on all devices after five updates."""
     case, params, batch = draw_case(subject, rng)
     losses_of(subject, case, params, [batch] * 5, n)
     copies = subject.replicas()
@@ -93,9 +93,9 @@ def test_replicas(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> 
 
 @law("equivalence.devices_used", claims=("devices", "jax"))
 def test_devices_used(check: Check, subject: TrainerUnderTest, devices: list[Any], n: int, rng: Rng) -> None:
-    """Compares the devices that hold the run's JAX arrays with the given ones."""
+    """Compares the devices that have the run's JAX arrays with the devices that the trainer was given."""
     case, params, batch = draw_case(subject, rng)
-    # Kept alive until their ids are compared: Python reuses the id of a freed array.
+    # These arrays stay alive until ids are compared, since Python reuses the id of a freed object.
     before = jax.live_arrays()
     subject.start(case, params, n)
     subject.step(batch)
@@ -107,14 +107,14 @@ def test_devices_used(check: Check, subject: TrainerUnderTest, devices: list[Any
 
 @law("equivalence.collectives", claims=("devices", "program"))
 def test_collectives(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares the elements that the compiled update's collectives move with the size of the gradient."""
+    """Compares the number of elements that the compiled update's collectives move with the size of the gradient."""
     case, params, batch = draw_case(subject, rng)
     subject.start(case, params, n)
     moved = collective_elements(subject.program(batch))
     check.facts["elements"] = moved
     gradient, total = sum(leaf.size for leaf in params.values()), sum(moved.values())
     check.at_least("elements moved by collectives", total, gradient, "every gradient element must be added up")
-    # Beside the gradient: loss and weight, two scalars. A second reduction or a gather would be a share of 1 or more.
+    # Beyond the gradient: loss and weight, two scalars. A second reduction or a gather would add a share of 1 or more.
     beyond = Bound(0.01, 2 / gradient, f"{gradient} parameters, each reduced once, and a few scalars")
     check.at_most("share of elements moved beyond the gradient", total / gradient - 1, beyond)
 

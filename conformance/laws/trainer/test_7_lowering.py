@@ -1,7 +1,7 @@
-"""Rung 7: the update, lowered for accelerators that need not be present: what it requests of their compilers.
+"""Rung 7: what the update, lowered for accelerators that need not be present, requests of their compilers.
 
-A lowered module shows what a trainer requests, on any machine. Whether the accelerator computes it rightly, the other
-laws check where there is one.
+A lowered module shows, on any machine, what a trainer requests. The other laws check, on a machine with the
+accelerator, whether it computes this correctly.
 """
 
 import collections
@@ -19,16 +19,16 @@ from ..support.running import law
 from ..support.stablehlo import REDUCING, Module
 
 PLATFORMS = ("cuda", "rocm", "tpu")
-# Starts of the StableHLO names of float types narrower than float32.
+# Prefixes of the StableHLO names of float types narrower than float32.
 NARROW = ("f16", "bf16", "f8E", "f6E", "f4E")
 # Precisions of a product that mean float32; DEFAULT is TF32 on NVIDIA's matrix units and bfloat16 on a TPU.
 EXACT = ("HIGHEST", "DOT_F32_F32_F32")
-# Share of elements reduced beyond the gradient: the loss, the weight and other scalars.
+# Largest share of elements reduced beyond the gradient: the loss, the weight and other scalars.
 BEYOND = 0.01
 
 
 def modules(subject: TrainerUnderTest, case: Case, n: int, rng: np.random.Generator) -> dict[str, Module]:
-    """Platform, the CPU included -> the update on n devices, lowered for it."""
+    """Platform ("cpu" or one of `PLATFORMS`) -> the update on n devices, lowered for that platform."""
     batch = batch_of(case, rng)
     subject.start(case, start_params(case, rng), n)
     return {name: Module(subject.lowered(batch, name)) for name in ("cpu", *PLATFORMS)}
@@ -36,7 +36,7 @@ def modules(subject: TrainerUnderTest, case: Case, n: int, rng: np.random.Genera
 
 @law("lowering.reduction", claims=("devices", "lowering"))
 def test_reduction(check: Check, subject: TrainerUnderTest, n: int, rng: np.random.Generator) -> None:
-    """Compares the sums over devices in each module with the gradient, or the sharding of its rows if it has none."""
+    """Compares sums over devices in each module with the gradient's size; without any, checks how rows are sharded."""
     case, params, batch = draw_case(subject, rng)
     gradient = sum(leaf.size for leaf in params.values())
     for name, module in modules(subject, case, n, rng).items():
@@ -66,11 +66,11 @@ def test_reduction(check: Check, subject: TrainerUnderTest, n: int, rng: np.rand
 
 @law("lowering.precision", claims=("lowering",))
 def test_precision(check: Check, subject: TrainerUnderTest, n: int, rng: np.random.Generator) -> None:
-    """Compares types, precisions, products and kernels of each module with float32's and the CPU's."""
+    """Checks that each module uses float32, the products of the CPU's module, and no kernel of another platform."""
     case, _, _ = draw_case(subject, rng)
     by_platform = modules(subject, case, n, rng)
     here = by_platform.pop("cpu")
-    check.at_least("products in the update", sum(here.products.values()), 1, "a BERT is made of them")
+    check.at_least("products in the update", sum(here.products.values()), 1, "BERT consists of products")
     for name, module in by_platform.items():
         check.same(f"{name}: types narrower than float32", narrow(module.dtypes), [])
         least = sorted({p.precision for p in module.products if p.left.dtype == "f32"} - set(EXACT))
@@ -84,12 +84,12 @@ def test_precision(check: Check, subject: TrainerUnderTest, n: int, rng: np.rand
         for name, module in modules(subject, half, n, rng).items():
             work = {True: 0, False: 0}
             for product, times in module.products.items():
-                # Its multiply-adds, up to the contracted dimensions.
+                # A rough measure of the product's work, from the sizes of an operand and of the result.
                 cost = int(np.sqrt(product.left.size * product.result.size))
                 work[product.left.dtype == product.right.dtype == "bf16"] += times * cost
             what = f"{name}: share of the products' work on bfloat16 operands, where it was asked for"
             share = work[True] / sum(work.values())
-            check.at_least(what, share, 0.5, "a precision that arrives reaches the layers")
+            check.at_least(what, share, 0.5, "a requested precision must reach the layers")
             kept = sum(argument.tensor.size for argument in module.arguments if argument.tensor.dtype == "bf16")
             check.same(f"{name}: elements of the state that are kept in bfloat16", kept, 0)
 
@@ -110,6 +110,6 @@ def narrow(dtypes: Iterable[str]) -> list[str]:
 
 
 def foreign(platform: str, names: frozenset[str]) -> list[str]:
-    """Kernels that another maker's name begins."""
+    """The kernels whose name starts with a prefix of another platform's libraries."""
     others = {"cuda": ("hip", "roc"), "rocm": ("cu", "__cu"), "tpu": ("cu", "__cu", "hip", "roc", "lapack")}
     return sorted(name for name in names if name.startswith(others[platform]))

@@ -18,19 +18,19 @@ from ..support.trainer_checks import check_distance, check_same_bits
 
 # Learning rates are computed in float32 from a few operations.
 RATE = Bound(4 * UNIT["float32"], UNIT["float32"], "four roundings in float32, of the largest rate")
-# (total steps, warm-up) at the corners of the schedule.
+# Corner cases of the schedule: (total steps, warm-up steps).
 CORNERS = ((1, 0), (2, 0), (3, 0), (2, 1), (3, 2))
 
 
 def check_rate(check: Check, case: Case, step: int, rate: float) -> None:
-    """The learning rate of an update is the schedule's."""
+    """Check that the learning rate of an update is the schedule's."""
     what = f"learning rate of update {step} of {case.total_steps}, warm-up {case.warmup_steps}"
     check.at_most(f"{what}, error of {rate:.6g}", abs(rate - learning_rate(case, step)) / case.learning_rate, RATE)
 
 
 @law("training.fifty_steps")
 def test_fifty_steps(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares all learning rates of a run on all devices with changing batches, and where it ends."""
+    """Compares all learning rates and the final parameters of a run with changing batches on all devices."""
     case, params, _ = draw_case(subject, rng)
     few = [batch_of(case, rng, real=int(rng.integers(9, 17))) for _ in range(5)]
     batches = [few[step % 5] for step in range(case.total_steps)]
@@ -46,7 +46,7 @@ def test_fifty_steps(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) 
 
 @law("training.schedule")
 def test_schedule(check: Check, subject: TrainerUnderTest) -> None:
-    """Compares learning rates and ends of short runs, with and without a warm-up."""
+    """Compares learning rates and final parameters of short runs, with and without a warm-up."""
     for total, warmup in CORNERS if check.at("full") else CORNERS[::3]:
         rng = np.random.default_rng((check.seed, total, warmup))
         case = seeded_case(subject, rng, small=True, total_steps=total, warmup_steps=warmup)
@@ -60,7 +60,7 @@ def test_schedule(check: Check, subject: TrainerUnderTest) -> None:
 
 @law("training.decay", draws=True)
 def test_decay(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
-    """Compares each leaf's decay, which is what an update takes from it beyond Adam's step, with none or all of it."""
+    """Compares each leaf's decay (what an update subtracts beyond Adam's step) with the full decay or with none."""
     case, params, batch = draw_case(subject, rng)
     batches = [batch, batch]  # the first has learning rate 0
     losses_of(subject, case, params, batches, 1)
@@ -69,7 +69,7 @@ def test_decay(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     full = learning_rate(case, 1) * case.weight_decay
     for name, start in params.items():
         if name in undecayed.bounds and not name.endswith("key.bias"):
-            # The share of the parameter itself in what Adam alone does not explain, in units of the decay.
+            # How much of the parameter the update subtracts beyond Adam's step, as a share of the full decay.
             decay = float(((undecayed.want[name] - walked[name]) * start).sum() / (start**2).sum()) / full
             noise = undecayed.bounds[name].noise / float(np.linalg.norm(start)) / full
             bound = Bound(min(FACTOR * noise, 0.5), noise, "noise of the update along the parameter")
@@ -78,7 +78,7 @@ def test_decay(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 
 @law("training.evaluation", draws=True)
 def test_evaluation(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares two evaluations, and a run with evaluations with one without."""
+    """Compares the logits of two evaluations, and a run with evaluations with a run without."""
     case, params, batch = draw_case(subject, rng)
     losses_of(subject, case, params, [batch], n)
     logits = np.asarray(subject.evaluate(batch))
@@ -112,7 +112,7 @@ def test_metrics(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> N
 
 @law("training.data_order", claims=("data order",))
 def test_data_order(check: Check, subject: TrainerUnderTest, n: int) -> None:
-    """Compares the examples of three epochs, the first of which is drawn again."""
+    """Compares the examples of two epochs, and draws the first epoch a second time."""
     for examples, size in ((37, 8), (64, 16), (5, 8), (1, 1)):
         rng = np.random.default_rng((check.seed, examples))
         case = seeded_case(subject, rng, small=True)
@@ -137,12 +137,12 @@ def test_resume(check: Check, subject: TrainerUnderTest, n: int, tmp_path: Path)
 
 @law("training.resume_elsewhere", claims=("checkpoint", "devices"))
 def test_resume_elsewhere(check: Check, subject: TrainerUnderTest, n: int, tmp_path: Path) -> None:
-    """Compares a run saved on all devices and restored on fewer, to rounding."""
+    """Compares a run that is saved on all devices and continued on fewer with the oracle's, within rounding."""
     compare_resumed(check, subject, n, 3 if n > 3 else 1, tmp_path, exact=False)
 
 
 def compare_resumed(check: Check, subject: TrainerUnderTest, n: int, later: int, folder: Path, *, exact: bool) -> None:
-    """Compare two updates on n devices and two more on `later` devices from a checkpoint with four in one run."""
+    """Save after two updates on n devices, restore on `later` devices, take two more; compare with an unbroken run."""
     rng = np.random.default_rng((check.seed, n, later))
     case, params, batch = draw_case(subject, rng)
     batches = [rows_of(batch, rng.permutation(len(batch.weights))) for _ in range(4)]
@@ -150,7 +150,7 @@ def compare_resumed(check: Check, subject: TrainerUnderTest, n: int, later: int,
     subject.save(folder)
     losses = [subject.step(one).loss for one in batches[2:]]
     ends = {name: np.array(leaf) for name, leaf in subject.params().items()}
-    # Other parameters at the start of the second run: only the checkpoint can bring back the first ones.
+    # The second run starts from other parameters, so that only the checkpoint can restore the saved ones.
     subject.start(case, {name: leaf * 0.5 for name, leaf in params.items()}, later)
     subject.restore(folder)
     resumed = [subject.step(one).loss for one in batches[2:]]

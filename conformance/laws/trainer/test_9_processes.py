@@ -1,6 +1,6 @@
-"""Rung 9: the laws where the devices belong to several processes of this machine, joined by `jax.distributed`.
+"""Rung 9: laws whose devices belong to several processes of this machine, joined by `jax.distributed`.
 
-The devices are simulated on every machine: an accelerator belongs to one process at a time, which is this one.
+These devices are simulated on every machine: an accelerator belongs to one process at a time, and this process has it.
 """
 
 import collections
@@ -35,18 +35,18 @@ KIB, MIB = 1024, 1024 * 1024
 # Bytes of a message. A reduce-scatter of 4 MiB over gloo was wrong: https://github.com/jax-ml/jax/issues/40830.
 SIZES = {"quick": (64, 3 * KIB, 4 * MIB), "standard": (512 * KIB,), "full": (MIB - 64, MIB + 64, 8 * MIB, 16 * MIB)}
 OPERATIONS = ("psum", "all_gather", "reduce_scatter", "all_to_all", "ppermute")
-# Within one process rung 2 has checked more sizes.
+# The only size for collectives within one process; rung 2 has checked more sizes.
 WITHIN = (3 * KIB,)
 
 
 def layouts_of(check: Check, settings: Settings) -> list[Layout]:
-    """The layouts of this run; a failure there runs no simplified variants."""
+    """The layouts (processes x devices) of this run; after a failure, no simplified variants are run."""
     check.narrows, check.facts["platform"] = False, "cpu"
     return layouts(settings.processes or (4 if check.at("full") else 2))
 
 
 def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout) -> Any:
-    """The trainer in the processes of a layout, compiled as the law says; an `Across`."""
+    """An `Across`: the trainer in the processes of a layout, which compile as the law's entry says."""
     check.need_capability("processes", subject.capabilities)
     light = check.law.unoptimized_at(check.level)
     return Across(shared(layout, adapter, light=light), subject.name, subject.capabilities)
@@ -108,7 +108,7 @@ def test_collectives(check: Check, settings: Settings, rng: Rng) -> None:
 def test_lost(check: Check, settings: Settings) -> None:
     """Kills one process between two updates: the others must neither wait for it forever nor go on without it."""
     layout = layouts_of(check, settings)[-1]
-    limit = Bound(SOON, HEARTBEAT, "two of JAX's heartbeat timeouts, and time to look for them")
+    limit = Bound(SOON, HEARTBEAT, "two heartbeat timeouts of JAX, and the time to notice them")
     for victim in (layout.processes - 1, 0) if check.at("full") else (layout.processes - 1,):
         with Ranks(layout) as ranks:
             data = np.ones((layout.n, 1024), np.float32)
@@ -170,9 +170,9 @@ def test_agreement(check: Check, subject: TrainerUnderTest, adapter: str, settin
 
 
 def instructions(program: str) -> list[str]:
-    """The instructions of HLO text, without the source lines in their metadata.
+    """The instructions of HLO text, without their metadata.
 
-    These are of the process that compiled the program; another process may have it from JAX's cache.
+    Metadata has source lines of the process that compiled the program; another process may load it from JAX's cache.
     """
     return [re.sub(r", metadata=\{[^}]*\}", "", line) for line in program.splitlines() if " = " in line]
 
@@ -188,7 +188,7 @@ def test_layouts(check: Check, subject: TrainerUnderTest, adapter: str, settings
 
 @law("processes.data", claims=("data order",))
 def test_data(check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, rng: Rng) -> None:
-    """Compares the examples that all processes read together with those that one process reads."""
+    """Compares the examples that all processes together read with those that a single process reads."""
     for layout in layouts_of(check, settings):
         ranks = across(check, subject, adapter, layout).ranks
         case, params, _ = draw_case(subject, rng)
@@ -213,7 +213,7 @@ def test_resume(
     check: Check, subject: TrainerUnderTest, adapter: str, settings: Settings, devices: list[Any], rng: Rng,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Saves in several processes, and restores in as many, in fewer or more, and in one on other devices."""
+    """Saves in several processes; restores in as many, in fewer or more, and in one process with other devices."""
     several, few = layouts_of(check, settings), min(3, len(devices))
     for layout in several:
         here = across(check, subject, adapter, layout)
