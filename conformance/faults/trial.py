@@ -18,6 +18,7 @@ from ..core.result import Result
 from ..core.settings import Settings
 from ..judge.mutation_score import level_of
 from ..judge.outcome import BROKEN, Outcome
+from ..laws.machine import test_2_unwaited
 from ..laws.support import call
 from .backend.lowering import CannotSeedError
 from .backend.seeding import SeededFaults
@@ -25,6 +26,8 @@ from .backend.seeding import SeededFaults
 SUBJECTS, PERFORMANCE, LOWERED, PROCESSES = "trainers", "trainers.performance", "trainers.lowered", "trainers.processes"
 # The modules that seed faults in trainers; the others seed them in the machine.
 TRAINERS = (SUBJECTS, PERFORMANCE, LOWERED)
+# Caches without a compiled program of this process; the hang of `hung` takes half a minute.
+KEPT = (call.functions, test_2_unwaited.hung)
 
 
 @contextlib.contextmanager
@@ -59,7 +62,7 @@ def forget() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith(f"{PACKAGE}.laws."):
             for value in vars(module).values():
-                if hasattr(value, "cache_clear") and value is not call.functions:
+                if hasattr(value, "cache_clear") and value not in KEPT:
                     value.cache_clear()
 
 

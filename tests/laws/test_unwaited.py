@@ -12,6 +12,7 @@ from sftref.conformance.core.check import Known
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
+from sftref.conformance.faults import trial
 from sftref.conformance.laws.machine import test_2_unwaited as unwaited
 from sftref.conformance.workers.channel import NoAnswer
 
@@ -122,3 +123,14 @@ def test_where_it_cannot_hang_no_step_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(unwaited, "can_hang", lambda *_: False)
     run_law("collectives.unwaited", Settings(level="quick", devices=4))
     assert waiting == [None]
+
+
+def test_the_known_hang_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`forget` drops what was compiled; without the cache of `hung` a row of the kill matrix took 30 s more."""
+    monkeypatch.setattr(unwaited, "Worker", child := unittest.mock.MagicMock())
+    unwaited.hung.cache_clear()
+    for _ in range(2):
+        assert unwaited.hung(7) is None
+        trial.forget()
+    unwaited.hung.cache_clear()
+    assert child.call_count == 1
