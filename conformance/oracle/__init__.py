@@ -1,1 +1,1 @@
-"""One training step in NumPy float64: the right answer, the cases and values it is computed for, and the bounds."""
+"""One training step in NumPy float64, the cases and values it is computed for, and bounds for results under test."""

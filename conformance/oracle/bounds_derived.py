@@ -1,7 +1,7 @@
-"""Values -> allowances: how far a computed operator, or its derivative, may be from the exact one, by element.
+"""Values -> allowances: how far each element of a computed operator or derivative may be from the exact value.
 
 Notation: u is the unit round-off (2^-24 in float32), n the number of terms of a sum. Each function returns an absolute
-allowance for each element, with which `Check.within` compares the error. They rest on three facts.
+allowance for each element, with which `Check.within` compares the error. The allowances rest on three facts.
 
 1. fl(a op b) = (a op b)(1 + d) with |d| <= u (Higham, "Accuracy and Stability of Numerical Algorithms", section 2.2).
 2. Rounding errors of a long sum behave as independent and of mean zero (Higham and Mary, "A new approach to
@@ -45,34 +45,35 @@ TYPICAL = 0.1
 
 
 def allowed(why: str) -> Bound:
-    """The bound of `Check.within`, which divides each element's error by that element's allowance: 1."""
+    """The bound for `Check.within`: 1, because that method divides each element's error by the element's allowance."""
     return Bound(1.0, TYPICAL, why)
 
 
 def random_signs(squares: Any, n: int) -> Array:
-    """For a sum of n products of random signs, whose squares sum to `squares`; (n + 3) / 2 counts the products too."""
+    """Allowance of a sum of n products of random signs, `squares` the sum of their squares; n + 3 counts their rounding."""
     return WALK * U * math.sqrt((n + 3) / 2) * np.sqrt(np.asarray(squares, np.float64))
 
 
 def one_sign(total: Any, n: int) -> Array:
-    """For a sum of n terms of any signs, whose magnitudes sum to `total`."""
+    """Allowance of a sum of n terms of any signs, whose magnitudes sum to `total`."""
     return LAMBDA * U * math.sqrt(n + 1) * np.asarray(total, np.float64)
 
 
 def product(a: Array, b: Array, *, operand: float = 0.0) -> Array:
-    """For a [..., M, K] @ b [..., K, N] in float64, whose elements have random signs.
+    """Allowance of a [..., M, K] @ b [..., K, N] in float64, whose elements have random signs.
 
-    `operand` is the unit round-off to which operands are rounded first; twice it is allowed, as that may truncate.
+    `operand` is the unit round-off of the format to which operands are rounded first, 0 if they are not. The allowance
+    has twice that, since a machine may truncate instead.
     """
-    # In float32, which is exact enough for an allowance and takes half the time.
+    # Computed in float32, which is exact enough for an allowance and takes half the time.
     root = np.sqrt(((a * a).astype(np.float32) @ (b * b).astype(np.float32)).astype(np.float64))
     terms = WALK * U * math.sqrt((a.shape[-1] + 3) / 2)
-    # Each operand is off by at most 2 u; the errors of the products add up as the products do, in random directions.
+    # Each operand errs by at most 2 u; the errors of the products add up as the products do, in random directions.
     return (terms + LAMBDA * math.sqrt(2) * operand) * root
 
 
 def product_norm(a: Array, b: Array, *, operand: float = 0.0) -> tuple[Bound, float]:
-    """The bound of the l2 error of a @ b with random signs, and its scale: the l2 norm of the root of summed squares.
+    """The bound of the l2 error of a @ b with random signs, and its scale, the root of the sum of all squared products.
 
     Over thousands of elements, the mean square error is near its expectation, (0.42 u)^2 in the worst order; the
     bound allows u^2.
@@ -88,12 +89,12 @@ def product_norm(a: Array, b: Array, *, operand: float = 0.0) -> tuple[Bound, fl
 
 
 def product_of(a: Array, a_off: Any, b: Array, b_off: Any) -> Array:
-    """For a @ b of any signs if a and b are off by `a_off` and `b_off`: to first order, in the worst direction."""
+    """Allowance of a @ b of any signs if a and b err by `a_off` and `b_off`: to first order, in the worst direction."""
     return one_sign(np.abs(a) @ np.abs(b), a.shape[-1]) + np.abs(a) @ b_off + a_off @ np.abs(b)
 
 
 def softmax_relative(x: Array) -> Array:
-    """Relative, for softmax: x - max rounds once (exp turns that into u |x - max|), then exp, the sum, the division."""
+    """Relative allowance of softmax: of x - max (exp makes its rounding u |x - max|), exp, the sum and the division."""
     top = x.max(axis=-1, keepdims=True)
     drop = np.where(np.isfinite(x), top - x, 0.0)
     p = np.exp(x - top)
@@ -103,12 +104,12 @@ def softmax_relative(x: Array) -> Array:
 
 
 def softmax(x: Array, p: Array) -> Array:
-    """For softmax p of x; exp and the quotient may each be flushed to zero."""
+    """Allowance of the softmax p of x; exp and the quotient may each be flushed to zero."""
     return p * softmax_relative(x) + 2 * TINY["float32"]
 
 
 def softmax_backward(x: Array, p: Array, dp: Array) -> Array:
-    """For p (dp - sum dp p): p is off by its allowance in both places, and two products may be flushed to zero."""
+    """Allowance of p (dp - sum dp p): p errs by its allowance in both places; two products may be flushed to zero."""
     off = softmax(x, p)
     mixed = np.abs(dp) * p
     mean = mixed.sum(axis=-1, keepdims=True)
@@ -119,10 +120,10 @@ def softmax_backward(x: Array, p: Array, dp: Array) -> Array:
 class LayerNorm:
     """The allowances of LayerNorm in two passes, for x [..., n].
 
-    The mean is off by m = LAMBDA u sqrt(n + 1) mean |x|, which moves every element by m / sqrt(variance + eps): the
-    error grows with the ratio of mean to deviation. In one pass (mean of squares minus square of mean) it grows with
-    the square of that ratio, which the law must see. The root is off by its own rounding and by half the error of the
-    mean square, which has the rounding of its sum and (m / deviation)^2.
+    The mean errs by m = LAMBDA u sqrt(n + 1) mean |x|, which moves every element by m / sqrt(variance + eps). So the
+    error grows with the ratio of mean to standard deviation. With a one-pass variance (mean of squares minus square of
+    mean) it grows with the square of that ratio, which the law must see. The root errs by its own rounding and by half
+    the error of the mean square, which consists of the rounding of its sum and of (m / deviation)^2.
     """
 
     def __init__(self, x: Array, eps: float) -> None:
@@ -137,14 +138,14 @@ class LayerNorm:
         self.unit_off = shift + np.abs(self.unit) * (self.root_off + 3 * U)
 
     def forward(self, scale: Array, bias: Array) -> Array:
-        """For unit * scale + bias."""
+        """Allowance of unit * scale + bias."""
         y = np.abs(self.unit * scale) + np.abs(bias)
         return self.unit_off * np.abs(scale) + 2 * U * y
 
     def backward(self, d: Array) -> Array:
-        """For (d - mean d - unit mean(d unit)) / root, d the gradient times the scale.
+        """Allowance of (d - mean d - unit mean(d unit)) / root, where d is the gradient times the scale.
 
-        The terms of the two means are off with `unit`; JAX takes the mean of all three parts, hence `spread`.
+        `by_unit` is from the error of `unit`; `spread` is larger than `parts` since JAX takes the mean of all parts.
         """
         along = np.abs(d * self.unit).mean(axis=-1, keepdims=True)
         parts = np.abs(d) + np.abs(d).mean(axis=-1, keepdims=True) + np.abs(self.unit) * along
@@ -155,17 +156,17 @@ class LayerNorm:
 
 
 def gelu(x: Array, tail: Array) -> Array:
-    """For x erfc(-x / sqrt(2)) / 2; `tail` is the upper tail of the normal distribution at |x|.
+    """Allowance of x erfc(-x / sqrt(2)) / 2; `tail` is the upper tail of the normal distribution at |x|.
 
-    erfc(z), z = |x| / sqrt(2): three roundings of z and z^2 become 5 z^2 u of erfc, whose own error is 16 ulp. These
-    are worst cases: in the tail z^2 rounds nearly as badly, and an error of 0.66 of the allowance is usual there.
+    In erfc(z), z = |x| / sqrt(2), three roundings of z and z^2 become a relative error of 5 z^2 u; erfc itself errs by
+    16 ulp. The roundings of the tail come near these worst cases: errors of 0.66 of the allowance are usual there.
     """
     value = np.where(x > 0, 1.0 - tail, tail) * np.abs(x)
     return U * ((ERFC + 4) * value + 2.5 * x**2 * np.abs(x) * tail) + np.abs(x) * TINY["float32"]
 
 
 def gelu_slope(x: Array, tail: Array) -> Array:
-    """For Phi(x) + x phi(x), as `gelu`; phi has exp of a rounded square."""
+    """Allowance of Phi(x) + x phi(x), derived as for `gelu`; phi takes exp of a rounded square."""
     share = np.where(x > 0, 1.0 - tail, tail)
     bell = np.abs(x) * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
     terms = (ERFC + 4) * share + 2.5 * x**2 * tail + (2 * EXP + 2.5 * x**2) * bell
@@ -173,14 +174,14 @@ def gelu_slope(x: Array, tail: Array) -> Array:
 
 
 def tanh(y: Array) -> Array:
-    """For tanh, whose value is y."""
+    """Allowance of a tanh whose value is y."""
     return TANH * U * np.abs(y) + TINY["float32"]
 
 
 def cross_entropy(logits: Array, losses: Array, at: tuple[npt.NDArray[Any], npt.NDArray[Any]]) -> Array:
-    """For log sum exp(x - max) - (x_label - max), with labels `at`: errors of the differences, exp, the sum and log.
+    """Allowance of log sum exp(x - max) - (x_label - max), labels `at`, from the differences, exp, the sum and log.
 
-    A loss far above 1 has two roundings, each of at most u: an error of 0.55 of the allowance is usual.
+    A loss far above 1 has two roundings, each of at most u, so an error of 0.55 of the allowance is usual.
     """
     top = logits.max(axis=-1, keepdims=True)
     drop = top - logits

@@ -1,20 +1,20 @@
 """Case, parameters, batches -> results of the oracle, and bounds: how far rounding may take a right trainer from them.
 
-The distance depends on the values: the same rounding moves one gradient by 1e-7 and another by 1e-4. So it is measured
-on the oracle, by Monte Carlo arithmetic (Parker, 1997) with the probabilistic rounding model (Higham and Mary, 2019):
-each rounding multiplies by 1 + delta with delta uniform in [-u, u], of root mean square u / sqrt(3), and a sum of n
-terms gathers about sqrt(n) of them. By backward error analysis the roundings of a product act as a perturbation of its
-factors, so
+This distance depends on the values: the same rounding moves one gradient by 1e-7, another by 1e-4. So it is measured
+on the oracle, by Monte Carlo arithmetic (Parker, 1997) with the probabilistic rounding model (Higham and Mary, 2019).
+In that model each rounding multiplies by 1 + delta, with delta uniform in [-u, u] and so of root mean square
+u / sqrt(3), and a sum of n terms gathers about sqrt(n) of them. By backward error analysis, the roundings of a product
+act like a perturbation of its factors. Therefore
 
     noise = root mean square, over DRAWS draws, of the change of the float64 result when every parameter is multiplied
             by 1 + u sqrt(n / 3) e,   e normal,   n the longest product's length, and every probability of the
             loss by 1 + u e: three roundings, of exp, of the sum and of the quotient
 
-and the bound is FACTOR times the noise: 2 because a right result is itself one order of summation away from another, 2
-for what the model leaves out (roundings of activations in the backward pass, and of exp, erf and tanh), and 2 for the
-chance that few draws come out small. Probabilities are perturbed separately because 1 is subtracted at the label: near
-p = 1 parameters hardly move p - 1, and the rounding of p remains. (In one repetition of 400, at p - 1 = -0.0033, the
-gradient was off by 2.7e-8 where 2.68e-8 was allowed.) A float64 trainer has the same noise in its own u.
+The bound is FACTOR = 2 x 2 x 2 times the noise: 2 because right results differ by their order of summation, 2 for what
+the model leaves out (roundings of activations in the backward pass, and of exp, erf and tanh), and 2 because few draws
+may be small by chance. Probabilities are perturbed separately because the gradient has p - 1 at the label: near p = 1,
+parameters hardly move p - 1, but the rounding of p does. (In one repetition of 400, at p - 1 = -0.0033, the gradient
+erred by 2.7e-8 where 2.68e-8 was allowed.) For a float64 trainer the noise is the same, in units of float64's u.
 """
 
 import math
@@ -35,14 +35,14 @@ FACTOR = 8.0
 
 @dataclass(frozen=True)
 class Reference:
-    """The right result by name, and the bound of the l2 error of each leaf."""
+    """The right value of each leaf, and the bound of its l2 error, both by the leaf's name."""
 
     want: Params
     bounds: dict[str, Bound]
 
 
 def jittered(params: Params, size: float, draw: int) -> tuple[Params, Rounding]:
-    """The parameters with a relative perturbation of that size, and a perturbation of the loss's probabilities."""
+    """The parameters, each perturbed by a relative `size`, and a function that perturbs the loss's probabilities."""
     rng = np.random.default_rng((draw, 0x5EED))
     moved = {name: p * (1.0 + size * rng.standard_normal(p.shape)) for name, p in params.items()}
     # The loss is computed in float32 even if products are bfloat16.
@@ -50,13 +50,13 @@ def jittered(params: Params, size: float, draw: int) -> tuple[Params, Rounding]:
 
 
 def reference(case: Case, params: Params, compute: Callable[[Params, Rounding], Mapping[str, Array]]) -> Reference:
-    """`compute(parameters, rounding of probabilities)`, with bounds from its change under perturbations.
+    """The result of `compute(parameters, rounding of probabilities)`, and bounds from its change under perturbations.
 
-    The noise of a leaf is at least the round-off of its own size and a tenth of that of an average leaf of as many
-    elements, since few elements and few draws can come out small by chance. A gradient that is exactly zero (see
-    `zero_gradients`) does not change with the parameters; its noise is that of the average leaf.
+    The noise of a leaf is at least the round-off of its own size, and at least a tenth of the noise of an average leaf
+    with as many elements, since few elements and few draws may be small by chance. A gradient that is exactly zero
+    (see `zero_gradients`) does not change with the parameters, and gets the noise of the average leaf.
     """
-    # A perturbation of 1e-15 would drown in the oracle's own rounding: that of float64 is scaled down afterwards.
+    # A perturbation of 1e-15 would be lost in the oracle's own rounding. For float64 a larger one is scaled down later.
     u, shrink = UNIT[case.precision], 1.0
     if case.precision == "float64":
         u, shrink = UNIT["float32"], UNIT["float64"] / UNIT["float32"]
@@ -81,17 +81,17 @@ def reference(case: Case, params: Params, compute: Callable[[Params, Rounding], 
 
 
 def gradient_reference(case: Case, params: Params, batch: HostBatch, step: int = 0) -> Reference:
-    """The gradient of the mean loss."""
+    """The gradient of the mean loss, and its bounds."""
     return reference(case, params, lambda p, rounding: value_and_gradient(case, p, batch, step, rounding).gradients)
 
 
 def loss_reference(case: Case, params: Params, batch: HostBatch, step: int = 0) -> Reference:
-    """The mean loss, under the name `loss`."""
+    """The mean loss, under the name `loss`, and its bound."""
     return reference(case, params, lambda p, _: {"loss": np.array(mean_loss(case, p, batch, step))})
 
 
 def logits_reference(case: Case, params: Params, batch: HostBatch) -> Reference:
-    """The logits of the rows with weight above 0, under the name `logits`."""
+    """The logits of the rows with weight above 0, under the name `logits`, and their bound."""
     real = batch.weights > 0
     return reference(case, params, lambda p, _: {"logits": evaluate(case, p, batch)[real]})
 
@@ -106,7 +106,7 @@ class Walk:
 
 
 def walk(case: Case, params: Params, batches: Sequence[HostBatch]) -> Walk:
-    """One update for each batch; the noise includes the rounding of parameters when they are stored."""
+    """Run one update of the oracle for each batch; the noise includes the rounding of the stored parameters."""
     trainers: list[OracleTrainer] = []
 
     def run(start: Params, rounding: Rounding) -> dict[str, Array]:
@@ -130,9 +130,9 @@ def walk(case: Case, params: Params, batches: Sequence[HostBatch]) -> Walk:
 
 
 def zero_gradients(case: Case) -> list[str]:
-    """The leaves whose gradient is zero in exact arithmetic: a key's bias moves all scores of a query equally.
+    """The leaves whose exact gradient is zero: biases of keys, because such a bias moves all scores of a query equally.
 
-    In floating point it is rounding noise, which Adam turns into steps of full size, so these parameters cannot be
-    compared after an update.
+    In floating point their gradient is rounding noise, which Adam turns into steps of full size, so these parameters
+    cannot be compared after an update.
     """
     return [f"bert.encoder.layer.{layer}.attention.self.key.bias" for layer in range(case.num_hidden_layers)]

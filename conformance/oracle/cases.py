@@ -25,7 +25,7 @@ MAIN = Case(
     learning_rate=1e-3, weight_decay=0.1, b1=0.8, b2=0.95, eps=1e-5, clip_norm=1.0, warmup_steps=3, total_steps=50,
 )  # fmt: skip
 NO_DROPOUT: dict[str, Any] = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
-# For laws of the schedule, each of which compiles its own program: one narrow layer, and BERT's constants.
+# One narrow layer with BERT's constants, for laws that compile a program for each case, such as those of the schedule.
 SMALL = dataclasses.replace(
     MAIN, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, layer_norm_eps=1e-12,
     b1=0.9, b2=0.999, eps=1e-6, **NO_DROPOUT,

@@ -25,7 +25,7 @@ Shapes = Mapping[str, Sequence[tuple[int, ...]]]
 EXAMPLES = {"quick": 3, "standard": 8, "full": 30}
 # The content of padding: an id outside every table.
 GARBAGE = 99_999
-# Seeds of dropout have more than 32 bits, so that a generator which drops the high word is seen.
+# Seeds of dropout are below this: they have more than 32 bits, so that a generator that drops the high word is seen.
 MOST = 2**40
 
 
@@ -36,7 +36,7 @@ def for_all(check: Check, body: Callable[..., None], /, **values: st.SearchStrat
 
         for_all(check, lambda ids: check.equal("ids", table[ids], want[ids]), ids=integers(0, 9))
     """
-    # No shrinking: with fixed shapes a smaller example is no easier to read, and the seed reproduces one that failed.
+    # No shrinking: with fixed shapes a smaller example is no easier to read, and the seed reproduces the failing one.
     options = settings(
         max_examples=EXAMPLES[check.level], deadline=None, database=None, phases=(Phase.explicit, Phase.generate),
         report_multiple_bugs=False, suppress_health_check=list(HealthCheck),
@@ -45,11 +45,11 @@ def for_all(check: Check, body: Callable[..., None], /, **values: st.SearchStrat
     try:
         seed(check.law.stream ^ check.seed)(test)()
     except Flaky as error:
-        # Hypothesis reran the failure, and the rerun passed. It is a failure all the same: a bad machine does that.
+        # Hypothesis reran the failing values, and the rerun passed. A bad machine does that, so it counts as a failure.
         for failure in getattr(error, "exceptions", ()):
             # Hypothesis wraps a failure that is not an Exception, such as that of pytest-timeout.
             first = failure if failure.args else failure.__cause__ or failure
-            first.add_note("Rerun with the same values, it passed: the failure is not reproducible.")
+            first.add_note("The same values passed when rerun: the failure is not reproducible.")
             raise first from None
         raise
 
@@ -57,7 +57,7 @@ def for_all(check: Check, body: Callable[..., None], /, **values: st.SearchStrat
 def for_shapes(check: Check, shapes: Shapes, body: Callable[..., None], *, most: int = 2**18) -> None:
     """Call `body(g, shape=...)` for each shape of this level and of those below.
 
-    A shape whose sizes multiply to more than `most` is called once: so many elements are a sample by themselves.
+    A shape with more than `most` elements is called only once, because so many elements are a sample by themselves.
     """
     for shape in (shape for level, more in shapes.items() if check.at(level) for shape in more):
         each = functools.partial(body, shape=shape)
@@ -68,9 +68,9 @@ def for_shapes(check: Check, shapes: Shapes, body: Callable[..., None], *, most:
 
 
 def generators() -> st.SearchStrategy[Rng]:
-    """NumPy generators with drawn seeds, for arrays: Hypothesis would draw them element by element."""
-    # Bit by bit: Hypothesis sometimes draws an integer that occurs in a loaded local module, and the command that
-    # reproduces a failure loads fewer modules.
+    """NumPy generators with drawn seeds, which draw arrays at once; Hypothesis would draw them element by element."""
+    # The seed is drawn bit by bit: for an integer, Hypothesis may use a constant of a loaded local module, and the
+    # command that reproduces a failure loads fewer modules.
     bits = st.lists(st.booleans(), min_size=32, max_size=32)
     return bits.map(lambda drawn: np.random.default_rng(sum(bit << place for place, bit in enumerate(drawn))))
 
@@ -81,10 +81,10 @@ def permutations(n: int) -> st.SearchStrategy[npt.NDArray[np.int64]]:
 
 
 def batch_of(case: Case, rng: Rng, *, rows: int = B, real: int | None = None, longest: int = L) -> HostBatch:
-    """A batch of ragged examples, with unequal weights if `case.weighted`; padding, rows of weight 0 too, is garbage.
+    """A batch of examples of unequal length, with unequal weights if `case.weighted`; ids in padding are invalid.
 
-    The first `real` rows, by default all, have a weight above 0. An example has at most `longest` tokens, the batch
-    max(L, longest) columns.
+    The first `real` rows, by default all, have a weight above 0. An example has at most `longest` tokens, and the
+    batch has max(L, longest) columns.
     """
     count = rows if real is None else real
     lengths = rng.integers(3, longest + 1, rows)
@@ -103,7 +103,7 @@ def batch_of(case: Case, rng: Rng, *, rows: int = B, real: int | None = None, lo
         attention_mask=mask,
         labels=labels.astype(np.float32 if case.regression else np.int32),
         weights=weights,
-        # Distinct, from the whole range: an id is an address, not an index.
+        # Distinct ids from the whole range of uint32, since an id is an address, not an index.
         example_ids=(rng.permutation(rows) * 0x1000193 + rng.integers(0, 2**32)).astype(np.uint32),
     )
 

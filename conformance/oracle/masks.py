@@ -1,12 +1,12 @@
-"""Seed, step, site, address -> dropout masks in NumPy: the contract of addressed dropout, written a second time.
+"""Seed, step, site, address -> dropout masks: addressed dropout, written in NumPy independently of any trainer.
 
     key(site)       = threefry((seed >> 32, seed), (step, site)),  site = 8 * layer + purpose
     hidden          = threefry(key, (example id, position * 2^16 + feature group))
     attention       = threefry(key, (example id, head group * 2^24 + query position * 2^12 + key position))
 
-Each call gives 64 bits in four lanes of 16, low half of the first word first. With G = ceil(n / 4) groups, feature (or
-head) f reads lane f div G of group f mod G. It is kept if the lane is at least round(rate * 65536), and then divided by
-the exact probability of that.
+Each call of `threefry` gives 64 bits: four lanes of 16, starting with the low half of the first word. With
+G = ceil(n / 4) groups, feature (or head) f reads lane f div G of group f mod G. The feature is kept if that lane is at
+least round(rate * 65536), and is then divided by the exact probability of being kept.
 
 Threefry-2x32 with 20 rounds is from Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), and the
 generator of `jax.random`. No JAX is used here, since JAX is compared with this file.
@@ -72,8 +72,8 @@ class Masks:
         return factors
 
 
-# The oracle needs the masks of a step again for each perturbation of the parameters. 64 entries are the masks of two
-# updates of two layers several times over, each of at most 131 kB at the kit's shapes.
+# Cached, since the oracle reuses the masks of a step for each perturbation of the parameters. 64 entries hold the masks
+# of two updates of two layers several times over; an entry has at most 131 kB at the kit's shapes.
 @functools.lru_cache(maxsize=64)
 def _hidden(masks: Masks, rate: float, site: int, ids: bytes, length: int, width: int) -> Factors:
     groups = -(-width // 4)

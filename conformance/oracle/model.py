@@ -68,7 +68,7 @@ class Tape:
 
 def gelu(x: Array) -> tuple[Array, Back]:
     """GELU: x Phi(x), with slope Phi(x) + x phi(x); Phi and phi are the normal distribution and its density."""
-    # Imported here: it takes most of a second, and the rungs of the machine do not need it.
+    # Imported here, because the import takes most of a second and the rungs of the machine do not need it.
     from scipy.special import erf
 
     phi = 0.5 * (1.0 + erf(x / math.sqrt(2.0)))
@@ -84,7 +84,7 @@ def softmax(x: Array) -> tuple[Array, Back]:
 
 
 class Network:
-    """The model on one batch, whose rows of weight 0 are computed as padding.
+    """The model on one batch; rows of weight 0 are treated as padding.
 
     Parameters have Hugging Face's names; `masks` are the dropout of this step, None for evaluation.
     """
@@ -92,7 +92,7 @@ class Network:
     def __init__(self, case: Case, params: Arrays, batch: HostBatch, masks: Masks | None) -> None:
         self.case, self.batch, self.masks = case, batch, masks
         self.tape = Tape(params)
-        # Padding, rows of weight 0 included, may hold ids outside the tables: read as id 0, which reaches no result.
+        # Padding and rows of weight 0 may have ids outside the tables. They are read as id 0, which affects no result.
         real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
         self.visible = real[:, None, None, :]
         self._ids = np.where(real, batch.input_ids, 0), np.where(real, batch.token_type_ids, 0)
@@ -167,7 +167,7 @@ class Network:
         return out, back
 
     def logits(self) -> tuple[Array, Callable[[Array], None]]:
-        """Logits [B, C], and the backward pass, from their gradient to `tape.gradients`."""
+        """Logits [B, C], and the backward pass, which takes the gradient of the logits and adds to `tape.gradients`."""
         x, embed_back = self._embed()
         backs = []
         for layer in range(self.case.num_hidden_layers):
@@ -203,7 +203,7 @@ def unrounded(x: Array) -> Array:
 def example_losses(
     case: Case, logits: Array, labels: npt.NDArray[np.generic], rounding: Rounding = unrounded
 ) -> tuple[Array, Array]:
-    """The loss of each example [B], cross-entropy or squared error, and its derivative by the logits [B, C].
+    """The loss of each example [B], cross-entropy or squared error, and d loss / d logits [B, C].
 
     `rounding` acts on the probabilities p before 1 is subtracted at the label; it matters most if p is near 1.
     """
@@ -235,7 +235,7 @@ def mean_loss(case: Case, params: Arrays, batch: HostBatch, step: int = 0) -> fl
 def _forward(
     case: Case, params: Arrays, batch: HostBatch, step: int, rounding: Rounding = unrounded
 ) -> tuple[Network, Callable[[Array], None], float, Array]:
-    """The network, its backward pass, the mean loss, and the gradient of that loss by the logits [B, C]."""
+    """The network, its backward pass, the mean loss, and its gradient with respect to the logits [B, C]."""
     network = Network(case, params, batch, Masks(case.seed, step) if case.dropout else None)
     logits, back = network.logits()
     losses, slopes = example_losses(case, logits, np.where(batch.weights > 0, batch.labels, 0), rounding)

@@ -68,7 +68,7 @@ def layer_norm(x: Any, scale: Any, bias: Any) -> Any:
 
 
 def tanh_of_prefixes(x: Any) -> tuple[Any, ...]:
-    """The tanh of the first element, of the first two, and so on: most lengths are no multiple of a vector unit's."""
+    """The tanh of the first element, of the first two, and so on; a vector unit divides few of these lengths."""
     return tuple(tanh(x[:n]) for n in range(1, len(x) + 1))
 
 
