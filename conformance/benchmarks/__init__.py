@@ -1,1 +1,1 @@
-"""Rung 10: how fast this machine computes what a trainer computes, and whether that got slower."""
+"""Rung 10: the speed of this machine and of trainers on it, and whether either has become slower."""

@@ -29,21 +29,21 @@ OUT = Path("sftref-bench")
 EXAMPLES = """examples:
   sftref bench                                     compare with stored runs of these devices, or store the first
   sftref bench --save --runs 3                     store a baseline: three runs, to measure the scatter between runs
-  sftref bench --against .venv-old/bin/python      is this JAX slower than that one? both in turn, so that noise cancels
+  sftref bench --against .venv-old/bin/python      compare this JAX with that of .venv-old, in turns: noise cancels
   sftref bench --adapter my.kit:New --against my.kit:Old --only step
   sftref bench --level full --only scaling         1, 2, 4 and 8 devices, weak and strong
 
 verdict and exit code: PASS 0, RECORDED 0, FAIL 1, WRONG 1 (results are wrong), 2 wrong set-up, 3 a hang or a crash,
  AMBIGUOUS 4, Ctrl-C 130
 """
-# pytest's exit codes: ours. Its 5 is that no benchmark was collected.
+# pytest's exit code -> ours. pytest's 5 means that no benchmark was collected; 6 is `plugin.UNDECIDED`.
 CODES = {0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, 6: 4}
-# The exit code of several runs is the last of these with which one of them ended; any other ends them.
+# Exit codes after which the next run starts, from good to bad; several runs end with the worst. Other codes end them.
 WORST = (0, 4, 1)
 
 
 def add_command(commands: Any) -> None:
-    """Add `bench` to a command line."""
+    """Add the command `bench` to a command line."""
     raw, words = argparse.RawDescriptionHelpFormatter, "time this machine and the trainers"
     add = commands.add_parser("bench", help=words, epilog=EXAMPLES, formatter_class=raw).add_argument
     add("--level", choices=LEVELS, default="quick", help="how many benchmarks, and for how long (default quick)")
@@ -51,11 +51,11 @@ def add_command(commands: Any) -> None:
     add("--devices", type=int, metavar="N", help="use at most N devices (default: all; 8 simulated ones on a CPU)")
     add("--adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer to time; repeatable")
     add("--only", action="append", default=[], metavar="ID", help=f"{TIMED}; repeatable")
-    add("--size", choices=SIZES, help="of the model (default: small on a CPU, else base)")
-    add("--seed", type=int, default=0, metavar="S", help="of all drawn values (default 0)")
-    words = f"smallest slow-down that matters ({MATTERS:g})"
+    add("--size", choices=SIZES, help="size of the model (default: small on a CPU, else base)")
+    add("--seed", type=int, default=0, metavar="S", help="seed of all drawn values (default 0)")
+    words = f"smallest slow-down that matters, as a share (default {MATTERS:g})"
     add("--matters", type=float, default=MATTERS, metavar="SHARE", help=words)
-    add("--against", metavar="PYTHON", help="interpreter of another environment, or MODULE:FACTORY, to time in turn")
+    add("--against", metavar="PYTHON", help="Python of another environment, or MODULE:FACTORY, to compare with")
     add("--runs", type=int, default=1, metavar="R", help="number of runs, each in a new process (default 1)")
     add("--save", nargs="?", const="baseline", metavar="NAME", help="store the runs, for comparison with later ones")
     add("--storage", type=Path, metavar="DIR", help="folder of the stored runs (default .benchmarks, by device)")
@@ -64,7 +64,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: dict[str, Any]) -> int:
-    """Run the command; returns its exit code. A wrong argument, or no pytest-benchmark, is a ValueError."""
+    """Run the command; returns its exit code. Raises ValueError for a wrong argument, or without pytest-benchmark."""
     settings = Settings(
         level=args["level"], adapters=tuple(args["adapter"]) or DEFAULT_ADAPTERS, platform=args["platform"],
         devices=args["devices"], seed=args["seed"],
@@ -73,7 +73,7 @@ def run(args: dict[str, Any]) -> int:
     if args["runs"] < 1:
         raise ValueError(f"--runs = {args['runs']}, must be at least 1")
     if args["against"] and (args["save"] or args["storage"] or args["runs"] > 1):
-        raise ValueError("--against with --save, --storage or --runs: it stores no run; omit them")
+        raise ValueError("--against with --save, --storage or --runs: --against stores no run; omit the others")
     output.prepare(args["out"])
     return _against(args, settings) if args["against"] else _stored(args)
 
@@ -93,7 +93,7 @@ def _stored(args: dict[str, Any]) -> int:
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise ValueError("bench needs pytest-benchmark; install it with: pip install pytest-benchmark")
     names = [name for name in ("level", "seed", "platform", "devices", "size", "matters") if args[name] is not None]
-    # Our own lines instead of pytest's; the plugin comes with this folder's conftest.py, also in a copy of the kit.
+    # Our own lines replace pytest's. The kit's conftest.py loads our plugin, also in a copy of the kit.
     words = ["-s", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "benchmark", "--benchmark-quiet"]
     words += ["-c", str(KIT / "pytest.ini"), "-o", "addopts=", "--rootdir", str(KIT)]
     words += plugin_options([*((name, args[name]) for name in names), *(("adapter", name) for name in args["adapter"])])
@@ -114,14 +114,14 @@ def _stored(args: dict[str, Any]) -> int:
 
 
 def _session(words: Sequence[str]) -> int:
-    """Run the benchmarks in one pytest process; returns our exit code for its own."""
+    """Run the benchmarks in a new pytest process; returns the exit code of `sftref bench`."""
     command = [sys.executable, "-P", "-m", "pytest", *words, "--sftref-benchmark", "--sftref-lines"]
     ended = subprocess.run([*command, os.path.relpath(HOME)], env=variables(os.environ, None), check=False)
     return 3 if ended.returncode < 0 else CODES.get(ended.returncode, 3)
 
 
 def _confirmed(args: dict[str, Any], words: Sequence[str]) -> int:
-    """Rerun slower benchmarks in new processes: one run in twenty is an outlier because of its addresses."""
+    """Rerun slower benchmarks in new processes, because one process in twenty is an outlier due to its addresses."""
     content, results = _read(args["out"])
     slow = [judged.id for judged in results if judged.by_clock]
     reruns: list[Judged] = []
@@ -144,7 +144,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Judged]]:
 
 
 def _against(args: dict[str, Any], settings: Settings) -> int:
-    """Measure two sides in turn."""
+    """Compare two sides, which are measured in turn."""
     from .paired import Comparison
     from .side import interpreter
 
@@ -152,7 +152,7 @@ def _against(args: dict[str, Any], settings: Settings) -> int:
     if other is None and len(settings.adapters) > 1:
         raise ValueError(f"--against {args['against']}: compares one trainer with another; name yours with --adapter")
     before = settings if other else dataclasses.replace(settings, adapters=(args["against"],))
-    # Two trainers have the same benchmarks if both have the same label.
+    # Both sides use one label, so that two trainers have benchmarks of the same ids.
     timed = (args["size"], args["only"], None if other else subject_labels(settings.adapters)[0])
     comparison = Comparison(
         before=(other or sys.executable, (before, *timed)), after=(sys.executable, (settings, *timed)),

@@ -11,30 +11,30 @@ from ..core.settings import Settings
 HOME = Path(__file__).parent
 SIZES = ("small", "base")
 MATTERS = 0.05
-TIMED = "an id, with or without brackets, or a group"
-# Processes, or pairs of them, that must all find a benchmark slower.
+TIMED = "benchmarks to time: an id, with or without brackets, or a group"
+# A benchmark is slower only if it is slower in each of so many processes, or pairs of processes.
 PROCESSES = 3
 
 
 def add_options(add: Any) -> None:
-    """The options of the benchmarks."""
+    """Add the benchmarks' options to pytest's."""
     add("--sftref-benchmark", action="store_true", help="time the trainers and this machine instead of testing")
-    add("--sftref-size", choices=SIZES, help="of the timed model (default: small on a CPU, else base)")
+    add("--sftref-size", choices=SIZES, help="size of the model (default: small on a CPU, else base)")
     add("--sftref-time", action="append", default=[], metavar="ID", help=f"{TIMED}; repeatable")
     add("--sftref-bench-out", type=Path, metavar="DIR", help="folder for bench.json and bench.html")
     add("--sftref-lines", action="store_true", help="print each benchmark when it ends")
-    words = f"smallest slow-down that matters ({MATTERS:g})"
+    words = f"smallest slow-down that matters, as a share (default {MATTERS:g})"
     add("--sftref-matters", type=float, default=MATTERS, metavar="SHARE", help=words)
 
 
 def check_share(option: str, share: float) -> None:
-    """Refuse a smallest slow-down that is no share, with a ValueError that names the option."""
+    """Raise a ValueError that names the option if a smallest slow-down is not a share of at most 1."""
     if not 0 < share <= 1:
         raise ValueError(f"{option} = {share:g}, must be above 0 and at most 1, as 0.05 is for 5 %")
 
 
 def configure(config: pytest.Config, settings: Settings) -> None:
-    """Set up a session that times.
+    """Set up a pytest session that runs the benchmarks.
 
     Raises:
         ValueError: an option is wrong, nothing would be timed, or pytest-benchmark is not installed.

@@ -15,10 +15,10 @@ from .judging.intervals import FAIL, PASS, Ratio, word
 from .judging.verdict import Judged, in_words
 
 SCHEMA = "sftref.bench/1"
-# Size of the picture in a row, in pixels, and the ratios at its ends: half as long, twice as long.
+# Size in pixels of the picture in each row of the table, and the ratios at its ends: half the time, twice the time.
 WIDTH, HEIGHT, MARGIN = 260, 24, 8
 LOWEST, HIGHEST = 0.5, 2.0
-# The series in the picture, with the height of their bars.
+# Series in the picture -> the vertical position of its bar.
 SHOWN = {"wall": 8, "cpu": 17}
 STATES = {"PASS": "good", "RECORDED": "quiet", "AMBIGUOUS": "idle", "FAIL": "bad", "WRONG": "bad"}
 GLYPHS = {"PASS": "✓", "RECORDED": "·", "AMBIGUOUS": "?", "FAIL": "✗", "WRONG": "✗"}
@@ -29,7 +29,7 @@ RATES = {
 
 
 def document(results: Sequence[Judged], where: str, matters: float, more: Mapping[str, Any]) -> dict[str, Any]:
-    """A run in JSON's own values; `more` is the environment, or both environments."""
+    """The content of bench.json; `more` has the environment, or both environments of a comparison."""
     word = verdict.overall(results)
     content: dict[str, Any] = plain({
         "schema": SCHEMA, "verdict": word, "exit_code": verdict.CODES[word], "line": verdict.line(results, where),
@@ -39,13 +39,13 @@ def document(results: Sequence[Judged], where: str, matters: float, more: Mappin
 
 
 def write(out: Path, results: Sequence[Judged], where: str, matters: float, more: Mapping[str, Any]) -> None:
-    """Write bench.json and bench.html, each complete or not at all; an OSError if one cannot be written."""
+    """Write bench.json and bench.html, each complete or not at all; OSError if one cannot be written."""
     content = document(results, where, matters, more)
     output.write(out, {"bench.json": json.dumps(content, indent=1) + "\n", "bench.html": page(content)})
 
 
 def page(content: Mapping[str, Any]) -> str:
-    """bench.json -> bench.html."""
+    """The content of bench.json -> that of bench.html."""
     title = f"{content['verdict']}: speed of {content['devices']}"
     top = f'<h1><span class="{STATES[content["verdict"]]}">{content["verdict"]}</span></h1>'
     environment = json.dumps(content.get("environment", content.get("sides")), indent=1)
@@ -54,13 +54,13 @@ def page(content: Mapping[str, Any]) -> str:
 
 
 def section(content: Mapping[str, Any]) -> Section:
-    """bench.json -> a table with a row for each benchmark; a KeyError or a TypeError if it is not one."""
+    """The content of bench.json -> a table with a row for each benchmark; KeyError or TypeError for other content."""
     matters = float(content["matters"])
     rows = [_row(Judged.from_json(one), matters) for one in content["benchmarks"]]
     legend = (
-        "Time divided by the time before, with an interval: the upper bar is wall time, the lower one processor time. "
+        "The time now divided by the time before, with its interval; upper bar: wall time, lower bar: processor time. "
         f"The dashed line is at {1 + matters:g}, the smallest slow-down that matters. FAIL: the whole interval is "
-        f"above {1 + matters / 2:g}. PASS: it ends below {1 + matters:g}."
+        f"above {1 + matters / 2:g}. PASS: the interval ends below {1 + matters:g}."
     )
     head = ("benchmark", "verdict", "time", "rate", "ratio to before", "details")
     blocks: list[Block] = [Text(content["line"].partition(": ")[2]), Text(legend), Table(head, rows)]
@@ -74,7 +74,7 @@ def duration(seconds: float) -> str:
 
 
 def _times(judged: Judged) -> tuple[str, str]:
-    """The time of one execution, and the amounts in a second, with their units."""
+    """The time of one execution, and its rates, such as GB/s, as texts with units."""
     if judged.measured is None:
         return "", ""
     rates = judged.measured.rates

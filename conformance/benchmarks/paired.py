@@ -1,11 +1,11 @@
 """Two environments, or two trainers -> the ratio of their times, measured in turn, and a verdict.
 
 After an upgrade the question is whether the *new* environment is slower than the old one. A stored time cannot answer
-it within ten per cent: machines drift more than that in a day. So both run at once, one process each, and take turns: a
-round of one beside a round of the other, in an order that changes each time.
+this within ten per cent, because machines drift more than that in a day. So both sides run at the same time, each in a
+process, and take turns: a round of one side, then a round of the other, in an order that changes each time.
 
-Two processes of one program differ for all of their lives by the places of their memory. So a benchmark that looks
-slower is measured again by new processes, and is slower only if it is so in each pair of them.
+Two processes that run one program differ in speed for all of their lives, because their memory addresses differ. So a
+benchmark that looks slower is measured again in new processes; it is slower only if each pair of processes agrees.
 """
 
 import math
@@ -25,17 +25,17 @@ from .measuring.rounds import Measured
 from .options import PROCESSES
 from .side import DEADLINE, overlay, start
 
-# Pairs of rounds after which a benchmark is judged; the looks share one probability of a false alarm.
+# A benchmark is judged after so many pairs of rounds; all these looks share one probability of a false alarm.
 LOOKS = (12, 24, 48, 96, 192)
-# For benchmarks of a compilation, which takes seconds a round.
+# The same for benchmarks that compile, whose rounds take seconds.
 FEW_LOOKS = (6, 12)
-# Seconds of rounds for one benchmark in one pair of processes.
+# Most seconds that the rounds of one benchmark take in one pair of processes.
 SECONDS = {"quick": 30.0, "standard": 60.0, "full": 120.0}
 
 
 @dataclass
 class Pairs:
-    """The times of one benchmark: for each pair of processes, by series, (before, after) of each round."""
+    """The times of one benchmark; `blocks` has, for each pair of processes, series -> (before, after) of each round."""
 
     work: Mapping[str, float] = field(default_factory=dict)
     exact: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
@@ -44,19 +44,19 @@ class Pairs:
 
 @dataclass
 class Comparison:
-    """A paired run."""
+    """A run that compares two sides, measured in turn."""
 
-    before: tuple[str, Sequence[Any]]  # interpreter of the side compared with, and arguments of its `worker.Timer`
-    after: tuple[str, Sequence[Any]]  # of the side judged
-    matters: float  # the least slow-down that matters
-    level: str  # for how long it is measured at most
+    before: tuple[str, Sequence[Any]]  # the old side: its interpreter, and the arguments of its `worker.Timer`
+    after: tuple[str, Sequence[Any]]  # the new side, which is judged: the same two
+    matters: float  # the smallest slow-down that matters
+    level: str  # decides for how long a benchmark is measured at most
     tell: Callable[[str], None]  # is called with each line about the progress
-    described: list[dict[str, Any]] = field(default_factory=list)  # both sides, as they describe themselves
+    described: list[dict[str, Any]] = field(default_factory=list)  # both sides' answers to `Timer.describe`
     measured: dict[str, Pairs] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> list[Judged]:
-        """Compare all benchmarks, and again those that look slower.
+        """Compare all benchmarks, and compare those that look slower again in new processes.
 
         Raises:
             ValueError: a side cannot be started, or the two have no benchmark in common.
@@ -73,7 +73,7 @@ class Comparison:
         return [self.judged(name) for name in [*self.measured, *self.wrong]]
 
     def _block(self, sides: Mapping[str, Worker], names: list[str] | None, number: int) -> list[str]:
-        """Measure in one pair of processes, all benchmarks if `names` is None; those that another pair must measure."""
+        """Measure `names`, by default all, in one pair of processes; returns those that another pair must measure."""
         before, after = self.described = call(sides, "describe", seconds=DEADLINE)
         both = [name for name in after["entries"] if name in before["entries"]]
         if not both:
@@ -94,7 +94,7 @@ class Comparison:
                 self.tell(f"{name}: {error}")
                 continue
             judged = self.judged(name)
-            # A count that must be 0, and is not, needs no other process to confirm it.
+            # No other process needs to confirm a count that must be 0 and is not.
             slower = FAIL in self._words(name).values() and not nonzero(self.measured[name].exact[1])
             if slower and number + 1 < PROCESSES:
                 again.append(name)
@@ -122,7 +122,7 @@ class Comparison:
                 return
 
     def _ratios(self, name: str) -> dict[str, Ratio]:
-        # Wall and processor time of each benchmark, at each look.
+        # Shared by wall and processor time of each benchmark, at each look.
         alarms = intervals.FALSE_ALARMS / (2 * self.count * len(LOOKS))
         blocks = self.measured[name].blocks
         pairs = {s: [pair for block in blocks for pair in block[s]] for s in blocks[-1]}
@@ -148,7 +148,7 @@ class Comparison:
         for s in [s for s, word in words.items() if word == FAIL]:
             each = [_ratio(block[s], 0.5).value for block in pairs.blocks]
             if min(each) <= 1 + self.matters / 2:
-                words[s] = AMBIGUOUS  # slower in one pair of processes only: the processes differ
+                words[s] = AMBIGUOUS  # slower in some pairs of processes only: the processes differ
         word = FAIL if wrong else next(w for w in (FAIL, AMBIGUOUS, "PASS") if w in words.values())
         why = [in_words(s, ratios[s]) for s, w in words.items() if w == word]
         if word == AMBIGUOUS:

@@ -1,6 +1,6 @@
 """The benchmarks under pytest: one test for each, and the verdict at the end.
 
-Imported only with `--sftref-benchmark`, as it needs pytest-benchmark and starts JAX.
+This module is imported only with `--sftref-benchmark`, because it needs pytest-benchmark and starts JAX.
 """
 
 from collections.abc import Callable, Generator
@@ -26,7 +26,7 @@ DEFAULT_STORAGE = "file://./.benchmarks"
 
 
 class Speed:
-    """One session's benchmarks."""
+    """The pytest plugin of a session that runs benchmarks."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         option = config.option
@@ -59,7 +59,7 @@ class Speed:
         count, recording = len(self.entries), bool(self.automatic or (first and saved))
         matters = option.sftref_matters
         self.judge = verdict.Judge(self.runs, versions, matters, count, least=least, recording=recording)
-        # With all times, so that a stored run can be analysed later.
+        # The times of all rounds are stored, so that a run can be analysed later.
         option.benchmark_save_data = True
 
     @pytest.fixture
@@ -91,7 +91,7 @@ class Speed:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        """Do not store a slower or wrong run unless the user asked for it; report; set the code of an ambiguous one."""
+        """Do not store a slower or wrong run unless requested; write the report; set the exit code if AMBIGUOUS."""
         word = verdict.overall(self.results)
         if self.automatic and word in (FAIL, verdict.WRONG):
             self.config._benchmarksession.save = None  # type: ignore[attr-defined]
@@ -109,7 +109,7 @@ class Speed:
         machine_info[stored_runs.KEY] = {"where": self.where, **self.environment}
 
     def pytest_benchmark_compare_machine_info(self, compared_benchmark: dict[str, Any]) -> None:
-        """Refuse a baseline of other devices."""
+        """Refuse a stored run of other devices, with a UsageError."""
         try:
             words = str(self.config.option.benchmark_compare)
             stored_runs.check_device(compared_benchmark["machine_info"], self.where, words)
@@ -117,7 +117,7 @@ class Speed:
             raise pytest.UsageError(str(error)) from error
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The verdict on each benchmark, and on the run."""
+        """Print the verdict on each benchmark, and on the run."""
         terminalreporter.section("speed")
         for text in [*table(self.results, self.widest), self._line()]:
             terminalreporter.write_line(text)

@@ -1,4 +1,4 @@
-"""One of the two environments of a paired comparison, as the process that measures in it."""
+"""Starts the process that measures in one of the two environments of a paired comparison."""
 
 import os
 import shutil
@@ -10,16 +10,16 @@ from typing import Any
 from ..core.kit import INSTALLED, KIT, PACKAGE
 from ..workers.channel import Worker
 
-# Seconds for an answer: a program compiles within a minute, the rest is for a machine that is busy.
+# Seconds for an answer: a program compiles within a minute; the rest is for busy machines.
 DEADLINE = 600.0
 
 
 def start(python: str, timed: Sequence[Any], overlay: Path) -> Worker:
     """Start a process of `worker.Timer`, with the arguments `timed`, in the environment of an interpreter.
 
-    A `python` that cannot be run is a ValueError.
+    Raises ValueError if `python` cannot be run.
     """
-    # Both sides run this kit's code, whatever version of it their environments have.
+    # Both sides run this copy of the kit, whatever version is installed in their environments.
     paths = [str(overlay), *filter(None, [os.environ.get("PYTHONPATH")])]
     # A cache of compiled programs could hold another version's.
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_ENABLE_COMPILATION_CACHE": "false"}
@@ -30,7 +30,7 @@ def start(python: str, timed: Sequence[Any], overlay: Path) -> Worker:
 
 
 def overlay(folder: Path) -> Path:
-    """Fill `folder` with links by which any Python finds this kit, and `sftref` where the kit is installed in it."""
+    """Fill `folder` with links, so that any Python imports this kit, and `sftref` if the kit is installed in it."""
     if PACKAGE != INSTALLED:
         (folder / PACKAGE.partition(".")[0]).symlink_to(KIT, target_is_directory=True)
         return folder
@@ -44,7 +44,7 @@ def overlay(folder: Path) -> Path:
 
 
 def interpreter(against: str) -> str | None:
-    """The Python that `--against` names, or None for a trainer, MODULE:FACTORY; a ValueError if it is neither."""
+    """The Python that `--against` names, or None if it is MODULE:FACTORY, a trainer; ValueError if it is neither."""
     python = shutil.which(against)
     if python is None and (":" not in against or os.sep in against):
         raise ValueError(f"--against {against}: must be a Python interpreter (.venv-old/bin/python) or MODULE:FACTORY")

@@ -1,8 +1,8 @@
-"""Each benchmark as a test; `plugin.py` says which there are."""
+"""One test for each benchmark; `plugin.py` has the list of benchmarks."""
 
 from collections.abc import Callable
 
 
 def test_speed(speed: Callable[[], None]) -> None:
-    """Computes what it should, compiles to what it did, and takes no longer."""
+    """A benchmark computes right results, compiles to the same program as before, and is not slower."""
     speed()

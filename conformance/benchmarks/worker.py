@@ -1,6 +1,6 @@
 """One side of a paired comparison: a process that prepares benchmarks and runs rounds of them when `side.py` calls it.
 
-It needs jax, numpy, scipy and what the trainers need, but no pytest: the environment compared with may be an old one.
+It needs no pytest, only jax, numpy, scipy and what the trainers import, because the other environment may be old.
 """
 
 import os
@@ -17,9 +17,9 @@ from .measuring.suite import suite
 
 
 class Timer:
-    """The methods. What they return needs no JAX to be read.
+    """Methods that run in the process; their results can be unpickled without JAX.
 
-    `label` is the name of the only trainer, the same on both sides; None for the trainers' own names.
+    `label` names the only trainer, so that both sides use one name; None keeps the trainers' own names.
     """
 
     def __init__(self, settings: Settings, size: str | None, only: Sequence[str], label: str | None) -> None:
@@ -36,11 +36,11 @@ class Timer:
                 "platform": devices[0].platform, "entries": list(self.entries)}  # fmt: skip
 
     def prepare(self, name: str) -> dict[str, Any]:
-        """Compile and check one benchmark; rounds are of it from now on."""
+        """Compile and check one benchmark, which `round` runs from now on."""
         self.work = Work(self.entries[name].build(self.bench))
         prepared = self.work.prepared
         return {"work": dict(prepared.work), "exact": dict(prepared.exact), "once": prepared.once}
 
     def round(self) -> dict[str, float]:
-        """Run one; its seconds by the clock, of the processor, and of each part."""
+        """Run a round; returns its wall seconds, its processor seconds, and the seconds of each part."""
         return self.work.round()

@@ -50,7 +50,7 @@ def allowed(why: str) -> Bound:
 
 
 def random_signs(squares: Any, n: int) -> Array:
-    """Allowance of a sum of n products of random signs, `squares` the sum of their squares; n + 3 counts their rounding."""
+    """Allowance of a sum of n products of random signs with squares of sum `squares`; n + 3 includes their rounding."""
     return WALK * U * math.sqrt((n + 3) / 2) * np.sqrt(np.asarray(squares, np.float64))
 
 

@@ -1,4 +1,4 @@
-"""Times of two sides -> the ratio of the second to the first, an interval, and one word.
+"""Times of two sides -> the ratio of the second to the first, its interval, and PASS, FAIL or AMBIGUOUS.
 
 Times on a busy machine are skewed, drift, and have outliers, so nothing here takes a mean of seconds or assumes a
 normal distribution. Everything works on logarithms of ratios:
@@ -6,12 +6,12 @@ normal distribution. Everything works on logarithms of ratios:
 - *pairs* (two sides timed in turn): the Hodges-Lehmann estimate and the signed-rank interval (Hollander, Wolfe and
   Chicken, *Nonparametric Statistical Methods*, 3rd ed., 2014, sections 3.2 and 3.4). It is exact for any symmetric
   distribution, and the log ratio of two equivalent turns is symmetric, since either could have been the first.
-- *runs* (now compared with stored ones): each run is one number, as the differences between processes (addresses, other
-  load) are shared by all rounds of a run, and no number of rounds averages them out. The scatter between runs is that
-  of the stored ones.
+- *runs* (this run compared with stored ones): each run is one number, because all rounds of a run share what differs
+  between processes (addresses, other load), and more rounds do not average it out. The scatter between runs is
+  measured on the stored ones.
 
-FAIL: the interval is above 1 + half of the slow-down that matters. PASS: it ends below 1 + the slow-down that matters.
-Half, so that neither an equally fast run nor one that is slower by exactly that much is at the edge of its word.
+With m, the smallest slow-down that matters: FAIL if the whole interval is above 1 + m / 2, PASS if it ends below 1 + m.
+FAIL has m / 2 so that neither an equally fast run nor one that is slower by exactly m is at the edge of its verdict.
 """
 
 import functools
@@ -26,8 +26,8 @@ from scipy import stats
 PASS, FAIL, AMBIGUOUS = "PASS", "FAIL", "AMBIGUOUS"
 # The probability that a run of all benchmarks has a false alarm; shared among all its comparisons.
 FALSE_ALARMS = 0.01
-# The weight of the pooled scatter of all benchmarks beside a benchmark's own, in degrees of freedom. Benchmarks scatter
-# by 2 to 20 %; with a larger weight the noisy ones raise false alarms, with this one in 0.8 % of a test's runs.
+# The weight, in degrees of freedom, of the scatter of all benchmarks against a benchmark's own. Benchmarks scatter by 2
+# to 20 %. With a larger weight the noisy ones raise false alarms; with this one, 0.8 % of the runs of a test had one.
 POOLED_WORTH = 4
 # If more rounds than this are needed, the machine is too noisy.
 MOST_ROUNDS = 100_000
@@ -46,8 +46,8 @@ class Ratio:
 def of_pairs(before: Sequence[float], after: Sequence[float], alarms: float) -> Ratio:
     """The ratio of pairs of times: seconds [n] of the first side, and of the second, each measured beside its partner.
 
-    `alarms` is the probability that the truth is beyond one end of the interval; if n is too small for it, the ends are
-    0 and infinity.
+    `alarms` is the probability that the true ratio is beyond one end of the interval; if n is too small for it, the
+    ends are 0 and infinity.
 
     Raises:
         ValueError: the sides differ in length, there is no pair, or a time is not positive.
@@ -84,14 +84,14 @@ class Scatter(NamedTuple):
 
 
 def scatter(runs: Sequence[Sequence[float]], least: Sequence[float] | None = None) -> list[Scatter]:
-    """The scatter between runs of each benchmark: its own, shrunk towards the pooled scatter; empty without two runs.
+    """Each benchmark's scatter between runs, shrunk towards that of all benchmarks; empty if none has two runs.
 
     The moderated variance of Smyth, "Linear models and empirical Bayes methods", 2004, section 4: (d0 s0^2 + d s^2) /
     (d0 + d), with d0 + d degrees of freedom.
 
     Args:
         runs: for each benchmark, the (normalised) times of the stored runs; the lists may differ in length.
-        least: for each, a known lower bound; benchmarks with a bound above 0 are not pooled.
+        least: for each benchmark, a known lower bound of its scatter; benchmarks with a bound above 0 are not pooled.
     """
     known = [0.0] * len(runs) if least is None else least
     squares = [float(((np.log(r) - np.log(r).mean()) ** 2).sum()) if len(r) else 0.0 for r in runs]
@@ -107,10 +107,10 @@ def scatter(runs: Sequence[Sequence[float]], least: Sequence[float] | None = Non
 
 
 def of_runs(before: Sequence[float], after: Sequence[float], spread: Scatter | None, alarms: float) -> Ratio:
-    """The ratio of (normalised) times of stored and present runs, at least one of each: means of logarithms.
+    """The ratio of the present to the stored runs' (normalised) times, at least one of each, by means of logarithms.
 
     The interval is Student's t, or 0 to infinity if the scatter between runs, `spread`, is not known; `alarms` is the
-    probability that the truth is beyond one end of it.
+    probability that the true ratio is beyond one end of the interval.
     """
     difference = float(np.log(after).mean() - np.log(before).mean())
     n = min(len(before), len(after))
@@ -129,10 +129,10 @@ def word(ratio: Ratio, matters: float) -> str:
 
 
 def needed(ratio: Ratio, matters: float) -> int | None:
-    """About how many pairs decide between PASS and FAIL with the same scatter; None for more than `MOST_ROUNDS`.
+    """About how many pairs are needed for PASS or FAIL if the scatter stays the same; None if above `MOST_ROUNDS`.
 
-    The width of an interval is proportional to 1 / sqrt(n); the farther of the two limits from the estimate leaves the
-    most room.
+    The width of an interval is proportional to 1 / sqrt(n). It must fit between the estimate and one limit, of which
+    the farther one is used.
     """
     if not (ratio.low > 0 and math.isfinite(ratio.high)):
         return 2 * ratio.n

@@ -40,13 +40,13 @@ def storage(described: str, root: Path = FOLDER) -> Path:
 
 
 def load(folder: Path) -> list[Stored]:
-    """All of our runs below a folder, oldest first; others are ignored, and a damaged file is a ValueError."""
+    """All runs of this kit below a folder, oldest first; other files are ignored; ValueError for a damaged file."""
     paths = sorted(folder.glob("**/[0-9][0-9][0-9][0-9]_*.json"), key=lambda path: path.name)
     return [run for path in paths if (run := _read(path))]
 
 
 def _read(path: Path) -> Stored | None:
-    """One file; None if it contains none of our benchmarks."""
+    """The run in a file; None if it has no benchmark of this kit."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         ours = content["machine_info"].get(KEY)
@@ -60,7 +60,7 @@ def _read(path: Path) -> Stored | None:
 
 
 def check_device(stored: Mapping[str, Any], now: str, where: str) -> None:
-    """Refuse a stored run of other devices, with a ValueError that names both."""
+    """Raise a ValueError, which names both devices, if a stored run was measured on other devices than `now`."""
     before = stored.get(KEY, {}).get("where", "unknown devices")
     if before != now:
         raise ValueError(
@@ -70,5 +70,5 @@ def check_device(stored: Mapping[str, Any], now: str, where: str) -> None:
 
 
 def same_program(run: Stored, versions: Mapping[str, str]) -> bool:
-    """Whether counts of compiled programs must be the same in that run."""
+    """Whether a stored run used the same JAX, so that its counts of compiled programs must be the same."""
     return all(run.versions.get(name) == versions.get(name) for name in SAME_PROGRAM)

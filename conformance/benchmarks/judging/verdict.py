@@ -13,7 +13,7 @@ from .stored_runs import ENOUGH, Stored, same_program
 
 RECORDED, WRONG = "RECORDED", "WRONG"
 CODES = {PASS: 0, RECORDED: 0, FAIL: 1, WRONG: 1, AMBIGUOUS: 4}
-# Words from the most to the least important.
+# Verdicts, from the most to the least important.
 ORDER = (WRONG, FAIL, AMBIGUOUS, PASS, RECORDED)
 # Counts that must be 0 in any run.
 NOTHING = ("compilations later", "arrays left")
@@ -29,20 +29,20 @@ class Judged:
 
     id: str  # of the benchmark
     word: str  # one of `ORDER`
-    ratios: Mapping[str, Ratio] = field(default_factory=dict)  # by series, the time now divided by the time before
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)  # series -> the time now divided by the time before
     message: str = ""  # the reason, in a line
     measured: Measured | None = None  # the measurement; None if results were wrong
-    by_clock: bool = False  # whether it is a FAIL only because of its time, which other processes must confirm
+    by_clock: bool = False  # whether only its time makes it a FAIL, which other processes must confirm
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Judged:
-        """An entry of bench.json, where infinity is a text."""
+        """Read an entry of bench.json, in which infinity is a string."""
         ratios = {name: Ratio(**ratio | {"high": float(ratio["high"])}) for name, ratio in value["ratios"].items()}
         measured = value["measured"] and Measured(**value["measured"])
         return cls(**{**value, "ratios": ratios, "measured": measured})
 
     def confirmed(self, others: Sequence[Judged]) -> Judged:
-        """The verdict after reruns in other processes: a FAIL only if each of them is one."""
+        """The verdict after reruns in other processes: FAIL only if each rerun is a FAIL too."""
         unlike = next((other for other in others if other.word != FAIL), None)
         if unlike is None:
             return self
@@ -54,11 +54,11 @@ class Judge:
     """Compares benchmarks with stored runs of the same devices.
 
     Args:
-        runs: stored.
-        versions: of the installed packages.
+        runs: the stored runs.
+        versions: the versions of the installed packages.
         matters: the smallest relative slow-down that matters.
         count: the number of benchmarks of this run; false alarms are shared among them.
-        least: by benchmark, a known lower bound of the scatter between its runs.
+        least: benchmark -> a known lower bound of the scatter between its runs.
         recording: whether this run is one of the first stored ones.
     """
 
@@ -84,7 +84,7 @@ class Judge:
         wrong = nonzero(measured.exact)
         if wrong:
             return Judged(measured.id, FAIL, message="; ".join(wrong), measured=measured)
-        # The newest stored run of the same JAX has the same counts.
+        # The counts must be those of the newest stored run with the same JAX.
         same = [run for run in self.runs if measured.id in run.measured and same_program(run, self.versions)]
         changed = differences(same[-1].measured[measured.id].exact, measured.exact) if same else []
         ratios = {}
@@ -107,12 +107,12 @@ class Judge:
 
 
 def nonzero(counts: Mapping[str, float]) -> list[str]:
-    """The counts that must be 0 and are not."""
+    """A text for each count that must be 0 and is not."""
     return [f"{name} {counts[name]:g}, must be 0" for name in NOTHING if counts.get(name)]
 
 
 def differences(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
-    """Counts that differ, one text each; those of one program by one JAX are equal in every run."""
+    """A text for each count that differs; one program compiled by one JAX has the same counts in every run."""
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     old, new = ({name: f"{count:,.0f}" for name, count in side.items()} for side in (before, after))
     return [f"{name} {new.get(name, 'unknown')}, was {old.get(name, 'unknown')}" for name in names]

@@ -17,8 +17,8 @@ from ...oracle.draws import batch_of
 from ...oracle.model import Params
 from .timing import Prepared
 
-# Sizes: (model, rows, tokens). A step of `small` takes tens of milliseconds on two CPU cores; `base` is bert-base with
-# texts of GLUE's length, 32 for each of 8 devices.
+# Name of a size -> (model, rows, tokens). A step of `small` takes tens of milliseconds on two CPU cores; `base` is
+# bert-base with texts of GLUE's length, 32 for each of 8 devices.
 SMALL = replace(
     MAIN, vocab_size=2_000, hidden_size=128, num_attention_heads=2, intermediate_size=512, max_position_embeddings=32,
 )  # fmt: skip
@@ -32,7 +32,7 @@ ENDLESS = 1_000_000
 
 
 def find_devices(settings: Settings) -> list[Any]:
-    """Start JAX, and return the devices to time; a ValueError if JAX does not have the requested platform."""
+    """Start JAX, and return the devices to time; ValueError if JAX does not have the requested platform."""
     start_jax(settings)
     try:
         devices = jax.devices()[: settings.devices]
@@ -69,7 +69,7 @@ class Bench:
         return load_adapter(self.subjects[label])
 
     def case(self, label: str) -> Case:
-        """The case of a trainer: with dropout if it claims it."""
+        """The case of a trainer: with dropout if the trainer claims it."""
         case = replace(self.model, seed=self.seed, total_steps=ENDLESS, max_position_embeddings=self.tokens)
         if "dropout" in self.trainer(label).capabilities:
             return case
@@ -77,7 +77,7 @@ class Bench:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def params(self) -> Params:
-        """Parameters of the size's model."""
+        """Parameters of the model of this size."""
         return start_params(self.model, self.rng("parameters"))
 
     def batch(self, case: Case, rows: int) -> HostBatch:
@@ -94,8 +94,8 @@ class Benchmark:
     """One thing to time."""
 
     id: str  # stable; stored runs contain it
-    group: str  # of the table
+    group: str  # the group of pytest-benchmark's table
     kernel: str  # the name of its calibration kernel
-    level: str  # the lowest that times it
-    build: Callable[[Bench], Prepared]  # compiles and checks it
+    level: str  # the lowest level that times it
+    build: Callable[[Bench], Prepared]  # compiles and checks the work
     scatter: float = 0.0  # a known lower bound of the relative scatter of its time between processes

@@ -1,13 +1,13 @@
 """The calibration kernels: small fixed programs whose time measures the present speed of this machine.
 
-A time divided by that of a kernel measured just before it does not depend on the clock, the temperature or the load of
-the machine, so it can be compared with a run of another day.
+The ratio of a time to the time of a kernel measured just before does not depend on the clock, the temperature or the
+load of the machine, so it can be compared with the ratio of another day.
 
 A kernel must take the same time in every process, whatever its addresses and whatever ran before. Over ten processes on
-a Xeon, a product of side 512 scattered by 12 %, of side 1024 by 2 to 6 %. Copies into fresh memory scattered by 9 to
-60 %, an increment in place by 3 % alone and by 22 % between other work; so there is no kernel for memory, and
-benchmarks bound by memory are divided by the product too. The minimum of three tries counts: the first one after other
-work was up to a third slower.
+a Xeon, a matrix product of side 512 scattered by 12 %, one of side 1024 by 2 to 6 %. Copies into fresh memory scattered
+by 9 to 60 %, an increment in place by 3 % alone and by 22 % between other work. So there is no kernel for memory, and
+benchmarks bound by memory are divided by the product too. The minimum of three tries counts, because the first try
+after other work was up to a third slower.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ COUNTED = 40_000
 
 
 def kernels(device: Any) -> dict[str, Callable[[], Any]]:
-    """By name, compiled and warm: `matmul`, `dispatch`, and `host` for the speed of Python itself."""
+    """Name -> a compiled kernel that has run once: `matmul`, `dispatch`, and `host` for the speed of Python itself."""
     side = SIDES.get(device.platform, SIDE)
     rng = np.random.default_rng(0)
     a = jax.device_put(rng.standard_normal((side, side)).astype(np.float32), device)

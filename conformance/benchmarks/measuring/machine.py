@@ -19,20 +19,20 @@ from .timing import Prepared, WrongResultError
 KIB, MIB = 1024, 1024 * 1024
 COPIES = {"64KiB": 64 * KIB, "16MiB": 16 * MIB}
 MESSAGES = {"4KiB": 4 * KIB, "1MiB": MIB, "16MiB": 16 * MIB}
-# Rows of the table that a gradient is added to: all, or two (padding ids, or texts that share most tokens); some
-# backends add to the same row one by one (jax-ml/jax#17020).
+# Rows of the table to which a gradient is added: all, or two (padding ids, or texts that share most tokens). Some
+# backends make the additions to one row one after the other (jax-ml/jax#17020).
 SPREADS = ("spread", "two rows")
-# Bytes through the slowest link for each byte of the message, with n devices: bus bandwidth over algorithm bandwidth in
-# doc/PERFORMANCE.md of nccl-tests. The message is the larger of operand and result.
+# Collective -> n devices -> bytes through the slowest link for each byte of the message: bus bandwidth over algorithm
+# bandwidth in doc/PERFORMANCE.md of nccl-tests. The message is the larger of operand and result.
 BUS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     **dict.fromkeys(("all_gather", "reduce_scatter", "all_to_all"), lambda n: (n - 1) / n),
 }
-# A copy to a CPU device goes to fresh memory or to memory that the allocator kept, which is decided once in a process:
-# 16 MiB take 1.5 ms or 2.7 ms, and three runs in a row may be of one kind.
+# A copy to a CPU device goes to fresh memory in some processes, and in others to memory that the allocator kept: 16 MiB
+# take 1.5 ms or 2.7 ms, and three runs in a row may be of one kind.
 COPIES_SCATTER = 0.25
-# Products at the model's shapes, as einsum: m tokens of the batch, d and D width, f feed-forward, b examples, h heads,
-# q and l length, k head size.
+# Matrix products at the model's shapes, as einsum: m tokens of the batch, d and D width, f feed-forward, b examples,
+# h heads, q and l length, k head size.
 PRODUCTS = {
     "query": "md,dD->mD", "feed-forward": "md,df->mf", "weight gradient": "md,mf->df", "scores": "bhqk,bhlk->bhql",
 }  # fmt: skip
@@ -61,7 +61,7 @@ def benchmarks(bench: Bench) -> Iterator[Benchmark]:
 
 
 def equal(what: str, got: Any, want: Any, tolerance: float = 0.0) -> None:
-    """Refuse a wrong result before it is timed; `tolerance` is relative, in the l2 norm."""
+    """Raise WrongResultError for a wrong result, before it is timed; `tolerance` is relative, in the l2 norm."""
     g, w = np.asarray(got, np.float64), np.asarray(want, np.float64)
     error = float(np.linalg.norm(g - w)) if g.shape == w.shape else np.inf
     if not error <= tolerance * float(np.linalg.norm(w)):
@@ -76,7 +76,7 @@ def _dispatch(bench: Bench) -> Prepared:
 
 
 def _unaligned(size: int) -> Any:
-    """An array that does not start at a multiple of 64 bytes: a CPU device would share an aligned one, not copy it."""
+    """An array that starts at no multiple of 64 bytes, since a CPU device would share, not copy, an aligned one."""
     return np.arange(size // 4 + 1, dtype=np.float32)[1:]
 
 
@@ -113,7 +113,7 @@ def _product(bench: Bench, name: str) -> Prepared:
     a, b = (rng.standard_normal([sizes[axis] for axis in axes]).astype(np.float32) for axes in operands)
     multiply = jax.jit(lambda a, b: jnp.einsum(einsum, a, b, precision=lax.Precision.HIGHEST))
     placed = jax.device_put((a, b), bench.devices[0])
-    # A sum of K float32 products has a relative error of at most K u, and about sqrt(K) u; u = 2^-24.
+    # A sum of K float32 products has a relative error of at most K u, usually about sqrt(K) u; u = 2^-24.
     equal(f"product {name}", multiply(*placed), np.einsum(einsum, a, b, optimize=True), 4096 * 2.0**-24)
     # One multiplication and one addition for each combination of all indices.
     flops = 2.0 * math.prod(sizes[axis] for axis in set("".join(operands)))

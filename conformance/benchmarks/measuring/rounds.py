@@ -1,4 +1,4 @@
-"""A benchmark -> its rounds, each beside a calibration kernel, as pytest-benchmark stores them."""
+"""Benchmark -> the times of its rounds, each after a calibration kernel, as pytest-benchmark stores them."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -14,24 +14,24 @@ from .timing import Prepared, Round, check_linear, check_waited, repeats, rounde
 # A benchmark has as many rounds as fit into the seconds of its level, within these limits.
 FEWEST, MOST = 12, 60
 SECONDS = {"quick": 1.5, "standard": 3.0, "full": 6.0}
-# Rounds of work that compiles, which takes seconds.
+# Number of rounds of work that compiles, since such a round takes seconds.
 ONCE = {"quick": 2, "standard": 3, "full": 5}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One benchmark in one run."""
+    """The measurement of one benchmark in one run."""
 
     id: str  # of the benchmark
-    seconds: Mapping[str, float]  # by series (`wall`, `cpu`, parts), the median of one execution
-    relative: Mapping[str, float]  # by series, the median of the ratio to the calibration kernel of the same round
+    seconds: Mapping[str, float]  # series (`wall`, `cpu`, parts) -> the median of one execution
+    relative: Mapping[str, float]  # series -> the median of the ratio to the calibration kernel of the same round
     rates: Mapping[str, float] = field(default_factory=dict)  # `work` in a second of wall time
-    exact: Mapping[str, float] = field(default_factory=dict)  # counts
-    rounds: int = 0  # their number
+    exact: Mapping[str, float] = field(default_factory=dict)  # counts that are the same in every run
+    rounds: int = 0  # the number of rounds
 
 
 class Work:
-    """One benchmark's work, with the executions of a round; checks that it is done in each of them, and then over."""
+    """One benchmark's work, and its executions in a round; checks that each does all the work before it returns."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self.repeat = prepared, 1
@@ -41,7 +41,7 @@ class Work:
             check_waited(prepared.run, self.repeat, lambda: jax.block_until_ready(jax.live_arrays()))
 
     def round(self) -> dict[str, float]:
-        """Run a round; seconds of one execution: of wall time, of processor time, and of each part."""
+        """Run a round; returns seconds of one execution: wall time, processor time, and the time of each part."""
         took = rounded(self.prepared.run, self.repeat)
         return took._asdict() | dict(self.prepared.parts() if self.prepared.parts else {})
 
@@ -50,7 +50,7 @@ def measure(entry: Benchmark, bench: Bench, kernel: Callable[[], Any], level: st
     """Prepare a benchmark, check it, and time it beside its calibration kernel with pytest-benchmark's `benchmark`.
 
     Raises:
-        WrongResultError: results are wrong, or the work is not done while it is timed.
+        WrongResultError: results are wrong, or work is skipped or done after its execution was timed.
     """
     prepared = entry.build(bench)
     work = Work(prepared)
@@ -69,7 +69,7 @@ def measure(entry: Benchmark, bench: Bench, kernel: Callable[[], Any], level: st
 
     fixture.group = entry.group
     fixture.pedantic(lambda: rounds.append(work.round()), setup=before, rounds=count)
-    # (seconds, seconds of the kernel) of each round; processor time is of the work only if a CPU does it.
+    # (seconds, seconds of the kernel) of each round; processor time measures the work only if a CPU does it.
     cpu = bench.devices[0].platform == "cpu" and not prepared.once
     timed = {
         name: [(r[name], k.cpu if name == "cpu" else k.wall) for r, k in zip(rounds, beside, strict=True)]

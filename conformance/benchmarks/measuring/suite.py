@@ -8,7 +8,7 @@ from .bench import Bench, Benchmark
 
 
 def suite(bench: Bench, level: str, only: Sequence[str] = ()) -> list[Benchmark]:
-    """The benchmarks of a level that `--only` names, or all: of the machine, then of each trainer."""
+    """The benchmarks of a level, or those that `only` names: of the machine, then of each trainer."""
     entries = [*machine.benchmarks(bench), *(e for label in bench.subjects for e in trainers.benchmarks(bench, label))]
     run = [entry for entry in entries if LEVELS.index(entry.level) <= LEVELS.index(level)]
     return [entry for entry in run if not only or any(_named(entry, word) for word in only)]

@@ -1,8 +1,8 @@
-"""Work -> rounds of it, in wall seconds and processor seconds.
+"""Work -> its time in rounds, in wall seconds and processor seconds.
 
-A round runs the work, and waits for its results, often enough to last `LEAST` seconds, between two readings of both
+A round executes the work and waits for its results, often enough to last `LEAST` seconds, between two readings of both
 clocks. Compilation is over before the first round. Processor time (of all threads) does not depend on other processes,
-but does not see a program that waits; wall time is the opposite. So both are kept and judged.
+but misses the time that a program waits; wall time includes both. So both are stored and judged.
 """
 
 import statistics
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 LEAST = 0.004
-# If part of the work is done once in a round, whatever its length, then twice the work takes less than twice as long.
+# Limits of (time of 2 n executions) / (time of n). Work that is done only once in a round makes the ratio smaller.
 LINEAR = (1.5, 2.6)
 FEWEST_TRIES, MOST_TRIES = 2, 20
 # Time that waiting for results may take after a round, as a share of the round.
@@ -21,7 +21,7 @@ MOST_REPEATS = 1 << 16
 
 
 class WrongResultError(Exception):
-    """The work computes wrong results, or is not done while it is timed."""
+    """The work computes wrong results, or an execution skipped work or returned before its work had finished."""
 
 
 class Round(NamedTuple):
@@ -36,7 +36,7 @@ class Prepared:
     """Work that is compiled, checked, and ready to time."""
 
     run: Callable[[], Any]  # runs it once and waits for its results
-    # Amount of one execution, for rates: `flops`, `bytes`, `bus_bytes`, `examples`, `tokens`.
+    # Amounts of work of one execution, for rates: `flops`, `bytes`, `bus_bytes`, `examples`, `tokens`.
     work: Mapping[str, float] = field(default_factory=dict)
     # Counts that are the same in every run (see `trainers.exact_of`).
     exact: Mapping[str, float] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Prepared:
 
 
 def rounded(run: Callable[[], Any], repeat: int) -> Round:
-    """One round of `repeat` executions."""
+    """Run one round of `repeat` executions; returns the seconds of one execution."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(repeat):
         run()
@@ -66,7 +66,7 @@ def repeats(run: Callable[[], Any]) -> int:
 
 
 def check_waited(run: Callable[[], Any], repeat: int, pending: Callable[[], Any]) -> None:
-    """Refuse work that goes on after `run` returned; `pending` waits for everything that is still being computed."""
+    """Raise WrongResultError if work goes on after `run` returned; `pending` waits for all work still under way."""
     for _ in range(MOST_TRIES):
         pending()
         took = rounded(run, repeat).wall * repeat
@@ -81,11 +81,10 @@ def check_waited(run: Callable[[], Any], repeat: int, pending: Callable[[], Any]
 
 
 def check_linear(run: Callable[[], Any], repeat: int) -> None:
-    """Refuse work that is not done in each execution: twice as many executions must take about twice as long.
+    """Raise WrongResultError if executions skip work: twice as many executions must take about twice as long.
 
-    Of several tries, more on a busy machine, either the ratio of the minimum times or the median of the ratios must be
-    in range: a busy machine affects the minimum least, and one odd try does not move the median. Work that is not done
-    in each execution moves both.
+    After some tries (more on a busy machine), the ratio of the minimum times or the median of the ratios must be in
+    range. A busy machine affects the minimum least, and one odd try does not move the median. Skipped work moves both.
     """
     once, twice = [], []
     for tries in range(1, MOST_TRIES + 1):

@@ -18,11 +18,11 @@ from ...oracle.draws import with_weights
 from .bench import Bench, Benchmark
 from .timing import Prepared, WrongResultError
 
-# Examples of the comparison with the oracle before a trainer is timed; the other rows have weight 0.
+# Number of examples in the comparison with the oracle before a trainer is timed; the other rows have weight 0.
 CHECKED = 4
 # With more parameters than this, the oracle's update in float64 would not fit in the memory of a small machine.
 MOST_WALKED = 10_000_000
-# Later updates, which must compile nothing and leave no array behind.
+# Number of later updates, which must compile nothing and leave no array behind.
 LATER = 3
 DEVICES = (1, 2, 4, 8)
 # Kinds of operations that are counted separately.
@@ -54,7 +54,7 @@ def benchmarks(bench: Bench, label: str) -> Iterator[Benchmark]:
             yield one(f"part.{part}", "parts of the update", "standard", _part, kernel, name=part)
     if "jax" in claimed:
         yield one("first_step", "compilation", "standard", _first_step, "host")
-    each = max(bench.rows // len(bench.devices), CHECKED)  # rows of a device when all of them share a batch
+    each = max(bench.rows // len(bench.devices), CHECKED)  # rows on each device if all devices share a batch
     for n in DEVICES if "devices" in claimed else ():
         if n <= len(bench.devices):
             yield one("scaling.strong", "scaling", "full", _call, n=n)
@@ -62,7 +62,7 @@ def benchmarks(bench: Bench, label: str) -> Iterator[Benchmark]:
 
 
 def begin(bench: Bench, label: str, n: int | None = None, rows: int | None = None) -> tuple[Any, Case, HostBatch]:
-    """Check a trainer against the oracle, and start it on n devices (default: all) with a batch of so many rows."""
+    """Check a trainer against the oracle, start it on n devices (default: all), and draw a batch of `rows` rows."""
     n, rows = n or bench.widest(label), rows or bench.rows
     checked(bench, label, n, rows)
     trainer, case = bench.trainer(label), bench.case(label)
@@ -83,7 +83,7 @@ def checked(bench: Bench, label: str, n: int, rows: int) -> None:
         check_logits(check, "logits", trainer.evaluate(few), few, logits_reference(case, params, counted))
         check_loss(check, "loss", trainer.step(few).loss, loss_reference(case, params, counted))
         if sum(leaf.size for leaf in params.values()) <= MOST_WALKED:
-            # Twice: the first update of a warm-up has a learning rate of 0.
+            # A second update, because the first one of a warm-up has a learning rate of 0.
             trainer.step(few)
             want = walk(case, params, [counted, counted]).distance
             check_distance(check, "after two updates", case, params, trainer.params(), want)
@@ -98,7 +98,7 @@ def work_of(batch: HostBatch) -> dict[str, float]:
 
 
 def operations(text: str) -> dict[str, int]:
-    """The number of operations in an HLO text, in total and by kind: its names depend on the order of compilation."""
+    """The number of operations in an HLO text, in total and by kind; names vary with the order of compilation."""
     names = [name.removesuffix("-start") for name in OPERATION.findall(text)]
     return {"operations": len(names)} | {kind: names.count(kind) for kind in KINDS}
 
@@ -134,7 +134,7 @@ def _part(bench: Bench, label: str, name: str) -> Prepared:
 
 
 def _first_step(bench: Bench, label: str) -> Prepared:
-    """A start and the first update, without compiled programs: trace, lower, compile, run."""
+    """A start and the first update after all compiled programs are dropped: trace, lower, compile, run."""
     trainer, case, batch = begin(bench, label)
     seconds: dict[str, float] = {}
 
