@@ -1,12 +1,12 @@
-"""How the cost of an update grows with batch, length, width, layers and devices: measured, fitted, drawn.
+"""Measures, fits and draws how the cost of an update grows with batch, length, width, layers and devices.
 
     python tests/studies/growth.py --adapter sftref.conformance.adapters.sftref:mesh --out growth
 
-One quantity varies at a time. A straight line is fitted to the first three points; the distance of every further point
-from that line shows where another cost sets in: attention's square, a full cache, devices that share cores. Times are
-medians over rounds, each divided by that of the calibration kernel beside it and multiplied by the kernel's median over
+One quantity varies at a time. A straight line is fitted to the first three points. The distance of later points from
+the line shows where another cost begins: attention's square, a full cache, devices that share cores. Times are medians
+over rounds. Each is divided by the time of the calibration kernel beside it and multiplied by the kernel's median over
 the whole run, so that a machine whose speed changes during the run does not bend a line. Memory is what the compiled
-update needs beside its arguments; it is not measured but reported by the compiler.
+update needs beside its arguments, as reported by the compiler.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sftref.conformance.core.settings import Settings, start_jax
 from sftref.conformance.oracle.cases import start_params
 from sftref.conformance.oracle.draws import batch_of
 
-# Values of each axis; everything else is as in the size `small`.
+# The values of each axis; all other quantities are those of the size `small`.
 AXES = {
     "batch": (8, 16, 32, 64, 128),
     "length": (16, 32, 64, 128, 256),
@@ -41,7 +41,7 @@ AXES = {
 }
 HEAD = 64
 ROUNDS = 15
-# Points that the line is fitted to.
+# The number of points that the line is fitted to.
 STRAIGHT = 3
 WIDTH, HEIGHT, EDGE = 420, 240, 44
 
@@ -55,7 +55,7 @@ class Sample:
         value: its value.
         relative: an update's time divided by that of the kernel beside it, the median of rounds.
         kernel: seconds of the kernel, the median of rounds.
-        memory: bytes beside its arguments; None if the trainer does not report them.
+        memory: the update's bytes beside its arguments; None if the trainer does not report them.
     """
 
     axis: str
@@ -75,7 +75,7 @@ class Point:
 
 
 def gathered(samples: Sequence[Sample]) -> dict[str, list[Point]]:
-    """By axis, in seconds of a machine on which the kernel always takes its median time."""
+    """Axis -> its points, in seconds of a machine on which the kernel always takes its median time."""
     kernel = statistics.median(sample.kernel for sample in samples)
     points: dict[str, list[Point]] = {}
     for sample in samples:
@@ -85,7 +85,7 @@ def gathered(samples: Sequence[Sample]) -> dict[str, list[Point]]:
 
 @dataclass(frozen=True)
 class Line:
-    """A straight line through the first points, and the distance of each point from it, as a share.
+    """A straight line through the first points, and the relative distance of each point from the line.
 
     A cost that is divided among n devices is linear in 1/n: `power` is then -1.
     """
@@ -97,7 +97,7 @@ class Line:
 
     @classmethod
     def of(cls, values: Sequence[float], costs: Sequence[float], power: int = 1) -> Line:
-        """The least squares of relative errors of the first `STRAIGHT` points."""
+        """The line with the least squares of relative errors at the first `STRAIGHT` points."""
         x, y = np.asarray(values, float) ** power, np.asarray(costs, float)
         first = slice(STRAIGHT)
         design = np.stack([np.ones_like(x), x], axis=1)
@@ -105,12 +105,12 @@ class Line:
         return cls(float(constant), float(slope), power, tuple((y / (constant + slope * x) - 1).tolist()))
 
     def at(self, value: float) -> float:
-        """Its cost at a value."""
+        """The cost on the line at `value`."""
         return self.constant + self.slope * float(value) ** self.power
 
 
 def sized(axis: str, value: int) -> tuple[Case, int, int | None]:
-    """The case, its rows, and the number of devices (None: all)."""
+    """An axis and a value -> the case, its rows, and the number of devices (None: all)."""
     case, rows, _ = SIZES["small"]
     case = dataclasses.replace(case, total_steps=ENDLESS)
     if axis == "batch":
@@ -126,11 +126,11 @@ def sized(axis: str, value: int) -> tuple[Case, int, int | None]:
 
 
 def measured(bench: Bench, label: str, axes: Sequence[str]) -> Iterator[Sample]:
-    """All sizes, one after the other."""
+    """The samples of all sizes, one after the other."""
     trainer = bench.trainer(label)
     kernel = kernels(bench.devices[0])["matmul"]
     most = bench.widest(label)
-    # Simulated devices share the cores: their cost would hide that of the varied quantity.
+    # One device on a CPU, because simulated devices share its cores and would hide the cost of the varied quantity.
     usual = 1 if bench.devices[0].platform == "cpu" else most
     dropout = "dropout" in trainer.capabilities
     for axis in axes:
@@ -159,9 +159,9 @@ def measured(bench: Bench, label: str, axes: Sequence[str]) -> Iterator[Sample]:
 
 
 def section(axis: str, points: Sequence[Point]) -> Section:
-    """An axis: a picture of time and, if known, one of memory; and a table."""
+    """The section of an axis: a picture of time, one of memory if that is known, and a table."""
     values = [point.value for point in points]
-    # Memory of a device is shared among devices, and grows with everything else.
+    # The memory of one device falls with the number of devices, and grows with every other quantity.
     memory = [point.memory / 2**20 for point in points if point.memory]
     series = [("ms", "ms a step", [point.seconds * 1e3 for point in points], 1, ".2f")]
     if len(memory) == len(points):
@@ -185,7 +185,7 @@ def _rounded(share: float) -> float:
 
 
 def _picture(axis: str, values: Sequence[int], costs: Sequence[float], unit: str, line: Line) -> str:
-    """The points, the line, and the distance from it at the last point."""
+    """A picture of the points and the line, with the distance of the last point from the line."""
     right, top = max(values), max(*costs, *map(line.at, values))
 
     def at(x: float, y: float) -> tuple[str, str]:
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write `growth.json` and `growth.html`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", default="sftref.conformance.adapters.sftref:mesh", metavar="MODULE:FACTORY")
-    parser.add_argument("--axis", action="append", choices=AXES, help="default: all")
+    parser.add_argument("--axis", action="append", choices=AXES, help="axis to vary (default: all)")
     parser.add_argument("--out", type=Path, default=Path("sftref-bench"), metavar="DIR")
     options = parser.parse_args(arguments)
     try:

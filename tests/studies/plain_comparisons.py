@@ -1,12 +1,12 @@
-"""Which seeded faults plain comparisons miss: two trainers that share the fault, and `allclose` with a correct one.
+"""Which seeded faults plain comparisons miss: 8 devices against 1, and `allclose` with a correct trainer.
 
     python tests/studies/plain_comparisons.py
 
-Each wrong trainer makes three updates, on 8 devices and on 1, of ragged and weighted batches with dropout; the last
-batch has too few rows for all devices. That is more than most tests do. The differences between 8 devices and 1, and
-between the wrong and the correct trainer on 8 devices, are compared with the tolerances that people write. Everything
-is float64, so rounding favours neither side. Faults that need more (micro-batches, bfloat16, a large mean, a
-checkpoint, an epoch) cannot show here.
+Each faulty trainer makes three updates, on 8 devices and on 1, with ragged, weighted batches and dropout; the last
+batch has too few rows for all devices. Most tests do less. Two differences are compared with common tolerances: between
+8 devices and 1, and between the faulty and the correct trainer on 8 devices. All numbers are float64, so rounding does
+not affect the result. Faults that need more (micro-batches, bfloat16, a large mean, a checkpoint, an epoch) cannot
+appear here.
 """
 
 import sys
@@ -18,13 +18,13 @@ from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer
 from sftref.conformance.oracle.cases import main_case, start_params
 from sftref.conformance.oracle.draws import batch_of
 
-# (rtol, atol): what is written by hand most often, and `torch.testing.assert_close`'s own for float32.
+# (rtol, atol): the values that people write most often, and the defaults of `torch.testing.assert_close` for float32.
 TOLERANCES = {"1e-3, 1e-3": (1e-3, 1e-3), "1.3e-6, 1e-5": (1.3e-6, 1e-5)}
 REAL_ROWS = (16, 16, 11)
 
 
 def course(trainer: NumpyTrainer, devices: int) -> dict[str, np.ndarray]:
-    """What a test can compare: the first gradient, each loss, then logits and parameters."""
+    """The arrays that a test can compare: the first gradient, each loss, then logits and parameters."""
     case = main_case(trainer.capabilities)
     rng = np.random.default_rng(0)
     start = start_params(case, rng)

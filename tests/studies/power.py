@@ -1,11 +1,11 @@
-"""How often the verdict of `sftref bench --against` is right, on seeded slow-downs and on none.
+"""How often the verdict of `sftref bench --against` is right, with seeded slow-downs and without.
 
     python tests/studies/power.py --processes 4 --out power.json
 
-Records rounds of real processes, each with its own start and compilation: the kit's template trainer on both sides, and
-the template against itself made 5, 10 and 20 % slower. Trials are windows of consecutive recorded pairs, judged as
-`bench` judges them: the same interim looks, and the same demand that several pairs of processes agree. Prints a table.
-Windows overlap, so trials are not independent; processes are.
+Records rounds of real processes, each with its own start and compilation: the kit's template trainer against itself,
+and against itself made 5, 10 and 20 % slower. A trial is a window of consecutive recorded pairs, judged by the rules of
+`bench`: the same interim looks, and several pairs of processes must agree. Prints a table. Windows overlap, so trials
+are not independent; processes are.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SLOWED = {"0 %": PLAIN} | {
 }
 TIMED = "step[trainer]"
 MATTERS = 0.05
-# How many benchmarks one command judges; they share the false alarm rate.
+# The number of benchmarks that one command judges; they share the rate of false alarms.
 BENCHMARKS = 11
 WORDS = (intervals.FAIL, intervals.AMBIGUOUS, intervals.PASS)
 
@@ -81,11 +81,11 @@ def paired_trial(blocks: list[np.ndarray], rng: np.random.Generator) -> tuple[st
 
 
 def main() -> int:
-    """Record, judge, print."""
+    """Record, judge and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=4, help="pairs of processes for each slow-down (default 4)")
     parser.add_argument("--rounds", type=int, default=400, help="pairs of rounds in each (default 400)")
-    parser.add_argument("--trials", type=int, default=400, help="of each kind (default 400)")
+    parser.add_argument("--trials", type=int, default=400, help="trials with and without each slow-down (default 400)")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("power.json"))
     options = parser.parse_args()

@@ -1,10 +1,10 @@
-"""How often the verdict against stored runs is right: whole runs of `sftref bench`, held against one another.
+"""How often `sftref bench` is right when it judges a run against stored runs: whole runs are compared with others.
 
     python tests/studies/power_runs.py --runs 10 --slowed 4 --out power-runs
 
-Records runs, each a process of its own: of the kit's template trainer as it is, and seeded to be 5, 10, 20 % slower. A
-trial draws three runs of the trainer as it is, and judges another one, or one of a slow one, by them, with the
-verdict's own code. Prints the share of verdicts on the update, and of runs in which something else was called slower.
+Records runs, each in its own process: of the kit's unchanged template trainer, and of the template made 5, 10 and 20 %
+slower. A trial draws three unchanged runs and judges another run, unchanged or slower, against them, with the code of
+the verdict. Prints the share of each verdict on the update, and of runs in which another benchmark was called slower.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from sftref.conformance.benchmarks.options import MATTERS, PROCESSES
 PLAIN = "sftref.conformance.adapters.template:Template"
 SLOWED = {f"{percent} %": f"sftref.conformance.faults.trainers.performance:slower_{percent}" for percent in (5, 10, 20)}
 TIMED = "step[trainer]"
-# Here the devices are a CPU's.
+# The devices here are simulated on a CPU.
 LEAST = {f"copy.{way}[{size}]": COPIES_SCATTER for way in ("to_device", "to_host") for size in COPIES}
 WORDS = (intervals.FAIL, intervals.AMBIGUOUS, intervals.PASS)
 
 
 def record(adapter: str, folder: Path, count: int, level: str) -> list[Stored]:
-    """As many stored runs of a trainer; those that are there already are kept."""
+    """`count` stored runs of a trainer; runs that the folder already has are reused."""
     for number in range(len(stored_runs.load(folder)), count):
         words = [sys.executable, "-P", "-m", "sftref.cli", "bench", "--adapter", adapter, "--save", "run"]
         words += ["--storage", str(folder.resolve()), "--out", str(folder / "report"), "--level", level]
@@ -41,7 +41,7 @@ def record(adapter: str, folder: Path, count: int, level: str) -> list[Stored]:
 
 
 def renamed(run: Stored) -> Stored:
-    """The same with one label for every trainer."""
+    """The run with a label that is the same for every trainer."""
     label = next(name.partition("[")[2] for name in run.measured if name.startswith("step["))
     found = {}
     for name, measured in run.measured.items():
@@ -53,17 +53,17 @@ def renamed(run: Stored) -> Stored:
 def main() -> int:
     """Record, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=10, help="of the trainer as it is (default 10)")
-    parser.add_argument("--slowed", type=int, default=4, help="runs of each slow one (default 4)")
-    parser.add_argument("--trials", type=int, default=400, help="of each kind (default 400)")
-    parser.add_argument("--stored", type=int, default=stored_runs.ENOUGH, help="runs that are stored (default 3)")
+    parser.add_argument("--runs", type=int, default=10, help="runs of the unchanged trainer (default 10)")
+    parser.add_argument("--slowed", type=int, default=4, help="runs of each slower trainer (default 4)")
+    parser.add_argument("--trials", type=int, default=400, help="trials of each trainer (default 400)")
+    parser.add_argument("--stored", type=int, default=stored_runs.ENOUGH, help="stored runs per trial (default 3)")
     parser.add_argument("--level", default="quick")
     parser.add_argument("--out", type=Path, default=Path("power-runs"))
     options = parser.parse_args()
     plain = record(PLAIN, options.out / "plain", options.runs, options.level)
     slowed = {"0 %": plain} | {name: record(adapter, options.out / name.split()[0], options.slowed, options.level)
                                for name, adapter in SLOWED.items()}  # fmt: skip
-    print("how the ratio to the kernel scatters over runs, and how runs of the plain trainer do without it\n")
+    print("scatter over runs of the unchanged trainer: of the ratio to the kernel, and of the wall time alone\n")
     print("| benchmark | ratio, wall | ratio, processor | wall alone |\n|---|---|---|---|")
     for name in plain[0].measured:
         rows = [run.measured[name] for run in plain]
@@ -78,7 +78,7 @@ def main() -> int:
         for _ in range(options.trials):
             chosen = [plain[place] for place in rng.permutation(len(plain))[: options.stored + PROCESSES]]
             stored = chosen[: options.stored]
-            # As on the command line: what looks slower is asked of two more processes.
+            # As on the command line: a benchmark that looks slower is repeated in two more processes.
             repeats = (
                 chosen[options.stored :] if name == "0 %" else [runs[p] for p in rng.permutation(len(runs))[:PROCESSES]]
             )

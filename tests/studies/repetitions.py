@@ -2,9 +2,9 @@
 
     python tests/studies/repetitions.py --times 200 --adapter sftref.conformance.adapters.sftref:mesh
 
-Prints a line for each check that did not pass and, at the end or after Ctrl-C, how often each one passed and its
-largest margin. Exits with 1 if any did not: on a machine that computes correctly that is a false alarm, so a bound is
-wrongly derived.
+Prints a line for each check that did not pass and, at the end or after Ctrl-C, how often each check passed and its
+largest margin. Exits with 1 if a check failed. On a machine that computes correctly, a failure is a false alarm, caused
+by a bound that is derived wrongly.
 """
 
 import argparse
@@ -27,10 +27,10 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=200, help="repetitions (default 200)")
     parser.add_argument("--first-seed", type=int, default=1, help="the seeds count up from here (default 1)")
     parser.add_argument("--adapter", action="append", default=[], help="MODULE:FACTORY; default: sftref's three")
-    parser.add_argument("--rungs", default="345678", help="default 345678")
+    parser.add_argument("--rungs", default="345678", help="the rungs to repeat (default 345678)")
     options = parser.parse_args()
     fixed = ["-q", "-p", "no:cacheprovider", "-c", str(KIT / "pytest.ini"), "--rootdir", str(KIT), str(KIT / "laws")]
-    # No deadlines: pausing this process, to measure something else, must raise no alarm.
+    # No deadlines, so that a pause of this process, to measure something else, raises no alarm.
     fixed += ["-p", "no:timeout", "--sftref-level=quick"]
     fixed += [f"--sftref-adapter={name}" for name in options.adapter]
     fixed += [f"--sftref-only={rung}" for rung in options.rungs]

@@ -1,4 +1,4 @@
-"""How cost grows: the line, the pictures, a machine whose speed changes during the run, and a whole run."""
+"""Tests of `growth.py`: the line, the pictures, a machine whose speed changes during the run, and a whole run."""
 
 import json
 import re

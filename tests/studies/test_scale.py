@@ -1,4 +1,4 @@
-"""The model of an update's time: its corners, its parameters, and the published figures that it takes."""
+"""Tests of `scale/model.py`, the model of an update's time: edge cases, numbers of parameters, published figures."""
 
 import dataclasses
 import sys
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.once
 
 
 def test_bert_base_has_the_parameters_that_it_is_known_for() -> None:
-    """109,482,240 of the encoder with its pooler (Hugging Face's bert-base-uncased), and a classifier of two."""
+    """109,482,240 in the encoder with its pooler (Hugging Face's bert-base-uncased), and a classifier of 2 classes."""
     assert BASE.parameters == 109_482_240 + 2 * 768 + 2
     assert BASE.leaves == 199 + 2, "of that checkpoint, and a classifier"
 

@@ -1,4 +1,4 @@
-"""The page of releases says what each report says, and nothing that fell goes without a reason."""
+"""The page of JAX releases agrees with the reports, and gives a reason for every check that failed."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ KNOWN = [{"jax": ["0.5.3"], "laws": ["collectives.psum"], "why": "A\nreason.", "
 
 
 def report(jax: str, *checks: tuple[int, str, str, str], survived: int = 0) -> dict[str, Any]:
-    """With (rung, law, status, message) of each check."""
+    """A report of the JAX release `jax`; each of `checks` is (rung, law, status, message)."""
     return {
         "verdict": "CONFORMANT", "settings": {"level": "quick"}, "timing": {"seconds": 83.4},
         "environment": {"versions": {"jax": jax, "flax": "0.10"}, "platforms": ["cpu"], "machine": {"cores": 2},

@@ -1,6 +1,7 @@
 """The two splits -> the scores of models that know words but no meaning, and statistics, as one dictionary.
 
-Every model is trained on train and scored on validation. They are here to show what the labels cannot be read off.
+Every model is trained on the training split and scored on the validation split. The scores show how badly such features
+predict the labels.
 """
 
 import itertools
@@ -31,7 +32,7 @@ def words(text: str) -> set[str]:
 
 
 def jaccard(first: str, second: str) -> float:
-    """Shared over all distinct words.
+    """The number of shared distinct words, divided by the number of all distinct words.
 
     Example:
         >>> jaccard("He is here.", "He was here.")
@@ -42,13 +43,13 @@ def jaccard(first: str, second: str) -> float:
 
 
 def _adjacent(first: str, second: str) -> float:
-    """Jaccard of the pairs of adjacent words: what is left of word order in an overlap."""
+    """The Jaccard index of the pairs of adjacent words: an overlap that depends on word order."""
     a, b = (set(itertools.pairwise(text.split())) for text in (first.lower(), second.lower()))
     return len(a & b) / max(1, len(a | b))
 
 
 def _columns(rows: Sequence[Row], vectorizer: Any) -> dict[str, Any]:
-    """The features of one split, by family."""
+    """The feature matrices of one split, by the name of the kind of feature."""
     first, second = (vectorizer.transform([row[key] for row in rows]) for key in ("question1", "question2"))
     cosine = np.asarray(first.multiply(second).sum(axis=1)).ravel()
     overlap = np.array([jaccard(row["question1"], row["question2"]) for row in rows])
@@ -70,7 +71,7 @@ def _columns(rows: Sequence[Row], vectorizer: Any) -> dict[str, Any]:
     }
 
 
-# What each baseline is given, and the model. Defaults of scikit-learn but for what is said.
+# Baseline -> its features and its model. Settings that are not given here are scikit-learn's defaults.
 BASELINES: dict[str, tuple[str, str]] = {
     "jaccard_threshold": ("jaccard", "tree1"),
     "overlap_and_lengths_logistic": ("overlap", "logistic"),

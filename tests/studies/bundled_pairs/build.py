@@ -25,7 +25,7 @@ def build(seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:
 
     Raises:
         SourceError: a source package is missing or is not the pinned one.
-        ModuleNotFoundError: another package is missing.
+        ModuleNotFoundError: a package that is not a source is missing.
     """
     import numpy as np
 
@@ -37,10 +37,11 @@ def build(seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:
     corpus = candidates.Corpus(texts)
     choice = pool.build(list(candidates.enumerate_pairs(corpus).values()), corpus, seed)
     print("matching the classes", flush=True)
-    # A second judge learns from the pairs that the first cannot tell apart; training is chosen so that neither can.
+    # A second judge learns from pairs that the first judge cannot tell apart. Then training pairs are chosen that
+    # neither judge can tell apart.
     trial = np.array(matching.select("train", choice, seed, balance=False)).ravel()
     train = matching.select("train", pool.judge(choice, trial), seed, balance=True)
-    # Validation is matched on a judge that learned from the training pairs.
+    # Validation pairs are chosen that a judge trained on the training pairs cannot tell apart.
     validation = matching.select("validation", pool.judge(choice, np.array(train).ravel()), seed, balance=True)
     splits = {
         name: rows(matching.name_pairs(couples, choice, corpus, seed), texts, titles)

@@ -1,6 +1,6 @@
-"""{translation: {verse id: sentence}} -> the pairs of sentences worth considering, and what a bag of words sees.
+"""{translation: {verse id: sentence}} -> candidate pairs of sentences, and the bag-of-words features of each pair.
 
-All arithmetic that decides anything is on integers, so that the selection does not depend on a BLAS or its version.
+All decisions are made with integer arithmetic, so that the selection does not depend on a BLAS or its version.
 """
 
 import itertools
@@ -16,26 +16,27 @@ import scipy.sparse as sp  # type: ignore[import-untyped]
 from bundled_pairs.sources import Verses, book_of
 
 SCALE = 4096  # a unit vector's length as an integer: 12 bits, a resolution of 0.00025 in a TF-IDF weight
-MIN_WORDS, MAX_WORDS = 5, 60  # shorter ones are fragments; longer ones do not fit the usual 128 word pieces as a pair
-# Left out: Psalms and Song of Solomon, where superscriptions and speakers' names run into the verses; and the last
-# verse of Job, which in one package ends in the title of the Psalms.
+MIN_WORDS, MAX_WORDS = 5, 60  # shorter sentences are fragments; two longer ones exceed the usual 128 word pieces
+# Psalms and Song of Solomon, where superscriptions and speakers' names are part of the verses. The last verse of Job is
+# also left out, because in one package it ends in the title of the Psalms.
 EXCLUDED_BOOKS = frozenset({19, 22})
 EXCLUDED_VERSES = frozenset({18042017})
-VALIDATION_BOOKS = frozenset({43, 58})  # John and Hebrews: a narrative and a letter, and neither is in training
-MIN_DISTANCE = 3  # verses between the two sides of a non-paraphrase: neighbours share a sentence or a scene
+VALIDATION_BOOKS = frozenset({43, 58})  # John and Hebrews: a narrative and a letter; neither is in the training split
+MIN_DISTANCE = 3  # verses between the two sides of a non-paraphrase, as nearer verses share a sentence or a scene
 NEAREST = 50  # non-paraphrases considered for each sentence in each other translation: the closest ones,
-# and enough of them that some look like paraphrases to a bag of words
-NEAREST_HELD = 400  # in a validation book, nearly all in range: two books have to provide all the pairs
-FLOOR, CEILING = 0.12, 0.62  # TF-IDF cosine: below, nothing is shared; above, there are no non-paraphrases to match
-# Two verses with a higher cosine than this in one and the same translation are doublets and formulae ("And the LORD
-# spoke unto Moses, saying"): they do mean the same, so they are no non-paraphrases, and across books they would leak.
+# and so many that some look like paraphrases to a bag of words
+NEAREST_HELD = 400  # `NEAREST` for a validation book: nearly all in range, as two books provide all pairs
+FLOOR, CEILING = 0.12, 0.62  # TF-IDF cosine: pairs below share nothing; above, no non-paraphrase matches
+# Two verses with a higher cosine than this within one translation are doublets or formulae ("And the LORD spoke unto
+# Moses, saying"). They mean the same, so they are not used as non-paraphrases; across books they would leak into
+# validation.
 DOUBLET = 0.6
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def tokens(text: str) -> list[str]:
-    """Lower-cased words, apostrophes inside them kept.
+    """The words of a text in lower case, with the apostrophes inside words.
 
     Example:
         >>> tokens("God's Spirit was hovering.")
@@ -45,7 +46,7 @@ def tokens(text: str) -> list[str]:
 
 
 def eligible(texts: Mapping[str, Verses]) -> dict[str, Verses]:
-    """The verses that are neither too short, too long, nor in an excluded place."""
+    """The verses that are not too short, not too long, and not excluded."""
     return {
         code: {
             verse: text
@@ -59,7 +60,7 @@ def eligible(texts: Mapping[str, Verses]) -> dict[str, Verses]:
 
 
 class Corpus:
-    """The sentences as integer matrices, one row a verse; a verse that a translation lacks is a row of zeros.
+    """The sentences as integer matrices with one row per verse; a verse that a translation lacks has a row of zeros.
 
     Attributes:
         verses: the verse ids, ascending; the rows of every matrix.
@@ -87,7 +88,7 @@ class Corpus:
             for code in self.codes
         }
         self.names = self._names()
-        numbers: dict[str, int] = {}  # equal for sentences that differ in capitals at most
+        numbers: dict[str, int] = {}  # the same number for sentences that differ only in capitals
         self.text_id = {
             code: np.array([numbers.setdefault(" ".join(row), len(numbers)) for row in words[code]], np.int64)
             for code in self.codes
@@ -119,7 +120,7 @@ class Corpus:
         }
 
     def _names(self) -> Ints:
-        """1 for each word of the vocabulary that is capitalised inside sentences nine times in ten: the names."""
+        """Names: 1 for each word of the vocabulary that is capitalised in nine of ten occurrences inside sentences."""
         upper, lower = Counter[str](), Counter[str]()
         for verses in self.texts.values():
             for text in verses.values():
@@ -128,12 +129,12 @@ class Corpus:
         return np.array([upper[word] > 9 * lower[word] for word in self.vocabulary], np.int64)
 
     def leaks(self) -> Ints:
-        """1 for each verse of another book that is a doublet of a validation verse (synoptic parallels, quotations)."""
+        """1 for each verse of another book that is a doublet of a validation verse (a parallel or a quotation)."""
         held = np.array([book_of(verse) in VALIDATION_BOOKS for verse in self.verses])
         leak = np.zeros(len(self.verses), np.int64)
         for code in self.codes:
             target = self.tfidf[code][held].T.tocsr()
-            for start in range(0, len(self.verses), 2048):  # a block of rows at a time: memory
+            for start in range(0, len(self.verses), 2048):  # in blocks of rows, to limit memory
                 near = (self.tfidf[code][start : start + 2048] @ target).max(axis=1).toarray().ravel()
                 leak[start : start + 2048] |= near > DOUBLET * SCALE * SCALE
         leak[held] = 0
@@ -141,7 +142,7 @@ class Corpus:
 
 
 class Pairs:
-    """Columns of candidate pairs of one pair of translations: rows of the corpus, class, overlap (in `SCALE`ths)."""
+    """The candidate pairs of two translations, as columns: rows of the corpus, class, overlap in units of 1/`SCALE`."""
 
     def __init__(self, x: str, y: str, a: Ints, b: Ints, corpus: Corpus) -> None:
         self.x, self.y, self.a, self.b = x, y, a, b
@@ -154,12 +155,12 @@ class Pairs:
         return len(self.a)
 
     def take(self, rows: Ints) -> None:
-        """Keep these rows only."""
+        """Keep only the pairs `rows`."""
         for column in ("a", "b", "label", "cosine", "jaccard", "book"):
             setattr(self, column, getattr(self, column)[rows])
 
     def describe(self, corpus: Corpus) -> Any:
-        """What a bag of words sees of each pair, as integers: [pairs, 2 * words + scalars], sparse."""
+        """The bag-of-words features of each pair, as a sparse integer matrix [pairs, 2 * words + scalars]."""
         x, y, a, b = self.x, self.y, self.a, self.b
         left, right = corpus.tfidf[x][a], corpus.tfidf[y][b]
         either = corpus.binary[x][a] + corpus.binary[y][b]
@@ -168,8 +169,8 @@ class Pairs:
         chars = corpus.n_chars[x][a], corpus.n_chars[y][b]
         rarity = np.array([round(SCALE * corpus.idf[word] / 100) for word in corpus.vocabulary], np.int64)
         names = corpus.names * (SCALE // 2)
-        # Scalars get weights that make a typical spread about one unit (SCALE), and the overlaps more: they
-        # are few. Adjacent words, which spread least, get most.
+        # Weights give each scalar a typical spread of about one unit (SCALE). The overlaps get more, because they are
+        # few; the overlap of adjacent words, whose spread is least, gets most.
         scalars = [
             4 * self.cosine,
             4 * self.jaccard,
@@ -192,7 +193,7 @@ def _row_dots(left: Any, right: Any) -> Ints:
 
 
 def _jaccard(left: Any, right: Any) -> Ints:
-    """Shared over all distinct words (or pairs of words) of each row, times `SCALE`, rounded down."""
+    """Per row, shared distinct words (or pairs of words) / all distinct ones, times `SCALE`, rounded down."""
     both = _row_dots(left, right)
     either = np.asarray(left.sum(axis=1) + right.sum(axis=1), np.int64).ravel() - both
     share: Ints = SCALE * both // np.maximum(either, 1)
@@ -222,7 +223,7 @@ def enumerate_pairs(corpus: Corpus) -> dict[tuple[str, str], Pairs]:
 
 
 def _nearest(cosine: Ints, barred: np.ndarray[Any, np.dtype[np.bool_]], nearest: int) -> tuple[Ints, Ints]:
-    """Row and column of the diagonal (paraphrases) and of the nearest others of each row and each column, in range."""
+    """Rows and columns of pairs in range: the diagonal (paraphrases), and the nearest others of each row and column."""
     inside = (cosine > FLOOR * SCALE * SCALE) & (cosine < CEILING * SCALE * SCALE)
     keep = np.eye(len(cosine), dtype=bool)
     others = np.where(barred, -1, cosine)

@@ -1,9 +1,9 @@
-"""The pool of candidate pairs -> as many paraphrases as others, which a bag of words cannot tell apart.
+"""The pool of candidate pairs -> equally many paraphrases and non-paraphrases, alike to a bag of words.
 
 Pairs are taken as *couples* of a paraphrase and a non-paraphrase from the same bin of (translations, TF-IDF cosine,
-Jaccard), close in difference of length and in what each judge says. Which of those couples is chosen so that, summed
-over all of them, both classes agree in everything a bag of words sees (a logistic regression on features whose class
-means agree has its optimum at zero): a coordinate descent on the squared length of the difference, in integers.
+Jaccard), close in difference of length and in what each judge says. The couples are chosen so that both classes have
+the same sums of all bag-of-words features: then the optimum of a logistic regression on the features is zero. The
+method is coordinate descent on the squared length of the difference of these sums, in integers.
 """
 
 import hashlib
@@ -16,15 +16,15 @@ import numpy as np
 from bundled_pairs.candidates import SCALE, Corpus, Ints
 from bundled_pairs.pool import Pool
 
-MAX_USES = 5  # pairs that one verse may be part of
-LENGTH_CALIPER = {"train": 2, "validation": 5}  # words between the differences in length of the two pairs of a couple
-# How far apart a judge's opinions of the two pairs may be: of the first judge's, and of each later one's. Validation
-# has a tenth of the candidates, so less choice; there the balance has to do more of the work.
+MAX_USES = 5  # the most pairs that one verse may be part of
+LENGTH_CALIPER = {"train": 2, "validation": 5}  # words: limit for a couple's two differences in length
+# The most by which a judge's scores of the two pairs may differ, for the first judge and for each later judge.
+# Validation has a tenth of the candidates, so the limits are wider there, and the balance must do more.
 JUDGE_CALIPERS = {"train": (SCALE // 4, SCALE * 2 // 5), "validation": (SCALE * 2 // 5, SCALE // 2)}
-JUDGE_WEIGHT = 4  # of an opinion in the balance, as of the overlaps; 16 left no room for the words
+JUDGE_WEIGHT = 4  # the weight of a judge's score in the balance, as of the overlaps; 16 left words too little weight
 MAX_CHOICE = 200  # non-paraphrases tried for one paraphrase
-SWEEPS = 4  # of the coordinate descent; the difference falls little after the third
-CAP = {"train": 1000, "validation": 1000}  # couples per pair of translations: no pair of styles dominates
+SWEEPS = 4  # sweeps of the coordinate descent; after the third the difference hardly falls
+CAP = {"train": 1000, "validation": 1000}  # most couples per pair of translations, so that no pair of styles dominates
 
 
 class Chosen(NamedTuple):
@@ -46,7 +46,7 @@ def rank(seed: int, *address: object) -> int:
 
 
 class _Split:
-    """The selection of one split: the running difference between the classes, and who is used how often."""
+    """The selection of one split: the current difference between the classes, and how often each verse is used."""
 
     def __init__(self, pool: Pool, name: str, balance: bool) -> None:
         self.pool, self.balance = pool, balance
@@ -67,13 +67,13 @@ class _Split:
         self.taken: set[frozenset[Any]] = set()
 
     def identity(self, i: int) -> set[frozenset[Any]]:
-        """What may be taken once: two sentences, wherever they stand; two different verses, however translated."""
+        """What may be selected only once: a pair of sentences, or a pair of different verses in any translation."""
         a, b = int(self.pool.a[i]), int(self.pool.b[i])
         sentences = frozenset((("text", int(self.pool.text_a[i])), ("text", int(self.pool.text_b[i]))))
         return {sentences, frozenset((a, b))} if a != b else {sentences}
 
     def change(self, i: int, sign: int) -> None:
-        """Take (+1) or give back (-1) pair i."""
+        """Select (+1) or deselect (-1) pair i."""
         for verse in {int(self.pool.a[i]), int(self.pool.b[i])}:
             self.uses[verse] += sign
         (self.taken.update if sign > 0 else self.taken.difference_update)(self.identity(i))
@@ -83,7 +83,7 @@ class _Split:
         self.opinion += weight * self.judged[i]
 
     def best(self, partner: int, label: int) -> int | None:
-        """The pair of this class, close to its partner, that leaves the smallest difference; None if there is none."""
+        """The pair of class `label`, close to `partner`, that leaves the smallest difference; None if there is none."""
         pool = self.pool
         rows = self.members.get((int(pool.cell[partner]), label), np.empty(0, np.int64))
         rows = rows[abs(pool.length[rows] - pool.length[partner]) <= self.length_caliper]
@@ -105,7 +105,7 @@ class _Split:
         return int(choice[np.argmin(cost + self.norms[choice] + (self.judged[choice] ** 2).sum(axis=1))])
 
     def settle(self, positive: int) -> tuple[int, int] | None:
-        """A couple: the best partner of a paraphrase that nobody has taken."""
+        """The couple of paraphrase `positive` and its best partner; None if either is not available."""
         if self.uses[int(self.pool.a[positive])] >= MAX_USES or not self.taken.isdisjoint(self.identity(positive)):
             return None
         self.change(positive, 1)
@@ -117,7 +117,7 @@ class _Split:
         return positive, negative
 
     def resettle(self, couple: tuple[int, int]) -> tuple[int, int]:
-        """The couple with both members chosen anew, one after the other, given all other couples."""
+        """The couple with both members chosen again, one after the other, given all other couples."""
         positive, negative = couple
         self.change(positive, -1)
         positive = self.best(negative, 1) or positive
@@ -129,7 +129,7 @@ class _Split:
 
 
 def select(name: str, pool: Pool, seed: int, balance: bool) -> list[tuple[int, int]]:
-    """The couples (rows of the pool: a paraphrase, another) of one split, "train" or "validation"."""
+    """The couples of one split, "train" or "validation": the rows in the pool of a paraphrase and a non-paraphrase."""
     split = _Split(pool, name, balance)
     positives = np.flatnonzero((pool.held == (name == "validation")) & (pool.label == 1)).tolist()
     positives.sort(key=lambda i: rank(seed, *pool.codes[i], int(pool.a[i])))
@@ -153,7 +153,7 @@ def name_pairs(couples: Sequence[tuple[int, int]], pool: Pool, corpus: Corpus, s
 
 
 def _orient(couple: tuple[int, int], pool: Pool, corpus: Corpus, seed: int) -> list[Chosen]:
-    """Both pairs of a couple, their sides in the same random order, so that it tells nothing."""
+    """Both pairs of a couple, with their sides in one random order, so that the order does not reveal the class."""
     swap = rank(seed, "side", *pool.codes[couple[0]], int(pool.a[couple[0]])) % 2
     rows = []
     for i in couple:

@@ -1,8 +1,8 @@
-"""All candidate pairs -> the pool to select from, each pair with its bin and with how a bag of words would judge it.
+"""All candidate pairs -> the pool to select from: each pair with its bin, and with the scores of bag-of-words judges.
 
-The judge is a ridge regression on each word's weight in a pair and its difference between the two sides, fitted on
-other books than it judges. A second one is fitted where the first sees no difference, and so on: the selection matches
-both classes on all of them.
+A judge is a ridge regression on each word's weight in a pair and its difference between the two sides, fitted on other
+books than those that it scores. A second judge is fitted to pairs that the first cannot tell apart, and so on. The
+selection gives both classes equal scores of all judges.
 """
 
 import math
@@ -15,10 +15,10 @@ import scipy.sparse as sp  # type: ignore[import-untyped]
 from bundled_pairs.candidates import SCALE, VALIDATION_BOOKS, Corpus, Ints, Pairs
 
 BIN = SCALE // 20  # the width of a bin of cosine or Jaccard: 0.05
-NEGATIVES = 200  # per paraphrase of a bin kept in the pool, at most: a bound on memory
-FOLDS = 4  # of whole books; with two, the second judge learns what distinguishes the halves of the first
-RIDGE = 30.0  # of 3, 10, 30 and 100, within half a percent of the best on the validation books, and least overfitted
-ITERATIONS = 40  # of conjugate gradients; a judge needs no exact solution, only the same one every time
+NEGATIVES = 200  # the most non-paraphrases per paraphrase of a bin that are kept, to limit memory
+FOLDS = 4  # folds of whole books; with two, the second judge learns what distinguishes the first judge's halves
+RIDGE = 30.0  # of 3, 10, 30, 100: within 0.5 % of the best on the validation books, and least overfitted
+ITERATIONS = 40  # of conjugate gradients; a judge's solution must be reproducible, not exact
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -29,12 +29,12 @@ class Pool(NamedTuple):
     Attributes:
         codes: (translation, translation) of each pair.
         a, b: rows of the corpus.
-        text_a, text_b: a number for each distinct sentence; two translations may have the same.
+        text_a, text_b: a number for each distinct sentence; two translations may share a sentence.
         label: 1 = paraphrase.
         cell: the bin: equal for pairs of the same translations, cosine and Jaccard.
-        length: words of side 1 less words of side 2.
-        judged: what each judge says, [pairs, judges], in `SCALE`ths of that judge's standard deviation.
-        features: what a bag of words sees, [pairs, features], sparse integers.
+        length: the number of words of side 1 minus that of side 2.
+        judged: the judges' scores, [pairs, judges], in units of 1/`SCALE` of each judge's standard deviation.
+        features: the bag-of-words features, [pairs, features], sparse integers.
         book: the book's number.
         random: a random number for each pair.
         held: whether the pair is of a validation book.
@@ -72,7 +72,7 @@ def mix(seed: int, *columns: Ints) -> Any:
 
 
 def build(pairs: Sequence[Pairs], corpus: Corpus, seed: int) -> Pool:
-    """Thin the candidates out, describe and judge them."""
+    """Thin out the candidates, then compute features and judges' scores."""
     cells, randoms = [], []
     for n, part in enumerate(pairs):
         held = np.isin(part.book, list(VALIDATION_BOOKS))
@@ -105,7 +105,7 @@ def build(pairs: Sequence[Pairs], corpus: Corpus, seed: int) -> Pool:
 
 
 def _thin(cell: Ints, label: Ints, random: Any) -> Ints:
-    """Rows, ascending, of all paraphrases and of up to `NEGATIVES` others per paraphrase, in cells that have both."""
+    """Ascending rows of paraphrases, and of at most `NEGATIVES` others per paraphrase, in cells with both classes."""
     size = int(cell.max()) + 1
     positive = np.bincount(cell[label == 1], minlength=size)
     negative = np.bincount(cell[label == 0], minlength=size)
@@ -117,7 +117,7 @@ def _thin(cell: Ints, label: Ints, random: Any) -> Ints:
 
 
 def judge(pool: Pool, rows: Ints) -> Pool:
-    """The pool with one more judge, who has learned from these rows (of training books), balanced in each cell."""
+    """The pool with the scores of one more judge, fitted to `rows` (of training books), balanced in each cell."""
     design = sp.hstack([pool.features / SCALE, np.ones((len(pool.label), 1))], format="csr", dtype=np.float32)
     held, fold, every = pool.held == 1, pool.book % FOLDS, np.arange(len(pool.label))
     target = 2.0 * pool.label - 1.0
@@ -131,14 +131,14 @@ def judge(pool: Pool, rows: Ints) -> Pool:
     score = np.where(held, np.mean(scores, axis=0), np.stack(scores)[fold, every])
     right = float(weight @ ((score[rows] > 0) == (pool.label[rows] == 1)) / weight.sum())
     print(f"  judge {pool.judged.shape[1] + 1}: right on {right:.3f} of books it has not seen", flush=True)
-    # In units of its own spread, so that one caliper fits all judges.
+    # Scores are in units of the judge's own spread, so that one caliper fits all judges.
     spread = math.sqrt(_dot(score[rows], score[rows]) / len(rows))
     units = np.rint(score * (SCALE / spread)).astype(np.int64)
     return pool._replace(judged=np.concatenate([pool.judged, units[:, None]], axis=1))
 
 
 def _balance(strata: Ints, label: Ints) -> Floats:
-    """A weight per row with which both classes have the same total in each stratum: that of the smaller one."""
+    """A weight per row that gives both classes the same total in each stratum: the size of the smaller class."""
     size = int(strata.max()) + 1
     counts = np.stack([np.bincount(strata[label == c], minlength=size) for c in (0, 1)])
     smaller = counts.min(axis=0)
@@ -146,7 +146,7 @@ def _balance(strata: Ints, label: Ints) -> Floats:
 
 
 def _dot(left: Floats, right: Floats) -> float:
-    """The scalar product, summed exactly: a BLAS adds in an order that depends on the machine."""
+    """The scalar product, summed exactly, because the order in which a BLAS adds depends on the machine."""
     return math.fsum((left * right).tolist())
 
 

@@ -1,7 +1,7 @@
 """Four packages of public-domain Bible translations -> {translation: {verse id: clean sentence}}.
 
-A verse id is the packages' own: book * 1,000,000 + chapter * 1,000 + verse, so 43003016 is John 3:16; the numbering
-is the same in all four, so the texts are aligned by verse.
+Verse ids are those of the packages: book * 1,000,000 + chapter * 1,000 + verse, so 43003016 is John 3:16. All four
+packages use the same numbers, so the texts are aligned by verse.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 PACKAGE_VERSION = "0.0.2"  # the release of these packages with the checksums below
-APOSTROPHE = "\u2019"  # one package writes it this way, and none uses it as a quotation mark
+APOSTROPHE = "\u2019"  # one package writes apostrophes so; no package uses it as a quotation mark
 INSTALL = "pip install '.[data]', in the clone"
 
 
@@ -65,7 +65,7 @@ def book_of(verse: int) -> int:
 
 
 def reference(verse: int, titles: Mapping[int, str]) -> str:
-    """A verse id in the usual form.
+    """A verse id -> its usual form.
 
     Example:
         >>> reference(43003016, {43: "John"})
@@ -75,7 +75,7 @@ def reference(verse: int, titles: Mapping[int, str]) -> str:
 
 
 def checksum(raw: Mapping[int, str]) -> str:
-    """SHA-256 of the raw verses, ids included, so that a changed text and a changed alignment both show."""
+    """SHA-256 of the raw verses, ids included, so that a changed text or alignment changes it."""
     digest = hashlib.sha256()
     for verse, text in raw.items():
         digest.update(f"{verse}\t{text}\n".encode())
@@ -86,7 +86,7 @@ def read_raw(code: str) -> tuple[Verses, dict[int, str]]:
     """The verses of one translation as its package has them, and the titles of its books.
 
     Raises:
-        SourceError: the package is missing, of another version, or its text has another checksum.
+        SourceError: the package is missing or of another version, or its text has another checksum.
     """
     source = TRANSLATIONS[code]
     try:
@@ -118,8 +118,8 @@ def read_all() -> tuple[dict[str, Verses], dict[int, str]]:
 def clean(raw: str) -> str:
     """One raw verse as a plain ASCII sentence: no verse number, quotation marks, brackets or dangling punctuation.
 
-    Quotation marks go because they open in one verse and close in another, and because each translation has its own
-    style of them. Words that a translation set in brackets (supplied by the translator) stay, without the brackets.
+    Quotation marks are removed because many open in one verse and close in another, and because each translation has
+    its own style. Words in brackets, which the translator supplied, stay without the brackets.
 
     Example:
         >>> clean('5. `And the light [is] shining,  in the darkness`s depth; ')
@@ -146,7 +146,7 @@ def clean(raw: str) -> str:
 
 
 def _drop_single_quotes(text: str) -> str:
-    """Remove single quotation marks (` opens; ` or ' closes) and keep apostrophes, which the packages write alike."""
+    """Remove single quotation marks (` opens; ` or ' closes), but keep apostrophes, which are the same characters."""
     text = re.sub(r"(?<=[A-Za-z])[`'](?=[A-Za-z])", APOSTROPHE, text)
     out: list[str] = []
     is_open = False
@@ -158,7 +158,8 @@ def _drop_single_quotes(text: str) -> str:
         if not before or (not before.isalnum() and before not in ".,;:?!)"):
             is_open = True
             continue
-        # "the disciples' feet": after an s, before another word, and the quotation (if any) is closed further on.
+        # In "the disciples' feet" the mark is an apostrophe: after an s, before a word, and an open quotation closes
+        # later.
         plural = before == "s" and re.match(r" [a-z]", after)
         if plural and (not is_open or re.search(r"[.,;:?!\w)][`'](?!\w)", after)):
             out.append(APOSTROPHE)

@@ -1,8 +1,8 @@
-"""Every peer by its name, and one of them in a process of its own: peak memory, and the time to its first step.
+"""The name of a peer -> the peer; run as a script, its peak memory and its time to the first step.
 
     python alone.py MODEL PEER STARTED
 
-`speed.py` starts it so; STARTED is the time at which it did. Prints one line of JSON.
+`speed.py` starts this script in a process for each peer; STARTED is the time of the start. Prints one line of JSON.
 """
 
 import json
@@ -26,7 +26,7 @@ NAMES = (
 
 
 def make(name: str, work: Work) -> Any:
-    """The peer of that name. Only its own framework is imported: each takes some 100 MiB and a second."""
+    """The peer `name`. Only its own framework is imported, because each framework takes some 100 MiB and a second."""
     side, kind, *how = name.split(", ")
     if side == "PyTorch":
         import torch_peer
@@ -38,7 +38,7 @@ def make(name: str, work: Work) -> Any:
 
 
 def main(model: str, name: str, started: float) -> None:
-    """Three updates and an evaluation of 256 examples."""
+    """Run three updates and an evaluation of 256 examples, and print the figures."""
     peer = make(name, Work.of(model, 3, 256))
     began = time.perf_counter()
     peer.train()
@@ -46,7 +46,7 @@ def main(model: str, name: str, started: float) -> None:
     for _ in range(2):
         peer.train()
     peer.evaluate()
-    # Not `ru_maxrss`: a child starts with its parent's.
+    # `ru_maxrss` is not used, because a child process starts with the value of its parent.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     mib = int(status["VmHWM"].split()[0]) / 1024
     print(json.dumps({"mib": mib, "start": start, "step": step}), flush=True)

@@ -1,11 +1,11 @@
-"""The loops of the article that this project starts from, on the model and the data path that it uses.
+"""The loops of the article that this project starts from, with the article's own model and data path.
 
 "LLM distributed supervised fine-tuning with JAX" (Douglas Jia, ROCm blogs, 25 January 2024): the loops are those of
-`conformance/adapters/examples/article_loop.py`; here are `FlaxBert` from transformers, batches indexed out of a
-`datasets.Dataset` as Python lists, padded to 128 tokens, metrics added up on the host, incomplete batches dropped. It
-is a peer to be measured against, kept as it is in every respect that costs time or moves a figure.
+`conformance/adapters/examples/article_loop.py`. This file adds `FlaxBert` from transformers, batches taken from a
+`datasets.Dataset` as Python lists, padding to 128 tokens, metrics added up on the host, and dropped incomplete batches.
+It is a peer for comparison: everything that affects time or results is as in the article.
 
-Needs transformers 4.57.6, the last with Flax models: run it with `tox -e peers`.
+Needs transformers 4.57.6, the last version with Flax models: run it with `tox -e peers`.
 """
 
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ def flax_bert(folder: Path, num_labels: int = 2) -> Any:
 
 
 class ArticleTrainer:
-    """`pmap` or `mesh`, as the article has them.
+    """The article's `pmap` or `mesh` trainer.
 
     Args:
-        model: what `flax_bert` returned.
+        model: the model that `flax_bert` returned.
         kind: "pmap" or "mesh".
         devices: N devices; batches must be divisible by N.
-        total_steps: over which the learning rate falls from 2e-5 to 0.
+        total_steps: the updates over which the learning rate falls from 2e-5 to 0.
     """
 
     def __init__(self, model: Any, kind: str, devices: list[jax.Device], total_steps: int, seed: int = 0) -> None:
@@ -51,7 +51,7 @@ class ArticleTrainer:
         return metrics
 
     def evaluate(self, batches: Iterator[dict[str, list[Any]]]) -> dict[str, float]:
-        """Accuracy and F1 from predictions gathered element by element, as the article's metric object takes them."""
+        """Accuracy and F1. Predictions are gathered element by element, as by the article's metric object."""
         predictions: list[int] = []
         references: list[int] = []
         for batch in batches:

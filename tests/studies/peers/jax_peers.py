@@ -1,4 +1,4 @@
-"""Our trainers, a bare `jit` of our step, the article's loops, and the matmul peak: one call of each at a time."""
+"""The JAX peers, each run one call at a time: our trainers, a bare `jit` of our step, the article's loops, a matmul."""
 
 import functools
 from typing import Any
@@ -21,12 +21,12 @@ from sftref.train.step import Program, eval_step, train_step
 from sftref.trainers import SingleTrainer, make_trainer
 from sftref.trainers.single import identity
 
-# Wide enough that the product and not the copies around it is timed; one takes 0.1 s on two cores.
+# So wide that the product takes most of the time, not the copies around it; one product takes 0.1 s on two cores.
 PEAK_WIDTH = 2048
 
 
 class Peak:
-    """The fastest that this machine multiplies float32 matrices in JAX: a square product, alone."""
+    """A square product of float32 matrices alone: the fastest that this machine multiplies in JAX."""
 
     flops = 2.0 * PEAK_WIDTH**3
 
@@ -35,7 +35,7 @@ class Peak:
         self._product = jax.jit(lambda a, b: jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST))
 
     def __call__(self) -> None:
-        """One product."""
+        """Compute one product."""
         jax.block_until_ready(self._product(*self._factors))
 
 
@@ -51,7 +51,7 @@ class BareJit(SingleTrainer):
 
 
 class Ours:
-    """One of our trainers with its whole path: packing, placement, step; evaluation as after an epoch."""
+    """One of our trainers with packing, placement, step, and an evaluation as after an epoch."""
 
     def __init__(self, work: Work, name: str, *, pack: bool = True) -> None:
         self.work = work
@@ -67,7 +67,7 @@ class Ours:
         jax.block_until_ready((self.state, metrics))
 
     def feed(self) -> Any:
-        """The next batch, on the device: what the input pipeline does for an update."""
+        """The next batch, on the device: the work of the input pipeline for one update."""
         return next(self.feeds)
 
     def evaluate(self) -> None:
@@ -120,7 +120,7 @@ def _flax_bert(model: str) -> Any:
 
 
 def as_dataset(tokens: TokenArrays) -> Any:
-    """The same examples as the article holds them: padded lists in a `datasets.Dataset`."""
+    """The examples in the article's form: padded lists in a `datasets.Dataset`."""
     import datasets
 
     n = len(tokens)

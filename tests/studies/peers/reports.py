@@ -1,10 +1,10 @@
-"""The kit's report on trainers that others wrote: the article's loops on FlaxBert, and PyTorch, alone and with DDP.
+"""The kit's reports on trainers by others: the article's loops on FlaxBert, and PyTorch with and without DDP.
 
     tox run -e peers -- reports.py [--kept FOLDER]
 
-Runs `verify --level quick` on each, with what is known of it, and writes `REPORTS.md` beside this file; `--kept` takes
-reports that an earlier run left there. Nothing in the page is written by hand: a law that is broken is a deviation in
-the adapter's own file, whose reason stands there. Exits with 1 where a verdict is not the one expected of it.
+Runs `verify --level quick` on each trainer, with its known deviations, and writes `REPORTS.md` beside this file;
+`--kept` uses reports of an earlier run. Nothing in the page is written by hand: each law that a trainer breaks is a
+deviation, with its reason, in the adapter's own file. Exits with 1 if a verdict is not the expected one.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Report = Mapping[str, Any]
 
 
 class Peer(NamedTuple):
-    """A trainer, how it is asked, and what is known of it."""
+    """A trainer: its title, its adapter, the file of its known deviations, and further options."""
 
     name: str
     factory: str
@@ -33,7 +33,7 @@ class Peer(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """What a person types after `sftref`."""
+        """The words that a person types after `sftref`."""
         found = [
             "verify",
             "--level",
@@ -45,7 +45,7 @@ class Peer(NamedTuple):
         return found + (["--deviations", f"conformance/adapters/{self.deviations}"] if self.deviations else [])
 
     def run(self, folder: Path) -> Report:
-        """Verify it, unless its report lies in the folder."""
+        """Verify the trainer, unless `folder` has its report already; returns the report."""
         out = folder / self.factory.replace(":", "-")
         if not (out / "report.json").exists():
             words = [*self.words, "--no-remedies", "--out", str(out)]
@@ -61,7 +61,7 @@ PEERS = (
     Peer("The article's `pmap` loop, on FlaxBert", "article:pmap", "article.toml"),
     Peer("The article's `jit` loop over a mesh, on FlaxBert", "article:mesh", "article.toml"),
     Peer("PyTorch, one process", "torch:single"),
-    # One law of the machine needs more devices than the two that these processes are.
+    # One law of the machine needs more than two devices, and these two processes have one each.
     Peer("PyTorch, DistributedDataParallel over gloo, two processes", "torch:ddp", "ddp.toml", ("--devices", "2"),
          "INCOMPLETE"),
     Peer("The article's `pmap` loop with its own dropout", "article:pmap_dropout", "", ONE, "NONCONFORMANT"),
@@ -71,18 +71,18 @@ PEERS = (
 
 
 def of_status(report: Report, *statuses: str) -> list[Mapping[str, Any]]:
-    """The checks of a trainer that ended so."""
+    """The checks of a trainer whose status is one of `statuses`."""
     return [check for check in report["checks"] if check["subject"] and check["status"] in statuses]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the head first -> Markdown."""
+    """Rows, the first of which is the head -> a Markdown table."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def broken(report: Report) -> Iterator[list[str]]:
-    """What a trainer breaks: the law, by how much, where, and why."""
+    """A row for each law that a trainer breaks: the law, by how much, where, and why."""
     reasons = {known["id"]: known["reason"] for known in report["deviations"]}
     for check in of_status(report, "deviation", "fail"):
         figure = ""
@@ -94,7 +94,7 @@ def broken(report: Report) -> Iterator[list[str]]:
 
 
 def section(peer: Peer, report: Report) -> str:
-    """All of one trainer."""
+    """The section of one trainer."""
     kept = ", ".join(f"`{check['law']}`" for check in of_status(report, "pass")) or "none of those asked"
     unclaimed = sorted({check["message"] for check in of_status(report, "not_run")})
     parts = [
@@ -111,9 +111,9 @@ def section(peer: Peer, report: Report) -> str:
 
 
 def main() -> int:
-    """Verify each, write the page."""
+    """Verify each trainer, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kept", type=Path, help="a folder for the reports, and of those that there are")
+    parser.add_argument("--kept", type=Path, help="folder for the reports; reports that it has are used")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         reports = [peer.run(given.kept or Path(scratch)) for peer in PEERS]

@@ -1,12 +1,12 @@
-"""Examples per second, memory, start and share of the matmul peak: our trainers against their peers, alternating.
+"""Compares our trainers with their peers: examples per second, memory, time to start, share of the matmul peak.
 
     tox -e peers -- speed.py --model small
     tox -e peers -- speed.py --model minilm
 
-All train on the same examples in the same order, in one process on one device, each with its whole path, from
-examples in memory to an updated state. Machines are noisy, so what counts is the ratio within a round, and its median
-over the rounds; every other round goes through the peers backwards, and every other evaluation, of which there is one
-in four rounds. Memory and the time to the first step are those of a process of its own for each peer (`alone.py`).
+All peers train on the same examples in the same order, in one process on one device, from examples in memory to an
+updated state. Machines are noisy, so the result is the ratio within a round, as a median over the rounds. Every second
+round calls the peers in reverse order; one round in four has evaluations, whose order alternates too. Memory and time
+to the first step are measured in a separate process for each peer (`alone.py`).
 """
 
 import argparse
@@ -31,7 +31,7 @@ Seconds = dict[str, list[float]]
 
 
 class Compilations:
-    """How many programs each peer has compiled since `clear`; JAX reports every one of them."""
+    """The number of programs that each peer has compiled since `clear`, as reported by JAX."""
 
     def __init__(self) -> None:
         self.of: Counter[str] = Counter()
@@ -69,7 +69,7 @@ def rounds(work: Work, peers: dict[str, Any], count: int) -> tuple[Seconds, Seco
         spare = Ours(work, "bare jit")
         pipeline[OURS].extend(timed(spare.feed) for _ in range(count))
 
-    for number in range(-1, count + 1):  # the article compiles its step twice: its first state lies elsewhere
+    for number in range(-1, count + 1):  # the article compiles its step twice: its first state is placed differently
         if number == 1:
             compilations.of.clear()
             for into in (train, evaluate):
@@ -78,7 +78,7 @@ def rounds(work: Work, peers: dict[str, Any], count: int) -> tuple[Seconds, Seco
         if number < 2 or number % 4 == 1:
             go(evaluation, evaluate, backwards=number // 4 % 2 == 1)
         print(f"round {number}: {', '.join(f'{k} {v[-1]:.3f} s' for k, v in train.items())}", flush=True)
-    # The last batch of the epoch is not a full one.
+    # The last batch of the epoch is incomplete.
     go({name: call for name, call in training.items() if name.startswith("ours")}, defaultdict(list), backwards=False)
     late = compilations.of.copy()
     batches()

@@ -1,8 +1,8 @@
-"""PyTorch with `transformers`' own BERT, as a plain loop and under its `Trainer`; both pad to the batch's longest.
+"""PyTorch with the BERT of `transformers`, in a plain loop and under `Trainer`; both pad to a batch's longest example.
 
-Each batch holds the same examples as ours. The plain loop is written to be fast: NumPy gathers, one fused AdamW, the
-attention of `torch.nn.functional.scaled_dot_product_attention`, evaluation in batches sorted by length if asked for.
-`Trainer` keeps its defaults, gradient clipping included.
+Each batch holds the same examples as ours. The plain loop is written to be fast: examples gathered by NumPy, fused
+AdamW, `torch.nn.functional.scaled_dot_product_attention`, and optionally evaluation in batches sorted by length.
+`Trainer` keeps its defaults, with gradient clipping.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ transformers.utils.logging.set_verbosity_error()
 
 
 def bert(work: Work) -> Any:
-    """The model that the others train, in PyTorch."""
+    """The model of all peers, in PyTorch."""
     if work.model == "minilm":
         return transformers.BertForSequenceClassification.from_pretrained(model_folder("demo"), num_labels=2)
     return transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, num_labels=2))
@@ -80,7 +80,7 @@ class TorchLoop:
 
 
 class _Examples(torch.utils.data.Dataset[tuple[TokenArrays, int]]):
-    """Indices in the order to be taken; what they stand for is gathered when the batch is padded."""
+    """Indices of examples, in the order of training; the examples are gathered when the batch is padded."""
 
     def __init__(self, tokens: TokenArrays, order: np.ndarray) -> None:
         self.tokens, self.order = tokens, order
@@ -112,7 +112,7 @@ class _Gate(transformers.TrainerCallback):
         self.go.acquire()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Say that an update is made and wait for the next turn."""
+        """Report that an update is done, and wait for the next turn."""
         self.done.release()
         self.go.acquire()
         control.should_training_stop = self.over

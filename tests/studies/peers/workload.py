@@ -1,4 +1,4 @@
-"""What all peers work on: models, examples with QQP's lengths, and the FLOPs that they need. No framework."""
+"""The work of all peers: models, examples with QQP's lengths, and the FLOPs needed. Imports no framework."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = {
 
 
 class Work(NamedTuple):
-    """One workload: a model, what it trains on in which order, and what it is evaluated on."""
+    """One workload: a model, its training examples and their order, and its evaluation examples."""
 
     model: str
     config: ModelConfig
@@ -34,7 +34,7 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, model: str, steps: int, eval_examples: int) -> Work:
-        """Data for `steps` whole batches and an incomplete one."""
+        """The workload of `model`, with data for `steps` full batches and an incomplete one."""
         config = load_pretrained("demo", num_labels=2).config if model == "minilm" else ModelConfig(**SMALL)
         tokens = qqp_like(steps * BATCH + 20, config.vocab_size)
         return cls(model, config, tokens, qqp_like(eval_examples, config.vocab_size, seed=1))
@@ -61,18 +61,18 @@ def qqp_like(n: int, vocab: int, seed: int = 0) -> TokenArrays:
 
 
 def forward_flops(config: ModelConfig, lengths: np.ndarray) -> float:
-    """The FLOPs that the logits of examples of these lengths need at least, over real tokens only; training, thrice.
+    """The least FLOPs for the logits of examples of these lengths, real tokens only; training needs three times that.
 
     With D the width, F the feed-forward width, l a length, a layer costs
 
         2 l (4 D^2 + 2 D F) + 4 l^2 D
 
-    for its six products with a weight, and for scores and context; the last one, which is read at [CLS],
+    for its six products with a weight, and for scores and context. The last layer, which is read at [CLS] only, costs
 
         2 l (2 D^2) + 2 (2 D^2 + 2 D F) + 4 l D
 
-    for keys and values of all tokens and the rest of one; pooler and classifier 2 D^2 + 2 D C. A multiply and an add
-    are two; softmax, GELU, LayerNorm, dropout and the optimizer, linear in l, count nothing.
+    for keys and values of all tokens and all else for one token. Pooler and classifier cost 2 D^2 + 2 D C. A multiply
+    and an add are two FLOPs. Softmax, GELU, LayerNorm, dropout and the optimizer, linear in l, are not counted.
     """
     d, f = config.hidden_size, config.intermediate_size
     n, total, squares = len(lengths), float(lengths.sum()), float((lengths.astype(np.int64) ** 2).sum())

@@ -1,9 +1,9 @@
-"""This machine's own rates, and updates of a small BERT on 1 to 8 simulated devices and in 1 to 4 processes.
+"""Measures this machine's rates, and updates of a small BERT on 1 to 8 simulated devices and in 1 to 4 processes.
 
     python tests/studies/scale/measure.py FILE.json
 
-Devices share two cores here, so that an update of N devices is N times the work of one. What is measured beside it is
-the all-reduce of its gradients, fitted as a + b * bytes; `project.py` holds the sum of the two against the update.
+The devices share two cores, so an update on N devices takes N times the work of one device. The all-reduce of its
+gradients is measured separately, and fitted as a + b * bytes. `project.py` compares the sum of both with the update.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def reduce_seconds(devices: list[Any]) -> list[tuple[int, float]]:
 
 
 def update_seconds(devices: list[Any]) -> float:
-    """Of the mesh trainer's update, `ROWS` rows of `LENGTH` tokens a device."""
+    """Seconds of the mesh trainer's update, with `ROWS` rows of `LENGTH` tokens per device."""
     from model import SMALL
 
     from sftref.config import OptimConfig
@@ -94,7 +94,7 @@ def update_seconds(devices: list[Any]) -> float:
 
 
 def worker(processes: int, devices: int, number: int, port: int) -> None:
-    """One process of a layout; the first prints what it measured."""
+    """Run one process of a layout; process 0 prints its measurements."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
@@ -107,7 +107,7 @@ def worker(processes: int, devices: int, number: int, port: int) -> None:
 
 
 def measured(processes: int, devices: int) -> dict[str, Any]:
-    """A layout, in processes of its own."""
+    """The measurements of one layout, run in new processes."""
     from sftref.conformance.laws.support.process_group import free_port
 
     port = free_port()

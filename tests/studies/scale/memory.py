@@ -1,9 +1,9 @@
-"""bert-base on meshes of 8 simulated devices, compiled and not run -> MEMORY.md: bytes a device, and what is sent.
+"""bert-base compiled for meshes of 8 simulated devices -> MEMORY.md: bytes per device, array elements sent.
 
     python tests/studies/scale/memory.py
 
-No array is made: shapes and shardings are enough to compile. Bytes are XLA's own (`memory_analysis` of the compiled
-update): arguments are the state and the batch, temporaries what an update needs beside them.
+Nothing is run: shapes and shardings are enough to compile. XLA reports the bytes (`memory_analysis` of the compiled
+update): arguments are the state and the batch; temporaries are all else that an update needs.
 """
 
 import argparse
@@ -40,7 +40,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 
 
 def compiled(shape: tuple[int, int, int], *, remat: bool) -> Any:
-    """The update of bert-base on a mesh."""
+    """The compiled update of bert-base on a mesh of this shape."""
     program = Program.of(
         BASE.config(heads=12), OptimConfig(), total_steps=100, dropout="addressed", precision="float32", remat=remat
     )

@@ -1,4 +1,4 @@
-"""Measured rates and published figures -> README.md and scale.png beside this file: a check of the model, a projection.
+"""Measured rates, published figures -> README.md and scale.png beside this file: the model's check and projection.
 
 python tests/studies/scale/measure.py scale.json
 python tests/studies/scale/project.py scale.json
@@ -30,7 +30,7 @@ def machines() -> list[Machine]:
 
 
 def fitted(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Seconds = a + b * bytes, by least squares of relative errors."""
+    """(a, b) of seconds = a + b * bytes, fitted by least squares of relative errors."""
     size, seconds = (np.array(column, float) for column in zip(*points, strict=True))
     design = np.stack([np.ones_like(size), size], axis=1) / seconds[:, None]
     a, b = np.linalg.lstsq(design, np.ones_like(seconds), rcond=None)[0]
@@ -38,7 +38,7 @@ def fitted(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
 
 
 def checked(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each layout: its update, what the model says, and how far apart they are."""
+    """For each layout: the measured update, the model's prediction, and the difference."""
     [alone] = [entry for entry in measured["layouts"] if entry["processes"] == entry["devices"] == 1]
     found = []
     for entry in measured["layouts"]:
@@ -53,7 +53,7 @@ def checked(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def largest_that_pays(machine: Machine, batch: int, *, overlap: bool) -> int:
-    """The most devices of `DEVICES` at which a batch of so many rows still keeps an efficiency of `PAYS`."""
+    """The largest number in `DEVICES` at which a batch of `batch` rows has at least the efficiency `PAYS`."""
     found = 0
     for n in DEVICES:
         rows = batch // n
@@ -131,7 +131,7 @@ Sources:
 
 
 def draw(path: Path) -> None:
-    """Efficiency by devices for each batch and machine; a band from no overlap to all that there can be."""
+    """Draw efficiency by devices for each batch and machine: a band from no overlap to the most possible."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -160,7 +160,7 @@ def draw(path: Path) -> None:
 def main() -> int:
     """Write the page and the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("measured", type=Path, metavar="FILE.json", help="what measure.py wrote")
+    parser.add_argument("measured", type=Path, metavar="FILE.json", help="the file that measure.py wrote")
     given = parser.parse_args()
     measured = json.loads(given.measured.read_text(encoding="utf-8"))
     (HERE / "README.md").write_text(page(measured), encoding="utf-8")

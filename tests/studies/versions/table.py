@@ -1,10 +1,10 @@
-"""Reports of many releases of JAX -> the table of releases by rungs, with why each check that fell did so.
+"""Reports of many releases of JAX -> a table of releases by rungs, with the reason for each failed check.
 
     tox run -e jax0.5.3,jax0.6.2,jax0.7.2,jax0.8.3,jax0.9.2,jax0.10.2,jax0.11.1,jax0.12.0.1
     python tests/studies/versions/table.py versions
 
-Writes `README.md` beside this file. Nothing in it is written by hand: what a check found is its report's, and why is an
-entry of `known.toml`. Exits with 1 if a check fell that has no entry, or an entry has no check that fell.
+Writes `README.md` beside this file. Nothing in it is written by hand: results come from the reports, reasons from
+`known.toml`. Exits with 1 if a failed check has no entry in `known.toml`, or an entry has no failed check.
 """
 
 import argparse
@@ -19,23 +19,23 @@ HERE = Path(__file__).parent
 PACKAGES = ("jaxlib", "flax", "optax", "numpy", "python")
 UNWAITED = "collectives.unwaited"
 FELL = ("fail", "error", "hang", "crash")
-# How a reason begins that every release shares: what the trainers do not claim, or what has no meaning there.
+# The beginnings of two reasons that all releases share: a capability not claimed, and a law that does not apply.
 APART = ("capability ", "does not apply")
 Report = Mapping[str, Any]
 
 
 def version(report: Report) -> tuple[int, ...]:
-    """Of JAX, in the order of releases."""
+    """The version of JAX as numbers, to sort releases."""
     return tuple(int(part) for part in report["environment"]["versions"]["jax"].split("."))
 
 
 def jax(report: Report) -> str:
-    """Of JAX, as it is written."""
+    """The version of JAX as text."""
     return str(report["environment"]["versions"]["jax"])
 
 
 def cell(checks: Sequence[Report]) -> str:
-    """What became of a rung's checks."""
+    """The results of a rung's checks, for one cell of the table."""
     counts = {
         "passed": sum(check["status"] == "pass" for check in checks),
         "**fell**": sum(check["status"] in FELL for check in checks),
@@ -46,7 +46,7 @@ def cell(checks: Sequence[Report]) -> str:
 
 
 def queue(report: Report) -> str:
-    """What became of the steps that nobody waits for, which a report of their own tells."""
+    """The result for steps that no one waits for, which has a separate report."""
     if "unwaited" not in report:
         return "not asked"
     check = next(check for check in report["unwaited"]["checks"] if check["law"] == UNWAITED)
@@ -54,7 +54,7 @@ def queue(report: Report) -> str:
 
 
 def rows(reports: Sequence[Report]) -> Iterator[list[str]]:
-    """The table, its head first: a row for each release, a column for each rung."""
+    """The table, the head first: a row for each release, a column for each rung."""
     rungs = sorted({(check["rung"], check["rung_name"]) for report in reports for check in report["checks"]})
     yield ["JAX", *PACKAGES, "verdict", *(f"{rung} {name}" for rung, name in rungs), "unwaited steps",
            "seeded faults", "seconds"]  # fmt: skip
@@ -70,7 +70,7 @@ def rows(reports: Sequence[Report]) -> Iterator[list[str]]:
 
 
 def fallen(reports: Iterable[Report]) -> Iterator[tuple[Report, Report]]:
-    """Each check that did not do what its law demands, or was not run for want of something, with its report."""
+    """Each check that failed, or that did not run because something was missing, with its report."""
     for report in reports:
         for check in report["checks"]:
             missing = check["status"] == "not_run" and not check["message"].startswith(APART)
@@ -79,7 +79,7 @@ def fallen(reports: Iterable[Report]) -> Iterator[tuple[Report, Report]]:
 
 
 def explained(reports: Sequence[Report], known: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """Lines on what fell, and what is amiss: a check without an entry, an entry without a check."""
+    """Lines on the failed checks; and errors: a failed check without an entry, an entry without a failed check."""
     lines, amiss, used = [], [], set()
     for report, check in fallen(reports):
         found = next((i for i, entry in enumerate(known)
@@ -127,9 +127,9 @@ def page(reports: Sequence[Report], lines: Sequence[str]) -> str:
 
 
 def main() -> int:
-    """Read, explain, write."""
+    """Read the reports, explain the failures, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="with a folder for each release, and a report.json in each")
+    parser.add_argument("folder", type=Path, help="has a folder for each release, with a report.json in it")
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
     given = parser.parse_args()
     reports = []
