@@ -1,6 +1,6 @@
-"""Checkpoints in the layout of Hugging Face, sound and damaged, and what tests of them compare.
+"""Checkpoints in the layout of Hugging Face, sound or damaged, and functions to compare them.
 
-`cut`, `edit`, `tensors`, `put`, `remove` and `both` damage the folder of a sound one.
+`cut`, `edit`, `tensors`, `put`, `remove` and `both` damage the folder of a sound checkpoint.
 """
 
 import json
@@ -27,7 +27,7 @@ def tiny_model() -> Pretrained:
 
 
 def write(folder: Path, flat: dict[str, np.ndarray], **config: Any) -> Path:
-    """A checkpoint as another program might write it; a config entry of None is left out."""
+    """Write a checkpoint as another program might; entries of `config` that are None are left out."""
     folder.mkdir(exist_ok=True)
     content = load_pretrained("tiny", num_labels=2).hf_config | config
     (folder / CONFIG).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
@@ -36,7 +36,7 @@ def write(folder: Path, flat: dict[str, np.ndarray], **config: Any) -> Path:
 
 
 def write_sharded(folder: Path, flat: dict[str, np.ndarray]) -> Path:
-    """The same in two files and an index."""
+    """Write a checkpoint in two files and an index."""
     write(folder, flat)
     (folder / WEIGHTS).unlink()
     files = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(flat)}
@@ -47,7 +47,7 @@ def write_sharded(folder: Path, flat: dict[str, np.ndarray]) -> Path:
 
 
 def assert_same(got: Any, want: Any) -> None:
-    """Two trees are equal in structure, dtype and every bit."""
+    """Assert that two trees are equal in structure, dtype and every bit."""
     got, want = (flax.traverse_util.flatten_dict(tree) for tree in (got, want))
     assert got.keys() == want.keys()
     for path, leaf in want.items():
@@ -78,7 +78,7 @@ def edit(**changes: Any) -> Callable[[Path], None]:
 
 
 def tensors(**changes: Any) -> Callable[[Path], None]:
-    """Set tensors (`__` for a dot), or remove them (None)."""
+    """Set tensors, or remove those that are None; in a keyword, `__` means a dot."""
 
     def damage(folder: Path) -> None:
         flat = load_file(folder / WEIGHTS) | {name.replace("__", "."): value for name, value in changes.items()}
@@ -92,7 +92,7 @@ def put(name: str, content: str | bytes) -> Callable[[Path], None]:
 
 
 def void(_: object) -> None:
-    """Drop a result."""
+    """Ignore a result."""
 
 
 def both(*damages: Callable[[Path], None]) -> Callable[[Path], None]:

@@ -1,4 +1,4 @@
-"""The same pairs of qqp in every kind of file, and a folder of them with two splits."""
+"""The same pairs of qqp in every supported file format, and a folder with two splits."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ PAIRS = [("How old?", "What age?", 1), ('He said "no', "tab-free, with a comma",
 
 
 def rows(n: int) -> dict[str, list[Any]]:
-    """Rows of qqp: texts that name their row, and labels by parity."""
+    """`n` rows of qqp: each text has the row's number, each label its parity."""
     return {
         "question1": [f"q {i}" for i in range(n)],
         "question2": [f"r {i}" for i in range(n)],

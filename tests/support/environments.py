@@ -1,6 +1,6 @@
-"""Clones and environments as the pages tell a reader to make them: exactly the packages named, and what those need.
+"""Clones and environments as the documentation says to make them: exactly the named packages and their dependencies.
 
-`linked` makes one from what is installed here, in a second and without a network; `fresh` by uv or pip, as written.
+`linked` links the packages installed here, in a second and without a network; `fresh` runs the page's uv or pip.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ SCRIPT = "#!{python}\nimport sys\nfrom {module} import {name}\nsys.exit({attribu
 
 
 def clone(folder: Path) -> Path:
-    """This repository's files, as a repository of one commit."""
+    """Copy this repository's files into `folder`, as a git repository with one commit."""
     git = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(git, capture_output=True, text=True, check=False)
     if listed.returncode == 0:
@@ -38,7 +38,7 @@ def clone(folder: Path) -> Path:
 
 
 def closure(requirements: list[str]) -> dict[str, importlib.metadata.Distribution]:
-    """The installed distributions that these need, by name; extras and markers are followed."""
+    """The installed distributions that `requirements` need, by name, with extras and markers."""
     found: dict[str, importlib.metadata.Distribution] = {}
     done: set[tuple[str, str]] = set()
     open_ = [Requirement(PROJECT.sub(r"sftref\1", text)) for text in requirements]
@@ -59,19 +59,19 @@ def closure(requirements: list[str]) -> dict[str, importlib.metadata.Distributio
 
 
 def _installed(name: str) -> importlib.metadata.Distribution:
-    """Not the `.egg-info` that a build leaves in the source tree."""
+    """The installed distribution `name`, not the `.egg-info` that a build leaves in the source tree."""
     everywhere = importlib.metadata.distributions(name=name)
     return next(one for one in everywhere if Path(str(one.locate_file(""))).resolve() != ROOT)
 
 
 def linked(folder: Path, requirements: list[str]) -> Path:
-    """A virtual environment with exactly these, as links to what is installed here; returns its folder of commands."""
+    """Make a virtual environment with links to `requirements` as installed here; returns its folder of commands."""
     venv.EnvBuilder(symlinks=True).create(folder)
     commands, python = folder / "bin", folder / "bin" / "python"
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     for distribution in closure(requirements).values():
         tops = {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}
-        # An editable installation has a finder in place of files, which would lead out of here.
+        # An editable installation has an import hook instead of files; it would import from outside this environment.
         finder = {top for top in tops if top.startswith("__editable__")}
         for top in tops - finder:
             if not (site / top).exists():
@@ -89,14 +89,14 @@ def linked(folder: Path, requirements: list[str]) -> Path:
 
 
 def _install(site: Path) -> None:
-    """This project, as its wheel has it."""
+    """Install this project into `site`, with the files of its wheel."""
     left = shutil.ignore_patterns("__pycache__", ".*", "MANIFEST")
     shutil.copytree(ROOT / "sftref", site / "sftref", ignore=left)
     write(Path(shutil.copytree(ROOT / "conformance", site / "sftref" / "conformance", ignore=left)))
 
 
 def fresh(folder: Path, command: str, here: Path) -> Path:
-    """An environment by the command of a page, run in a folder; returns its folder of commands."""
+    """Make an environment by the command of a page, run in the folder `here`; returns its folder of commands."""
     command = command.replace(" && . .venv/bin/activate", "").replace(".venv", str(folder))
     if shutil.which("uv"):
         command = command.replace("python3 -m venv", f"uv venv --quiet --python {sys.executable}")
@@ -106,9 +106,9 @@ def fresh(folder: Path, command: str, here: Path) -> Path:
 
 
 def variables(commands: Path | None = None, **more: str) -> dict[str, str]:
-    """The variables of a shell in which an environment was activated; nothing of pytest's own run is left."""
+    """The variables of a shell with an activated environment, without those of this run of pytest."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONPATH"))}
-    # git refuses submodules from a local path otherwise.
+    # Without this setting, git refuses submodules from a local path.
     kept |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.file.allow", "GIT_CONFIG_VALUE_0": "always"}
     if commands is not None:
         kept["PATH"] = f"{commands}{os.pathsep}{kept['PATH']}"

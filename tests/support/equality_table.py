@@ -1,16 +1,16 @@
-"""Trainers, devices, layouts, micro-batches -> the measured difference of each run from one device with padded rows.
+"""Trainers, devices, layouts, micro-batches -> measured difference of each run from one device with padded rows.
 
     python tests/support/equality_table.py [--x64] [--long] [--steps 50] [--layers 2] [--json FILE]
 
-prints two Markdown tables. Every run has the same examples in the same updates with dropout on; what changes is
-the trainer, the number of devices N, padded or packed rows, K micro-batches. Two arrangements of the
-rows alternate: `empty` (the last device has no example) and `uneven` (all have some, not equally many); the first
-hides faults of uneven shards, the second those of an empty one. Rows without an example have garbage.
+prints two Markdown tables. Every run has the same examples in the same updates, with dropout. Runs differ in the
+trainer, the number of devices N, padded or packed rows, and the number of micro-batches K. Two arrangements of the rows
+alternate, because each hides faults that the other shows: `empty` (the last device has no example) and `uneven` (all
+devices have examples, but not equally many). Rows without an example have garbage.
 
-Gradients are read from Adam's first moment after an update from zero moments, (1 - b1) g, the very numbers that the
-optimizer was given; another test checks that `gradient_step` gives the same. Key biases are separate: their gradient
-is rounding noise (see `helpers.norm`) that Adam, dividing by its root mean square, turns into steps of visible size,
-up to full ones where the noise exceeds its epsilon. The model's output does not depend on them.
+Gradients are read from Adam's first moment after an update from zero moments, (1 - b1) g, so they are those that the
+optimizer got; another test checks `gradient_step`. Key biases are compared separately: their gradient is rounding noise
+(see `helpers.norm`). Adam divides this noise by its root mean square, and so makes visible steps of it, up to full
+steps where the noise exceeds Adam's epsilon. The model's output does not depend on them.
 A full matrix compiles 80 programs; `XLA_FLAGS=--xla_backend_optimization_level=0` halves the time.
 """
 
@@ -50,13 +50,13 @@ from sftref.train.step import Program, TrainState
 from sftref.trainers import Trainer, make_trainer
 
 SEED, EXAMPLES, BATCH, TOTAL_STEPS = 2**40 + 5, 71, 21, 60
-SLOTS = 4  # of a packed row
-STEPS = (1, 2, 50)  # after which parameters are compared
+SLOTS = 4  # in a packed row
+STEPS = (1, 2, 50)  # the updates after which parameters are compared
 
 
 @dataclass(frozen=True)
 class Case:
-    """N devices, the kind of rows, K micro-batches."""
+    """A case: N devices, padded or packed rows, K micro-batches."""
 
     devices: int
     packed: bool
@@ -73,7 +73,7 @@ LONG = [c for c in CASES if c.devices in (1, 3, 8) and (c.packed, c.micro) in ((
 
 @dataclass
 class Course:
-    """What one trainer did: results by arrangement, parameters by number of updates."""
+    """The results of one trainer, by arrangement, and its parameters, by number of updates."""
 
     loss: dict[str, float] = field(default_factory=dict)
     gradient: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Course:
 
 @dataclass
 class Row:
-    """One trainer in one case against the reference; errors are relative l2 norms without the key biases."""
+    """One trainer in one case, compared with the reference; errors are relative l2 norms without the key biases."""
 
     trainer: str
     devices: int
@@ -93,16 +93,16 @@ class Row:
     micro: int
     loss: float
     gradient: float
-    key_gradient: float  # norm of the key biases' gradient over that of the whole
-    params: dict[int, float]  # error over the distance walked since the start, by number of updates
-    key_params: dict[int, float]  # the key biases' error over the same distance
+    key_gradient: float  # norm of the key biases' gradient / norm of the whole gradient
+    params: dict[int, float]  # error / distance from the start, by number of updates
+    key_params: dict[int, float]  # the key biases' error / that distance
     counts_equal: bool | None  # None: evaluation has no micro-batches
-    logits: float | None  # largest difference over the largest logit
+    logits: float | None  # largest difference / largest logit
 
 
 @dataclass
 class Pair:
-    """`pmap` against `mesh` on the same devices: 0 where all bits are equal, else the relative error of everything."""
+    """`pmap` compared with `mesh` on the same devices: 0 if all bits are equal, else the error of all leaves."""
 
     case: str
     gradient: float
@@ -110,7 +110,7 @@ class Pair:
 
 
 class Experiment:
-    """The data, the start and the program of one precision."""
+    """The data, the initial state and the program of one precision."""
 
     def __init__(self, precision: Precision, layers: int = 2) -> None:
         model = model_config(num_hidden_layers=layers)
@@ -123,16 +123,16 @@ class Experiment:
             self.program = Program.of(model, optim, total_steps=TOTAL_STEPS, dropout="addressed", precision=precision)
 
     def state(self) -> TrainState:
-        """The start, on the host's terms."""
+        """The initial state, on the host."""
         return self.program.state(self.params, SEED)
 
     def updates(self) -> Iterator[Update]:
-        """The examples of every update."""
+        """The updates, each with its examples."""
         return plan(len(self.tokens), BATCH, SEED, drop_last=False)
 
     def batch(self, update: Update, case: Case, arrangement: Arrangement) -> Batch:
         """The examples of `update` in the static shape of `case`."""
-        occupied = BATCH  # rows enough for any update
+        occupied = BATCH  # enough rows for any update
         if case.packed:
             occupied = max(self._packed(u)[1] for u in itertools.islice(self.updates(), TOTAL_STEPS))
         batch, rows = self._packed(update) if case.packed else (self._padded(update), len(update.examples))
@@ -149,7 +149,7 @@ class Experiment:
         return batch, batch.weights.shape[1]
 
     def course(self, trainer: Trainer, case: Case, steps: int = 2) -> Course:
-        """Train `steps` updates from the start, and evaluate there."""
+        """Train `steps` updates from the initial state; evaluate the initial state."""
         course = Course()
         updates = list(itertools.islice(self.updates(), steps))
         for arrangement in ("empty", "uneven"):
@@ -182,12 +182,12 @@ class Experiment:
 
     @functools.cached_property
     def reference(self) -> Course:
-        """One device, padded rows, no micro-batches, as many steps as anybody compares."""
+        """The reference: one device, padded rows, no micro-batches, as many steps as any comparison needs."""
         with precision_scope(self.precision):
             return self.course(self.single, REFERENCE, max(STEPS))
 
     def compare(self, trainer: str, case: Case, course: Course) -> Row:
-        """A course against the reference; of two arrangements, the worse."""
+        """`course` compared with the reference; each error is the larger one of the two arrangements."""
         want = self.reference
         start = self.params
         walked = {step: norm(difference(want.params[step], start)) for step in want.params}
@@ -211,7 +211,7 @@ class Experiment:
         )
 
     def measure(self, case: Case, steps: int = 2) -> tuple[list[Row], Pair]:
-        """Every trainer in one case, and `pmap` against `mesh`."""
+        """Compare every trainer with the reference in one case, and `pmap` with `mesh`."""
         names = (["single"] if case.devices == 1 else []) + ["pmap", "mesh"]
         with precision_scope(self.precision):
             courses = {

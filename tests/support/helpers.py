@@ -1,4 +1,4 @@
-"""Shared by the tests: a tiny BERT, ragged examples, one number for an error, rows in any place of a batch."""
+"""Functions that tests share: a tiny BERT, ragged examples, an error as one number, rows at any place of a batch."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ from sftref.model.bert import BertForSequenceClassification
 from sftref.model.layers import Numerics
 
 VOCABULARY, LENGTH = 50, 16
-GARBAGE = 10**6  # outside every table
+GARBAGE = 10**6  # a token id outside every embedding table
 KEY_BIAS = ("attention", "key", "bias")
 
 Arrangement = Literal["empty", "uneven"]
@@ -28,7 +28,7 @@ def precision_scope(precision: Precision) -> contextlib.AbstractContextManager[A
         return contextlib.nullcontext()
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    return jax.experimental.enable_x64()  # before JAX 0.8
+    return jax.experimental.enable_x64()  # for JAX before 0.8
 
 
 def model_config(**changes: Any) -> ModelConfig:
@@ -65,14 +65,14 @@ def token_arrays(lengths: Iterable[int], *, classes: int = 3, regression: bool =
 
 
 def ragged(n: int, *, seed: int = 0, **kwargs: Any) -> TokenArrays:
-    """`n` examples of 3 to 16 tokens, both among them."""
+    """`n` examples of 3 to 16 tokens; at least one has 3 and one has 16."""
     lengths = np.random.default_rng([seed, n]).integers(3, LENGTH + 1, n)
     lengths[: min(n, 2)] = (3, LENGTH)[:n]
     return token_arrays(lengths, seed=seed, **kwargs)
 
 
 def parameters(model: ModelConfig, *, precision: Precision = "float32", seed: int = 0) -> Any:
-    """Random NumPy parameters: attention is not uniform, biases are not 0, LayerNorm scales are not 1."""
+    """Random NumPy parameters: attention is not uniform, no bias is 0, no LayerNorm scale is 1."""
     rng = np.random.default_rng(seed)
     micro = jax.tree.map(lambda a: a[0], pad(token_arrays([3]), np.arange(1), Layout(1, 1, 4, 1)))
     module = BertForSequenceClassification(model, Numerics.of("float32"))

@@ -1,4 +1,4 @@
-"""Invented machines, each with one fault, as rows (finding, how the machine is made, versions, words of its text)."""
+"""Invented machines with one fault each, as rows (finding, arguments of `machine`, versions, words in its message)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ ROCM = JAX | {"jax-rocm7-plugin": "0.10.2", "jax-rocm7-pjrt": "0.10.2"}
 CUDA = JAX | {"jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.2"}
 TPU = JAX | {"libtpu": "0.0.30"}
 SMI = "GPU[0]: hangs"
-# (finding, machine, versions, words that its text must have)
+# (finding, arguments of `machine`, versions, words that the finding's message must have)
 CASES: list[tuple[str, dict[str, Any], dict[str, str], list[str]]] = [
     ("driver-missing", {"driver": False, "files": False}, ROCM, ["amd: 8 on the PCI bus", "sudo modprobe amdgpu"]),
     ("driver-missing", {"vendor": "nvidia", "driver": False, "files": False}, CUDA, ["nvidia: 8", "nvidia-modprobe"]),

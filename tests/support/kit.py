@@ -1,4 +1,4 @@
-"""Shared by tests that use the kit: small cases, parameters without neutral values, weighted batches, the oracle."""
+"""Functions for tests of the kit: small cases, parameters without neutral values, weighted batches, the oracle."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +25,7 @@ REGRESSION = dataclasses.replace(DROPPED, num_labels=1, regression=True)
 
 
 def params_of(case: Case) -> dict[str, np.ndarray]:
-    """Random parameters, none at its neutral value: a zero or a one would hide faults."""
+    """Random parameters, none at its neutral value, because a zero or a one would hide faults."""
     rng = np.random.default_rng(1)
     blank = to_hf(helpers.parameters(model_config(case)))
     return {name: leaf * 0 + rng.normal(0.4, 0.5, leaf.shape) for name, leaf in blank.items()}

@@ -1,7 +1,7 @@
 """A copy of the kit whose laws pass, fail, hang or crash as a test needs.
 
-The copy runs in real processes, as a user would run it. Its JAX is a stand-in, with which a process starts in half a
-second: these tests are about what surrounds the checks.
+The copy runs in real processes, as a user would run it. Its JAX is a stand-in, so that a process starts in half a
+second: these tests are not about checks, but about the processes, reports and options around them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sftref.conformance.machine.remedies import remedies
 
 KIT = Path(__file__).parents[2] / "conformance"
 DEADLINE = 2.5
-# The body of a check, by its fate. `check` is the Check, `A` an array.
+# Fate (what the check will do) -> the body of the check. `check` is the Check, `A` an array.
 FATES = {
     "passes": "check.equal('a', A, A)",
     "measures": "check.facts['ratio'] = np.float32('nan'); check.close('a', A + 1e-3, A, Bound(1e-2, 1e-3, 'by hand'))",
@@ -37,7 +37,7 @@ FATES = {
     "aborts": "os.write(2, b'F0000 rendezvous of 8 threads failed\\n'); os.abort()",
     "waits": "Path(os.environ['SFTREF_FLAG']).touch(); time.sleep(60)",
 }
-# Not in FATES, since it needs a file with its result.
+# Not in FATES, because this body needs the file `expected`.
 COMPILES = {"compiles": "check.close('a', A + compiled(), A, Bound(1e-2, 1e-3, 'by hand'))"}
 # Failures that a setting fixes, and an intermittent one.
 MENDED = {
@@ -110,7 +110,7 @@ class Trainer:
 
 @dataclass
 class Ended:
-    """A command that ended, with its report."""
+    """The result of a command that has ended, with its report."""
 
     code: int
     out: str
@@ -133,10 +133,10 @@ class Copy:
     """A folder with a copy of the kit, and laws for one test.
 
     Args:
-        folder: is made.
-        ladder: (rung, fate) of each law, in order; a fate is one of `FATES`, which a suffix as in `passes-2` makes
-            another law. The id is `r3.fate`; from rung 6 on it is a law of trainers.
-        deadline: of each check.
+        folder: the folder of the copy, which is created.
+        ladder: (rung, fate) of each law, in order; a fate is a name in `FATES`; a suffix, as in `passes-2`, makes one
+            more law with the same body. The id is `r3.fate`; from rung 6 on the laws are those of trainers.
+        deadline: the deadline of each check.
         tries: whether failed checks are rerun with other settings.
     """
 
@@ -145,7 +145,7 @@ class Copy:
     ) -> None:
         self.tries = tries
         self.folder, self.kit = folder, folder / "conformance"
-        # Times are copied too, so that bytecode stays valid.
+        # File times are copied too, so that bytecode stays valid.
         ignore = shutil.ignore_patterns("test_[0-9]*", ".*")
         shutil.copytree(KIT, self.kit, ignore=ignore)
         (folder / "jax").mkdir()
@@ -168,14 +168,14 @@ class Copy:
             (self.kit / "laws" / "machine" / f"test_{rung}_fates.toml").write_text(entries[rung])
 
     def edit(self, name: str, old: str, new: str) -> None:
-        """Change a file of the copy: `old` is a regular expression."""
+        """Replace `old`, a regular expression, by `new` in a file of the copy."""
         path = self.kit / name
         text = path.read_text()
         assert re.search(old, text), f"{name} has no {old}"
         path.write_text(re.sub(old, new, text))
 
     def on(self, platform: str, maker: str, devices: int = 2) -> Copy:
-        """Use stand-ins for devices of another platform; returns itself."""
+        """Use stand-ins for devices of another platform; returns this copy."""
         text = STAND_IN.replace(
             'platform, device_kind, client = "cpu"', f'platform, device_kind, client = "{platform}"'
         )
@@ -185,7 +185,8 @@ class Copy:
         return self
 
     def environment(self) -> dict[str, str]:
-        # Settings of the user would be tried after a failure; options of the user's pytest must have no effect.
+        # Variables of the user are removed: the kit would try without them after a failure. The user's pytest options
+        # must have no effect.
         own = [remedy.without for remedy in remedies(["cpu"], 0, ["fail"], os.environ, 1)]
         kept = {name: value for name, value in os.environ.items() if name not in own}
         return kept | {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "--nonsense", "COLUMNS": "200"}

@@ -1,4 +1,4 @@
-"""One law in this process, called as pytest calls it, for tests that replace its trainer, its devices or a function."""
+"""Runs one law in this process as pytest would, for tests that replace its trainer, its devices or a function."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ QUICK = Settings(level="quick")
 
 
 def run_law(law: str, settings: Settings = QUICK, **instead: Any) -> Check:
-    """Run a law, with values in place of those of pytest's fixtures; its check, or the error that it raised."""
+    """Run a law with the values `instead` of pytest's fixtures. Returns its check, or raises the law's error."""
     check = Check(laws()[law], settings.level, settings.seed)
     call.run(check, settings, instead)
     return check

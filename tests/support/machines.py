@@ -1,4 +1,4 @@
-"""Invented machines: a root folder with the files of a machine with accelerators, and a user."""
+"""Invented machines: a root folder with the system files of a machine with accelerators, and a user."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def machine(
     tools: dict[str, str] | None = None,
     **more: Any,
 ) -> Host:
-    """A machine with `count` accelerators and, by default, without a problem."""
+    """Make a machine with `count` accelerators and, by default, without a problem."""
     write(root, "etc/os-release", 'NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 13 (trixie)"\n')
     write(root, "proc/sys/kernel/osrelease", "6.12.1\n")
     write(root, "proc/cmdline", f"BOOT_IMAGE=/vmlinuz {cmdline}\n")

@@ -1,11 +1,11 @@
-"""Refreshes what the pages show: seeded faults, findings on invented machines, a passing run, the kit's files.
+"""Updates the outputs in the pages: seeded faults, findings on invented machines, a passing run, the kit's files.
 
     python tests/support/pages.py [FAULT or FINDING ...]
 
-A block follows its mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` and `<!-- workaround -->` in
-`install.md`. `test_pages.py`, `test_docs.py` and `test_workarounds.py` compare each with what is printed today.
-`--readme DIR` refreshes the README's run that passes and, with Chromium on the PATH, the picture of its page, which it
-leaves in DIR. `--map` refreshes the files of the kit's README.
+Each output is a block after a mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` and `<!-- workaround
+-->` in `install.md`. `test_pages.py`, `test_docs.py` and `test_workarounds.py` compare each block with today's output.
+`--readme DIR` updates the README's passing run and, with Chromium on the PATH, the picture of the run's HTML page,
+which stays in DIR. `--map` updates the list of files in the kit's README.
 """
 
 import argparse
@@ -35,17 +35,17 @@ PICTURE = "1280,1375"
 
 
 def blocks() -> dict[str, str]:
-    """Fault -> the block behind its mark."""
+    """Name of a fault -> the block after its mark in `failures.md`."""
     return dict(MARK.findall(PAGE.read_text(encoding="utf-8")))
 
 
 def narrow(line: str) -> str:
-    """A line that fits a page."""
+    """The line, shortened to fit a page."""
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 4].rstrip()} ..."
 
 
 def cut(lines: list[str]) -> Iterator[str]:
-    """The lowest rung that failed, its first failure, what was blocked, diagnosis, verdict."""
+    """The lines of a run on its lowest failed rung, first failure, blocked rungs, diagnosis and verdict."""
     failures = 0
     for line in lines:
         if re.match(r"\S+ +\d+ ", line):
@@ -61,8 +61,8 @@ def cut(lines: list[str]) -> Iterator[str]:
 
 
 def printed(fault: str) -> str:
-    """What is read of a fault, cut."""
-    # Rung 9 runs from `standard` on, rung 10 at `full`; their faults break no other.
+    """The output of a run with a seeded fault, shortened by `cut`."""
+    # Rung 9 needs the level `standard`, rung 10 `full`; the faults for these rungs break no other rung.
     level = {"trainers.performance": "full", "trainers.processes": "standard"}.get(faults()[fault].module, "quick")
     words = [sys.executable, "-P", "-m", "sftref.conformance.faults", "--level", level, "--read", fault]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -72,14 +72,14 @@ def printed(fault: str) -> str:
 
 
 def passing(out: Path) -> str:
-    """What `verify --level quick` prints, with its report in a folder."""
+    """The output of `verify --level quick`, whose report is written to `out`."""
     words = [sys.executable, "-P", "-m", "sftref.conformance", "verify", "--level", "quick", "--out", str(out)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     return "".join(f"{narrow(line)}\n" for line in ended.stdout.splitlines())
 
 
 def picture(out: Path) -> None:
-    """The top of a report's page, with the checks of rung 3, as `docs/report.png`."""
+    """Save the top of a report's HTML page, with the checks of rung 3, as `docs/report.png`."""
     from PIL import Image
 
     chosen = '<script>rung.value = "3"; rung.dispatchEvent(new Event("input", {bubbles: true}))</script>'
@@ -92,7 +92,7 @@ def picture(out: Path) -> None:
 
 
 def kit_map(text: str) -> str:
-    """The kit's README with the files of each package as they are."""
+    """The kit's README `text`, with the current files of each package."""
 
     def row(mark: re.Match[str]) -> str:
         names = sorted(path.stem for path in (ROOT / "conformance" / mark["folder"]).glob("*.py"))
@@ -103,7 +103,7 @@ def kit_map(text: str) -> str:
 
 
 def workaround() -> str:
-    """What is printed where a setting fixes everything: on an invented machine, with three laws of its own, cut."""
+    """The shortened output of a run in which a setting fixes all failures, with three invented laws."""
     with tempfile.TemporaryDirectory() as folder:
         ladder = [(1, "passes"), (2, "needs_simple"), (6, "passes-2")]
         made = Copy(Path(folder) / "copy", ladder, tries=True).on("gpu", "rocm 60400")
@@ -113,22 +113,22 @@ def workaround() -> str:
 
 
 def finding(name: str) -> str:
-    """What is printed of a finding, on the first invented machine that has it and nothing else."""
+    """The output for a finding, on the first invented machine that has this finding only."""
     _, made, versions, _ = next(case for case in CASES if case[0] == name)
     with tempfile.TemporaryDirectory() as folder:
         [found] = findings_on(machine(Path(folder), **made), versions)
-    # Whose the invented files are depends on who made them.
+    # The group of the invented files depends on the user who made them.
     what = re.sub(r"group \w+\)", "group render)", found.what)
     text = f"{found.level}: {what}\n     why: {found.why}\n     next step: {found.next}\n"
     return re.sub(r"usermod -a -G \w+", "usermod -a -G render", text)
 
 
 def main() -> int:
-    """Print, put in place."""
+    """Print the blocks, and update the pages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", nargs="*", help="of the blocks (default: all)")
-    parser.add_argument("--readme", type=Path, metavar="DIR", help="the README's run only; a minute or two")
-    parser.add_argument("--map", action="store_true", help="the files of the kit's README only")
+    parser.add_argument("name", nargs="*", help="blocks to update (default: all)")
+    parser.add_argument("--readme", type=Path, metavar="DIR", help="update only the README's run (1 to 2 minutes)")
+    parser.add_argument("--map", action="store_true", help="update only the list of files in the kit's README")
     arguments = parser.parse_args()
     if arguments.map:
         KIT_README.write_text(kit_map(KIT_README.read_text(encoding="utf-8")), encoding="utf-8")

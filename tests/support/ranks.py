@@ -1,4 +1,4 @@
-"""Processes of one `sftref train` on this machine: their start, end and records."""
+"""Starts the processes of one `sftref train` on this machine, waits for their end, and reads their records."""
 
 import contextlib
 import json
@@ -26,15 +26,15 @@ def started(
     folders: Mapping[int, Path] | None = None,
     absent: Sequence[int] = (),
 ) -> Iterator[dict[int, subprocess.Popen[str]]]:
-    """`sftref WORDS` in so many processes; they are killed at the end of the block.
+    """Run `sftref WORDS` in several processes, which are killed at the end of the `with` block.
 
     Args:
-        processes: their number.
+        processes: the number of processes.
         words: the command and its options.
-        extra: further options, by process.
-        variables: further variables, by process.
-        folders: the working directory, by process.
-        absent: the processes that are not started.
+        extra: further options, by the number of the process.
+        variables: further environment variables, by the number of the process.
+        folders: the working directory, by the number of the process.
+        absent: the numbers of the processes that are not started.
     """
     port = free_port()
     running = {}
@@ -59,10 +59,10 @@ def started(
 
 
 def ends(running: Mapping[int, subprocess.Popen[str]], timeout: float) -> dict[int, Ended]:
-    """Wait for all processes, at most `timeout` seconds together; the exit code and output of each.
+    """Wait for all processes, at most `timeout` seconds in total. Returns the exit code and output of each.
 
     Raises:
-        subprocess.TimeoutExpired: one of them has not ended.
+        subprocess.TimeoutExpired: a process has not ended in time.
     """
     until = time.monotonic() + timeout
     ended = {}
@@ -73,7 +73,7 @@ def ends(running: Mapping[int, subprocess.Popen[str]], timeout: float) -> dict[i
 
 
 def worker(process: subprocess.Popen[str]) -> int:
-    """The process id of the worker of one `sftref train` of several."""
+    """The process id of the worker that one `sftref train` of several has started."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return int(children[0])
 

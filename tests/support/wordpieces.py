@@ -1,4 +1,4 @@
-"""A WordPiece tokenizer of 13 words, the real one, and a few pairs to give them."""
+"""A WordPiece tokenizer with 13 words, a real BERT tokenizer, and a few pairs of texts for them."""
 
 import dataclasses
 from pathlib import Path
