@@ -141,7 +141,7 @@ def digest(value: Any) -> bytes:
 
 
 def agree(values: Mapping[str, bytes]) -> None:
-    """Compare what the processes are about to run.
+    """Check that all processes are about to run the same configuration, data and program.
 
     Args:
         values: name -> digest of 32 bytes; the same names in each process.

@@ -63,7 +63,7 @@ def first_fit_decreasing(
 
     order = np.argsort(-lengths, kind="stable")
     place(order[:longer])
-    free[:longer][used[:longer] == 0] = 0  # rows that are empty because longer examples shared one
+    free[:longer][used[:longer] == 0] = 0  # rows left empty, because their examples fit into others
     place(order[longer:])
     return np.unique(row, return_inverse=True)[1], slot, start
 

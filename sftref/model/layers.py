@@ -57,7 +57,7 @@ class Tokens(NamedTuple):
 
 
 class Module(nn.Module):
-    """Base class: configuration, numerics, sharding, and the two operators with parameters that BERT uses."""
+    """The base class of layers: configuration, numerics, sharding, and BERT's two basic operators with parameters."""
 
     config: ModelConfig
     numerics: Numerics

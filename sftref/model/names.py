@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from sftref.config import ModelConfig, require
 
-Params: TypeAlias = dict[str, Any]  # nested, as Flax's `init(...)["params"]`; leaves are arrays
+Params: TypeAlias = dict[str, Any]  # nested like Flax's `init(...)["params"]`, with arrays as leaves
 Flat: TypeAlias = dict[str, np.ndarray]
 
 # The classifier and the pooler before it. A pre-trained checkpoint may lack them; fine-tuning initializes them.

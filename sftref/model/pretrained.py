@@ -112,7 +112,7 @@ def initial(leaf: Leaf, seed: int, scale: float) -> np.ndarray:
         return np.full(leaf.shape, float(leaf.path[-1] == "scale"), np.float32)
     key = np.array([seed, zlib.crc32(leaf.name.encode())], np.uint64)
     bits = np.random.Philox(key=key).random_raw((2, *leaf.shape)) >> np.uint64(11)
-    radius = np.sqrt(-2.0 * np.log((bits[0] + 1.0) * 2.0**-53))  # from (0, 1]: the logarithm is finite
+    radius = np.sqrt(-2.0 * np.log((bits[0] + 1.0) * 2.0**-53))  # the argument is in (0, 1], so the logarithm is finite
     return (scale * radius * np.cos(2.0 * np.pi * (bits[1] * 2.0**-53))).astype(np.float32)
 
 
@@ -153,7 +153,7 @@ def save_pretrained(
         dtype = np.result_type(*flat.values()).name
         content = export_config(config, hf_config, label_names, dtype)
         (new / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        # transformers requires "pt": the layouts are PyTorch's.
+        # transformers requires "pt", which means that the layouts are PyTorch's.
         save_file(flat, new / WEIGHTS, metadata={"format": "pt"})
         tokenizer.save_pretrained(str(new))
         if target.exists():
@@ -223,7 +223,7 @@ def _model_config(
 ) -> ModelConfig:
     """The content of config.json -> a ModelConfig. Raises ConfigError unless this model can compute that BERT."""
     kind = hf_config.get("model_type")
-    # `sftref train --out` writes a file of this name too.
+    # `sftref train --out` writes another file of this name.
     require(
         not {"task", "trainer"} <= hf_config.keys(),
         f"{source}: has the records of a run and no model; "

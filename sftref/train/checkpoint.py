@@ -12,7 +12,7 @@ from sftref.config import ConfigError, one_line, require
 from sftref.train.step import TrainState
 
 FOLDER = "checkpoints"
-# Orbax does not notice a flipped bit in its files; our checksums do.
+# The name of our checksums, which detect a flipped bit in a checkpoint; Orbax does not.
 SUMS = "crc32"
 KEEP = 2
 

@@ -40,7 +40,7 @@ def classification_metrics(confusion: npt.ArrayLike, names: Sequence[str]) -> di
 
 
 def _f1(confusion: npt.NDArray[np.int64]) -> float:
-    """2 TP / (2 TP + FP + FN) of class 1; 0 where no example is in class 1, true or predicted (scikit-learn)."""
+    """2 TP / (2 TP + FP + FN) of class 1; 0 if no example has or gets class 1, as in scikit-learn."""
     if confusion.shape != (2, 2):
         raise ValueError(f"f1 of a confusion matrix {list(confusion.shape)}, must be [2, 2]")
     (_, false_positive), (false_negative, true_positive) = confusion.tolist()

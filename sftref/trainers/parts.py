@@ -22,7 +22,7 @@ def parts(trainer: PmapTrainer, state: TrainState, batch: Batch) -> dict[str, Ca
 
     Args:
         trainer: the trainer that placed the state and the batch.
-        state: not changed, not donated.
+        state: the placed state; neither changed nor donated.
         batch: one micro-batch, K = 1.
     """
     program = trainer.program

@@ -98,7 +98,7 @@ class PmapTrainer(Trainer):
 
     def lowered(self, state: TrainState, batch: Batch, platform: str) -> str:
         """See `Trainer.lowered`. The step is wrapped in `jax.jit`, which alone can be lowered for another platform."""
-        with warnings.catch_warnings():  # before JAX 0.8: a warning of moved data, but nothing is run
+        with warnings.catch_warnings():  # JAX before 0.8 warns of moved data, but nothing is run
             warnings.filterwarnings("ignore", message=".*includes a pmap")
             traced = jax.jit(lambda state, batch: self._train(state, batch)).trace(state, batch)
             return str(traced.lower(lowering_platforms=(platform,)).as_text())

@@ -37,13 +37,13 @@ def course(trainer: NumpyTrainer, devices: int) -> dict[str, np.ndarray]:
 
 
 def close(got: dict[str, np.ndarray], want: dict[str, np.ndarray], tolerance: tuple[float, float]) -> bool:
-    """Whether `allclose` passes everything."""
+    """Whether `allclose` passes for all arrays."""
     rtol, atol = tolerance
     return all(np.allclose(got[name], leaf, rtol=rtol, atol=atol, equal_nan=True) for name, leaf in want.items())
 
 
 def main() -> int:
-    """Run, compare, print."""
+    """Run all trainers, compare them, and print the table."""
     right = course(NumpyTrainer(), SIMULATED_DEVICES)
     assert close(right, course(NumpyTrainer(), 1), (1e-12, 1e-12)), "the right trainer depends on the device count"
     missed: dict[str, list[str]] = {}

@@ -81,7 +81,7 @@ def paired_trial(blocks: list[np.ndarray], rng: np.random.Generator) -> tuple[st
 
 
 def main() -> int:
-    """Record, judge and print."""
+    """Record the rounds, judge the trials, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=4, help="pairs of processes for each slow-down (default 4)")
     parser.add_argument("--rounds", type=int, default=400, help="pairs of rounds in each (default 400)")

@@ -51,7 +51,7 @@ def renamed(run: Stored) -> Stored:
 
 
 def main() -> int:
-    """Record, judge, print."""
+    """Record the runs, judge the trials, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=10, help="runs of the unchanged trainer (default 10)")
     parser.add_argument("--slowed", type=int, default=4, help="runs of each slower trainer (default 4)")

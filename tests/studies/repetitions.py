@@ -22,7 +22,7 @@ KIT = Path(__file__).parents[2] / "conformance"
 
 
 def main() -> int:
-    """Repeat, count, print."""
+    """Repeat the laws, count the results, and print them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=200, help="repetitions (default 200)")
     parser.add_argument("--first-seed", type=int, default=1, help="the seeds count up from here (default 1)")

@@ -96,7 +96,7 @@ class Row:
     key_gradient: float  # norm of the key biases' gradient / norm of the whole gradient
     params: dict[int, float]  # error / distance from the start, by number of updates
     key_params: dict[int, float]  # the key biases' error / that distance
-    counts_equal: bool | None  # None: evaluation has no micro-batches
+    counts_equal: bool | None  # None with micro-batches, which evaluation does not have
     logits: float | None  # largest difference / largest logit
 
 
@@ -176,7 +176,7 @@ class Experiment:
 
     @functools.cached_property
     def single(self) -> Trainer:
-        """The trainer of the reference."""
+        """The one-device trainer, which makes the reference."""
         with precision_scope(self.precision):
             return make_trainer("single", self.program, jax.devices()[:1])
 
@@ -243,7 +243,7 @@ def pair(case: Case, pmap: Course, mesh: Course) -> Pair:
 
 
 def markdown(rows: list[Row], pairs: list[Pair]) -> str:
-    """The two tables."""
+    """The two tables as Markdown."""
 
     def number(x: float | None) -> str:
         return "-" if x is None else f"{x:.1e}"

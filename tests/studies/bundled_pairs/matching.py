@@ -17,7 +17,7 @@ from bundled_pairs.candidates import SCALE, Corpus, Ints
 from bundled_pairs.pool import Pool
 
 MAX_USES = 5  # the most pairs that one verse may be part of
-LENGTH_CALIPER = {"train": 2, "validation": 5}  # words: limit for a couple's two differences in length
+LENGTH_CALIPER = {"train": 2, "validation": 5}  # the most words between a couple's two differences in length
 # The most by which a judge's scores of the two pairs may differ, for the first judge and for each later judge.
 # Validation has a tenth of the candidates, so the limits are wider there, and the balance must do more.
 JUDGE_CALIPERS = {"train": (SCALE // 4, SCALE * 2 // 5), "validation": (SCALE * 2 // 5, SCALE // 2)}

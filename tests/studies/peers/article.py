@@ -46,7 +46,7 @@ class ArticleTrainer:
         self.state, self.keys = self.loop.start(model.params, seed)
 
     def train(self, batch: dict[str, list[Any]]) -> Any:
-        """One update; the metrics stay on the device."""
+        """Make one update; its metrics stay on the device."""
         self.state, metrics, self.keys = self.loop.train(self.state, self.loop.place(batch), self.keys)
         return metrics
 

@@ -62,7 +62,7 @@ class Ours:
         self.feeds = train_feed(work.tokens, self.config, self.trainer, start_step=0, total_steps=1000)
 
     def train(self) -> None:
-        """One update."""
+        """Make one update."""
         self.state, metrics = self.trainer.train_step(self.state, self.feed().placed)
         jax.block_until_ready((self.state, metrics))
 
@@ -71,7 +71,7 @@ class Ours:
         return next(self.feeds)
 
     def evaluate(self) -> None:
-        """One pass."""
+        """Evaluate all examples once."""
         task, tokens, trainer = get_task("qqp"), self.work.held_out, self.trainer
         run = Run(self.config, task, None, None, tokens, {"validation": tokens}, trainer.program, trainer, 1, 1)
         evaluate(run, self.state, "validation")
@@ -101,12 +101,12 @@ class Article:
         self.batches = iter(work.order())
 
     def train(self) -> None:
-        """One update."""
+        """Make one update."""
         jax.block_until_ready(self.trainer.train(self.dataset[next(self.batches)]))
         jax.block_until_ready(self.trainer.state)
 
     def evaluate(self) -> None:
-        """One pass; the incomplete batch is dropped."""
+        """Evaluate once, without the incomplete batch."""
         self.trainer.evaluate(article.eval_batches(self.held_out, BATCH))
 
 

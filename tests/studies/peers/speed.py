@@ -86,7 +86,7 @@ def rounds(work: Work, peers: dict[str, Any], count: int) -> tuple[Seconds, Seco
 
 
 def ratios(base: list[float], mine: list[float]) -> str:
-    """Median, least and most of base / mine."""
+    """The median, the least and the greatest of base / mine, as text."""
     found = [b / m for b, m in zip(base, mine, strict=True)]
     return f"{statistics.median(found):.2f} ({min(found):.2f}, {max(found):.2f})"
 

@@ -41,7 +41,7 @@ def padded(tokens: TokenArrays, index: np.ndarray) -> dict[str, torch.Tensor]:
 
 
 class TorchLoop:
-    """The plain loop."""
+    """PyTorch in a plain loop."""
 
     def __init__(self, work: Work) -> None:
         self.work, self.model = work, bert(work)
@@ -53,7 +53,7 @@ class TorchLoop:
         self.batches = iter(work.order())
 
     def train(self) -> None:
-        """One update."""
+        """Make one update."""
         self.model.train()
         loss = self.model(**padded(self.work.tokens, next(self.batches))).loss
         loss.backward()
@@ -63,11 +63,11 @@ class TorchLoop:
         loss.item()
 
     def evaluate(self) -> None:
-        """One pass in batches sorted by length."""
+        """Evaluate once, in batches sorted by length."""
         self._evaluate(np.argsort(-self.work.held_out.lengths, kind="stable"))
 
     def evaluate_in_order(self) -> None:
-        """One pass in the order of the data."""
+        """Evaluate once, in the order of the data."""
         self._evaluate(np.arange(len(self.work.held_out)))
 
     def _evaluate(self, order: np.ndarray) -> None:
@@ -154,7 +154,7 @@ class TorchTrainer:
             self._gate.done.release()
 
     def train(self) -> None:
-        """One update."""
+        """Make one update."""
         if not self._thread.ident:
             self._thread.start()
         self._gate.go.release()
@@ -163,7 +163,7 @@ class TorchTrainer:
             raise self._error
 
     def evaluate(self) -> None:
-        """One pass in the order of the data; the training loop waits meanwhile."""
+        """Evaluate once, in the order of the data, while the training loop waits."""
         self._evaluator.evaluate()
 
     def close(self) -> None:

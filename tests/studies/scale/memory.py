@@ -26,7 +26,7 @@ from sftref.trainers import MeshTrainer, make_trainer
 
 HERE = Path(__file__).parent
 ROWS, LENGTH = 32, 128
-# (data, fsdp, tensor), remat.
+# The sizes of the axes (data, fsdp, tensor), and whether to use `--remat`.
 MESHES = (
     ((8, 1, 1), False),
     ((1, 8, 1), False),
@@ -67,7 +67,7 @@ def compiled(shape: tuple[int, int, int], *, remat: bool) -> Any:
 
 
 def main() -> int:
-    """Compile all, and write the page."""
+    """Compile the update for all meshes, and write the page."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)

@@ -24,7 +24,7 @@ PAYS = 0.5
 
 
 def machines() -> list[Machine]:
-    """Those of `machines.toml`."""
+    """The machines in `machines.toml`."""
     entries = tomllib.loads((HERE / "machines.toml").read_text(encoding="utf-8"))["machine"]
     return [Machine(**entry | {"sources": tuple(entry["sources"])}) for entry in entries]
 
@@ -67,13 +67,13 @@ def _span(machine: Machine, batch: int) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """A Markdown table of these rows."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def page(measured: dict[str, Any]) -> str:
-    """README.md."""
+    """The text of README.md."""
     found = checked(measured)
     check = [
         [

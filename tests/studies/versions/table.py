@@ -101,7 +101,7 @@ def explained(reports: Sequence[Report], known: Sequence[Mapping[str, Any]]) -> 
 
 
 def page(reports: Sequence[Report], lines: Sequence[str]) -> str:
-    """The whole page."""
+    """The text of the page."""
     head, *table = rows(reports)
     cells = [head, ["---"] * len(head), *table]
     level, machine = reports[0]["settings"]["level"], reports[0]["environment"]["machine"]
