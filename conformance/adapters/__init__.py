@@ -1,1 +1,1 @@
-"""Adapters: a template to copy, sftref's own trainers, and `examples/` for trainers that others wrote."""
+"""Adapters: a template to copy, the one of sftref's own trainers, and `examples/` of trainers that others wrote."""

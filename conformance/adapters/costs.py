@@ -1,8 +1,8 @@
-"""Compiled program of JAX -> its costs by JAX's own count, as `TrainerUnderTest.costs` returns them."""
+"""Compiled program of JAX -> its costs as JAX reports them, in the form that `TrainerUnderTest.costs` returns."""
 
 from typing import Any
 
-# The kit's name: XLA's name in `cost_analysis` and in `memory_analysis`.
+# The kit's name of a cost -> XLA's name in `cost_analysis` (`WORK`) or in `memory_analysis` (`MEMORY`).
 WORK = {"flops": "flops", "bytes": "bytes accessed"}
 MEMORY = {
     "arguments": "argument_size_in_bytes",
@@ -19,7 +19,7 @@ def costs_of(compiled: Any) -> dict[str, float]:
         compiled: the result of `jax.jit(f).lower(*arguments).compile()`.
     """
     work, memory = _reported(compiled.cost_analysis), _reported(compiled.memory_analysis)
-    # Before JAX 0.5 a list with an entry for each program.
+    # Before JAX 0.5, `cost_analysis` returns a list with an entry for each program.
     work = work[0] if isinstance(work, list) and work else work
     costs = {name: work[theirs] for name, theirs in WORK.items() if work and theirs in work}
     costs |= {name: getattr(memory, theirs) for name, theirs in MEMORY.items() if hasattr(memory, theirs)}

@@ -27,7 +27,7 @@ from sftref.trainers.parts import parts
 from ..adapter import CAPABILITIES, Arrays, Case, HostBatch, StepResult, shapes
 from .costs import costs_of
 
-# Examples in a packed row: more of the kit's short examples do not fit.
+# Most examples in a packed row; more of the kit's examples would not fit.
 SLOTS = 3
 
 
@@ -38,7 +38,7 @@ class SftrefTrainer:
 
     Args:
         kind: `single`, `pmap` or `mesh`.
-        cut: whether parameters and layers are sharded too, along axes `fsdp` and `tensor` of the mesh.
+        cut: whether parameters and layers are sharded too, along the mesh axes `fsdp` and `tensor`.
         remat: whether the backward pass recomputes activations.
     """
 
@@ -100,7 +100,7 @@ class SftrefTrainer:
         return costs_of(self.trainer.compiled(self.state, self._put(batch)))
 
     def parts(self, batch: HostBatch) -> Mapping[str, Callable[[], Any]]:
-        """The parts of an update; `input` packs, as training does."""
+        """The parts of an update; the part `input` packs examples, as training does."""
         assert isinstance(self.trainer, PmapTrainer)
         rows, length = batch.input_ids.shape
         config = TrainConfig(trainer="pmap", batch_size=rows, max_length=length)
@@ -144,7 +144,7 @@ class SftrefTrainer:
 def trainer(
     kind: str, case: Case, devices: tuple[jax.Device, ...], axes: tuple[tuple[str, int], ...] | None, remat: bool
 ) -> Trainer:
-    """The compiled trainer of a case with seed 0, which all seeds share, so that another seed compiles nothing."""
+    """The trainer of a case whose seed is set to 0; runs with any seed share it, so a new seed compiles nothing."""
     return make_trainer(kind, program(case, remat=remat), devices, None if axes is None else dict(axes))
 
 
@@ -157,7 +157,7 @@ def mesh_axes(n: int) -> tuple[tuple[str, int], ...]:
 
 @functools.lru_cache(maxsize=64)
 def no_moments(case: Case) -> Any:
-    """The optimizer's state before the first update, on the host; to make it took half the time of a start."""
+    """The optimizer's state before the first update, on the host; cached, because it took half the time of a start."""
     zeros = {name: np.zeros(shape, stored(case)) for name, shape in shapes(case).items()}
     return jax.device_get(program(case).optimizer.init(from_hf(zeros, model_config(case))))
 
@@ -168,12 +168,12 @@ def stored(case: Case) -> npt.DTypeLike:
 
 
 def model_config(case: Case) -> ModelConfig:
-    """The model of a case, as sftref describes it."""
+    """The `ModelConfig` of a case."""
     return ModelConfig(**case.config, regression=case.regression)
 
 
 def program(case: Case, *, remat: bool = False) -> Program:
-    """The static part of a case's run."""
+    """The `Program` of a case: what does not change during its run."""
     return Program.of(
         model_config(case),
         OptimConfig(**{field.name: getattr(case, field.name) for field in dataclasses.fields(OptimConfig)}),
@@ -186,7 +186,7 @@ def program(case: Case, *, remat: bool = False) -> Program:
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """The row, over all micro-batches, and the slot of examples [n] of a HostBatch."""
+    """Where examples of a HostBatch are: indices [n], rows [n] (counted over all micro-batches), and slots [n]."""
 
     examples: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
@@ -196,8 +196,8 @@ class Places:
 def lay_out(batch: HostBatch, case: Case, shards: int) -> tuple[Batch, Places]:
     """A batch as sftref takes it, padded or packed, in `case.accumulate` micro-batches; its shape depends on B only.
 
-    Padded rows keep the content of padding, which must not matter. Packed rows have only examples with weight above 0;
-    they are as many as padded rows would be, so that the program is compiled once.
+    Padded rows keep the content of padding, which must not matter. Packed rows have only examples with weight above 0.
+    The number of packed rows is that of padded rows, so that the program is compiled once.
     """
     n, length = batch.input_ids.shape
     layout = Layout(case.accumulate, rows_for(n, shards, case.accumulate), length, SLOTS if case.pack else 1)

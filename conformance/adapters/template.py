@@ -1,7 +1,7 @@
-"""A whole adapter, as short as it can be: copy this file and put your own trainer in its place.
+"""A complete and short adapter: copy this file, and replace its trainer by your own.
 
-The functions are a common data-parallel trainer: a model, optax, `jax.jit` over a mesh. The kit sees only the class at
-the end; for a trainer that exists already, write only that class. See `../README.md`.
+The functions are a common data-parallel trainer: a model, optax, `jax.jit` over a mesh. The kit uses only the class at
+the end of the file; if you have a trainer already, write only that class. See `../README.md`.
 
     sftref verify --adapter sftref.conformance.adapters.template:Template
 """
@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..adapter import Arrays, Case, HostBatch, StepResult
 from .costs import costs_of
 
-# Without it, products of float32 are TF32 on recent NVIDIA GPUs and bfloat16 on a TPU.
+# By default, products of float32 are TF32 on recent NVIDIA GPUs and bfloat16 on a TPU.
 PRECISION = jax.lax.Precision.HIGHEST
 
 
@@ -81,7 +81,7 @@ def decays(params: dict[str, jax.Array]) -> dict[str, bool]:
 
 
 def optimizer_of(case: Case, mask: Any) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW of a case, with decay where `mask(params)` is true, and its schedule: linear up, then linear down to 0."""
+    """AdamW of a case, with decay where `mask(params)` is true, and its schedule: linear from 0 up, then down to 0."""
     up = optax.linear_schedule(0.0, case.learning_rate, case.warmup_steps)
     down = optax.linear_schedule(case.learning_rate, 0.0, case.total_steps - case.warmup_steps)
     schedule = optax.join_schedules([up, down], [case.warmup_steps])
@@ -103,7 +103,7 @@ class Compiled(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def compiled(case: Case, n: int) -> Compiled:
-    """Compile once for all runs of a case, since the kit starts hundreds."""
+    """The programs of a case on n devices; cached, since the kit starts hundreds of runs."""
     mesh = Mesh(np.array(jax.devices()[:n]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     optimizer, schedule = optimizer_of(case, decays)
@@ -169,7 +169,7 @@ class Template:
         return costs_of(self._compiled(batch))
 
     def _compiled(self, batch: HostBatch) -> Any:
-        """The program of the update; JAX keeps it, so `step` does not compile it a second time."""
+        """The compiled update; JAX caches it, so `step` does not compile it a second time."""
         return self.run.step.lower(self.now, self.state, self._put(batch)).compile()
 
     def _put(self, batch: HostBatch) -> HostBatch:

@@ -1,15 +1,15 @@
 """The adapter of the two loops of the article that sftref starts from, as the article's readers run them.
 
-`article_loop.py` has the loops, on `FlaxBert` of transformers. What they leave out is not added, so that laws can show
-what it means:
+`article_loop.py` has the loops, which train `FlaxBert` of transformers. The adapter does not add what they leave out,
+so that laws can show the consequences:
 
-- rows that do not divide among the devices are dropped: they have no loss, no gradient, and NaN for logits here;
+- rows that are left over when devices share a batch equally are dropped: no loss, no gradient, and NaN as logits here;
 - an epoch, and a score, leave out a last batch that is not full;
 - every example counts the same: `weights` is not claimed;
 - dropout masks depend on the number of devices and differ between the loops: only the factories that end in
   `_dropout` claim `dropout`, to show how that fails.
 
-The case gives learning rates, the optimizer's constants, clipping and warm-up; the article has neither of the last two.
+The case gives learning rates, the optimizer's constants, clipping and warm-up; the article has no clipping or warm-up.
 Regression is as in run_flax_glue.py of transformers, whose loop is like the article's. Needs transformers 4.57.6, the
 last release with Flax models.
 
@@ -33,7 +33,7 @@ from ..template import optimizer_of
 from .article_loop import Loop, decays
 
 COLUMNS = ("input_ids", "token_type_ids", "attention_mask")
-# The end of a name, without `.weight` -> Flax's name of the array; others are kernels.
+# The end of a parameter's name, without `.weight` -> Flax's name of the array; all other arrays are kernels.
 KINDS = {".bias": "bias", "_embeddings": "embedding", "LayerNorm": "scale"}
 
 
@@ -58,7 +58,7 @@ def to_hf(params: Any) -> Arrays:
 
 @functools.lru_cache(maxsize=32)
 def compiled(case: Case, kind: str, n: int) -> tuple[Loop, optax.Schedule]:
-    """The loop and the schedule of a case, compiled once for all its runs, since the kit starts hundreds."""
+    """The loop and the schedule of a case, compiled once, since the kit starts hundreds of runs."""
     from transformers import BertConfig, FlaxBertForSequenceClassification
 
     model = FlaxBertForSequenceClassification(BertConfig(**case.config), _do_init=False)
@@ -126,7 +126,7 @@ class Article:
         return costs_of(self._compiled(batch))
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
-        """Batches in the order drawn from the epoch's key, without a last one that is not full."""
+        """Batches in the order drawn from the epoch's key, without a last batch that is not full."""
         key = jax.random.PRNGKey(self.case.seed)
         for _ in range(number + 1):
             key, own = jax.random.split(key)
@@ -144,7 +144,7 @@ class Article:
         return {"accuracy": float(accuracy_score(labels, predicted)), "f1": float(f1_score(labels, predicted))}
 
     def _kept(self, batch: HostBatch) -> npt.NDArray[np.int64]:
-        """The rows that the loop gets: those with weight above 0, as far as they divide among the devices."""
+        """The rows that the loop gets: those with weight above 0, in equal numbers for all devices."""
         rows = np.flatnonzero(batch.weights > 0)
         return rows[: len(rows) // self.n * self.n]
 
@@ -173,6 +173,6 @@ class Article:
 
 pmap = functools.partial(Article, "pmap")
 mesh = functools.partial(Article, "mesh")
-# These claim the kit's masks but draw their own, from one key for each device, or one for the batch.
+# These claim addressed dropout but draw other masks: from a key for each device, or from one key for the batch.
 pmap_dropout = functools.partial(Article, "pmap", dropout=True)
 mesh_dropout = functools.partial(Article, "mesh", dropout=True)

@@ -1,6 +1,6 @@
-"""The training loop of the article that sftref starts from, with all that costs time or changes a result.
+"""The training loop of the article that sftref starts from, with all parts that cost time or change a result.
 
-"LLM distributed supervised fine-tuning with JAX" (Douglas Jia, ROCm blogs, 25 January 2024): Flax's TrainState, and
+"LLM distributed supervised fine-tuning with JAX" (Douglas Jia, ROCm blogs, 25 January 2024) uses Flax's TrainState, and
 `pmap` with a dropout key for each device and the mean of the devices' means, or `jit` over a mesh with one key.
 """
 
@@ -22,7 +22,7 @@ class Loop:
     """The loop with one kind of parallelism: programs, placement, dropout keys.
 
     Args:
-        model: called as `FlaxBertForSequenceClassification` is, with `params=`, `dropout_rng=` and `train=`.
+        model: called like `FlaxBertForSequenceClassification`, with `params=`, `dropout_rng=` and `train=`.
         kind: "pmap" or "mesh".
         devices: N devices; batches must be divisible by N.
         optimizer: the optimizer of the update.
@@ -48,7 +48,7 @@ class Loop:
 
     def start(self, params: Any, seed: int) -> tuple[Any, jax.Array]:
         """The state on all devices, and the dropout key; under pmap a key for each device."""
-        # Copies: the state is donated, and the caller may need the parameters again.
+        # Parameters are copied, since the state is donated and the caller may need the parameters again.
         state = train_state.TrainState.create(
             apply_fn=self.model.__call__, params=jax.tree.map(jnp.array, params), tx=self.optimizer
         )
@@ -62,7 +62,7 @@ class Loop:
         return jax.device_put(stacked, self.rows)
 
     def place(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Lists or arrays -> sharded arrays, by `jnp.array` first, as in the article."""
+        """Lists or arrays -> sharded arrays; they are first copied by `jnp.array`, as in the article."""
         arrays = {name: jnp.array(values) for name, values in batch.items()}
         if self.kind == "pmap":
             n = len(self.devices)
@@ -70,7 +70,7 @@ class Loop:
         return {name: jax.device_put(a, self.rows) for name, a in arrays.items()}
 
     def lowered(self, state: Any, placed: Any, keys: Any, platform: str) -> str:
-        """The update as StableHLO for a platform that need not be present; pmap's inside a `jit`."""
+        """The update as StableHLO for a platform that need not be present; an update of pmap is wrapped in `jit`."""
         train = self.train if self.kind == "mesh" else jax.jit(lambda *arguments: self.train(*arguments))
         return str(train.trace(state, placed, keys).lower(lowering_platforms=(platform,)).as_text())
 
@@ -117,5 +117,5 @@ def logits(state: Any, batch: dict[str, Any]) -> jax.Array:
 
 
 def eval_step(state: Any, batch: dict[str, Any]) -> jax.Array:
-    """Predicted classes [B], which the article copies to the host."""
+    """Predicted classes [B], which the article's loop copies to the host."""
     return logits(state, batch).argmax(-1)

@@ -2,13 +2,14 @@
 
 DDP runs over gloo; `torch_rank.py` is one of its processes. The adapter keeps what such a loop usually does:
 
-- every example counts alike: `weights` is not claimed; nor is `dropout`, whose masks come from PyTorch's own generator;
-- where rows do not divide among the processes, `DistributedSampler` repeats some, which then count twice: in the loss,
-  in the gradient, in an epoch and in a score;
+- every example counts alike: `weights` is not claimed; nor is `dropout`, since PyTorch's own generator draws the masks;
+- if the processes cannot share rows equally, `DistributedSampler` repeats some, which then count twice: in the loss, in
+  the gradient, in an epoch and in a score;
 - the reported loss is the mean of the processes' losses.
 
-It changes one thing: `transformers` gives the embedding of token 0 no gradient, because a tokenizer uses it for padding
-only. To the kit every id is a word, so that row is trained like the others; `with_padding_token` leaves it, and fails.
+The adapter changes one thing. In `transformers` the embedding of token 0 gets no gradient, because tokenizers use that
+token for padding only. In the kit every id is a word, so the adapter trains that row like the others; the factory
+`with_padding_token` does not, and fails.
 
     sftref verify --adapter sftref.conformance.adapters.examples.torch:single
     sftref verify --adapter sftref.conformance.adapters.examples.torch:ddp --devices 2
@@ -29,13 +30,13 @@ from ...workers.channel import Worker, WorkerError, call
 from .torch_rank import Rank
 
 MOST = 2
-# Seconds that a process may take once the other one has failed: it may wait for it for ever.
+# Seconds for an answer once the other process has failed, since a process may wait for the other one forever.
 GRACE = 10.0
 ALONE = frozenset({"gradients", "moments", "checkpoint", "data order", "metrics"})
 
 
 class Torch:
-    """The adapter of `Rank`s, one in this process or several in their own; `TrainerUnderTest` documents its methods."""
+    """The adapter of one `Rank` in this process, or of several in child processes; `TrainerUnderTest` documents it."""
 
     def __init__(self, name: str, *, parallel: bool = False, pad: int | None = None) -> None:
         self.name, self.parallel = name, parallel
@@ -44,7 +45,7 @@ class Torch:
         self.workers: dict[str, Worker] = {}
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        """Start the processes if they do not run; more devices than are allowed raise a ValueError."""
+        """Begin a run, and start the processes if they do not run yet; ValueError for too many devices."""
         if n_devices > (MOST if self.parallel else 1):
             raise ValueError(f"{self.name}: {n_devices} devices, must be at most {MOST}; give verify --devices {MOST}")
         self.case, self.n = case, n_devices
@@ -85,11 +86,11 @@ class Torch:
         self._all("restore", path)
 
     def epoch(self, examples: int, batch_size: int, number: int) -> Sequence[npt.NDArray[Any]]:
-        """The processes' batches of each update together."""
+        """For each update, the batches of all processes, concatenated."""
         return [np.concatenate(rows) for rows in zip(*self._all("epoch", examples, batch_size, number), strict=True)]
 
     def score(self, batches: Sequence[HostBatch]) -> Mapping[str, float]:
-        """Of the rows that each process evaluated, including repeated ones."""
+        """Accuracy and F1 of the rows that the processes evaluated, including repeated rows."""
         parts = [(logits, batch.labels[rows]) for batch in batches for rows, logits in self._all("logits", batch)]
         logits, labels = (np.concatenate(kind) for kind in zip(*parts, strict=True))
         predicted = logits.argmax(axis=1)
@@ -109,7 +110,7 @@ class Torch:
         try:
             return call(self.workers, method, *arguments, seconds=math.inf, grace=GRACE)
         except WorkerError as error:
-            if error.lost:  # the next `start` starts new ones
+            if error.lost:  # the next `start` starts new processes
                 for worker in self.workers.values():
                     worker.close()
                 self.workers = {}

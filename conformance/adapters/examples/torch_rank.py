@@ -1,7 +1,7 @@
 """One process of a PyTorch trainer: `transformers`' own BERT, `torch.optim.AdamW`, and DistributedDataParallel or not.
 
-As a user writes it: the model's own loss (a mean over its rows), the mean of the processes' gradients by DDP, clipping
-by `clip_grad_norm_`, `LambdaLR`, and of each batch the rows that `DistributedSampler` gives this process.
+It is as users write it: the model's own loss (a mean over its rows), the mean of the processes' gradients by DDP,
+clipping by `clip_grad_norm_`, `LambdaLR`, and the rows of each batch that `DistributedSampler` gives this process.
 """
 
 from pathlib import Path
@@ -21,9 +21,9 @@ COLUMNS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 class Rank:
-    """One of `ranks` processes that train together; one alone needs no process group.
+    """One of `ranks` processes that train together; a single process needs no process group.
 
-    The embedding of token `pad` is never trained.
+    The embedding of the token `pad`, if given, is never trained.
     """
 
     def __init__(self, rank: int = 0, ranks: int = 1, pad: int | None = None) -> None:
@@ -51,7 +51,7 @@ class Rank:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
 
     def step(self, batch: HostBatch) -> tuple[float, float]:
-        """One update: the loss of this process's rows, and the learning rate."""
+        """Run one update; returns the loss of this process's rows, and the learning rate."""
         loss = self._backward(batch)
         if self.case.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.case.clip_norm)
@@ -62,7 +62,7 @@ class Rank:
         return loss, rate
 
     def gradients(self, batch: HostBatch) -> Arrays:
-        """After the reduction, before clipping."""
+        """The gradients after the reduction over processes, before clipping."""
         self._backward(batch)
         gradients = {name: leaf.grad.numpy().copy() for name, leaf in self.model.named_parameters()}
         self.optimizer.zero_grad()
@@ -77,7 +77,7 @@ class Rank:
         return float(loss.detach())
 
     def logits(self, batch: HostBatch) -> tuple[list[int], npt.NDArray[np.float32]]:
-        """The rows of a batch that are this process's, and their logits."""
+        """This process's rows of a batch, and their logits."""
         self.model.eval()
         rows = self.own(batch)
         with torch.no_grad():
@@ -95,7 +95,7 @@ class Rank:
         return first, second
 
     def save(self, path: Path) -> None:
-        """Write the state of the first process, which is that of the others."""
+        """Write the state of the first process, which is the same in all processes."""
         if self.rank == 0:
             torch.save({name: part.state_dict() for name, part in self._parts().items()}, path / "state.pt")
 
@@ -109,7 +109,7 @@ class Rank:
         return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
 
     def epoch(self, examples: int, batch_size: int, number: int) -> list[npt.NDArray[np.int64]]:
-        """This process's batches of an epoch, `batch_size` rows over all, as `DistributedSampler` draws them."""
+        """This process's batches of an epoch, drawn by `DistributedSampler`; all processes share `batch_size` rows."""
         each = batch_size // self.ranks or 1
         sampler = DistributedSampler(range(examples), self.ranks, self.rank, seed=self.case.seed % 2**32)
         sampler.set_epoch(number)
@@ -117,7 +117,7 @@ class Rank:
         return [rows[k : k + each] for k in range(0, len(rows), each)]
 
     def own(self, batch: HostBatch) -> list[int]:
-        """This process's rows, of those with weight; the sampler repeats some where they do not divide."""
+        """This process's share of the rows with weight; the sampler repeats some rows to make the shares equal."""
         kept = np.flatnonzero(batch.weights > 0)
         return [int(kept[k]) for k in DistributedSampler(range(len(kept)), self.ranks, self.rank, shuffle=False)]
 
@@ -129,7 +129,7 @@ class Rank:
 
 
 def joined(rank: int, ranks: int, meeting: str) -> Rank:
-    """A process of DDP, joined with the others, which meet in a file."""
+    """The `Rank` of a process of DDP, after it has joined the others through the file `meeting`."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     return Rank(rank, ranks)
