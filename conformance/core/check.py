@@ -76,7 +76,7 @@ class Check:
 
     law: Law
     level: str  # quick, standard or full: how much is compared
-    seed: int  # of all random values
+    seed: int  # seed of all random values
     comparisons: list[Comparison] = field(default_factory=list)  # comparisons made so far
     facts: Facts = field(default_factory=Facts)  # further measurements, for the report
     narrows: bool = True  # whether, after a failure, simplified variants are run for the diagnosis (takes seconds)

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 class Bound:
     """The largest allowed error, and where it comes from."""
 
-    value: float  # in the unit of the error, which is relative unless the comparison says otherwise
+    value: float  # has the unit of the error: a relative error, unless the comparison says otherwise
     noise: float  # the error expected of correct arithmetic
     why: str  # the derivation in a few words, with its numbers
 

@@ -23,12 +23,12 @@ FIELDS = ("id", "reason", "issue", "expires")
 
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
-    """One known failure."""
+    """One known failure, as its entry in the file states it."""
 
-    id: str  # of a law, or of a check: a law with a trainer under test in brackets
+    id: str  # the id of a law, or of a check: a law with a trainer under test in brackets
     reason: str  # what goes wrong
-    issue: str  # where it is tracked
-    expires: datetime.date  # the last day on which it is accepted
+    issue: str  # where the failure is tracked
+    expires: datetime.date  # the last day on which the failure is accepted
     subject: str | None = None  # the only trainer under test that has the failure; None for any
     platform: str | None = None  # the only platform that has the failure; None for any
 

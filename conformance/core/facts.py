@@ -16,11 +16,11 @@ class Floor(TypedDict):
 class Facts(TypedDict, total=False):
     """The measurements of one check; all entries are optional."""
 
-    # Of any check.
+    # In any check.
     compile_seconds: float
-    control_margin: float  # the smallest error of a control of trees, in units of its bound
+    control_margin: float  # the smallest error in `Check.distinct`, in units of the bound
     fails: list[str]  # simplified variants that fail too, after a failure
-    floor: dict[str, Floor]  # by dtype
+    floor: dict[str, Floor]  # dtype -> its detection floor
     held_before: list[str]  # comparisons that passed before one failed
     holds: list[str]  # simplified variants that pass, after a failure
     off_by: float  # relative l2 error of the failed comparison
@@ -31,7 +31,7 @@ class Facts(TypedDict, total=False):
     # Rung 0.
     devices: list[str]
     kind: str
-    lines: int  # of XLA's messages
+    lines: int  # how many lines XLA printed as messages
     platform: str
     runtime: str
     unused: dict[str, str]  # versions of installed plugins that JAX does not use
@@ -41,10 +41,10 @@ class Facts(TypedDict, total=False):
     followed: dict[str, float]  # share of device arrays that changed with the host's buffer
     hazard: str  # what can happen if the host's buffer is reused
     # Rungs 2 and 3.
-    collectives: dict[str, str]  # by program, the collectives that the partitioner inserted
+    collectives: dict[str, str]  # program -> the collectives that the partitioner inserted
     declared: str  # jax_default_matmul_precision
     less_than_float32_exists_here: bool
-    precision: dict[str, str]  # of matrix products, by how they are called
+    precision: dict[str, str]  # way to call a matrix product -> its precision
     unwaited: str  # how steps that were not waited for ended, in a child process
     # Rung 7: the lowered modules in words, by platform.
     cpu: str

@@ -16,10 +16,10 @@ LAYERS = (
 class Fault:
     """An entry of `catalogue.toml`, or of `equivalent.toml`."""
 
-    id: str  # stable
+    id: str  # a stable name
     does: str  # what is wrong, in a few words
     module: str  # the module of `faults` that seeds it
-    layer: str = ""  # the faulty one of `LAYERS`; "" for an equivalent change
+    layer: str = ""  # which of `LAYERS` is faulty; "" for an equivalent change
     looks_like: str = ""  # what a user with this fault notices
     seen_by: tuple[str, ...] = ()  # the ids of the laws that must see it; others may see it too
     level: str = "quick"  # the lowest level at which these laws can see it; some sizes run only from `standard` on

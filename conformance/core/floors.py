@@ -65,11 +65,11 @@ class Probe:
 
 @dataclass
 class Floors:
-    """The most and the least sensitive comparisons of a check."""
+    """The most and the least sensitive comparisons of a check, from which its detection floors are computed."""
 
     seen: int = 0  # how many comparisons were noted
-    most: dict[str, Probe] = field(default_factory=dict)  # the most sensitive one, by dtype
-    least: dict[str, Probe] = field(default_factory=dict)  # the least sensitive one, by dtype
+    most: dict[str, Probe] = field(default_factory=dict)  # dtype -> the most sensitive comparison
+    least: dict[str, Probe] = field(default_factory=dict)  # dtype -> the least sensitive comparison
     exact: set[str] = field(default_factory=set)  # dtypes that were compared bit for bit
     # Comparisons that pass even if every value is doubled, because the values are rounding errors only: the gradient
     # of a key's bias, for example, is zero in exact arithmetic.

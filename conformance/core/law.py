@@ -33,8 +33,8 @@ class Rung:
 class Law:
     """One requirement of the kit, as its TOML entry states it."""
 
-    id: str  # stable; known deviations name it
-    rung: int  # of the ladder, 0 to 10
+    id: str  # a stable name, which lists of known deviations use
+    rung: int  # number of its rung, 0 to 10
     requirement: str  # a sentence with MUST
     catches: tuple[str, ...]  # what kinds of fault break it, in a few words each
     cause: str  # the most likely cause of a failure

@@ -1,4 +1,4 @@
-"""The folder of a report: before a run, a test that it can be written; after the run, its files."""
+"""The folder of a report: a test before the run that files can be written to it, and the files after the run."""
 
 import os
 import tempfile

@@ -24,12 +24,12 @@ MOST_HELD = 4
 class Result:
     """The result of one check."""
 
-    id: str  # of the check: the law's, with the trainer under test in brackets
+    id: str  # the id of the check: the law's id, with the trainer under test in brackets
     law: str  # the id of the law
-    rung: int  # of the ladder
+    rung: int  # number of its rung
     subject: str | None  # the trainer under test, or None
     status: str  # one of `STATUSES`
-    message: str = ""  # what went wrong, or why it did not run; empty for a pass
+    message: str = ""  # what went wrong, or why the check did not run; empty for a pass
     measured: float | None = None  # the error of the comparison with the largest margin
     bound: float | None = None  # the bound of that comparison
     noise: float | None = None  # the error expected of correct arithmetic in that comparison

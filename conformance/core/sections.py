@@ -38,7 +38,7 @@ class Section:
     """A section of a report: its title, and the blocks below it."""
 
     title: str  # one line
-    blocks: Sequence[Block]  # in order
+    blocks: Sequence[Block]  # what is below the title, in order
     id: str = ""  # its anchor in HTML
     card: bool = False  # whether HTML puts it in a box with a coloured edge
 

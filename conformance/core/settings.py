@@ -23,13 +23,13 @@ class Settings:
 
     level: str = "standard"  # quick, standard or full
     adapters: tuple[str, ...] = DEFAULT_ADAPTERS  # `MODULE:FACTORY` of each trainer under test
-    against: str = f"{SFTREF}:single"  # as above: the trainer to compare them with, in addition to the oracle
-    platform: str | None = None  # of the devices; None takes the one that JAX chooses
+    against: str = f"{SFTREF}:single"  # the trainer to compare those with, in addition to the oracle
+    platform: str | None = None  # the platform of the devices; None takes the one that JAX chooses
     devices: int | None = None  # the most devices to use; None takes all, or eight simulated ones on the CPU
     # `PLATFORM[:COUNT[:KIND]]` of the devices that must be present, as `rocm:8:gfx942`; None checks nothing.
     expect: str | None = None
     only: tuple[str, ...] = ()  # ids, starts of ids, or numbers of rungs; empty means all
-    seed: int = 0  # of all random values
+    seed: int = 0  # seed of all random values
     # The most processes on rung 9, at any level; None means two at `standard` and four at `full`.
     processes: int | None = None
     self_test: bool = True  # whether faults are seeded to test that the laws see them

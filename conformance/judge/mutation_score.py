@@ -14,7 +14,7 @@ class Fate:
     """The result of one seeded fault."""
 
     fault: Fault  # its entry in the catalogue
-    status: str  # `killed` if every law that ran saw it, `survived` if one did not, `not_run` if none ran
+    status: str  # `killed` if every law that ran saw the fault, `survived` if a law did not, `not_run` if no law ran
     expected: tuple[str, ...]  # the laws that should have seen it in this run
     seen_by: tuple[str, ...]  # the laws that saw it
     message: str = ""  # why a law did not see it, or why none ran

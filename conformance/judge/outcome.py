@@ -21,7 +21,7 @@ BROKEN = WRONG + LOST
 
 
 class Group(NamedTuple):
-    """One line of the ladder: a rung, for the machine or for one trainer."""
+    """One line of the ladder: the results of one rung, for the machine or for one trainer."""
 
     rung: int
     subject: str | None
@@ -42,13 +42,13 @@ class Group(NamedTuple):
 class Outcome:
     """A run, finished or interrupted."""
 
-    settings: Settings  # of the run
-    expected: list[str]  # the ids of its checks, in order
-    records: dict[str, Result] = field(default_factory=dict)  # by id, the results of checks that ended
+    settings: Settings  # the options of the run
+    expected: list[str]  # the ids of all checks of the run, in order
+    records: dict[str, Result] = field(default_factory=dict)  # id of a check that ended -> its result
     seeded: list[str] = field(default_factory=list)  # ids of trials, LAW[FAULT]: a fault that the law must see
-    trials: dict[str, Result] = field(default_factory=dict)  # by id, results of trials; `fail` if the law saw the fault
-    environment: dict[str, Any] = field(default_factory=dict)  # see `machine/snapshot.py`
-    subjects: dict[str, dict[str, Any]] = field(default_factory=dict)  # by label, each trainer as it describes itself
+    trials: dict[str, Result] = field(default_factory=dict)  # id of a trial -> its result; `fail` if the fault was seen
+    environment: dict[str, Any] = field(default_factory=dict)  # what `machine/snapshot.py` found
+    subjects: dict[str, dict[str, Any]] = field(default_factory=dict)  # label of a trainer -> its name and capabilities
     deviations: list[Deviation] = field(default_factory=list)  # the known failures to accept
     findings: list[Finding] = field(default_factory=list)  # problems of the machine, from before JAX was imported
     start: Started | None = None  # how JAX started in its own process; None if JAX can only choose the CPU
@@ -58,8 +58,8 @@ class Outcome:
     troubles: list[str] = field(default_factory=list)  # crashes and hangs of processes outside of any check
     interrupted: int | None = None  # the exit code of a run that a signal ended: 130 for Ctrl-C
     setup: str | None = None  # why nothing could be verified, and how to fix it
-    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # when it began
-    seconds: float = 0.0  # its duration
+    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # start of the run
+    seconds: float = 0.0  # duration of the run
 
     @property
     def unoptimized(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The outcome of a run -> one verdict, its exit code, and its line."""
+"""The outcome of a run -> one verdict, its exit code, and the line that is printed."""
 
 import datetime
 from collections.abc import Sequence

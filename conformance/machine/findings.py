@@ -1,6 +1,6 @@
 """Facts of a machine -> problems, why they matter, and the next command, before JAX is imported.
 
-The texts are in `findings.toml`, the conditions here.
+The texts of the problems are in `findings.toml`, their conditions in this file.
 """
 
 import importlib.metadata

@@ -34,7 +34,7 @@ UNSET_SOURCE = "https://docs.jax.dev/en/latest/xla_flags.html"
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """A setting to try."""
+    """A setting that may fix a fault."""
 
     id: str  # its name
     does: str  # what it changes, in words
@@ -48,7 +48,7 @@ class Remedy:
     devices: int | None = None  # the most devices to use
 
     def suits(self, platforms: Collection[str], rung: int, statuses: Collection[str]) -> bool:
-        """Whether it can matter for checks of this rung with these statuses, on a platform with these names."""
+        """Whether this setting can matter to checks of this rung with these statuses, on this platform."""
         return (
             (not self.platforms or not set(self.platforms).isdisjoint(platforms))
             and (not self.rungs or rung in self.rungs)
@@ -82,7 +82,7 @@ class Remedy:
 class Try:
     """One setting that was tried."""
 
-    id: str  # of the remedy
+    id: str  # the id of the remedy
     words: str  # the setting as a user would type it
     does: str  # what it changes
     source: str  # the link of the remedy

@@ -1,6 +1,6 @@
 """Starts JAX in a process of its own, phase by phase with deadlines, to find the phase in which a driver hangs.
 
-The first start of an accelerator can take minutes, and on a broken one it never ends; to a person both look alike.
+The first start of an accelerator can take minutes; a start of a broken one never ends. A person sees no difference.
 """
 
 import functools

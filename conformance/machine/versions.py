@@ -30,7 +30,7 @@ def release(version: str) -> tuple[int, ...]:
 def unpaired(versions: Mapping[str, str], least_jaxlib: str) -> list[str]:
     """The conflicts between these versions by jax's own requirements, one sentence each.
 
-    Without a plugin, jaxlib may be older than jax, down to `least_jaxlib`. With one, jax, jaxlib and every plugin must
+    Without a plugin, jaxlib may be older than jax, down to `least_jaxlib`. With a plugin, jax, jaxlib and plugins must
     be of one release: jax 0.12.0.1 requires jaxlib 0.12.0.1 and jax-rocm7-plugin 0.12.0.1.*.
     """
     jax, jaxlib = versions["jax"], versions["jaxlib"]

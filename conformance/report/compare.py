@@ -9,7 +9,7 @@ RANK = {"pass": 0, "deviation": 1, "not_run": 2, "blocked": 3, "fail": 4, "error
 GREW, NOTABLE = 2.0, 0.1
 # A check is slower if it takes this many times as long, and more than this many seconds.
 SLOWER, MOMENT = 1.5, 1.0
-# Checks named in one line.
+# The most checks that one line names.
 MOST_NAMED = 4
 
 

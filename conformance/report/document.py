@@ -64,7 +64,7 @@ def check(record: Result) -> dict[str, Any]:
     cause, next_step = advice(record)
     texts = {"requirement": law.requirement, "catches": law.catches, "cause": cause, "next_step": next_step}
     content = record.to_json() | {"rung_name": law.rung_name, **texts}
-    del content["reason"]  # the message has it in words
+    del content["reason"]  # `message` says the same in words
     return content
 
 

@@ -26,7 +26,7 @@ FATES = {"killed": ("seen", "good"), "survived": ("not seen", "bad"), "not_run":
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The text of report.html; see `sections`."""
+    """A report.json -> the text of report.html."""
     state, glyph = ("good", "✓") if report["exit_code"] == 0 else ("bad", "✗")
     verdict, reason = escape(report["verdict"]), escape(report["line"].partition(": ")[2])
     skip = '<a class="skip" href="#checks">to the checks</a>'
@@ -35,7 +35,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The text of report.md; see `sections`."""
+    """A report.json -> the text of report.md."""
     return as_markdown(report["verdict"], report["line"].partition(": ")[2], sections(report))
 
 

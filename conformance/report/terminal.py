@@ -86,26 +86,26 @@ class Screen:
         self.console = _console()
 
     def begin(self, ids: Sequence[str]) -> None:
-        """See `Watcher`."""
+        """Print how many checks will run, and for which trainers."""
         self.ids = ids
         checks = f"{len(ids)} check{'' if len(ids) == 1 else 's'}"
         self._print(f"{checks} at level {self.settings.level}, trainers {', '.join(self.settings.subjects)}", "dim")
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        """See `Watcher`."""
+        """Print the problems of the machine, except notes."""
         for finding in [finding for finding in findings if finding.level != "note"]:
             state = "bad" if finding.level == "broken" else "idle"
             self._print(f"{self.glyphs['bad']:<2} {finding.level}: {finding.what}", STYLES[state])
             self._print(f"     next step: {finding.next}")
 
     def rung(self, group: Group) -> None:
-        """See `Watcher`."""
+        """Print the line of a rung whose checks have ended, and its failures."""
         self._print(line(group, self.glyphs), STYLES[state_of([record.status for record in group.records])])
         for text in failures(group):
             self._print(text)
 
     def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
-        """See `Watcher`."""
+        """Print to stderr what is running, if nothing was printed for ten seconds."""
         now = time.monotonic()
         if now - self.printed < EVERY:
             return
@@ -119,7 +119,7 @@ class Screen:
         print(f"   {seconds:.0f} s: {counts}{left}; now {', '.join(running)}", file=sys.stderr, flush=True)
 
     def trying(self, what: str) -> None:
-        """See `Watcher`."""
+        """Print which rerun begins."""
         self._print(f"{self.glyphs['idle']:<2} {what}", "dim")
 
     def seeded_faults(self, outcome: Outcome) -> None:

@@ -43,9 +43,9 @@ class SetupError(Exception):
 class _Running:
     """A unit (checks that share a process), and the process that runs it now."""
 
-    unit: Unit  # its checks
-    child: Child  # the process
-    left: list[str]  # ids without a result
+    unit: Unit  # the checks of the process
+    child: Child  # the process itself
+    left: list[str]  # ids of checks without a result
     stalled: int = 0  # how many processes in a row ended before any of their checks did
     # File that pytest could not collect -> the error; "" -> an internal error of pytest.
     errors: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The interface by which a run reports its progress; the terminal's screen implements it."""
+"""The interface by which a run reports its progress; the terminal's screen implements this interface."""
 
 from collections.abc import Collection, Sequence
 from typing import Protocol

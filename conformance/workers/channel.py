@@ -26,7 +26,7 @@ from .serve import packed, unpacked
 class NoAnswer:
     """Why a call has no answer."""
 
-    how: str  # in words: the error that the method raised, how the process ended, or how long the parent waited
+    how: str  # what happened: the error that the method raised, how the process ended, or how long the parent waited
     silent: bool = False  # whether the process was still running when the time was over
     code: int | None = None  # the exit code of a process that ended, negative for a signal
 

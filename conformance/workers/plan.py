@@ -18,8 +18,8 @@ SEEDED = "the seeded faults"
 class Unit:
     """Checks that share a process."""
 
-    name: str  # for messages
-    ids: list[str]  # of the checks
+    name: str  # its name in messages
+    ids: list[str]  # ids of the checks
     # Ids of checks in other units, on rungs that this unit needs: they must have ended before this unit starts.
     after: frozenset[str]
 
@@ -53,7 +53,7 @@ def trials(ids: Sequence[str]) -> list[Unit]:
 
 
 def trial_command(settings: Settings, ids: Sequence[str]) -> list[str]:
-    """The command of the process for these trials."""
+    """The command of the process that runs these trials."""
     words = [sys.executable, "-P", "-m", f"{PACKAGE}.faults"]
     for name, value in [*settings.options("level", "seed", "platform", "devices"), *(("trial", one) for one in ids)]:
         words += [f"--{name}", value]

@@ -29,7 +29,7 @@ from .serve import END_OF_CHECK, STREAM, tie
 
 # The most seconds until a process begins its first check, between two checks, and from the last check to its end.
 START, BETWEEN, EXIT = 180.0, 180.0, 60.0
-# Seconds in which a process must write the stacks of its threads.
+# The seconds that a process has to write the stacks of its threads.
 DUMP = 2.0
 # Seconds between two looks at a process that writes nothing.
 POLL = 0.2
