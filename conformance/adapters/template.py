@@ -114,7 +114,7 @@ def compiled(case: Case, n: int) -> Compiled:
         return optax.apply_updates(params, updates), state, loss
 
     return Compiled(
-        # Donated: the new parameters and moments take the memory of the old.
+        # Arguments are donated: the new parameters and moments take the memory of the old ones.
         step=jax.jit(step, donate_argnums=(0, 1), out_shardings=everywhere),
         gradients=jax.jit(jax.grad(functools.partial(mean_loss, case)), out_shardings=everywhere),
         logits=jax.jit(functools.partial(logits, case), out_shardings=everywhere),
@@ -152,7 +152,7 @@ class Template:
         return np.asarray(self.run.logits(self.now, self._put(batch)))[: len(batch.weights)]
 
     def params(self) -> Arrays:
-        """Copies, since the next update may reuse the memory."""
+        """Copies of the parameters, since the next update may reuse their memory."""
         return {name: np.array(leaf) for name, leaf in self.now.items()}
 
     def gradients(self, batch: HostBatch) -> Arrays:

@@ -1,4 +1,4 @@
-"""`--sftref-benchmark` and its options, which every pytest run of the environment loads; does not import JAX."""
+"""The pytest options of the benchmarks. Every pytest run with the kit loads this file, so it imports no JAX."""
 
 import os
 from pathlib import Path

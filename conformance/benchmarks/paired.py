@@ -1,4 +1,4 @@
-"""Two environments, or two trainers -> the ratio of their times, measured in turn, and a verdict.
+"""Two environments, or two trainers, measured in turn -> the ratio of their times and a verdict.
 
 After an upgrade the question is whether the *new* environment is slower than the old one. A stored time cannot answer
 this within ten per cent, because machines drift more than that in a day. So both sides run at the same time, each in a

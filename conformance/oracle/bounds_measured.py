@@ -13,8 +13,8 @@ act like a perturbation of its factors. Therefore
 The bound is FACTOR = 2 x 2 x 2 times the noise: 2 because right results differ by their order of summation, 2 for what
 the model leaves out (roundings of activations in the backward pass, and of exp, erf and tanh), and 2 because few draws
 may be small by chance. Probabilities are perturbed separately because the gradient has p - 1 at the label: near p = 1,
-parameters hardly move p - 1, but the rounding of p does. (In one repetition of 400, at p - 1 = -0.0033, the gradient
-erred by 2.7e-8 where 2.68e-8 was allowed.) For a float64 trainer the noise is the same, in units of float64's u.
+parameters hardly move p - 1, but the rounding of p does. (Without that, in one of 400 repetitions, at p - 1 = -0.0033,
+a gradient erred by 2.7e-8 where 2.68e-8 was allowed.) For a float64 trainer the noise is the same, in units of its u.
 """
 
 import math

@@ -46,7 +46,7 @@ def threefry_2x32(key: tuple[Words, Words], counter: tuple[Words, Words]) -> tup
 
 @dataclass(frozen=True)
 class Masks:
-    """The factors, 0 or 1 / (1 - rate), of one training step."""
+    """The dropout factors, 0 or 1 / (1 - rate), of one training step."""
 
     seed: int  # 0 to 2^64 - 1
     step: int  # the number of the update, from 0

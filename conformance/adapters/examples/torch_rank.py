@@ -30,7 +30,7 @@ class Rank:
         self.rank, self.ranks, self.pad = rank, ranks, pad
 
     def start(self, case: Case, params: Arrays) -> None:
-        """Begin a run."""
+        """Begin a run: make the model, the optimizer and the schedule."""
         config = transformers.BertConfig(**case.config, pad_token_id=self.pad)
         self.case, self.model = case, transformers.BertForSequenceClassification(config)
         with torch.no_grad():

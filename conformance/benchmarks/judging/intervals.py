@@ -11,7 +11,7 @@ normal distribution. Everything works on logarithms of ratios:
   measured on the stored ones.
 
 With m, the smallest slow-down that matters: FAIL if the whole interval is above 1 + m / 2, PASS if it ends below 1 + m.
-FAIL has m / 2 so that neither an equally fast run nor one that is slower by exactly m is at the edge of its verdict.
+The limit of FAIL has m / 2, so that a run that is equally fast or slower by exactly m is at the edge of no verdict.
 """
 
 import functools
@@ -67,7 +67,7 @@ def of_pairs(before: Sequence[float], after: Sequence[float], alarms: float) -> 
 def signed_rank_tail(n: int, alarms: float) -> int | None:
     """How many of the n (n + 1) / 2 pairwise averages are outside the interval on each side; None if n is too small.
 
-    From the exact distribution of the signed-rank statistic: the sum of a random subset of 1 .. n.
+    The number follows from the exact distribution of the signed-rank statistic, the sum of a random subset of 1 .. n.
     """
     chances = np.ones(1)
     for rank in range(1, n + 1):

@@ -22,8 +22,8 @@ MESSAGES = {"4KiB": 4 * KIB, "1MiB": MIB, "16MiB": 16 * MIB}
 # Rows of the table to which a gradient is added: all, or two (padding ids, or texts that share most tokens). Some
 # backends make the additions to one row one after the other (jax-ml/jax#17020).
 SPREADS = ("spread", "two rows")
-# Collective -> n devices -> bytes through the slowest link for each byte of the message: bus bandwidth over algorithm
-# bandwidth in doc/PERFORMANCE.md of nccl-tests. The message is the larger of operand and result.
+# Collective -> a function of the number of devices: bytes through the slowest link for each byte of the message (the
+# larger of operand and result). It is bus bandwidth over algorithm bandwidth in doc/PERFORMANCE.md of nccl-tests.
 BUS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     **dict.fromkeys(("all_gather", "reduce_scatter", "all_to_all"), lambda n: (n - 1) / n),

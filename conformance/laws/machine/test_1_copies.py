@@ -154,7 +154,7 @@ def test_host_buffer(check: Check, rng: np.random.Generator, devices: list[Any])
 
 @law("copies.trainer_is_immune")
 def test_trainer_is_immune(check: Check, rng: np.random.Generator, subject: TrainerUnderTest, n: int) -> None:
-    """Overwrites the trainer's inputs in buffers that `device_put` may share; compares with a run without that."""
+    """Overwrites the trainer's input buffers, which `device_put` may share, and compares with an undisturbed run."""
     case, params, _ = draw_case(subject, rng)
     batches = [batch_of(case, rng) for _ in range(3)]
     single = {name: leaf.astype(np.float32) for name, leaf in params.items()}

@@ -49,7 +49,7 @@ def compare(
     check: Check, what: str, mesh: Mesh, collective: Callable[[jax.Array], jax.Array],
     datasets: Iterable[Sequence[Array]], expected: Expected, *, quotients: bool = False,
 ) -> None:  # fmt: skip
-    """Apply a collective to several arrays in one program; compare each device's result bitwise, or as `quotients`."""
+    """Apply a collective to arrays in one program; compare each device's result: bits, or rounded `quotients`."""
     program = on_each(lambda *own: [collective(x) for x in own], mesh)
     for data in datasets:
         for got, stacked in zip(program(*data), data, strict=True):
@@ -63,7 +63,7 @@ def compare(
 
 
 def turned(data: Sequence[Array], size: int) -> Iterator[list[Array]]:
-    """Yield the data; if a message has fewer elements than devices, also with each device's data on every other one."""
+    """Yield the data; if a message has fewer elements than devices, also with each device's data on all others."""
     n = len(data[0])
     for turn in range(n if size < 4 * n else 1):
         yield [np.roll(stacked, turn, axis=0) for stacked in data]
@@ -117,7 +117,7 @@ def test_pmean(check: Check, rng: Rng, devices: list[Any]) -> None:
 
 
 def _compare_quotients(check: Check, what: str, got: Array, want: Array, control: Array) -> None:
-    """Compare each mean, within an allowance of u = 1 / `exact_limit` times the mean.
+    """Compare each mean within a few u = 1 / `exact_limit`, relative to the mean.
 
     If n is no power of two, XLA multiplies by the rounded 1 / n and rounds again: (1 + d)(1 + e) - 1 <= 2 u + u^2. A
     float32 division on a GPU errs by up to 2 units in the last place, which are 4 u. Sums are at most limit / `room`,

@@ -23,7 +23,7 @@ from ..support.running import law
 STEPS = 300
 # The most steps in flight where more of them can hang; ten completed there in every trial.
 FEW = 10
-# Limits in seconds: for all steps, which take 0.2 s on two cores (0.5 ms a step), and with the start of a process.
+# Limits in seconds: for all steps (0.2 s on two cores, 0.5 ms a step), and for a new process to start and take them.
 SECONDS = 20.0
 STARTING = 120.0
 # So small that the sum of all devices' numbers, plus three times one of them, stays far below 2^31.
@@ -41,7 +41,7 @@ def can_hang(platform: str, version: str) -> bool:
 
 
 def trajectory(devices: list[Any], first: Array, waits: int | None) -> Array:
-    """x, int32 [N, n], after `STEPS` steps x <- (sum of all x + 3 x) mod `PRIME`; wait after every `waits` or no steps.
+    """x, int32 [N, n], after `STEPS` steps x <- (sum of all x + 3 x) mod `PRIME`, waiting every `waits` steps or never.
 
     A wrong number in any step gives a wrong number at the end, because the step is invertible: 3 and 3 + N are not 0
     modulo the prime.

@@ -39,7 +39,7 @@ CUT = UNIT | {"float32": 0.0}
 NAMES = ((22, "float32"), (14, "bfloat16_3x"), (10, "tensorfloat32"), (0, "bfloat16"))
 WIDEST = 23
 TERMS = 768
-# Platform -> the precisions that a float32 product may have if none is requested; elsewhere any (TPUs: bfloat16).
+# Platform -> precisions that a float32 product may have if none is requested; on others any (TPUs use bfloat16).
 UNDECLARED = {"cpu": {"float32"}, "gpu": {"float32", "tensorfloat32"}}
 EVERY = frozenset(name for _, name in NAMES)
 FULL, HIGH, LOW = {"float32"}, {"tensorfloat32", "bfloat16_3x"}, {"tensorfloat32", "bfloat16"}
@@ -111,8 +111,8 @@ fastest = functools.partial(_forms, precision=lax.Precision.DEFAULT)
 def precision_of(machine: Machine, formula: Formula, rows: int = 128) -> str:
     """The lowest precision that `formula` has among a linear layer's three products, with `rows` rows.
 
-    One operand has 1 + 2^-j in column j, the other has ones and zeros, so that each result is one number of the first
-    operand, rounded. The left operand is measured first, then the right one.
+    One operand has 1 + 2^-j in column j, the other has ones and zeros, so that each result is one number 1 + 2^-j,
+    rounded. The left operand is measured first, then the right one.
     """
     least = WIDEST
     steps = (1 + 0.5 ** np.arange(1, WIDEST + 1)).astype(np.float32)

@@ -32,7 +32,7 @@ def test_softmax(check: Check, machine: Machine, rng: np.random.Generator, shape
 
 @law("operators.layer_norm", shapes=HIDDEN)
 def test_layer_norm(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None:
-    """Compares LayerNorm of rows with a mean of up to 10^4 deviations, and of rows of equal values."""
+    """Compares LayerNorm of rows with a mean of up to 10^4 standard deviations, and of rows of equal values."""
     rows, width = shape
     scale, bias = families.normal(rng, width), families.normal(rng, width)
     deviation = (10 ** rng.uniform(-2, 2, (rows, 1))).astype(np.float32)
@@ -62,7 +62,7 @@ def _points(check: Check, rng: np.random.Generator, limit: float) -> np.ndarray[
 
 @law("operators.gelu", draws=True)
 def test_gelu(check: Check, machine: Machine, rng: np.random.Generator) -> None:
-    """Compares GELU by the error function over [-40, 40], and its derivative."""
+    """Compares GELU, computed with the error function, and its derivative over [-40, 40]."""
     x = _points(check, rng, 40.0)
     why = "erfc within 16 ulp of a rounded argument"
     machine.compare(check, "gelu", operators.gelu, (x,), families.gelu(x), why)

@@ -106,7 +106,7 @@ def test_cross_entropy(check: Check, machine: Machine, rng: Rng, shape: tuple[in
 
 @law("autodiff.attention")
 def test_attention(check: Check, machine: Machine) -> None:
-    """Compares the gradients with respect to q, k and v with the backward pass, and their slope with a difference.
+    """Compares the gradients with respect to q, k and v with the backward pass, and a slope with a difference.
 
     Masks are ragged, and one example is fully masked.
     """
@@ -155,7 +155,7 @@ def test_remat(check: Check, machine: Machine, rng: Rng) -> None:
 
 
 def gradient_of_sum(w: Any, x: Any, y: Any, weights: Any) -> tuple[Any, Any]:
-    """The loss sum weights (x w - y)^2 / 2 over all devices and its gradient, computed on each device, then summed."""
+    """The loss, sum weights (x w - y)^2 / 2 over all devices, and its gradient: sums of what each device computes."""
     value, slope = jax.value_and_grad(lambda w: (weights * (x @ w - y) ** 2).sum() / 2)(w)
     return jax.lax.psum((value, slope), "data")
 

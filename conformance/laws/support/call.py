@@ -1,4 +1,4 @@
-"""Calls of laws: the function of an id, its arguments, how its programs compile. pytest, faults and rung 9 use them."""
+"""Calls a law: finds its function and arguments, and sets how its programs compile. For pytest, faults and rung 9."""
 
 import contextlib
 import functools

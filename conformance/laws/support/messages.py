@@ -31,7 +31,8 @@ def _for_all(rows: Array, value: Array) -> Array:
     return np.broadcast_to(value, (len(rows), value.size))
 
 
-# Name -> JAX's function of a device's row [size] and axes, and NumPy's of a group's exact rows [n, size] -> n results.
+# Name -> a JAX function of a device's row [size] and axes, and a NumPy function from a group's rows [n, size] to its n
+# results. Sums of rows must be exact.
 COLLECTIVES: dict[str, tuple[Callable[..., jax.Array], Callable[[Array], Array]]] = {
     "psum": (lambda x, axes, **how: lax.psum(x, axes, **how), lambda rows: _for_all(rows, _total(rows))),
     "pmax": (lambda x, axes, **how: lax.pmax(x, axes, **how), lambda rows: _for_all(rows, rows.max(axis=0))),

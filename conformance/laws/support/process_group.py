@@ -74,7 +74,7 @@ class Ranks:
         """
         words = f"{method} {arguments[0]}" if arguments and isinstance(arguments[0], str) else method
         if self.broken:
-            raise RanksBroken(f"{self.layout} processes x devices, {words}: they were ended after {self.broken}")
+            raise RanksBroken(f"{self.layout} processes x devices, {words}: processes were ended after {self.broken}")
         self.send(method, *arguments)
         return self._checked(words, LIMIT)
 

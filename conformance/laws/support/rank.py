@@ -32,7 +32,7 @@ class Rank:
         self.case: Any = None
 
     def join(self, coordinator: str, ranks: int, number: int, devices: int, *, light: bool) -> None:
-        """Start JAX with `devices` simulated devices as process `number` of `ranks`; `light`: not optimized."""
+        """Start JAX with `devices` simulated devices as process `number` of `ranks`; `light`: no optimizations."""
         # JAX's exit handler waits for the other processes. This one, registered later, ends the process first.
         atexit.register(os._exit, 0)
         jax.config.update("jax_platforms", "cpu")

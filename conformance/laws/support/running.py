@@ -30,8 +30,8 @@ def law(
 ) -> Callable[[Test], Test]:  # fmt: skip
     """Make a test the law with the id `name`.
 
-    `oracle.draws.for_all` runs a test with `draws`, `for_shapes` one with `shapes` (and `most`). The law is NOT RUN on
-    fewer than `devices` devices (two if `claims` has `devices`), or if the trainer does not claim all of `claims`.
+    With `draws`, `oracle.draws.for_all` runs the test; with `shapes` (and `most`), `for_shapes` does. The law is NOT
+    RUN on fewer than `devices` devices (two if `claims` has `devices`), or if the trainer lacks one of `claims`.
     """
 
     def decorate(test: Test) -> Test:

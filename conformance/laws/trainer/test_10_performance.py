@@ -1,4 +1,4 @@
-"""Rung 10: updates that compute right results but recompile, or never free their memory; seen without a clock."""
+"""Rung 10: updates must not recompile, and must free their memory. No clock is needed to see either."""
 
 import collections
 import dataclasses

@@ -23,7 +23,7 @@ def test_gradients(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     batch = batch_of(case, rng, real=int(rng.integers(1, B + 1)))
     params = start_params(case, rng)
     check_gradients(check, subject, case, params, batch, 1)
-    # A one-pass variance loses (mean / deviation)^2 units of round-off, and nothing if the mean is small.
+    # A one-pass variance errs by (mean / deviation)^2 units of round-off, so a small mean would not show it.
     positions = "bert.embeddings.position_embeddings.weight"
     far = params | {positions: params[positions] + FAR}
     check_gradients(check, subject, case, far, batch, 1, rows="a large mean")
@@ -61,7 +61,7 @@ def test_logits(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 
 @law("step.moments", draws=True, claims=("moments",))
 def test_moments(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
-    """Compares Adam's moments after two updates."""
+    """Compares Adam's two moments after two updates."""
     case = seeded_case(subject, rng)
     params, batches = start_params(case, rng), [batch_of(case, rng) for _ in range(2)]
     losses_of(subject, case, params, batches, 1)
