@@ -95,7 +95,7 @@ def test_a_process_that_fails_is_named_and_all_are_ended(monkeypatch: pytest.Mon
         monkeypatch.undo()
         assert time.monotonic() - began < 10
         assert all(child.poll() is not None for child in children)
-        with pytest.raises(RanksBroken, match=r"2 x 1 .*, start: processes were ended after devices: rank 1: no answer"):
+        with pytest.raises(RanksBroken, match=r"2 x 1.*, start: processes were ended after devices: rank 1: no answer"):
             ranks.every("start")
     with (
         Ranks(Layout(2, 1)) as ranks,
