@@ -98,7 +98,7 @@ class Comparison:
             slower = FAIL in self._words(name).values() and not nonzero(self.measured[name].exact[1])
             if slower and number + 1 < PROCESSES:
                 again.append(name)
-                self.tell(f"{name}: {judged.message or judged.word}; again in new processes")
+                self.tell(f"{name}: {judged.message or judged.word}; it is measured again in new processes")
             else:
                 self.tell(f"{name}: {judged.word} {judged.message}")
         return again
@@ -154,8 +154,8 @@ class Comparison:
         if word == AMBIGUOUS:
             wants = [intervals.needed(ratios[s], self.matters) for s, w in words.items() if w == AMBIGUOUS]
             most = max(math.inf if want is None else want for want in wants)
-            why.append(f"needs about {most} pairs" if math.isfinite(most) else "too noisy here to tell")
-        why = wrong + why + [f"another program: {'; '.join(changed)}"] * bool(changed)
+            why.append(f"needs about {most} pairs" if math.isfinite(most) else "this machine is too noisy to tell")
+        why = wrong + why + [f"the compiled program changed: {'; '.join(changed)}"] * bool(changed)
         return Judged(name, word, ratios, "; ".join(why), measured)
 
 

@@ -37,7 +37,7 @@ UNIT = {
 }  # fmt: skip
 U = UNIT["float32"]
 LAMBDA, WALK = 5.0, 11.0
-DIVISION, EXP, LOG, RSQRT, TANH, ERFC = 5, 6, 6, 4, 10, 32  # in u: twice the ulp of fact 3
+DIVISION, EXP, LOG, RSQRT, TANH, ERFC = 5, 6, 6, 4, 10, 32  # in units of u: twice the ulp of fact 3
 # The smallest normal numbers. A machine may round smaller ones to zero, as OpenCL allows and TPUs do.
 TINY = {"float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}
 # The largest error expected of right arithmetic, as a share of its allowance: 0.42 of 5, or 4 * 0.42 of 11.
@@ -50,7 +50,7 @@ def allowed(why: str) -> Bound:
 
 
 def random_signs(squares: Any, n: int) -> Array:
-    """Allowance of a sum of n products of random signs with squares of sum `squares`; n + 3 includes their rounding."""
+    """Allowance of a sum of n rounded products of random signs, whose squares sum to `squares`."""
     return WALK * U * math.sqrt((n + 3) / 2) * np.sqrt(np.asarray(squares, np.float64))
 
 

@@ -47,7 +47,7 @@ class Torch:
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """Begin a run, and start the processes if they do not run yet; ValueError for too many devices."""
         if n_devices > (MOST if self.parallel else 1):
-            raise ValueError(f"{self.name}: {n_devices} devices, must be at most {MOST}; give verify --devices {MOST}")
+            raise ValueError(f"{self.name}: {n_devices} devices, must be at most {MOST}; use --devices {MOST}")
         self.case, self.n = case, n_devices
         if n_devices > 1 and not self.workers:
             self.folder = tempfile.TemporaryDirectory(prefix="sftref-ddp-")

@@ -76,7 +76,7 @@ def check_waited(run: Callable[[], Any], repeat: int, pending: Callable[[], Any]
         if after <= AFTERWARDS * max(took, LEAST):  # the wait itself takes some microseconds
             return
     raise WrongResultError(
-        f"after {repeat} executions in {took:.3g} s, their work goes on for {after:.3g} s: the run does not wait for it"
+        f"after {repeat} executions in {took:.3g} s, their work goes on for {after:.3g} s: `run` does not wait for it"
     )
 
 
