@@ -123,7 +123,7 @@ class LayerNorm:
     The mean errs by m = LAMBDA u sqrt(n + 1) mean |x|, which moves every element by m / sqrt(variance + eps). So the
     error grows with the ratio of mean to standard deviation. With a one-pass variance (mean of squares minus square of
     mean) it grows with the square of that ratio, which the law must see. The root errs by its own rounding and by half
-    the error of the mean square, which consists of the rounding of its sum and of (m / deviation)^2.
+    the error of the mean square, which consists of the rounding of its sum and of (m / standard deviation)^2.
     """
 
     def __init__(self, x: Array, eps: float) -> None:

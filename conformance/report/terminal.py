@@ -68,7 +68,7 @@ class Progress:
 
 
 class Screen:
-    """The `Watcher` of a terminal: results on stdout, progress on stderr.
+    """The `Progress` of a terminal: results on stdout, progress on stderr.
 
     Args:
         settings: the settings of the run.

@@ -25,7 +25,7 @@ from ..machine import snapshot
 from ..workers import endings
 from ..workers.plan import SEEDED, Unit, command, trial_command, variables
 from ..workers.process import Child, wait
-from .watcher import Watcher
+from .progress import Progress
 
 # After this many hangs on one rung, each of which costs a deadline, the other checks of the rung are blocked.
 MOST_HANGS = 3
@@ -52,15 +52,15 @@ class _Running:
 
 
 class Scheduler:
-    """Runs the processes of one run; `outcome` receives their results, and `watcher` the progress.
+    """Runs the processes of one run; `outcome` receives their results; `progress` shows them.
 
     The processes get `environment`, the folder `scratch` for temporary files, and the `file` of known failures.
     """
 
     def __init__(
-        self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None, environment: Mapping[str, str]
+        self, outcome: Outcome, progress: Progress, scratch: Path, file: Path | None, environment: Mapping[str, str]
     ) -> None:
-        self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
+        self.outcome, self.progress, self.scratch, self.file = outcome, progress, scratch, file
         self.settings, self.environment = outcome.settings, environment
         self.running: list[_Running] = []
         self.programs: Path | None = None
@@ -85,7 +85,7 @@ class Scheduler:
             for running in list(self.running):
                 self._poll(running)
             names = [r.child.running or f"{r.unit.name}: between checks" for r in self.running]
-            self.watcher.waiting(self.outcome.records, names)
+            self.progress.waiting(self.outcome.records, names)
 
     def listen(self) -> None:
         """Read all events that processes have written, so that no check which ended before an interruption is lost."""
@@ -190,7 +190,7 @@ class Scheduler:
         key = (record.rung, record.subject)
         results = [r for r in self.outcome.ended() if (r.rung, r.subject) == key]
         if len(results) == self.whole[key] and self.outcome.setup is None:
-            self.watcher.rung(Group(*key, results))
+            self.progress.rung(Group(*key, results))
 
     def _lost(self, running: _Running, check: str, status: str, message: str, output: list[str]) -> None:
         record = Result.ended(*split_id(check), status, message, time.monotonic() - running.child.since)

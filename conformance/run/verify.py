@@ -19,13 +19,13 @@ from ..machine.startup import CRASH, HANG
 from ..workers import signals
 from ..workers.plan import trials, units
 from .program_cache import ProgramCache, agree
+from .progress import Progress
 from .scheduler import NEVER_RUN, Scheduler, SetupError
-from .watcher import Watcher
 from .workarounds import Rerun, start_jax_alone, tried
 
 
 def verify(
-    settings: Settings, deviations: list[Deviation], file: Path | None, watcher: Watcher, cache: Path | None = None
+    settings: Settings, deviations: list[Deviation], file: Path | None, progress: Progress, cache: Path | None = None
 ) -> Outcome:
     """Run the ladder. `deviations` are the known failures; child processes read them from `file`.
 
@@ -36,13 +36,13 @@ def verify(
     outcome.seeded = chosen(settings.level, ids) if settings.self_test else []
     kept = ProgramCache(cache, settings, outcome.environment) if cache is not None else None
     scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
-    scheduler = Scheduler(outcome, watcher, scratch, file, os.environ)
+    scheduler = Scheduler(outcome, progress, scratch, file, os.environ)
     began = time.monotonic()
-    watcher.begin(ids)
+    progress.begin(ids)
     reason = NEVER_RUN
     try:
         with signals.raised():
-            look(outcome, watcher)
+            look(outcome, progress)
             if outcome.start is not None and outcome.start.how in (HANG, CRASH):
                 outcome.troubles.append(outcome.start.line)
                 reason = "JAX did not start"
@@ -51,7 +51,7 @@ def verify(
                 if kept is not None:
                     compare_with_cold(scheduler, kept)
             if settings.remedies:
-                outcome.tries = tried(outcome, os.environ, Rerun(outcome, watcher, scratch, file))
+                outcome.tries = tried(outcome, os.environ, Rerun(outcome, progress, scratch, file))
     except (KeyboardInterrupt, signals.Stopped) as stop:
         outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
         reason = "interrupted"
@@ -66,12 +66,12 @@ def verify(
     return outcome
 
 
-def look(outcome: Outcome, watcher: Watcher) -> None:
+def look(outcome: Outcome, progress: Progress) -> None:
     """Examine the machine before JAX is imported; if an accelerator may be used, start JAX in its own process."""
     outcome.findings = findings(facts(Host()), outcome.environment["versions"], os.environ)
-    watcher.findings(outcome.findings)
+    progress.findings(outcome.findings)
     if snapshot.foreseen(outcome.settings.platform) != ["cpu"]:
-        outcome.start = start_jax_alone(outcome, watcher, os.environ)
+        outcome.start = start_jax_alone(outcome, progress, os.environ)
 
 
 def compare_with_cold(scheduler: Scheduler, kept: ProgramCache) -> None:

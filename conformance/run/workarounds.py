@@ -21,8 +21,8 @@ from ..judge.verdict import judge
 from ..machine.remedies import FAILS, FIXES, REFUSED, SILENT, UNTRIED, Remedy, Tries, Try, remedies
 from ..machine.startup import READY, Started, start
 from ..workers.plan import units
+from .progress import Progress
 from .scheduler import NEVER_RUN, Scheduler, SetupError
-from .watcher import Watcher
 
 # The most failed checks that are rerun, from the lowest failed rung; a check that hangs costs its whole deadline.
 MOST_CHECKS = 3
@@ -43,8 +43,8 @@ Environment = Mapping[str, str]
 class Rerun:
     """Reruns parts of a run under other settings, with the arguments of its `Scheduler`; `outcome` does not change."""
 
-    def __init__(self, outcome: Outcome, watcher: Watcher, scratch: Path, file: Path | None) -> None:
-        self.outcome, self.watcher, self.scratch, self.file = outcome, watcher, scratch, file
+    def __init__(self, outcome: Outcome, progress: Progress, scratch: Path, file: Path | None) -> None:
+        self.outcome, self.progress, self.scratch, self.file = outcome, progress, scratch, file
         self.count = 0
 
     def ladder(self, ids: Sequence[str], environment: Environment, devices: int | None) -> Outcome:
@@ -56,7 +56,7 @@ class Rerun:
         )
         scratch = self.scratch / f"again-{self.count}"
         scratch.mkdir()
-        scheduler = Scheduler(again, _WaitingOnly(self.watcher, first.records), scratch, self.file, environment)
+        scheduler = Scheduler(again, _WaitingOnly(self.progress, first.records), scratch, self.file, environment)
         began = time.monotonic()
         try:
             scheduler.run(units(ids))
@@ -82,24 +82,24 @@ class Rerun:
 
     def start(self, environment: Environment) -> tuple[str, str]:
         """Start JAX again; returns one of `RESULTS`, and a message."""
-        started = start_jax_alone(self.outcome, self.watcher, environment)
+        started = start_jax_alone(self.outcome, self.progress, environment)
         refused = UNKNOWN_FLAG in started.message
         return (FIXES, "") if started.how == READY else (REFUSED if refused else FAILS, started.line)
 
 
-def start_jax_alone(outcome: Outcome, watcher: Watcher, environment: Environment) -> Started:
+def start_jax_alone(outcome: Outcome, progress: Progress, environment: Environment) -> Started:
     """Start JAX in a process of its own, as this run would use it."""
-    return start(outcome.settings, lambda phase: watcher.waiting((), [f"starting JAX: {phase}"]), environment)
+    return start(outcome.settings, lambda phase: progress.waiting((), [f"starting JAX: {phase}"]), environment)
 
 
 class _WaitingOnly:
-    """The watcher of a rerun: it shows only which checks are running, and counts those that the first run has done."""
+    """The progress of a rerun: it shows only which checks are running, and counts those that the first run has done."""
 
-    def __init__(self, watcher: Watcher, done: Collection[str]) -> None:
-        self.watcher, self.done = watcher, done
+    def __init__(self, progress: Progress, done: Collection[str]) -> None:
+        self.progress, self.done = progress, done
 
     def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
-        self.watcher.waiting(self.done, running)
+        self.progress.waiting(self.done, running)
 
     def _ignore(self, _: object) -> None: ...
 
@@ -147,7 +147,7 @@ def _try_each(
         return None
     seconds = MOST_SECONDS[rerun.outcome.settings.level]
     until = time.monotonic() + seconds
-    show = rerun.watcher.trying
+    show = rerun.progress.trying
     while tries.unchanged < UNCHANGED and (not tries.unchanged or time.monotonic() < until):
         show(f"rerunning, unchanged: {', '.join(tries.asked)}")
         tries.unchanged += 1

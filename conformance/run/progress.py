@@ -7,7 +7,7 @@ from ..judge.outcome import Group
 from ..machine.findings import Finding
 
 
-class Watcher(Protocol):
+class Progress(Protocol):
     """Receives the progress of a run."""
 
     def begin(self, ids: Sequence[str]) -> None:
