@@ -27,9 +27,9 @@ from ..backend.seeding import Decorator, SeededFaults, patch
 FAULTS = SeededFaults(Template)
 # `performance:slower_10` is the factory of that trainer.
 __getattr__ = FAULTS.factory
-# The loop that `serial-scatter-add` adds has this many turns for each token of the embedding's gradient. On a CPU, whose
-# own loop is serial too, a turn of 768 numbers takes 0.04 to 0.08 us, and the gradient of 4096 tokens 5 to 12 times as
-# long as without the fault. On a GPU a turn takes some us.
+# The loop that `serial-scatter-add` adds has this many turns for each token of a batch. On a CPU, where
+# the loop without the fault is serial too, a turn of 768 numbers takes 0.04 to 0.08 us, and the gradient of 4096 tokens
+# 5 to 12 times as long as without the fault. On a GPU a turn takes some us.
 TURNS = {"cpu": 256, "other": 8}
 # No law sees these: they are right, compile once, and move and keep no more than they must.
 TIMED = ("slower-5", "slower-10", "slower-20", "lost-donation", "serial-scatter-add")
