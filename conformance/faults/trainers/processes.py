@@ -1,7 +1,7 @@
 """Fault id -> what is wrong in one of several processes, or in all: seeded in the processes that rung 9 starts.
 
-Each of these processes calls `wrong` before it joins the others; `process_group.FAULT` has it do so. The trainer is the
-template with a share of the data and with checkpoints (`sharing.py`).
+A new process gets the fault's id from the list `process_group.FAULT`, and calls `wrong` before it joins the others.
+The trainer is the template with a share of the data and with checkpoints (`sharing.py`).
 """
 
 import contextlib

@@ -90,7 +90,7 @@ def test_cross_entropy(check: Check, machine: Machine, rng: np.random.Generator,
     logits[0] = np.where(np.arange(classes) == 0, 1e4, -1e4)
     labels = rng.integers(0, classes, rows).astype(np.int32)
     labels[0] = classes - 1
-    exact, why = families.cross_entropy(logits, labels), f"u |max - x|, exp, a sum of {classes}, log"
+    exact, why = families.cross_entropy(logits, labels), f"roundings of |max - x|, exp, a sum of {classes} and log"
     machine.compare(check, f"losses of {shape}", operators.cross_entropy, (logits, labels), exact, why)
     lowest = float(machine.first(operators.cross_entropy, logits, labels).min())
     check.at_least(f"the least loss of {shape}", lowest + 1e-5, 0.0, "cross-entropy is not negative")
