@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # allpairspy 2.5.1, Python 3.11, 2026-11-29.
 #
-# Behaviour: with a `filter_func` that forbids one pair of values, `AllPairs` also leaves out other pairs that are allowed.
-# Three parameters with 2, 2 and 4 values and a fourth with 4, where the second may not be 1 while the third is 0: 4 of the
-# 51 allowed pairs are in no row.
+# Behaviour: with a `filter_func` that forbids one pair of values, `AllPairs` also leaves out other pairs that are
+# allowed. Three parameters with 2, 2 and 4 values and a fourth with 4, where the second may not be 1 while the third is
+# 0: 4 of the 51 allowed pairs are in no row.
 # Expected: every pair that the filter allows in some row.
-# Who meets it: whoever has settings that exclude each other. One must compare the rows with the pairs that can occur.
+# Who meets this: anyone who has settings that exclude each other. One must compare the rows with the pairs that can
+# occur.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

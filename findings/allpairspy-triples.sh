@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # allpairspy 2.5.1, Python 3.11, 2026-11-29.
 #
-# Behaviour: `AllPairs(parameters, n=3)` leaves out combinations of three values. Of the 32 of four switches it has 18, in
-# five rows; of the 108 of four parameters with three values each it has 40. With the default, n=2, nothing is missing.
+# Behaviour: `AllPairs(parameters, n=3)` leaves out combinations of three values. Of the 32 of four switches it has 18,
+# in five rows; of the 108 of four parameters with three values each it has 40. With the default, n=2, nothing is
+# missing.
 # Expected: every combination of n values in at least one row, which is what n is documented to ask for.
-# Who meets it: whoever takes the package for the strength of a test plan. The rows look like a plan, and nothing says
-# what they do not cover.
+# Who meets this: anyone who takes the package for the strength of a test plan. The rows look like a plan, and nothing
+# says what they do not cover.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -5,7 +5,7 @@
 # argument. For an array of 1000 numbers the default is 10, and a derivative of x^3 that is 5 % too large passes. With 4
 # numbers it fails, and `jax.test_util.check_grads`, which chex calls, fails with both.
 # Expected: the same verdict for the same relative error, whatever the size.
-# Who meets it: whoever tests the derivative of a layer at its real width.
+# Who meets this: anyone who tests the derivative of a layer at its real width.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

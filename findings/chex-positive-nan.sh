@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # chex 0.1.92 with JAX 0.10.2, Python 3.11, 2026-11-29.
 #
-# Behaviour: `chex.assert_scalar_positive` and `assert_scalar_non_negative` pass for NaN, since each looks for a number that
-# is too small, and no comparison with NaN is true. `assert_scalar_in` fails for it.
+# Behaviour: `chex.assert_scalar_positive` and `assert_scalar_non_negative` pass for NaN, since each looks for a number
+# that is too small, and no comparison with NaN is true. `assert_scalar_in` fails for it.
 # Expected: NaN is not positive.
-# Who meets it: whoever guards a loss, a norm or a learning rate with them: a diverged run passes.
+# Who meets this: anyone who guards a loss, a norm or a learning rate with them: a diverged run passes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # covertable 3.2.0 and 2.1.0, Python 3.11, 2026-11-29.
 #
-# Behaviour: version 3 replaced the argument `pre_filter` of version 2 by `constraints`, and its `make` accepts any keyword.
-# So the call that version 2 obeys returns forbidden rows under version 3, without an error or a warning. A constraint on a
-# field that does not exist is ignored too.
+# Behaviour: version 3 replaced the argument `pre_filter` of version 2 by `constraints`, and its `make` accepts any
+# keyword. So the call that version 2 obeys returns forbidden rows under version 3, without an error or a warning. A
+# constraint on a field that does not exist is ignored too.
 # Expected: TypeError for an unknown keyword, as Python raises, or a deprecation.
-# Who meets it: whoever upgrades a test plan: it then contains combinations that cannot run. Compare the rows with the rule.
+# Who meets this: anyone who upgrades a test plan: it then contains combinations that cannot run. Compare the rows with
+# the rule.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # datasets 5.2.0 with JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
-# Behaviour: a data set in the format "jax" turns an int64 column into int32 without a check or a warning: 2**40 becomes 0
-# and 2**40 + 7 becomes 7. The format "numpy" keeps them. (A float64 column becomes float32 in both, and NumPy warns.)
-# Expected: an error, or at least a warning, for a number that does not fit; `jax.numpy.asarray(2**40)` raises OverflowError.
-# Who meets it: whoever keeps ids or hashes of examples in a column. Different ids become equal ones.
+# Behaviour: a data set in the format "jax" turns an int64 column into int32 without a check or a warning: 2**40 becomes
+# 0 and 2**40 + 7 becomes 7. The format "numpy" keeps them. (A float64 column becomes float32 in both, and NumPy warns.)
+# Expected: an error, or at least a warning, for a number that does not fit; `jax.numpy.asarray(2**40)` raises
+# OverflowError.
+# Who meets this: anyone who keeps ids or hashes of examples in a column. Different ids become equal ones.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

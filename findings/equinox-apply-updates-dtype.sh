@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # equinox 0.13.8 and optax 0.2.8 with JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
-# Behaviour: `equinox.apply_updates` adds, so bfloat16 parameters with float32 updates become float32 at the first update.
-# `optax.apply_updates`, after which it is named, keeps the dtype of the parameters.
+# Behaviour: `equinox.apply_updates` adds, so bfloat16 parameters with float32 updates become float32 at the first
+# update. `optax.apply_updates`, after which it is named, keeps the dtype of the parameters.
 # Expected: the same dtypes from both, as they are used in the same place.
-# Who meets it: whoever trains in bfloat16 with an optimizer whose state is float32: the second update compiles again and
-# takes twice the memory, and the run is no longer the one that was configured.
+# Who meets this: anyone who trains in bfloat16 with an optimizer whose state is float32: the second update compiles
+# again and takes twice the memory, and the run is no longer the one that was configured.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,8 +4,8 @@
 # Behaviour: `equinox.nn.Embedding` gives the last row for an id beyond its table, and so do gradients go to that row.
 # `flax.linen.Embed` gives NaN for the same id. Neither raises.
 # Expected: the two agree, or the id is visible in the result; a tokenizer of another vocabulary is a common mistake.
-# Who meets it: whoever ports a model from Flax to Equinox, or loads a tokenizer with more words than the table has rows:
-# training goes on, and all new words share one row. sftref refuses such ids when it reads the data.
+# Who meets this: anyone who ports a model from Flax to Equinox, or loads a tokenizer with more words than the table has
+# rows: training goes on, and all new words share one row. sftref refuses such ids when it reads the data.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,11 +2,11 @@
 # flax 0.12.8 with JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
 # Behaviour: `flax.serialization.from_bytes(target, data)` checks the names of a tree and neither shapes nor dtypes. A
-# target of shape (2, 3), float32, comes back as (3, 2), float64, if that was saved; a name that only the file has is left
-# out without a word. A missing name is an error.
+# target of shape (2, 3), float32, comes back as (3, 2), float64, if that was saved; a name that only the file has is
+# left out without a word. A missing name is an error.
 # Expected: an error that names the leaf, or a conversion; `target` is documented as what the bytes are restored into.
-# Who meets it: whoever restores a checkpoint of another configuration: it fails later, or, for a bias or an embedding
-# table of another length, not at all.
+# Who meets this: anyone who restores a checkpoint of another configuration: it fails later, or, for a bias or an
+# embedding table of another length, not at all.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

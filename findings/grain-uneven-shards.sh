@@ -2,10 +2,10 @@
 # grain 0.2.18, Python 3.11, CPU, 2026-11-29.
 #
 # Behaviour: `IndexSampler` with four shards of ten records (`drop_remainder=False`, the default) cuts them into 3, 3, 2
-# and 2, and then gives every shard the same number of records, 10 * epochs // 4. So in one epoch records 2 and 5 are in no
-# shard, and in two epochs the small shards begin a third pass while the large ones have not ended their second.
+# and 2, and then gives every shard the same number of records, 10 * epochs // 4. So in one epoch records 2 and 5 are in
+# no shard, and in two epochs the small shards begin a third pass while the large ones have not ended their second.
 # Expected: each record once an epoch; a remainder that is dropped only with `drop_remainder=True`.
-# Who meets it: whoever evaluates over several processes with it: some examples count twice, others never.
+# Who meets this: anyone who evaluates over several processes with it: some examples count twice, others never.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,10 +2,10 @@
 # grain 0.2.18, Python 3.11, CPU, 2026-11-29.
 #
 # Behaviour: `grain.experimental.WindowShuffleMapDataset` shuffles the last window as if it were whole. Where the window
-# does not divide the length, indices beyond the end wrap around: of 0 to 9 in windows of 4 the records 8 and 9 never come,
-# and 0 and 1 come twice. The length is still 10.
+# does not divide the length, indices beyond the end wrap around: of 0 to 9 in windows of 4 the records 8 and 9 never
+# come, and 0 and 1 come twice. The length is still 10.
 # Expected: a permutation, as `shuffle` gives.
-# Who meets it: whoever shuffles in windows for locality on disk, without a length that the window divides.
+# Who meets this: anyone who shuffles in windows for locality on disk, without a length that the window divides.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
-# Behaviour: the gradient of a bfloat16 embedding table is added up in bfloat16, one token after the other. A word that is
-# in the batch 1000 times, with a gradient of 1 each time, gets 256, since 256 + 1 is 256 in bfloat16. The same gradient
-# by a product with one-hot vectors is 1000, and `jnp.sum` of 1000 ones is 1000.
+# Behaviour: the gradient of a bfloat16 embedding table is added up in bfloat16, one token after the other. A word that
+# is in the batch 1000 times, with a gradient of 1 each time, gets 256, since 256 + 1 is 256 in bfloat16. The same
+# gradient by a product with one-hot vectors is 1000, and `jnp.sum` of 1000 ones is 1000.
 # Expected: sums in float32 inside, as in products and in `jnp.sum`.
-# Who meets it: whoever trains with bfloat16 parameters: [CLS], [SEP] and every common word are in each batch that often.
-# sftref keeps parameters in float32 under --precision bfloat16.
+# Who meets this: anyone who trains with bfloat16 parameters: [CLS], [SEP] and every common word are in each batch that
+# often. sftref keeps parameters in float32 under --precision bfloat16.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

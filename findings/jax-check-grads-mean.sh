@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
-# Behaviour: `jax.test_util.check_grads` passes the mean of 1000 squares with half of the gradient missing, at its default
-# tolerances. It compares one random direction with an absolute tolerance of 0.002, and each entry of the gradient of a mean
-# is divided by 1000. The sum of the same squares fails.
+# Behaviour: `jax.test_util.check_grads` passes the mean of 1000 squares with half of the gradient missing, at its
+# default tolerances. It compares one random direction with an absolute tolerance of 0.002, and each entry of the
+# gradient of a mean is divided by 1000. The sum of the same squares fails.
 # Expected: the factor of a mean does not decide whether a missing gradient is seen.
-# Who meets it: whoever tests the gradient of a loss, which is a mean. Test the sum, or give `atol=0`.
+# Who meets this: anyone who tests the gradient of a loss, which is a mean. Test the sum, or give `atol=0`.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,8 +4,8 @@
 # Behaviour: on CPU devices `jax.lax.pmax` and `pmin` lose a NaN that one device has, and so does `jnp.max` of an array
 # that is sharded over devices. The maximum over devices of 1, NaN, 3, 4 is 4. `jnp.max` on one device gives NaN.
 # Expected: NaN, as `jnp.max` and `jax.lax.max` are documented to give, on any number of devices.
-# Who meets it: whoever looks for a NaN by a maximum over devices, or scales a loss by one (dynamic loss scaling, the
-# softmax of a vocabulary that is sharded): one device's NaN is invisible to the others.
+# Who meets this: anyone who looks for a NaN by a maximum over devices, or scales a loss by one (dynamic loss scaling,
+# the softmax of a vocabulary that is sharded): one device's NaN is invisible to the others.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # JAX 0.10.2, Python 3.11, simulated CPU devices, 2026-11-29.
 #
-# Behaviour: `jax.lax.pmean` adds float16 numbers up in float16 and divides then. The mean over four devices of 20000 each is
-# infinite, since 80000 is beyond float16. `jnp.mean` of the same four numbers, on one device or sharded over four, is 20000.
+# Behaviour: `jax.lax.pmean` adds float16 numbers up in float16 and divides then. The mean over four devices of 20000
+# each is infinite, since 80000 is beyond float16. `jnp.mean` of the same four numbers, on one device or sharded over
+# four, is 20000.
 # Expected: a mean that lies between its numbers.
-# Who meets it: whoever averages float16 gradients over devices with a scaled loss: with more devices the same scale overflows.
+# Who meets this: anyone who averages float16 gradients over devices with a scaled loss: with more devices the same
+# scale overflows.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

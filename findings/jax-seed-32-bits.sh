@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
-# Behaviour: without 64-bit types `jax.random.key` keeps the low 32 bits of a seed: 2**32 gives the key of 0, and -1 that of
-# 2**32 - 1, without an error or a warning. `fold_in` raises OverflowError for the same number.
+# Behaviour: without 64-bit types `jax.random.key` keeps the low 32 bits of a seed: 2**32 gives the key of 0, and -1
+# that of 2**32 - 1, without an error or a warning. `fold_in` raises OverflowError for the same number.
 # Expected: an error as from `fold_in`, or the 64 bits that a key has room for and that it keeps under jax_enable_x64.
-# Who meets it: whoever seeds with a hash, a time in nanoseconds or a job's number times a large constant: runs that should
-# differ are the same. sftref builds the key from both halves of the seed.
+# Who meets this: anyone who seeds with a hash, a time in nanoseconds or a job's number times a large constant: runs
+# that should differ are the same. sftref builds the key from both halves of the seed.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # ml_dtypes 0.6.0 with NumPy 2.4.6 and JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
-# Behaviour: a float that is too large for int4 wraps around in NumPy and saturates in JAX: 9.0 becomes -7 on the host and 7
-# on the device. Both use the same dtype, from ml_dtypes, and neither warns.
+# Behaviour: a float that is too large for int4 wraps around in NumPy and saturates in JAX: 9.0 becomes -7 on the host
+# and 7 on the device. Both use the same dtype, from ml_dtypes, and neither warns.
 # Expected: one result for one dtype.
-# Who meets it: whoever quantizes weights on the host and checks them against a quantization in JAX, or the reverse: a
-# number just beyond the range changes its sign in one of them. Clip before the cast.
+# Who meets this: anyone who quantizes weights on the host and checks them against a quantization in JAX, or the
+# reverse: a number just beyond the range changes its sign in one of them. Clip before the cast.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,10 +2,10 @@
 # ml_dtypes 0.6.0 with NumPy 2.4.6, Python 3.11, Linux x86-64, 2026-11-29.
 #
 # Behaviour: `numpy.nan_to_num` returns a bfloat16 array unchanged, NaN and infinity included, without a warning: NumPy
-# does not count ml_dtypes' types as inexact numbers (their dtype kind is "V"), and only those have NaN for it. For the same
-# reason `numpy.nanmean` and `nansum` do not leave a NaN out.
+# does not count ml_dtypes' types as inexact numbers (their dtype kind is "V"), and only those have NaN for it. For the
+# same reason `numpy.nanmean` and `nansum` do not leave a NaN out.
 # Expected: zeros and the largest number, and means without NaN, as for float16 and as `jax.numpy` gives for bfloat16.
-# Who meets it: whoever cleans gradients, scores or losses on the host before they are averaged or written.
+# Who meets this: anyone who cleans gradients, scores or losses on the host before they are averaged or written.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

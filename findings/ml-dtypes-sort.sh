@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # ml_dtypes 0.6.0 with NumPy 2.4.6, Python 3.11, Linux x86-64, 2026-11-29.
 #
-# Behaviour: one NaN keeps `numpy.sort` from sorting a bfloat16 array: [3, NaN, 1, 2] comes back as it was, and so do the
-# numbers that `numpy.unique` returns. There is no warning.
+# Behaviour: one NaN keeps `numpy.sort` from sorting a bfloat16 array: [3, NaN, 1, 2] comes back as it was, and so do
+# the numbers that `numpy.unique` returns. There is no warning.
 # Expected: the numbers in order and NaN last, as NumPy documents for its own floating types and gives for float16.
-# Who meets it: whoever takes quantiles or the largest entries of bfloat16 gradients or scores on the host. One NaN makes
-# all of them wrong, not only itself.
+# Who meets this: anyone who takes quantiles or the largest entries of bfloat16 gradients or scores on the host. One NaN
+# makes all of them wrong, not only itself.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # ml_dtypes 0.6.0 with NumPy 2.4.6, Python 3.11, Linux x86-64, 2026-11-29.
 #
-# Behaviour: NumPy adds up ml_dtypes' bfloat16 in bfloat16, one after the other. A sum of ones stops at 256, so the sum of
-# 1000 ones is 256, and their mean 0.256. There is no warning.
+# Behaviour: NumPy adds up ml_dtypes' bfloat16 in bfloat16, one after the other. A sum of ones stops at 256, so the sum
+# of 1000 ones is 256, and their mean 0.256. There is no warning.
 # Expected: what NumPy does for its own float16, whose sums and means are right.
-# Who meets it: whoever reads bfloat16 parameters, gradients or losses of a JAX program back as NumPy arrays and
+# Who meets this: anyone who reads bfloat16 parameters, gradients or losses of a JAX program back as NumPy arrays and
 # summarizes them on the host. Convert to float32 first.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # flax 0.12.8 with JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
-# Behaviour: `flax.nnx.metrics.Accuracy` takes a row of NaN for a prediction of class 0, since the largest of NaNs is the
-# first. A model that has diverged is scored with the share of class 0: 0.75 here. `nnx.metrics.Average` of its losses is NaN.
+# Behaviour: `flax.nnx.metrics.Accuracy` takes a row of NaN for a prediction of class 0, since the largest of NaNs is
+# the first. A model that has diverged is scored with the share of class 0: 0.75 here. `nnx.metrics.Average` of its
+# losses is NaN.
 # Expected: NaN, or a row that counts as wrong.
-# Who meets it: whoever selects checkpoints by accuracy on a data set in which class 0 is frequent. sftref did the same, and
-# now refuses to score such logits (sftref/train/loop.py).
+# Who meets this: anyone who selects checkpoints by accuracy on a data set in which class 0 is frequent. sftref did the
+# same, and now refuses to score such logits (sftref/train/loop.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

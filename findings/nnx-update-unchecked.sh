@@ -5,8 +5,8 @@
 # (5, 5), and a misspelt name becomes a new attribute, while the parameter that was meant keeps its old value.
 # `nnx.merge` with a missing leaf raises.
 # Expected: an error that names the leaf, as `flax.linen` gives at the next call for a wrong shape.
-# Who meets it: whoever loads converted weights into a model: a mistake in the table of names leaves a layer at its random
-# start, and nothing says so. Compare the paths and shapes of both states first.
+# Who meets this: anyone who loads converted weights into a model: a mistake in the table of names leaves a layer at its
+# random start, and nothing says so. Compare the paths and shapes of both states first.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

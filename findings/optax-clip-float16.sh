@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # optax 0.2.8 with JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
-# Behaviour: `optax.clip_by_global_norm` squares float16 gradients in float16. Ten finite entries of 300 have squares that
-# overflow, the norm is infinite, and every gradient becomes exactly 0: the update is lost without a NaN or a warning. Ten
-# entries of 3e-5 have squares that underflow, so their norm is 0.
-# Expected: entries of 1/sqrt(10) after clipping to norm 1, as in float32; 300 is far from float16's largest number, 65504.
-# Who meets it: whoever trains in float16 with clipping, above all with a scaled loss, which makes gradients large.
+# Behaviour: `optax.clip_by_global_norm` squares float16 gradients in float16. Ten finite entries of 300 have squares
+# that overflow, the norm is infinite, and every gradient becomes exactly 0: the update is lost without a NaN or a
+# warning. Ten entries of 3e-5 have squares that underflow, so their norm is 0.
+# Expected: entries of 1/sqrt(10) after clipping to norm 1, as in float32; 300 is far from float16's largest number,
+# 65504.
+# Who meets this: anyone who trains in float16 with clipping, above all with a scaled loss, which makes gradients large.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

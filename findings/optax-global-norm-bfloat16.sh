@@ -5,8 +5,8 @@
 # growing: 600 leaves with one entry of 1 each have the norm 16 instead of 24.5, so `clip_by_global_norm(1.0)` leaves a
 # gradient of norm 1.53 instead of 1. The sum within a leaf is right: one leaf with 600 entries gives 24.5.
 # Expected: the same norm however the entries are divided into leaves, to bfloat16's precision.
-# Who meets it: whoever clips bfloat16 gradients of a deep model, which has hundreds of leaves. sftref keeps gradients in
-# float32 under --precision bfloat16.
+# Who meets this: anyone who clips bfloat16 gradients of a deep model, which has hundreds of leaves. sftref keeps
+# gradients in float32 under --precision bfloat16.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

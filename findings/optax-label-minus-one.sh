@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # optax 0.2.8 with JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
-# Behaviour: `optax.softmax_cross_entropy_with_integer_labels` takes the label -1 for the last class, without an error: a
-# negative label indexes from the end. A label beyond the last class gives a loss of NaN, but a finite gradient (the
+# Behaviour: `optax.softmax_cross_entropy_with_integer_labels` takes the label -1 for the last class, without an error:
+# a negative label indexes from the end. A label beyond the last class gives a loss of NaN, but a finite gradient (the
 # softmax, as if the row had no label), so that training goes on with it.
-# Expected: NaN or an error for -1 too, or that the row counts in nothing.
-# Who meets it: -1 is the label of every row of GLUE's test splits, and of padding in many pipelines. Evaluated by
-# mistake, such rows look like rows of the last class. sftref refuses labels that are not a class when it reads a file.
+# Expected: NaN or an error for -1 too, or that the row counts in nothing. Who meets it: -1 is the label of every row of
+# GLUE's test splits, and of padding in many pipelines. Evaluated by mistake, such rows look like rows of the last
+# class. sftref refuses labels that are not a class when it reads a file.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,7 +4,7 @@
 # Behaviour: `optax.tree_utils.tree_allclose` broadcasts: a leaf of shape (3,) is close to one of shape (1,), and even a
 # missing axis passes. So a test of two trees passes where a bias was reduced to one number.
 # Expected: False for leaves of different shapes, as trees of parameters are only equal with equal shapes.
-# Who meets it: whoever tests an optimizer or a checkpoint with it. The kit compares shapes and dtypes first.
+# Who meets this: anyone who tests an optimizer or a checkpoint with it. The kit compares shapes and dtypes first.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,10 +2,10 @@
 # orbax-checkpoint 0.12.8 with JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
 # Behaviour: a `CheckpointManager` that keeps the best checkpoint by a metric takes NaN for an improvement, and then
-# anything for an improvement on NaN. With accuracies 0.5, NaN, 0.4 and `max_to_keep=1` the checkpoint with 0.5 is deleted,
-# and the one with 0.4 is the "best" one that is left.
+# anything for an improvement on NaN. With accuracies 0.5, NaN, 0.4 and `max_to_keep=1` the checkpoint with 0.5 is
+# deleted, and the one with 0.4 is the "best" one that is left.
 # Expected: NaN is worse than every number, or an error.
-# Who meets it: whoever keeps the best model of a run in which one evaluation is NaN. The best model is gone.
+# Who meets this: anyone who keeps the best model of a run in which one evaluation is NaN. The best model is gone.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,10 +2,11 @@
 # orbax-checkpoint 0.12.8 with JAX 0.10.2, Python 3.11, CPU, 2026-11-29.
 #
 # Behaviour: `CheckpointManager.save` writes nothing for a step that is not beyond the newest one, and says so only by
-# returning False. After a run went to step 5, was restored from step 2 and trained again, steps 3, 4 and 5 of the second
-# training are not saved, and `latest_step()` is step 5 of the first.
+# returning False. After a run went to step 5, was restored from step 2 and trained again, steps 3, 4 and 5 of the
+# second training are not saved, and `latest_step()` is step 5 of the first.
 # Expected: an error or a warning, since a save was asked for; `force=True` raises for a step that exists.
-# Who meets it: whoever goes back to an earlier checkpoint after a bad stretch. The next restart continues from the bad one.
+# Who meets this: anyone who goes back to an earlier checkpoint after a bad stretch. The next restart continues from the
+# bad one.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

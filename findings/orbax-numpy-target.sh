@@ -5,7 +5,7 @@
 # NumPy leaf of shape (5,) is filled with the three stored numbers, in their shape; the same target as a JAX array is an
 # error ("Requested shape: (5,) is not compatible with the stored shape: (3,)").
 # Expected: the error for both.
-# Who meets it: whoever restores into host arrays (a table, statistics, a model that is placed on devices later): a
+# Who meets this: anyone who restores into host arrays (a table, statistics, a model that is placed on devices later): a
 # checkpoint of another configuration is taken for one of this.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # pytest-benchmark 5.3.1 with pytest 9.2.0, Python 3.11, 2026-11-29.
 #
-# Behaviour: `--benchmark-compare-fail` raises after the tests have been reported. The exit code is 1, but JUnit's file says
-# 0 failures, the summary line "1 passed" is missing, and a traceback of the plugin takes its place.
+# Behaviour: `--benchmark-compare-fail` raises after the tests have been reported. The exit code is 1, but JUnit's file
+# says 0 failures, the summary line "1 passed" is missing, and a traceback of the plugin takes its place.
 # Expected: a failed test in the report, or at least no report that says all passed.
-# Who meets it: whoever has a CI that reads junit.xml: the regression is invisible there. sftref compares inside the test.
+# Who meets this: anyone who has a CI that reads junit.xml: the regression is invisible there. sftref compares inside
+# the test.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # safetensors 0.8.0 with NumPy 2.4.6, Python 3.11, Linux x86-64, 2026-11-29.
 #
-# Behaviour: `safetensors.numpy.save` of a transposed view writes the view's shape and the memory of the array behind it.
-# What is loaded has the right shape and its numbers in other places. There is no error and no warning.
+# Behaviour: `safetensors.numpy.save` of a transposed view writes the view's shape and the memory of the array behind
+# it. What is loaded has the right shape and its numbers in other places. There is no error and no warning.
 # Expected: the numbers of the view, as `numpy.save` keeps them, or an error, as `safetensors.torch` raises.
-# Who meets it: whoever exports a JAX model for PyTorch. Flax keeps a dense kernel as (in, out), PyTorch as (out, in), so
-# every weight is such a view. sftref/model/names.py copies first (`numpy.ascontiguousarray`).
+# Who meets this: anyone who exports a JAX model for PyTorch. Flax keeps a dense kernel as (in, out), PyTorch as (out,
+# in), so every weight is such a view. sftref/model/names.py copies first (`numpy.ascontiguousarray`).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -5,7 +5,8 @@
 # `save_pretrained` writes both settings into tokenizer.json. `tokenizers.Tokenizer.from_file` then cuts every text to 4
 # tokens; the same folder read by transformers does not. So one folder gives two tokenizations.
 # Expected: arguments of a call are not kept, or both libraries read the folder alike.
-# Who meets it: whoever fine-tunes, saves, and serves the model with the smaller library: long texts are cut in silence.
+# Who meets this: anyone who fine-tunes, saves, and serves the model with the smaller library: long texts are cut in
+# silence.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

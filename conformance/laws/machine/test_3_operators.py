@@ -24,7 +24,7 @@ def test_softmax(check: Check, machine: Machine, rng: np.random.Generator, shape
     x = families.normal(rng, *shape) * (10 ** rng.uniform(-3, 4, (shape[0], 1))).astype(np.float32)
     x[0] = x[0, 0]
     x[-1, rng.integers(shape[1])] = 3e4
-    why, exact = f"u |x - max|, exp, a sum of {shape[1]}, a division", families.softmax(x)
+    why, exact = f"roundings of |x - max|, exp, a sum of {shape[1]} and a division", families.softmax(x)
     machine.compare(check, f"softmax of {shape}", operators.softmax, (x,), exact, why)
     total = machine.first(operators.softmax, x).astype(np.float64).sum(axis=-1)
     check.within(f"sums of {shape}", total, np.ones(len(x)), exact.allowance.sum(-1), allowed(why))
