@@ -7,6 +7,7 @@ not claim a capability, the laws that need it are reported as not run, never as 
 """
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,15 @@ OPTIONAL_METHODS = {
 # Capabilities without a method: the trainer uses several `devices`; keeps its state in `jax` arrays; supports a feature
 # of `Case`; or uses the devices of several `processes`, each of which makes the same calls with the same whole batches.
 CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
-    "devices", "jax", "dropout", "packing", "accumulation", "weights", "processes", "precision:bf16",
+    "devices", "jax", "dropout", "packing", "padding rows", "accumulation", "weights", "processes", "precision:bf16",
     "precision:float64",
 }  # fmt: skip
+
+
+# The most tokens of an example in the laws: a model needs at least as many positions.
+MOST_TOKENS = 16
+# Fields of `Case` that follow from the capabilities or the run's seed, and that no trainer can fix.
+NEVER_FIXED = ("seed", "precision", "pack", "accumulate", "weighted", "padding_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +53,8 @@ class Case:
     Shapes in the kit are written with B examples, L tokens, D width, H heads, F feed-forward, V vocabulary, C classes.
     Some values need a capability: a dropout rate above 0 needs `dropout` (masks as in `oracle/masks.py`), `pack`
     (several examples in a row) needs `packing`, and `accumulate` > 1 (micro-batches in an update) needs `accumulation`.
-    `weighted` batches (weights other than 0 and 1) need `weights`; another `precision` needs `precision:...`.
+    `weighted` batches (weights other than 0 and 1) need `weights`; another `precision` needs `precision:...`. Batches
+    with rows of weight 0, or rows that do not divide among the devices, need `padding rows`, as `padding_rows` says.
     """
 
     vocab_size: int
@@ -75,6 +83,7 @@ class Case:
     pack: bool = False
     accumulate: int = 1
     weighted: bool = True
+    padding_rows: bool = True
 
     @property
     def config(self) -> dict[str, Any]:
@@ -111,7 +120,11 @@ class StepResult(NamedTuple):
 
 
 class TrainerUnderTest(Protocol):
-    """A data-parallel trainer, as the kit calls it."""
+    """A data-parallel trainer, as the kit calls it.
+
+    It may also have an attribute `fixed`: a dict of fields of `Case` whose values the trainer cannot change, such as
+    `{"eps": 1e-6, "clip_norm": None}`. Every case then has these values, and the report lists them.
+    """
 
     name: str
     capabilities: frozenset[str]
@@ -252,3 +265,35 @@ def check_adapter(subject: Any, name: str) -> None:
     for method in required:
         if not callable(getattr(subject, method, None)):
             raise AdapterError(f"has no method {method}(), which it must have", name)
+    if not isinstance(fixed_of(subject), Mapping):
+        raise AdapterError(f"fixed = {subject.fixed!r}, must be a dict of fields of Case", name)
+    for field, value in fixed_of(subject).items():
+        message = _wrong_constant(field, value, subject)
+        if message:
+            raise AdapterError(f"fixed[{field!r}] = {value!r}, {message}", name)
+
+
+def fixed_of(subject: Any) -> Mapping[str, Any]:
+    """The fields of `Case` whose values a trainer cannot change; empty for most trainers."""
+    fixed: Mapping[str, Any] = getattr(subject, "fixed", {})
+    return fixed
+
+
+def _wrong_constant(field: Any, value: Any, subject: Any) -> str:
+    """Why a trainer cannot fix a field at a value, in words; empty if it can."""
+    kinds = {name: kind for name, kind in Case.__annotations__.items() if name not in NEVER_FIXED}
+    if field not in kinds:
+        return f"must be one of {', '.join(kinds)}"
+    if value is None and field == "clip_norm":
+        return ""
+    kind = float if field == "clip_norm" else kinds[field]
+    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
+        return f"must be {'None or ' if field == 'clip_norm' else ''}a {kind.__name__}"
+    least = MOST_TOKENS if field == "max_position_embeddings" else 0
+    if not least <= value < math.inf:
+        return f"must be a finite number, at least {least}"
+    if field.endswith("_dropout") and value and "dropout" not in subject.capabilities:
+        return "must be 0 for a trainer that does not claim dropout"
+    if field == "regression" and value and subject.fixed.get("num_labels") != 1:
+        return "needs num_labels = 1, fixed too"
+    return ""

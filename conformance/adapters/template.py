@@ -135,7 +135,9 @@ class Template:
     """The adapter: four methods, and those of its capabilities; `TrainerUnderTest` documents them."""
 
     name = "template"
-    capabilities = frozenset({"devices", "processes", "jax", "weights", "gradients", "program", "lowering", "costs"})
+    capabilities = frozenset(
+        {"devices", "processes", "jax", "padding rows", "weights", "gradients", "program", "lowering", "costs"}
+    )
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         self.run, self.n, self.count = compiled(dataclasses.replace(case, seed=0), n_devices), n_devices, 0

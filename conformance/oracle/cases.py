@@ -5,15 +5,16 @@ Each shape costs a compilation of seconds, so laws share these shapes and vary v
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..adapter import Case, shapes
+from ..adapter import MOST_TOKENS, Case, shapes
 from .model import Params
 
 # Rows of a batch and tokens of a row. 16 rows are two on each of 8 devices, and no multiple of 3 or 6.
-B, L = 16, 16
+B, L = 16, MOST_TOKENS
 
 # Two layers, since the classifier reads the last one at [CLS] only. Sizes are chosen so that swapped axes do not fit.
 # Adam's and LayerNorm's constants are no library's defaults, and no two rates are equal: so a constant that a trainer
@@ -24,6 +25,7 @@ MAIN = Case(
     hidden_dropout=0.1, attention_dropout=0.15, classifier_dropout=0.3,
     learning_rate=1e-3, weight_decay=0.1, b1=0.8, b2=0.95, eps=1e-5, clip_norm=1.0, warmup_steps=3, total_steps=50,
 )  # fmt: skip
+NOTHING: Mapping[str, Any] = {}
 NO_DROPOUT: dict[str, Any] = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
 # One narrow layer with BERT's constants, for laws that compile a program for each case, such as those of the schedule.
 SMALL = dataclasses.replace(
@@ -32,10 +34,16 @@ SMALL = dataclasses.replace(
 )  # fmt: skip
 
 
-def main_case(capabilities: frozenset[str], *, seed: int = 0, small: bool = False) -> Case:
-    """The case for a trainer with these capabilities: dropout and weights only if they are claimed."""
-    case = dataclasses.replace(SMALL if small else MAIN, seed=seed, weighted="weights" in capabilities)
-    return case if "dropout" in capabilities else dataclasses.replace(case, **NO_DROPOUT)
+def main_case(
+    capabilities: frozenset[str], *, seed: int = 0, small: bool = False, fixed: Mapping[str, Any] = NOTHING
+) -> Case:
+    """The case for a trainer with these capabilities: dropout, weights and padding rows only if they are claimed.
+
+    Its `fixed` fields have the values that the trainer cannot change.
+    """
+    claimed = {"weighted": "weights" in capabilities, "padding_rows": "padding rows" in capabilities}
+    rates = {} if "dropout" in capabilities else NO_DROPOUT
+    return dataclasses.replace(SMALL if small else MAIN, seed=seed, **claimed, **{**rates, **fixed})
 
 
 def start_params(case: Case, rng: np.random.Generator) -> Params:

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
-from ..adapter import Case, HostBatch, TrainerUnderTest
-from ..core.check import Check
+from ..adapter import Case, HostBatch, TrainerUnderTest, fixed_of
+from ..core.check import Check, NotRun, NotRunReason
 from .cases import B, L, main_case, start_params
 from .model import Params
 
@@ -83,10 +83,10 @@ def permutations(n: int) -> st.SearchStrategy[npt.NDArray[np.int64]]:
 def batch_of(case: Case, rng: Rng, *, rows: int = B, real: int | None = None, longest: int = L) -> HostBatch:
     """A batch of examples of unequal length, with unequal weights if `case.weighted`; ids in padding are invalid.
 
-    The first `real` rows, by default all, have a weight above 0. An example has at most `longest` tokens, and the
-    batch has max(L, longest) columns.
+    The first `real` rows have a weight above 0; by default, and without `case.padding_rows`, all rows do. An example
+    has at most `longest` tokens, and the batch has max(L, longest) columns.
     """
-    count = rows if real is None else real
+    count = rows if real is None or not case.padding_rows else real
     lengths = rng.integers(3, longest + 1, rows)
     columns = max(L, longest)
     mask = (np.arange(columns) < lengths[:, None]).astype(np.int32)
@@ -109,9 +109,24 @@ def batch_of(case: Case, rng: Rng, *, rows: int = B, real: int | None = None, lo
 
 
 def seeded_case(subject: TrainerUnderTest, rng: Rng, *, small: bool = False, **changes: Any) -> Case:
-    """The trainer's case with a drawn seed and `changes`."""
-    case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=small)
+    """The trainer's case with a drawn seed and `changes`; a `NotRun` if the trainer cannot make one of the changes."""
+    fixed = fixed_of(subject)
+    for name, value in changes.items():
+        if name in fixed and fixed[name] != value:
+            words = f"needs {name} = {value}; the trainer's is fixed at {fixed[name]}"
+            raise NotRun(words, NotRunReason.NOT_APPLICABLE)
+    case = main_case(subject.capabilities, seed=int(rng.integers(MOST)), small=small, fixed=fixed)
     return dataclasses.replace(case, **changes)
+
+
+def possible(subject: TrainerUnderTest, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The `changes` of a case without those of fields that the trainer fixes: for laws that vary several fields."""
+    return {name: value for name, value in changes.items() if name not in fixed_of(subject)}
+
+
+def divides(subject: TrainerUnderTest, parts: int) -> bool:
+    """Whether a trainer can divide a batch of B rows into equal parts: any, if it claims `padding rows`."""
+    return "padding rows" in subject.capabilities or B % parts == 0
 
 
 def draw_case(subject: TrainerUnderTest, rng: Rng, **changes: Any) -> tuple[Case, Params, HostBatch]:

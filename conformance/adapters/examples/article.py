@@ -69,9 +69,10 @@ def compiled(case: Case, kind: str, n: int) -> tuple[Loop, optax.Schedule]:
 class Article:
     """The adapter of a `Loop`; `TrainerUnderTest` documents its methods."""
 
-    capabilities = frozenset(
-        {"devices", "jax", "gradients", "moments", "replicas", "program", "lowering", "costs", "data order", "metrics"}
-    )
+    capabilities = frozenset({
+        "devices", "jax", "padding rows", "gradients", "moments", "replicas", "program", "lowering", "costs",
+        "data order", "metrics",
+    })  # fmt: skip
 
     def __init__(self, kind: str, *, dropout: bool = False) -> None:
         self.name, self.kind = f"the article's {kind}", kind

@@ -32,7 +32,7 @@ from .torch_rank import Rank
 MOST = 2
 # Seconds for an answer once the other process has failed, since a process may wait for the other one forever.
 GRACE = 10.0
-ALONE = frozenset({"gradients", "moments", "checkpoint", "data order", "metrics"})
+ALONE = frozenset({"padding rows", "gradients", "moments", "checkpoint", "data order", "metrics"})
 
 
 class Torch:

@@ -1,7 +1,8 @@
 """A test -> the law that pytest collects: its id, what it needs, and how often it runs.
 
 `@law(id)` marks a test. The test takes pytest's fixtures by name, and also `machine`, one `Machine` for all its runs,
-and `n`, the number of devices that the trainer under test can use: all, or one if it does not claim `devices`. With
+and `n`, the number of devices that the trainer under test can use: all, or one if it does not claim `devices`; without
+`padding rows`, a number that divides B. With
 `draws` it runs for each drawn `rng`, with `shapes` also for each `shape`::
 
     @law("operators.softmax", shapes={"quick": ((5, 1), (64, 33)), "full": ((12_288, 512),)})
@@ -17,7 +18,7 @@ import pytest
 
 from ...adapter import Case, HostBatch, TrainerUnderTest
 from ...core.check import Check
-from ...oracle.draws import Shapes, for_all, for_shapes, generators
+from ...oracle.draws import Shapes, divides, for_all, for_shapes, generators
 from ...oracle.model import Params
 from .operators import Machine
 
@@ -52,7 +53,8 @@ def law(
             if "machine" in taken:
                 values["machine"] = Machine(check, here)
             if "n" in taken:
-                values["n"] = len(here) if "devices" in values["subject"].capabilities else 1
+                most = len(here) if "devices" in values["subject"].capabilities else 1
+                values["n"] = next(n for n in range(most, 0, -1) if divides(values["subject"], n))
             once = functools.partial(test, check=check, **values)
             if shapes:
                 for_shapes(check, shapes, lambda g, shape: once(rng=g, shape=shape), most=most)

@@ -8,14 +8,18 @@ import numpy as np
 
 from ...adapter import Arrays, Case, HostBatch, StepResult, TrainerUnderTest
 from ...core.check import Check, LawBroken
-from ...core.comparison import distance
+from ...core.comparison import Bound, distance
 from ...oracle import bounds_measured as measured
+from ...oracle.bounds_derived import UNIT
 from ...oracle.bounds_measured import Reference
 from ...oracle.cases import NO_DROPOUT
 from ...oracle.draws import with_weights
 from ...oracle.model import Params, value_and_gradient
+from ...oracle.updates import learning_rate
 from .compilation import precision
 
+# Learning rates are computed in float32 from a few operations.
+RATE = Bound(4 * UNIT["float32"], UNIT["float32"], "four roundings in float32, of the largest rate")
 # The variant with nothing simplified; it passes if the failure is intermittent.
 RERUN = "when rerun"
 
@@ -184,3 +188,9 @@ def check_same_bits(check: Check, what: str, got: Arrays, want: Arrays) -> None:
     """Check that every leaf has the same bits; the leaf's name replaces {} in `what`."""
     for name, leaf in want.items():
         check.equal(what.format(name), np.asarray(got[name]), np.asarray(leaf), control=np.asarray(leaf) + 1)
+
+
+def check_rate(check: Check, case: Case, step: int, rate: float) -> None:
+    """Check that the learning rate of an update is the schedule's."""
+    what = f"learning rate of update {step} of {case.total_steps}, warm-up {case.warmup_steps}"
+    check.at_most(f"{what}, error of {rate:.6g}", abs(rate - learning_rate(case, step)) / case.learning_rate, RATE)

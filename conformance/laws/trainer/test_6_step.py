@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...adapter import TrainerUnderTest
+from ...adapter import TrainerUnderTest, fixed_of
 from ...core.check import Check
 from ...oracle.bounds_measured import FACTOR, gradient_reference, loss_reference, walk
 from ...oracle.cases import B, main_case, start_params
@@ -55,7 +55,7 @@ def test_update(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 @law("step.logits", draws=True)
 def test_logits(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares the logits of an evaluation, row by row."""
-    case = main_case(subject.capabilities)
+    case = main_case(subject.capabilities, fixed=fixed_of(subject))
     check_evaluation(check, subject, case, start_params(case, rng), batch_of(case, rng, real=13), 1)
 
 

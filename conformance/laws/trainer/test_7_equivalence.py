@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ...adapter import TrainerUnderTest
-from ...core.check import Check, LawBroken
+from ...adapter import TrainerUnderTest, fixed_of
+from ...core.check import Check, LawBroken, NotRunReason
 from ...oracle.bounds_measured import loss_reference
 from ...oracle.cases import B, main_case, start_params
-from ...oracle.draws import MOST, Rng, batch_of, draw_case, with_weights
+from ...oracle.draws import MOST, Rng, batch_of, divides, draw_case, with_weights
 from ...oracle.model import mean_loss
 from ..support.compilation import precision
 from ..support.running import law, losses_of
@@ -31,7 +31,7 @@ def test_device_counts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng
     """Compares updates on fewer devices, also on numbers of devices that do not divide the number of rows."""
     check.need(n > 2, f"needs 3 devices, found {n}")
     case, params, batch = draw_case(subject, rng)
-    for fewer in [count for count in COUNTS if count < n]:
+    for fewer in [count for count in COUNTS if count < n and divides(subject, count)]:
         check_updates(check, subject, case, params, [batch, batch], fewer)
         if fewer == 3 or check.at("full"):
             if "gradients" in subject.capabilities:
@@ -42,7 +42,8 @@ def test_device_counts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng
 @law("equivalence.against", draws=True)
 def test_against(check: Check, subject: TrainerUnderTest, against: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares two updates on all devices with those of the trainer of `--against` on one device."""
-    case = main_case(subject.capabilities & against.capabilities, seed=int(rng.integers(MOST)))
+    fixed = {**fixed_of(against), **fixed_of(subject)}
+    case = main_case(subject.capabilities & against.capabilities, seed=int(rng.integers(MOST)), fixed=fixed)
     params, batches = start_params(case, rng), [batch_of(case, rng, real=13), batch_of(case, rng)]
     runs = []
     for trainer, count in ((subject, n), (against, 1)):
@@ -67,7 +68,7 @@ def patterns(n: int) -> dict[str, np.ndarray]:
     }
 
 
-@law("equivalence.layouts", draws=True, claims=("devices", "gradients"))
+@law("equivalence.layouts", draws=True, claims=("devices", "gradients", "padding rows"))
 def test_layouts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares the gradients for several placements of the rows that count, and names the placements that fail."""
     case, params, _ = draw_case(subject, rng)
@@ -99,6 +100,7 @@ def test_float64(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> N
 def test_loss_is_global(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares the reported loss of a batch whose weights differ much between devices."""
     case, params, batch = draw_case(subject, rng)
+    check.need(case.weighted or case.padding_rows, "needs weights or rows of weight 0", NotRunReason.NOT_APPLICABLE)
     first, row = np.arange(B) < B // n, np.arange(B)
     weights = batch.weights * (np.where(first, 16, 1) if case.weighted else ~first | (row == 0))
     heavy = with_weights(batch, weights)

@@ -19,7 +19,7 @@ from ...core.comparison import Bound
 from ...core.settings import Settings
 from ...machine.meshes import coded
 from ...oracle.bounds_measured import walk
-from ...oracle.draws import Rng, batch_of, draw_case, rows_of
+from ...oracle.draws import Rng, batch_of, divides, draw_case, rows_of
 from ...workers.channel import NoAnswer
 from ..support import call
 from ..support.messages import AXES, expected, groups
@@ -48,6 +48,8 @@ def layouts_of(check: Check, settings: Settings) -> list[Layout]:
 def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout) -> Any:
     """An `Across`: the trainer in the processes of a layout, which compile as the law's entry says."""
     check.need_capability("processes", subject.capabilities)
+    if not divides(subject, layout.n):
+        check.need_capability("padding rows", subject.capabilities)
     light = check.law.unoptimized_at(check.level)
     return Across(shared(layout, adapter, light=light), subject.name, subject.capabilities)
 

@@ -1,0 +1,133 @@
+"""Constants that a trainer fixes, and batches for one that does not pad rows: every law's cases respect them."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from lawruns import numbers, run_law
+from sftref.conformance.adapter import AdapterError, Arrays, Case, HostBatch, StepResult, check_adapter
+from sftref.conformance.core.check import LawBroken, NotRun
+from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer
+from sftref.conformance.oracle.draws import batch_of, draw_case, possible, seeded_case
+
+CONSTANTS = {"eps": 1e-6, "b1": 0.9, "b2": 0.999, "clip_norm": None, "layer_norm_eps": 1e-12, "num_labels": 2}
+LAWS = ("step.logits", "step.update", "equivalence.devices", "equivalence.against", "training.decay", "step.moments")
+
+
+class Fixed(NumpyTrainer):
+    """Refuses every case that has not its constants."""
+
+    fixed = CONSTANTS
+
+    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+        assert {name: getattr(case, name) for name in self.fixed} == dict(self.fixed)
+        super().start(case, params, n_devices)
+
+
+class Divided(NumpyTrainer):
+    """Refuses rows of weight 0, and rows that do not divide among its devices."""
+
+    capabilities = NumpyTrainer.capabilities - {"padding rows"}
+
+    def shards(self, batch: HostBatch) -> list[HostBatch]:
+        assert (batch.weights > 0).all()
+        assert len(batch.weights) % (self.n * self.case.accumulate) == 0
+        return super().shards(batch)
+
+    def evaluate(self, batch: HostBatch) -> Any:
+        assert len(batch.weights) % self.n == 0
+        return super().evaluate(batch)
+
+
+def run(law: str, subject: Any, n: int = 8) -> None:
+    run_law(law, subject=subject, devices=list(range(n)), against=NumpyTrainer())
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_every_case_has_the_constants_of_the_trainer(law: str) -> None:
+    run(law, Fixed())
+
+
+def test_other_constants_than_those_declared_are_seen() -> None:
+    class Lies(NumpyTrainer):
+        fixed: ClassVar = {"eps": 1e-3}
+
+        def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+            super().start(Case(**vars(case) | {"eps": 1e-2}), params, n_devices)
+
+    with pytest.raises(LawBroken):
+        run("step.update", Lies())
+
+
+@pytest.mark.parametrize(("law", "fixed", "message"), [
+    ("step.regression", {"num_labels": 2}, "needs num_labels = 1; the trainer's is fixed at 2"),
+    ("training.metrics", {"num_labels": 3}, "needs num_labels = 2; the trainer's is fixed at 3"),
+    ("training.schedule", {"total_steps": 50}, "needs total_steps = 1; the trainer's is fixed at 50"),
+])  # fmt: skip
+def test_a_law_about_a_fixed_constant_is_not_run(law: str, fixed: dict[str, Any], message: str) -> None:
+    subject = NumpyTrainer()
+    subject.fixed = fixed
+    with pytest.raises(NotRun, match=message):
+        run(law, subject)
+
+
+def test_changes_of_fixed_constants_can_be_left_out() -> None:
+    subject = Fixed()
+    changes = possible(subject, {"clip_norm": 3.0, "accumulate": 2})
+    assert changes == {"accumulate": 2}
+    case = seeded_case(subject, numbers(), **changes)
+    assert (case.clip_norm, case.accumulate, case.eps) == (None, 2, 1e-6)
+
+
+@pytest.mark.parametrize(("fixed", "message"), [
+    ({"epsilon": 1e-6}, r"fixed\['epsilon'\] = 1e-06, must be one of vocab_size, hidden_size, "),
+    ({"seed": 1}, "must be one of"),
+    ({"eps": "1e-6"}, r"fixed\['eps'\] = '1e-6', must be a float"),
+    ({"eps": None}, "must be a float"),
+    ({"clip_norm": True}, "must be None or a float"),
+    ({"num_labels": 2.0}, "must be a int"),
+    ({"regression": 0}, "must be a bool"),
+    ({"regression": True}, "needs num_labels = 1, fixed too"),
+    ({"b1": float("nan")}, "must be a finite number, at least 0"),
+    ({"max_position_embeddings": 8}, "must be a finite number, at least 16"),
+    ({"hidden_dropout": 0.1}, "must be 0 for a trainer that does not claim dropout"),
+    (["eps"], r"fixed = \['eps'\], must be a dict of fields of Case"),
+])  # fmt: skip
+def test_a_constant_that_cannot_be_fixed_is_refused(fixed: Any, message: str) -> None:
+    subject = NumpyTrainer()
+    subject.capabilities = subject.capabilities - {"dropout"}
+    subject.fixed = fixed
+    with pytest.raises(AdapterError, match=message) as error:
+        check_adapter(subject, "mine:Mine")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("law", [
+    "step.gradients", "step.update", "step.logits", "step.weights", "step.zero_gradients", "equivalence.devices",
+    "equivalence.device_counts", "equivalence.padding", "equivalence.row_order", "equivalence.accumulation",
+    "equivalence.loss", "training.fifty_steps", "training.metrics", "training.resume_elsewhere",
+])  # fmt: skip
+def test_without_padding_rows_all_rows_count_and_divide(law: str, tmp_path: Any) -> None:
+    run(law, Divided())
+    if law == "equivalence.devices":
+        run(law, Divided(), 6)
+
+
+def test_placements_of_padding_rows_are_not_run_without_the_claim() -> None:
+    with pytest.raises(NotRun, match="capability padding rows is not claimed"):
+        run("equivalence.layouts", Divided())
+
+
+def test_claiming_trainers_still_get_ragged_batches() -> None:
+    _, _, batch = draw_case(NumpyTrainer(), numbers())
+    assert (batch.weights == 0).any()
+    case, _, batch = draw_case(Divided(), numbers())
+    assert (batch.weights > 0).all()
+    assert (batch_of(case, np.random.default_rng(1), real=3).weights > 0).all()
+
+
+def test_loss_of_a_step_is_that_of_the_fixed_case() -> None:
+    subject = Fixed()
+    case, params, batch = draw_case(subject, numbers())
+    subject.start(case, params, 1)
+    assert isinstance(subject.step(batch), StepResult)
