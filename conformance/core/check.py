@@ -6,7 +6,7 @@ accepts the shuffled array could not see an error, so the check ends with an err
 
 import enum
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -53,6 +53,24 @@ class NotRun(Skipped):
     def __init__(self, message: str, reason: NotRunReason = NotRunReason.LACKING) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Unclaimed(NotRun):
+    """The trainer does not claim a capability that the check needs."""
+
+    def __init__(self, capability: str) -> None:
+        super().__init__(f"capability {capability} is not claimed", NotRunReason.UNCLAIMED)
+        self.facts = Facts(unclaimed=capability)
+
+
+class AdapterRaised(Exception):  # noqa: N818 - no result is wrong
+    """A method of an adapter raised, or broke the interface; `frames` are its last frames, the innermost last."""
+
+    status = "error"
+
+    def __init__(self, message: str, frames: Sequence[str]) -> None:
+        super().__init__(message)
+        self.facts = Facts(adapter_frames=list(frames))
 
 
 class Blocked(Skipped):
@@ -190,8 +208,7 @@ class Check:
     def need_capability(self, capability: str, claimed: Collection[str]) -> None:
         """End the check with `NotRun` unless the trainer claims a capability."""
         if capability not in claimed:
-            self.facts["unclaimed"] = capability
-            raise NotRun(f"capability {capability} is not claimed", NotRunReason.UNCLAIMED)
+            raise Unclaimed(capability)
 
     def finish(self) -> None:
         """Compute the detection floors of a check that passed; raise `Vacuous` if it compared nothing."""

@@ -17,6 +17,7 @@ class Facts(TypedDict, total=False):
     """The measurements of one check; all entries are optional."""
 
     # In any check.
+    adapter_frames: list[str]  # where the adapter raised: its last frames, the innermost last
     compile_seconds: float
     control_margin: float  # the smallest error in `Check.distinct`, in units of the bound
     fails: list[str]  # simplified variants that fail too, after a failure
@@ -24,6 +25,7 @@ class Facts(TypedDict, total=False):
     held_before: list[str]  # comparisons that passed before one failed
     holds: list[str]  # simplified variants that pass, after a failure
     off_by: float  # relative l2 error of the failed comparison
+    out_of_memory: str  # the message by which memory ran out, with what was needed
     optimized: bool  # False if programs were compiled without optimizations
     stderr: list[str]  # last lines of a process that hung or crashed
     unclaimed: str  # a capability that the law needs and the trainer does not claim
@@ -43,7 +45,9 @@ class Facts(TypedDict, total=False):
     # Rungs 2 and 3.
     collectives: dict[str, str]  # program -> the collectives that the partitioner inserted
     declared: str  # jax_default_matmul_precision
+    dropped: list[str]  # maxima and minima over devices that lose NaN
     less_than_float32_exists_here: bool
+    ones_added_to_one_row: dict[str, float]  # dtype -> the sum of a thousand ones or more by scatter-add
     precision: dict[str, str]  # way to call a matrix product -> its precision
     unwaited: str  # how steps that were not waited for ended, in a child process
     # Rung 7: the lowered modules in words, by platform.
@@ -57,4 +61,5 @@ class Facts(TypedDict, total=False):
     left_out: list[str]  # laws that the trainer's capabilities exclude
     losses: list[float]
     programs: int
+    rows: list[str]  # the combinations of settings that `training.settings` ran
     told: list[str]  # how each process ended after another was killed

@@ -16,6 +16,8 @@ from .law import Law, check_id
 STATUSES = ("pass", "fail", "error", "hang", "crash", "blocked", "not_run", "deviation")
 # XLA's autotuner prints this when two of its kernels disagree, and goes on (jax-ml/jax#26846).
 MISMATCH = "Results mismatch"
+# By this XLA says that memory ran out; the same line says how much was needed.
+NO_MEMORY = "RESOURCE_EXHAUSTED"
 # The most passed comparisons that the result of a failed check names.
 MOST_HELD = 4
 
@@ -69,10 +71,14 @@ class Result:
         elif MISMATCH in stderr:
             line = next(line for line in stderr.splitlines() if MISMATCH in line)
             status, message = "fail", f"XLA's autotuner found kernels that disagree: {line.strip()[:300]}"
+        facts: Facts = getattr(error, "facts", Facts())
+        if needed := out_of_memory(error):
+            status, facts = "error", Facts(**{**facts, "out_of_memory": needed})  # type: ignore[typeddict-item]
         reason = getattr(error, "reason", None) if status == "not_run" else None
         blank = cls.ended(law, subject, status, message, seconds, reason)
         if check is None:
-            return blank
+            return dataclasses.replace(blank, facts=facts)
+        check.facts.update(facts)
         made = check.comparisons
         if status == "fail":
             passed = dict.fromkeys(one.what for one in made if one.error <= one.bound.value)
@@ -115,10 +121,26 @@ class Result:
         """The result as a dict for JSON; NumPy's numbers in facts become plain ones."""
         return dataclasses.asdict(self) | {"facts": plain(self.facts)}
 
+    @property
+    def judged(self) -> bool:
+        """Whether the check says something about results: not if the adapter raised, or if memory ran out."""
+        return not {"adapter_frames", "out_of_memory"} & self.facts.keys()
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:
         """The inverse of `to_json`."""
         return cls(**value | {"reason": NotRunReason(value["reason"]) if value.get("reason") else None})
+
+
+def out_of_memory(error: BaseException | None) -> str:
+    """The line of an exception, or of its causes, by which memory ran out on a device or the host; else empty."""
+    while error is not None:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        line = next((line for line in str(error).splitlines() if NO_MEMORY in line), "")
+        if line or kinds & {"MemoryError", "OutOfMemoryError"}:
+            return (line.strip() or str(error) or type(error).__name__)[:300]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _finite(value: float | None) -> float | None:

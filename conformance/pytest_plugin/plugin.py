@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..adapter import AdapterError, TrainerUnderTest, load_adapter
+from ..adapter import AdapterError, TrainerUnderTest, fixed_of
 from ..benchmarks import options as speed
 from ..core.check import Blocked, Check
 from ..core.law import LEVELS, Law, blocked_by, check_id, laws, selects
@@ -174,9 +174,10 @@ def devices(settings: Settings) -> list[Any]:
 def subject(request: pytest.FixtureRequest) -> TrainerUnderTest:
     """The trainer under test."""
     label, config = request.param, request.config
-    trainer = load_adapter(config.stash[SETTINGS].subjects[label])
-    claims = sorted(trainer.capabilities)
-    config.stash[SUMMARY].tell({"event": "subject", "label": label, "name": trainer.name, "capabilities": claims})
+    trainer = law_call.trainer(config.stash[SETTINGS].subjects[label])
+    claims, fixed = sorted(trainer.capabilities), dict(fixed_of(trainer))
+    about = {"name": trainer.name, "capabilities": claims} | ({"fixed": fixed} if fixed else {})
+    config.stash[SUMMARY].tell({"event": "subject", "label": label, **about})
     return trainer
 
 
@@ -189,7 +190,7 @@ def adapter(request: pytest.FixtureRequest, settings: Settings) -> str:
 @pytest.fixture(scope="session")
 def against(settings: Settings) -> TrainerUnderTest:
     """Another trainer to compare with, in addition to the oracle."""
-    return load_adapter(settings.against)
+    return law_call.trainer(settings.against)
 
 
 @pytest.hookimpl(wrapper=True)

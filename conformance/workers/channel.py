@@ -29,6 +29,7 @@ class NoAnswer:
     how: str  # what happened: the error that the method raised, how the process ended, or how long the parent waited
     silent: bool = False  # whether the process was still running when the time was over
     code: int | None = None  # the exit code of a process that ended, negative for a signal
+    frames: tuple[str, ...] = ()  # the last frames of an adapter that raised
 
 
 class Worker(Process):
@@ -73,7 +74,9 @@ class Worker(Process):
         """A list with the answer to the last call, or with a `NoAnswer`; empty while the call still runs."""
         over = self.ended()  # before events are read, so that the last ones are read too
         for event in list(self.events()):
-            return [unpacked(event["value"]) if event["event"] == "answer" else NoAnswer(event["message"])]
+            if event["event"] == "answer":
+                return [unpacked(event["value"])]
+            return [NoAnswer(event["message"], frames=tuple(event["frames"]))]
         if not over:
             return []
         code = self.process.wait()

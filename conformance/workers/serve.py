@@ -72,7 +72,8 @@ def serve(factory: str, calls: IO[str], stream: Stream) -> None:
             event["value"] = packed(_called(getattr(target, call["id"]), call))
         except Exception as error:  # the parent reports it, whatever it is
             message = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            event |= {"event": "failed", "message": message}
+            frames = getattr(error, "facts", {}).get("adapter_frames", [])
+            event |= {"event": "failed", "message": message, "frames": frames}
         stream.tell(event)
 
 

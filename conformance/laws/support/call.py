@@ -17,6 +17,7 @@ from ...core.check import Check
 from ...core.kit import PACKAGE
 from ...core.settings import Settings
 from . import compilation
+from .guarded import Guarded
 
 Law = Callable[..., None]
 
@@ -45,6 +46,11 @@ def devices(settings: Settings) -> list[Any]:
     return jax.devices()[: settings.devices]
 
 
+def trainer(adapter: str) -> Any:
+    """`MODULE:FACTORY` -> the trainer, whose calls are checked; an `AdapterError` says why there is none."""
+    return Guarded(load_adapter(adapter), adapter)
+
+
 @contextlib.contextmanager
 def around(check: Check) -> Iterator[None]:
     """Compile programs as the law's entry says; finish the check if nothing raised."""
@@ -70,7 +76,7 @@ def run(check: Check, settings: Settings, instead: Mapping[str, Any]) -> None:
             "rng": lambda: generator(check),
             "settings": lambda: settings,
             "devices": lambda: devices(settings),
-            "against": lambda: load_adapter(settings.against),
+            "against": lambda: trainer(settings.against),
             "adapter": str,  # a name by which only the processes of rung 9 load the trainer
             "tmp_path": lambda: Path(folder),
         }

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from ...adapter import HostBatch
-from ...core.check import LawBroken
+from ...core.check import AdapterRaised, LawBroken
 from ...core.comparison import Array
 from ...workers.channel import NoAnswer, Worker, WorkerError, answers, importable
 from .rank import HEARTBEAT, JOINING
@@ -71,6 +71,7 @@ class Ranks:
 
         Raises:
             RanksBroken: a process did not answer within `LIMIT`. All are then ended; later calls raise the error again.
+        AdapterRaised: the trainer under test raised in a process.
         """
         words = f"{method} {arguments[0]}" if arguments and isinstance(arguments[0], str) else method
         if self.broken:
@@ -84,7 +85,12 @@ class Ranks:
         if failures:
             self.close()
             self.broken = f"{words}: {WorkerError(failures)}"
-            raise RanksBroken(f"{self.layout} processes x devices, {self.broken}")
+            message = f"{self.layout} processes x devices, {self.broken}"
+            frames = [frame for failure in failures.values() for frame in failure.frames]
+            # Where a process was lost, the others raise because of that.
+            if frames and all(failure.code is None for failure in failures.values()):
+                raise AdapterRaised(message, frames)
+            raise RanksBroken(message)
         return results
 
     def send(self, method: str, *arguments: Any) -> None:
@@ -159,8 +165,9 @@ class Across:
     The answers must have the same bits; the first one is returned.
     """
 
-    def __init__(self, ranks: Ranks, name: str, capabilities: frozenset[str]) -> None:
+    def __init__(self, ranks: Ranks, name: str, capabilities: frozenset[str], fixed: Mapping[str, Any]) -> None:
         self.ranks, self.name, self.capabilities = ranks, f"{name}, {ranks.layout} processes x devices", capabilities
+        self.fixed = fixed
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         return lambda *arguments: self._same(method, self.ranks.every("call", method, *arguments))

@@ -16,6 +16,7 @@ from ...adapter import load_adapter
 from ...core.kit import PACKAGE
 from ...machine.meshes import shard_map
 from .compilation import OPTION, precision
+from .guarded import Guarded
 from .messages import AXES, COLLECTIVES, sent
 
 # Seconds without a heartbeat after which JAX considers a process lost (set from JAX 0.7 on), and seconds to join.
@@ -76,7 +77,7 @@ class Rank:
 
     def load(self, adapter: str) -> None:
         """Load the trainer under test."""
-        self.subject = load_adapter(adapter)
+        self.subject = Guarded(load_adapter(adapter), adapter)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the trainer under test."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...adapter import TrainerUnderTest
+from ...adapter import TrainerUnderTest, fixed_of
 from ...core.check import Check, LawBroken, NotRun
 from ...core.comparison import Bound
 from ...core.settings import Settings
@@ -22,6 +22,7 @@ from ...oracle.bounds_measured import walk
 from ...oracle.draws import Rng, batch_of, divides, draw_case, rows_of
 from ...workers.channel import NoAnswer
 from ..support import call
+from ..support.guarded import Guarded
 from ..support.messages import AXES, expected, groups
 from ..support.process_group import SOON, Across, Layout, Ranks, layouts, shared, unlike
 from ..support.rank import HEARTBEAT
@@ -51,7 +52,8 @@ def across(check: Check, subject: TrainerUnderTest, adapter: str, layout: Layout
     if not divides(subject, layout.n):
         check.need_capability("padding rows", subject.capabilities)
     light = check.law.unoptimized_at(check.level)
-    return Across(shared(layout, adapter, light=light), subject.name, subject.capabilities)
+    here = Across(shared(layout, adapter, light=light), subject.name, subject.capabilities, fixed_of(subject))
+    return Guarded(here, adapter)
 
 
 def also(check: Check, here: Across, rng: Rng, *functions: Callable[..., None]) -> None:
