@@ -53,8 +53,8 @@ def law(
             if "machine" in taken:
                 values["machine"] = Machine(check, here)
             if "n" in taken:
-                most = len(here) if "devices" in values["subject"].capabilities else 1
-                values["n"] = next(n for n in range(most, 0, -1) if divides(values["subject"], n))
+                count = len(here) if "devices" in values["subject"].capabilities else 1
+                values["n"] = next(n for n in range(count, 0, -1) if divides(values["subject"], n))
             once = functools.partial(test, check=check, **values)
             if shapes:
                 for_shapes(check, shapes, lambda g, shape: once(rng=g, shape=shape), most=most)
