@@ -116,17 +116,67 @@ def walk(case: Case, params: Params, batches: Sequence[HostBatch]) -> Walk:
         trainers.append(trainer)
         return {name: trainer.params[name] - start[name] for name in start}
 
-    distance = reference(case, params, run)
-    u = UNIT["float64" if case.precision == "float64" else "float32"]
-    bounds = {}
-    for name, bound in distance.bounds.items():
-        stored = u * math.sqrt(len(batches)) * float(np.linalg.norm(params[name]))
-        noise = math.hypot(bound.noise, stored)
-        bounds[name] = Bound(FACTOR * noise, noise, f"{bound.why} and {len(batches)} roundings of stored parameters")
+    distance = stored(case, params, reference(case, params, run), len(batches))
     runs, again = iter(trainers), iter(trainers)
     first = reference(case, params, lambda *_: next(runs).first)
     second = reference(case, params, lambda *_: next(again).second)
-    return Walk(Reference(distance.want, bounds), first, second)
+    return Walk(distance, first, second)
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update of the oracle, from a trainer's own parameters: its results, and their bounds."""
+
+    loss: Reference  # under the name `loss`
+    distance: Reference
+    first: Reference
+    second: Reference
+
+
+class Beside:
+    """The oracle beside a run of a trainer: each update begins at the trainer's parameters, with the oracle's moments.
+
+    So rounding moves only the moments apart, from update to update; their noise is that of runs in which the
+    parameters of every update are perturbed.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.runs = [OracleTrainer.start(case, {}) for _ in range(1 + DRAWS)]
+
+    def update(self, params: Params, batch: HostBatch) -> Update:
+        """The oracle's update number 0, 1, ... from these parameters."""
+        runs = iter(self.runs)
+        losses: list[float] = []
+
+        def run(start: Params, rounding: Rounding) -> dict[str, Array]:
+            trainer = next(runs)
+            trainer.params, trainer.rounding = dict(start), rounding
+            losses.append(trainer.step(batch).loss)
+            return {name: trainer.params[name] - start[name] for name in start}
+
+        walked = stored(self.case, params, reference(self.case, params, run), 1)
+        again, first, second = iter(losses), iter(self.runs), iter(self.runs)
+        return Update(
+            reference(self.case, params, lambda *_: {"loss": np.array(next(again))}),
+            walked,
+            reference(self.case, params, lambda *_: next(first).first),
+            reference(self.case, params, lambda *_: next(second).second),
+        )
+
+
+def stored(case: Case, params: Params, distance: Reference, updates: int) -> Reference:
+    """The bounds of a distance, with the rounding of the parameters that are stored after each update.
+
+    The learning rate may be rounded to float32 in every precision.
+    """
+    u, rate = UNIT["float64" if case.precision == "float64" else "float32"], UNIT["float32"] / math.sqrt(3)
+    bounds = {}
+    for name, bound in distance.bounds.items():
+        kept = u * math.sqrt(updates) * float(np.linalg.norm(params[name]))
+        noise = math.hypot(bound.noise, kept, rate * float(np.linalg.norm(distance.want[name])))
+        bounds[name] = Bound(FACTOR * noise, noise, f"{bound.why} and {updates} roundings of stored parameters")
+    return Reference(distance.want, bounds)
 
 
 def zero_gradients(case: Case) -> list[str]:

@@ -23,9 +23,14 @@ def decays(name: str) -> bool:
     return not name.endswith((".bias", "LayerNorm.weight"))
 
 
+def norm_of(gradients: Params) -> float:
+    """The l2 norm of all leaves together."""
+    return math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+
+
 def clip(gradients: Params, most: float | None) -> Params:
     """Scale all gradients by one factor so that their global l2 norm is at most `most`."""
-    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+    norm = norm_of(gradients)
     factor = 1.0 if most is None or norm <= most else most / norm
     return {name: g * factor for name, g in gradients.items()}
 

@@ -11,6 +11,7 @@ from ...core.comparison import Bound
 from ...oracle.bounds_measured import FACTOR, loss_reference
 from ...oracle.draws import draw_case
 from ...oracle.model import Params, mean_loss, value_and_gradient
+from ...oracle.updates import norm_of
 from ..support.running import law, losses_of
 
 Loss = Callable[[float], float]  # length of a step -> the loss after it
@@ -29,10 +30,10 @@ def test_model(check: Check, subject: TrainerUnderTest, rng: np.random.Generator
     case, params, batch = draw_case(subject, rng)
     subject.start(case, params, 1)
     gradient = {name: np.asarray(leaf, np.float64) for name, leaf in subject.gradients(batch).items()}
-    size, norm = length_of(gradient), length_of(params)
+    size, norm = norm_of(gradient), norm_of(params)
     right = value_and_gradient(case, params, batch).gradients
-    middle = {name: gradient[name] / size + leaf / length_of(right) for name, leaf in right.items()}
-    toward = {name: leaf / length_of(middle) for name, leaf in middle.items()}
+    middle = {name: gradient[name] / size + leaf / norm_of(right) for name, leaf in right.items()}
+    toward = {name: leaf / norm_of(middle) for name, leaf in middle.items()}
     slope, true_slope = (
         sum(float((leaves[name] * leaf).sum()) for name, leaf in toward.items()) for leaves in (gradient, right)
     )
@@ -53,11 +54,6 @@ def test_model(check: Check, subject: TrainerUnderTest, rng: np.random.Generator
     bound = Bound(FACTOR * max(noise / size, own), noise / size, why)
     what = "slope between the gradient and the oracle's"
     check.close(what, np.array([measured]), np.array([slope]), bound, scale=size, control=np.zeros(1))
-
-
-def length_of(leaves: Params) -> float:
-    """The l2 norm of all leaves together."""
-    return float(np.sqrt(sum(float((leaf**2).sum()) for leaf in leaves.values())))
 
 
 def best_step(loss: Loss, slope: float, rounded: float, lengths: Sequence[float]) -> tuple[float, float]:

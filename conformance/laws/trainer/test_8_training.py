@@ -18,6 +18,9 @@ from ..support.trainer_checks import check_distance, check_rate, check_same_bits
 
 # Corner cases of the schedule: (total steps, warm-up steps).
 CORNERS = ((1, 0), (2, 0), (3, 0), (2, 1), (3, 2))
+EPOCHS = (0, 1, 2, 3)
+# Added to a class's bias, so that every prediction is that class.
+FAR = 1000.0
 
 
 @law("training.fifty_steps")
@@ -85,40 +88,58 @@ def test_evaluation(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -
 
 @law("training.metrics", draws=True, claims=("metrics",))
 def test_metrics(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares accuracy and F1 of a split, whose last batch is partial, with the counts of all its examples."""
+    """Compares accuracy and F1 of splits, whose last batch is partial, with the counts of all examples.
+
+    Besides random labels: a split where class 1 is neither predicted nor present, and one where only labels have it.
+    """
     case = seeded_case(subject, rng, small=True, num_labels=2)
     params = start_params(case, rng)
     batches = [batch_of(case, rng, real=real) for real in (B, B, 5)]
     batches = [with_weights(batch, (batch.weights > 0).astype(np.float32)) for batch in batches]
-    subject.start(case, params, n)
-    real = np.concatenate([batch.weights > 0 for batch in batches])
-    predicted = np.concatenate([np.asarray(subject.evaluate(batch)).argmax(axis=1) for batch in batches])[real]
-    labels = np.concatenate([batch.labels for batch in batches])[real]
-    hits = int(((predicted == 1) & (labels == 1)).sum())
-    spread = int((predicted == 1).sum() + (labels == 1).sum())
-    exact = Bound(4 * UNIT["float64"], UNIT["float64"], "counts are integers: one division")
-    score = subject.score(batches)
-    check.at_most("error of the accuracy", abs(score["accuracy"] - float((predicted == labels).mean())), exact)
-    check.at_most("error of F1", abs(score["f1"] - (2 * hits / spread if spread else 0.0)), exact)
+    without = [batch._replace(labels=np.zeros_like(batch.labels)) for batch in batches]
+    zeros = params | {"classifier.bias": params["classifier.bias"] + np.array([FAR, 0.0])}
+    for what, start, split in (
+        ("", params, batches),
+        (" without class 1", zeros, without),
+        (" if class 1 is never predicted", zeros, batches),
+    ):
+        subject.start(case, start, n)
+        check_score(check, what, subject, split)
 
 
 @law("training.data_order", claims=("data order",))
-def test_data_order(check: Check, subject: TrainerUnderTest, n: int) -> None:
-    """Compares the examples of two epochs, and draws the first epoch a second time."""
+def test_data_order(check: Check, subject: TrainerUnderTest, n: int, tmp_path: Path) -> None:
+    """Compares the examples of four epochs, and draws epochs a second time: at once, and after a restart."""
     for examples, size in ((37, 8), (64, 16), (5, 8), (1, 1)):
         rng = np.random.default_rng((check.seed, examples))
         case = seeded_case(subject, rng, small=True)
+        params = start_params(case, rng)
         # On all devices, since a split of an epoch among them may repeat examples or leave some out.
-        subject.start(case, start_params(case, rng), n)
-        epochs = [subject.epoch(examples, size, number) for number in (0, 1, 0)]
-        flat = [[int(i) for batch in batches for i in batch] for batches in epochs]
-        for number, batches in enumerate(epochs):
-            what = f"examples of epoch {number % 2}, {examples} in batches of {size}"
-            check.same(what, sorted(flat[number]), list(range(examples)))
-            check.same("sizes of all batches but the last", {len(batch) for batch in batches[:-1]} <= {size}, True)
-        check.same("the same epoch drawn again", flat[2], flat[0])
+        subject.start(case, params, n)
+        flat = [epoch(check, subject, examples, size, number) for number in (*EPOCHS, 0)]
+        check.same("the same epoch drawn again", flat[-1], flat[0])
         if examples > 8:
-            check.same("another epoch has another order", flat[0] != flat[1], True)
+            orders = {tuple(order) for order in flat}
+            check.same(f"number of orders in {len(EPOCHS)} epochs", len(orders), len(EPOCHS))
+            if "checkpoint" in subject.capabilities:
+                folder = tmp_path / str(examples)
+                folder.mkdir()
+                subject.save(folder)
+                subject.start(case, params, n)
+                subject.restore(folder)
+                for number in EPOCHS[::-1]:
+                    again = epoch(check, subject, examples, size, number)
+                    check.same(f"order of epoch {number} after a restart", again, flat[number])
+
+
+def epoch(check: Check, subject: TrainerUnderTest, examples: int, size: int, number: int) -> list[int]:
+    """The examples of an epoch in order, after a check that each is there once, in batches of `size`."""
+    batches = subject.epoch(examples, size, number)
+    order = [int(i) for batch in batches for i in batch]
+    what = f"examples of epoch {number}, {examples} in batches of {size}"
+    check.same(what, sorted(order), list(range(examples)))
+    check.same("sizes of all batches but the last", {len(batch) for batch in batches[:-1]} <= {size}, True)
+    return order
 
 
 @law("training.resume", claims=("checkpoint",))

@@ -1,0 +1,121 @@
+"""Rung 8, settings: every observable of a run, in every phase of it, under each row of a covering array."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ...adapter import Arrays, Case, HostBatch, TrainerUnderTest
+from ...core.check import Check
+from ...oracle import settings
+from ...oracle.bounds_measured import Beside, Update, gradient_reference, logits_reference
+from ...oracle.model import Params
+from ...oracle.updates import learning_rate
+from ..support.compilation import precision
+from ..support.running import law
+from ..support.trainer_checks import (
+    check_distance, check_logits, check_loss, check_rate, check_same_bits, check_score,
+)  # fmt: skip
+
+# The trainer evaluates after this update and all later ones.
+EVALUATED = 2
+RESTARTED = 4
+# Settings that a message leaves out.
+UNNAMED = ("devices", "restart", "gradients")
+
+
+@law("training.settings")
+def test_settings(check: Check, subject: TrainerUnderTest, n: int, tmp_path: Path) -> None:
+    """Compares each update of short runs with the oracle's update from the trainer's own parameters."""
+    table = [settings.USUAL, *(row for level, row in settings.table() if check.at(level))]
+    rows = [settings.supported(row, subject.capabilities) for row in table]
+    check.facts["rows"] = []
+    for row in (row for i, row in enumerate(rows) if row not in rows[:i]):
+        number = len(check.facts["rows"])
+        check.facts["rows"].append(", ".join(row.values()))
+        case, params, batches = settings.run_of(
+            row, subject, np.random.default_rng((check.law.stream, check.seed, number))
+        )
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with precision(case):
+            Run(check, subject, row, case, settings.devices_of(row, n)).compare(params, batches, folder)
+
+
+class Run:
+    """One run of a trainer beside the oracle."""
+
+    def __init__(self, check: Check, subject: TrainerUnderTest, row: settings.Row, case: Case, n: int) -> None:
+        self.check, self.subject, self.row, self.case, self.n = check, subject, row, case, n
+        # Values that every run may have need no mention.
+        others = [value for name, value in row.items() if value != settings.VALUES[name][0] and name not in UNNAMED]
+        self.words = "".join(f", {value}" for value in (*others, f"N = {n}"))
+
+    def compare(self, params: Params, batches: list[HostBatch], folder: Path) -> None:
+        """Make an update with each batch, and compare what the trainer gives in each phase."""
+        self.subject.start(self.case, params, self.n)
+        beside, now = Beside(self.case), self.params()
+        self.same("at the start", now, params)
+        for step, batch in enumerate(batches):
+            if step == RESTARTED and self.row["restart"] == "restart":
+                self.restart(params, now, folder)
+            phase = self.phase(step)
+            want = beside.update(now, batch)
+            if self.row["gradients"] == "gradients too":
+                exact = gradient_reference(self.case, now, batch, step)
+                what = f"gradient of {phase}{self.words}"
+                self.check.tree(what, self.subject.gradients(batch), exact.want, exact.bounds)
+            result, before, now = self.subject.step(batch), now, self.params()
+            check_loss(self.check, f"loss of {phase}{self.words}", result.loss, want.loss)
+            check_rate(self.check, self.case, step, result.learning_rate)
+            moving = learning_rate(self.case, step) > 0
+            what = f"{phase}{self.words},"
+            check_distance(self.check, what, self.case, before, now, want.distance, control=moving)
+            if "moments" in self.subject.capabilities:
+                self.moments(f"after {phase}{self.words}", want)
+            if step >= EVALUATED:
+                self.evaluate(f"after {phase}{self.words}", now, batch)
+        if "metrics" in self.subject.capabilities and self.case.num_labels == 2 and not self.case.weighted:
+            check_score(self.check, f" at the end{self.words}", self.subject, batches)
+        if "replicas" in self.subject.capabilities:
+            for device, copy in enumerate(self.subject.replicas()):
+                self.same(f"on device {device} at the end", copy, now)
+
+    def phase(self, step: int) -> str:
+        """What is special about an update of the run."""
+        if step >= self.case.total_steps - 1:
+            return "the last update" if step < self.case.total_steps else "an update past the end"
+        if step == RESTARTED and self.row["restart"] == "restart":
+            return "the update after a restart"
+        if step == self.case.warmup_steps:
+            return "the update after the warm-up"
+        if step > EVALUATED:
+            return "an update after an evaluation"
+        return "a later update" if step else "the first update"
+
+    def params(self) -> Params:
+        """A copy of the trainer's parameters in float64."""
+        return {name: np.array(leaf, np.float64) for name, leaf in self.subject.params().items()}
+
+    def same(self, where: str, got: Arrays, want: Params) -> None:
+        """Check that parameters have the values of `want`."""
+        wide = {name: np.asarray(leaf, np.float64) for name, leaf in got.items()}
+        check_same_bits(self.check, f"{{}} {where}{self.words}", wide, want)
+
+    def restart(self, params: Params, now: Params, folder: Path) -> None:
+        """Save, begin another run, and restore: the parameters must be the saved ones."""
+        self.subject.save(folder)
+        self.subject.start(self.case, {name: leaf * 0.5 for name, leaf in params.items()}, self.n)
+        self.subject.restore(folder)
+        self.same("after a restart", self.subject.params(), now)
+
+    def moments(self, when: str, want: Update) -> None:
+        """Compare Adam's two moments."""
+        for name, got, moment in zip(
+            ("first", "second"), self.subject.moments(), (want.first, want.second), strict=True
+        ):
+            self.check.tree(f"{name} moment {when}", got, moment.want, moment.bounds)
+
+    def evaluate(self, when: str, now: Params, batch: HostBatch) -> None:
+        """Compare the logits with the oracle's at the trainer's parameters."""
+        want = logits_reference(self.case, now, batch)
+        check_logits(self.check, f"logits {when}", self.subject.evaluate(batch), batch, want, ordered=False)

@@ -1,0 +1,143 @@
+"""The settings of a run and their values; `settings.csv` has the combinations that each level tries.
+
+The rows of the table are a covering array: those of level `standard` contain every pair of values of two settings,
+those of `full` every triple. `tests/studies/covering.py` makes them with covertable.
+"""
+
+import csv
+import dataclasses
+import functools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..adapter import Case, HostBatch, TrainerUnderTest
+from .cases import MAIN, NO_DROPOUT, B, L, start_params
+from .draws import Rng, batch_of, seeded_case
+from .model import Params, value_and_gradient
+from .updates import OracleTrainer, norm_of
+
+Row = Mapping[str, str]  # setting -> value
+
+# Setting -> its values. The first one is what a trainer does that claims nothing.
+VALUES: dict[str, tuple[str, ...]] = {
+    "labels": ("3 labels", "2 labels", "regression"),
+    "precision": ("float32", "float64", "bfloat16"),
+    "clipping": ("no clipping", "some updates clipped", "all updates clipped"),
+    "devices": ("one device", "all devices", "fewer devices"),
+    "accumulation": ("one batch", "two micro-batches"),
+    "packing": ("padded rows", "packed rows"),
+    "dropout": ("no dropout", "dropout"),
+    "weights": ("equal weights", "unequal weights"),
+    "epsilon": ("small epsilon", "large epsilon"),
+    "rows": ("full batches", "ragged batches"),
+    "restart": ("no restart", "restart"),
+    "gradients": ("updates only", "gradients too"),
+}
+# Setting -> the capability that all its values but the first need; a value may have one of its own.
+NEEDS = {
+    "float64": "precision:float64", "bfloat16": "precision:bf16", "devices": "devices",
+    "accumulation": "accumulation", "packing": "packing", "dropout": "dropout", "weights": "weights",
+    "restart": "checkpoint", "gradients": "gradients",
+}  # fmt: skip
+# Updates 0 to 5 of the schedule, and one past its end.
+TOTAL, WARMUP, UPDATES = 6, 2, 7
+# The row of the case that most laws use, whose programs are compiled already.
+USUAL = dict(
+    zip(
+        VALUES,
+        (
+            "3 labels", "float32", "all updates clipped", "all devices", "one batch", "padded rows", "dropout",
+            "unequal weights", "small epsilon", "ragged batches", "restart", "gradients too",
+        ),
+        strict=True,
+    )
+)  # fmt: skip
+# With the large epsilon an update is nearly proportional to the moments, so that it shows a gradient's scale, which
+# Adam hides otherwise. The learning rate is then such that updates are far larger than the rounding of parameters.
+EPSILONS: dict[str, dict[str, float]] = {
+    "small epsilon": {"eps": 1e-5, "learning_rate": 1e-3, "weight_decay": 0.1},
+    "large epsilon": {"eps": 1.0, "learning_rate": 0.02, "weight_decay": 0.05},
+}
+
+
+@functools.cache
+def table() -> tuple[tuple[str, Row], ...]:
+    """The rows of `settings.csv` in its order, each with its lowest level."""
+    with Path(__file__).with_name("settings.csv").open(encoding="utf-8", newline="") as file:
+        return tuple((row.pop("level"), row) for row in csv.DictReader(file))
+
+
+def supported(row: Row, capabilities: Collection[str]) -> dict[str, str]:
+    """The row with the first value of a setting wherever the trainer does not claim what the row's value needs."""
+    return {
+        setting: value
+        if value == VALUES[setting][0] or NEEDS.get(value, NEEDS.get(setting)) in {None, *capabilities}
+        else VALUES[setting][0]
+        for setting, value in row.items()
+    }
+
+
+def devices_of(row: Row, n: int) -> int:
+    """How many of n devices the run uses; `fewer` is a number that does not divide the rows, if there is one."""
+    return {"one device": 1, "all devices": n, "fewer devices": 3 if n > 3 else max(n - 1, 1)}[row["devices"]]
+
+
+def run_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> tuple[Case, Params, list[HostBatch]]:
+    """The case, start parameters and a batch for each of `UPDATES` updates of a row, with drawn values."""
+    case = seeded_case(subject, rng)
+    if row != supported(USUAL, subject.capabilities):
+        case = _case_of(row, subject, rng)
+    params = start_params(case, rng)
+    # Examples so short that two fit into a row, if rows are packed.
+    longest = L // 2 if case.pack else L
+    batches = [
+        batch_of(case, rng, real=B if row["rows"] == "full batches" else int(rng.integers(1, B)), longest=longest)
+        for _ in range(UPDATES)
+    ]
+    if case.total_steps == TOTAL:
+        limit = clip_norm(row["clipping"], case, params, batches)
+        case = dataclasses.replace(case, clip_norm=limit)
+    return case, params, batches
+
+
+def _case_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> Case:
+    """The small case of a row, without clipping."""
+    changes: dict[str, Any] = {
+        "num_labels": {"3 labels": 3, "2 labels": 2, "regression": 1}[row["labels"]],
+        "regression": row["labels"] == "regression",
+        "precision": row["precision"],
+        "accumulate": 1 + (row["accumulation"] == "two micro-batches"),
+        "pack": row["packing"] == "packed rows",
+        "weighted": row["weights"] == "unequal weights",
+        "clip_norm": None, "total_steps": TOTAL, "warmup_steps": WARMUP, "b1": 0.8, "b2": 0.95,
+    }  # fmt: skip
+    if row["dropout"] == "dropout":
+        changes |= {name: getattr(MAIN, name) for name in NO_DROPOUT}
+    return seeded_case(subject, rng, small=True, **changes, **EPSILONS[row["epsilon"]])
+
+
+def clip_norm(clipping: str, case: Case, params: Params, batches: Sequence[HostBatch]) -> float | None:
+    """A limit that clips none, some or all updates of a run."""
+    if clipping == "no clipping":
+        return None
+    # The limit changes the run, and with it the norms; so the second limit is chosen in a run with the first.
+    limit = _limit(clipping, [norm_of(value_and_gradient(case, params, batch).gradients) for batch in batches])
+    run = OracleTrainer.start(dataclasses.replace(case, clip_norm=limit), params)
+    norms = []
+    for step, batch in enumerate(batches):
+        norms.append(norm_of(value_and_gradient(case, run.params, batch, step).gradients))
+        run.step(batch)
+    return _limit(clipping, norms)
+
+
+def _limit(clipping: str, norms: Sequence[float]) -> float:
+    """A quarter of the smallest norm, or the middle of the widest gap between two of the norms."""
+    ordered = sorted(norms)
+    if clipping == "all updates clipped":
+        return float(f"{ordered[0] / 4:.3g}")
+    below, above = max(zip(ordered, ordered[1:], strict=False), key=lambda pair: pair[1] / pair[0])
+    return float(f"{math.sqrt(below * above):.3g}")
