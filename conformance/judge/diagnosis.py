@@ -76,7 +76,7 @@ def rules() -> tuple[Rule, ...]:
 
 def diagnose(outcome: Outcome) -> dict[str, Any] | None:
     """The faulty layer, the cause, evidence and the next step; None if no check failed."""
-    failures = outcome.of_status(*BROKEN)
+    failures = [record for record in outcome.of_status(*BROKEN) if record.judged]
     if not failures:
         return None
     # Only failures of the first trainer that failed: each trainer may have a fault of its own.

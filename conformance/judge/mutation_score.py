@@ -53,7 +53,7 @@ def _fate(outcome: Outcome, fault: Fault, expected: tuple[str, ...]) -> Fate:
     for law in expected:
         record = outcome.trials.get(check_id(law, fault.id))
         without = _without_fault(outcome, law)
-        if record is None or record.status == "not_run" or without:
+        if record is None or record.status == "not_run" or without or not record.judged:
             reasons.append(without or (record.message if record else "not started"))
         else:
             trials.append(record)

@@ -20,6 +20,19 @@ LOST = ("hang", "crash")
 BROKEN = WRONG + LOST
 
 
+def unjudged_advice(record: Result) -> tuple[str, str]:
+    """Cause and next step of a check that says nothing about results: an exception of the adapter, or no memory."""
+    if record.facts.get("out_of_memory"):
+        return (
+            f"Memory ran out, so no result is wrong: {record.facts['out_of_memory']}.",
+            "Provide the memory that the message names, or verify fewer devices (--devices).",
+        )
+    return (
+        "The adapter raised an exception or does not keep to its interface, so no result is wrong.",
+        "Fix the adapter at the line that the message names; docs/adapter.md says what its methods return.",
+    )
+
+
 class Group(NamedTuple):
     """One line of the ladder: the results of one rung, for the machine or for one trainer."""
 
@@ -78,6 +91,14 @@ class Outcome:
     def of_status(self, *statuses: str) -> list[Result]:
         """The results with these statuses, from the lowest rung up."""
         return [record for record in self.ended() if record.status in statuses]
+
+    def wrong(self) -> list[Result]:
+        """The results that are wrong; of an error only one that says something about results."""
+        return [record for record in self.of_status(*WRONG) if record.judged]
+
+    def unjudged(self) -> list[Result]:
+        """The checks that an exception of an adapter ended, or memory that ran out."""
+        return [record for record in self.of_status(*WRONG) if not record.judged]
 
     def fill(self, message: str) -> None:
         """Record every check without a result as not run, with a message that says why."""

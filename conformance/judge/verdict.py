@@ -9,7 +9,7 @@ from ..core.deviations import stale
 from ..core.law import RUNGS
 from ..core.result import Result
 from .mutation_score import fates
-from .outcome import LOST, WRONG, Outcome
+from .outcome import LOST, Outcome, unjudged_advice
 
 CODES = {
     "CONFORMANT": 0, "NONCONFORMANT": 1, "WORKAROUND": 1, "SETUP": 2, "UNRESPONSIVE": 3, "INCOMPLETE": 4,
@@ -60,7 +60,7 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
     """The verdict and its reason; `old` are the stale deviations."""
     if outcome.setup is not None:
         return "SETUP", outcome.setup
-    wrong, lost = outcome.of_status(*WRONG), outcome.of_status(*LOST)
+    wrong, lost, unjudged = outcome.wrong(), outcome.of_status(*LOST), outcome.unjudged()
     passed, missing = outcome.of_status("pass"), unmet(outcome)
     reason = _reason(outcome, old)
     if outcome.interrupted is not None:
@@ -74,6 +74,15 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
         return "NONCONFORMANT", reason
     if lost or outcome.troubles:
         return "UNRESPONSIVE", reason
+    if unjudged:
+        # A trainer or a machine that ran no check at all has to be set up first.
+        first = unjudged[0]
+        ran = any(
+            first.subject is None or record.subject is not None for record in [*passed, *outcome.of_status("deviation")]
+        )
+        words = " ".join(first.message.split())
+        step = unjudged_advice(first)[1].rstrip(".")
+        return ("INCOMPLETE", reason) if ran else ("SETUP", f"{words}; {step[0].lower()}{step[1:]}")
     if outcome.doubted:
         which = f"{outcome.doubted[0]}{_more(len(outcome.doubted) - 1)}"
         return "UNTRUSTED", f"cached programs disagreed with a fresh compile; the cache was deleted ({which}): {reason}"
@@ -91,9 +100,13 @@ def _reason(outcome: Outcome, old: Sequence[str]) -> str:
     """How many checks ended in which way, in words."""
     blocked, known = outcome.of_status("blocked"), outcome.of_status("deviation")
     parts = [f"{len(outcome.of_status('pass'))} of {len(outcome.expected)} checks passed"]
-    for word, statuses in (("wrong", WRONG), ("hung", ("hang",)), ("crashed", ("crash",))):
-        broken = outcome.of_status(*statuses)
-        parts += [f"{len(broken)} {word} ({_first(broken)})"] if broken else []
+    unjudged = outcome.unjudged()
+    ends = {
+        "wrong": outcome.wrong(), "hung": outcome.of_status("hang"), "crashed": outcome.of_status("crash"),
+        "out of memory": [one for one in unjudged if "out_of_memory" in one.facts],
+        "ended by an exception of the adapter": [one for one in unjudged if "out_of_memory" not in one.facts],
+    }  # fmt: skip
+    parts += [f"{len(broken)} {word} ({_first(broken)})" for word, broken in ends.items() if broken]
     parts += [*outcome.troubles, *(f"deviation {text}" for text in old)]
     parts += [f"{len(blocked)} blocked"] if blocked else []
     missing = unmet(outcome)
@@ -138,8 +151,12 @@ def described(outcome: Outcome) -> str:
     light = len(outcome.unoptimized)
     what = "trainers" if settings.level == "quick" else f"{light} law{'' if light == 1 else 's'}"
     level = f"{settings.level}{f' ({what} compiled without optimization)' if light else ''}"
+    fixes = "".join(
+        f", {label} fixes {', '.join(f'{name} = {value}' for name, value in about['fixed'].items())}"
+        for label, about in outcome.subjects.items() if about.get("fixed")
+    )  # fmt: skip
     cached = f", programs cached on {outcome.kept_since}" if outcome.kept_since else ""
     return (
         f"{comparisons:,} comparison{'' if comparisons == 1 else 's'} in {outcome.seconds:.0f} s, level {level}{only}, "
-        f"{devices}, seed {settings.seed}{cached}"
+        f"{devices}, seed {settings.seed}{fixes}{cached}"
     )

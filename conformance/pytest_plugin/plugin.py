@@ -177,6 +177,7 @@ def subject(request: pytest.FixtureRequest) -> TrainerUnderTest:
     trainer = law_call.trainer(config.stash[SETTINGS].subjects[label])
     claims, fixed = sorted(trainer.capabilities), dict(fixed_of(trainer))
     about = {"name": trainer.name, "capabilities": claims} | ({"fixed": fixed} if fixed else {})
+    config.stash[SUMMARY].outcome.subjects[label] = about
     config.stash[SUMMARY].tell({"event": "subject", "label": label, **about})
     return trainer
 

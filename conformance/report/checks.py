@@ -17,6 +17,8 @@ WORDS = {
 GLYPHS = {"good": "✓", "bad": "✗", "idle": "·"}
 # The most lines of a message in a terminal; report.html and report.md have the whole message.
 MOST_LINES = 8
+# Details that keep their lines.
+PREFORMATTED = ("stderr", "last frames of the adapter")
 AXIS = (
     "All scales run from 1e-17 to 1e3. Dot: the measured error. Bar: its bound, with everything beyond it tinted. "
     "Dashed tick: the noise expected of correct arithmetic. Triangle: the detection floor, the smallest error that "
@@ -68,6 +70,8 @@ def _details(check: Check) -> Iterator[tuple[str, str]]:
     yield "detects", "; ".join(check["catches"])
     if check["comparisons"]:
         yield "compared", f"{check['compared']:,} numbers in {check['comparisons']:,} comparisons"
+    if check["facts"].get("adapter_frames"):
+        yield "last frames of the adapter", "\n".join(check["facts"]["adapter_frames"])
     if check["facts"].get("stderr"):
         yield "stderr", "\n".join(check["facts"]["stderr"])
     if check["repro"]:
@@ -112,7 +116,7 @@ class Checks:
 def _markdown_detail(name: str, text: str) -> str:
     if name == "reproduce" and "`" not in text:
         return f"- {name}: `{text}`"
-    if name not in ("message", "stderr"):
+    if name not in ("message", *PREFORMATTED):
         return f"- {name}: {inline(text)}"
     fence = "````" if "```" in text else "```"
     return f"{fence}\n{printable(text)}\n{fence}"
@@ -129,7 +133,7 @@ def _html(check: Check) -> str:
     margin = f"{check['margin']:.2g} of its bound" if check["bound"] else same
     details = ""
     for name, text in _details(check):
-        shown = f"<pre>{escape(text)}</pre>" if name in ("stderr", "reproduce") else escape(text)
+        shown = f"<pre>{escape(text)}</pre>" if name in (*PREFORMATTED, "reproduce") else escape(text)
         details += f"<dt>{escape(name)}</dt><dd>{shown}</dd>"
     return (
         f'<details class="check" data-status="{check["status"]}" data-rung="{check["rung"]}" '

@@ -8,7 +8,7 @@ from ..core.release import examine
 from ..core.result import Result, plain
 from ..judge.diagnosis import advice, diagnose
 from ..judge.mutation_score import Fate, fates
-from ..judge.outcome import Outcome
+from ..judge.outcome import Outcome, unjudged_advice
 from ..judge.verdict import Verdict, stale_deviations, unmet
 from ..machine.remedies import Tries
 from ..machine.startup import READY
@@ -61,7 +61,7 @@ def kit() -> dict[str, Any]:
 def check(record: Result) -> dict[str, Any]:
     """The entry of one check: its result, and the texts of its law."""
     law = laws()[record.law]
-    cause, next_step = advice(record)
+    cause, next_step = advice(record) if record.judged else unjudged_advice(record)
     texts = {"requirement": law.requirement, "catches": law.catches, "cause": cause, "next_step": next_step}
     content = record.to_json() | {"rung_name": law.rung_name, **texts}
     del content["reason"]  # `message` says the same in words
@@ -100,10 +100,15 @@ def with_tries(diagnosis: dict[str, Any], tries: Tries | None) -> dict[str, Any]
 
 def _without_a_failed_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
     """The diagnosis of a run that is not conformant although no check failed."""
-    missing, stale = unmet(outcome), stale_deviations(outcome)
+    missing, stale, unjudged = unmet(outcome), stale_deviations(outcome), outcome.unjudged()
     unseen = [fate for fate in fates(outcome) if fate.status == "survived"]
     wrong = [finding for finding in outcome.findings if finding.level != "note"]
-    if verdict.name == "SETUP":
+    if unjudged and outcome.setup is None:
+        layer = "memory" if unjudged[0].facts.get("out_of_memory") else "adapter"
+        cause, step = unjudged_advice(unjudged[0])
+        evidence = [f"{record.id}: {record.message}" for record in unjudged[:MOST_LINES]]
+        evidence += unjudged[0].facts.get("adapter_frames", [])
+    elif verdict.name == "SETUP":
         layer, cause = "environment", "The requested set-up is not available."
         evidence = [verdict.reason, *(finding.what for finding in wrong)]
         step = wrong[0].next if wrong else "Do what the line of the verdict says, and rerun."

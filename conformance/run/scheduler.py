@@ -18,7 +18,9 @@ import pytest
 
 from ..core.check import NotRunReason
 from ..core.deviations import accepted
+from ..core.facts import Facts
 from ..core.law import RUNGS, blocked_by, laws, split_id
+from ..core.result import NO_MEMORY as EXHAUSTED
 from ..core.result import Result
 from ..judge.outcome import BROKEN, WRONG, Group, Outcome
 from ..machine import snapshot
@@ -31,6 +33,8 @@ from .progress import Progress
 MOST_HANGS = 3
 # The operating system's message for a full disk, which is searched for in the output of a process that ended.
 NO_SPACE = os.strerror(errno.ENOSPC)
+# What XLA and C++ print when memory runs out, before they end the process.
+NO_MEMORY = (EXHAUSTED, "std::bad_alloc")
 # The message of a check that no process reached.
 NEVER_RUN = "never run"
 
@@ -193,8 +197,12 @@ class Scheduler:
             self.progress.rung(Group(*key, results))
 
     def _lost(self, running: _Running, check: str, status: str, message: str, output: list[str]) -> None:
+        facts: Facts = {"stderr": output[-40:]} if output else {}
+        needed = next((line for line in output if any(mark in line for mark in NO_MEMORY)), "")
+        if needed and status == "crash":
+            status, facts["out_of_memory"] = "error", needed[:300]
         record = Result.ended(*split_id(check), status, message, time.monotonic() - running.child.since)
-        self._keep(running, dataclasses.replace(record, facts={"stderr": output[-40:]} if output else {}))
+        self._keep(running, dataclasses.replace(record, facts=facts))
 
     def _hung(self, running: _Running) -> None:
         """End a process whose deadline has passed, and go on with the rest of its unit."""

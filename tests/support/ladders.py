@@ -39,6 +39,13 @@ FATES = {
 }
 # Not in FATES, because this body needs the file `expected`.
 COMPILES = {"compiles": "check.close('a', A + compiled(), A, Bound(1e-2, 1e-3, 'by hand'))"}
+# Laws of trainers, which call one.
+CALLS = {
+    "steps": "subject.start(MAIN, {}, 1); subject.step(None); check.equal('a', A, A)",
+    "starts": "subject.start(MAIN, {}, 1); check.equal('a', A, A)",
+    "starves": "os.write(2, b'terminate: std::bad_alloc\\n'); os.abort()",
+    "exhausts": "raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 GiB')",
+}
 # Failures that a setting fixes, and an intermittent one.
 MENDED = {
     "needs_simple": "check.equal('a', A + (os.environ.get('NCCL_PROTO') != 'Simple'), A)",
@@ -56,6 +63,7 @@ import ctypes, os, time
 from pathlib import Path
 import numpy as np, pytest
 from ...core.comparison import Bound
+from ...oracle.cases import MAIN
 A = np.arange(8, dtype=np.float32)
 
 
@@ -161,7 +169,7 @@ class Copy:
                 id=f"r{rung}.{fate}",
                 name=fate.replace("-", "_"),
                 arguments="check, subject" if per == "subject" else "check",
-                body=(FATES | COMPILES | MENDED)[fate.partition("-")[0]],
+                body=(FATES | CALLS | COMPILES | MENDED)[fate.partition("-")[0]],
             )
         for rung, text in files.items():
             (self.kit / "laws" / "machine" / f"test_{rung}_fates.py").write_text(text)
