@@ -7,12 +7,11 @@ those of `full` every triple. `tests/studies/covering.py` makes them with covert
 import csv
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..adapter import Case, HostBatch, TrainerUnderTest
 from .cases import MAIN, NO_DROPOUT, B, L, start_params
@@ -139,5 +138,5 @@ def _limit(clipping: str, norms: Sequence[float]) -> float:
     ordered = sorted(norms)
     if clipping == "all updates clipped":
         return float(f"{ordered[0] / 4:.3g}")
-    below, above = max(zip(ordered, ordered[1:], strict=False), key=lambda pair: pair[1] / pair[0])
+    below, above = max(itertools.pairwise(ordered), key=lambda pair: pair[1] / pair[0])
     return float(f"{math.sqrt(below * above):.3g}")

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-
 from sftref.conformance.adapter import CAPABILITIES
 from sftref.conformance.core.law import LEVELS
 from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer

@@ -11,7 +11,6 @@ import csv
 from pathlib import Path
 
 import covertable
-
 from sftref.conformance.oracle import settings
 
 Rows = list[dict[str, str]]
@@ -31,7 +30,7 @@ def smallest(strength: int, seeds: int) -> Rows:
 
 
 def renamed(rows: Rows, first: dict[str, str]) -> Rows:
-    """The rows with values of each setting exchanged so that the first row is `first`; what is covered stays covered."""
+    """The rows with values of each setting exchanged so that the first row is `first`."""
     swaps = {name: {rows[0][name]: value, value: rows[0][name]} for name, value in first.items()}
     return [{name: swaps[name].get(value, value) for name, value in row.items()} for row in rows]
 

@@ -17,6 +17,7 @@ from ...oracle.draws import with_weights
 from ...oracle.model import Params, value_and_gradient
 from ...oracle.updates import learning_rate
 from .compilation import precision
+from .explaining import note
 
 # Learning rates are computed in float32 from a few operations.
 RATE = Bound(4 * UNIT["float32"], UNIT["float32"], "four roundings in float32, of the largest rate")
@@ -56,6 +57,7 @@ def compare_or_simplify(
     except LawBroken:
         if not check.narrows or "holds" in check.facts:
             raise
+        note(check)
         check.facts |= {"holds": [], "fails": []}
         for name, variant in simplified(case, batch, n).items():
             try:
@@ -114,7 +116,7 @@ def check_logits(
 ) -> None:
     """Check that logits of rows with weight are the oracle's in the batch's order.
 
-    With `ordered`, the control is another order of the rows; the rows must then be many and differ much.
+    With `ordered`, the control is another order of the rows, which must then be many and differ much.
     """
     real = batch.weights > 0
     check.same(f"{what}: shape of the logits", np.shape(logits), (len(batch.weights), want.want["logits"].shape[1]))
@@ -130,7 +132,7 @@ def check_logits(
     if ordered:
         check.distinct("logits in another order", {"logits": np.roll(got, 1, axis=0)}, want.want, want.bounds)
     else:
-        check.distinct("logits of the other sign", {"logits": -got}, want.want, want.bounds)
+        check.distinct("logits that are 1 too large", {"logits": got + 1}, want.want, want.bounds)
 
 
 def check_updates(

@@ -13,7 +13,12 @@ from ...oracle.updates import learning_rate
 from ..support.compilation import precision
 from ..support.running import law
 from ..support.trainer_checks import (
-    check_distance, check_logits, check_loss, check_rate, check_same_bits, check_score,
+    check_distance,
+    check_logits,
+    check_loss,
+    check_rate,
+    check_same_bits,
+    check_score,
 )  # fmt: skip
 
 # The trainer evaluates after this update and all later ones.

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ...adapter import Case, TrainerUnderTest
+from ...adapter import TrainerUnderTest
 from ...core.check import Check
 from ...core.comparison import Bound
-from ...oracle.bounds_derived import UNIT
 from ...oracle.bounds_measured import FACTOR, walk
 from ...oracle.cases import B, start_params
 from ...oracle.draws import Rng, batch_of, divides, draw_case, rows_of, seeded_case, with_weights
 from ...oracle.updates import decays, learning_rate
 from ..support.running import law, losses_of
-from ..support.trainer_checks import check_distance, check_rate, check_same_bits
+from ..support.trainer_checks import check_distance, check_rate, check_same_bits, check_score
 
 # Corner cases of the schedule: (total steps, warm-up steps).
 CORNERS = ((1, 0), (2, 0), (3, 0), (2, 1), (3, 2))
