@@ -1,0 +1,188 @@
+"""Mutants of right trainers -> how many the laws of trainers kill at each level, and which survive.
+
+    tox -e mutants
+
+The command mutates the kit's template adapter and the code of sftref that computes and stores an update. All mutants
+run at `quick`, those that survive at `standard`, then those at `full`, each until the first law fails. Only lines that
+the laws execute are mutated. Results are appended to `results.jsonl` as they come, so that an interrupted run
+continues; results of another version of the sources only choose which law runs first. Writes `mutants.md`, and exits
+with 1 if less than 95 % of the mutants that are not equivalent are killed at `standard`.
+"""
+
+import argparse
+import collections
+import hashlib
+import importlib.util
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import proofs, report
+from .draw import JUDGES, MESH, Mutant, mutants
+from .warm import KILLED, Request, Warm
+
+LEVELS = ("quick", "standard", "full")
+# The level at which the right trainers run, for the lines that the laws execute and the seconds of each law.
+BASE = "standard"
+Results = dict[tuple[str, str], dict[str, Any]]
+
+
+def snapshot(folder: Path) -> tuple[Path, str]:
+    """A copy of the installed package with the kit in it, which does not change during the run, and its digest."""
+    spec = importlib.util.find_spec("sftref")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    package, copy = Path(spec.submodule_search_locations[0]), folder / "package" / "sftref"
+    kit = package / "conformance" if (package / "conformance").exists() else package.parent / "conformance"
+    shutil.rmtree(copy, ignore_errors=True)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(package, copy, ignore=ignore)
+    shutil.copytree(kit, copy / "conformance", ignore=ignore, dirs_exist_ok=True)
+    digest = hashlib.sha256()
+    for path in sorted(p for p in copy.rglob("*") if p.suffix in (".py", ".toml")):
+        digest.update(f"{path.relative_to(copy)}\n".encode() + path.read_bytes())
+    return copy, digest.hexdigest()[:16]
+
+
+class Study:
+    """A run: the process that judges, and the results so far.
+
+    Args:
+        out: the folder of the results.
+        package: the copy of the package.
+        version: the digest of the package.
+        warm: judges.
+    """
+
+    def __init__(self, out: Path, package: Path, version: str, warm: Warm) -> None:
+        self.out, self.package, self.version, self.warm = out, package, version, warm
+        self.results: Results = {}
+        # A mutant -> the law that killed it in a run of another version.
+        self.hints: dict[str, str] = {}
+        # (file, law) -> mutants that the law killed, and seconds that it took.
+        self.kills: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.spent: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.stored = out / "results.jsonl"
+        for line in self.stored.read_text(encoding="utf-8").splitlines() if self.stored.exists() else ():
+            result = json.loads(line)
+            if result["status"] in KILLED:
+                self.hints[result["mutant"]] = result["law"]
+            if result["version"] == version:
+                self.results[result["mutant"], result["level"]] = result
+
+    def baseline(self) -> dict[str, dict[str, list[int]]]:
+        """Run the right trainers at `BASE`; returns adapter -> file -> executed lines.
+
+        Raises:
+            RuntimeError: a law fails on a right trainer.
+        """
+        path = self.out / "baseline.json"
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if known.get("version") != self.version:
+            known = {"version": self.version, "executed": {}, "seconds": {}}
+        for adapter in dict.fromkeys((MESH, *JUDGES.values())):
+            if adapter in known["seconds"]:
+                continue
+            print(f"the laws at {BASE} on {adapter} without a mutant ...", file=sys.stderr, flush=True)
+            seconds = {}
+            for event in self.warm.run(Request(str(self.package), adapter, BASE, whole=True, coverage=True)):
+                if event["status"] in KILLED:
+                    raise RuntimeError(f"{adapter} fails without a mutant: {event['law']}: {event['message']}")
+                if "executed" in event:
+                    known["executed"][adapter] = event["executed"]
+                else:
+                    seconds[event["law"]] = round(event["seconds"], 2)
+            known["seconds"][adapter] = seconds
+            path.write_text(json.dumps(known), encoding="utf-8")
+        self.seconds: dict[str, dict[str, float]] = known["seconds"]
+        executed: dict[str, dict[str, list[int]]] = known["executed"]
+        return executed
+
+    def judge(self, mutant: Mutant, level: str) -> dict[str, Any]:
+        """Run one mutant at one level, and store the result."""
+        began, known = time.monotonic(), self.seconds[mutant.judge]
+
+        def rate(law: str) -> float:
+            """Kills per second in this file; a law that has not run yet has a tenth of a kill in its usual seconds."""
+            return (self.kills[mutant.file, law] + 0.1) / (self.spent[mutant.file, law] + known[law] + 0.1)
+
+        order = sorted(known, key=rate, reverse=True)
+        order = [law for law in (self.hints.get(str(mutant)),) if law] + order
+        request = Request(str(self.package), mutant.judge, level, mutant.file, mutant.text, order, known)
+        status, law, message = "pass", None, ""
+        for event in self.warm.run(request):
+            self.spent[mutant.file, event["law"]] += event["seconds"]
+            if event["status"] in KILLED:
+                status, law, message = event["status"], event["law"], event["message"]
+                self.kills[mutant.file, law] += 1
+        result = {
+            "mutant": str(mutant), "version": self.version, "level": level, "status": status, "law": law,
+            "message": message, "seconds": round(time.monotonic() - began, 1),
+        }  # fmt: skip
+        with self.stored.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(result) + "\n")
+        self.results[str(mutant), level] = result
+        return result
+
+    def run(self, drawn: Sequence[Mutant], level: str) -> list[Mutant]:
+        """Run mutants at a level; returns the survivors."""
+        todo = [mutant for mutant in drawn if (str(mutant), level) not in self.results]
+        began = time.monotonic()
+        for done, mutant in enumerate(todo, 1):
+            result = self.judge(mutant, level)
+            left = (time.monotonic() - began) / done * (len(todo) - done) / 60
+            words = f"{result['status']} {result['law'] or ''}".strip()
+            print(
+                f"{level} {done} of {len(todo)}, {left:.0f} min left: {mutant.file}:{mutant.line} {mutant.operator}: "
+                f"{words}, {result['seconds']:.0f} s", file=sys.stderr, flush=True,
+            )  # fmt: skip
+        return [mutant for mutant in drawn if self.results[str(mutant), level]["status"] == "pass"]
+
+
+def selected(drawn: Iterable[Mutant], words: Sequence[str]) -> Iterator[Mutant]:
+    """The mutants whose file and line begin with one of `words`; all if there are none."""
+    for mutant in drawn:
+        if not words or any(f"{mutant.file}:{mutant.line}:".startswith(word) for word in words):
+            yield mutant
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw, judge, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("mutants"), metavar="DIR")
+    parser.add_argument("--count", type=int, default=420, help="mutants to draw (default 420)")
+    parser.add_argument("--seed", type=int, default=0, help="selects the mutants (default 0)")
+    parser.add_argument("--level", choices=LEVELS, default="full", help="the last level (default full)")
+    parser.add_argument("--only", action="append", default=[], metavar="FILE[:LINE:]", help="some of the drawn mutants")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out.resolve()
+    package, version = snapshot(out)
+    known = proofs.read()
+    if wrong := proofs.stale(known, package) or proofs.not_made(known, package):
+        print("equivalent.toml is stale:", *wrong, sep="\n  ", file=sys.stderr)
+        return 2
+    levels = LEVELS[: LEVELS.index(options.level) + 1]
+    with Warm(out) as warm:
+        study = Study(out, package, version, warm)
+        try:
+            executed = study.baseline()
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return 2
+        drawn = list(selected(mutants(package, executed, options.count, options.seed), options.only))
+        alive = drawn
+        for level in levels:
+            alive = study.run(alive, level)
+    outcome = report.Outcome(drawn, study.results, known, levels)
+    (out / "mutants.md").write_text(outcome.markdown(), encoding="utf-8")
+    print(outcome.summary(), *outcome.wrong_proofs(), f"{out / 'mutants.md'}", sep="\n")
+    return 0 if outcome.enough() and not outcome.wrong_proofs() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
