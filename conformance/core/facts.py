@@ -13,6 +13,18 @@ class Floor(TypedDict):
     least_sensitive: NotRequired[str]
 
 
+class Explained(TypedDict):
+    """Which variants of the oracle explain a trainer's numbers (`oracle/variants`); margins are error over bound."""
+
+    by: list[list[str]]  # any one of these combinations; empty if none explains the numbers
+    nearest: list[str]  # the combination that comes nearest, if none explains them
+    what: str  # the first result that is not the oracle's
+    before: float  # its margin
+    after: float  # the margin that is left, of the first of `by` or of `nearest`
+    left: str  # of which result
+    tried: int  # how many combinations were compared
+
+
 class Facts(TypedDict, total=False):
     """The measurements of one check; all entries are optional."""
 
@@ -20,6 +32,7 @@ class Facts(TypedDict, total=False):
     adapter_frames: list[str]  # where the adapter raised: its last frames, the innermost last
     compile_seconds: float
     control_margin: float  # the smallest error in `Check.distinct`, in units of the bound
+    explained: Explained  # after a failure of a trainer
     fails: list[str]  # simplified variants that fail too, after a failure
     floor: dict[str, Floor]  # dtype -> its detection floor
     held_before: list[str]  # comparisons that passed before one failed

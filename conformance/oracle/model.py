@@ -65,6 +65,15 @@ class Tape:
 
         return self.params[f"{name}.weight"][ids], back
 
+    def gelu(self, x: Array) -> tuple[Array, Back]:
+        """The function of the same name."""
+        return gelu(x)
+
+    def tanh(self, x: Array) -> tuple[Array, Back]:
+        """The hyperbolic tangent."""
+        y = np.tanh(x)
+        return y, lambda dy: dy * (1.0 - y**2)
+
 
 def gelu(x: Array) -> tuple[Array, Back]:
     """GELU: x Phi(x), with slope Phi(x) + x phi(x); Phi and phi are the normal distribution and its density."""
@@ -94,8 +103,8 @@ class Network:
         self.tape = Tape(params)
         # Padding and rows of weight 0 may have ids outside the tables. They are read as id 0, which affects no result.
         real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
-        self.visible = real[:, None, None, :]
-        self._ids = np.where(real, batch.input_ids, 0), np.where(real, batch.token_type_ids, 0)
+        self.visible = real[:, None, None, :]  # which keys a query sees, to be broadcast to [B, H, L, L]
+        self.ids = np.where(real, batch.input_ids, 0), np.where(real, batch.token_type_ids, 0)
 
     def _drop(self, x: Array, rate: float, site: int) -> tuple[Array, Back]:
         if self.masks is None or rate == 0.0:
@@ -108,7 +117,7 @@ class Network:
         return x * factors, lambda dy: dy * factors
 
     def _embed(self) -> tuple[Array, Callable[[Array], None]]:
-        ids, types = self._ids
+        ids, types = self.ids
         positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         tables = zip(("word", "token_type", "position"), (ids, types, positions), strict=True)
         parts = [self.tape.embedding(i, f"bert.embeddings.{kind}_embeddings") for kind, i in tables]
@@ -153,7 +162,7 @@ class Network:
         a, attention_back = self._attention(x, layer)
         y, first_back = self.tape.layer_norm(a + x, f"{name}.attention.output.LayerNorm", case.layer_norm_eps)
         h, up_back = self.tape.linear(y, f"{name}.intermediate.dense")
-        g, gelu_back = gelu(h)
+        g, gelu_back = self.tape.gelu(h)
         z, down_back = self.tape.linear(g, f"{name}.output.dense")
         z, drop_back = self._drop(z, case.hidden_dropout, SITES_PER_LAYER * layer + FEED_FORWARD)
         out, second_back = self.tape.layer_norm(z + y, f"{name}.output.LayerNorm", case.layer_norm_eps)
@@ -166,6 +175,16 @@ class Network:
 
         return out, back
 
+    def first(self, x: Array) -> tuple[Array, Back]:
+        """What the pooler reads, [B, 1, D]: the first token of each row."""
+
+        def back(dy: Array) -> Array:
+            d = np.zeros_like(x)
+            d[:, :1] = dy
+            return d
+
+        return x[:, :1], back
+
     def logits(self) -> tuple[Array, Callable[[Array], None]]:
         """Logits [B, C], and the backward pass, which takes the gradient of the logits and adds to `tape.gradients`."""
         x, embed_back = self._embed()
@@ -173,14 +192,14 @@ class Network:
         for layer in range(self.case.num_hidden_layers):
             x, layer_back = self._layer(x, layer)
             backs.append(layer_back)
-        pre, pool_back = self.tape.linear(x[:, :1], "bert.pooler.dense")
-        pooled = np.tanh(pre)
+        first, first_back = self.first(x)
+        pre, pool_back = self.tape.linear(first, "bert.pooler.dense")
+        pooled, tanh_back = self.tape.tanh(pre)
         dropped, drop_back = self._drop(pooled, self.case.classifier_dropout, CLASSIFIER)
         out, head_back = self.tape.linear(dropped, "classifier")
 
         def back(d_logits: Array) -> None:
-            d = np.zeros_like(x)
-            d[:, :1] = pool_back(drop_back(head_back(d_logits[:, None])) * (1.0 - pooled**2))
+            d = first_back(pool_back(tanh_back(drop_back(head_back(d_logits[:, None])))))
             for layer_back in reversed(backs):
                 d = layer_back(d)
             embed_back(d)

@@ -6,9 +6,11 @@ Each thing that a real trainer can get wrong is a method, so that a wrong traine
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 from ..adapter import Arrays, Case, HostBatch, StepResult
 from .draws import rows_of
@@ -37,6 +39,11 @@ def added(parts: Sequence[Sums]) -> Sums:
     """The total of several sums."""
     leaves = {name: np.asarray(sum(part.gradients[name] for part in parts)) for name in parts[0].gradients}
     return Sums(sum(part.weight for part in parts), sum(part.loss for part in parts), leaves)
+
+
+def rounded(values: npt.NDArray[Any], kind: Any = ml_dtypes.bfloat16) -> Array:
+    """Values [...] rounded to a narrower type, and returned in float64."""
+    return values.astype(kind).astype(np.float64)
 
 
 class ShardedTrainer:

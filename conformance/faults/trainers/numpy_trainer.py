@@ -11,20 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from ...adapter import CAPABILITIES, Arrays, Case, HostBatch
 from ...oracle.model import Array, Back, Tape
-from ...oracle.sharded import ShardedTrainer, Sums, added
+from ...oracle.sharded import ShardedTrainer, Sums, added, rounded
 
 __all__ = ["Bfloat16Tape", "NumpyTrainer", "OnDevices", "Sums", "added", "rounded"]
-
-
-def rounded(values: npt.NDArray[Any], kind: Any = ml_dtypes.bfloat16) -> Array:
-    """Values [...] rounded to a narrower type, and returned in float64."""
-    return values.astype(kind).astype(np.float64)
 
 
 class Bfloat16Tape(Tape):

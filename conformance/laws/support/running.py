@@ -20,6 +20,7 @@ from ...adapter import Case, HostBatch, TrainerUnderTest
 from ...core.check import Check
 from ...oracle.draws import Shapes, divides, for_all, for_shapes, generators
 from ...oracle.model import Params
+from .explaining import recorded
 from .operators import Machine
 
 Test = Callable[..., None]
@@ -55,13 +56,14 @@ def law(
             if "n" in taken:
                 count = len(here) if "devices" in values["subject"].capabilities else 1
                 values["n"] = next(n for n in range(count, 0, -1) if divides(values["subject"], n))
-            once = functools.partial(test, check=check, **values)
-            if shapes:
-                for_shapes(check, shapes, lambda g, shape: once(rng=g, shape=shape), most=most)
-            elif draws:
-                for_all(check, once, rng=generators())
-            else:
-                once()
+            with recorded(check, values) as arguments:
+                once = functools.partial(test, check=check, **arguments)
+                if shapes:
+                    for_shapes(check, shapes, lambda g, shape: once(rng=g, shape=shape), most=most)
+                elif draws:
+                    for_all(check, once, rng=generators())
+                else:
+                    once()
 
         run.__signature__ = inspect.Signature(list(fixtures.values()))  # type: ignore[attr-defined]
         return pytest.mark.law(name)(run)

@@ -1,0 +1,108 @@
+"""A trainer's calls in a law -> if the law fails, which variants of the oracle explain the results, as facts."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...adapter import HostBatch, StepResult
+from ...core.check import Check
+from ...core.facts import Explained
+from ...oracle.variants.replay import Call, Log
+from ...oracle.variants.search import Several, explain
+
+# Seconds of NumPy after a failure; and the most runs of a law that are kept for it.
+SECONDS = 20.0
+MOST_RUNS = 32
+# The most explanations of the same numbers that are named.
+MOST_NAMED = 3
+KEPT = ("step", "params", "gradients", "moments", "evaluate", "save", "restore")
+# Variants that explained earlier failures in this process: they are tried first.
+known: list[Several] = []
+recorders: list["Recorder"] = []
+
+
+class Recorder:
+    """A trainer that keeps copies of what it gets and returns; all else is the trainer's own."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer, self.logs = trainer, list[Log]()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._trainer, name)
+        if name == "start":
+            return functools.partial(self._start, value)
+        return functools.partial(self._call, name, value) if name in KEPT else value
+
+    def _start(self, right: Any, case: Any, params: Any, n: int) -> None:
+        calls = self.logs[-1].calls if self.logs else []
+        if any(call.method == "save" for call in calls) and not any(call.method == "restore" for call in calls):
+            calls.append(Call("start"))
+        else:
+            self.logs = [*self.logs, Log(case, _copied(params), n)][-MOST_RUNS:]
+        right(case, params, n)
+
+    def _call(self, method: str, right: Any, *arguments: Any) -> Any:
+        # Copied before the call: a trainer may write into its batch.
+        batches = [_batch(one) for one in arguments if isinstance(one, HostBatch)]
+        result = right(*arguments)
+        try:
+            copied = _copied(result)
+        except (AttributeError, TypeError, ValueError):
+            self.logs = []  # not what the interface says: the law or its guard reports that
+        if self.logs:
+            self.logs[-1].calls.append(Call(method, *batches[:1] or (None,), copied))
+        return result
+
+
+def _batch(batch: HostBatch) -> HostBatch:
+    return HostBatch(*(np.array(leaf) for leaf in batch))
+
+
+def _copied(result: Any) -> Any:
+    """A copy in float64 of what a method returned."""
+    if isinstance(result, StepResult) or hasattr(result, "_fields"):
+        return StepResult(float(result.loss), float(result.learning_rate))
+    if isinstance(result, tuple):
+        return tuple(_copied(one) for one in result)
+    if hasattr(result, "items"):
+        return {name: np.array(leaf, np.float64) for name, leaf in result.items()}
+    return None if result is None else np.array(result, np.float64)
+
+
+@contextlib.contextmanager
+def recorded(check: Check, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The law's arguments, with the trainer under test recorded; explains its results if the law fails."""
+    if not check.narrows or check.law.rung not in (4, 6, 7, 8) or "subject" not in values:
+        yield values
+        return
+    recorders.append(Recorder(values["subject"]))
+    try:
+        yield {**values, "subject": recorders[-1]}
+    except AssertionError:
+        note(check)
+        raise
+    finally:
+        recorders.pop()
+
+
+def note(check: Check) -> None:
+    """After a comparison failed: note in the facts what explains the trainer's results, once for each check."""
+    if "explained" in check.facts or not recorders or not check.narrows:
+        return
+    # Whatever goes wrong here, the failure of the law is what the user must see.
+    with contextlib.suppress(Exception):
+        explanation = explain(recorders[-1].logs, SECONDS, known)
+        if explanation is not None:
+            known.extend(several for several in explanation.found if several not in known)
+            check.facts["explained"] = Explained(
+                by=[[one.id for one in several] for several in explanation.found[:MOST_NAMED]],
+                nearest=[one.id for one in explanation.nearest],
+                what=explanation.before.what,
+                before=explanation.before.margin,
+                after=explanation.after.margin,
+                left=explanation.after.what,
+                tried=explanation.tried,
+            )

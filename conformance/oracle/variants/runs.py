@@ -1,0 +1,185 @@
+"""Variants of a run: schedule, state that is carried from update to update, evaluation, precision of what is kept."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...adapter import Arrays, Case, HostBatch, StepResult
+from ..model import Array, Params
+from ..sharded import ShardedTrainer, Sums, rounded
+from ..updates import learning_rate
+from .optimizer import among
+from .table import Wrong, wrong
+
+
+def _rate(entry: str, of: Callable[..., float]) -> None:
+    """The learning rate of update t is `of(case, t)`."""
+
+    @wrong(entry, "rate")
+    def _of_update(_: Wrong, self: ShardedTrainer, **value: Any) -> float:
+        return of(self.case, self.t, **value)
+
+
+def _shifted(case: Case, t: int, *, value: int) -> float:
+    return learning_rate(case, max(t + value, 0))
+
+
+def _cosine(case: Case, t: int) -> float:
+    if t < case.warmup_steps:
+        return learning_rate(case, t)
+    share = min((t - case.warmup_steps) / max(case.total_steps - case.warmup_steps, 1), 1.0)
+    return case.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+def _by_zero(case: Case, t: int) -> float:
+    with np.errstate(all="ignore"):
+        up = np.float64(t) / case.warmup_steps
+    down = (case.total_steps - t) / max(case.total_steps - case.warmup_steps, 1)
+    return float(case.learning_rate * np.minimum(up, down))
+
+
+def _without_subtraction(case: Case, t: int) -> float:
+    down = case.learning_rate * max(case.total_steps - t, 0) / case.total_steps
+    return learning_rate(case, t) if t < case.warmup_steps else down
+
+
+_rate("schedule-shifted", _shifted)
+_rate("schedule-by-micro-batch", lambda case, t, value: learning_rate(case, (t + value) * case.accumulate - value))
+_rate("warmup-then-constant", lambda case, t: learning_rate(case, min(t, case.warmup_steps)))
+_rate("constant-rate", lambda case, _: case.learning_rate)
+_rate("warmup-not-subtracted", _without_subtraction)
+_rate("cosine", _cosine)
+_rate("warmup-divides-by-zero", _by_zero)
+
+
+@wrong("applied-rate-shifted", "update")
+def _applied(right: Wrong, self: ShardedTrainer, gradients: Params, _: float, *, value: int) -> None:
+    # The number of the update has been advanced.
+    right(gradients, _shifted(self.case, self.t - 1, value=value))
+
+
+@wrong("reported-rate-shifted", "step")
+def _reported(right: Wrong, self: ShardedTrainer, batch: HostBatch, *, value: int) -> StepResult:
+    return right(batch)._replace(learning_rate=_shifted(self.case, self.t - 1, value=value))
+
+
+# State.
+
+
+@wrong("stale-parameters", "step")
+def _stale(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> StepResult:
+    self.stepping = True
+    result = right(batch)
+    self.stepping = False
+    return result
+
+
+@wrong("stale-parameters", "mean")
+def _mean_at_stale(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> Any:
+    ahead = self.now
+    if vars(self).get("stepping"):
+        self.now = vars(self).get("stale", self.now)
+    mean = right(batch)
+    self.now = ahead
+    if vars(self).get("stepping"):
+        self.stale = ahead
+    return mean
+
+
+def _loss(entry: str, of: Callable[[ShardedTrainer, list[float], HostBatch], float]) -> None:
+    """The reported loss is `of(trainer, right losses so far, batch)`."""
+
+    @wrong(entry, "step")
+    def _step(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> StepResult:
+        result = right(batch)
+        self.losses_so_far = [*vars(self).get("losses_so_far", []), result.loss]
+        return result._replace(loss=of(self, self.losses_so_far, batch))
+
+
+_loss("loss-of-the-update-before", lambda _, losses, __: losses[-2:][0])
+_loss("loss-after-the-update", lambda self, _, batch: self.mean(batch)[0])
+_loss("loss-averaged-over-updates", lambda _, losses, __: float(np.mean(losses)))
+
+
+def _evaluates(entry: str, of: Callable[..., Params]) -> None:
+    """Evaluation uses `of(what it used before, parameters before the update, parameters after it)`."""
+
+    @wrong(entry, "update")
+    def _update(right: Wrong, self: ShardedTrainer, gradients: Params, rate: float, **value: Any) -> None:
+        before = self.now
+        right(gradients, rate)
+        self.shown = of(vars(self).get("shown", before), before, self.now, **value)
+
+    @wrong(entry, "evaluate")
+    def _evaluate(right: Wrong, self: ShardedTrainer, batch: HostBatch, **_: Any) -> Array:
+        now, self.now = self.now, vars(self).get("shown", self.now)
+        logits = right(batch)
+        self.now = now
+        return logits
+
+
+def _average(shown: Params, _: Params, now: Params, *, value: float) -> Params:
+    return {name: value * leaf + (1 - value) * now[name] for name, leaf in shown.items()}
+
+
+_evaluates("evaluates-an-average", _average)
+_evaluates("evaluates-start", lambda shown, *_: shown)
+_evaluates("evaluates-before", lambda _, before, __: before)
+
+
+@wrong("evaluation-counts", "evaluate")
+def _counts(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> Array:
+    self.t += 1
+    return right(batch)
+
+
+def _frozen(entry: str, learns: Callable[..., bool]) -> None:
+    @wrong(entry, "mean")
+    def _mean(right: Wrong, _: ShardedTrainer, batch: HostBatch, **value: Any) -> tuple[float, Params]:
+        loss, gradients = right(batch)
+        return loss, {name: leaf * learns(name, **value) for name, leaf in gradients.items()}
+
+
+_frozen("only-the-head-learns", lambda name: among(name, "head"))
+_frozen("frozen", lambda name, value: not among(name, value))
+
+
+# Precision.
+
+
+def _narrow(leaves: Params, value: str) -> Params:
+    return {name: rounded(leaf, value) for name, leaf in leaves.items()}
+
+
+@wrong("parameters-stored-in", "placed")
+def _placed(right: Wrong, _: ShardedTrainer, params: Arrays, *, value: str) -> Params:
+    return _narrow(right(params), value)
+
+
+@wrong("parameters-stored-in", "update")
+def _stored(right: Wrong, self: ShardedTrainer, gradients: Params, rate: float, *, value: str) -> None:
+    right(gradients, rate)
+    self.now = _narrow(self.now, value)
+
+
+@wrong("moments-stored-in", "moments_after")
+def _moments(right: Wrong, _: ShardedTrainer, gradients: Params, *, value: str) -> tuple[Params, ...]:
+    return tuple(_narrow(kind, value) for kind in right(gradients))
+
+
+@wrong("gradients-rounded-to", "mean")
+def _rounded_mean(right: Wrong, _: ShardedTrainer, batch: HostBatch, *, value: str) -> tuple[float, Params]:
+    loss, gradients = right(batch)
+    return loss, _narrow(gradients, value)
+
+
+@wrong("gradients-sent-in", "reduce")
+def _sent(right: Wrong, _: ShardedTrainer, parts: list[Sums], *, value: str) -> Sums:
+    return right([part._replace(gradients=_narrow(part.gradients, value)) for part in parts])
+
+
+@wrong("logits-rounded-to", "evaluate")
+def _rounded_logits(right: Wrong, _: ShardedTrainer, batch: HostBatch, *, value: str) -> Array:
+    return rounded(right(batch), value)

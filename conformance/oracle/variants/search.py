@@ -1,0 +1,119 @@
+"""A trainer's calls and results -> the variants of the oracle, one or several together, that explain them.
+
+Single variants are tried first, then those that bring the numbers nearest are combined with all others. A variant
+explains the numbers if all of them are within the bounds of that variant.
+"""
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..model import unrounded
+from .replay import Gap, Log, Seen, bounds, gap, replay, seen
+from .table import Variant, variants
+
+Several = tuple[Variant, ...]
+# The most variants that are combined, the most combinations to which another one is added, and the most that are
+# compared within their own bounds.
+DEEPEST, WIDEST, NEAREST = 4, 3, 8
+# The most combinations of a search.
+MOST = 900
+# A combination is kept if it passes more comparisons than without its last variant, or if that divides the margin.
+NEARER = 3.0
+# Groups that change nothing before the first update is made.
+LATER = ("clipping", "optimizer", "decay", "schedule", "input")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What explains a trainer's numbers: any one of `found`."""
+
+    found: tuple[Several, ...]  # empty if nothing explains them
+    before: Gap  # of the oracle without a variant
+    after: Gap  # of the first of `found`, or of the nearest combination
+    nearest: Several  # the combination that comes nearest, if nothing explains the numbers
+    tried: int  # how many combinations were compared
+
+
+class Search:
+    """The search for one log; `until` is when it ends (`time.monotonic`)."""
+
+    def __init__(self, log: Log, until: float) -> None:
+        self.log, self.until, self.tried = log, until, 0
+        self.mine = seen(log)
+        right = bounds((), log)
+        self.limits = [limit for _, limit in right]
+        self.before = gap(self.mine, iter([one for one, _ in right]), self.limits)
+
+    def explain(self, known: Iterable[Several] = ()) -> Explanation | None:
+        """The explanation; None if the oracle's own numbers are within all bounds. `known` are tried first."""
+        if self.before.whole:
+            return None
+        near: list[tuple[Several, Gap]] = [((), self.before)]
+        for depth in range(DEEPEST + 1):
+            trials = [*known] if depth == 0 else [*self._longer(near)]
+            best = self._nearest(trials, near[0][1])
+            found = tuple(several for several, left in best if left.whole)
+            if found:
+                return Explanation(found, self.before, best[0][1], (), self.tried)
+            if depth and not best:
+                break
+            near = best[:WIDEST] or near
+        return Explanation((), self.before, near[0][1], near[0][0], self.tried)
+
+    def _longer(self, near: Sequence[tuple[Several, Gap]]) -> Iterator[Several]:
+        """Each combination with one variant more that can change what is out of bounds."""
+        made = set()
+        for several, left in near:
+            entries = {variant.entry for variant in several}
+            for variant in variants().values():
+                key = frozenset((*several, variant))
+                if variant.entry not in entries and key not in made and self._matters(variant, self.mine[left.passed]):
+                    made.add(key)
+                    yield (*several, variant)
+
+    def _matters(self, variant: Variant, wrong: Seen) -> bool:
+        if not variant.differs(self.log.case, self.log.n):
+            return False
+        if wrong.kind == "rate":
+            return variant.group in ("schedule", "accumulation", "state")
+        if wrong.updates == 0 and wrong.kind == "logits":
+            return variant.group in ("forward", "dropout", "state")
+        return wrong.updates > 0 or wrong.kind == "distance" or variant.group not in LATER
+
+    def _nearest(self, trials: Sequence[Several], than: Gap) -> list[tuple[Several, Gap]]:
+        """The combinations that come nearer `than` this, nearest first, each within its own bounds."""
+        gaps = []
+        for several in trials:
+            if time.monotonic() > self.until or self.tried >= MOST:
+                break
+            self.tried += 1
+            left = gap(self.mine, replay(several, self.log, self.log.points(), unrounded), self.limits)
+            if left.whole or left.passed > than.passed or left.margin * NEARER < than.margin:
+                gaps.append((several, left))
+        again = []
+        for several, _ in sorted(gaps, key=lambda pair: _order(pair[1]))[:NEAREST]:
+            own = bounds(several, self.log)
+            again.append((several, gap(self.mine, iter([one for one, _ in own]), [limit for _, limit in own])))
+        return sorted(again, key=lambda pair: _order(pair[1]))
+
+
+def _order(left: Gap) -> tuple[bool, int, float]:
+    return not left.whole, -left.passed, left.margin
+
+
+def explain(logs: Sequence[Log], seconds: float, known: Iterable[Several] = ()) -> Explanation | None:
+    """The explanation of the last of these runs whose numbers are not the oracle's; None if all are."""
+    until = time.monotonic() + seconds
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for log in reversed(logs):
+            if time.monotonic() > until:
+                break
+            explanation = Search(log, until).explain(known)
+            if explanation is not None:
+                return explanation
+    return None

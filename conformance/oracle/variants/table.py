@@ -1,0 +1,106 @@
+"""variants.toml -> the variants of the oracle, each a trainer that differs from it in one thing; several combine."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...adapter import Case
+from ...core.law import by_id, read
+from ..sharded import ShardedTrainer
+
+# (right method, trainer, *arguments) -> the wrong result; the right method is bound.
+Wrong = Callable[..., Any]
+# Id of an entry -> method of `ShardedTrainer` -> what replaces it.
+WRONG: dict[str, dict[str, Wrong]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The oracle with one difference."""
+
+    id: str  # the entry's id, with the value in brackets if it has several
+    entry: str
+    group: str
+    layer: str
+    cause: str
+    next_step: str
+    needs: str = ""
+    field: str = ""
+    value: Any = None
+
+    def differs(self, case: Case, n: int) -> bool:
+        """Whether a run of the case on n devices can differ from the oracle's."""
+        here = {
+            "": True, "devices": n > 1, "dropout": case.dropout, "micro-batches": case.accumulate > 1,
+            "classes": not case.regression, "regression": case.regression,
+        }  # fmt: skip
+        return here[self.needs] and (not self.field or getattr(case, self.field) != self.value)
+
+    def methods(self) -> dict[str, Wrong]:
+        """Method of `ShardedTrainer` -> what replaces it."""
+        if self.field:
+            return {"start": functools.partial(_with_constants, constants={self.field: self.value})}
+        return {
+            name: wrong if self.value is None else functools.partial(wrong, value=self.value)
+            for name, wrong in WRONG[self.entry].items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A table of variants.toml."""
+
+    id: str
+    layer: str
+    next_step: str
+    variants: dict[str, Any] = field(default_factory=dict)
+
+    def all(self) -> Iterator[Variant]:
+        """Its variants, one for each value of an entry."""
+        for name, entry in self.variants.items():
+            more = {"cause": entry} if isinstance(entry, str) else dict(entry)
+            values, cause = more.pop("values", [None]), more.pop("cause")
+            for value in values:
+                text = f"{value:g}" if isinstance(value, float) else f"{value:+d}" if isinstance(value, int) else value
+                yield Variant(
+                    id=name if len(values) == 1 else f"{name}({text})", entry=name, group=self.id, value=value,
+                    cause=cause.format(value=text), **{"layer": self.layer, "next_step": self.next_step} | more,
+                )  # fmt: skip
+
+
+def wrong(entry: str, method: str) -> Callable[[Wrong], Wrong]:
+    """Make the decorated function replace a method in the variants of an entry."""
+
+    def add(function: Wrong) -> Wrong:
+        WRONG.setdefault(entry, {})[method] = function
+        return function
+
+    return add
+
+
+@functools.cache
+def variants() -> dict[str, Variant]:
+    """All variants by id; raises as `core.law.read` does."""
+    groups = read(Path(__file__).with_name("variants.toml"), Group)
+    return by_id((variant.id, variant) for group in groups for variant in group.all())
+
+
+def trainer_of(several: Sequence[Variant]) -> ShardedTrainer:
+    """The oracle on n devices with all differences of several variants."""
+    kind: type[ShardedTrainer] = ShardedTrainer
+    for variant in several:
+        methods = {name: _method(kind, name, function) for name, function in variant.methods().items()}
+        kind = type(variant.id, (kind,), methods)
+    return kind()
+
+
+def _method(kind: type[ShardedTrainer], name: str, function: Wrong) -> Wrong:
+    right = getattr(kind, name)
+    return lambda self, *arguments: function(functools.partial(right, self), self, *arguments)
+
+
+def _with_constants(right: Wrong, _: ShardedTrainer, case: Case, *rest: Any, constants: dict[str, Any]) -> None:
+    right(dataclasses.replace(case, **constants), *rest)
