@@ -46,6 +46,10 @@ def _only(device: int, x: Any, wrong: Any) -> Any:
     return jnp.where(device_number() == device, wrong, x)
 
 
+def _floats(x: Any) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
 def _limits(x: Any) -> Any:
     return jnp.iinfo(x.dtype) if x.dtype.kind in "iu" else jnp.finfo(x.dtype)
 
@@ -63,6 +67,18 @@ FAULTS.lowered("maximum-of-all-but-one", core.pmax_p)(
 )
 FAULTS.lowered("minimum-of-all-but-one", core.pmin_p)(
     lambda right, *operands, **_: right(*(_only(5, x, jnp.full_like(x, _limits(x).max)) for x in operands))
+)
+FAULTS.lowered("a-nan-lost-by-one-device", *PSUM)(
+    lambda right, *operands, **_: right(*(_only(5, x, jnp.where(jnp.isnan(x), 0, x)) for x in operands))
+)
+FAULTS.lowered("a-nan-lost-in-scattered-sums", *SCATTER)(
+    lambda right, *operands, **_: right(*(jnp.where(jnp.isnan(x), 0, x) for x in operands))
+)
+FAULTS.lowered("nan-as-infinity-in-a-maximum", core.pmax_p)(
+    lambda right, *operands, **_: right(*(jnp.where(jnp.isnan(x), jnp.inf, x) if _floats(x) else x for x in operands))
+)
+FAULTS.lowered("infinity-as-the-largest-number", core.pmax_p, core.pmin_p)(
+    lambda right, *operands, **_: right(*(_only(1, x, jnp.clip(x, _limits(x).min, _limits(x).max)) for x in operands))
 )
 FAULTS.lowered("parts-exchanged", core.all_to_all_p)(
     lambda right, x, *, split_axis, **_: right(jnp.flip(x, split_axis))
@@ -136,6 +152,14 @@ def _now_and_then(memory: dict[str, int], text: str, results: Sequence[Any]) -> 
     return results if memory["calls"] % 17 else [_off_by_one(results[0], 1), *results[1:]]
 
 
+@FAULTS.changed("a-nan-lost-by-the-partitioner")
+def _partitioner(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
+    # In programs of the partitioner, XLA's names of operations have `reduce_sum`; written out, they have `psum`.
+    if "all-reduce" not in text or "reduce_sum" not in text:
+        return results
+    return [with_shards(x, lambda _, part: np.where(np.isnan(part), 0, part).astype(part.dtype)) for x in results]
+
+
 @FAULTS.changed("late-steps-of-a-queue-are-stale")
 def _queue(memory: dict[str, Any], text: str, results: Sequence[Any]) -> Sequence[Any]:
     if "all-reduce" not in text:
@@ -200,6 +224,34 @@ def _large(right: Any, x: Any, *to: Any, **options: Any) -> Any:
         return leaf
 
     return right(jax.tree.map(flipped, x), *to, **options)
+
+
+@FAULTS.patched("one-dtype-is-copied-backwards", jax, "device_put")
+def _backwards(right: Any, x: Any, *to: Any, **options: Any) -> Any:
+    def backwards(leaf: Any) -> Any:
+        return leaf[::-1] if getattr(leaf, "dtype", None) == np.int16 else leaf
+
+    return right(jax.tree.map(backwards, x), *to, **options)
+
+
+@FAULTS.patched("64-bits-are-copied-as-32", jax, "device_put")
+def _narrowed(right: Any, x: Any, *to: Any, **options: Any) -> Any:
+    def narrow(leaf: Any) -> Any:
+        return leaf.astype(np.float32).astype(leaf.dtype) if getattr(leaf, "dtype", None) == np.float64 else leaf
+
+    return right(jax.tree.map(narrow, x), *to, **options)
+
+
+@FAULTS.patched("flags-lost-between-devices", jax, "device_put")
+def _flags(right: Any, x: Any, *to: Any, **options: Any) -> Any:
+    put = right(x, *to, **options)
+    return jnp.zeros_like(put) if isinstance(x, jax.Array) and to and x.dtype == bool else put
+
+
+@FAULTS.patched("one-dimensional-shards-turned", jax, "device_put")
+def _turned(right: Any, x: Any, *to: Any, **options: Any) -> Any:
+    sharded = to and isinstance(to[0], jax.sharding.NamedSharding) and to[0].spec and np.ndim(x) == 1
+    return right(np.roll(x, 1) if sharded else x, *to, **options)
 
 
 @FAULTS.patched("blocks-in-the-order-of-ids", jax, "device_put")

@@ -45,6 +45,19 @@ FAULTS.lowered("ids-of-7-bits", core.gather_p)(
 FAULTS.lowered("last-row-out-of-reach", core.gather_p)(
     lambda right, x, ids, *rest, **_: right(x, jnp.minimum(ids, x.shape[0] - 2) if x.ndim == 2 else ids, *rest)
 )
+FAULTS.lowered("sum-of-one-length-is-zero", core.reduce_sum_p)(
+    lambda right, x, **_: right(x) * (0 if x.shape == (16_385,) else 1)
+)
+FAULTS.lowered("integer-sum-of-one-length", core.reduce_sum_p)(
+    lambda right, x, **_: right(x.at[-1].set(0)) if x.shape == (1023,) and x.dtype == np.int32 else right(x)
+)
+FAULTS.lowered("position-of-one-length", core.argmax_p)(lambda right, x, **_: right(x) + (x.shape == (2**17 - 1,)))
+FAULTS.lowered("last-of-a-column-lost", core.reduce_max_p)(
+    lambda right, x, *, axes, **_: right(x.at[-1].set(-jnp.inf)) if x.shape == (4097, 3) and axes == (0,) else right(x)
+)
+FAULTS.lowered("last-of-a-middle-axis-lost", core.reduce_sum_p)(
+    lambda right, x, *, axes, **_: right(x.at[:, -1].set(0)) if x.ndim == 3 and x.shape[1] == 2048 else right(x)
+)
 FAULTS.lowered("last-of-equal-ids-wins", core.scatter_add_p)(
     lambda right, table, ids, updates, *, dimension_numbers, **_: lax.scatter(table, ids, updates, dimension_numbers)
 )
@@ -154,6 +167,54 @@ def _block(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
     if n > 1024 and n & (n - 1):
         updates = updates.at[n - n % 1024 :].set(0)
     return right(table, ids, updates)
+
+
+@FAULTS.lowered("additions-in-16-bits-stop", core.scatter_add_p)
+def _stop(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
+    return right(table, ids, updates.at[256:].set(0) if table.dtype == jnp.bfloat16 else updates)
+
+
+def square(shape: Sequence[int], least: int = 8) -> bool:
+    """Whether an array has several axes, all of one length, which is at least `least`."""
+    return len(shape) > 1 and len(set(shape)) == 1 and shape[0] >= least
+
+
+def _crossed(thin: Callable[[int], tuple[int, int]], along: int) -> Callable[..., Any]:
+    """A primitive that broadcasts an operand of the shape `thin(n)` to [n, n] along the wrong axis.
+
+    Recent releases of JAX broadcast within the primitives of two operands, older ones by a primitive of its own.
+    """
+
+    def wrong(right: Any, *xs: Any, shape: Any = (), broadcast_dimensions: Any = (), **_: Any) -> Any:
+        full = shape or max((x.shape for x in xs), key=np.prod)
+        if not square(full) or len(full) != 2:
+            return right(*xs)
+        odd = thin(full[0])
+        if shape:
+            return right(*xs).T if xs[0].shape == odd or tuple(broadcast_dimensions) == (along,) else right(*xs)
+        return right(*(x.reshape(odd[::-1]) if x.shape == odd else x for x in xs))
+
+    return wrong
+
+
+FAULTS.lowered("bias-on-the-other-axis-of-a-square", core.add_p, core.broadcast_in_dim_p)(_crossed(lambda n: (1, n), 1))
+FAULTS.lowered("mean-on-the-other-axis-of-a-square", core.sub_p, core.broadcast_in_dim_p)(_crossed(lambda n: (n, 1), 0))
+
+
+@FAULTS.lowered("mask-on-the-other-axis-of-a-square", core.broadcast_in_dim_p)
+def _mask(right: Any, x: Any, *_: Any, shape: Any, **__: Any) -> Any:
+    turned = square(shape) and len(shape) == 4 and x.dtype == bool
+    return jnp.swapaxes(right(x), 2, 3) if turned else right(x)
+
+
+@FAULTS.lowered("sum-over-the-other-axis-of-a-square", core.reduce_sum_p)
+def _other_axis(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
+    return right(x.T) if square(x.shape, 32) and x.ndim == 2 and len(axes) == 1 else right(x)
+
+
+@FAULTS.lowered("transpose-of-a-square-left-out", core.transpose_p)
+def _left_out(right: Any, x: Any, **_: Any) -> Any:
+    return x if square(x.shape) and x.ndim == 2 else right(x)
 
 
 @FAULTS.lowered("sort-of-blocks", core.sort_p)

@@ -14,14 +14,19 @@ from ...adapter import HostBatch, TrainerUnderTest
 from ...core.check import Check
 from ...machine.meshes import Array, mesh_of
 from ...oracle.draws import batch_of, draw_case
-from ..support.compilation import precision
+from ..support.compilation import precision, wide_types
 from ..support.running import at_level, law
 from ..support.trainer_checks import check_same_run
 
 # Numbers of 4-byte words: one, three, a page (4 KiB) minus and plus one word, just over 256 KiB, 1 MiB, just under
 # 8 MiB; 64 MiB; the word embeddings of BERT-base, 30,522 x 768.
 SIZES = {"quick": (1, 3, 1023, 1025, 65_537, 262_144, 2_097_151), "standard": (16_777_216,), "full": (23_440_896,)}
-KINDS = ("uint8", "int8", "uint16", "float16", "bfloat16", "int32", "float32")
+KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "bfloat16", "float32", "complex64")
+# Of 64 bits a number: on platforms that have all of them, under JAX's setting for 64-bit types.
+WIDE_KINDS = ("int64", "uint64", "float64", "complex128")
+WIDE_PLATFORMS = ("cpu", "gpu")
+# Lengths of one-dimensional arrays of each dtype, as of labels, weights and biases.
+LENGTHS = (1, 3, 17, 1001)
 
 
 def words(rng: np.random.Generator, size: int | tuple[int, ...]) -> Array:
@@ -29,9 +34,25 @@ def words(rng: np.random.Generator, size: int | tuple[int, ...]) -> Array:
     return rng.integers(0, 2**32, size, dtype=np.uint32)
 
 
+def of_kind(rng: np.random.Generator, kind: str, length: int) -> Array:
+    """Random bits as an array of a dtype; truth values are 0 or 1."""
+    dtype = jnp.dtype(kind)
+    bits = rng.integers(0, 256, length * dtype.itemsize, dtype=np.uint8)
+    return (bits & 1).astype(bool) if kind == "bool" else bits.view(dtype)
+
+
 def check_copy(check: Check, what: str, got: Array, want: Array) -> None:
-    """Compare the bits that arrived with those sent; the control is `want`, shifted by one element."""
-    check.equal(what, got, want, control=np.roll(want, 1) if want.size > 1 else ~want)
+    """Compare the bits that arrived with those sent; the control is `want` with the bits of its first element inverted.
+
+    They are compared as unsigned integers, since some of the random bits are NaN.
+    """
+    check.same(f"{what}: dtype", str(got.dtype), str(want.dtype))
+    got, want = (
+        np.ascontiguousarray(x).view(np.uint8 if x.dtype.itemsize > 8 else f"u{x.dtype.itemsize}") for x in (got, want)
+    )
+    control = want.copy()
+    control.flat[0] ^= 1
+    check.equal(what, got, want, control=control)
 
 
 @law("copies.round_trip")
@@ -43,8 +64,7 @@ def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) 
             placed = jax.device_put(sent, device)
             check.same(f"where {size} words for {device} lie", placed.devices(), {device})
             check_copy(check, f"{size} words through {device}", np.asarray(placed), sent)
-    bits = words(rng, 4 * 1001)
-    block = bits.reshape(13, 28, 11)
+    block = words(rng, 4 * 1001).reshape(13, 28, 11)
     layouts = {
         "Fortran-ordered": np.asfortranarray(block),
         "transposed": block.transpose(1, 2, 0),
@@ -53,14 +73,17 @@ def test_round_trip(check: Check, rng: np.random.Generator, devices: list[Any]) 
         "broadcast": np.broadcast_to(block[:, :1], block.shape),
     }
     for device in devices:
-        for kind in KINDS:
-            sent = bits.view(jnp.dtype(kind))[:-1]
-            got = np.ascontiguousarray(jax.device_put(sent, device))
-            # Compared as unsigned integers, since some of the random bits are NaN.
-            check_copy(check, f"{kind} through {device}", *(x.view(f"u{x.dtype.itemsize}") for x in (got, sent)))
         for order, sent in layouts.items():
             got = np.asarray(jax.device_put(sent, device))
             check_copy(check, f"{order} array through {device}", got, np.array(sent, order="C"))
+    with wide_types(devices[0].platform in WIDE_PLATFORMS):
+        for kind, length, device in itertools.product(_kinds(devices), LENGTHS, devices):
+            sent = of_kind(rng, kind, length)
+            check_copy(check, f"{length} of {kind} through {device}", np.asarray(jax.device_put(sent, device)), sent)
+
+
+def _kinds(devices: Sequence[Any]) -> tuple[str, ...]:
+    return (*KINDS, *(WIDE_KINDS if devices[0].platform in WIDE_PLATFORMS else ()))
 
 
 @law("copies.between_devices", devices=2)
@@ -84,17 +107,25 @@ def test_between_devices(check: Check, rng: np.random.Generator, devices: list[A
         for device in (*devices[1:], devices[0]):
             passed = jax.device_put(passed, device)
         check_copy(check, f"{size} words round all devices", np.asarray(passed), base)
+    with wide_types(devices[0].platform in WIDE_PLATFORMS):
+        around = itertools.pairwise((*range(n), 0))
+        for kind, length, (source, target) in itertools.product(_kinds(devices), LENGTHS, around):
+            sent = of_kind(rng, kind, length)
+            at_target = jax.device_put(jax.device_put(sent, devices[source]), devices[target])
+            what = f"{length} of {kind} from {devices[source]} to {devices[target]}"
+            check_copy(check, what, np.asarray(at_target), sent)
 
 
 @law("copies.sharded", devices=2)
 def test_sharded(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compares each device's block of a sharded array, then the whole array, for several meshes and shardings."""
     width = 65_536 if check.at("full") else 4_096 if check.at("standard") else 36
-    for mesh, spec in _shardings(devices):
-        rows, columns = 6 * mesh.size, width * mesh.size
-        sent = words(rng, rows * columns).reshape(rows, columns)
+    for mesh, spec, axes in _shardings(devices):
+        # One-dimensional arrays have an odd number of elements on each device.
+        shape = (33 * mesh.size,) if axes == 1 else (6 * mesh.size, (width if axes == 2 else 36) * mesh.size)
+        sent = words(rng, (5, *shape) if axes == 3 else shape)
         placed = jax.device_put(sent, NamedSharding(mesh, spec))
-        what = f"{spec} on a mesh of {dict(mesh.shape)}"
+        what = f"{axes} axes as {spec} on a mesh of {dict(mesh.shape)}"
         shards = {shard.device: np.asarray(shard.data) for shard in placed.addressable_shards}
         check.same(f"{what}: devices with a shard", sorted(map(str, shards)), sorted(map(str, mesh.devices.flat)))
         for at, device in np.ndenumerate(mesh.devices):
@@ -102,14 +133,19 @@ def test_sharded(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
         check_copy(check, f"{what}: all of it", np.asarray(placed), sent)
 
 
-def _shardings(devices: Sequence[Any]) -> Iterator[tuple[Mesh, PartitionSpec]]:
+def _shardings(devices: Sequence[Any]) -> Iterator[tuple[Mesh, PartitionSpec, int]]:
+    """(mesh, sharding, number of the array's axes): of matrices, of one-dimensional arrays, and of stacked matrices."""
     both, halves = ("data", "model"), len(devices) // 2
-    for mesh in (mesh_of(devices), mesh_of(devices[::-1])):
-        yield from ((mesh, PartitionSpec(*axes)) for axes in (("data",), (None, "data"), ()))
-    for shape in ((2, halves), (halves, 2)) if halves >= 2 else ():
-        mesh = mesh_of(devices, *shape)
-        for axes in (both, both[::-1], ("data",), (None, "model"), (both,), (None, both[::-1]), ()):
-            yield mesh, PartitionSpec(*axes)
+    one_axis = [(mesh_of(some), (("data",), (None, "data"), ())) for some in (devices, devices[::-1])]
+    grids = [mesh_of(devices, *shape) for shape in ((2, halves), (halves, 2)) if halves >= 2]
+    specs = (both, both[::-1], ("data",), (None, "model"), (both,), (None, both[::-1]), ())
+    for mesh, several in [*one_axis, *((grid, specs) for grid in grids)]:
+        for spec in several:
+            yield mesh, PartitionSpec(*spec), 2
+            if len(spec) <= 1:
+                yield mesh, PartitionSpec(*spec), 1
+            else:
+                yield mesh, PartitionSpec(None, *spec), 3
 
 
 def _block(matrix: Array, mesh: Mesh, spec: PartitionSpec, at: tuple[int, ...]) -> Array:

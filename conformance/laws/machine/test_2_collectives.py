@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ...core.check import Check
+from ...core.check import Check, Known
 from ...core.comparison import Bound
 from ...machine.meshes import DTYPES, FLOATS, Array, coded, exact_limit, holds_sums, mesh_of, on_each, signed, summed
 from ...oracle.draws import Rng
-from ..support.messages import COLLECTIVES
+from ..support.messages import COLLECTIVES, REDUCTIONS, compare_non_finite, non_finite
 from ..support.running import at_level, law
 
 KIB, MIB = 1024, 1024 * 1024
@@ -210,6 +210,36 @@ def _permuted(stacked: Array, pairs: Sequence[tuple[int, int]]) -> tuple[Array, 
     for source, target in pairs:
         want[target] = stacked[source]
     return _and_rolled(want)
+
+
+@law("collectives.non_finite", devices=2)
+def test_non_finite(check: Check, rng: Rng, devices: list[Any]) -> None:
+    """Compares sums, maxima and minima of NaN and infinities, by collectives and by the partitioner, on every device.
+
+    A maximum that drops NaN, as C's `fmax` does, is a known bug of some platforms; any other result is a failure.
+    """
+    n, mesh, dropped = len(devices), mesh_of(devices), []
+    ways = {"psum": "sum", "psum_scatter": "sum", "pmax": "max", "pmin": "min"}
+    each = on_each(lambda *own: [[COLLECTIVES[way][0](x, "data") for way in ways] for x in own], mesh)
+    whole = jax.jit(lambda *data: [[getattr(x, name)(0) for name in REDUCTIONS] for x in data])
+    for parts in (n, 32 * n) if check.at("standard") else (n,):
+        data = [non_finite(rng, n, parts, dtype) for dtype in FLOATS]
+        placed = jax.device_put(data, NamedSharding(mesh, PartitionSpec("data")))
+        for stacked, own, sharded in zip(data, each(*data), whole(*placed), strict=True):
+            results = [(way, ways[way], got) for way, got in zip(ways, own, strict=True)]
+            for name, result in zip(REDUCTIONS, sharded, strict=True):
+                copies = np.stack([np.asarray(shard.data) for shard in result.addressable_shards])
+                results.append((f"{name} of a sharded axis", name, copies))
+            for way, name, got in results:
+                what = f"{way} of NaN and infinity, {stacked[0].nbytes} B of {stacked.dtype} on {n} devices"
+                if not compare_non_finite(check, what, name, got, stacked, devices[0].platform):
+                    dropped.append(way)
+    if dropped:
+        check.facts["dropped"] = list(dict.fromkeys(dropped))
+        raise Known(
+            f"known bug of maxima and minima over {devices[0].platform} devices: they lose a NaN that one device has "
+            f"({', '.join(check.facts['dropped'])}); to look for NaN, sum `jnp.isnan(x)` over the devices instead"
+        )
 
 
 @law("collectives.repeated", devices=2)

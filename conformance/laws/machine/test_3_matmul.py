@@ -18,16 +18,17 @@ from ..support.families import normal
 from ..support.operators import Formula, Machine
 from ..support.running import law
 
-# (M, K, N) of x [M, K] W [K, N]: BERT's feed-forward and two-class head, odd sizes, one row, one term, one column.
+# (M, K, N) of x [M, K] W [K, N]: BERT's feed-forward and two-class head, odd sizes, one size for all axes,
+# one row, one term, one column.
 SHAPES = {
-    "quick": ((64, 768, 3072), (33, 65, 7), (1, 64, 2), (5, 1, 3)),
+    "quick": ((64, 768, 3072), (33, 65, 7), (33, 33, 33), (1, 64, 2), (5, 1, 3)),
     "standard": ((128, 3072, 768), (256, 768, 768), (128, 768, 2), (127, 129, 255), (128, 64, 1)),
     "full": ((4096, 768, 3072), (2500, 768, 768)),
 }
 LARGE = 2**23  # multiplications in a product; a larger product is drawn only once
-# (B, L, H, D): two examples with BERT's heads, as many heads as tokens, one token, odd sizes.
+# (B, L, H, D): two examples with BERT's heads, one size for all axes, one token, odd sizes.
 HEADS = {
-    "quick": ((2, 64, 12, 64), (3, 5, 5, 7)),
+    "quick": ((2, 64, 12, 64), (9, 9, 9, 9)),
     "standard": ((1, 1, 2, 64), (2, 127, 3, 16)),
     "full": ((2, 512, 12, 64),),
 }

@@ -1,21 +1,27 @@
 """Rung 3: softmax, LayerNorm, activations, the loss and attention, at values that are hard for them."""
 
+from itertools import combinations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ...core.check import Check
-from ...oracle.bounds_derived import U, allowed
+from ...core.comparison import Array
+from ...oracle.bounds_derived import DIVISION, U, allowed
 from ..support import families, operators
 from ..support.operators import Exact, Machine
-from ..support.running import law
+from ..support.running import at_level, law
 
-# (rows, columns): one column, odd sizes, long rows. The first row has equal logits, the last one a single large logit.
-ROWS = {"quick": ((5, 1), (64, 33), (6, 4099)), "standard": ((512, 128), (1, 65_537)), "full": ((12_288, 512),)}
-HIDDEN = {"quick": ((24, 768), (5, 33)), "standard": ((512, 768), (3, 4099)), "full": ((16_384, 768),)}
+# (rows, columns): one column, a square, long rows. The first row has equal logits, the last one a single large logit.
+ROWS = {"quick": ((5, 1), (33, 33), (6, 4099)), "standard": ((512, 128), (1, 65_537)), "full": ((12_288, 512),)}
+HIDDEN = {"quick": ((24, 768), (33, 33)), "standard": ((512, 768), (3, 4099)), "full": ((16_384, 768),)}
 LOGITS = {"quick": ((64, 2), (33, 33)), "standard": ((64, 3), (256, 2)), "full": ((64, 30_522),)}
-HEADS = {"quick": ((3, 16, 2, 64), (3, 5, 5, 8)), "standard": ((2, 128, 4, 64),), "full": ((2, 512, 12, 64),)}
+# Lengths of all axes of an array: those of BERT's parts that can be equal, an odd one, and whole tiles of a kernel.
+SQUARES = {"quick": (8,), "standard": (16, 32, 33, 128), "full": (64, 256)}
+CHAINS = {"quick": (16, 32, 128), "standard": (24, 768), "full": ()}
+HEADS = {"quick": ((3, 16, 2, 64), (9, 9, 9, 9)), "standard": ((2, 128, 4, 64),), "full": ((2, 512, 12, 64),)}
 
 
 @law("operators.softmax", shapes=ROWS)
@@ -79,6 +85,33 @@ def test_tanh(check: Check, machine: Machine, rng: np.random.Generator) -> None:
     for n, got in enumerate(machine.first(operators.tanh_of_prefixes, short), start=1):
         exact = families.tanh(short[:n])
         check.within(f"tanh of {n} numbers", got, exact.value, exact.allowance, allowed("5 ulp"))
+
+
+@law("operators.broadcasting")
+def test_broadcasting(check: Check, machine: Machine, rng: np.random.Generator) -> None:
+    """Compares operators, reductions and transposes of arrays whose axes all have one length, along each axis."""
+
+    def compare(what: str, formulas: tuple[operators.Formula, operators.Formula], *args: Array) -> None:
+        ours, numpys = formulas
+        got, want = machine.first(ours, *args), numpys(*(leaf.astype(np.float64) for leaf in args))
+        for name in want:
+            exact, text = np.asarray(want[name]), f"{name}, {what}"
+            if exact.dtype == bool or name.startswith("argmax"):
+                check.equal(text, got[name], exact.astype(got[name].dtype))
+                continue
+            # Only quotients are rounded: all other results are integers below 2^24.
+            limit, why = (DIVISION * U, "a quotient") if name.startswith(("divide", "a chain")) else (0.0, "exact")
+            check.within(text, got[name], exact, limit * np.abs(exact), allowed(why))
+
+    for form, sizes in ((operators.on_squares, SQUARES), (operators.chains_on_squares, CHAINS)):
+        for n in at_level(check, sizes):
+            x, y = (rng.integers(1, 65, (2, n, n)) * rng.choice([-1, 1], (2, n, n))).astype(np.float32)
+            row = rng.permutation(np.where(np.arange(n) < n // 2, -1, 1) * (1 + np.arange(n) // 2)).astype(np.float32)
+            compare(f"{n} x {n}", (form(jnp), form(np)), x, y, row)
+    some = tuple((rank, kept) for rank, several in operators.AXES.items() for kept in several)
+    every = tuple((rank, kept) for rank in (2, 3, 4) for r in range(1, rank) for kept in combinations(range(rank), r))
+    cubes = operators.on_cubes(every if check.at("standard") else some)
+    compare("8 of each", (cubes, cubes), rng.integers(-(2**22), 2**22, (8,) * 4).astype(np.float32))
 
 
 @law("operators.cross_entropy", shapes=LOGITS)

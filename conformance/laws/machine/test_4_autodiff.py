@@ -15,8 +15,12 @@ from ..support.families import Args, normal
 from ..support.operators import Exact, Machine
 from ..support.running import law
 
-LINEAR = {"quick": ((48, 96, 192), (1, 33, 2)), "standard": ((128, 768, 64), (65, 7, 1)), "full": ((512, 768, 3072),)}
-HEADS = {"quick": ((3, 16, 2, 24), (3, 5, 5, 8)), "standard": ((3, 64, 4, 64),), "full": ((4, 256, 4, 64),)}
+LINEAR = {
+    "quick": ((48, 96, 192), (33, 33, 33), (1, 33, 2)),
+    "standard": ((128, 768, 64), (65, 7, 1)),
+    "full": ((512, 768, 3072),),
+}
+HEADS = {"quick": ((3, 16, 2, 24), (9, 9, 9, 9)), "standard": ((3, 64, 4, 64),), "full": ((4, 256, 4, 64),)}
 
 
 def compare(check: Check, machine: Machine, name: str, wrt: str, exact: list[Exact], args: Args, why: str) -> None:
@@ -40,7 +44,7 @@ def test_linear(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int,
     compare(check, machine, "linear", "x w b", gradients.linear(*args), args, "float32 sums")
 
 
-@law("autodiff.softmax", shapes={"quick": ((24, 33),), "standard": ((64, 128), (3, 4099))})
+@law("autodiff.softmax", shapes={"quick": ((33, 33),), "standard": ((64, 128), (3, 4099))})
 def test_softmax(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int]) -> None:
     """Compares the gradient with respect to logits of magnitudes up to 100."""
     args = normal(rng, *shape), _logits(rng, *shape, most=2)
@@ -48,7 +52,7 @@ def test_softmax(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int
     compare(check, machine, "softmax", "x", gradients.softmax(*args), args, reason)
 
 
-@law("autodiff.layer_norm", shapes={"quick": ((24, 96), (5, 33)), "standard": ((64, 768),), "full": ((1024, 768),)})
+@law("autodiff.layer_norm", shapes={"quick": ((24, 96), (33, 33)), "standard": ((64, 768),), "full": ((1024, 768),)})
 def test_layer_norm(check: Check, machine: Machine, rng: Rng, shape: tuple[int, int]) -> None:
     """Compares the gradients with respect to input, scale and bias, for a mean of up to 100 standard deviations."""
     m, n = shape

@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,19 @@ def of(check: Check) -> Iterator[None]:
         jax.config.update(OPTION, before)
 
 
-@contextlib.contextmanager
-def precision(case: Case) -> Iterator[None]:
+def precision(case: Case) -> AbstractContextManager[None]:
     """Switch JAX's 64-bit types on or off, as the case needs them, in this thread."""
+    return wide_types(case.precision == "float64")
+
+
+@contextlib.contextmanager
+def wide_types(on: bool) -> Iterator[None]:
+    """Switch JAX's 64-bit types on or off in this thread."""
     import jax
 
     # Before JAX 0.8, `enable_x64` is in jax.experimental.
     home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
-    with home.enable_x64(case.precision == "float64"):
+    with home.enable_x64(on):
         yield
 
 

@@ -1,4 +1,4 @@
-"""Collectives: the function that each device calls in JAX, and the results that NumPy expects.
+"""Collectives: the function that each device calls in JAX, and the results that NumPy expects, also of NaN.
 
 The devices of several processes form a grid with axes (process, local). A collective over `local` stays within each
 process, one over `process` goes across all processes, and one over both axes joins all devices.
@@ -11,11 +11,25 @@ import jax
 import numpy as np
 from jax import lax
 
-from ...machine.meshes import Array, summed
+from ...core.check import Check
+from ...core.comparison import share_that_differs
+from ...machine.meshes import Array, coded, summed
 
 Axes = Sequence[str]
 Groups = list[list[int]]
 AXES = ("process", "local")
+NAN, INF = float("nan"), float("inf")
+# What one device contributes to an element, and what the next one does; None is an ordinary number.
+NON_FINITE = ((NAN, None), (INF, None), (-INF, None), (INF, -INF), (NAN, INF), (NAN, -INF))
+# NumPy's reductions over axis 0: by IEEE 754, which gives NaN for NaN, and without NaN.
+REDUCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "sum": (np.add.reduce, np.nansum),
+    "max": (np.maximum.reduce, np.fmax.reduce),
+    "min": (np.minimum.reduce, np.fmin.reduce),
+}
+# Platforms whose maximum over devices is known to drop NaN. On CPU devices JAX 0.5.3 to 0.12.0.1 did. For GPUs, NCCL's
+# source has fmaxf and fminf (`FuncMinMax` in src/device/reduce_kernel.h), and RCCL is made from it.
+DROPS_NAN = ("cpu", "gpu")
 
 
 def _to_the_next(x: jax.Array, axes: Axes) -> jax.Array:
@@ -75,3 +89,35 @@ def expected(name: str, data: Array, among: Groups) -> Array:
     for members, part in zip(among, parts, strict=True):
         results[members] = part
     return results
+
+
+def non_finite(rng: np.random.Generator, n: int, parts: int, dtype: np.dtype[Any]) -> Array:
+    """`coded` data [n, parts * 7 n]: in each of `parts` equal blocks, each device has each pair of `NON_FINITE` once.
+
+    Its element is the device's own, so that no two devices have a NaN there. The last n elements of a block are finite.
+    """
+    width = len(NON_FINITE) + 1
+    data = coded(rng, n, parts * width * n, dtype).reshape(n, parts, width, n)
+    for device in range(n):
+        for place, (own, following) in enumerate(NON_FINITE):
+            data[device, :, place, device] = own
+            if following is not None:
+                data[(device + 1) % n, :, place, device] = following
+    return data.reshape(n, -1)
+
+
+def compare_non_finite(check: Check, what: str, name: str, got: Array, stacked: Array, platform: str) -> bool:
+    """Compare a reduction's results [N, ...] with IEEE 754; False if they drop NaN where that is a known bug."""
+
+    def expected(reduce: Callable[..., Any]) -> Array:
+        with np.errstate(invalid="ignore"):
+            value = np.asarray(reduce(stacked.astype(np.float64), axis=0)).astype(got.dtype)
+        return one_nan(value.reshape(got.shape) if value.size == got.size else np.broadcast_to(value, got.shape))
+
+    def one_nan(values: Array) -> Array:
+        return np.where(np.isnan(values), np.array(NAN, got.dtype), values)
+
+    want, without = map(expected, REDUCTIONS[name])
+    known = name != "sum" and platform in DROPS_NAN and share_that_differs(one_nan(got), without) == 0
+    check.equal(what, one_nan(got), without if known else want, control=want if known else without)
+    return not known

@@ -105,19 +105,74 @@ def guarded_losses(x: Any, seen: Any) -> Any:
 
 
 @functools.cache
-def reductions(sizes: tuple[int, ...]) -> Formula:
-    """A function that reduces the first n elements, for each n in `sizes`: three sums, a maximum and its position."""
-
-    def reduce(whole: Any, integers: Any, parts: Any) -> tuple[Any, ...]:
-        cuts = [(whole[:n], integers[:n], parts[:n]) for n in sizes]
-        return tuple(leaf for w, i, x in cuts for leaf in (w.sum(), i.sum(), x.max(), x.argmax(), x.sum()))
-
-    return reduce
+def reductions(names: tuple[str, ...], axis: int = 0) -> Formula:
+    """A function of several arrays -> the reductions `names` of each over one axis, in one program."""
+    return lambda *arrays: [reduced(name, x, axis) for x in arrays for name in names]
 
 
-def sums_by_axis(x: Any) -> tuple[Any, Any]:
-    """Sums of the columns and of the rows of a matrix."""
-    return x.sum(axis=0), x.sum(axis=1)
+def reduced(name: str, x: Any, axis: int) -> Any:
+    """A reduction of an array of JAX or NumPy over an axis: `sum`, `mean`, `max`, `argmax` or another method."""
+    return getattr(x, name)(axis)
+
+
+# The model's operators of two arrays, and its reductions.
+BINARY = ("add", "subtract", "multiply", "divide", "maximum", "less")
+REDUCTIONS = ("sum", "max", "argmax")
+# Number of axes of an array -> axes that another operand has: a bias, positions, a mean over features; the masks of
+# padded and of packed rows, a maximum over keys.
+AXES = {3: ((2,), (1, 2), (0, 1)), 4: ((0, 3), (0, 2, 3), (0, 1, 2))}
+Results = dict[str, Any]
+
+
+@functools.cache
+def on_squares(xp: Any) -> Formula:
+    """A function of matrices x, y [n, n] and a row [n] -> name -> what each operator gives along each axis.
+
+    If all axes have one length, a result along the wrong axis has the right shape. `xp` is `jnp` or `np`.
+    """
+
+    def forms(x: Any, y: Any, row: Any) -> Results:
+        out = {"x < its transpose": x < x.T, "x + transpose of y": x + y.T, "a column below a row": row[:, None] < row}
+        for side, r in {"row": row, "column": row[:, None]}.items():
+            out |= {f"{name} of a matrix and a {side}": getattr(xp, name)(x, r) for name in BINARY}
+            out |= {f"{name} of a {side} and a matrix": getattr(xp, name)(r, x) for name in ("subtract", "divide")}
+            out[f"where a {side} is positive"] = xp.where(r > 0, x, y)
+        for axis in (0, 1):
+            out |= {f"{name} over axis {axis}": reduced(name, x, axis) for name in REDUCTIONS}
+            out |= {
+                f"x - its {name} over axis {axis}": x - getattr(x, name)(axis, keepdims=True) for name in ("sum", "max")
+            }
+        return out
+
+    return forms
+
+
+@functools.cache
+def chains_on_squares(xp: Any) -> Formula:
+    """`on_squares` in fewer results: a chain of all operators with a row, and with a column; sums and maxima."""
+
+    def chain(x: Any, y: Any, r: Any) -> Any:
+        return xp.where(r > 0, xp.maximum((x + r) * r - r, r) / r, xp.where(x < r, y, xp.minimum(y, r)))
+
+    def forms(x: Any, y: Any, row: Any) -> Results:
+        out = {"a chain on rows": chain(x, y, row), "a chain on columns": chain(x, y, row[:, None]), "transpose": x.T}
+        return out | {f"{name} over axis {axis}": reduced(name, x, axis) for name in ("sum", "max") for axis in (0, 1)}
+
+    return forms
+
+
+@functools.cache
+def on_cubes(axes: tuple[tuple[int, tuple[int, ...]], ...]) -> Formula:
+    """A function of x [n, n, n, n] -> for each (rank, kept), x of that rank plus an array with the axes `kept`."""
+
+    def forms(x: Any) -> Results:
+        n, out = len(x), {}
+        for rank, kept in axes:
+            small = x.reshape(-1)[: n ** len(kept)].reshape([n if axis in kept else 1 for axis in range(rank)])
+            out[f"an operand with axes {kept} of {rank}"] = x[(0,) * (4 - rank)] + small
+        return out
+
+    return forms
 
 
 @functools.cache
