@@ -5,10 +5,10 @@
 """
 
 from ..backend.seeding import SeededFaults
-from . import wrong_runs, wrong_steps, wrong_sums
+from . import wrong_runs, wrong_settings, wrong_steps, wrong_sums
 from .numpy_trainer import NumpyTrainer
 
 FAULTS = SeededFaults(NumpyTrainer)
-FAULTS.update(wrong_sums.FAULTS | wrong_steps.FAULTS | wrong_runs.FAULTS)
+FAULTS.update(wrong_sums.FAULTS | wrong_steps.FAULTS | wrong_runs.FAULTS | wrong_settings.FAULTS)
 # `trainers:mean_of_means` is the factory of that trainer.
 __getattr__ = FAULTS.factory
