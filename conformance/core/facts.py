@@ -17,12 +17,13 @@ class Explained(TypedDict):
     """Which variants of the oracle explain a trainer's numbers (`oracle/variants`); margins are error over bound."""
 
     by: list[list[str]]  # any one of these combinations; empty if none explains the numbers
-    nearest: list[str]  # the combination that comes nearest, if none explains them
+    nearest: list[str]  # the combination that comes nearest
     what: str  # the first result that is not the oracle's
     before: float  # its margin
     after: float  # the margin that is left, of the first of `by` or of `nearest`
     left: str  # of which result
     tried: int  # how many combinations were compared
+    measured: list[str]  # sentences about the first result that is not the oracle's
 
 
 class Facts(TypedDict, total=False):

@@ -14,7 +14,7 @@ from ...oracle.variants.replay import Call, Log
 from ...oracle.variants.search import Several, explain
 
 # Seconds of NumPy after a failure; and the most runs of a law that are kept for it.
-SECONDS = 20.0
+SECONDS = 12.0
 MOST_RUNS = 32
 # The most explanations of the same numbers that are named.
 MOST_NAMED = 3
@@ -105,4 +105,5 @@ def note(check: Check) -> None:
                 after=explanation.after.margin,
                 left=explanation.after.what,
                 tried=explanation.tried,
+                measured=list(explanation.measured),
             )

@@ -112,20 +112,20 @@ def _last_norm(right: Wrong, self: ShardedTrainer, params: Arrays) -> Tape:
     return tape
 
 
-def _layers(entry: str, of: Callable[[int, int], int]) -> None:
-    """Each layer has the parameters of layer `of(its number, number of layers)`."""
+def _layers(entry: str, of: Callable[..., int]) -> None:
+    """Each layer has the parameters of layer `of(its number, number of layers, the variant's value)`."""
 
     @wrong(entry, "tape")
-    def _tape(right: Wrong, self: ShardedTrainer, params: Arrays) -> Tape:
+    def _tape(right: Wrong, self: ShardedTrainer, params: Arrays, *, value: str = "") -> Tape:
         count, moved = self.case.num_hidden_layers, dict(params)
         for k in range(count):
-            own, other = f".layer.{k}.", f".layer.{of(k, count)}."
+            own, other = f".layer.{k}.", f".layer.{of(k, count, value)}."
             moved |= {name: params[name.replace(own, other)] for name in params if own in name}
         return right(moved)
 
 
-_layers("layers-reversed", lambda k, count: count - 1 - k)
-_layers("first-layer-repeated", lambda *_: 0)
+_layers("layers-reversed", lambda k, count, _: count - 1 - k)
+_layers("layers-alike", lambda _, count, value: 0 if value == "first" else count - 1)
 
 
 @wrong("square-weights-transposed", "tape")

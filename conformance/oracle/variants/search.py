@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..model import unrounded
+from .measure import measured
 from .replay import Gap, Log, Seen, bounds, gap, replay, seen
 from .table import Variant, variants
 
 Several = tuple[Variant, ...]
 # The most variants that are combined, the most combinations to which another one is added, and the most that are
 # compared within their own bounds.
-DEEPEST, WIDEST, NEAREST = 4, 3, 8
+DEEPEST, WIDEST, NEAREST = 4, 2, 8
 # The most combinations of a search.
-MOST = 900
+MOST = 500
 # A combination is kept if it passes more comparisons than without its last variant, or if that divides the margin.
 NEARER = 3.0
 # Groups that change nothing before the first update is made.
@@ -34,8 +35,9 @@ class Explanation:
     found: tuple[Several, ...]  # empty if nothing explains them
     before: Gap  # of the oracle without a variant
     after: Gap  # of the first of `found`, or of the nearest combination
-    nearest: Several  # the combination that comes nearest, if nothing explains the numbers
+    nearest: Several  # the combination that comes nearest
     tried: int  # how many combinations were compared
+    measured: tuple[str, ...]  # about the first result that is not the oracle's
 
 
 class Search:
@@ -45,8 +47,8 @@ class Search:
         self.log, self.until, self.tried = log, until, 0
         self.mine = seen(log)
         right = bounds((), log)
-        self.limits = [limit for _, limit in right]
-        self.before = gap(self.mine, iter([one for one, _ in right]), self.limits)
+        self.right, self.limits = [one for one, _ in right], [limit for _, limit in right]
+        self.before = gap(self.mine, iter(self.right), self.limits)
 
     def explain(self, known: Iterable[Several] = ()) -> Explanation | None:
         """The explanation; None if the oracle's own numbers are within all bounds. `known` are tried first."""
@@ -58,11 +60,18 @@ class Search:
             best = self._nearest(trials, near[0][1])
             found = tuple(several for several, left in best if left.whole)
             if found:
-                return Explanation(found, self.before, best[0][1], (), self.tried)
+                return self._explanation(found, best[0])
             if depth and not best:
                 break
             near = best[:WIDEST] or near
-        return Explanation((), self.before, near[0][1], near[0][0], self.tried)
+        return self._explanation((), near[0])
+
+    def _explanation(self, found: tuple[Several, ...], nearest: tuple[Several, Gap]) -> Explanation:
+        # Variants of some settings come first: others would have failed in the checks before, which are simpler.
+        found = tuple(sorted(found, key=lambda several: not any(variant.needs for variant in several)))
+        at = self.before.passed
+        words = measured(self.log, self.mine[at], self.right[at], self.limits[at])
+        return Explanation(found, self.before, nearest[1], nearest[0], self.tried, tuple(words))
 
     def _longer(self, near: Sequence[tuple[Several, Gap]]) -> Iterator[Several]:
         """Each combination with one variant more that can change what is out of bounds."""
