@@ -37,7 +37,8 @@ class Facts(TypedDict, total=False):
     fails: list[str]  # simplified variants that fail too, after a failure
     floor: dict[str, Floor]  # dtype -> its detection floor
     held_before: list[str]  # comparisons that passed before one failed
-    holds: list[str]  # simplified variants that pass, after a failure
+    holds: list[str]  # simplified variants that pass by far, after a failure
+    margins: dict[str, float]  # simplified variant -> its largest error in units of the bound, after a failure
     off_by: float  # relative l2 error of the failed comparison
     out_of_memory: str  # the message by which memory ran out, with what was needed
     optimized: bool  # False if programs were compiled without optimizations

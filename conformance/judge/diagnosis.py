@@ -1,11 +1,13 @@
 """Failed and passed checks, and their messages and facts -> one diagnosis: layer, cause, evidence, next step.
 
-The rules are data (`diagnoses.toml`); the first rule that matches is used. Rules see only the failures of the lowest
-failed rung: checks of higher rungs are blocked, or may fail because of what is broken below.
+Only failures of the lowest failed rung count: checks of higher rungs are blocked, or may fail because of what is broken
+below. Where variants of the oracle explain a trainer's numbers (`oracle/variants`), they are the cause. Otherwise the
+rules decide; they are data (`diagnoses.toml`), and the first rule that matches is used.
 """
 
 import functools
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 
 from ..core.law import RUNGS, laws, read
 from ..core.result import Result
+from .advice import next_step_of, without_accelerators
+from .explained import Explanation, explanation, unknown
 from .outcome import BROKEN, Outcome
 
 # The most messages of checks that are evidence.
@@ -20,13 +24,30 @@ MOST_SHOWN = 5
 
 
 def advice(record: Result) -> tuple[str, str]:
-    """Likely cause and next step of a failed check: the law's own, unless an exception ended the check."""
+    """Likely cause and next step of a failed check: of the variant that explains it, or the law's own."""
     law = laws()[record.law]
-    if record.status != "error":
-        return law.cause, law.next_step
-    source = "The check" if record.subject is None else "The trainer, its adapter or the check"
-    how = "Read the message; run the check under pytest (`--sftref-only` with its id) for the traceback."
-    return f"{source} raised an exception.", how
+    if record.status in ("error", "crash", "hang") and record.subject is not None:
+        return _ended(record)
+    if record.status == "error":
+        how = "Read the message; run the check under pytest (`--sftref-only` with its id) for the traceback."
+        return "The check raised an exception.", how
+    found = explanation([record])
+    return (found.cause, found.next_step) if found else (law.cause, law.next_step)
+
+
+def _ended(record: Result) -> tuple[str, str]:
+    """Cause and next step of a trainer's check that ended without a result."""
+    if record.status == "error":
+        what, how = "The trainer, its adapter or the check raised an exception", "Fix what the message names"
+    elif record.status == "crash":
+        what, how = "The trainer's process ended", "Look at the last lines and the frame in the message"
+    else:
+        what, how = "The trainer did not answer in time", "The stack in the message shows where it waits"
+    text = " ".join(record.message.split())
+    return (
+        f"{what}, so no result is wrong: {text}",
+        f"{how}; rerun the command of the failure to see whether it repeats.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +64,7 @@ class Rule:
     fails: str = ""  # a simplified variant that failed too
     # Smallest and largest relative error, in the l2 norm, of the failed comparison.
     off_by: tuple[float, float] | None = None
+    accelerator: bool = False  # whether the rule is about accelerators only
     cause: str = ""  # replaces the law's own
     next_step: str = ""  # replaces the law's own
 
@@ -84,29 +106,61 @@ def diagnose(outcome: Outcome) -> dict[str, Any] | None:
     lowest = [record for record in failures if (record.rung, record.subject) == (rung, subject)]
     passes = outcome.of_status("pass")
     beside = [record for record in passes if (record.rung, record.subject) == (rung, subject)]
-    judged = [record for record in lowest if record.status == "fail"] or lowest
-    matches = ((rule, rule.match(judged, beside)) for rule in rules())
-    default = Rule(layer=RUNGS[rung], failed=()), judged[0]
-    rule, record = next(((rule, record) for rule, record in matches if record), default)
-    cause, next_step = advice(record)
+    judged = sorted((record for record in lowest if record.status == "fail"), key=_loudness)
+    layer, cause, step, record, evidence = _judge(judged, lowest, beside, outcome)
     messages = [f"{one.id}: {one.status}: {one.message}" for one in [record, *lowest] if one.message]
-    evidence = list(dict.fromkeys(messages))[:MOST_SHOWN] + _facts(record)
+    evidence += list(dict.fromkeys(messages))[:MOST_SHOWN] + _facts(record)
     if subject:
         evidence += _other_trainers(lowest, [one for one in outcome.ended() if one.rung == rung])
     evidence.append(
         f"{len(lowest)} of {len(lowest) + len(beside)} checks of rung {rung}{f' of {subject}' if subject else ''} "
         f"failed; {sum(one.rung < rung for one in passes)} on lower rungs passed"
     )
-    step = rule.next_step or next_step
-    return {"layer": rule.layer, "cause": rule.cause or cause, "evidence": evidence, "next_step": step}
+    return {
+        "layer": layer,
+        "cause": without_accelerators(cause, outcome),
+        "evidence": evidence,
+        "next_step": next_step_of(step, subject, outcome),
+    }
+
+
+def _judge(
+    judged: Sequence[Result], lowest: Sequence[Result], beside: Sequence[Result], outcome: Outcome
+) -> tuple[str, str, str, Result, list[str]]:
+    """Layer, cause, next step, the failure that they are about, and evidence for them."""
+    if not judged and lowest[0].subject is not None:
+        layer = "adapter" if lowest[0].status == "error" else "process"
+        return layer, *_ended(lowest[0]), lowest[0], []
+    intermittent = any("when rerun" in record.facts.get("holds", ()) for record in judged)
+    found: Explanation | None = None if intermittent else explanation(judged)
+    if found is not None:
+        layer = "autodiff" if found.record.law == "autodiff.model" and found.group == "scale" else found.layer
+        return layer, found.cause, found.next_step, found.record, found.evidence
+    known = [rule for rule in rules() if not rule.accelerator or outcome.accelerated]
+    matches = ((rule, rule.match(judged or lowest, beside)) for rule in known)
+    default = Rule(layer=RUNGS[lowest[0].rung], failed=()), (judged or lowest)[0]
+    rule, record = next(((rule, record) for rule, record in matches if record), default)
+    cause, step = advice(record)
+    if not rule.cause and record.status == "fail":
+        cause = unknown(record, cause)
+    return rule.layer, rule.cause or cause, rule.next_step or step, record, []
+
+
+def _loudness(record: Result) -> float:
+    """The largest margin speaks first; exact comparisons, whose margin is infinite, speak last."""
+    margin = record.margin or 0.0
+    return -margin if margin < sys.float_info.max else 0.0
 
 
 def _facts(record: Result) -> list[str]:
-    """Texts for the simplified variants that were run, earlier comparisons that passed, and the size of the error."""
+    """Texts for what was measured, the simplified variants that were run, and earlier comparisons that passed."""
     facts = record.facts
+    margins = facts.get("margins", {})
     names = {
+        "measured:": "; ".join(facts["explained"]["measured"] if "explained" in facts else ()),
         "passes": ", ".join(facts.get("holds", ())),
         "also fails": ", ".join(facts.get("fails", ())),
+        "error in units of the bound:": ", ".join(f"{margin:.2g} {name}" for name, margin in margins.items()),
         "passed before:": "; ".join(facts.get("held_before", ())),
         "relative error": f"{facts['off_by']:.2g} in the l2 norm" if isinstance(facts.get("off_by"), float) else "",
     }

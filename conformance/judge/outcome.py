@@ -69,6 +69,7 @@ class Outcome:
     doubted: list[str] = field(default_factory=list)  # checks whose results differ between cached and fresh programs
     tries: Tries | None = None  # reruns with other settings; None without failures or a setting to try
     troubles: list[str] = field(default_factory=list)  # crashes and hangs of processes outside of any check
+    outlived: list[str] = field(default_factory=list)  # commands of processes that outlived the run, and were ended
     interrupted: int | None = None  # the exit code of a run that a signal ended: 130 for Ctrl-C
     setup: str | None = None  # why nothing could be verified, and how to fix it
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # start of the run
@@ -83,6 +84,16 @@ class Outcome:
     def platforms(self) -> list[str]:
         """The names of the platform, most general first; empty if it is unknown."""
         return list(self.environment.get("platforms", ()))
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the devices are known to be those of a CPU, such as simulated ones."""
+        return bool(self.environment.get("simulated")) or "cpu" in self.platforms
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether the devices are known to be accelerators."""
+        return bool(self.platforms) and not self.on_cpu
 
     def ended(self) -> list[Result]:
         """All results, in the order of the ladder."""

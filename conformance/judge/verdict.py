@@ -108,6 +108,9 @@ def _reason(outcome: Outcome, old: Sequence[str]) -> str:
     }  # fmt: skip
     parts += [f"{len(broken)} {word} ({_first(broken)})" for word, broken in ends.items() if broken]
     parts += [*outcome.troubles, *(f"deviation {text}" for text in old)]
+    if outcome.outlived:
+        count = f"{len(outcome.outlived)} process{'es' if len(outcome.outlived) > 1 else ''}"
+        parts.append(f"{count} that outlived the run ended ({outcome.outlived[0]})")
     parts += [f"{len(blocked)} blocked"] if blocked else []
     missing = unmet(outcome)
     if missing:

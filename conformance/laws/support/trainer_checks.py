@@ -23,6 +23,8 @@ from .explaining import note
 RATE = Bound(4 * UNIT["float32"], UNIT["float32"], "four roundings in float32, of the largest rate")
 # The variant with nothing simplified; it passes if the failure is intermittent.
 RERUN = "when rerun"
+# A variant that passes is evidence if it divides the largest margin by at least this.
+DECISIVE = 100.0
 
 
 def check_gradients(
@@ -47,7 +49,7 @@ def check_gradients(
 def compare_or_simplify(
     check: Check, case: Case, batch: HostBatch, n: int, compare: Callable[[Check, Case, HostBatch, int], None]
 ) -> None:
-    """Call `compare`; if it fails, rerun simplified variants and record which pass in the facts `holds` and `fails`.
+    """Call `compare`; if it fails, rerun simplified variants and record in the facts which pass and which fail.
 
     Raises:
         LawBroken: as `compare` raised it.
@@ -58,19 +60,29 @@ def compare_or_simplify(
         if not check.narrows or "holds" in check.facts:
             raise
         note(check)
+        margins = check.facts["margins"] = {"as it is": _margin(check)}
         check.facts |= {"holds": [], "fails": []}
         for name, variant in simplified(case, batch, n).items():
+            simpler = Check(check.law, check.level, check.seed)
             try:
-                compare(Check(check.law, check.level, check.seed), *variant)
+                compare(simpler, *variant)
             except (NotRun, AdapterRaised):
                 continue  # the trainer cannot do this
             except LawBroken:
                 check.facts["fails"].append(name)
             else:
-                check.facts["holds"].append(name)
+                # Just below the bound after just above it proves nothing.
+                if name == RERUN or _margin(simpler) * DECISIVE <= margins["as it is"]:
+                    check.facts["holds"].append(name)
                 if name == RERUN:
                     break  # the failure is intermittent, so no simplified variant explains it
+            margins[name] = _margin(simpler)
         raise
+
+
+def _margin(check: Check) -> float:
+    """The largest error of a comparison so far, in units of its bound."""
+    return check.worst.margin if check.worst else 0.0
 
 
 def simplified(case: Case, batch: HostBatch, n: int) -> dict[str, tuple[Case, HostBatch, int]]:
