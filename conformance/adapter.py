@@ -238,13 +238,13 @@ def load_adapter(name: str) -> TrainerUnderTest:
     except (ImportError, AttributeError) as error:
         message = f"cannot be found ({error}); give the import path and the name of a callable"
         raise AdapterError(message, name) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AdapterError(f"could not be imported ({type(error).__name__}: {error})", name) from error
     if not callable(factory):
         raise AdapterError(f"is a {type(factory).__name__}, must be a class or a function without arguments", name)
     try:
         subject: TrainerUnderTest = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AdapterError(f"could not be made ({type(error).__name__}: {error})", name) from error
     check_adapter(subject, name)
     return subject

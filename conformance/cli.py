@@ -140,7 +140,7 @@ def _verify(args: dict[str, Any]) -> int:
     from .judge.verdict import judge
     from .report.document import diagnosis
     from .report.terminal import Screen
-    from .run.verify import verify
+    from .run.verify import unfinished, verify
 
     settings = Settings(
         **{name: args[name] for name in ("level", "against", "platform", "devices", "expect", "seed", "processes")},
@@ -157,6 +157,8 @@ def _verify(args: dict[str, Any]) -> int:
     out: Path = args["out"]
     output.prepare(out)
     screen = Screen(settings, _seconds_before(out, settings.level))
+    begun = unfinished(settings, known)
+    report.write(out, begun, judge(begun))
     outcome = verify(settings, known, file, screen, args["cache"])
     if outcome.setup is None:
         screen.seeded_faults(outcome)

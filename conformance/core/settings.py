@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..adapter import AdapterError, load_adapter
@@ -96,10 +96,15 @@ class Settings:
         """(name, value) of each of these options that has a value."""
         return [(name, str(value)) for name in names if (value := getattr(self, name)) is not None]
 
-    def check_adapters(self) -> None:
-        """Load every trainer once; an `AdapterError` names one that cannot be used."""
+    def check_adapters(self, loading: Callable[[str], None] = lambda _: None) -> None:
+        """Load every trainer once; an `AdapterError` names one that cannot be used.
+
+        `loading` is called with each one's name before it is loaded, and with an empty name at the end.
+        """
         for name in dict.fromkeys((*self.adapters, self.against)):
+            loading(name)
             load_adapter(name)
+        loading("")
 
 
 def subject_labels(adapters: Sequence[str]) -> list[str]:

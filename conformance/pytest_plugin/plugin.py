@@ -19,6 +19,7 @@ from ..core.law import LEVELS, Law, blocked_by, check_id, laws, selects
 from ..core.result import Result
 from ..core.settings import Settings, start_jax
 from ..laws.support import call as law_call
+from ..laws.support import compilation
 from .summary import PROPERTY, Summary
 
 SETTINGS = pytest.StashKey[Settings]()
@@ -62,12 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
             adapters=tuple(option.sftref_adapter) or Settings.adapters,
             only=tuple(option.sftref_only),
         )
+        config.stash[SUMMARY] = summary = Summary(config, settings)
         if option.sftref_adapter or option.sftref_against != Settings.against:
             # Adapters in the folder in which pytest was called can then be imported.
             sys.path.append(str(config.invocation_params.dir))
             start_jax(settings)
-            settings.check_adapters()
-        config.stash[SUMMARY] = Summary(config, settings)
+            compilation.options()
+            settings.check_adapters(lambda name: summary.tell({"event": "loading", "adapter": name}))
         if option.sftref_benchmark:
             speed.configure(config, settings)
     except (ValueError, AdapterError) as error:
@@ -113,6 +115,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             ours.append((law, item))
         else:
             dropped.append(item)
+    config.stash[SUMMARY].tell({"event": "collected", "ids": [item.stash[CHECK_ID] for _, item in ours]})
     if not ours and not dropped:
         return
     config.hook.pytest_deselected(items=dropped)
@@ -200,7 +203,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     check = pyfuncitem.stash.get(CHECK, None)
     if check is None:
         return (yield)
-    with law_call.around(check):
+    with compilation.apart_from_adapters(check), law_call.around(check):
         return (yield)
 
 

@@ -40,6 +40,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "deviations": [known.to_json() for known in outcome.deviations],
         "stale_deviations": stale_deviations(outcome),
         "troubles": outcome.troubles,
+        "outlived": outcome.outlived,
         "findings": [vars(finding) for finding in outcome.findings],
         "start": None if outcome.start is None else vars(outcome.start) | {"line": outcome.start.line},
         "kept_programs": {"since": outcome.kept_since, "doubted": outcome.doubted},
@@ -120,8 +121,8 @@ def _without_a_failed_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         layer, cause, evidence = "deviations", "The list of known deviations is out of date.", stale
         step = "Remove these entries, or renew them with a reason."
     elif outcome.troubles:
-        layer, cause, evidence = "processes", "A process did not exit cleanly.", outcome.troubles
-        step = "Look at the driver's log; a library that aborts at exit changes the exit code of every job."
+        layer, cause, evidence = "processes", "A process ended or hung outside of any check.", outcome.troubles
+        step = "Look for that process in the kernel's and the driver's log, and at what its adapter starts or ends."
     elif outcome.interrupted is not None:
         layer, cause, evidence = "run", "The run was interrupted.", [verdict.reason]
         step = "Rerun."

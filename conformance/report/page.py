@@ -54,7 +54,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         Section("Checks", [Checks(checks)], "checks"),
         Section("Not run, and known deviations", list(_quiet(checks))),
         Section("Deviations that no longer apply", _items(report.get("stale_deviations"))),
-        Section("Problems of child processes", _items(report.get("troubles"))),
+        Section("Problems of child processes", _items([*(report.get("troubles") or ()), *_outlived(report)])),
         Section("Margins", [Text(MARGINS), margins(checks)]),
         Section("Detection floors", list(_floors(checks))),
         Section("Seeded faults", list(_faults(report["faults"], report["settings"]["level"])), "faults"),
@@ -68,6 +68,10 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
 
 def _items(texts: Sequence[str] | None) -> list[Block]:
     return [Items(texts)] if texts else []
+
+
+def _outlived(report: Mapping[str, Any]) -> Iterator[str]:
+    return (f"It outlived the run, and was ended: {command}" for command in report.get("outlived", ()))
 
 
 def _diagnosis(diagnosis: Mapping[str, Any] | None) -> Iterator[Block]:

@@ -79,6 +79,8 @@ class Screen:
         self.settings, self.before = settings, before
         self.ids: Sequence[str] = ()
         self.began = self.printed = time.monotonic()
+        # The number of checks that had ended when the last one did, that time, and the seconds left by then.
+        self.ended, self.since, self.left = 0, self.began, 0.0
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
@@ -107,14 +109,19 @@ class Screen:
     def waiting(self, done: Collection[str], running: Sequence[str]) -> None:
         """Print to stderr what is running, if nothing was printed for ten seconds."""
         now = time.monotonic()
+        if len(done) != self.ended:
+            # A check that no earlier run timed counts as an average one.
+            average = sum(self.before.values()) / len(self.before) if self.before else 1.0
+            weights = {check: self.before.get(check, average) for check in self.ids}
+            over, total = sum(weights[check] for check in done), sum(weights.values())
+            self.left = (now - self.began) * (total - over) / over if over else 0.0
+            self.ended, self.since = len(done), now
         if now - self.printed < EVERY:
             return
         self.printed, seconds = now, now - self.began
-        # A check that no earlier run timed counts as an average one.
-        average = sum(self.before.values()) / len(self.before) if self.before else 1.0
-        weights = {check: self.before.get(check, average) for check in self.ids}
-        over, total = sum(weights[check] for check in done), sum(weights.values())
-        left = f", about {seconds * (total - over) / over:.0f} s left" if 0 < over < total else ""
+        # While a check hangs, the estimate must not grow.
+        rest = self.left - (now - self.since)
+        left = f", about {rest:.0f} s left" if self.left and rest > 0 else ""
         counts = f"{len(done)} of {len(self.ids)} checks done"
         print(f"   {seconds:.0f} s: {counts}{left}; now {', '.join(running)}", file=sys.stderr, flush=True)
 

@@ -40,7 +40,11 @@ NEVER_RUN = "never run"
 
 
 class SetupError(Exception):
-    """Nothing can be verified on this machine; the message says why."""
+    """Nothing can be verified on this machine; the message says why. `lost`: because of a hang or a crash."""
+
+    def __init__(self, message: str, *, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 @dataclasses.dataclass
@@ -69,6 +73,7 @@ class Scheduler:
         self.running: list[_Running] = []
         self.programs: Path | None = None
         self.starts = 0
+        self.losses: dict[str, list[str]] = {}  # process -> how it ended or hung between two checks
         # (rung, trainer or None) -> the number of its checks.
         self.whole = Counter((law.rung, subject) for law, subject in map(split_id, outcome.expected))
 
@@ -88,8 +93,12 @@ class Scheduler:
             wait([pipe for r in self.running for pipe in r.child.pipes()], 0.2)
             for running in list(self.running):
                 self._poll(running)
-            names = [r.child.running or f"{r.unit.name}: between checks" for r in self.running]
+            names = [r.child.running or f"{r.unit.name}: {self._phase(r.child)}" for r in self.running]
             self.progress.waiting(self.outcome.records, names)
+
+    @staticmethod
+    def _phase(child: Child) -> str:
+        return f"loading --adapter {child.loading}" if child.loading else "between checks"
 
     def listen(self) -> None:
         """Read all events that processes have written, so that no check which ended before an interruption is lost."""
@@ -143,7 +152,7 @@ class Scheduler:
             self._take(running, event)
         if ended:
             self._ended(running)
-        elif child.overdue():
+        elif child.overdue() or child.stopped():
             self._hung(running)
 
     def _take(self, running: _Running, event: dict[str, Any]) -> None:
@@ -206,19 +215,23 @@ class Scheduler:
 
     def _hung(self, running: _Running) -> None:
         """End a process whose deadline has passed, and go on with the rest of its unit."""
-        child, process = running.child, f"the process of {running.unit.name}"
-        stack = child.stacks()
+        child, process = running.child, self._process(running)
+        stopped = child.stopped()
+        stack = [] if stopped else child.stacks()
         where = endings.position(stack)
+        how = f"its process {endings.STOPPED}" if stopped else f"no answer within {child.deadline:g} s{where}"
         code = child.close()
         if code is None:
             self.outcome.troubles.append(f"{process} {endings.how_it_ended(code)}")
         self.running.remove(running)
         if child.running is not None:
-            self._lost(running, child.running, "hang", f"no answer within {child.deadline:g} s{where}", stack)
+            self._lost(running, child.running, "hang", how, stack)
+        elif child.loading:
+            raise SetupError(f"--adapter {child.loading}: it is not loaded: {how}", lost=True)
         elif not running.left:
             self.outcome.troubles.append(f"{process} did not end by itself{where}")
         else:
-            self._without_a_check(running, "hang", f"no check began within {child.deadline:g} s{where}")
+            self._without_a_check(running, "hang", how.replace("no answer", "no check began"))
         self._start(running)
 
     def _ended(self, running: _Running) -> None:
@@ -231,25 +244,30 @@ class Scheduler:
             self._lost(running, child.running, "crash", f"{how} (in the middle of the check)", list(child.output))
         elif code == pytest.ExitCode.USAGE_ERROR and not child.answered:
             raise SetupError(endings.usage(child.output))
+        elif child.loading:
+            message = f"--adapter {child.loading}: the process ended early, while the adapter was loaded: {how}"
+            raise SetupError(message, lost=code is None or code < 0)
         elif not running.left:
-            if code is None or code < 0:
-                self.outcome.troubles.append(f"the process of {running.unit.name} crashed on its way out ({how})")
-        elif code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-            self._not_collected(running)
+            if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+                self.outcome.troubles.append(f"{self._process(running)} crashed on its way out ({how})")
         else:
-            reason = next(iter(running.errors.values()), how)
-            self._without_a_check(running, "crash", f"its process ended before the check began: {reason}")
+            self._not_collected(running)
+            if running.left:
+                reason = next(iter(running.errors.values()), how)
+                self._without_a_check(running, "crash", f"its process ended early, before the check began: {reason}")
         if self.outcome.setup is not None:
             raise SetupError(self.outcome.setup)
         self._start(running)
 
     def _not_collected(self, running: _Running) -> None:
         """Record results for checks that pytest did not find: their file cannot be imported, or does not have them."""
-        errors = running.errors
+        errors, found = running.errors, running.child.collected
+        if found is None:
+            return
         if errors and not self.outcome.records:
             error = next(iter(errors.values()))
             raise SetupError(f"the checks cannot be imported: {error}; fix this installation of JAX and NumPy")
-        for check in list(running.left):
+        for check in [check for check in running.left if check not in found]:
             law, subject = split_id(check)
             own = [message for file, message in errors.items() if file.startswith(f"test_{law.rung}_")]
             if own:
@@ -259,8 +277,20 @@ class Scheduler:
                 record = Result.ended(law, subject, "not_run", message, 0.0, NotRunReason.LACKING)
             self._keep(running, record)
 
+    def _process(self, running: _Running) -> str:
+        """The process of a unit in words; that of a trainer with its adapter."""
+        adapter = self.settings.subjects.get(running.unit.name.removeprefix("trainer "))
+        return f"the process of {running.unit.name}{f' (--adapter {adapter})' if adapter else ''}"
+
     def _without_a_check(self, running: _Running, status: str, message: str) -> None:
-        """Handle a process that ended between checks; two such processes in a row without a result end the unit."""
+        """Handle a process that was lost between checks; two in a row without a result end the unit."""
+        process = self._process(running)
+        ways = self.losses.setdefault(process, [])
+        ways.append(message.removeprefix("its process "))
+        times = f"{len(ways)} times" if len(ways) > 1 else "once"
+        words = f"{process} was lost {times} between checks ({'; '.join(dict.fromkeys(ways))})"
+        others = [text for text in self.outcome.troubles if not text.startswith(f"{process} was lost ")]
+        self.outcome.troubles = [*others, words]
         if NO_SPACE in message:
             raise SetupError(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
         running.stalled += 0 if running.child.answered else 1

@@ -1,9 +1,7 @@
 """Settings -> an outcome: one run of the ladder from its first process to its last, however it ends."""
 
 import os
-import shutil
 import signal
-import tempfile
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from ..core.law import expected
 from ..core.settings import Settings
 from ..judge.mutation_score import chosen
 from ..judge.outcome import Outcome
+from ..judge.verdict import CODES
 from ..machine import snapshot
 from ..machine.findings import findings
 from ..machine.host import Host, facts
@@ -21,7 +20,18 @@ from ..workers.plan import trials, units
 from .program_cache import ProgramCache, agree
 from .progress import Progress
 from .scheduler import NEVER_RUN, Scheduler, SetupError
+from .scratch import Scratch
 from .workarounds import Rerun, start_jax_alone, tried
+
+
+def unfinished(settings: Settings, deviations: list[Deviation]) -> Outcome:
+    """The outcome of a run that has just begun: its report stays if the run is killed."""
+    ids = expected(settings.level, settings.subjects, settings.only, processes=settings.processes)
+    code = CODES["INCOMPLETE"]
+    outcome = Outcome(settings=settings, expected=ids, deviations=deviations, interrupted=code)
+    outcome.environment = snapshot.static()
+    outcome.fill("the run has not ended, or was killed")
+    return outcome
 
 
 def verify(
@@ -35,8 +45,8 @@ def verify(
     outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=snapshot.static())
     outcome.seeded = chosen(settings.level, ids) if settings.self_test else []
     kept = ProgramCache(cache, settings, outcome.environment) if cache is not None else None
-    scratch = Path(tempfile.mkdtemp(prefix="sftref-"))
-    scheduler = Scheduler(outcome, progress, scratch, file, os.environ)
+    scratch = Scratch()
+    scheduler = Scheduler(outcome, progress, scratch.path, file, os.environ)
     began = time.monotonic()
     progress.begin(ids)
     reason = NEVER_RUN
@@ -51,16 +61,20 @@ def verify(
                 if kept is not None:
                     compare_with_cold(scheduler, kept)
             if settings.remedies:
-                outcome.tries = tried(outcome, os.environ, Rerun(outcome, progress, scratch, file))
+                outcome.tries = tried(outcome, os.environ, Rerun(outcome, progress, scratch.path, file))
     except (KeyboardInterrupt, signals.Stopped) as stop:
         outcome.interrupted = 128 + (stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT)
         reason = "interrupted"
         scheduler.listen()
     except SetupError as error:
-        outcome.setup = reason = str(error)
+        if error.lost:
+            outcome.troubles.append(str(error))
+            reason = "an adapter was not loaded"
+        else:
+            outcome.setup = reason = str(error)
     finally:
         scheduler.end()
-        shutil.rmtree(scratch, ignore_errors=True)
+        outcome.outlived = scratch.clear()
     outcome.fill(reason)
     outcome.seconds = time.monotonic() - began
     return outcome

@@ -104,7 +104,8 @@ def answers(
         busy = [worker for worker in workers if worker not in results]
         wait([pipe for worker in busy for pipe in worker.pipes()], min(POLL, left))
         for worker in busy:
-            for answer in worker.answered():
+            stopped = [NoAnswer(endings.STOPPED, silent=True)] if worker.stopped() else []
+            for answer in worker.answered() or stopped:
                 results[worker] = answer
                 if isinstance(answer, NoAnswer):
                     end = min(end, time.monotonic() + grace)

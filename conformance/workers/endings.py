@@ -8,6 +8,9 @@ from collections.abc import Iterable
 MACHINERY = ("/_pytest/", "/pluggy/")
 
 
+STOPPED = "was stopped by a signal, as by SIGSTOP, and did not continue"
+
+
 def how_it_ended(code: int | None) -> str:
     """An exit code in words; negative for a signal, None for a process that cannot be ended."""
     if code is None:

@@ -12,6 +12,8 @@ from ..core.law import LADDER, UPPER, split_id
 from ..core.settings import DEFAULT_ADAPTERS, Settings
 
 SEEDED = "the seeded faults"
+# A variable that each child process has: the folder for the temporary files of its run.
+SCRATCH = "SFTREF_SCRATCH"
 
 
 @dataclass
@@ -107,6 +109,7 @@ def variables(environment: Mapping[str, str], cache: Path | None, scratch: Path 
     if not IN_SITE_PACKAGES:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(IMPORT_ROOT), kept.get("PYTHONPATH"))))
     if scratch is not None:
+        kept[SCRATCH] = str(scratch)
         kept["HYPOTHESIS_STORAGE_DIRECTORY"] = str(scratch / "hypothesis")
         if not keeps_bytecode("jax"):
             kept.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -2,6 +2,8 @@
 
 The child writes events to a pipe, one JSON object a line, in which `event` names the kind:
 
+    {"event": "loading", "adapter": MODULE:FACTORY}         an adapter is loaded, "" after the last one
+    {"event": "collected", "ids": [...]}                    the checks that pytest found
     {"event": "start", "id": ..., "deadline": seconds}      a check begins
     {"event": "result", "id": ..., ...}                     a check has ended: its result
     {"event": "answer", "id": method, "value": ...}         a call has ended: what the method returned
@@ -31,6 +33,8 @@ from .serve import END_OF_CHECK, STREAM, tie
 START, BETWEEN, EXIT = 180.0, 180.0, 60.0
 # The seconds that a process has to write the stacks of its threads.
 DUMP = 2.0
+# The seconds that an adapter has to be loaded, and those that a process may be stopped by a signal.
+LOADING, STOPPED = 120.0, 30.0
 # Seconds between two looks at a process that writes nothing.
 POLL = 0.2
 # The most bytes of a line of output that are kept in memory.
@@ -63,6 +67,7 @@ class Process:
         self._stderr = self.process.stderr
         self.output: deque[str] = deque(maxlen=400)  # the last lines of its stderr
         self._pending: deque[dict[str, Any]] = deque()
+        self._halted = 0.0  # when it was first seen to be stopped
         self._unread = {self._events: bytearray(), self._stderr: bytearray()}
         for pipe in self._unread:
             os.set_blocking(pipe.fileno(), False)
@@ -130,6 +135,15 @@ class Process:
             return True
         return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
+    def stopped(self) -> bool:
+        """Whether a signal such as SIGSTOP has stopped the child, and none has continued it, for `STOPPED` seconds."""
+        with contextlib.suppress(ChildProcessError):
+            if os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None:
+                self._halted = self._halted or time.monotonic()
+                return time.monotonic() - self._halted > STOPPED
+        self._halted = 0.0
+        return False
+
     def stacks(self) -> list[str]:
         """The stack of each thread as `faulthandler` writes it, for which it needs no GIL; empty if it writes none."""
         before = len(self.output)
@@ -173,6 +187,8 @@ class Child(Process):
 
     def __init__(self, command: Sequence[str], variables: Mapping[str, str], left: int) -> None:
         self.running: str | None = None  # the id of the check that runs now
+        self.loading = ""  # the adapter that is loaded now
+        self.collected: frozenset[str] | None = None  # the checks that pytest found; None before it has searched
         self.answered, self.left = 0, left  # how many checks have ended, and how many have not
         # When the present check, or the pause between two checks, began, and the seconds that this may take.
         self.since, self.deadline = time.monotonic(), START
@@ -193,6 +209,11 @@ class Child(Process):
     def _follow(self, event: dict[str, Any]) -> None:
         if event["event"] == "start":
             self.running, self.deadline, self.since = event["id"], event["deadline"], time.monotonic()
+        elif event["event"] == "loading":
+            self.loading, self.since = event["adapter"], time.monotonic()
+            self.deadline = LOADING if self.loading else START
+        elif event["event"] == "collected":
+            self.collected = frozenset(event["ids"])
         elif event["event"] == "result":
             event["mismatch"] = self._mismatches.pop(event["id"], "")
             self.answered, self.left = self.answered + 1, self.left - 1

@@ -34,6 +34,22 @@ def test_the_time_left(
     assert f"{done} of 4 checks done{left and f', {left}'}; now {IDS[-1]}" in progress
 
 
+def test_the_time_left_does_not_grow_while_a_check_hangs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = terminal.Screen(Settings(), {})
+    screen.begin(IDS)
+    screen.began = screen.printed = 1000.0
+    lines = []
+    for now in (1100.0, 1200.0, 1290.0, 1500.0):
+        monkeypatch.setattr(terminal.time, "monotonic", lambda now=now: now)
+        screen.waiting(IDS[:1], [IDS[-1]])
+        lines.append(capsys.readouterr().err.partition("done")[2].strip())
+    assert lines == [f"{left}; now {IDS[-1]}" for left in (
+        ", about 300 s left", ", about 200 s left", ", about 110 s left", ""
+    )]  # fmt: skip
+
+
 def test_what_did_not_run_before_says_nothing_about_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = [
         {"id": IDS[0], "status": "pass", "seconds": 2.5},

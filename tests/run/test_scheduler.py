@@ -237,7 +237,9 @@ def test_a_process_that_dies_before_its_first_check(copy: Make) -> None:
     ended = made.verify()
     assert ended.code == 3
     assert list(ended.statuses.values()) == ["crash", "crash"]
-    assert "ended before the check began: SIGABRT; last output: bad driver" in ended.check("r3.passes")["message"]
+    assert (
+        "ended early, before the check began: SIGABRT; last output: bad driver" in ended.check("r3.passes")["message"]
+    )
 
 
 def test_a_file_that_cannot_be_imported_costs_its_own_checks(copy: Make) -> None:

@@ -17,6 +17,7 @@ token for padding only. In the kit every id is a word, so the adapter trains tha
 
 import functools
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy.typing as npt
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
 from ...workers.channel import Worker, WorkerError, call
+from ...workers.plan import SCRATCH
 from .torch_rank import Rank
 
 MOST = 2
@@ -50,7 +52,7 @@ class Torch:
             raise ValueError(f"{self.name}: {n_devices} devices, must be at most {MOST}; use --devices {MOST}")
         self.case, self.n = case, n_devices
         if n_devices > 1 and not self.workers:
-            self.folder = tempfile.TemporaryDirectory(prefix="sftref-ddp-")
+            self.folder = tempfile.TemporaryDirectory(prefix="sftref-ddp-", dir=os.environ.get(SCRATCH))
             meeting = str(Path(self.folder.name) / "meeting")
             for rank in range(n_devices):
                 self.workers[f"rank {rank}"] = Worker(f"{Rank.__module__}:joined", rank, n_devices, meeting)

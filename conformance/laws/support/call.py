@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from ...adapter import load_adapter
 from ...core.check import Check
 from ...core.kit import PACKAGE
 from ...core.settings import Settings
+from ...workers.plan import SCRATCH
 from . import compilation
 from .guarded import Guarded
 
@@ -70,7 +72,7 @@ def run(check: Check, settings: Settings, instead: Mapping[str, Any]) -> None:
     `instead` (name -> value) replaces values of pytest's fixtures; it must have `subject` if the law takes that.
     """
     function = functions()[check.law.id]
-    with tempfile.TemporaryDirectory(prefix="sftref-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sftref-", dir=os.environ.get(SCRATCH)) as folder:
         fixtures: dict[str, Callable[[], Any]] = {
             "check": lambda: check,
             "rng": lambda: generator(check),
