@@ -73,7 +73,7 @@ class Result:
             status, message = "fail", f"XLA's autotuner found kernels that disagree: {line.strip()[:300]}"
         facts: Facts = getattr(error, "facts", Facts())
         if needed := out_of_memory(error):
-            status, facts = "error", Facts(**{**facts, "out_of_memory": needed})  # type: ignore[typeddict-item]
+            status, facts = "error", Facts(**{**facts, "out_of_memory": needed})
         reason = getattr(error, "reason", None) if status == "not_run" else None
         blank = cls.ended(law, subject, status, message, seconds, reason)
         if check is None:

@@ -43,7 +43,8 @@ def main_case(
     """
     claimed = {"weighted": "weights" in capabilities, "padding_rows": "padding rows" in capabilities}
     rates = {} if "dropout" in capabilities else NO_DROPOUT
-    return dataclasses.replace(SMALL if small else MAIN, seed=seed, **claimed, **{**rates, **fixed})
+    changes: dict[str, Any] = {"seed": seed, **claimed, **rates, **fixed}
+    return dataclasses.replace(SMALL if small else MAIN, **changes)
 
 
 def start_params(case: Case, rng: np.random.Generator) -> Params:
