@@ -76,5 +76,6 @@ class Facts(TypedDict, total=False):
     left_out: list[str]  # laws that the trainer's capabilities exclude
     losses: list[float]
     programs: int
+    scores: list[str]  # what wrong scores are, by the known mistakes
     rows: list[str]  # the combinations of settings that `training.settings` ran
     told: list[str]  # how each process ended after another was killed

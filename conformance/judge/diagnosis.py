@@ -31,6 +31,8 @@ def advice(record: Result) -> tuple[str, str]:
     if record.status == "error":
         how = "Read the message; run the check under pytest (`--sftref-only` with its id) for the traceback."
         return "The check raised an exception.", how
+    if record.facts.get("scores"):
+        return f"{'; '.join(record.facts['scores'])}.", law.next_step
     found = explanation([record])
     return (found.cause, found.next_step) if found else (law.cause, law.next_step)
 

@@ -13,7 +13,7 @@ from ...core.facts import Explained
 from ...oracle.variants.replay import Call, Log
 from ...oracle.variants.search import Several, explain
 
-# Seconds of NumPy after a failure; and the most runs of a law that are kept for it.
+# Seconds of this thread after a failure; and the most runs of a law that are kept for it.
 SECONDS = 12.0
 MOST_RUNS = 32
 # The most explanations of the same numbers that are named.

@@ -10,6 +10,7 @@ from ...adapter import Arrays, Case, HostBatch, StepResult, TrainerUnderTest
 from ...core.check import AdapterRaised, Check, LawBroken, NotRun
 from ...core.comparison import Bound, distance
 from ...oracle import bounds_measured as measured
+from ...oracle import scores
 from ...oracle.bounds_derived import UNIT
 from ...oracle.bounds_measured import Reference
 from ...oracle.cases import NO_DROPOUT
@@ -225,12 +226,13 @@ def check_score(check: Check, what: str, subject: TrainerUnderTest, batches: Seq
 
     They are computed from the trainer's own logits, so only counting and dividing can be wrong.
     """
-    real = np.concatenate([batch.weights > 0 for batch in batches])
-    predicted = np.concatenate([np.asarray(subject.evaluate(batch)).argmax(axis=1) for batch in batches])[real]
-    labels = np.concatenate([batch.labels for batch in batches])[real]
-    hits = int(((predicted == 1) & (labels == 1)).sum())
-    spread = int((predicted == 1).sum() + (labels == 1).sum())
+    counted = [
+        (np.asarray(subject.evaluate(batch)).argmax(axis=1), batch.labels, batch.weights > 0) for batch in batches
+    ]
+    predicted, labels = (np.concatenate([batch[k][batch[2]] for batch in counted]) for k in (0, 1))
     exact = Bound(4 * UNIT["float64"], UNIT["float64"], "counts are integers: one division")
     score = subject.score(batches)
-    check.at_most(f"error of the accuracy{what}", abs(score["accuracy"] - float((predicted == labels).mean())), exact)
-    check.at_most(f"error of F1{what}", abs(score["f1"] - (2 * hits / spread if spread else 0.0)), exact)
+    if "scores" not in check.facts and (wrong := scores.mistaken(score, counted)):
+        check.facts["scores"] = wrong
+    check.at_most(f"error of the accuracy{what}", abs(score["accuracy"] - scores.accuracy(predicted, labels)), exact)
+    check.at_most(f"error of F1{what}", abs(score["f1"] - scores.f1(predicted, labels)), exact)

@@ -41,7 +41,7 @@ class Explanation:
 
 
 class Search:
-    """The search for one log; `until` is when it ends (`time.monotonic`)."""
+    """The search for one log; `until` is when it ends (`time.thread_time`, so that a busy machine finds the same)."""
 
     def __init__(self, log: Log, until: float) -> None:
         self.log, self.until, self.tried = log, until, 0
@@ -97,7 +97,7 @@ class Search:
         """The combinations that come nearer `than` this, nearest first, each within its own bounds."""
         gaps = []
         for several in trials:
-            if time.monotonic() > self.until or self.tried >= MOST:
+            if time.thread_time() > self.until or self.tried >= MOST:
                 break
             self.tried += 1
             left = gap(self.mine, replay(several, self.log, self.log.points(), unrounded), self.limits)
@@ -116,11 +116,11 @@ def _order(left: Gap) -> tuple[bool, int, float]:
 
 def explain(logs: Sequence[Log], seconds: float, known: Iterable[Several] = ()) -> Explanation | None:
     """The explanation of the last of these runs whose numbers are not the oracle's; None if all are."""
-    until = time.monotonic() + seconds
+    until = time.thread_time() + seconds
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for log in reversed(logs):
-            if time.monotonic() > until:
+            if time.thread_time() > until:
                 break
             explanation = Search(log, until).explain(known)
             if explanation is not None:

@@ -1,0 +1,75 @@
+"""Predictions, labels and a wrong score -> what the score is, if it is a known mistake."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Classes = npt.NDArray[np.integer]
+# A score is a mistake's if it differs from it by at most this; scores of few examples are far apart.
+NEAR = 1e-9
+
+
+def f1(predicted: Classes, labels: Classes, of: int = 1) -> float:
+    """2 TP / (2 TP + FP + FN) of a class; 0 if it is neither predicted nor there."""
+    spread = int((predicted == of).sum() + (labels == of).sum())
+    return 2 * int(((predicted == of) & (labels == of)).sum()) / spread if spread else 0.0
+
+
+def accuracy(predicted: Classes, labels: Classes) -> float:
+    """The share of predictions that are right."""
+    return float((predicted == labels).mean())
+
+
+def _ratio(hits: int, of: int) -> float:
+    return hits / of if of else 0.0
+
+
+def mistaken(
+    score: Mapping[str, float], batches: Sequence[tuple[Classes, Classes, npt.NDArray[np.bool_]]]
+) -> list[str]:
+    """Sentences about wrong scores: each names the mistakes that give the same number.
+
+    `batches` has predictions, labels and the rows that count, [B] each.
+    """
+    kept = [(predicted[real], labels[real]) for predicted, labels, real in batches]
+    p, y = (np.concatenate([pair[k] for pair in kept]) for k in (0, 1))
+    whole = [np.concatenate([batch[k] for batch in batches]) for k in (0, 1)]
+    hits = int(((p == 1) & (y == 1)).sum())
+    shares = [f1(p, y, c) for c in (0, 1)]
+    counts = [int((y == c).sum()) for c in (0, 1)]
+    right: dict[str, Callable[[Classes, Classes], float]] = {"accuracy": accuracy, "f1": f1}
+    sentences = []
+    for name, of in right.items():
+        got, want = float(score[name]), of(p, y)
+        if abs(got - want) <= NEAR:
+            continue
+        known = {
+            "the mean of the batches' values": float(np.mean([of(*pair) for pair in kept])),
+            "the value with padding rows counted": of(*whole),
+            "the value without the last batch": of(*(np.concatenate([pair[k] for pair in kept[:-1]]) for k in (0, 1)))
+            if len(kept) > 1 else math.inf,
+            "the value of the last batch alone": of(*kept[-1]),
+            "the value of the first batch alone": of(*kept[0]),
+            "a percentage": 100 * want,
+        }  # fmt: skip
+        if name == "accuracy":
+            known |= {"F1": f1(p, y), "the share of errors": 1 - want, "the number of right predictions": want * len(y)}
+        else:
+            precision, recall = _ratio(hits, int((p == 1).sum())), _ratio(hits, int((y == 1).sum()))
+            known |= {
+                "the accuracy": accuracy(p, y), "F1 of class 0": shares[0],
+                "the mean of F1 over both classes": sum(shares) / 2,
+                "F1 over both classes by their frequency": float(np.dot(shares, counts)) / len(y),
+                "the precision": precision, "the recall": recall,
+            }  # fmt: skip
+        named = [what for what, value in known.items() if abs(got - value) <= NEAR]
+        label = {"accuracy": "accuracy", "f1": "F1"}[name]
+        if math.isnan(got):
+            sentences.append(f"{label} is NaN, must be {want:.6g}: a division by zero, as if no example were positive")
+        elif named:
+            sentences.append(f"The reported {label} is {' or '.join(named)}")
+        else:
+            sentences.append(f"The reported {label} is {got:.6g}, must be {want:.6g}: none of the known mistakes")
+    return sentences
