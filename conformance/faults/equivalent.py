@@ -15,6 +15,7 @@ from jax.extend.core import primitives as core
 from ..adapter import HostBatch
 from ..oracle.draws import rows_of
 from ..oracle.model import Array, Params
+from .backend.collectives import each
 from .backend.lowering import CannotSeedError
 from .backend.seeding import Fixtures, SeededFaults, option
 from .trainers.numpy_trainer import NumpyTrainer, Sums, added
@@ -30,6 +31,15 @@ FAULTS.lowered("exp-of-another-library", core.exp_p)(
 FAULTS.lowered("rsqrt-by-division", core.rsqrt_p)(lambda right, x, **_: 1 / lax.sqrt(x))
 FAULTS.lowered("division-by-reciprocal", core.div_p)(
     lambda right, a, b, **_: a * right(jnp.ones_like(b), b) if a.dtype == np.float32 else right(a, b)
+)
+FAULTS.lowered("16-bit-rows-added-in-float32", core.scatter_add_p)(
+    lambda right, table, ids, updates, *, dimension_numbers, **_: (
+        lax.scatter_add(table.astype(np.float32), ids, updates.astype(np.float32), dimension_numbers).astype(
+            table.dtype
+        )
+        if table.dtype == jnp.bfloat16
+        else right(table, ids, updates)
+    )
 )
 FAULTS["compiled-without-optimization"] = lambda: option("jax_disable_most_optimizations", True)
 FAULTS["highest-precision-declared"] = lambda: option("jax_default_matmul_precision", "highest")
@@ -74,6 +84,22 @@ def _flushed(right: Any, a: Any, b: Any, **_: Any) -> Any:
 def _from_the_last(right: Any, table: Any, ids: Any, updates: Any, **_: Any) -> Any:
     rows = ids.ndim == 2 and updates.ndim == 2 and len(ids) == len(updates)
     return right(table, lax.rev(ids, (0,)), lax.rev(updates, (0,))) if rows else right(table, ids, updates)
+
+
+@FAULTS.lowered("maxima-that-keep-nan", core.pmax_p, core.pmin_p)
+def _keeps_nan(right: Any, *operands: Any, **_: Any) -> Any:
+    """What IEEE 754 demands, and no JAX of today computes on CPU devices; each NaN has another sign."""
+
+    def keep(x: Any, y: Any) -> Any:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return y
+        # One of the two is not 0 where a device has NaN, whether `right` is a maximum or a minimum.
+        for sign in (1, -1):
+            mark = right(jnp.where(jnp.isnan(x), sign, 0).astype(x.dtype))
+            y = jnp.where((mark[0] if isinstance(mark, (list, tuple)) else mark) != 0, -jnp.nan, y).astype(x.dtype)
+        return y
+
+    return each(right, operands, keep)
 
 
 @FAULTS.lowered("tanh-of-another-library", core.tanh_p)

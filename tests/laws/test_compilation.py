@@ -1,13 +1,18 @@
-"""Which checks compile without optimizations; the option ends with the check."""
+"""Which checks compile without optimizations, and under which of JAX's options; an option ends with the check."""
 
+import contextlib
+import subprocess
+import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 from sftref.conformance.core.check import Check
 from sftref.conformance.core.law import laws
 from sftref.conformance.laws.support import compilation
+from sftref.conformance.machine.meshes import mesh_of
 
 pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("optimized")]
 
@@ -93,3 +98,60 @@ def test_kept_programs_are_found_again_in_the_context_only(tmp_path: Path) -> No
     assert kept
     assert {path for path in tmp_path.iterdir() if path not in kept and not path.name.endswith("-atime")} == set()
     assert [getattr(jax.config, name) for name in names] == before
+
+
+# What the module of an adapter may do when it is imported.
+MESHED = """
+import jax
+from sftref.conformance.faults.trainers import NumpyTrainer
+
+jax.set_mesh(jax.make_mesh((2, 4), ("data", "model")))
+jax.config.update("jax_debug_nans", True)
+jax.config.update("jax_transfer_guard", "disallow")
+jax.config.update("jax_default_device", jax.devices()[3])
+"""
+
+
+def set_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:
+    return (jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh)(mesh)
+
+
+@pytest.mark.filterwarnings("ignore:.with mesh.*:DeprecationWarning")
+@pytest.mark.parametrize("enter", [set_mesh, lambda mesh: mesh], ids=["set_mesh", "with mesh"])
+def test_a_law_of_the_machine_runs_apart_from_what_an_adapter_has_set(enter: Any) -> None:
+    private = sys.modules["jax._src.mesh"]
+
+    def state() -> tuple[bool, bool, object, object]:
+        legacy = private.thread_resources.env.physical_mesh  # type: ignore[attr-defined]
+        names = ("jax_debug_nans", "jax_default_matmul_precision")
+        return jax.sharding.get_abstract_mesh().empty, legacy.empty, *(jax.config.values[name] for name in names)
+
+    compilation.options.cache_clear()
+    before, changed = compilation.options(), {"jax_debug_nans": True, "jax_default_matmul_precision": "bfloat16"}
+    for name, value in changed.items():
+        jax.config.update(name, value)
+    try:
+        with enter(mesh_of(jax.devices(), 2, 4)):
+            now = state()
+            assert (all(now[:2]), now[2:]) == (False, (True, "bfloat16"))
+            with compilation.apart_from_adapters(Check(laws()["operators.gelu"], "quick", 0)):
+                assert state() == (True, True, before["jax_debug_nans"], before["jax_default_matmul_precision"])
+            with compilation.apart_from_adapters(Check(laws()["step.update"], "quick", 0)):
+                assert state() == now
+            assert state() == now
+    finally:
+        for name in changed:
+            jax.config.update(name, before[name])
+        compilation.options.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="the adapter calls jax.set_mesh")
+def test_an_adapter_that_sets_a_mesh_when_it_is_imported(tmp_path: Path) -> None:
+    """Four laws were in error, and the verdict was SETUP or NONCONFORMANT: arrays were not on the mesh's devices."""
+    (tmp_path / "meshed.py").write_text(MESHED)
+    words = ["--level", "quick", "--adapter", "meshed:NumpyTrainer", "--no-self-test"]
+    words += [word for law in ("environment.kernels", "copies.sharded", "autodiff.nan") for word in ("--only", law)]
+    command = [sys.executable, "-m", "sftref.conformance", "verify", *words]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "CONFORMANT: 3 of 3 checks passed" in ended.stdout

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from jax import lax
 from lawruns import numbers, run_law
-from sftref.conformance.core.check import LawBroken, NotRun
+from sftref.conformance.core.check import Check, Known, LawBroken, NotRun
+from sftref.conformance.core.law import laws
+from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.laws.machine import test_2_collectives as rung2
 from sftref.conformance.laws.machine import test_2_partitioner as partitioner
+from sftref.conformance.laws.support.messages import REDUCTIONS, compare_non_finite, non_finite
 from sftref.conformance.machine.meshes import DTYPES, coded, exact_limit, summed
 
 pytestmark = pytest.mark.jax
@@ -200,7 +203,49 @@ def test_a_wrong_program_that_needs_the_whole_mesh_is_a_failure(monkeypatch: pyt
         run_law("collectives.partitioner", FOUR)
 
 
-@pytest.mark.parametrize("law", ["psum", "ppermute", "repeated", "subgroups", "two_axes", "pmap", "partitioner"])
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_only_a_maximum_that_is_fmax_is_a_known_bug(name: str, platform: str) -> None:
+    check = Check(laws()["collectives.non_finite"], "quick", 0)
+    stacked = non_finite(numbers(), N, 1, np.dtype(np.float32))
+    with np.errstate(invalid="ignore"):
+        right, without = (reduce(stacked.astype(np.float64), axis=0).astype(np.float32) for reduce in REDUCTIONS[name])
+
+    def passes(result: np.ndarray[Any, Any]) -> bool:
+        return compare_non_finite(check, name, name, np.stack([result] * N), stacked, platform)
+
+    assert passes(right)
+    assert passes(np.where(np.isnan(right), -right, right))
+    if name != "sum" and platform != "tpu":
+        assert not passes(without)
+    else:
+        with pytest.raises(LawBroken):
+            passes(without)
+    for wrong in (np.nan_to_num(right), np.where(np.arange(len(right)) == 1, without, right), np.roll(without, 1)):
+        with pytest.raises(LawBroken):
+            passes(wrong)
+
+
+def test_cpu_devices_are_known_to_drop_nan_in_maxima() -> None:
+    with pytest.raises(
+        Known, match=r"lose a NaN that one device has \(pmax, pmin, max of a sharded axis, min of"
+    ) as known:
+        run_law("collectives.non_finite", FOUR)
+    assert Result.of(laws()["collectives.non_finite"], None, None, known.value, 1.0, "").status == "deviation"
+
+
+def test_each_device_has_each_special_number_alone() -> None:
+    data = non_finite(numbers(), N, 2, np.dtype(np.float16)).reshape(N, 2, 7, N)
+    for part in (0, 1):
+        nan = np.isnan(data[:, part]).sum(axis=0)
+        assert nan.tolist() == [[1] * N if kind in (0, 4, 5) else [0] * N for kind in range(7)]
+        assert {tuple(np.argwhere(np.isnan(data[:, part, 0])).T[0])} == {tuple(range(N))}
+    assert np.isfinite(data[:, :, -1]).all()
+
+
+@pytest.mark.parametrize(
+    "law", ["psum", "non_finite", "ppermute", "repeated", "subgroups", "two_axes", "pmap", "partitioner"]
+)
 def test_one_device_is_not_run(law: str) -> None:
     with pytest.raises(NotRun, match=r"needs [24] devices, found 1"):
         run_law(f"collectives.{law}", devices=jax.devices()[:1])

@@ -33,7 +33,7 @@ SCATTER = _of_jax("reduce_scatter_p")
 MANY, MIB, LONG = 4, 2**20, 200
 
 
-def _each(right: Any, operands: Sequence[Any], change: Any) -> Any:
+def each(right: Any, operands: Sequence[Any], change: Any) -> Any:
     """The results of a collective, one or several, each replaced by `change(operand, result)`."""
     results = right(*operands)
     if not isinstance(results, (list, tuple)):
@@ -60,7 +60,7 @@ FAULTS.lowered("sums-without-the-eighth-device", *PSUM)(
 )
 FAULTS.lowered("sums-in-bfloat16", *PSUM)(lambda right, *operands, **_: right(*(cut(x, 7) for x in operands)))
 FAULTS.lowered("sums-not-waited-for", *PSUM)(
-    lambda right, *operands, **_: _each(right, operands, lambda x, y: _only(3, y, x) if x.ndim else y)
+    lambda right, *operands, **_: each(right, operands, lambda x, y: _only(3, y, x) if x.ndim else y)
 )
 FAULTS.lowered("maximum-of-all-but-one", core.pmax_p)(
     lambda right, *operands, **_: right(*(_only(5, x, jnp.full_like(x, _limits(x).min)) for x in operands))
@@ -88,7 +88,7 @@ FAULTS.patched("mean-is-a-sum", lax, "pmean")(lambda right, x, *axis, **options:
 
 @FAULTS.lowered("sums-of-one-size", *PSUM)
 def _one_size(right: Any, *operands: Any, **_: Any) -> Any:
-    return _each(right, operands, lambda _, y: _only(2, y, y.at[(0,) * y.ndim].add(1)) if y.nbytes == MIB else y)
+    return each(right, operands, lambda _, y: _only(2, y, y.at[(0,) * y.ndim].add(1)) if y.nbytes == MIB else y)
 
 
 @FAULTS.lowered("gathered-in-another-order", *ALL_GATHER)
@@ -99,7 +99,7 @@ def _gathered(right: Any, x: Any, *, all_gather_dimension: int, axis_size: int, 
 
 @FAULTS.lowered("first-rank-without-its-tail", *SCATTER)
 def _tail(right: Any, *operands: Any, **_: Any) -> Any:
-    return _each(right, operands, lambda x, y: _only(0, y, y.at[(-1,) * y.ndim].set(0)) if x.nbytes >= 4 * MIB else y)
+    return each(right, operands, lambda x, y: _only(0, y, y.at[(-1,) * y.ndim].set(0)) if x.nbytes >= 4 * MIB else y)
 
 
 @FAULTS.lowered("parts-scattered-to-neighbours", *SCATTER)
@@ -111,7 +111,7 @@ def _neighbours(right: Any, *operands: Any, scatter_dimension: int, axis_size: i
 @FAULTS.lowered("stale-where-nothing-is-sent", core.ppermute_p)
 def _stale(right: Any, *operands: Any, perm: Any, **_: Any) -> Any:
     receives = (device_number() == jnp.array([target for _, target in perm], jnp.uint32)).any()
-    return _each(right, operands, lambda x, y: jnp.where(receives, y, x))
+    return each(right, operands, lambda x, y: jnp.where(receives, y, x))
 
 
 @FAULTS.lowered("strided-groups-as-neighbours", *PSUM, *ALL_GATHER, *SCATTER, core.all_to_all_p)
@@ -125,7 +125,7 @@ def _strided(right: Any, *operands: Any, axis_index_groups: Any = None, **_: Any
 @FAULTS.lowered("groups-of-one-give-zero", *PSUM)
 def _alone(right: Any, *operands: Any, axis_index_groups: Any = None, **_: Any) -> Any:
     alone = axis_index_groups is not None and len(axis_index_groups[0]) == 1
-    return _each(right, operands, lambda _, y: y * 0 if alone else y)
+    return each(right, operands, lambda _, y: y * 0 if alone else y)
 
 
 @FAULTS.patched("one-axis-for-the-other", lax, "psum")

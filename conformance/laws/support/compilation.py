@@ -1,4 +1,4 @@
-"""How a check's programs compile (optimizations, 64-bit types, cache on disk), and what JAX compiled, by its events.
+"""How a check's programs compile (optimizations, options, cache on disk), and what JAX compiled, by its events.
 
 Without optimizations, laws on simulated devices take half the time.
 """
@@ -7,10 +7,13 @@ import contextlib
 import functools
 import importlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...adapter import Case
 from ...core.check import Check
@@ -65,6 +68,51 @@ def wide_types(on: bool) -> Iterator[None]:
     home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     with home.enable_x64(on):
         yield
+
+
+@functools.cache
+def options() -> dict[str, Any]:
+    """JAX's options at the first call: before an adapter is loaded, whose module may change them."""
+    import jax
+
+    return dict(jax.config.values)
+
+
+@contextlib.contextmanager
+def apart_from_adapters(check: Check) -> Iterator[None]:
+    """Run a law of the machine without the mesh and the options that an adapter's module has set; others as they are.
+
+    JAX's state is that of the process: a module that calls `jax.set_mesh` or `jax.config.update` changes it for all.
+    """
+    if check.law.per != "machine":
+        yield
+        return
+    import jax
+
+    now = dict(jax.config.values)
+    changed = {name: value for name, value in options().items() if now[name] is not value and now[name] != value}
+    with contextlib.ExitStack() as stack:
+        for name, value in changed.items():
+            # An option that JAX reads once, when it starts, has had its effect.
+            with contextlib.suppress(RuntimeError):
+                jax.config.update(name, value)
+                stack.callback(jax.config.update, name, now[name])
+        for enter in _without_mesh():
+            stack.enter_context(enter)
+        yield
+
+
+def _without_mesh() -> Iterator[AbstractContextManager[Any]]:
+    """Contexts without a mesh, for those that are set: by `jax.set_mesh` or `use_mesh`, and by `with mesh:`."""
+    import jax
+
+    empty = jax.sharding.Mesh(np.empty((), object), ())
+    if not jax.sharding.get_abstract_mesh().empty:
+        yield (jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh)(empty)
+    # JAX has no public name for it.
+    if not importlib.import_module("jax._src.mesh").thread_resources.env.physical_mesh.empty:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            yield empty
 
 
 @contextlib.contextmanager
