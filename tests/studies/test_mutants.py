@@ -111,7 +111,7 @@ def test_the_proofs_of_equivalence_are_about_lines_that_exist(package: Path) -> 
 def test_a_stale_proof_is_an_error(package: Path) -> None:
     for file, line, count in ((LOSS, SUMS, 0), (LOSS, "return something_else", 0), ("no/such.py", SUMS, 0)):
         wrong = proofs.stale([proofs.Proof(file, line, "", "")], package)
-        expected = [] if (file, line) == (LOSS, SUMS) else [f"{file} has {line!r} {count} times, must be once"]
+        expected = [] if (file, line) == (LOSS, SUMS) else [f"{file} has {line!r} {count} times, must be 1"]
         assert wrong == expected
 
 

@@ -66,6 +66,7 @@ class Study:
     def __init__(self, out: Path, package: Path, version: str, warm: Warm) -> None:
         self.out, self.package, self.version, self.warm = out, package, version, warm
         self.results: Results = {}
+        self.proofs = proofs.read()
         # A mutant -> the law that killed it in a run of another version.
         self.hints: dict[str, str] = {}
         # (file, law) -> mutants that the law killed, and seconds that it took.
@@ -137,8 +138,9 @@ class Study:
     def run(self, drawn: Sequence[Mutant], level: str) -> list[Mutant]:
         """Run mutants at a level; returns the survivors."""
         todo = [mutant for mutant in drawn if (str(mutant), level) not in self.results]
-        # Files take turns, so that an interrupted run has a sample of each.
+        # Files take turns, so that an interrupted run has a sample of each; mutants with a proof are last.
         random.Random(level).shuffle(todo)
+        todo.sort(key=lambda mutant: proofs.why(mutant, self.proofs) is not None)
         began = time.monotonic()
         for done, mutant in enumerate(todo, 1):
             result = self.judge(mutant, level)

@@ -16,25 +16,26 @@ FILE = Path(__file__).parent / "equivalent.toml"
 
 @dataclass(frozen=True)
 class Proof:
-    """One entry: `file`, `before` and `after` as in `Mutant`, and why the change has no effect."""
+    """One entry: `file`, `before` and `after` as in `Mutant`, why the change has no effect, and in how many lines."""
 
     file: str
     before: str
     after: str
     why: str
+    times: int = 1
 
 
 def read(path: Path = FILE) -> list[Proof]:
     """The entries of the file, one table for each source and reason; a TypeError names a wrong field."""
     tables = tomllib.loads(path.read_text(encoding="utf-8"))["equivalent"]
-    keys = [{key for key in table if key not in ("file", "why", "mutants")} for table in tables]
-    if any(keys):
-        raise TypeError(f"{path.name}: unknown fields {sorted(set().union(*keys))}; they are file, why and mutants")
-    return [Proof(table["file"], before, after, table["why"]) for table in tables for before, after in table["mutants"]]
+    entries = [(dict(table), table["mutants"]) for table in tables]
+    for table, _ in entries:
+        del table["mutants"]
+    return [Proof(before=before, after=after, **table) for table, changes in entries for before, after in changes]
 
 
 def stale(proofs: Sequence[Proof], package: Path) -> list[str]:
-    """What is wrong with each proof whose line is not in its file, once; needs no tool.
+    """What is wrong with each proof whose line is not in its file, or not as often as the proof states; needs no tool.
 
     Args:
         proofs: the entries.
@@ -45,8 +46,8 @@ def stale(proofs: Sequence[Proof], package: Path) -> list[str]:
         path, wanted = package / proof.file, [line.strip() for line in proof.before.splitlines()]
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
         count = sum(lines[start : start + len(wanted)] == wanted for start in range(len(lines)))
-        if count != 1:
-            wrong.append(f"{proof.file} has {proof.before!r} {count} times, must be once")
+        if count != proof.times:
+            wrong.append(f"{proof.file} has {proof.before!r} {count} times, must be {proof.times}")
     return wrong
 
 
