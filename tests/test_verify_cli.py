@@ -45,8 +45,22 @@ def test_a_conformant_run(copy: Make) -> None:
     assert "r1.measures in the report: pass" in completed.stdout
     assert "bound 0.01: by hand" in completed.stdout
     assert ended.report["subject"] == [
-        {"label": "Trainer", "adapter": "stand_in:Trainer", "name": "a stand-in", "capabilities": ["replicas"]}
+        {
+            "label": "Trainer",
+            "adapter": "stand_in:Trainer",
+            "name": "a stand-in",
+            "capabilities": ["padding rows", "replicas"],
+        }
     ]
+
+
+def test_full_batches_only_are_in_the_verdict(copy: Make) -> None:
+    made = copy([(0, "passes"), (6, "passes")])
+    adapter = (made.folder / "stand_in.py").read_text().replace('"padding rows", ', "")
+    (made.folder / "stand_in.py").write_text(adapter)
+    ended = made.verify("--no-self-test")
+    assert ended.code == 0
+    assert ", Trainer gets full batches only (padding rows not claimed); " in ended.verdict
 
 
 @pytest.mark.parametrize(

@@ -154,12 +154,19 @@ def described(outcome: Outcome) -> str:
     light = len(outcome.unoptimized)
     what = "trainers" if settings.level == "quick" else f"{light} law{'' if light == 1 else 's'}"
     level = f"{settings.level}{f' ({what} compiled without optimization)' if light else ''}"
-    fixes = "".join(
-        f", {label} fixes {', '.join(f'{name} = {value}' for name, value in about['fixed'].items())}"
-        for label, about in outcome.subjects.items() if about.get("fixed")
-    )  # fmt: skip
     cached = f", programs cached on {outcome.kept_since}" if outcome.kept_since else ""
     return (
         f"{comparisons:,} comparison{'' if comparisons == 1 else 's'} in {outcome.seconds:.0f} s, level {level}{only}, "
-        f"{devices}, seed {settings.seed}{fixes}{cached}"
+        f"{devices}, seed {settings.seed}{limits(outcome)}{cached}"
     )
+
+
+def limits(outcome: Outcome) -> str:
+    """What makes the cases of a trainer easier than others, in words: constants that it fixes, full batches."""
+    texts = []
+    for label, about in outcome.subjects.items():
+        if about.get("fixed"):
+            texts.append(f"{label} fixes {', '.join(f'{name} = {value}' for name, value in about['fixed'].items())}")
+        if "padding rows" not in about.get("capabilities", ["padding rows"]):
+            texts.append(f"{label} gets full batches only (padding rows not claimed)")
+    return "".join(f", {text}" for text in texts)

@@ -93,8 +93,11 @@ cause = "The cause."
 next_step = "The next step."
 """
 STAND_IN = """
+import sys
+from types import SimpleNamespace as Some
 class Config:
     jax_platforms = None
+    values = property(lambda self: dict(vars(self)))
     def update(self, name, value):
         setattr(self, name, value)
 class Client:
@@ -106,12 +109,15 @@ class Device:
 class monitoring:
     register_event_duration_secs_listener = staticmethod(lambda heard: heard("/jax/core/compile/x", 1.0))
 config, __version__ = Config(), "0.10.2"
+empty = Some(empty=True)
+sharding = Some(Mesh=lambda *_: None, get_abstract_mesh=lambda: empty)
+sys.modules["jax._src.mesh"] = Some(thread_resources=Some(env=Some(physical_mesh=empty)))
 def devices():
     return [Device(i) for i in range(config.jax_num_cpu_devices)]
 """
 ADAPTER = """
 class Trainer:
-    name, capabilities = "a stand-in", frozenset({"replicas"})
+    name, capabilities = "a stand-in", frozenset({"padding rows", "replicas"})
     start = step = evaluate = params = replicas = lambda self, *_: None
 """
 
