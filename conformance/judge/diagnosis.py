@@ -16,7 +16,7 @@ from typing import Any
 from ..core.law import RUNGS, laws, read
 from ..core.result import Result
 from .advice import next_step_of, without_accelerators
-from .explained import Explanation, explanation, unknown
+from .explained import Explanation, explanation, measured, unexplained, unknown
 from .outcome import BROKEN, Outcome
 
 # The most messages of checks that are evidence.
@@ -67,6 +67,7 @@ class Rule:
     # Smallest and largest relative error, in the l2 norm, of the failed comparison.
     off_by: tuple[float, float] | None = None
     accelerator: bool = False  # whether the rule is about accelerators only
+    tested: bool = False  # whether variants of the oracle test its cause, which is not named if they contradict it
     cause: str = ""  # replaces the law's own
     next_step: str = ""  # replaces the law's own
 
@@ -88,6 +89,7 @@ class Rule:
             bool(re.search(self.message, record.message))
             and (not self.passes or self.passes in holds)
             and (not self.fails or self.fails in fails)
+            and not (self.tested and unexplained(record))
             and (self.off_by is None or (isinstance(error, float) and self.off_by[0] <= error <= self.off_by[1]))
         )
 
@@ -143,15 +145,17 @@ def _judge(
     default = Rule(layer=RUNGS[lowest[0].rung], failed=()), (judged or lowest)[0]
     rule, record = next(((rule, record) for rule, record in matches if record), default)
     cause, step = advice(record)
-    if not rule.cause and record.status == "fail":
-        cause = unknown(record, cause)
-    return rule.layer, rule.cause or cause, rule.next_step or step, record, []
+    if rule.cause:
+        cause = rule.cause + measured(judged)
+    elif unexplained(record):
+        cause = unknown(record, judged, cause)
+    return rule.layer, cause, rule.next_step or step, record, []
 
 
 def _loudness(record: Result) -> float:
-    """The largest margin speaks first; exact comparisons, whose margin is infinite, speak last."""
+    """The largest margin speaks first; exact comparisons, whose margin is infinite, and other trainers speak last."""
     margin = record.margin or 0.0
-    return -margin if margin < sys.float_info.max else 0.0
+    return -margin if margin < sys.float_info.max and record.law != "equivalence.against" else 0.0
 
 
 def _facts(record: Result) -> list[str]:
@@ -159,7 +163,6 @@ def _facts(record: Result) -> list[str]:
     facts = record.facts
     margins = facts.get("margins", {})
     names = {
-        "measured:": "; ".join(facts["explained"]["measured"] if "explained" in facts else ()),
         "passes": ", ".join(facts.get("holds", ())),
         "also fails": ", ".join(facts.get("fails", ())),
         "error in units of the bound:": ", ".join(f"{margin:.2g} {name}" for name, margin in margins.items()),

@@ -5,10 +5,11 @@
 """
 
 from ..backend.seeding import SeededFaults
-from . import wrong_runs, wrong_settings, wrong_steps, wrong_sums
+from . import wrong_runs, wrong_settings, wrong_steps, wrong_sums, wrong_variants
 from .numpy_trainer import NumpyTrainer
 
 FAULTS = SeededFaults(NumpyTrainer)
-FAULTS.update(wrong_sums.FAULTS | wrong_steps.FAULTS | wrong_runs.FAULTS | wrong_settings.FAULTS)
+for _module in (wrong_sums, wrong_steps, wrong_runs, wrong_settings, wrong_variants):
+    FAULTS.update(_module.FAULTS)
 # `trainers:mean_of_means` is the factory of that trainer.
 __getattr__ = FAULTS.factory

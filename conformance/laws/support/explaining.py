@@ -11,7 +11,7 @@ from ...adapter import HostBatch, StepResult
 from ...core.check import Check
 from ...core.facts import Explained
 from ...oracle.variants.replay import Call, Log
-from ...oracle.variants.search import Several, explain
+from ...oracle.variants.search import DEEPEST, Several, explain
 
 # Seconds of this thread after a failure; and the most runs of a law that are kept for it.
 SECONDS = 12.0
@@ -22,16 +22,18 @@ KEPT = ("step", "params", "gradients", "moments", "evaluate", "save", "restore")
 # Variants that explained earlier failures in this process: they are tried first.
 known: list[Several] = []
 recorders: list["Recorder"] = []
+# Trainers (by `id`) for which a whole search found nothing: later ones are short.
+unexplained: set[int] = set()
 
 
 class Recorder:
     """A trainer that keeps copies of what it gets and returns; all else is the trainer's own."""
 
     def __init__(self, trainer: Any) -> None:
-        self._trainer, self.logs = trainer, list[Log]()
+        self.trainer, self.logs = trainer, list[Log]()
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._trainer, name)
+        value = getattr(self.trainer, name)
         if name == "start":
             return functools.partial(self._start, value)
         return functools.partial(self._call, name, value) if name in KEPT else value
@@ -94,8 +96,12 @@ def note(check: Check) -> None:
         return
     # Whatever goes wrong here, the failure of the law is what the user must see.
     with contextlib.suppress(Exception):
-        explanation = explain(recorders[-1].logs, SECONDS, known)
+        trainer = id(recorders[-1].trainer)
+        deepest = 1 if trainer in unexplained else DEEPEST
+        explanation = explain(recorders[-1].logs, SECONDS, known, deepest)
         if explanation is not None:
+            if not explanation.found:
+                unexplained.add(trainer)
             known.extend(several for several in explanation.found if several not in known)
             check.facts["explained"] = Explained(
                 by=[[one.id for one in several] for several in explanation.found[:MOST_NAMED]],

@@ -22,7 +22,7 @@ def measured(log: Log, got: Seen, want: Seen, limits: dict[str, Bound]) -> list[
     words = list(_leaves(got, want, bad))
     factor = _factor(got.value, want.value, limits)
     if factor is not None:
-        words.append(f"{got.what} is {factor:.7g} times the oracle's{' in every leaf' if len(want.value) > 1 else ''}")
+        words.append(f"{got.what}: {factor:.7g} times the oracle's{' in every leaf' if len(want.value) > 1 else ''}")
     kept = log.points()[max(log.points())] if got.kind == "distance" else got.value
     for kind in NARROW:
         if all(np.array_equal(rounded(leaf, kind), leaf) for leaf in kept.values()) and got.kind not in (
@@ -49,11 +49,11 @@ def _leaves(got: Seen, want: Seen, bad: list[str]) -> Iterator[str]:
         which = (
             "all leaves" if len(bad) == len(want.value) else f"{len(bad)} of {len(want.value)} leaves, {_named(bad)}"
         )
-        yield f"{got.what} is wrong in {which}"
+        yield f"{got.what}: wrong in {which}"
     if broken:
         yield f"{got.what}: NaN or infinity in {_named(broken)}"
     elif still:
-        yield f"{got.what}: {_named(still)} {'did not move' if got.kind == 'distance' else 'is zero'}"
+        yield f"{got.what}: {_named(still)} {'did not move' if got.kind == 'distance' else 'zero'}"
 
 
 def _factor(got: Params, want: Params, limits: dict[str, Bound]) -> float | None:

@@ -23,11 +23,11 @@ from .table import Variant, trainer_of
 # Calls whose results are compared; save and restore are replayed, others are left out.
 COMPARED = ("step", "params", "gradients", "moments", "evaluate")
 SEPARATOR = "|"
-# Kind of a result -> what it is of, followed by a number of updates.
+# Kind of a result -> what it is, with the number of updates.
 WORDS = {
-    "loss": "loss of update", "rate": "learning rate of update", "gradient": "gradient of update",
-    "logits": "logits before update", "distance": "parameters before update",
-    "first moment": "first moment before update", "second moment": "second moment before update",
+    "loss": "loss of update {}", "rate": "learning rate of update {}", "gradient": "gradient of update {}",
+    "logits": "logits after {} updates", "distance": "parameters after {} updates",
+    "first moment": "first moments after {} updates", "second moment": "second moments after {} updates",
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ class Seen(NamedTuple):
     @property
     def what(self) -> str:
         """In words, for a report."""
-        return f"{WORDS[self.kind]} {self.updates}"
+        return WORDS[self.kind].format(self.updates)
 
 
 class Gap(NamedTuple):

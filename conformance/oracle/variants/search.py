@@ -4,17 +4,18 @@ Single variants are tried first, then those that bring the numbers nearest are c
 explains the numbers if all of them are within the bounds of that variant.
 """
 
+import itertools
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..model import unrounded
+from ..model import Array, unrounded
 from .measure import measured
 from .replay import Gap, Log, Seen, bounds, gap, replay, seen
-from .table import Variant, variants
+from .table import Variant, variants, with_value
 
 Several = tuple[Variant, ...]
 # The most variants that are combined, the most combinations to which another one is added, and the most that are
@@ -24,6 +25,11 @@ DEEPEST, WIDEST, NEAREST = 4, 2, 8
 MOST = 500
 # A combination is kept if it passes more comparisons than without its last variant, or if that divides the margin.
 NEARER = 3.0
+# Fewer numbers than this are explained only by single variants, and if the oracle is at least this many bounds off.
+FEW, SURE = 8, 1e4
+# The steps of a fit, and the relative length of a difference.
+FITS, FAR = 5, 1e-3
+TINY = float(np.finfo(np.float64).tiny)
 # Groups that change nothing before the first update is made.
 LATER = ("clipping", "optimizer", "decay", "schedule", "input")
 
@@ -50,20 +56,30 @@ class Search:
         self.right, self.limits = [one for one, _ in right], [limit for _, limit in right]
         self.before = gap(self.mine, iter(self.right), self.limits)
 
-    def explain(self, known: Iterable[Several] = ()) -> Explanation | None:
+    def explain(self, known: Iterable[Several] = (), deepest: int = DEEPEST) -> Explanation | None:
         """The explanation; None if the oracle's own numbers are within all bounds. `known` are tried first."""
         if self.before.whole:
             return None
+        # A few numbers are soon explained by chance.
+        few = sum(leaf.size for one in self.mine[self.before.passed :] for leaf in one.value.values()) < FEW
+        deepest = 1 if few else deepest
         near: list[tuple[Several, Gap]] = [((), self.before)]
-        for depth in range(DEEPEST + 1):
+        for depth in range(deepest + 1):
             trials = [*known] if depth == 0 else [*self._longer(near)]
             best = self._nearest(trials, near[0][1])
-            found = tuple(several for several, left in best if left.whole)
+            if not best or not best[0][1].whole:
+                best += self._fitted() if depth == 1 and not few else []
+                best.sort(key=lambda pair: _order(pair[1]))
+            elif depth > 1:
+                best = self._nearest([*self._siblings(best[0][0])], near[0][1]) or best
+            chance = few and self.before.margin < SURE
+            found = tuple(several for several, left in best if left.whole and not chance)
             if found:
                 return self._explanation(found, best[0])
             if depth and not best:
                 break
-            near = best[:WIDEST] or near
+            near = [*{frozenset(one.entry for one in pair[0]): pair for pair in reversed(best)}.values()][::-1] or near
+            near = near[:WIDEST]
         return self._explanation((), near[0])
 
     def _explanation(self, found: tuple[Several, ...], nearest: tuple[Several, Gap]) -> Explanation:
@@ -83,6 +99,31 @@ class Search:
                 if variant.entry not in entries and key not in made and self._matters(variant, self.mine[left.passed]):
                     made.add(key)
                     yield (*several, variant)
+
+    def _siblings(self, several: Several) -> Iterator[Several]:
+        """The combination, and those in which one variant has another value."""
+        yield several
+        for i, variant in enumerate(several):
+            others = (one for one in variants().values() if one.entry == variant.entry and one != variant)
+            yield from ((*several[:i], other, *several[i + 1 :]) for other in others)
+
+    def _fitted(self) -> list[tuple[Several, Gap]]:
+        """The variants whose value is a number, each with the number that fits best: Gauss and Newton's method."""
+        first = {one.entry: one for one in reversed(variants().values()) if isinstance(one.value, float)}
+        at = self.before.passed
+        values = [fitted(one, self._residual) for one in first.values() if self._matters(one, self.mine[at])]
+        return self._nearest([(one,) for one in values if one is not None], self.before)
+
+    def _residual(self, variant: Variant) -> Array | None:
+        """Trainer minus variant, in units of the bounds, at the first result that is out of its bounds."""
+        self.tried += 1
+        at = self.before.passed
+        theirs = itertools.islice(replay((variant,), self.log, self.log.points(), unrounded), at, at + 1)
+        other, mine, limit = next(theirs).value, self.mine[at].value, self.limits[at]
+        gaps = np.concatenate(
+            [np.ravel(mine[name] - leaf) / max(limit[name].value, TINY) for name, leaf in other.items()]
+        )
+        return gaps if np.isfinite(gaps).all() and time.thread_time() < self.until else None
 
     def _matters(self, variant: Variant, wrong: Seen) -> bool:
         if not variant.differs(self.log.case, self.log.n):
@@ -110,19 +151,40 @@ class Search:
         return sorted(again, key=lambda pair: _order(pair[1]))
 
 
+def fitted(variant: Variant, residual: Callable[[Variant], Array | None]) -> Variant | None:
+    """The variant with the value at which the residual is least, to as few digits as fit; None if there is none."""
+    value = variant.value
+    for _ in range(FITS):
+        here, there = residual(with_value(variant, value)), residual(with_value(variant, value * (1 + FAR)))
+        if here is None or there is None:
+            return None
+        slope = (there - here) / (value * FAR)
+        size = float(slope @ slope)
+        if size == 0:
+            return None
+        # A value that would change its sign is halved or doubled: all of these numbers are positive.
+        value = min(max(value - float(slope @ here) / size, value / 100), value * 100)
+    return with_value(variant, float(f"{value:.4g}"))
+
+
 def _order(left: Gap) -> tuple[bool, int, float]:
     return not left.whole, -left.passed, left.margin
 
 
-def explain(logs: Sequence[Log], seconds: float, known: Iterable[Several] = ()) -> Explanation | None:
-    """The explanation of the last of these runs whose numbers are not the oracle's; None if all are."""
+def explain(
+    logs: Sequence[Log], seconds: float, known: Iterable[Several] = (), deepest: int = DEEPEST
+) -> Explanation | None:
+    """The explanation of the last of these runs whose numbers are not the oracle's; None if all are.
+
+    Combinations have at most `deepest` variants.
+    """
     until = time.thread_time() + seconds
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for log in reversed(logs):
             if time.thread_time() > until:
                 break
-            explanation = Search(log, until).explain(known)
+            explanation = Search(log, until).explain(known, deepest)
             if explanation is not None:
                 return explanation
     return None

@@ -61,14 +61,19 @@ class Group:
     def all(self) -> Iterator[Variant]:
         """Its variants, one for each value of an entry."""
         for name, entry in self.variants.items():
-            more = {"cause": entry} if isinstance(entry, str) else dict(entry)
-            values, cause = more.pop("values", [None]), more.pop("cause")
-            for value in values:
-                text = f"{value:g}" if isinstance(value, float) else f"{value:+d}" if isinstance(value, int) else value
-                yield Variant(
-                    id=name if len(values) == 1 else f"{name}({text})", entry=name, group=self.id, value=value,
-                    cause=cause.format(value=text), **{"layer": self.layer, "next_step": self.next_step} | more,
-                )  # fmt: skip
+            values = [None] if isinstance(entry, str) else entry.get("values", [None])
+            yield from (self.of(name, value) for value in values)
+
+    def of(self, name: str, value: Any) -> Variant:
+        """The variant of an entry with a value, listed or not; None for an entry without values."""
+        entry = self.variants[name]
+        more = {"cause": entry} if isinstance(entry, str) else dict(entry)
+        cause, _ = more.pop("cause"), more.pop("values", None)
+        text = f"{value:g}" if isinstance(value, float) else f"{value:+d}" if isinstance(value, int) else value
+        return Variant(
+            id=name if value is None else f"{name}({text})", entry=name, group=self.id, value=value,
+            cause=cause.format(value=text), **{"layer": self.layer, "next_step": self.next_step} | more,
+        )  # fmt: skip
 
 
 def wrong(entry: str, method: str) -> Callable[[Wrong], Wrong]:
@@ -84,8 +89,30 @@ def wrong(entry: str, method: str) -> Callable[[Wrong], Wrong]:
 @functools.cache
 def variants() -> dict[str, Variant]:
     """All variants by id; raises as `core.law.read` does."""
-    groups = read(Path(__file__).with_name("variants.toml"), Group)
-    return by_id((variant.id, variant) for group in groups for variant in group.all())
+    return by_id((variant.id, variant) for group in groups().values() for variant in group.all())
+
+
+@functools.cache
+def groups() -> dict[str, Group]:
+    """The tables of variants.toml, by id."""
+    return by_id((group.id, group) for group in read(Path(__file__).with_name("variants.toml"), Group))
+
+
+def with_value(variant: Variant, value: float) -> Variant:
+    """The variant of the same entry with another value."""
+    return groups()[variant.group].of(variant.entry, value)
+
+
+def named(name: str) -> Variant | None:
+    """The variant of an id, which may have a number in brackets that is not listed; None if there is none."""
+    if name in variants():
+        return variants()[name]
+    entry, _, number = name.removesuffix(")").partition("(")
+    like = next((one for one in variants().values() if one.entry == entry and isinstance(one.value, float)), None)
+    try:
+        return with_value(like, float(number)) if like else None
+    except ValueError:
+        return None
 
 
 def trainer_of(several: Sequence[Variant]) -> ShardedTrainer:
