@@ -113,6 +113,7 @@ def _case_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> Case:
         "pack": row["packing"] == "packed rows",
         "weighted": row["weights"] == "unequal weights",
         "clip_norm": None, "total_steps": TOTAL, "warmup_steps": WARMUP, "b1": 0.8, "b2": 0.95,
+        "layer_norm_eps": MAIN.layer_norm_eps,
     }  # fmt: skip
     if row["dropout"] == "dropout":
         changes |= {name: getattr(MAIN, name) for name in NO_DROPOUT}

@@ -21,9 +21,10 @@ from ..support.trainer_checks import (
     check_score,
 )  # fmt: skip
 
-# The trainer evaluates after this update and all later ones.
-EVALUATED = 2
-RESTARTED = 4
+# The trainer evaluates after every update but this one, and restarts before update RESTARTED in rows with a restart.
+NOT_EVALUATED, RESTARTED = 1, 4
+# The epoch whose order must stay the same through the run: its number, examples and batch size.
+EPOCH = (37, 8, 2)
 # Settings that a message leaves out.
 UNNAMED = ("devices", "restart", "gradients")
 
@@ -58,7 +59,7 @@ class Run:
     def compare(self, params: Params, batches: list[HostBatch], folder: Path) -> None:
         """Make an update with each batch, and compare what the trainer gives in each phase."""
         self.subject.start(self.case, params, self.n)
-        beside, now = Beside(self.case), self.params()
+        beside, now, order = Beside(self.case), self.params(), self.order()
         self.same("at the start", now, params)
         for step, batch in enumerate(batches):
             if step == RESTARTED and self.row["restart"] == "restart":
@@ -75,15 +76,15 @@ class Run:
             moving = learning_rate(self.case, step) > 0
             what = f"{phase}{self.words},"
             check_distance(self.check, what, self.case, before, now, want.distance, control=moving)
+            when = f"after {phase}{self.words}"
             if "moments" in self.subject.capabilities:
-                self.moments(f"after {phase}{self.words}", want)
-            if step >= EVALUATED:
-                self.evaluate(f"after {phase}{self.words}", now, batch)
-        if "metrics" in self.subject.capabilities and self.case.num_labels == 2 and not self.case.weighted:
-            check_score(self.check, f" at the end{self.words}", self.subject, batches)
-        if "replicas" in self.subject.capabilities:
-            for device, copy in enumerate(self.subject.replicas()):
-                self.same(f"on device {device} at the end", copy, now)
+                self.moments(when, want)
+            if "replicas" in self.subject.capabilities:
+                for device, copy in enumerate(self.subject.replicas()):
+                    self.same(f"on device {device} after {phase}", copy, now)
+            if step != NOT_EVALUATED:
+                self.evaluate(when, now, batch)
+            self.check.same(f"order of an epoch {when}", self.order(), order)
 
     def phase(self, step: int) -> str:
         """What is special about an update of the run."""
@@ -93,7 +94,7 @@ class Run:
             return "the update after a restart"
         if step == self.case.warmup_steps:
             return "the update after the warm-up"
-        if step > EVALUATED:
+        if step > NOT_EVALUATED + 1:
             return "an update after an evaluation"
         return "a later update" if step else "the first update"
 
@@ -120,7 +121,15 @@ class Run:
         ):
             self.check.tree(f"{name} moment {when}", got, moment.want, moment.bounds)
 
+    def order(self) -> list[list[int]]:
+        """The batches of an epoch, if the trainer shows them."""
+        if "data order" not in self.subject.capabilities:
+            return []
+        return [[int(i) for i in batch] for batch in self.subject.epoch(*EPOCH)]
+
     def evaluate(self, when: str, now: Params, batch: HostBatch) -> None:
-        """Compare the logits with the oracle's at the trainer's parameters."""
+        """Compare the logits with the oracle's at the trainer's parameters, and the scores with their counts."""
         want = logits_reference(self.case, now, batch)
         check_logits(self.check, f"logits {when}", self.subject.evaluate(batch), batch, want, ordered=False)
+        if "metrics" in self.subject.capabilities and self.case.num_labels == 2 and not self.case.weighted:
+            check_score(self.check, f" {when}", self.subject, [batch])
