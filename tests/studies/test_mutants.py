@@ -35,7 +35,7 @@ def changed(package: Path, file: str, before: str, after: str) -> Mutant:
 
 
 def statuses(warm: Warm, package: Path, mutant: Mutant, *laws: str, **fields: object) -> dict[str, str]:
-    request = Request(str(package), mutant.judge, "quick", mutant.file, mutant.text, only=laws, **fields)  # type: ignore[arg-type]
+    request = Request(str(package), mutant.judges[0], "quick", mutant.file, mutant.text, only=laws, **fields)  # type: ignore[arg-type]
     return {event["law"]: event["status"] for event in warm.run(request)}
 
 
@@ -73,7 +73,7 @@ def test_a_mutant_that_ends_or_never_ends(
 def test_results_are_stored_and_the_last_killer_runs_first(warm: Warm, package: Path, tmp_path: Path) -> None:
     mutant = changed(package, "model/bert.py", "jnp.tanh(", "jnp.sin(")
     study = Study(tmp_path, package, "one", warm)
-    study.seconds = {mutant.judge: {"training.data_order": 0.1, "step.logits": 99.0}}
+    study.seconds = {mutant.judges[0]: {"training.data_order": 0.1, "step.logits": 99.0}}
     assert study.run([mutant], "quick") == []
     assert study.results[str(mutant), "quick"]["law"] == "step.logits"
     again = Study(tmp_path, package, "one", warm)

@@ -7,7 +7,7 @@ import pytest
 
 from mutants import proofs
 from mutants.__main__ import snapshot
-from mutants.draw import JUDGES, MESH, files, mutants
+from mutants.draw import ADAPTERS, MESH, files, mutants
 
 LOSS = "train/loss.py"
 
@@ -18,7 +18,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_draw_is_a_function_of_the_seed_and_of_the_lines(package: Path) -> None:
-    every_line = {adapter: {name: range(1, 1000) for name in files(package)} for adapter in (MESH, *JUDGES.values())}
+    every_line = {adapter: {name: range(1, 1000) for name in files(package)} for adapter in ADAPTERS}
     drawn = mutants(package, every_line, 100, 0)
     assert len({(mutant.file, mutant.text) for mutant in drawn}) == 100
     assert drawn == mutants(package, every_line, 100, 0)

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 # Adapters of the kit; the paths are in the package, as it is installed.
-TEMPLATE, MESH = "template:Template", "sftref:mesh"
+TEMPLATE, MESH, PMAP = "template:Template", "sftref:mesh", "sftref:pmap"
 # The folders and files to mutate.
 SOURCES = ("conformance/adapters/template.py", "data", "model", "train", "trainers")
-# The adapter that judges the mutants of a file; `MESH` judges all others.
+# The adapters that judge the mutants of a file, the first one alone at `quick`; `SHARED` judge all other files.
+SHARED = (MESH, PMAP)
 JUDGES = {
-    "conformance/adapters/template.py": TEMPLATE,
-    "model/sharding.py": "sftref:sharded",
-    "trainers/pmap.py": "sftref:pmap",
-    "trainers/single.py": "sftref:single",
+    "conformance/adapters/template.py": (TEMPLATE,),
+    "model/sharding.py": ("sftref:sharded", MESH),
+    "trainers/mesh.py": (MESH, "sftref:sharded"),
+    "trainers/pmap.py": (PMAP,),
+    "trainers/single.py": ("sftref:single",),
 }
+ADAPTERS = tuple(dict.fromkeys(adapter for own in (SHARED, *JUDGES.values()) for adapter in own))
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ class Mutant:
     text: str = field(repr=False, compare=False)
 
     @property
-    def judge(self) -> str:
-        """The adapter that judges it."""
-        return JUDGES.get(self.file, MESH)
+    def judges(self) -> tuple[str, ...]:
+        """The adapters that judge it."""
+        return JUDGES.get(self.file, SHARED)
 
     @property
     def family(self) -> str:
@@ -89,7 +92,10 @@ def mutants(package: Path, executed: Mapping[str, Mapping[str, Iterable[int]]], 
         seed: selects them.
     """
     sources = {name: (package / name).read_text(encoding="utf-8") for name in files(package)}
-    lines = {name: set(executed[JUDGES.get(name, MESH)].get(name, ())) for name in sources}
+    lines = {
+        name: {line for adapter in JUDGES.get(name, SHARED) for line in executed[adapter].get(name, ())}
+        for name in sources
+    }
     used = used_names(sources, lines)
     changes = {name: list(_changes(text, reachable(text, lines[name], used))) for name, text in sources.items()}
     places = {name: len({change.place for change in own}) for name, own in changes.items()}
