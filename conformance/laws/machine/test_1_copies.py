@@ -21,9 +21,9 @@ from ..support.trainer_checks import check_same_run
 # Numbers of 4-byte words: one, three, a page (4 KiB) minus and plus one word, just over 256 KiB, 1 MiB, just under
 # 8 MiB; 64 MiB; the word embeddings of BERT-base, 30,522 x 768.
 SIZES = {"quick": (1, 3, 1023, 1025, 65_537, 262_144, 2_097_151), "standard": (16_777_216,), "full": (23_440_896,)}
-KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "bfloat16", "float32", "complex64")
-# Of 64 bits a number: on platforms that have all of them, under JAX's setting for 64-bit types.
-WIDE_KINDS = ("int64", "uint64", "float64", "complex128")
+KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "bfloat16", "float32")
+# On platforms that have all of them, under JAX's setting for 64-bit types.
+WIDE_KINDS = ("int64", "uint64", "float64", "complex64", "complex128")
 WIDE_PLATFORMS = ("cpu", "gpu")
 # Lengths of one-dimensional arrays of each dtype, as of labels, weights and biases.
 LENGTHS = (1, 3, 17, 1001)

@@ -5,6 +5,7 @@ columns; B examples, L tokens, H heads, D features of a head; V rows of a table.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -162,14 +163,19 @@ def chains_on_squares(xp: Any) -> Formula:
 
 
 @functools.cache
-def on_cubes(axes: tuple[tuple[int, tuple[int, ...]], ...]) -> Formula:
-    """A function of x [n, n, n, n] -> for each (rank, kept), x of that rank plus an array with the axes `kept`."""
+def on_cubes(axes: tuple[tuple[int, tuple[int, ...]], ...], reduced_axes: tuple[tuple[int, int], ...]) -> Formula:
+    """A function of x [n, n, n, n] -> for each (rank, kept), x of that rank plus an array with the axes `kept`.
+
+    For each (rank, axis) of `reduced_axes`, it also gives the sum and the maximum of x of that rank over the axis.
+    """
 
     def forms(x: Any) -> Results:
         n, out = len(x), {}
         for rank, kept in axes:
             small = x.reshape(-1)[: n ** len(kept)].reshape([n if axis in kept else 1 for axis in range(rank)])
             out[f"an operand with axes {kept} of {rank}"] = x[(0,) * (4 - rank)] + small
+        for (rank, axis), name in itertools.product(reduced_axes, ("sum", "max")):
+            out[f"{name} over axis {axis} of {rank}"] = reduced(name, x[(0,) * (4 - rank)], axis)
         return out
 
     return forms
