@@ -27,8 +27,8 @@ REDUCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "max": (np.maximum.reduce, np.fmax.reduce),
     "min": (np.minimum.reduce, np.fmin.reduce),
 }
-# Platforms whose maximum over devices is known to drop NaN. On CPU devices JAX 0.5.3 to 0.12.0.1 did. For GPUs, NCCL's
-# source has fmaxf and fminf (`FuncMinMax` in src/device/reduce_kernel.h), and RCCL is made from it.
+# Platforms whose maximum over devices is known to drop NaN. On CPU devices JAX 0.5.3 to 0.12.0.1 did. For GPUs, the
+# sources of NCCL and RCCL have fmaxf and fminf (`FuncMinMax` in src/device/reduce_kernel.h); not measured.
 DROPS_NAN = ("cpu", "gpu")
 
 
