@@ -113,7 +113,8 @@ jax.config.update("jax_default_device", jax.devices()[3])
 
 
 def set_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:
-    return (jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh)(mesh)
+    home: Any = jax if hasattr(jax, "set_mesh") else jax.sharding
+    return getattr(home, "set_mesh" if home is jax else "use_mesh")(mesh)
 
 
 @pytest.mark.filterwarnings("ignore:.with mesh.*:DeprecationWarning")

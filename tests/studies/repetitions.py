@@ -50,7 +50,7 @@ def main() -> int:
                     continue
                 margins[event["id"]] = max(margins[event["id"]], event["margin"] or 0.0)
                 passed[event["id"]] += event["status"] == "pass"
-                if event["status"] not in ("pass", "not_run"):
+                if event["status"] not in ("pass", "not_run", "deviation"):
                     alarms += 1
                     print(f"seed {seed}: {event['id']} {event['status']}: {event['message'][:300]}", flush=True)
             if (number + 1) % 10 == 0:

@@ -108,7 +108,9 @@ def _without_mesh() -> Iterator[AbstractContextManager[Any]]:
 
     empty = jax.sharding.Mesh(np.empty((), object), ())
     if not jax.sharding.get_abstract_mesh().empty:
-        yield (jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh)(empty)
+        # Before JAX 0.7, `set_mesh` is `jax.sharding.use_mesh`.
+        home: Any = jax if hasattr(jax, "set_mesh") else jax.sharding
+        yield getattr(home, "set_mesh" if home is jax else "use_mesh")(empty)
     # JAX has no public name for it.
     if not importlib.import_module("jax._src.mesh").thread_resources.env.physical_mesh.empty:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
