@@ -15,7 +15,7 @@ from typing import Any
 
 from ..adapter import Case, HostBatch, TrainerUnderTest
 from .cases import MAIN, NO_DROPOUT, B, L, start_params
-from .draws import Rng, batch_of, seeded_case
+from .draws import Rng, batch_of, fixed_of, possible, seeded_case
 from .model import Params, value_and_gradient
 from .updates import OracleTrainer, norm_of
 
@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "weights": ("equal weights", "unequal weights"),
     "epsilon": ("small epsilon", "large epsilon"),
     "rows": ("full batches", "ragged batches"),
+    "tokens": ("short rows", "long rows"),
     "restart": ("no restart", "restart"),
     "gradients": ("updates only", "gradients too"),
 }
@@ -40,8 +41,11 @@ VALUES: dict[str, tuple[str, ...]] = {
 NEEDS = {
     "float64": "precision:float64", "bfloat16": "precision:bf16", "devices": "devices",
     "accumulation": "accumulation", "packing": "packing", "dropout": "dropout", "weights": "weights",
-    "restart": "checkpoint", "gradients": "gradients",
+    "rows": "padding rows", "restart": "checkpoint", "gradients": "gradients",
 }  # fmt: skip
+# Examples of a batch, and the most tokens of an example: no two sizes of a batch or of the model are equal, so that
+# swapped axes do not fit. Long rows are longer than the blocks in which some trainers compute attention.
+SIZES = {"short rows": (24, L), "long rows": (8, 72)}
 # Updates 0 to 5 of the schedule, and one past its end.
 TOTAL, WARMUP, UPDATES = 6, 2, 7
 # The row of the case that most laws use, whose programs are compiled already.
@@ -50,7 +54,7 @@ USUAL = dict(
         VALUES,
         (
             "3 labels", "float32", "all updates clipped", "all devices", "one batch", "padded rows", "dropout",
-            "unequal weights", "small epsilon", "ragged batches", "restart", "gradients too",
+            "unequal weights", "small epsilon", "ragged batches", "short rows", "restart", "gradients too",
         ),
         strict=True,
     )
@@ -80,31 +84,34 @@ def supported(row: Row, capabilities: Collection[str]) -> dict[str, str]:
     }
 
 
-def devices_of(row: Row, n: int) -> int:
-    """How many of n devices the run uses; `fewer` is a number that does not divide the rows, if there is one."""
-    return {"one device": 1, "all devices": n, "fewer devices": 3 if n > 3 else max(n - 1, 1)}[row["devices"]]
+def devices_of(row: Row, subject: TrainerUnderTest, n: int) -> int:
+    """How many of n devices the run uses: `fewer` does not divide the examples, if the trainer claims padding rows."""
+    rows = SIZES[row["tokens"]][0]
+    fewer = max((count for count in range(1, min(n, 6)) if rows % count), default=1)
+    if "padding rows" not in subject.capabilities:
+        n, fewer = math.gcd(n, rows), math.gcd(max(n // 2, 1), rows)
+    return {"one device": 1, "all devices": n, "fewer devices": fewer}[row["devices"]]
 
 
 def run_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> tuple[Case, Params, list[HostBatch]]:
     """The case, start parameters and a batch for each of `UPDATES` updates of a row, with drawn values."""
-    case = seeded_case(subject, rng)
-    if row != supported(USUAL, subject.capabilities):
-        case = _case_of(row, subject, rng)
+    usual = row == supported(USUAL, subject.capabilities)
+    case = seeded_case(subject, rng) if usual else _case_of(row, subject, rng)
+    rows, longest = (B, L) if usual else SIZES[row["tokens"]]
     params = start_params(case, rng)
     # Examples so short that two fit into a row, if rows are packed.
-    longest = L // 2 if case.pack else L
-    batches = [
-        batch_of(case, rng, real=B if row["rows"] == "full batches" else int(rng.integers(1, B)), longest=longest)
-        for _ in range(UPDATES)
-    ]
-    if case.total_steps == TOTAL:
-        limit = clip_norm(row["clipping"], case, params, batches)
-        case = dataclasses.replace(case, clip_norm=limit)
+    longest = longest // 2 if case.pack else longest
+    batches = []
+    for _ in range(UPDATES):
+        real = rows if row["rows"] == "full batches" else int(rng.integers(1, rows))
+        batches.append(batch_of(case, rng, rows=rows, real=real, longest=longest))
+    if not usual and "clip_norm" not in fixed_of(subject):
+        case = dataclasses.replace(case, clip_norm=clip_norm(row["clipping"], case, params, batches))
     return case, params, batches
 
 
 def _case_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> Case:
-    """The small case of a row, without clipping."""
+    """The small case of a row, without clipping; fields that the trainer fixes keep their values."""
     changes: dict[str, Any] = {
         "num_labels": {"3 labels": 3, "2 labels": 2, "regression": 1}[row["labels"]],
         "regression": row["labels"] == "regression",
@@ -113,11 +120,12 @@ def _case_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> Case:
         "pack": row["packing"] == "packed rows",
         "weighted": row["weights"] == "unequal weights",
         "clip_norm": None, "total_steps": TOTAL, "warmup_steps": WARMUP, "b1": 0.8, "b2": 0.95,
-        "layer_norm_eps": MAIN.layer_norm_eps,
+        "layer_norm_eps": MAIN.layer_norm_eps, "num_attention_heads": 8,
+        "max_position_embeddings": SIZES[row["tokens"]][1],
     }  # fmt: skip
     if row["dropout"] == "dropout":
         changes |= {name: getattr(MAIN, name) for name in NO_DROPOUT}
-    return seeded_case(subject, rng, small=True, **changes, **EPSILONS[row["epsilon"]])
+    return seeded_case(subject, rng, small=True, **possible(subject, changes | EPSILONS[row["epsilon"]]))
 
 
 def clip_norm(clipping: str, case: Case, params: Params, batches: Sequence[HostBatch]) -> float | None:

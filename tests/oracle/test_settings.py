@@ -25,7 +25,7 @@ def test_a_quick_run_has_rows_of_its_own() -> None:
 
 
 def test_a_trainer_that_claims_nothing_gets_the_first_values() -> None:
-    free = {"labels", "clipping", "epsilon", "rows"}
+    free = {"labels", "clipping", "epsilon", "tokens"}
     for _, row in settings.table():
         plain = settings.supported(row, frozenset())
         assert {name for name in plain if plain[name] != settings.VALUES[name][0]} <= free

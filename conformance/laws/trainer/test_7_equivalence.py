@@ -5,8 +5,8 @@ import numpy as np
 from ...adapter import TrainerUnderTest, fixed_of
 from ...core.check import Check, LawBroken, NotRunReason
 from ...oracle.bounds_measured import loss_reference
-from ...oracle.cases import B, main_case, start_params
-from ...oracle.draws import MOST, Rng, batch_of, divides, draw_case, with_weights
+from ...oracle.cases import MAIN, NO_DROPOUT, B, main_case, start_params
+from ...oracle.draws import MOST, Rng, batch_of, divides, draw_case, possible, with_weights
 from ...oracle.model import mean_loss
 from ..support.compilation import precision
 from ..support.running import law, losses_of
@@ -30,7 +30,9 @@ def test_devices(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> N
 def test_device_counts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares updates on fewer devices, also on numbers of devices that do not divide the number of rows."""
     check.need(n > 2, f"needs 3 devices, found {n}")
-    case, params, batch = draw_case(subject, rng)
+    # The small model, since each number of devices compiles a program; with dropout, whose masks differ by row.
+    rates = {name: getattr(MAIN, name) for name in NO_DROPOUT if "dropout" in subject.capabilities}
+    case, params, batch = draw_case(subject, rng, small=True, **possible(subject, rates))
     for fewer in [count for count in COUNTS if count < n and divides(subject, count)]:
         check_updates(check, subject, case, params, [batch, batch], fewer)
         if fewer == 3 or check.at("full"):

@@ -44,7 +44,7 @@ def test_settings(check: Check, subject: TrainerUnderTest, n: int, tmp_path: Pat
         folder = tmp_path / str(number)
         folder.mkdir()
         with precision(case):
-            Run(check, subject, row, case, settings.devices_of(row, n)).compare(params, batches, folder)
+            Run(check, subject, row, case, settings.devices_of(row, subject, n)).compare(params, batches, folder)
 
 
 class Run:
