@@ -13,7 +13,9 @@ from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer
 from sftref.conformance.laws.support.guarded import Guarded
+from sftref.conformance.laws.support.process_group import Layout, Ranks, RanksBroken
 from sftref.conformance.oracle.draws import draw_case
+from sftref.conformance.workers.channel import NoAnswer
 
 WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
 
@@ -181,3 +183,22 @@ def test_a_case_without_the_fixed_constants_does_not_enter() -> None:
     case, params, _ = draw_case(NumpyTrainer(), numbers())
     with pytest.raises(NotRun, match=r"needs eps = 1e-05; the trainer's is fixed at 0.001"):
         Guarded(trainer, "mine:Trainer").start(case, params, 1)
+
+
+RAISED = NoAnswer("AdapterRaised: --adapter mine:Trainer: step() raised", frames=("step (mine.py:3)",))
+
+
+@pytest.mark.parametrize(("others", "error"), [
+    (None, AdapterRaised),
+    (NoAnswer("no answer within 120 s", silent=True), AdapterRaised),
+    (NoAnswer("SIGKILL", code=-9), RanksBroken),
+])  # fmt: skip
+def test_an_adapter_that_raises_in_one_of_several_processes(
+    others: Any, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waits for the one that raised is no cause; one that was lost is."""
+    monkeypatch.setattr(Ranks, "answers", lambda self, seconds: [RAISED, others])
+    ranks = Ranks.__new__(Ranks)
+    ranks.layout, ranks.running = Layout(2, 2), []
+    with pytest.raises(error, match=r"step: rank 0: AdapterRaised: --adapter mine:Trainer"):
+        ranks._checked("step", 1.0)
