@@ -3,10 +3,10 @@
     tox -e mutants
 
 The command mutates the kit's template adapter and the code of sftref that computes and stores an update. All mutants
-run at `quick`, those that survive at `standard`, then those at `full`, each until the first law fails. Only lines that
-the laws execute are mutated. Results are appended to `results.jsonl` as they come, so that an interrupted run
-continues; results of another version of the sources only choose which law runs first. Writes `mutants.md`, and exits
-with 1 if less than 95 % of the mutants that are not equivalent are killed at `standard`.
+run at `quick`, those that survive and have no proof of equivalence at `standard`, then at `full`, each until the first
+law fails. Only lines that the laws execute are mutated. Results are appended to `results.jsonl` as they come, so that an
+interrupted run continues; results of another version of the sources only choose which law runs first. Writes
+`mutants.md`, and exits with 1 if less than 95 % of the mutants that are not equivalent are killed at `standard`.
 """
 
 import argparse
@@ -78,6 +78,9 @@ class Study:
             result = json.loads(line)
             if result["status"] in KILLED:
                 self.hints[result["mutant"]] = result["law"]
+                killer = result["mutant"].partition(":")[0], result["law"]
+                self.kills[killer] += 1
+                self.spent[killer] += result["seconds"]
             if result["version"] == version:
                 self.results[result["mutant"], result["level"]] = result
 
@@ -171,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="selects the mutants (default 0)")
     parser.add_argument("--level", choices=LEVELS, default="full", help="the last level (default full)")
     parser.add_argument("--only", action="append", default=[], metavar="FILE[:LINE:]", help="some of the drawn mutants")
+    parser.add_argument("--check-proofs", action="store_true", help="run mutants with a proof above `quick` too")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     out = options.out.resolve()
@@ -190,6 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drawn = list(selected(mutants(package, executed, options.count, options.seed), options.only))
         alive = drawn
         for level in levels:
+            if level != LEVELS[0] and not options.check_proofs:
+                alive = [mutant for mutant in alive if proofs.why(mutant, known) is None]
             alive = study.run(alive, level)
     outcome = report.Outcome(drawn, study.results, known, levels)
     (out / "mutants.md").write_text(outcome.markdown(), encoding="utf-8")
