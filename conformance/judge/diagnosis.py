@@ -5,6 +5,7 @@ below. Where variants of the oracle explain a trainer's numbers (`oracle/variant
 rules decide; they are data (`diagnoses.toml`), and the first rule that matches is used.
 """
 
+import dataclasses
 import functools
 import re
 import sys
@@ -17,7 +18,7 @@ from ..core.law import RUNGS, laws, read
 from ..core.result import Result
 from .advice import next_step_of, without_accelerators
 from .explained import Explanation, explanation, measured, unexplained, unknown
-from .outcome import BROKEN, Outcome
+from .outcome import BROKEN, LOST, Outcome
 
 # The most messages of checks that are evidence.
 MOST_SHOWN = 5
@@ -112,6 +113,15 @@ def diagnose(outcome: Outcome) -> dict[str, Any] | None:
     beside = [record for record in passes if (record.rung, record.subject) == (rung, subject)]
     judged = sorted((record for record in lowest if record.status == "fail"), key=_loudness)
     layer, cause, step, record, evidence = _judge(judged, lowest, beside, outcome)
+    known = (
+        [one for one in outcome.of_status("deviation") if one.subject == subject and one.rung < rung] if subject else []
+    )
+    if known and judged and explanation(judged) is None:
+        # What was accepted below breaks what is built on it.
+        same = [_as_failed(one) for one in known if one.rung == known[0].rung]
+        around = [one for one in passes if (one.rung, one.subject) == (known[0].rung, subject)]
+        layer, cause, step, _, evidence = _judge(same, same, around, outcome)
+        cause = f"Probably what was accepted as a deviation ({', '.join(one.id for one in known)}): {cause}"
     messages = [f"{one.id}: {one.status}: {one.message}" for one in [record, *lowest] if one.message]
     evidence += list(dict.fromkeys(messages))[:MOST_SHOWN] + _facts(record)
     if subject:
@@ -132,6 +142,13 @@ def _judge(
     judged: Sequence[Result], lowest: Sequence[Result], beside: Sequence[Result], outcome: Outcome
 ) -> tuple[str, str, str, Result, list[str]]:
     """Layer, cause, next step, the failure that they are about, and evidence for them."""
+    tries = outcome.tries
+    if not judged and lowest[0].status in LOST and tries is not None and tries.passed_unchanged:
+        how = " ".join(lowest[0].message.split())
+        passed = f"{tries.passed_unchanged} of {tries.unchanged} reruns of it passed"
+        cause = f"The process of {lowest[0].id} ended ({how}); {passed}. So it was ended from outside, or rarely fails."
+        step = "Look in the system's log for what ended the process at that time; rerun, to see how often it happens."
+        return "process", cause, step, lowest[0], []
     if not judged and lowest[0].subject is not None:
         layer = "adapter" if lowest[0].status == "error" else "process"
         return layer, *_ended(lowest[0]), lowest[0], []
@@ -150,6 +167,11 @@ def _judge(
     elif unexplained(record):
         cause = unknown(record, judged, cause)
     return rule.layer, cause, rule.next_step or step, record, []
+
+
+def _as_failed(record: Result) -> Result:
+    """An accepted failure, as it was before a deviation covered it."""
+    return dataclasses.replace(record, status="fail", message=record.message.partition("seen again as fail: ")[2])
 
 
 def _loudness(record: Result) -> float:

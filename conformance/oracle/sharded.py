@@ -178,6 +178,10 @@ class ShardedTrainer:
         """The current parameters."""
         return self.now
 
+    def restored(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state: all attributes of a trainer."""
+        vars(self).update(state)
+
     def moments(self) -> tuple[Arrays, Arrays]:
         """Adam's two moments."""
         return self.first, self.second

@@ -129,9 +129,9 @@ def replay(several: Sequence[Variant], log: Log, points: dict[int, Params], roun
         if call.method == "save":
             saved.append(copy.copy(vars(trainer)))
         elif call.method == "start":
-            pass  # only before a restore, which replaces everything
+            trainer.start(log.case, log.params, trainer.n)  # before a restore
         elif call.method == "restore":
-            vars(trainer).update(saved[-1])
+            trainer.restored(saved[-1])
         elif call.method in COMPARED:
             return getattr(trainer, call.method)(*(() if call.batch is None else (call.batch,)))
         return call.result

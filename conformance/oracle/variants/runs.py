@@ -146,6 +146,19 @@ _frozen("only-the-head-learns", lambda name: among(name, "head"))
 _frozen("frozen", lambda name, value: not among(name, value))
 
 
+# Restart. The state is that of `ShardedTrainer`.
+
+STATE = {
+    "Adam's moments": ("first", "second"), "Adam's second moments": ("second",), "the step": ("t",),
+    "moments and step": ("first", "second", "t"), "the parameters": ("now",),
+}  # fmt: skip
+
+
+@wrong("not-restored", "restored")
+def _not_restored(right: Wrong, _: ShardedTrainer, state: dict[str, Any], *, value: str) -> None:
+    right({name: leaf for name, leaf in state.items() if name not in STATE[value]})
+
+
 # Precision.
 
 

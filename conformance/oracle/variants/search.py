@@ -26,7 +26,7 @@ MOST = 500
 # A combination is kept if it passes more comparisons than without its last variant, or if that divides the margin.
 NEARER = 3.0
 # Fewer numbers than this are explained only by single variants, and if the oracle is at least this many bounds off.
-FEW, SURE = 8, 1e4
+FEW, SURE = 8, 1e3
 # The steps of a fit, and the relative length of a difference.
 FITS, FAR = 5, 1e-3
 TINY = float(np.finfo(np.float64).tiny)
@@ -126,7 +126,7 @@ class Search:
         return gaps if np.isfinite(gaps).all() and time.thread_time() < self.until else None
 
     def _matters(self, variant: Variant, wrong: Seen) -> bool:
-        if not variant.differs(self.log.case, self.log.n):
+        if not variant.differs(self.log.case, self.log.n, any(call.method == "restore" for call in self.log.calls)):
             return False
         if wrong.kind == "rate":
             return variant.group in ("schedule", "accumulation", "state")

@@ -31,11 +31,11 @@ class Variant:
     field: str = ""
     value: Any = None
 
-    def differs(self, case: Case, n: int) -> bool:
-        """Whether a run of the case on n devices can differ from the oracle's."""
+    def differs(self, case: Case, n: int, restarts: bool = True) -> bool:
+        """Whether a run of the case on n devices, which restarts or not, can differ from the oracle's."""
         here = {
             "": True, "devices": n > 1, "dropout": case.dropout, "micro-batches": case.accumulate > 1,
-            "classes": not case.regression, "regression": case.regression,
+            "classes": not case.regression, "regression": case.regression, "restart": restarts,
         }  # fmt: skip
         return here[self.needs] and (not self.field or getattr(case, self.field) != self.value)
 
