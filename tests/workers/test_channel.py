@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sftref.conformance.workers import process
 from sftref.conformance.workers.channel import NoAnswer, Worker, WorkerError, answers, call, importable
 
 MODULE = """
@@ -29,6 +30,8 @@ class Target:
         os._exit(code)
     def sleep(self):
         time.sleep(600)
+    def stop(self):
+        os.kill(os.getpid(), 19)
     def child(self):
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
 """
@@ -132,3 +135,25 @@ def test_a_worker_ends_with_its_parent() -> None:
             os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=LIMIT)
         assert gone(pid), f"killed: {kill}"
+
+
+def test_a_worker_that_is_stopped_is_named_before_its_time_is_over(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "STOPPED", 0.5)
+    began = time.monotonic()
+    answer = worker.ask("stop", seconds=LIMIT)
+    assert (answer.how, answer.silent) == ("was stopped by a signal, as by SIGSTOP, and did not continue", True)
+    assert time.monotonic() - began < LIMIT / 2
+
+
+def test_a_worker_that_continues_is_not_stopped(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STOPPED", 30.0)
+    worker.send("stop")
+    until = time.monotonic() + LIMIT
+    while not worker._halted and time.monotonic() < until:
+        worker.stopped()
+    worker.process.send_signal(signal.SIGCONT)
+    [answer] = answers([worker], LIMIT)
+    assert answer is None
+    assert not worker._halted
