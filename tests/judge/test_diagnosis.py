@@ -5,17 +5,21 @@ import re
 
 import numpy as np
 import pytest
+from sftref.conformance.adapter import Case, HostBatch
 from sftref.conformance.core.check import Check, LawBroken
+from sftref.conformance.core.comparison import Bound
 from sftref.conformance.core.fault import LAYERS
-from sftref.conformance.core.law import check_id, laws
+from sftref.conformance.core.law import Law, check_id, laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers import FAULTS, NumpyTrainer
 from sftref.conformance.faults.trial import run_law
 from sftref.conformance.judge.diagnosis import diagnose, rules
 from sftref.conformance.judge.outcome import Outcome
-from sftref.conformance.laws.support.trainer_checks import simplified
+from sftref.conformance.laws.support import explaining
+from sftref.conformance.laws.support.trainer_checks import compare_or_simplify, simplified
 from sftref.conformance.laws.trainer.test_7_equivalence import EVEN, patterns
+from sftref.conformance.machine.remedies import Tries
 from sftref.conformance.oracle.draws import batch_of, draw_case
 
 
@@ -152,3 +156,196 @@ def test_the_size_of_an_error() -> None:
     with pytest.raises(LawBroken):
         whole.equal("ids", np.arange(9) + 1, np.arange(9))
     assert "off_by" not in whole.facts
+
+
+def explained(*by: list[str], **more: object) -> dict[str, object]:
+    """The fact that a failure has if variants of the oracle were compared."""
+    facts = {"by": list(by), "nearest": [], "what": "gradient of update 0", "before": 500.0, "after": 0.1, "left": "",
+             "tried": 90, "measured": []}  # fmt: skip
+    return {"explained": facts | more}
+
+
+def test_the_variant_that_explains_the_numbers_is_the_cause() -> None:
+    facts = explained(["gelu-by-tanh", "no-decay"], ["relu", "no-decay"])
+    diagnosis = diagnose(run("step.gradients[mesh]", "step.update[mesh]", passed=("step.logits[mesh]",), **facts))
+    assert diagnosis is not None
+    assert diagnosis["layer"] == "operator"
+    first = "2 defects together: GELU is computed by its tanh approximation, not with erf. No leaf decays."
+    assert diagnosis["cause"] == f"{first} (Or, with the same numbers: The activation is ReLU, not GELU.)"
+    assert (
+        "500 of its bound from the oracle, 0.1 from the oracle with gelu-by-tanh and no-decay"
+        in diagnosis["evidence"][0]
+    )
+
+
+def test_a_fitted_value_is_a_cause() -> None:
+    diagnosis = diagnose(run("step.gradients[mesh]", **explained(["label-smoothing(0.033)"])))
+    assert diagnosis is not None
+    assert diagnosis["cause"] == "The loss has label smoothing of 0.033."
+
+
+def test_what_explains_only_few_of_the_failures_is_no_cause() -> None:
+    """One number fits by chance."""
+    outcome = run("equivalence.loss[mesh]", "equivalence.devices[mesh]", "equivalence.row_order[mesh]", **explained())
+    lucky = outcome.records["equivalence.loss[mesh]"]
+    outcome.records[lucky.id] = dataclasses.replace(lucky, facts=explained(["relu"]))
+    diagnosis = diagnose(outcome)
+    assert diagnosis is not None
+    assert diagnosis["cause"].startswith("Unknown: none of 90 variants of the oracle gives these numbers.")
+
+
+def test_an_unknown_cause_says_what_was_measured() -> None:
+    words = ["gradient of update 0: wrong in all leaves", "gradient of update 0: 1.5 times the oracle's in every leaf"]
+    near = {"nearest": ["relu"], "left": "gradient of update 0", "after": 2.0, "measured": words}
+    diagnosis = diagnose(run("step.gradients[mesh]", **explained(**near)))
+    assert diagnosis is not None
+    assert f" Measured: {words[1]}; {words[0]}. Partly: The activation is ReLU" in diagnosis["cause"]
+    assert f"Possible: {laws()['step.gradients'].cause}" in diagnosis["cause"]
+
+
+def test_a_claim_that_the_variants_contradict_is_not_made() -> None:
+    message = f"wrong with {', with '.join(patterns(8))} (of 6 layouts): gradient, N = 8"
+    plain = diagnose(run("equivalence.layouts[mesh]", message=message))
+    tried = diagnose(run("equivalence.layouts[mesh]", message=message, **explained()))
+    assert plain is not None
+    assert tried is not None
+    assert "not summed exactly once" in plain["cause"]
+    assert "not summed exactly once" not in tried["cause"]
+
+
+def test_a_next_step_names_no_check_that_passed_or_was_blocked() -> None:
+    passed = diagnose(run("equivalence.devices[mesh]", passed=("equivalence.layouts[mesh]",)))
+    failed = diagnose(run("equivalence.devices[mesh]", "equivalence.layouts[mesh]"))
+    assert passed is not None
+    assert failed is not None
+    assert "equivalence.layouts" in laws()["equivalence.devices"].next_step
+    assert "equivalence.layouts" not in passed["next_step"]
+    assert passed["next_step"].startswith("Otherwise compare each device's sums")
+    assert "equivalence.layouts" in failed["next_step"]
+
+
+@pytest.mark.parametrize("law", laws())
+def test_no_next_step_leads_to_a_check_that_shows_nothing(law: str) -> None:
+    """Each law fails alone, so its next step may name no other law."""
+    diagnosis = diagnose(run(law if laws()[law].per == "machine" else check_id(law, "mesh")))
+    assert diagnosis is not None
+    assert not [other for other in laws() if other != law and f"{other} " in f"{diagnosis['next_step']} "]
+
+
+@pytest.mark.parametrize("law", [law for law in laws().values() if law.per == "machine"], ids=lambda law: law.id)
+def test_on_simulated_devices_no_library_of_accelerators_is_named(law: Law) -> None:
+    outcome = run(law.id)
+    outcome.environment = {"simulated": True, "platforms": ["cpu"]}
+    diagnosis = diagnose(outcome)
+    assert diagnosis is not None
+    assert not re.search("NCCL|RCCL|HSA_|IOMMU|driver", diagnosis["cause"] + diagnosis["next_step"])
+    assert diagnosis["cause"].endswith(".")
+    assert diagnosis["next_step"].endswith(".")
+
+
+def test_on_accelerators_they_are_named() -> None:
+    outcome = run("collectives.psum")
+    outcome.environment = {"platforms": ["gpu", "rocm"]}
+    diagnosis = diagnose(outcome)
+    assert diagnosis is not None
+    assert "NCCL_PROTO=Simple" in diagnosis["next_step"]
+
+
+@pytest.mark.parametrize(
+    ("status", "layer", "words"),
+    [("crash", "process", "process ended"), ("hang", "process", "did not answer"), ("error", "adapter", "raised")],
+)
+def test_a_trainer_that_ends_without_a_result_has_no_law_as_its_cause(status: str, layer: str, words: str) -> None:
+    outcome = run("step.update[mesh]", message="SIGSEGV; in step (mine.py:7)")
+    outcome.records["step.update[mesh]"] = dataclasses.replace(outcome.records["step.update[mesh]"], status=status)
+    diagnosis = diagnose(outcome)
+    assert diagnosis is not None
+    assert diagnosis["layer"] == layer
+    assert words in diagnosis["cause"]
+    assert "mine.py:7" in diagnosis["cause"]
+    assert "decay" not in diagnosis["cause"] + diagnosis["next_step"]
+
+
+def test_a_lost_process_whose_reruns_passed_is_no_fault_of_the_law() -> None:
+    outcome = run("collectives.psum", message="SIGKILL")
+    outcome.records["collectives.psum"] = dataclasses.replace(outcome.records["collectives.psum"], status="crash")
+    outcome.tries = Tries(asked=["collectives.psum"], unchanged=2, passed_unchanged=2)
+    diagnosis = diagnose(outcome)
+    assert diagnosis is not None
+    assert "ended (SIGKILL); 2 of 2 reruns of it passed" in diagnosis["cause"]
+
+
+def test_what_was_accepted_below_is_the_likely_cause_above() -> None:
+    outcome = run("training.fifty_steps[mesh]", **explained())
+    rows = {**run("equivalence.devices[mesh]", **explained(["last-row-lost"])).records}
+    low = rows["equivalence.devices[mesh]"]
+    message = "known deviation (rows are dropped; a link), seen again as fail: off"
+    outcome.records = {low.id: dataclasses.replace(low, status="deviation", message=message), **outcome.records}
+    outcome.expected = list(outcome.records)
+    diagnosis = diagnose(outcome)
+    assert diagnosis is not None
+    assert diagnosis["layer"] == "data"
+    probably = "Probably what was accepted as a deviation (equivalence.devices[mesh]): "
+    assert diagnosis["cause"] == f"{probably}The last row of the batch does not count."
+
+
+@pytest.mark.parametrize(
+    ("margin", "counts"),
+    [(0.85, False), (0.05, True)],
+)
+def test_a_variant_that_just_passes_is_no_evidence(margin: float, counts: bool) -> None:
+    check = Check(laws()["step.gradients"], "quick", 0)
+    case, _, batch = draw_case(NumpyTrainer(), np.random.default_rng(0))
+
+    def compare(check: Check, case: Case, _: HostBatch, __: int) -> None:
+        check.at_most("an error", 6.5 if case.dropout else margin, Bound(1.0, 0.1, "made up"))
+
+    with pytest.raises(LawBroken):
+        compare_or_simplify(check, case, batch, 1, compare)
+    assert ("without dropout" in check.facts["holds"]) is counts
+    others = dict.fromkeys(("as it is", "when rerun", "with equal weights", "without padding"), 6.5)
+    assert check.facts["margins"] == {**others, "without dropout": margin}
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("scores-exchanged", "The reported accuracy is F1; The reported F1 is the accuracy."),
+        ("f1-of-class-0", "The reported F1 is F1 of class 0."),
+        ("mean-of-batch-metrics", "The reported accuracy is the mean of the batches' values"),
+    ],
+)
+def test_a_wrong_score_is_named(fault: str, cause: str) -> None:
+    record = run_law(laws()["training.metrics"], {"subject": FAULTS[fault]()}, Settings(level="quick"), fault)
+    outcome = Outcome(settings=Settings(), expected=[record.id], records={record.id: record})
+    diagnosis = diagnose(outcome)
+    assert diagnosis is not None
+    assert diagnosis["cause"].startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("fault", "law", "by"),
+    [
+        ("gelu-by-tanh", "step.logits", ["gelu-by-tanh"]),
+        ("norm-without-embeddings", "step.moments", ["norm-leaves-out(embeddings)"]),
+        ("labels-shifted-in-shards", "equivalence.loss", ["labels-shifted-in-shards(+1)"]),
+    ],
+)
+def test_a_failed_law_notes_what_explains_it(fault: str, law: str, by: list[str]) -> None:
+    instead = {"subject": FAULTS[fault](), "devices": list(range(8))}
+    record = run_law(laws()[law], instead, Settings(level="quick"), narrows=True)
+    assert record.status == "fail"
+    assert by in record.facts["explained"]["by"]
+    assert Result.from_json(record.to_json()).facts["explained"] == record.facts["explained"]
+
+
+def test_a_search_that_raises_hides_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug of the search")
+
+    monkeypatch.setattr(explaining, "explain", broken)
+    record = run_law(
+        laws()["step.logits"], {"subject": FAULTS["gelu-by-tanh"]()}, Settings(level="quick"), narrows=True
+    )
+    assert record.status == "fail"
+    assert "explained" not in record.facts

@@ -22,8 +22,8 @@ KEPT = ("step", "params", "gradients", "moments", "evaluate", "save", "restore")
 # Variants that explained earlier failures in this process: they are tried first.
 known: list[Several] = []
 recorders: list["Recorder"] = []
-# Trainers (by `id`) for which a whole search found nothing: later ones are short.
-unexplained: set[int] = set()
+# Trainers for which a whole search found nothing: later ones are short.
+unexplained: list[Any] = []
 
 
 class Recorder:
@@ -96,12 +96,12 @@ def note(check: Check) -> None:
         return
     # Whatever goes wrong here, the failure of the law is what the user must see.
     with contextlib.suppress(Exception):
-        trainer = id(recorders[-1].trainer)
-        deepest = 1 if trainer in unexplained else DEEPEST
+        trainer = recorders[-1].trainer
+        deepest = 1 if any(one is trainer for one in unexplained) else DEEPEST
         explanation = explain(recorders[-1].logs, SECONDS, known, deepest)
         if explanation is not None:
             if not explanation.found:
-                unexplained.add(trainer)
+                unexplained.append(trainer)
             known.extend(several for several in explanation.found if several not in known)
             check.facts["explained"] = Explained(
                 by=[[one.id for one in several] for several in explanation.found[:MOST_NAMED]],

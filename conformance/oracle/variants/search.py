@@ -76,10 +76,13 @@ class Search:
             found = tuple(several for several, left in best if left.whole and not chance)
             if found:
                 return self._explanation(found, best[0])
-            if depth and not best:
+            if depth == 0:
+                continue
+            if not best:
                 break
-            near = [*{frozenset(one.entry for one in pair[0]): pair for pair in reversed(best)}.values()][::-1] or near
-            near = near[:WIDEST]
+            # Of several values of one variant only the nearest goes on.
+            apart = {frozenset(one.entry for one in pair[0]): pair for pair in reversed(best)}
+            near = [*apart.values()][::-1][:WIDEST]
         return self._explanation((), near[0])
 
     def _explanation(self, found: tuple[Several, ...], nearest: tuple[Several, Gap]) -> Explanation:
