@@ -52,6 +52,7 @@ class ShardedTrainer:
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """Begin a run at step 0 from a copy of the parameters."""
         self.case, self.n, self.t = case, n_devices, 0
+        self.notes: dict[str, Any] = {}  # what a variant keeps from call to call
         self.now = self.placed(params)
         self.first: Params = {name: np.zeros(leaf.shape) for name, leaf in self.now.items()}
         self.second: Params = {name: np.zeros(leaf.shape) for name, leaf in self.now.items()}

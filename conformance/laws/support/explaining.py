@@ -55,7 +55,7 @@ class Recorder:
         except (AttributeError, TypeError, ValueError):
             self.logs = []  # not what the interface says: the law or its guard reports that
         if self.logs:
-            self.logs[-1].calls.append(Call(method, *batches[:1] or (None,), copied))
+            self.logs[-1].calls.append(Call(method, batches[0] if batches else None, copied))
         return result
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...adapter import Case, HostBatch
-from ..masks import Masks
+from ..masks import Factors, Masks, Words
 from ..model import Array
 from ..sharded import ShardedTrainer
 from .table import Wrong, wrong
@@ -46,7 +46,7 @@ def _by_row_of_shard(right: Wrong, _: ShardedTrainer, batch: HostBatch) -> list[
     return [one._replace(example_ids=np.arange(len(one.weights), dtype=np.uint32)) for one in right(batch)]
 
 
-def _other_rates(entry: str, rates: Callable[[Case], dict[str, float]]) -> None:
+def _other_rates(entry: str, rates: Callable[[Case], dict[str, Any]]) -> None:
     @wrong(entry, "start")
     def _start(right: Wrong, _: ShardedTrainer, case: Case, *rest: Any) -> None:
         right(dataclasses.replace(case, **rates(case)), *rest)
@@ -62,8 +62,9 @@ _other_rates(
 class _Kept(Masks):
     """Masks whose factors are 0 and 1."""
 
-    def factors(self, *address: Any, **axis: int) -> Any:
-        return (super().factors(*address, **axis) > 0).astype(float)
+    def factors(self, rate: float, site: int, counter: tuple[Words, Words], axis: int) -> Factors:
+        """As those of `Masks`, without the division."""
+        return (super().factors(rate, site, counter, axis) > 0).astype(float)
 
 
 @wrong("dropout-not-rescaled", "masks")

@@ -78,7 +78,7 @@ def _scaled_by_width(right: Wrong, self: ShardedTrainer, params: Arrays) -> Tape
 
 
 def _scaled_queries(tape: Tape, by: float) -> Tape:
-    tape.linear = functools.partial(_query_times, tape.linear, factor=lambda _: by)
+    tape.linear = functools.partial(_query_times, tape.linear, factor=lambda _: by)  # type: ignore[method-assign]
     return tape
 
 
@@ -108,7 +108,7 @@ operator("embeddings-not-normalised", "layer_norm", functools.partial(_norm_left
 def _last_norm(right: Wrong, self: ShardedTrainer, params: Arrays) -> Tape:
     tape: Tape = right(params)
     last = f"bert.encoder.layer.{self.case.num_hidden_layers - 1}.output.LayerNorm"
-    tape.layer_norm = functools.partial(_norm_left_out, tape.layer_norm, out=last)
+    tape.layer_norm = functools.partial(_norm_left_out, tape.layer_norm, out=last)  # type: ignore[method-assign]
     return tape
 
 
@@ -149,7 +149,7 @@ def _transposed(right: Wrong, _: ShardedTrainer, params: Arrays) -> Tape:
 
         return y, turn_back
 
-    tape.linear = linear
+    tape.linear = linear  # type: ignore[method-assign]
     return tape
 
 
@@ -185,13 +185,13 @@ def _causal(network: Network, batch: HostBatch) -> None:
 @_network("pooler-reads-mean")
 def _reads_mean(network: Network, batch: HostBatch) -> None:
     real = (batch.attention_mask > 0) / batch.attention_mask.sum(axis=1, keepdims=True)
-    network.first = functools.partial(_weighted, share=real)
+    network.first = functools.partial(_weighted, share=real)  # type: ignore[method-assign]
 
 
 @_network("pooler-reads-last")
 def _reads_last(network: Network, batch: HostBatch) -> None:
     last = np.arange(batch.input_ids.shape[1]) == batch.attention_mask.sum(axis=1, keepdims=True) - 1
-    network.first = functools.partial(_weighted, share=last.astype(float))
+    network.first = functools.partial(_weighted, share=last.astype(float))  # type: ignore[method-assign]
 
 
 def _weighted(x: Array, *, share: Array) -> tuple[Array, Back]:
@@ -208,5 +208,5 @@ def _duplicates_lost(right: Wrong, _: ShardedTrainer, params: Arrays) -> Tape:
 
         return tape.params[f"{name}.weight"][ids], back
 
-    tape.embedding = last_wins
+    tape.embedding = last_wins  # type: ignore[method-assign]
     return tape

@@ -91,14 +91,16 @@ def _squared_norm(gradients: Params, most: float) -> Params:
 
 @wrong("norm-of-each-device", "reduce")
 def _own_factor(right: Wrong, self: ShardedTrainer, parts: list[Sums]) -> Sums:
-    self.own_norm = norm_of(parts[0].mean().gradients)
+    self.notes["own_norm"] = norm_of(parts[0].mean().gradients)
     return right(parts)
 
 
 @wrong("norm-of-each-device", "clip")
 def _by_own_norm(_: Wrong, self: ShardedTrainer, gradients: Params) -> Params:
     most = self.case.clip_norm
-    return gradients if most is None or not self.own_norm else _by_norm(gradients, most, self.own_norm)
+    return (
+        gradients if most is None or not self.notes["own_norm"] else _by_norm(gradients, most, self.notes["own_norm"])
+    )
 
 
 # Adam.
@@ -137,14 +139,14 @@ _corrections("bias-correction-shifted", lambda self, *_, value: _at(self, self.t
 
 @wrong("second-moment-stale", "directions")
 def _stale_second(right: Wrong, self: ShardedTrainer, first: Params, second: Params) -> Params:
-    before = vars(self).get("second_before") or second
-    self.second_before = second
+    before = self.notes.get("second_before") or second
+    self.notes["second_before"] = second
     return right(first, before)
 
 
 @wrong("nesterov", "moments_after")
 def _keep_gradients(right: Wrong, self: ShardedTrainer, gradients: Params) -> tuple[Params, Params]:
-    self.gradients_now = gradients
+    self.notes["gradients_now"] = gradients
     return right(gradients)
 
 
@@ -153,30 +155,30 @@ def _nesterov(_: Wrong, self: ShardedTrainer, first: Params, second: Params) -> 
     """As Keras and `optax.nadam`: b1 m / (1 - b1^(t + 1)) + (1 - b1) g / (1 - b1^t) in place of m / (1 - b1^t)."""
     b1, (one, two) = self.case.b1, self.corrections()
     later = 1 - b1 ** (self.t + 1)
-    ahead = {name: b1 * m / later + (1 - b1) * self.gradients_now[name] / one for name, m in first.items()}
+    ahead = {name: b1 * m / later + (1 - b1) * self.notes["gradients_now"][name] / one for name, m in first.items()}
     return {name: m / (np.sqrt(second[name] / two) + self.case.eps) for name, m in ahead.items()}
 
 
 @wrong("second-moment-of-the-unclipped", "clip")
 def _keep_unclipped(right: Wrong, self: ShardedTrainer, gradients: Params) -> Params:
-    self.unclipped = gradients
+    self.notes["unclipped"] = gradients
     return right(gradients)
 
 
 @wrong("second-moment-of-the-unclipped", "moments_after")
 def _of_unclipped(right: Wrong, self: ShardedTrainer, gradients: Params) -> tuple[Params, Params]:
-    return right(gradients)[0], right(self.unclipped)[1]
+    return right(gradients)[0], right(self.notes["unclipped"])[1]
 
 
 @wrong("sgd", "moments_after")
 def _plain(right: Wrong, self: ShardedTrainer, gradients: Params) -> tuple[Params, Params]:
-    self.gradients_now = gradients
+    self.notes["gradients_now"] = gradients
     return right(gradients)
 
 
 @wrong("sgd", "directions")
 def _gradient(_: Wrong, self: ShardedTrainer, *__: Params) -> Params:
-    return self.gradients_now
+    return self.notes["gradients_now"]
 
 
 @wrong("moments-exchanged", "moments")

@@ -5,7 +5,6 @@ Each comparison has the bound that a check has: the noise of the variant itself 
 that roundings of earlier updates do not add up.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -127,7 +126,7 @@ def replay(several: Sequence[Variant], log: Log, points: dict[int, Params], roun
             trainer.now = points[ends[id(call)]]
             return got
         if call.method == "save":
-            saved.append(copy.copy(vars(trainer)))
+            saved.append(vars(trainer) | {"notes": dict(trainer.notes)})
         elif call.method == "start":
             trainer.start(log.case, log.params, trainer.n)  # before a restore
         elif call.method == "restore":
@@ -154,15 +153,16 @@ def bounds(several: Sequence[Variant], log: Log) -> list[tuple[Seen, dict[str, B
     """What these variants return, with the bound of each leaf."""
     runs: list[list[Seen]] = []
 
-    def run(joint: Params, rounding: Rounding) -> None:
+    def run(joint: Params, rounding: Rounding) -> Params:
         points: dict[int, Params] = {}
         for key, leaf in joint.items():
             place, _, name = key.partition(SEPARATOR)
             points.setdefault(int(place), {})[name] = leaf
         runs.append(list(replay(several, log, points, rounding)))
+        return {}
 
     joint = log.joint()
-    measured.reference(log.case, joint, lambda params, rounding: run(params, rounding) or {})
+    measured.reference(log.case, joint, run)
     return [(one, _bounds(log.case, [made[i] for made in runs])) for i, one in enumerate(runs[0])]
 
 

@@ -70,21 +70,21 @@ def _reported(right: Wrong, self: ShardedTrainer, batch: HostBatch, *, value: in
 
 @wrong("stale-parameters", "step")
 def _stale(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> StepResult:
-    self.stepping = True
+    self.notes["stepping"] = True
     result = right(batch)
-    self.stepping = False
+    self.notes["stepping"] = False
     return result
 
 
 @wrong("stale-parameters", "mean")
 def _mean_at_stale(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> Any:
     ahead = self.now
-    if vars(self).get("stepping"):
-        self.now = vars(self).get("stale", self.now)
+    if self.notes.get("stepping"):
+        self.now = self.notes.get("stale", self.now)
     mean = right(batch)
     self.now = ahead
-    if vars(self).get("stepping"):
-        self.stale = ahead
+    if self.notes.get("stepping"):
+        self.notes["stale"] = ahead
     return mean
 
 
@@ -94,8 +94,8 @@ def _loss(entry: str, of: Callable[[ShardedTrainer, list[float], HostBatch], flo
     @wrong(entry, "step")
     def _step(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> StepResult:
         result = right(batch)
-        self.losses_so_far = [*vars(self).get("losses_so_far", []), result.loss]
-        return result._replace(loss=of(self, self.losses_so_far, batch))
+        self.notes["losses_so_far"] = [*self.notes.get("losses_so_far", []), result.loss]
+        return result._replace(loss=of(self, self.notes["losses_so_far"], batch))
 
 
 _loss("loss-of-the-update-before", lambda _, losses, __: losses[-2:][0])
@@ -110,11 +110,11 @@ def _evaluates(entry: str, of: Callable[..., Params]) -> None:
     def _update(right: Wrong, self: ShardedTrainer, gradients: Params, rate: float, **value: Any) -> None:
         before = self.now
         right(gradients, rate)
-        self.shown = of(vars(self).get("shown", before), before, self.now, **value)
+        self.notes["shown"] = of(self.notes.get("shown", before), before, self.now, **value)
 
     @wrong(entry, "evaluate")
     def _evaluate(right: Wrong, self: ShardedTrainer, batch: HostBatch, **_: Any) -> Array:
-        now, self.now = self.now, vars(self).get("shown", self.now)
+        now, self.now = self.now, self.notes.get("shown", self.now)
         logits = right(batch)
         self.now = now
         return logits

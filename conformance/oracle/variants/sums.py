@@ -95,13 +95,13 @@ def _by_real_rows(right: Wrong, _: ShardedTrainer, batch: HostBatch) -> Sums:
 
 @wrong("batch-before", "step")
 def _behind(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> StepResult:
-    used, self.behind = vars(self).get("behind", batch), batch
+    used, self.notes["behind"] = self.notes.get("behind", batch), batch
     return right(used)
 
 
 @wrong("first-batch-repeated", "step")
 def _repeated(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> StepResult:
-    return right(vars(self).setdefault("repeated", batch))
+    return right(self.notes.setdefault("repeated", batch))
 
 
 # Scale. A factor acts on loss and gradient of the whole batch.
@@ -238,9 +238,9 @@ def _updates(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> StepResult
 def _in_step(entry: str) -> None:
     @wrong(entry, "step")
     def _step(right: Wrong, self: ShardedTrainer, batch: HostBatch, **_: Any) -> StepResult:
-        self.stepping = True
+        self.notes["stepping"] = True
         result = right(batch)
-        self.stepping = False
+        self.notes["stepping"] = False
         return result
 
     @wrong(entry, "clip")
@@ -259,7 +259,7 @@ def _clipped(self: ShardedTrainer, part: Sums, by: float) -> Params:
 
 @wrong("clipped-by-device", "reduce")
 def _clipped_by_device(right: Wrong, self: ShardedTrainer, parts: list[Sums], *, value: str) -> Sums:
-    if not vars(self).get("stepping"):
+    if not self.notes.get("stepping"):
         return right(parts)
     whole, many = sum(part.weight for part in parts), sum(part.weight > 0 for part in parts)
     scale = {"by weight": 0.0, "as a plain mean": 0.0, "as a sum": 1 / whole}[value]
@@ -271,7 +271,7 @@ def _clipped_by_device(right: Wrong, self: ShardedTrainer, parts: list[Sums], *,
 
 @wrong("clipped-by-micro-batch", "divide")
 def _clipped_by_micro_batch(right: Wrong, self: ShardedTrainer, totals: list[Sums], *, value: str) -> Mean:
-    if not vars(self).get("stepping"):
+    if not self.notes.get("stepping"):
         return right(totals)
     whole = sum(total.weight for total in totals)
     own = [_clipped(self, total, 1 / (whole if value == "sum" else total.weight or 1)) for total in totals]
