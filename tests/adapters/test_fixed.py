@@ -2,10 +2,13 @@
 
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 import pytest
 from lawruns import numbers, run_law
 from sftref.conformance.adapter import AdapterError, Arrays, Case, HostBatch, StepResult, check_adapter
+from sftref.conformance.benchmarks.measuring.bench import Bench
+from sftref.conformance.benchmarks.measuring.trainers import begin
 from sftref.conformance.core.check import LawBroken, NotRun
 from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer
 from sftref.conformance.oracle.draws import batch_of, draw_case, possible, seeded_case
@@ -131,3 +134,17 @@ def test_loss_of_a_step_is_that_of_the_fixed_case() -> None:
     case, params, batch = draw_case(subject, numbers())
     subject.start(case, params, 1)
     assert isinstance(subject.step(batch), StepResult)
+
+
+class Timed(Divided, Fixed):
+    """Fixes constants, and neither pads rows nor weighs them."""
+
+    capabilities = frozenset({"devices"})
+
+
+def test_a_benchmark_has_the_constants_and_the_batches_of_the_trainer() -> None:
+    bench = Bench(jax.devices(), {"t": f"{__name__}:Timed"}, "small", seed=0)
+    trainer, case, batch = begin(bench, "t", n=8)
+    assert (case.eps, case.clip_norm, case.num_labels, case.dropout) == (1e-6, None, 2, False)
+    assert set(batch.weights.tolist()) == {1.0}
+    trainer.step(batch)

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...adapter import Case, HostBatch, TrainerUnderTest, load_adapter
+from ...adapter import Case, HostBatch, TrainerUnderTest, fixed_of, load_adapter
 from ...core.settings import Settings, start_jax
 from ...machine import snapshot
-from ...oracle.cases import MAIN, start_params
+from ...oracle.cases import MAIN, NO_DROPOUT, start_params
 from ...oracle.draws import batch_of
 from ...oracle.model import Params
 from .timing import Prepared
@@ -69,16 +69,18 @@ class Bench:
         return load_adapter(self.subjects[label])
 
     def case(self, label: str) -> Case:
-        """The case of a trainer: with dropout if the trainer claims it."""
+        """The case of a trainer: with dropout, weights and padding rows if claimed, and its fixed constants."""
+        trainer = self.trainer(label)
+        claims = trainer.capabilities
+        changes: dict[str, Any] = {} if "dropout" in claims else dict(NO_DROPOUT)
+        changes |= {"weighted": "weights" in claims, "padding_rows": "padding rows" in claims} | fixed_of(trainer)
         case = replace(self.model, seed=self.seed, total_steps=ENDLESS, max_position_embeddings=self.tokens)
-        if "dropout" in self.trainer(label).capabilities:
-            return case
-        return replace(case, hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
+        return replace(case, **changes)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
-    def params(self) -> Params:
-        """Parameters of the model of this size."""
-        return start_params(self.model, self.rng("parameters"))
+    def params(self, label: str) -> Params:
+        """Parameters of the model of this size, for a trainer."""
+        return start_params(self.case(label), self.rng("parameters"))
 
     def batch(self, case: Case, rows: int) -> HostBatch:
         """Examples of different lengths, all with weight."""

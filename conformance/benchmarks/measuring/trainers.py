@@ -66,7 +66,7 @@ def begin(bench: Bench, label: str, n: int | None = None, rows: int | None = Non
     n, rows = n or bench.widest(label), rows or bench.rows
     checked(bench, label, n, rows)
     trainer, case = bench.trainer(label), bench.case(label)
-    trainer.start(case, bench.params(), n)
+    trainer.start(case, bench.params(label), n)
     return trainer, case, bench.batch(case, rows)
 
 
@@ -74,9 +74,12 @@ def begin(bench: Bench, label: str, n: int | None = None, rows: int | None = Non
 def checked(bench: Bench, label: str, n: int, rows: int) -> None:
     """Compare an evaluation and two updates of a trainer on n devices with the oracle, once for all its benchmarks."""
     trainer, case = bench.trainer(label), bench.case(label)
-    params, batch = bench.params(), bench.batch(case, rows)
+    params, batch = bench.params(label), bench.batch(case, rows)
     few = with_weights(batch, np.where(np.arange(rows) < CHECKED, batch.weights, 0).astype(np.float32))
     counted = HostBatch(*(np.asarray(leaf[:CHECKED]) for leaf in few))
+    if not case.padding_rows:
+        # All rows count and divide among the devices.
+        few = counted = HostBatch(*(np.asarray(leaf[: -(-CHECKED // n) * n]) for leaf in batch))
     check = Check(laws()["step.update"], "quick", bench.seed)
     try:
         trainer.start(case, params, n)
@@ -141,7 +144,7 @@ def _first_step(bench: Bench, label: str) -> Prepared:
     def run() -> None:
         jax.clear_caches()
         with stages() as spent:
-            trainer.start(case, bench.params(), bench.widest(label))
+            trainer.start(case, bench.params(label), bench.widest(label))
             trainer.step(batch)
         if not spent["compile"]:
             raise WrongResultError(f"{label}: the first step after jax.clear_caches() compiled nothing")
