@@ -8,6 +8,7 @@ from ...adapter import Arrays, Case, HostBatch, TrainerUnderTest
 from ...core.check import Check
 from ...oracle import settings
 from ...oracle.bounds_measured import Beside, Update, gradient_reference, logits_reference
+from ...oracle.draws import with_weights
 from ...oracle.model import Params
 from ...oracle.updates import learning_rate
 from ..support.compilation import precision
@@ -131,5 +132,6 @@ class Run:
         """Compare the logits with the oracle's at the trainer's parameters, and the scores with their counts."""
         want = logits_reference(self.case, now, batch)
         check_logits(self.check, f"logits {when}", self.subject.evaluate(batch), batch, want, ordered=False)
-        if "metrics" in self.subject.capabilities and self.case.num_labels == 2 and not self.case.weighted:
-            check_score(self.check, f" {when}", self.subject, [batch])
+        if "metrics" in self.subject.capabilities and self.case.num_labels == 2:
+            plain = with_weights(batch, (batch.weights > 0).astype(np.float32))
+            check_score(self.check, f" {when}", self.subject, [plain])
