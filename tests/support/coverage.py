@@ -147,7 +147,7 @@ def page(quick: Laws, standard: Laws) -> str:
         "## Pairs of settings",
         "",
         "The rows of `oracle/settings.csv` contain every pair of values at `standard` and every triple at `full`, as a",
-        "test checks; `training.settings` asks for all observables in each row, except for two: scores need two labels,",
+        "test checks; `training.settings` asks for all observables in each row, except two: scores need two labels,",
         "and gradients are asked for in the rows that say so (each value occurs in one of them).",
         "A trainer that does not claim a setting runs these rows without it, so all pairs of what it claims remain.",
         "",
