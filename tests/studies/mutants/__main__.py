@@ -4,7 +4,7 @@
 
 The command mutates the kit's template adapter and the code of sftref that computes and stores an update. All mutants
 run at `quick`, those that survive and have no proof of equivalence at `standard`, then at `full`, each until the first
-law fails. Only lines that the laws execute are mutated. Results are appended to `results.jsonl` as they come, so that an
+law fails. Only lines that the laws execute are mutated. Results are appended to `results.jsonl` as they come, so an
 interrupted run continues; results of another version of the sources only choose which law runs first. Writes
 `mutants.md`, and exits with 1 if less than 95 % of the mutants that are not equivalent are killed at `standard`.
 """
