@@ -32,8 +32,27 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
 
-def pytest_run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PYTEST, *ONE, *words], capture_output=True, text=True, check=False, timeout=300)
+def pytest_run(*words: str, folder: Path = Path()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PYTEST, *ONE, *words], capture_output=True, text=True, check=False, timeout=300, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a run was stored as `mine`, with its reports in `out`."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        ended = pytest_run("--benchmark-save", "mine", "--sftref-bench-out", "out", folder=folder)
+    assert ended.returncode == 0, ended.stdout
+    assert "RECORDED: 1 benchmarks on 1 x cpu, small: 1 RECORDED; report: out/bench.html" in ended.stdout
+    return folder
+
+
+def stored_again(recorded: Path) -> Path:
+    """The file of that run, in a copy here."""
+    shutil.copytree(recorded, ".", dirs_exist_ok=True)
+    (path,) = stored(FOLDER)
+    return path
 
 
 def stored(folder: Path) -> list[Path]:
@@ -49,11 +68,8 @@ def three_times_as_fast(path: Path, content: dict[str, Any]) -> None:
         path.with_name(f"000{number}_mine.json").write_text(json.dumps(content))
 
 
-def test_a_run_is_stored_and_later_ones_are_compared_with_it(tmp_path: Path) -> None:
-    first = pytest_run("--benchmark-save", "mine", "--sftref-bench-out", "out")
-    assert first.returncode == 0, first.stdout
-    assert "RECORDED: 1 benchmarks on 1 x cpu, small: 1 RECORDED; report: out/bench.html" in first.stdout
-    (path,) = stored(FOLDER)
+def test_a_run_is_stored_and_later_ones_are_compared_with_it(recorded: Path) -> None:
+    path = stored_again(recorded)
     content = json.loads(path.read_text())
     assert content["machine_info"]["sftref"]["where"] == "1 x cpu, small"
     assert "jax" in content["machine_info"]["sftref"]["versions"]
@@ -72,29 +88,20 @@ def test_a_run_is_stored_and_later_ones_are_compared_with_it(tmp_path: Path) -> 
     assert Path("out/bench.html").read_text().count("<svg") == 1
 
 
-def test_bench_runs_in_a_checkout_whose_package_has_no_kit_inside(capfd: pytest.CaptureFixture[str]) -> None:
-    Path("sftref").mkdir()
-    Path("sftref/__init__.py").touch()
-    assert cli.main(["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]) == 0
-    assert "RECORDED: 1 benchmarks on 1 x cpu, small" in capfd.readouterr().out
-
-
-def test_no_conftest_of_the_current_folder_runs(capfd: pytest.CaptureFixture[str]) -> None:
-    for folder in (".", "tests", "quick", "cpu", "1"):
+def test_bench_runs_in_any_folder(capfd: pytest.CaptureFixture[str]) -> None:
+    """In a checkout whose package has no kit inside, beside conftest.py files that must not run."""
+    for folder in ("sftref", ".", "tests", "quick", "cpu", "1"):
         Path(folder).mkdir(exist_ok=True)
-        Path(folder, "conftest.py").write_text("open('run', 'a')\n")
+        Path(folder, "__init__.py" if folder == "sftref" else "conftest.py").write_text("open('run', 'a')\n")
     assert cli.main(["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu", "--save", "1"]) == 0
-    assert "RECORDED" in capfd.readouterr().out
+    assert "RECORDED: 1 benchmarks on 1 x cpu, small" in capfd.readouterr().out
     assert not Path("run").exists()
 
 
-def test_a_slower_benchmark_is_rerun_in_new_processes(capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]
-    assert cli.main([*words, "--save", "mine"]) == 0
-    (path,) = stored(FOLDER)
+def test_a_slower_benchmark_is_rerun_in_new_processes(recorded: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = stored_again(recorded)
     three_times_as_fast(path, json.loads(path.read_text()))
-    capfd.readouterr()
-    assert cli.main(words) == 1
+    assert cli.main(["bench", "--only", "dispatch", "--devices", "1", "--platform", "cpu"]) == 1
     out = capfd.readouterr().out
     assert "rerun in a new process, 2 of 3: dispatch" in out
     assert "rerun in a new process, 3 of 3: dispatch" in out
@@ -152,9 +159,8 @@ def test_parallel_processes_are_refused() -> None:
     assert "-n 2 with --sftref-benchmark: parallel processes slow each other down; omit -n" in ended.stderr
 
 
-def test_stored_runs_of_other_devices_are_refused_by_name() -> None:
-    assert pytest_run("--benchmark-save", "mine").returncode == 0
-    (path,) = stored(FOLDER)
+def test_stored_runs_of_other_devices_are_refused_by_name(recorded: Path) -> None:
+    path = stored_again(recorded)
     content = json.loads(path.read_text())
     content["machine_info"]["sftref"]["where"] = "8 x NVIDIA H100, base"
     Path("other.json").write_text(json.dumps(content))

@@ -55,6 +55,7 @@ def test_a_step_far_too_long_is_not_chosen() -> None:
     assert noise == pytest.approx(200**5 * 2 / 15 * length**4 / 4 + 1e-6 / length, rel=0.05)
 
 
+@pytest.mark.once  # trainers in NumPy, which depend on no release of JAX
 @pytest.mark.parametrize(("name", "law"), [(fault.id, law) for fault in SEEDED for law in fault.seen_by])
 def test_a_fault_is_seen(name: str, law: str) -> None:
     fault = faults()[name]
@@ -63,6 +64,7 @@ def test_a_fault_is_seen(name: str, law: str) -> None:
     assert f"[{law}]" in record.message
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("fault", "law", "devices"),
     [
