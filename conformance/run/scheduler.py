@@ -288,12 +288,13 @@ class Scheduler:
         ways = self.losses.setdefault(process, [])
         ways.append(message.removeprefix("its process "))
         times = f"{len(ways)} times" if len(ways) > 1 else "once"
-        words = f"{process} was lost {times} between checks ({'; '.join(dict.fromkeys(ways))})"
+        running.stalled += 0 if running.child.answered else 1
+        then = "a new process continued" if running.stalled <= 1 else "no further process was started"
+        words = f"{process} was lost {times} between checks ({'; '.join(dict.fromkeys(ways))}), and {then}"
         others = [text for text in self.outcome.troubles if not text.startswith(f"{process} was lost ")]
         self.outcome.troubles = [*others, words]
         if NO_SPACE in message:
             raise SetupError(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
-        running.stalled += 0 if running.child.answered else 1
         if running.stalled > 1:
             for check in list(running.left):
                 self._lost(running, check, status, message, list(running.child.output))

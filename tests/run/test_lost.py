@@ -53,6 +53,7 @@ def test_a_process_lost_between_two_checks_is_no_pass(copy: Make, end: str, how:
     message = "the process of trainer Trainer (--adapter stand_in:Trainer) was lost once between checks (ended early, "
     assert trouble.startswith(message)
     assert how in trouble
+    assert trouble.endswith("), and a new process continued")
     assert ended.verdict.startswith(f"UNRESPONSIVE: 4 of 4 checks passed, {trouble}")
     assert set(ended.statuses.values()) == {"pass"}
 

@@ -73,7 +73,7 @@ class Bench:
         trainer = self.trainer(label)
         claims = trainer.capabilities
         changes: dict[str, Any] = {} if "dropout" in claims else dict(NO_DROPOUT)
-        changes |= {"weighted": "weights" in claims, "padding_rows": "padding rows" in claims} | fixed_of(trainer)
+        changes |= {"weighted": "weights" in claims, "padding_rows": "padding rows" in claims} | dict(fixed_of(trainer))
         case = replace(self.model, seed=self.seed, total_steps=ENDLESS, max_position_embeddings=self.tokens)
         return replace(case, **changes)
 
