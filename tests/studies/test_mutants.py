@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mutants import proofs, report
 from mutants.__main__ import Study, snapshot
-from mutants.draw import Mutant, reachable, shares
+from mutants.draw import ADAPTERS, Mutant, reachable, shares
 from mutants.warm import Request, Warm
 
 pytestmark = pytest.mark.once
@@ -136,3 +137,44 @@ def other() -> int:
 def test_a_file_has_a_share_in_proportion_to_its_places() -> None:
     assert shares({"a": 10, "b": 30, "c": 60}, 10) == {"a": 1, "b": 3, "c": 6}
     assert shares({"a": 1, "b": 1, "c": 1}, 10) == {"a": 4, "b": 3, "c": 3}
+
+
+class FakeWarm:
+    """Answers each request with the same events, and counts the requests."""
+
+    def __init__(self, *events: dict[str, Any]) -> None:
+        self.events, self.requests = events, list[Request]()
+
+    def run(self, request: Request) -> Iterator[dict[str, Any]]:
+        self.requests.append(request)
+        yield from self.events
+
+
+def event(law: str, status: str = "pass", **fields: Any) -> dict[str, Any]:
+    return {"law": law, "status": status, "message": "", "seconds": 1.0, **fields}
+
+
+def test_the_right_trainers_run_first_and_once(tmp_path: Path) -> None:
+    fake: Any = FakeWarm(event("import"), event("step.logits"), event("executed", executed={LOSS: [50, 51]}))
+    study = Study(tmp_path, tmp_path, "one", fake)
+    assert study.baseline() == {adapter: {LOSS: [50, 51]} for adapter in ADAPTERS}
+    assert study.seconds["sftref:mesh"] == {"import": 1.0, "step.logits": 1.0}
+    assert [request.adapter for request in fake.requests] == list(ADAPTERS)
+    assert Study(tmp_path, tmp_path, "one", fake).baseline() == study.baseline()
+    assert len(fake.requests) == len(ADAPTERS)
+    wrong: Any = FakeWarm(event("import"), event("step.logits", "fail", message="off"))
+    with pytest.raises(RuntimeError, match="sftref:mesh fails without a mutant: step"):
+        Study(tmp_path, tmp_path, "two", wrong).baseline()
+
+
+def test_from_standard_on_all_judges_run_and_the_first_kill_ends_it(tmp_path: Path) -> None:
+    fake: Any = FakeWarm(event("import"), event("step.logits"))
+    study = Study(tmp_path, tmp_path, "one", fake)
+    study.seconds = {adapter: {"step.logits": 1.0} for adapter in ADAPTERS}
+    mutant = Mutant(LOSS, "By_Hand", 1, "a", "b", "")
+    assert study.run([mutant], "quick") == study.run([mutant], "standard") == [mutant]
+    judged = [(request.adapter, request.level) for request in fake.requests]
+    assert judged == [("sftref:mesh", "quick"), ("sftref:mesh", "standard"), ("sftref:pmap", "standard")]
+    fake.events = (event("step.logits", "fail"),)
+    assert study.run([mutant], "full") == []
+    assert len(fake.requests) == 4
