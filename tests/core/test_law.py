@@ -61,5 +61,6 @@ def test_a_rung_that_needs_one_not_below_it_is_refused(needs: list[int]) -> None
 def test_only_laws_of_trainers_are_compiled_without_optimizations(level: str) -> None:
     light = {law.id for law in laws().values() if law.unoptimized_at(level)}
     trainers = {law.id for law in laws().values() if law.per == "subject"}
-    some = {"equivalence.device_counts", "equivalence.packing", "equivalence.accumulation", "training.schedule"}
+    some = {"equivalence.device_counts", "equivalence.packing", "equivalence.accumulation"}
+    some |= {"training.schedule", "training.settings"}
     assert light == {"quick": trainers, "standard": some, "full": set()}[level]
