@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..adapter import Case, HostBatch, TrainerUnderTest
+from ..adapter import Case, HostBatch, TrainerUnderTest, fixed_of
 from .cases import MAIN, NO_DROPOUT, B, L, start_params
-from .draws import Rng, batch_of, fixed_of, possible, seeded_case
+from .draws import Rng, batch_of, possible, seeded_case
 from .model import Params, value_and_gradient
 from .updates import OracleTrainer, norm_of
 
