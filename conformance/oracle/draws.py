@@ -80,15 +80,17 @@ def permutations(n: int) -> st.SearchStrategy[npt.NDArray[np.int64]]:
     return generators().map(lambda g: g.permutation(n))
 
 
-def batch_of(case: Case, rng: Rng, *, rows: int = B, real: int | None = None, longest: int = L) -> HostBatch:
+def batch_of(
+    case: Case, rng: Rng, *, rows: int = B, real: int | None = None, longest: int = L, columns: int = L
+) -> HostBatch:
     """A batch of examples of unequal length, with unequal weights if `case.weighted`; ids in padding are invalid.
 
     The first `real` rows have a weight above 0; by default, and without `case.padding_rows`, all rows do. An example
-    has at most `longest` tokens, and the batch has max(L, longest) columns.
+    has at most `longest` tokens, and the batch has max(columns, longest) columns.
     """
     count = rows if real is None or not case.padding_rows else real
     lengths = rng.integers(3, longest + 1, rows)
-    columns = max(L, longest)
+    columns = max(columns, longest)
     mask = (np.arange(columns) < lengths[:, None]).astype(np.int32)
     labels = rng.normal(2, 1, rows) if case.regression else rng.integers(0, case.num_labels, rows)
     weights = rng.choice(np.array([0.25, 0.5, 1.0, 2.0], np.float32), rows)

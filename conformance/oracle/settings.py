@@ -99,12 +99,12 @@ def run_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> tuple[Case, Params,
     case = seeded_case(subject, rng) if usual else _case_of(row, subject, rng)
     rows, longest = (B, L) if usual else SIZES[row["tokens"]]
     params = start_params(case, rng)
-    # Examples so short that two fit into a row, if rows are packed.
-    longest = longest // 2 if case.pack else longest
     batches = []
-    for _ in range(UPDATES):
+    for update in range(UPDATES):
         real = rows if row["rows"] == "full batches" else int(rng.integers(1, rows))
-        batches.append(batch_of(case, rng, rows=rows, real=real, longest=longest))
+        # Of packed batches, every second one has examples so short that two always fit into a row.
+        most = longest // 2 if case.pack and update % 2 == 0 else longest
+        batches.append(batch_of(case, rng, rows=rows, real=real, longest=most, columns=longest))
     if not usual and "clip_norm" not in fixed_of(subject):
         case = dataclasses.replace(case, clip_norm=clip_norm(row["clipping"], case, params, batches))
     return case, params, batches
