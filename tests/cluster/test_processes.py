@@ -15,7 +15,7 @@ from ranks import Ended, ends, losses, records, started, until, worker
 
 from sftref.cluster.distributed import HEARTBEAT, LOST
 
-pytestmark = [pytest.mark.once]
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("light_children")]
 
 # Two layers of width 32 on the bundled pairs; 30 examples divide by no number of devices but 2.
 RUN = ["train", "--model", "tiny", "--devices", "4", "--batch-size", "30", "--max-length", "64"]

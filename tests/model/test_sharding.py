@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from sftref.conformance.adapter import Case
 from sftref.conformance.adapters.costs import costs_of
 from sftref.conformance.adapters.sftref import SftrefTrainer, lay_out, mesh_axes, model_config, program
 from sftref.conformance.laws.support.trainer_checks import check_distance
@@ -118,23 +119,27 @@ def check_sent(shape: tuple[int, int, int], sent: dict[str, int]) -> None:
 
 
 def test_remat_keeps_less_and_computes_more() -> None:
-    """Of six layers: what is kept between forward and backward, and the operations of an update.
+    """What is kept between forward and backward of six layers, and the operations of an update of two.
 
     What JAX keeps, that is; XLA's schedule for simulated devices makes little of it (133 MB became 128 MB here).
     """
-    deep = dataclasses.replace(MAIN, num_hidden_layers=6)
-    rng = np.random.default_rng(0)
-    params, batch = start_params(deep, rng), batch_of(deep, rng)
     kept, flops = {}, {}
     for remat in (False, True):
-        adapter = SftrefTrainer("single", remat=remat)
-        adapter.start(deep, params, 1)
-        placed = adapter._put(batch)
+        adapter, placed = started(MAIN, remat=remat)
         flops[remat] = costs_of(adapter.trainer.compiled(adapter.state, placed))["flops"]
+        adapter, placed = started(dataclasses.replace(MAIN, num_hidden_layers=6), remat=remat)
         residuals = jax.eval_shape(functools.partial(_backward, adapter, placed), adapter.state.params)
         kept[remat] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
     assert kept[True] < 0.2 * kept[False], kept
     assert 1.1 < flops[True] / flops[False] < 4 / 3, flops
+
+
+def started(case: Case, *, remat: bool) -> tuple[SftrefTrainer, Any]:
+    """An adapter at its start on one device, and a batch there."""
+    rng = np.random.default_rng(0)
+    adapter = SftrefTrainer("single", remat=remat)
+    adapter.start(case, start_params(case, rng), 1)
+    return adapter, adapter._put(batch_of(case, rng))
 
 
 def _backward(adapter: SftrefTrainer, placed: Any, params: Any) -> Any:

@@ -11,7 +11,8 @@ A mark in front of a block says what it is:
     write FILE, append FILE
     verify command, demo command, test command     of the README: the first is slow, the others are not run
 
-The fast test links the environment from what is installed here; the slow one makes it as the page says.
+The fast test links the environment from what is installed here, and compiles as the other tests do; the slow one makes
+the environment as the page says.
 """
 
 import importlib.util
@@ -119,7 +120,11 @@ CASES += [pytest.param(page, True, id=f"{page}, as a stranger", marks=pytest.mar
 
 
 @pytest.mark.parametrize(("page", "stranger"), CASES)
-def test_the_blocks_of_a_page_do_what_it_says(page: str, stranger: bool, tmp_path: Path) -> None:
+def test_the_blocks_of_a_page_do_what_it_says(
+    page: str, stranger: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if not stranger:
+        request.getfixturevalue("light_children")
     command = environment(page)
     needs = requirements(command)
     source = clone(tmp_path / "sftref")
