@@ -67,10 +67,9 @@ class Search:
         for depth in range(deepest + 1):
             trials = [*known] if depth == 0 else [*self._longer(near)]
             best = self._nearest(trials, near[0][1])
-            if not best or not best[0][1].whole:
-                best += self._fitted() if depth == 1 and not few else []
-                best.sort(key=lambda pair: _order(pair[1]))
-            elif depth > 1:
+            if depth == 1 and not few and not (best and best[0][1].whole):
+                best = sorted([*best, *self._fitted()], key=lambda pair: _order(pair[1]))
+            elif depth > 1 and best:
                 best = self._nearest([*self._siblings(best[0][0])], near[0][1]) or best
             chance = few and self.before.margin < SURE
             found = tuple(several for several, left in best if left.whole and not chance)
@@ -112,9 +111,13 @@ class Search:
 
     def _fitted(self) -> list[tuple[Several, Gap]]:
         """The variants whose value is a number, each with the number that fits best: Gauss and Newton's method."""
-        first = {one.entry: one for one in reversed(variants().values()) if isinstance(one.value, float)}
-        at = self.before.passed
-        values = [fitted(one, self._residual) for one in first.values() if self._matters(one, self.mine[at])]
+        at, nearest = self.before.passed, dict[str, tuple[float, Variant]]()
+        for one in variants().values():
+            if isinstance(one.value, float) and self._matters(one, self.mine[at]):
+                gaps = self._residual(one)
+                far = np.inf if gaps is None else float(gaps @ gaps)
+                nearest[one.entry] = min(nearest.get(one.entry, (np.inf, one)), (far, one), key=lambda pair: pair[0])
+        values = [fitted(one, self._residual) for _, one in nearest.values()]
         return self._nearest([(one,) for one in values if one is not None], self.before)
 
     def _residual(self, variant: Variant) -> Array | None:
@@ -134,7 +137,7 @@ class Search:
         if wrong.kind == "rate":
             return variant.group in ("schedule", "accumulation", "state")
         if wrong.updates == 0 and wrong.kind == "logits":
-            return variant.group in ("forward", "dropout", "state")
+            return variant.group in ("forward", "dropout", "state", "precision")
         return wrong.updates > 0 or wrong.kind == "distance" or variant.group not in LATER
 
     def _nearest(self, trials: Sequence[Several], than: Gap) -> list[tuple[Several, Gap]]:
