@@ -274,5 +274,7 @@ def _clipped_by_micro_batch(right: Wrong, self: ShardedTrainer, totals: list[Sum
     if not self.notes.get("stepping"):
         return right(totals)
     whole = sum(total.weight for total in totals)
-    own = [_clipped(self, total, 1 / (whole if value == "sum" else total.weight or 1)) for total in totals]
+    # What is clipped: a micro-batch's mean, its share of the whole mean, or that share times their number.
+    by = {"mean": 0.0, "sum": 1 / whole, "share": len(totals) / whole}[value]
+    own = [_clipped(self, total, by or 1 / (total.weight or 1)) for total in totals]
     return right([total._replace(gradients=g) for total, g in zip(totals, own, strict=True)])
