@@ -245,6 +245,7 @@ def child(*arguments: str, limit: str = "unlimited") -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.usefixtures("light_children")
 def test_a_full_disk_is_one_line(data: Path) -> None:
     process = child("--data", str(data), "--max-steps", "1", "--save", "model", "--out", "run", limit="64")
     error = process.communicate(timeout=300)[1].splitlines()
@@ -254,9 +255,9 @@ def test_a_full_disk_is_one_line(data: Path) -> None:
     assert not Path("model").exists(), "half a model was left"
 
 
+@pytest.mark.usefixtures("light_children")
 def test_ctrl_c_leaves_a_run_that_can_go_on(data: Path) -> None:
-    arguments = ["--epochs", "2000", "--batch-size", "16", "--save-every", "1", "--out", "run"]
-    process = child("--data", str(data), *arguments)
+    process = child("--data", str(data), "--epochs", "2000", "--batch-size", "16", "--save-every", "1", "--out", "run")
     deadline = time.monotonic() + 240
     while not Path("run/checkpoints/3").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

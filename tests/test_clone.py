@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from sftref.conformance.laws.support.process_group import free_port
 
+pytestmark = pytest.mark.usefixtures("light_children")
+
 ROOT = Path(__file__).parents[1]
 # Each process that imports the clone's sftref writes its own path, and that of its kit, into the file LOG.
 TRACE = """
