@@ -82,6 +82,23 @@ class _EvaluatesTheAverage(NumpyTrainer):
         return logits
 
 
+@FAULTS.trainer("evaluates-what-a-restart-replaced")
+class _EvaluatesTheReplaced(NumpyTrainer):
+    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
+        super().start(case, params, n_devices)
+        self.copy = self.now
+
+    def update(self, gradients: Params, rate: float) -> None:
+        super().update(gradients, rate)
+        self.copy = self.now
+
+    def evaluate(self, batch: HostBatch) -> Array:
+        own, self.now = self.now, self.copy
+        logits = super().evaluate(batch)
+        self.now = own
+        return logits
+
+
 @FAULTS.trainer("loss-of-the-update-before")
 class _LossOfTheUpdateBefore(NumpyTrainer):
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:

@@ -60,13 +60,11 @@ class Run:
     def compare(self, params: Params, batches: list[HostBatch], folder: Path) -> None:
         """Make an update with each batch, and compare what the trainer gives in each phase."""
         self.subject.start(self.case, params, self.n)
-        beside, now, order = Beside(self.case), self.params(), self.order()
+        beside, now = Beside(self.case), self.params()
+        self.first_order = self.order()
         self.same("at the start", now, params)
         for step, batch in enumerate(batches):
-            if step == RESTARTED and self.row["restart"] == "restart":
-                self.restart(params, now, folder)
-            phase = self.phase(step)
-            want = beside.update(now, batch)
+            phase, want = self.phase(step), beside.update(now, batch)
             if self.row["gradients"] == "gradients too":
                 exact = gradient_reference(self.case, now, batch, step)
                 what = f"gradient of {phase}{self.words}"
@@ -77,15 +75,13 @@ class Run:
             moving = learning_rate(self.case, step) > 0
             what = f"{phase}{self.words},"
             check_distance(self.check, what, self.case, before, now, want.distance, control=moving)
-            when = f"after {phase}{self.words}"
-            if "moments" in self.subject.capabilities:
-                self.moments(when, want)
-            if "replicas" in self.subject.capabilities:
-                for device, copy in enumerate(self.subject.replicas()):
-                    self.same(f"on device {device} after {phase}", copy, now)
+            self.observe(f"after {phase}", now, want)
             if step != NOT_EVALUATED:
-                self.evaluate(when, now, batch)
-            self.check.same(f"order of an epoch {when}", self.order(), order)
+                self.evaluate(f"after {phase}", now, batch)
+            if step + 1 == RESTARTED and self.row["restart"] == "restart":
+                self.restart(params, now, folder)
+                self.observe("right after a restart", now, want)
+                self.evaluate("right after a restart", now, batch)
 
     def phase(self, step: int) -> str:
         """What is special about an update of the run."""
@@ -115,12 +111,16 @@ class Run:
         self.subject.restore(folder)
         self.same("after a restart", self.subject.params(), now)
 
-    def moments(self, when: str, want: Update) -> None:
-        """Compare Adam's two moments."""
-        for name, got, moment in zip(
-            ("first", "second"), self.subject.moments(), (want.first, want.second), strict=True
-        ):
-            self.check.tree(f"{name} moment {when}", got, moment.want, moment.bounds)
+    def observe(self, when: str, now: Params, want: Update) -> None:
+        """Compare Adam's two moments, the parameters of each device, and the order of an epoch."""
+        if "moments" in self.subject.capabilities:
+            pairs = zip(("first", "second"), self.subject.moments(), (want.first, want.second), strict=True)
+            for name, got, moment in pairs:
+                self.check.tree(f"{name} moment {when}{self.words}", got, moment.want, moment.bounds)
+        if "replicas" in self.subject.capabilities:
+            for device, copy in enumerate(self.subject.replicas()):
+                self.same(f"on device {device} {when}", copy, now)
+        self.check.same(f"order of an epoch {when}{self.words}", self.order(), self.first_order)
 
     def order(self) -> list[list[int]]:
         """The batches of an epoch, if the trainer shows them."""
@@ -131,7 +131,7 @@ class Run:
     def evaluate(self, when: str, now: Params, batch: HostBatch) -> None:
         """Compare the logits with the oracle's at the trainer's parameters, and the scores with their counts."""
         want = logits_reference(self.case, now, batch)
-        check_logits(self.check, f"logits {when}", self.subject.evaluate(batch), batch, want, ordered=False)
+        check_logits(self.check, f"logits {when}{self.words}", self.subject.evaluate(batch), batch, want, ordered=False)
         if "metrics" in self.subject.capabilities and self.case.num_labels == 2:
             plain = with_weights(batch, (batch.weights > 0).astype(np.float32))
-            check_score(self.check, f" {when}", self.subject, [plain])
+            check_score(self.check, f" {when}{self.words}", self.subject, [plain])
