@@ -30,6 +30,9 @@ from .model import Array, Params, Rounding, evaluate, mean_loss, unrounded, valu
 from .updates import OracleTrainer
 
 DRAWS = 4
+# What torch.nn.utils.clip_grad_norm_ adds to the norm before it divides; a trainer may do the same.
+CLIPPED = 1e-6
+CLIPPED_TOO = f", or {CLIPPED:g} more in the norm that clips"
 FACTOR = 8.0
 
 
@@ -137,12 +140,13 @@ class Beside:
     """The oracle beside a run of a trainer: each update begins at the trainer's parameters, with the oracle's moments.
 
     So rounding moves only the moments apart, from update to update; their noise is that of runs in which the
-    parameters of every update are perturbed.
+    parameters of every update are perturbed. Bounds also allow a clipping that adds CLIPPED to the norm.
     """
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.runs = [OracleTrainer.start(case, {}) for _ in range(1 + DRAWS)]
+        self.clipped = OracleTrainer.start(case, {})
 
     def update(self, params: Params, batch: HostBatch) -> Update:
         """The oracle's update number 0, 1, ... from these parameters."""
@@ -151,18 +155,31 @@ class Beside:
 
         def run(start: Params, rounding: Rounding) -> dict[str, Array]:
             trainer = next(runs)
-            trainer.params, trainer.rounding = dict(start), rounding
-            losses.append(trainer.step(batch).loss)
+            loss, gradients = value_and_gradient(self.case, start, batch, trainer.step_number, rounding)
+            losses.append(loss)
+            for one, more in ((trainer, 0.0), *([(self.clipped, CLIPPED)] if trainer is self.runs[0] else [])):
+                one.params = dict(start)
+                one.apply(gradients, more)
             return {name: trainer.params[name] - start[name] for name in start}
 
         walked = stored(self.case, params, reference(self.case, params, run), 1)
         again, first, second = iter(losses), iter(self.runs), iter(self.runs)
+        other = {name: self.clipped.params[name] - leaf for name, leaf in params.items()}
         return Update(
             reference(self.case, params, lambda *_: {"loss": np.array(next(again))}),
-            walked,
-            reference(self.case, params, lambda *_: next(first).first),
-            reference(self.case, params, lambda *_: next(second).second),
+            _with_clipping(walked, other),
+            _with_clipping(reference(self.case, params, lambda *_: next(first).first), self.clipped.first),
+            _with_clipping(reference(self.case, params, lambda *_: next(second).second), self.clipped.second),
         )
+
+
+def _with_clipping(right: Reference, other: Params) -> Reference:
+    """The bounds, each larger by the distance to the leaf that the other clipping gives."""
+    bounds = {}
+    for name, bound in right.bounds.items():
+        more = float(np.linalg.norm(other[name] - right.want[name]))
+        bounds[name] = Bound(bound.value + more, bound.noise, f"{bound.why}{CLIPPED_TOO if more else ''}")
+    return Reference(right.want, bounds)
 
 
 def stored(case: Case, params: Params, distance: Reference, updates: int) -> Reference:

@@ -28,9 +28,9 @@ def norm_of(gradients: Params) -> float:
     return math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
 
 
-def clip(gradients: Params, most: float | None) -> Params:
-    """Scale all gradients by one factor so that their global l2 norm is at most `most`."""
-    norm = norm_of(gradients)
+def clip(gradients: Params, most: float | None, more: float = 0.0) -> Params:
+    """Scale all gradients by one factor so that their global l2 norm, `more` added to it, is at most `most`."""
+    norm = norm_of(gradients) + more
     factor = 1.0 if most is None or norm <= most else most / norm
     return {name: g * factor for name, g in gradients.items()}
 
@@ -60,11 +60,14 @@ class OracleTrainer:
 
     def step(self, batch: HostBatch) -> StepResult:
         """One update."""
-        case = self.case
-        loss, gradients = value_and_gradient(case, self.params, batch, self.step_number, self.rounding)
-        rate = learning_rate(case, self.step_number)
+        loss, gradients = value_and_gradient(self.case, self.params, batch, self.step_number, self.rounding)
+        return StepResult(loss, self.apply(gradients))
+
+    def apply(self, gradients: Params, more: float = 0.0) -> float:
+        """The update that a gradient makes; gives its learning rate. `more` is as in `clip`."""
+        case, rate = self.case, learning_rate(self.case, self.step_number)
         self.step_number += 1
-        for name, g in clip(gradients, case.clip_norm).items():
+        for name, g in clip(gradients, case.clip_norm, more).items():
             m = case.b1 * self.first.get(name, 0.0) + (1.0 - case.b1) * g
             v = case.b2 * self.second.get(name, 0.0) + (1.0 - case.b2) * g * g
             self.first[name], self.second[name] = m, v
@@ -72,4 +75,4 @@ class OracleTrainer:
             direction = direction / (np.sqrt(v / (1.0 - case.b2**self.step_number)) + case.eps)
             decay = case.weight_decay * self.params[name] if decays(name) else 0.0
             self.params[name] = self.params[name] - rate * (direction + decay)
-        return StepResult(loss, rate)
+        return rate
