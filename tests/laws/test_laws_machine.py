@@ -254,5 +254,5 @@ def test_an_update_that_writes_to_its_batch_is_seen(monkeypatch: pytest.MonkeyPa
         return step
 
     monkeypatch.setattr(programs, "program", wrong)
-    with pytest.raises(LawBroken, match="state first, update 0: its batch, which it must not write to: error"):
+    with pytest.raises(LawBroken, match="first, update 0: its batch, which it must not write to: error"):
         run_law("copies.donated", FOUR)
