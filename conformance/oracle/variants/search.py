@@ -27,6 +27,8 @@ MOST = 500
 NEARER = 3.0
 # Fewer numbers than this are explained only by single variants, and if the oracle is at least this many bounds off.
 FEW, SURE = 8, 1e3
+# A number is fitted only if the oracle is at least this many bounds off: a small error is soon fitted by chance.
+FAR_OFF = 100.0
 # The steps of a fit, and the relative length of a difference.
 FITS, FAR = 5, 1e-3
 TINY = float(np.finfo(np.float64).tiny)
@@ -67,7 +69,7 @@ class Search:
         for depth in range(deepest + 1):
             trials = [*known] if depth == 0 else [*self._longer(near)]
             best = self._nearest(trials, near[0][1])
-            if depth == 1 and not few and not (best and best[0][1].whole):
+            if depth == 1 and not few and self.before.margin >= FAR_OFF and not (best and best[0][1].whole):
                 best = sorted([*best, *self._fitted()], key=lambda pair: _order(pair[1]))
             elif depth > 1 and best:
                 best = self._nearest([*self._siblings(best[0][0])], near[0][1]) or best
