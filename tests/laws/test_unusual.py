@@ -14,7 +14,7 @@ from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer, Sums
 from sftref.conformance.oracle.updates import clip
 
-pytestmark = pytest.mark.jax
+pytestmark = pytest.mark.once
 
 
 class Float32(NumpyTrainer):

@@ -11,6 +11,8 @@ from sftref.conformance.oracle import settings
 from sftref.conformance.oracle.model import value_and_gradient
 from sftref.conformance.oracle.updates import OracleTrainer, norm_of
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(("level", "strength"), [("standard", 2), ("full", 3)])
 def test_every_combination_of_values_is_in_a_row(level: str, strength: int) -> None:

@@ -15,6 +15,8 @@ from sftref.conformance.oracle.variants.replay import Call, Log
 from sftref.conformance.oracle.variants.search import explain
 from sftref.conformance.oracle.variants.table import WRONG, Variant, named, trainer_of, variants
 
+pytestmark = pytest.mark.once
+
 SECONDS = 60.0
 # A small model whose run has everything in which a variant can differ: two layers, ragged shards, dropout, clipping.
 WHOLE = dataclasses.replace(

@@ -4,6 +4,8 @@ import pytest
 from coverage import OBSERVABLES, PAGE, PHASES, Laws, cells, page
 from sftref.conformance.oracle import settings
 
+pytestmark = pytest.mark.once
+
 # Scores are computed from counts of two classes of equal weight.
 NO_SCORES = {"3 labels", "regression", "unequal weights"}
 VALUES = {value for values in settings.VALUES.values() for value in values} - {
