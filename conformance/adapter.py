@@ -40,7 +40,7 @@ CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
 }  # fmt: skip
 
 
-# The most tokens of an example in the laws: a model needs at least as many positions.
+# A model needs at least as many positions; only runs of `training.settings` use longer examples, if it has more.
 MOST_TOKENS = 16
 # Fields of `Case` that follow from the capabilities or the run's seed, and that no trainer can fix.
 NEVER_FIXED = ("seed", "precision", "pack", "accumulate", "weighted", "padding_rows")

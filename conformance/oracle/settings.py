@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,26 @@ USUAL = dict(
         strict=True,
     )
 )  # fmt: skip
+# Value -> the fields of `Case` that it sets. A trainer that fixes one of them at another value never has this value.
 # With the large epsilon an update is nearly proportional to the moments, so that it shows a gradient's scale, which
 # Adam hides otherwise. The learning rate is then such that updates are far larger than the rounding of parameters.
-EPSILONS: dict[str, dict[str, float]] = {
+CHOSEN = math.nan  # a limit that depends on the run's gradients: see `clip_norm`
+FIELDS: dict[str, dict[str, Any]] = {
+    "3 labels": {"num_labels": 3, "regression": False},
+    "2 labels": {"num_labels": 2, "regression": False},
+    "regression": {"num_labels": 1, "regression": True},
+    "no clipping": {"clip_norm": None},
+    "some updates clipped": {"clip_norm": CHOSEN},
+    "all updates clipped": {"clip_norm": CHOSEN},
+    "two micro-batches": {"accumulate": 2},
+    "packed rows": {"pack": True},
+    "no dropout": NO_DROPOUT,
+    "dropout": {name: getattr(MAIN, name) for name in NO_DROPOUT},
+    "equal weights": {"weighted": False},
+    "unequal weights": {"weighted": True},
     "small epsilon": {"eps": 1e-5, "learning_rate": 1e-3, "weight_decay": 0.1},
     "large epsilon": {"eps": 1.0, "learning_rate": 0.02, "weight_decay": 0.05},
+    **{tokens: {"max_position_embeddings": longest} for tokens, (_, longest) in SIZES.items()},
 }
 
 
@@ -74,14 +89,26 @@ def table() -> tuple[tuple[str, Row], ...]:
         return tuple((row.pop("level"), row) for row in csv.DictReader(file))
 
 
-def supported(row: Row, capabilities: Collection[str]) -> dict[str, str]:
-    """The row with the first value of a setting wherever the trainer does not claim what the row's value needs."""
+def supported(row: Row, subject: TrainerUnderTest) -> dict[str, str]:
+    """The row with another value of a setting wherever the trainer does not claim, or cannot have, the row's value.
+
+    That is the first value that the trainer can have. If it can have none, the setting is as the trainer fixes it.
+    """
     return {
-        setting: value
-        if value == VALUES[setting][0] or NEEDS.get(value, NEEDS.get(setting)) in {None, *capabilities}
-        else VALUES[setting][0]
+        setting: next((one for one in (value, *VALUES[setting]) if _has(subject, setting, one)), f"{setting} as fixed")
         for setting, value in row.items()
     }
+
+
+def _has(subject: TrainerUnderTest, setting: str, value: str) -> bool:
+    """Whether a trainer claims what a value of a setting needs, and fixes none of its fields at another value."""
+    need = NEEDS.get(value, NEEDS.get(setting))
+    if value != VALUES[setting][0] and need not in {None, *subject.capabilities}:
+        return False
+    fixed, fields = fixed_of(subject), FIELDS.get(value, {})
+    if "max_position_embeddings" in fixed and "max_position_embeddings" in fields:
+        return bool(fixed["max_position_embeddings"] >= fields["max_position_embeddings"])
+    return all(fixed[name] == wanted for name, wanted in fields.items() if name in fixed)
 
 
 def devices_of(row: Row, subject: TrainerUnderTest, n: int) -> int:
@@ -89,13 +116,15 @@ def devices_of(row: Row, subject: TrainerUnderTest, n: int) -> int:
     rows = SIZES[row["tokens"]][0]
     fewer = max((count for count in range(1, min(n, 6)) if rows % count), default=1)
     if "padding rows" not in subject.capabilities:
+        # They divide the examples of each micro-batch.
+        rows //= FIELDS.get(row["accumulation"], {}).get("accumulate", 1)
         n, fewer = math.gcd(n, rows), math.gcd(max(n // 2, 1), rows)
     return {"one device": 1, "all devices": n, "fewer devices": fewer}[row["devices"]]
 
 
 def run_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> tuple[Case, Params, list[HostBatch]]:
     """The case, start parameters and a batch for each of `UPDATES` updates of a row, with drawn values."""
-    usual = row == supported(USUAL, subject.capabilities)
+    usual = row == supported(USUAL, subject)
     case = seeded_case(subject, rng) if usual else _case_of(row, subject, rng)
     rows, longest = (B, L) if usual else SIZES[row["tokens"]]
     params = start_params(case, rng)
@@ -112,20 +141,14 @@ def run_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> tuple[Case, Params,
 
 def _case_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> Case:
     """The small case of a row, without clipping; fields that the trainer fixes keep their values."""
-    changes: dict[str, Any] = {
-        "num_labels": {"3 labels": 3, "2 labels": 2, "regression": 1}[row["labels"]],
-        "regression": row["labels"] == "regression",
-        "precision": row["precision"],
-        "accumulate": 1 + (row["accumulation"] == "two micro-batches"),
-        "pack": row["packing"] == "packed rows",
-        "weighted": row["weights"] == "unequal weights",
-        "clip_norm": None, "total_steps": TOTAL, "warmup_steps": WARMUP, "b1": 0.8, "b2": 0.95,
-        "layer_norm_eps": MAIN.layer_norm_eps, "num_attention_heads": 8,
-        "max_position_embeddings": SIZES[row["tokens"]][1],
-    }  # fmt: skip
-    if row["dropout"] == "dropout":
-        changes |= {name: getattr(MAIN, name) for name in NO_DROPOUT}
-    return seeded_case(subject, rng, small=True, **possible(subject, changes | EPSILONS[row["epsilon"]]))
+    changes: dict[str, Any] = {"precision": row["precision"], "b1": 0.8, "b2": 0.95}
+    for value in row.values():
+        changes |= FIELDS.get(value, {})
+    changes |= {"clip_norm": None, "layer_norm_eps": MAIN.layer_norm_eps}
+    fixed = fixed_of(subject).keys()
+    for together in ({"total_steps": TOTAL, "warmup_steps": WARMUP}, {"hidden_size": 16, "num_attention_heads": 8}):
+        changes |= {} if together.keys() & fixed else together
+    return seeded_case(subject, rng, small=True, **possible(subject, changes))
 
 
 def clip_norm(clipping: str, case: Case, params: Params, batches: Sequence[HostBatch]) -> float | None:

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 from lawruns import numbers, run_law
-from sftref.conformance.adapter import AdapterError, Arrays, Case, HostBatch, StepResult, check_adapter
+from sftref.conformance.adapter import AdapterError, Arrays, Case, HostBatch, StepResult, check_adapter, fixed_of
 from sftref.conformance.benchmarks.measuring.bench import Bench
 from sftref.conformance.benchmarks.measuring.trainers import begin
 from sftref.conformance.core.check import LawBroken, NotRun
 from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer
+from sftref.conformance.oracle import settings
 from sftref.conformance.oracle.draws import batch_of, draw_case, possible, seeded_case
 
 CONSTANTS = {"eps": 1e-6, "b1": 0.9, "b2": 0.999, "clip_norm": None, "layer_norm_eps": 1e-12, "num_labels": 2}
@@ -148,3 +149,32 @@ def test_a_benchmark_has_the_constants_and_the_batches_of_the_trainer() -> None:
     assert (case.eps, case.clip_norm, case.num_labels, case.dropout) == (1e-6, None, 2, False)
     assert set(batch.weights.tolist()) == {1.0}
     trainer.step(batch)
+
+
+class FixedAndDivided(Fixed, Divided):
+    """Has constants of its own, and takes full batches only."""
+
+
+def with_constants(**constants: Any) -> NumpyTrainer:
+    subject = Fixed()
+    subject.fixed = constants
+    return subject
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        Fixed(), Divided(), FixedAndDivided(), with_constants(num_labels=2), with_constants(num_labels=5),
+        with_constants(clip_norm=0.5), with_constants(max_position_embeddings=16), with_constants(warmup_steps=10),
+        with_constants(hidden_size=12, num_attention_heads=3), with_constants(hidden_dropout=0.2),
+        with_constants(num_labels=1, regression=True),
+    ],
+    ids=lambda subject: f"{type(subject).__name__} {fixed_of(subject)}",
+)  # fmt: skip
+def test_runs_under_all_settings_have_the_constants_and_the_batches_of_the_trainer(subject: Any) -> None:
+    run("training.settings", subject)
+    for row in [settings.supported(row, subject) for level, row in settings.table() if level == "standard"]:
+        case, params, batches = settings.run_of(row, subject, np.random.default_rng(0))
+        subject.start(case, params, settings.devices_of(row, subject, 8))
+        subject.step(batches[0])
+        assert subject.evaluate(batches[1]).shape == (len(batches[1].weights), case.num_labels)

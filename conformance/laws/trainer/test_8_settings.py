@@ -34,7 +34,7 @@ UNNAMED = ("devices", "restart", "gradients")
 def test_settings(check: Check, subject: TrainerUnderTest, n: int, tmp_path: Path) -> None:
     """Compares each update of short runs with the oracle's update from the trainer's own parameters."""
     table = [settings.USUAL, *(row for level, row in settings.table() if check.at(level))]
-    rows = [settings.supported(row, subject.capabilities) for row in table]
+    rows = [settings.supported(row, subject) for row in table]
     check.facts["rows"] = []
     for row in (row for i, row in enumerate(rows) if row not in rows[:i]):
         number = len(check.facts["rows"])
