@@ -27,7 +27,7 @@ from ..adapter import Case, HostBatch
 from ..core.comparison import Bound
 from .bounds_derived import UNIT
 from .model import Array, Params, Rounding, evaluate, mean_loss, unrounded, value_and_gradient
-from .updates import OracleTrainer
+from .updates import OracleTrainer, learning_rate
 
 DRAWS = 4
 # What torch.nn.utils.clip_grad_norm_ adds to the norm before it divides; a trainer may do the same.
@@ -150,7 +150,7 @@ class Beside:
 
     def update(self, params: Params, batch: HostBatch) -> Update:
         """The oracle's update number 0, 1, ... from these parameters."""
-        runs = iter(self.runs)
+        runs, rate = iter(self.runs), learning_rate(self.case, self.clipped.step_number)
         losses: list[float] = []
 
         def run(start: Params, rounding: Rounding) -> dict[str, Array]:
@@ -162,7 +162,8 @@ class Beside:
                 one.apply(gradients, more)
             return {name: trainer.params[name] - start[name] for name in start}
 
-        walked = stored(self.case, params, reference(self.case, params, run), 1)
+        share = self.case.learning_rate / rate if rate else 0.0
+        walked = stored(self.case, params, reference(self.case, params, run), 1, share)
         again, first, second = iter(losses), iter(self.runs), iter(self.runs)
         other = {name: self.clipped.params[name] - leaf for name, leaf in params.items()}
         return Update(
@@ -182,12 +183,13 @@ def _with_clipping(right: Reference, other: Params) -> Reference:
     return Reference(right.want, bounds)
 
 
-def stored(case: Case, params: Params, distance: Reference, updates: int) -> Reference:
+def stored(case: Case, params: Params, distance: Reference, updates: int, share: float = 1.0) -> Reference:
     """The bounds of a distance, with the rounding of the parameters that are stored after each update.
 
-    The learning rate may be rounded to float32 in every precision.
+    The learning rate may be computed in float32 in every precision, with roundings of the largest rate, which is
+    `share` times the rate of the updates.
     """
-    u, rate = UNIT["float64" if case.precision == "float64" else "float32"], UNIT["float32"] / math.sqrt(3)
+    u, rate = UNIT["float64" if case.precision == "float64" else "float32"], share * UNIT["float32"] / math.sqrt(3)
     bounds = {}
     for name, bound in distance.bounds.items():
         kept = u * math.sqrt(updates) * float(np.linalg.norm(params[name]))

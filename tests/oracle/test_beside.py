@@ -1,0 +1,69 @@
+"""The oracle beside a run judges each update alone, and its bounds allow what they say and no more."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sftref.conformance.oracle.bounds_measured import CLIPPED, Beside, Reference
+from sftref.conformance.oracle.cases import SMALL, start_params
+from sftref.conformance.oracle.draws import batch_of
+from sftref.conformance.oracle.model import Params, value_and_gradient
+from sftref.conformance.oracle.updates import OracleTrainer
+
+pytestmark = pytest.mark.once
+
+CASE = dataclasses.replace(SMALL, precision="float64", clip_norm=0.5, eps=1.0, total_steps=9, warmup_steps=2)
+UPDATES = 4
+
+
+def margin(got: Params, want: Reference) -> float:
+    """The largest error in units of its bound."""
+    return max(
+        float(np.linalg.norm(got[name] - leaf)) / want.bounds[name].value
+        for name, leaf in want.want.items()
+        if not name.endswith("key.bias")
+    )
+
+
+def run(more: float = 0.0, rate: float = 1.0, nudge: float = 0.0, clip_norm: float | None = 0.5) -> dict[str, float]:
+    """Observable -> the largest margin of a run, with `more` in the norm that clips and a factor on each update.
+
+    Before each update, parameters are moved by the relative length `nudge`.
+    """
+    rng = np.random.default_rng(3)
+    case = dataclasses.replace(CASE, clip_norm=clip_norm)
+    trainer, beside = OracleTrainer.start(case, start_params(case, rng)), Beside(case)
+    margins = dict.fromkeys(("loss", "distance", "first", "second"), 0.0)
+    for step in range(UPDATES):
+        batch = batch_of(case, rng)
+        trainer.params = {
+            name: leaf * (1 + nudge * rng.normal(size=leaf.shape)) for name, leaf in trainer.params.items()
+        }
+        before = dict(trainer.params)
+        want = beside.update(before, batch)
+        loss, gradients = value_and_gradient(case, before, batch, step)
+        trainer.apply(gradients, more)
+        walked = {name: rate * (leaf - before[name]) for name, leaf in trainer.params.items()}
+        got = {"loss": {"loss": np.array(loss)}, "distance": walked, "first": trainer.first, "second": trainer.second}
+        margins |= {name: max(margins[name], margin(leaves, getattr(want, name))) for name, leaves in got.items()}
+    return margins
+
+
+def test_the_oracle_itself_is_right() -> None:
+    assert max(run().values()) < 0.01
+
+
+def test_an_update_is_judged_from_the_trainers_own_parameters() -> None:
+    assert max(run(nudge=0.01).values()) < 0.01
+
+
+def test_what_torch_adds_to_the_norm_is_right_and_more_is_not() -> None:
+    assert max(run(more=CLIPPED).values()) <= 1
+    tenfold = run(more=10 * CLIPPED)
+    assert min(tenfold["first"], tenfold["second"], tenfold["distance"]) > 1
+    assert max(run(more=CLIPPED, clip_norm=None).values()) < 0.01
+
+
+@pytest.mark.parametrize(("off", "passes"), [(2.0**-24, True), (1e-5, False)])
+def test_a_rate_in_float32_is_right_and_a_larger_error_is_not(off: float, passes: bool) -> None:
+    assert (run(rate=1 + off)["distance"] <= 1) == passes
