@@ -65,38 +65,32 @@ def _packed_out_of_order(right: Any, self: NumpyTrainer, batch: HostBatch) -> Ar
     return logits[np.argsort(-batch.attention_mask.sum(axis=1), kind="stable")] if self.case.pack else logits
 
 
-@FAULTS.trainer("evaluates-the-average")
-class _EvaluatesTheAverage(NumpyTrainer):
+class _EvaluatesOthers(NumpyTrainer):
+    """Evaluates with `others` in place of the parameters."""
+
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         super().start(case, params, n_devices)
-        self.average = self.now
-
-    def update(self, gradients: Params, rate: float) -> None:
-        super().update(gradients, rate)
-        self.average = {name: 0.9 * self.average[name] + 0.1 * leaf for name, leaf in self.now.items()}
+        self.others = self.now
 
     def evaluate(self, batch: HostBatch) -> Array:
-        own, self.now = self.now, self.average
+        own, self.now = self.now, self.others
         logits = super().evaluate(batch)
         self.now = own
         return logits
+
+
+@FAULTS.trainer("evaluates-the-average")
+class _EvaluatesTheAverage(_EvaluatesOthers):
+    def update(self, gradients: Params, rate: float) -> None:
+        super().update(gradients, rate)
+        self.others = {name: 0.9 * self.others[name] + 0.1 * leaf for name, leaf in self.now.items()}
 
 
 @FAULTS.trainer("evaluates-what-a-restart-replaced")
-class _EvaluatesTheReplaced(NumpyTrainer):
-    def start(self, case: Case, params: Arrays, n_devices: int) -> None:
-        super().start(case, params, n_devices)
-        self.copy = self.now
-
+class _EvaluatesTheReplaced(_EvaluatesOthers):
     def update(self, gradients: Params, rate: float) -> None:
         super().update(gradients, rate)
-        self.copy = self.now
-
-    def evaluate(self, batch: HostBatch) -> Array:
-        own, self.now = self.now, self.copy
-        logits = super().evaluate(batch)
-        self.now = own
-        return logits
+        self.others = self.now
 
 
 @FAULTS.trainer("loss-of-the-update-before")
