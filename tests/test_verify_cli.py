@@ -214,33 +214,6 @@ def test_a_session_without_our_checks_is_left_alone(tmp_path: Path) -> None:
     assert "conformance" not in completed.stdout
 
 
-def test_explain_lists_all_laws_and_explains_each(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["explain"]) == 0
-    listed = capsys.readouterr().out
-    assert all(f"  {law.id} " in listed and law.requirement in listed for law in laws().values())
-    for law in list(laws().values())[:3]:
-        assert cli.main(["explain", law.id]) == 0
-        text = " ".join(capsys.readouterr().out.split())
-        for message in (law.id, law.requirement, law.cause, law.next_step, *law.catches):
-            assert " ".join(message.split()) in text
-    assert cli.main(["explain", "1"]) == 0
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]} == {
-        law.id for law in laws().values() if law.rung == 1
-    }
-
-
-def test_explain_names_the_nearest_ids(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["explain", "copies.round_tripp"]) == 2
-    message = "sftref: explain copies.round_tripp: no such law, nor a rung from 0 to 10 with laws; similar: "
-    assert capsys.readouterr().err == message + _nearest("copies.round_tripp") + "\n"
-
-
-def _nearest(word: str) -> str:
-    import difflib
-
-    return ", ".join(difflib.get_close_matches(word, laws(), 3, 0.4))
-
-
 def test_compare_has_three_exit_codes(copy: Make, capsys: pytest.CaptureFixture[str]) -> None:
     made = copy([(0, "passes"), (1, "differs")])
     made.verify("--out", "whole", "--only", "0")
