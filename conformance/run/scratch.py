@@ -65,7 +65,7 @@ def end_processes(folder: Path) -> list[str]:
 
 def processes(folder: Path) -> dict[int, str]:
     """Number of each process whose environment has the folder -> its command; empty where there is no /proc."""
-    mark, found = f"\0{SCRATCH}={folder}".encode(), {}
+    mark, found = f"\0{SCRATCH}={folder}\0".encode(), {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if int(path.name) != os.getpid() and mark in b"\0" + (path / "environ").read_bytes():
