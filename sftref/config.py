@@ -159,6 +159,7 @@ class TrainConfig:
     data: str = "bundled"
     model: str = "demo"
     num_layers: int | None = None  # None: all layers of the checkpoint
+    fresh_head: bool = False  # initialize the classifier, whatever the checkpoint has
     trainer: TrainerName = "mesh"
     devices: int | None = None  # None: all (8 simulated ones on a CPU-only machine)
     epochs: int = 3

@@ -11,7 +11,7 @@ from sftref.config import TrainConfig, require
 from sftref.data.batches import steps_per_epoch
 from sftref.data.examples import load_examples
 from sftref.data.tasks import get_task
-from sftref.data.tokens import Progress, TokenArrays, tokenize
+from sftref.data.tokens import Progress, TokenArrays, check_unknown, tokenize
 from sftref.model.pretrained import load_pretrained
 from sftref.train.loop import Run
 from sftref.train.step import Program
@@ -41,8 +41,10 @@ def prepare(
     splits = load_examples(task, c.data, **fractions, eval_from=c.eval_from, seed=c.seed)
     dtype = np.float64 if c.precision == "float64" else np.float32
     head: dict[str, Any] = {"num_labels": task.num_labels, "regression": task.regression}
-    model = load_pretrained(c.model, **head, num_layers=c.num_layers, seed=c.seed, dtype=dtype)
-    limit, vocab_size = model.config.max_position_embeddings, model.config.vocab_size
+    model = load_pretrained(
+        c.model, **head, num_layers=c.num_layers, seed=c.seed, dtype=dtype, task=task, fresh_head=c.fresh_head
+    )
+    limit = model.config.max_position_embeddings
     require(
         c.max_length <= limit,
         f"--max-length = {c.max_length}, must be at most {limit}, the positions of --model {c.model}",
@@ -51,7 +53,10 @@ def prepare(
 
     def arrays(name: str, split: Any) -> TokenArrays:
         report = None if progress is None else progress(f"tokenizing {name}")
-        return tokenize(split, task, tokenizer, c.max_length, cache_dir, vocab_size=vocab_size, progress=report)
+        tables = {"vocab_size": model.config.vocab_size, "type_vocab_size": model.config.type_vocab_size}
+        tokens = tokenize(split, task, tokenizer, c.max_length, cache_dir, **tables, progress=report)
+        check_unknown(tokenizer, tokens, name)
+        return tokens
 
     train = arrays("train", splits.train)
     per_epoch = steps_per_epoch(len(train), c.batch_size, drop_last=c.drop_last)

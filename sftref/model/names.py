@@ -28,7 +28,9 @@ OPTIONAL = ("bert.pooler.dense", "classifier")
 _HEADS = ("predictions.decoder", "predictions.transform.LayerNorm", "predictions.transform.dense", "seq_relationship")
 UNUSED = frozenset(
     {
-        "bert.embeddings.position_ids",  # 0, 1, 2, ...: stored as a buffer until transformers 4.31
+        # Buffers: 0, 1, 2, ..., stored until transformers 4.31, and zeros.
+        "bert.embeddings.position_ids",
+        "bert.embeddings.token_type_ids",
         "cls.predictions.bias",
         *(f"cls.{head}.{kind}" for head in _HEADS for kind in ("bias", "weight")),
     }
@@ -53,6 +55,14 @@ _OUTSIDE = {
     "pooler": "bert.pooler.dense",
     "classifier": "classifier",
 }
+
+
+# Wrappers of PyTorch that add a component to the name of each parameter in them: DataParallel and
+# DistributedDataParallel, torch.compile, FullyShardedDataParallel, checkpoint_wrapper.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_TABLE = "embeddings.word_embeddings.weight"
+# Encoders with parameters of the same names that compute something else.
+_OTHER_MODELS = ("albert", "camembert", "deberta", "distilbert", "electra", "ernie", "mobilebert", "roberta")
 
 
 class Leaf(NamedTuple):
@@ -151,8 +161,9 @@ def from_hf(flat: Mapping[str, Any], config: ModelConfig, *, source: str = "para
 def canonical(names: Iterable[str], *, source: str = "parameters") -> dict[str, str]:
     """The names in a checkpoint -> {canonical name: name in the checkpoint}, without those in `UNUSED`.
 
-    Accepts the names of a bare encoder (`BertModel`, without the prefix `bert.`), and `gamma` and `beta` of a
-    LayerNorm, its names in checkpoints converted from TensorFlow.
+    Accepts the names of a bare encoder (`BertModel`, without the prefix `bert.`); `gamma` and `beta` of a LayerNorm,
+    its names in checkpoints converted from TensorFlow; and names in a wrapper: `module.` (DataParallel), `_orig_mod.`
+    (torch.compile), or any module that has the BERT as an attribute, such as `model.bert.`.
 
     Raises:
         ConfigError: two names mean the same parameter.
@@ -162,8 +173,13 @@ def canonical(names: Iterable[str], *, source: str = "parameters") -> dict[str, 
         {'bert.embeddings.LayerNorm.weight': 'embeddings.LayerNorm.gamma'}
     """
     stored: dict[str, str] = {}
-    for old in names:
-        name = re.sub(r"\.LayerNorm\.gamma$", ".LayerNorm.weight", old)
+    unwrapped = {old: re.sub(rf"(^|\.)({'|'.join(_WRAPPERS)})(?=\.)", "", old).removeprefix(".") for old in names}
+    prefixes = {name.removesuffix(_TABLE) for name in unwrapped.values() if name.endswith(_TABLE)}
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    if prefix.removesuffix("bert.").rstrip(".").rpartition(".")[2] in _OTHER_MODELS:
+        prefix = ""
+    for old, short in unwrapped.items():
+        name = re.sub(r"\.LayerNorm\.gamma$", ".LayerNorm.weight", short.removeprefix(prefix.removesuffix("bert.")))
         name = re.sub(r"\.LayerNorm\.beta$", ".LayerNorm.bias", name)
         name = re.sub(r"^(?=(embeddings|encoder|pooler)\.)", "bert.", name)
         if name not in UNUSED:
@@ -180,7 +196,15 @@ def check_known(names: Iterable[str], config: ModelConfig, *, source: str = "par
     """
     known = {leaf.name for leaf in leaves(config)}
     for name in names:
-        require(name in known, f"{source}: {name} is unknown, must be a parameter of {describe(config)}")
+        require(
+            name in known,
+            f"{source}: {name} is unknown, must be a parameter of {describe(config)}"
+            + (
+                ""
+                if name.startswith("bert.")
+                else "; if it is another head's, train a new one: sftref train --fresh-head"
+            ),
+        )
 
 
 def layer_of(name: str) -> int | None:

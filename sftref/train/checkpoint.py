@@ -47,7 +47,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEEP, create=not must_exist, enable_async_checkpointing=False
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        # With its handler, the manager can read a checkpoint's metadata before it has saved anything itself.
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
         if must_exist:
             require(
                 self._manager.latest_step() is not None,
@@ -66,24 +68,66 @@ class Checkpoints:
             like: a state of the same structure; its values are not used.
 
         Raises:
-            ConfigError: the checkpoint is damaged, or of another model.
+            ConfigError: the checkpoint is damaged, or has other names, shapes or dtypes than `like`.
         """
         step, tree = self._manager.latest_step(), _arrays(like)
+        source = f"checkpoint {self.folder / str(step)}"
         try:
+            stored = self._manager.item_metadata(step)
+            # A dict in Orbax 0.11; an object with the dict in later releases.
+            _compare(getattr(stored, "tree", stored), tree | {SUMS: _sums(tree)}, source)
             restored = self._manager.restore(step, args=self._args.StandardRestore(tree | {SUMS: _sums(tree)}))
             saved_sums = restored.pop(SUMS)
             if (saved_sums != _sums(restored)).any():
                 raise ValueError("its values are not those that were saved")
+        except ConfigError:
+            raise
         except Exception as error:  # tensorstore, JSON and Orbax raise types of their own
             raise ConfigError(
-                f"checkpoint {self.folder / str(step)}: cannot be read ({one_line(error)}); "
-                "delete it to continue from an earlier one"
+                f"{source}: cannot be read ({one_line(error)}); delete it to continue from an earlier one"
             ) from error
         return like.replace(**restored)
 
     def close(self) -> None:
         """Wait for Orbax and release its threads."""
         self._manager.close()
+
+
+def _compare(stored: Any, want: dict[str, Any], source: str) -> None:
+    """Compare the names, shapes and dtypes in a checkpoint with those of the run, before any value is read.
+
+    Orbax compares neither where the target is a NumPy array: it returns the stored shape, and casts to the target's
+    dtype (https://github.com/google/orbax/issues/2972 is a model of another size that was restored in silence).
+
+    Raises:
+        ValueError: the checkpoint has no description of its arrays.
+        ConfigError: they differ.
+    """
+    if not stored:
+        raise ValueError("the description of its arrays is missing")
+    got, ours = _described(stored), _described(want)
+    advice = "put the --model with which the run began back, or start a new run"
+    for name in sorted(ours.keys() ^ got.keys()):
+        which = "lacks" if name in ours else "has"
+        raise ConfigError(
+            f"{source}: {which} {name}, must have the arrays of this run's model and optimizer and no others; {advice}"
+        )
+    for name in sorted(ours, key=lambda name: not name.startswith("params/")):  # Adam's moments have the same shapes
+        require(
+            got[name] == ours[name],
+            f"{source}: {name} is {got[name]}, must be {ours[name]} as in the model that --model has now; {advice}",
+        )
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Name -> dtype and shape of each leaf; lists, tuples and named tuples get the names that Orbax gives them."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path): (
+            f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
+        )
+        for path, leaf in leaves
+    }
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:

@@ -157,6 +157,11 @@ def evaluate(
         )
     loss, weight = (math.fsum(float(sums[i]) for sums in results) for i in range(2))
     assert weight == len(tokens), f"{weight} examples evaluated, must be {len(tokens)}"
+    if not math.isfinite(loss):  # differences of finite logits can be infinite
+        raise NonFiniteError(
+            f"loss of {split} = {loss}, must be finite; its logits are as large as {np.abs(logits).max():.3g}. Lower "
+            "--learning-rate, or check the model's weights"
+        )
     if task.regression:
         metrics = task_metrics(task, predictions=logits[:, 0], labels=tokens.labels)
     else:

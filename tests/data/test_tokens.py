@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import transformers
-from wordpieces import FAST, FEW, FILES, assert_equal, pairs, real_tokenizer_folder, wordpiece
+from wordpieces import FAST, FEW, FILES, WORDS, assert_equal, pairs, real_tokenizer_folder, wordpiece
 
 from sftref.config import ConfigError
 from sftref.data import tokens
@@ -123,6 +123,18 @@ class TestTokenize:
             )
         tokenize(pairs(FEW), QQP, wordpiece(), 16, tmp_path, vocab_size=13)
 
+    def test_types_beyond_the_model(self) -> None:
+        with pytest.raises(ConfigError) as error:
+            tokenize(pairs(FEW), QQP, wordpiece(), 16, type_vocab_size=1)
+        assert str(error.value) == (
+            "the tokenizer gives token type 1, must be less than the model's type_vocab_size = 1; if the model has "
+            'learned pairs without types, write "model_input_names": ["input_ids", "attention_mask"] into its '
+            "tokenizer_config.json"
+        )
+        one = datasets.Dataset.from_dict({"sentence": ["how you"], "label": [1], "example_id": [3]})
+        tokenize(one, COLA, wordpiece(), 8, type_vocab_size=1)
+        tokenize(pairs(FEW), QQP, wordpiece(model_input_names=["input_ids", "attention_mask"]), 16, type_vocab_size=1)
+
 
 class TestLoadTokenizer:
     """A tokenizer that cannot be used MUST end in one line with the way out."""
@@ -153,11 +165,13 @@ class TestLoadTokenizer:
             return wordpiece()
 
         monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", loader)
+        (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
         load_tokenizer(tmp_path)
         assert calls == [{"local_files_only": True}]
 
-    def test_a_slow_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_slow_one(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
         monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda path, **options: 3)
         with pytest.raises(ConfigError) as error:
-            load_tokenizer(Path("some/model"))
-        assert str(error.value) == ("--model some/model: tokenizer is a int, must be a fast one; add a tokenizer.json")
+            load_tokenizer(tmp_path)
+        assert str(error.value) == f"--model {tmp_path}: tokenizer is a int, must be a fast one; add a tokenizer.json"

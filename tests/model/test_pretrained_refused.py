@@ -15,9 +15,10 @@ from checkpoints import BERT, KEY, both, cut, edit, put, refusal, remove, tensor
 
 from sftref.cli import main
 from sftref.config import TrainConfig
+from sftref.model.classes import NEW_HEAD
 from sftref.model.names import to_hf
 from sftref.model.pretrained import load_pretrained
-from sftref.model.weights import CONFIG, DEMO_SHA256, INDEX, OLD_WEIGHTS, WEIGHTS
+from sftref.model.weights import CONFIG, CONVERT, DEMO_SHA256, INDEX, OLD_WEIGHTS, WEIGHTS
 
 AGAIN = "download it again"
 QUERY = "bert__encoder__layer__1__attention__self__query__weight"
@@ -39,7 +40,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
         "model hidden_dropout_prob = 1.5, must be at least 0 and at most 0.99",
     ),
     "roberta": (edit(model_type="roberta"), "model_type in config.json = 'roberta', must be 'bert'; choose a BERT"),
-    "no model type": (edit(model_type="absent"), "model_type in config.json = None, must be 'bert'; choose a BERT"),
+    "no model type": (
+        edit(model_type="absent"),
+        "model_type in config.json = None, must be 'bert'; choose a BERT, or add \"model_type\": \"bert\" if it is one",
+    ),
     "tanh gelu": (
         edit(hidden_act="gelu_new"),
         "hidden_act in config.json = 'gelu_new', must be 'gelu'; choose another checkpoint",
@@ -56,12 +60,12 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
     "token classifier": (
         edit(architectures=["BertForTokenClassification"]),
         "its classifier is that of BertForTokenClassification, must be that of BertForSequenceClassification; "
-        "choose such a checkpoint, or a pre-trained one",
+        f"choose such a checkpoint, a pre-trained one, or {NEW_HEAD}",
     ),
     "other labels": (
         tensors(classifier__weight=np.zeros((3, 32), "f4"), classifier__bias=np.zeros(3, "f4")),
         "its classifier has num_labels = 3, must have 2 for this task; "
-        "choose a task with 3 labels, or a checkpoint without classifier",
+        f"choose a task with 3 labels, a checkpoint without classifier, or {NEW_HEAD}",
     ),
     "half a classifier": (
         tensors(classifier__bias=None),
@@ -81,7 +85,8 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "unknown head": (
         tensors(cls__predictions__other=np.zeros(3, "f4")),
-        f"cls.predictions.other is unknown, must be a parameter of {BERT}",
+        f"cls.predictions.other is unknown, must be a parameter of {BERT}; "
+        "if it is another head's, train a new one: sftref train --fresh-head",
     ),
     "more layers than in config.json": (
         edit(num_hidden_layers=1),
@@ -110,17 +115,19 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "old weights only": (
         both(remove(WEIGHTS), put(OLD_WEIGHTS, "")),
-        "DIR has pytorch_model.bin only, must have model.safetensors; run there, with torch: "
-        'python -c "import torch, safetensors.torch as s; '
-        "w = torch.load('pytorch_model.bin', map_location='cpu', weights_only=True); "
-        "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, 'model.safetensors')\"",
+        f"DIR has neither {WEIGHTS} nor {INDEX}; it has pytorch_model.bin, PyTorch weights; run there, with torch: "
+        + CONVERT.format(files="pytorch_model*.bin"),
     ),
     "no weights": (
         remove(WEIGHTS),
         f"DIR has neither {WEIGHTS} nor {INDEX}; give another folder or hub id",
     ),
     "cut off": (cut, DAMAGED),
-    "no safetensors": (put(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), DAMAGED),
+    "no safetensors": (put(WEIGHTS, "<!DOCTYPE html><title>Not found</title>"), DAMAGED),
+    "a pointer of Git LFS": (
+        put(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"),
+        "DIR/model.safetensors is a pointer of Git LFS, must be the file itself; run there: git lfs pull",
+    ),
     "empty": (put(WEIGHTS, ""), DAMAGED),
     "header no JSON": (put(WEIGHTS, struct.pack("<Q", 4) + b"{{{{" + bytes(100)), DAMAGED),
 }  # fmt: skip

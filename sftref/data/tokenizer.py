@@ -1,0 +1,292 @@
+"""A model's folder <-> its tokenizer, the same one in transformers 4.57 and 5; which words it knows.
+
+`AutoTokenizer` takes the class from a configuration. For a BERT, this class builds a normalizer, a pre-tokenizer and a
+post-processor of its own and ignores those in tokenizer.json. So what was loaded is compared with that file here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sftref.config import ConfigError, one_line, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER, SETTINGS, VOCABULARY = "tokenizer.json", "tokenizer_config.json", "vocab.txt"
+# The parts of tokenizer.json that decide which ids a text gets. Truncation and padding are arguments of a call.
+PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model")
+# The class that transformers 4 and 5 both read as "tokenizer.json as it is".
+GENERIC = "PreTrainedTokenizerFast"
+# The share of vocabulary entries with capitals from which a vocabulary counts as cased. Text in lower case has no
+# capitals, so an uncased vocabulary has none, except for words that a user added.
+CASED = 0.05
+# Rows of an embedding table that can be padding: Megatron-LM rounds the vocabulary up to a multiple of 128 times the
+# tensor-parallel size (--make-vocab-size-divisible-by), at most 8 in one machine.
+PADDED_ROWS = 1024
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that the files in a folder describe.
+
+    With a tokenizer.json, its normalizer, pre-tokenizer, post-processor and vocabulary are used as they are. With a
+    vocab.txt only, `transformers.AutoTokenizer` makes a BERT tokenizer from it; if no file says whether text becomes
+    lower case, the vocabulary decides.
+
+    Raises:
+        ConfigError: the tokenizer is missing, broken, empty, or not a fast one; two files contradict each other.
+    """
+    import transformers
+
+    source = f"--model {folder}"
+    has_file = (folder / TOKENIZER).is_file()
+    if not has_file and not (folder / VOCABULARY).is_file():
+        names = ", ".join(sorted(path.name for path in folder.glob("*")))[:200] or "no file"
+        raise ConfigError(
+            f"{source}: no tokenizer could be loaded (no {TOKENIZER} and no {VOCABULARY}, but {names}); "
+            f"give a folder with {TOKENIZER} and {SETTINGS}"
+        )
+    try:
+        options = {} if has_file else _casing(folder, source)
+        file = json.loads((folder / TOKENIZER).read_text(encoding="utf-8")) if has_file else None
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        if file is not None and isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
+            tokenizer = _as_described(tokenizer, file, folder, source)
+    except ConfigError:
+        raise
+    except Exception as error:  # OSError, ValueError, KeyError, JSONDecodeError, and Rust's bare Exception
+        raise ConfigError(
+            f"{source}: no tokenizer could be loaded ({one_line(error)}); give a folder with {TOKENIZER} and {SETTINGS}"
+        ) from error
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
+        kind = type(tokenizer).__name__
+        raise ConfigError(f"{source}: tokenizer is a {kind}, must be a fast one; add a {TOKENIZER}")
+    _check_special(tokenizer, source)
+    return tokenizer
+
+
+def check_tables(tokenizer: PreTrainedTokenizerFast, vocab_size: int, source: str) -> None:
+    """Compare a tokenizer with the model's embedding table of `vocab_size` rows.
+
+    Raises:
+        ConfigError: a special token that a BERT needs has no row.
+    """
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _special(tokenizer).values()}
+    beyond = [f"{token} = {i}" for token, i in ids.items() if i is not None and i >= vocab_size]
+    require(
+        not beyond,
+        f"{source}: its tokenizer has the special tokens {', '.join(beyond)}, must have ids below the model's "
+        f"vocab_size = {vocab_size}; name the special tokens of its vocabulary in {SETTINGS} (unk_token, cls_token, "
+        "sep_token, pad_token, mask_token)",
+    )
+    size = len(tokenizer)
+    if vocab_size - size >= PADDED_ROWS:
+        logger.warning(
+            "%s: its tokenizer has %d tokens, its model has a table of %d; check that the tokenizer is the model's",
+            source, size, vocab_size,
+        )  # fmt: skip
+    elif size > vocab_size:
+        logger.warning(
+            "%s: its tokenizer has %d tokens, its model has a table of %d; the last tokens cannot be used in a text",
+            source, size, vocab_size,
+        )  # fmt: skip
+
+
+def definition(tokenizer: PreTrainedTokenizerFast) -> list[Any]:
+    """Everything in a tokenizer that its output depends on, as plain values."""
+    # A tokenizer's JSON includes the truncation and padding of its last call; `tokenize` sets both in each call.
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    return [tokenizer.truncation_side, "token_type_ids" in tokenizer.model_input_names, backend]
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json, which transformers 4.57 and 5 read as the same tokenizer.
+
+    Transformers 5 names its generic class TokenizersBackend, which version 4 does not know. It also saves the
+    truncation of the last call, by which the `tokenizers` library would cut every text.
+    """
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(str(folder))
+    path = folder / SETTINGS
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") in (None, "TokenizersBackend"):
+        settings["tokenizer_class"] = GENERIC
+    for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):  # of a call
+        settings.pop(name, None)
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def unknown_share(tokenizer: PreTrainedTokenizerFast, ids: npt.NDArray[np.int32]) -> float:
+    """The share of unknown tokens among those that stand for words: the unknown token, or letters or digits, in [0, 1].
+
+    Args:
+        tokenizer: has made `ids`.
+        ids: int32 [T], the ids of any number of texts.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return 0.0
+    counts = np.bincount(ids, minlength=unknown + 1)
+    special = {unknown, *tokenizer.all_special_ids}
+    tokens = tokenizer.convert_ids_to_tokens(np.flatnonzero(counts).tolist())
+    words = sum(
+        int(counts[i])
+        for i, token in zip(np.flatnonzero(counts).tolist(), tokens, strict=True)
+        if i not in special and token is not None and any(map(str.isalnum, token))
+    )
+    return float(counts[unknown]) / max(words + int(counts[unknown]), 1)
+
+
+def keeps_capitals(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a tokenizer leaves text in upper case although its vocabulary has no word with a capital."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
+    return not lowers and _cased_share(tokenizer.get_vocab()) == 0
+
+
+def _special(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    """The names of the special tokens of a BERT, such as cls_token -> its tokens; without those that are not set."""
+    names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
+    return {name: str(token) for name in names if (token := getattr(tokenizer, name, None)) is not None}
+
+
+def _cased_share(vocabulary: Any) -> float:
+    """The share of words with a capital in a vocabulary; special tokens such as [CLS] or <s> are no words."""
+    words = [word for word in vocabulary if word[:1] not in "[<" and any(map(str.isalpha, word))]
+    return sum(word != word.lower() for word in words) / max(len(words), 1)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _casing(folder: Path, source: str) -> dict[str, Any]:
+    """The argument of `AutoTokenizer` for a folder with vocab.txt only, in which no file says whether it is cased."""
+    text = (folder / VOCABULARY).read_text(encoding="utf-8")
+    require(
+        not text.startswith("\ufeff"),
+        f"{source}: {folder / VOCABULARY} begins with a byte order mark, which would be part of its first token; "
+        "save it as UTF-8 without this mark",
+    )
+    words = text.split("\n")
+    require(
+        any(words),
+        f"{source}: {folder / VOCABULARY} is empty, must have one token per line; copy or download it again",
+    )
+    if "do_lower_case" in _settings(folder) or _cased_share(words) < CASED:
+        return {}
+    logger.warning(
+        "%s: no file says whether its tokenizer keeps capitals; it keeps them, because %s has words with capitals. "
+        'To set it, write {"do_lower_case": false} or true into %s',
+        source, VOCABULARY, SETTINGS,
+    )  # fmt: skip
+    return {"do_lower_case": False}
+
+
+def _as_described(
+    tokenizer: PreTrainedTokenizerFast, file: dict[str, Any], folder: Path, source: str
+) -> PreTrainedTokenizerFast:
+    """The tokenizer, or the generic one of tokenizer.json if transformers has changed a part of that file."""
+    import transformers
+
+    if not _changed(tokenizer, file):
+        return tokenizer
+    _check_settings(_settings(folder), file, source)
+    special = _special(tokenizer)
+    generic = transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True, **special)
+    changed = _changed(generic, file)
+    require(
+        not changed,
+        f"{source}: transformers changes the {' and the '.join(changed)} of {TOKENIZER}, must keep them; "
+        f"correct {SETTINGS}",
+    )
+    return generic
+
+
+def _changed(tokenizer: PreTrainedTokenizerFast, file: dict[str, Any]) -> list[str]:
+    """The parts in which a tokenizer differs from tokenizer.json, read by the `tokenizers` library."""
+    import tokenizers
+
+    # Written again, because the library adds defaults that an older file lacks.
+    described = json.loads(tokenizers.Tokenizer.from_str(json.dumps(file)).to_str())
+    got = json.loads(tokenizer.backend_tokenizer.to_str())
+    return [part for part in PARTS if _same(described[part]) != _same(got[part])]
+
+
+def _same(part: Any) -> Any:
+    """A part with its equivalent forms made equal."""
+    if isinstance(part, dict) and part.get("type") == "BertNormalizer":
+        return _bert_normalizer(part)
+    if isinstance(part, dict) and part.get("type") == "BertProcessing":
+        (sep, sep_id), (cls, cls_id) = part["sep"], part["cls"]
+        return _template(cls, cls_id, sep, sep_id)
+    if isinstance(part, dict) and part.get("type") == "TemplateProcessing":
+        return {k: v for k, v in part.items() if k != "special_tokens"} | {
+            "ids": {name: token["ids"] for name, token in part["special_tokens"].items()}
+        }
+    return part
+
+
+def _template(cls: str, cls_id: int, sep: str, sep_id: int) -> dict[str, Any]:
+    """What `TemplateProcessing` says if it does the same as `BertProcessing`."""
+
+    def special(name: str, kind: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": name, "type_id": kind}}
+
+    first, second = ({"Sequence": {"id": name, "type_id": kind}} for kind, name in enumerate("AB"))
+    single = [special(cls, 0), first, special(sep, 0)]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, second, special(sep, 1)],
+        "ids": {cls: [cls_id], sep: [sep_id]},
+    }
+
+
+def _bert_normalizer(part: dict[str, Any]) -> dict[str, Any]:
+    """`strip_accents` = null means: as `lowercase`."""
+    accents = part.get("strip_accents")
+    return part | {"strip_accents": part.get("lowercase") if accents is None else accents}
+
+
+def _check_settings(settings: dict[str, Any], file: dict[str, Any], source: str) -> None:
+    """Refuse a tokenizer_config.json whose settings of a BERT tokenizer contradict tokenizer.json."""
+    normalizer = file.get("normalizer") or {}
+    if settings.get("tokenizer_class") in ("TokenizersBackend", GENERIC) or normalizer.get("type") != "BertNormalizer":
+        return
+    for name, theirs in (("do_lower_case", "lowercase"), ("tokenize_chinese_chars", "handle_chinese_chars")):
+        got, want = settings.get(name), normalizer.get(theirs)
+        require(
+            got is None or got == want,
+            f"{source}: {name} = {json.dumps(got)} in {SETTINGS}, must be {json.dumps(want)}, as {theirs} in "
+            f"{TOKENIZER}; correct one of the two files",
+        )
+
+
+def _check_special(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
+    """Refuse a tokenizer that has no words, or that has no token for an unknown word."""
+    vocabulary = tokenizer.get_vocab()
+    words = vocabulary.keys() - set(tokenizer.all_special_tokens)
+    require(
+        bool(words),
+        f"{source}: its tokenizer has no words, only {', '.join(sorted(vocabulary)[:5]) or 'nothing'}; "
+        "copy or download its files again",
+    )
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    unknown = model.get("unk_token")
+    require(
+        unknown is None or unknown in model["vocab"],
+        f"{source}: the vocabulary of its tokenizer lacks {unknown}, the token of an unknown word; name the one "
+        f"that it has in {SETTINGS} (unk_token)",
+    )
