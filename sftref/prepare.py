@@ -11,7 +11,8 @@ from sftref.config import TrainConfig, require
 from sftref.data.batches import steps_per_epoch
 from sftref.data.examples import load_examples
 from sftref.data.tasks import get_task
-from sftref.data.tokens import Progress, TokenArrays, check_unknown, tokenize
+from sftref.data.tokens import Progress, TokenArrays, tokenize
+from sftref.data.unknown import check_unknown
 from sftref.model.pretrained import load_pretrained
 from sftref.train.loop import Run
 from sftref.train.step import Program
@@ -55,7 +56,7 @@ def prepare(
         report = None if progress is None else progress(f"tokenizing {name}")
         tables = {"vocab_size": model.config.vocab_size, "type_vocab_size": model.config.type_vocab_size}
         tokens = tokenize(split, task, tokenizer, c.max_length, cache_dir, **tables, progress=report)
-        check_unknown(tokenizer, tokens, name)
+        check_unknown(tokenizer, tokens.input_ids, name)
         return tokens
 
     train = arrays("train", splits.train)

@@ -11,10 +11,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from sftref.config import ConfigError, one_line, require
+from sftref.data.unknown import cased_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -26,6 +24,8 @@ TOKENIZER, SETTINGS, VOCABULARY = "tokenizer.json", "tokenizer_config.json", "vo
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model")
 # The class that transformers 4 and 5 both read as "tokenizer.json as it is".
 GENERIC = "PreTrainedTokenizerFast"
+NEW_GENERIC = "TokenizersBackend"  # its name in version 5, which version 4 does not know
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 # The share of vocabulary entries with capitals from which a vocabulary counts as cased. Text in lower case has no
 # capitals, so an uncased vocabulary has none, except for words that a user added.
 CASED = 0.05
@@ -57,7 +57,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         options = {} if has_file else _casing(folder, source)
         file = json.loads((folder / TOKENIZER).read_text(encoding="utf-8")) if has_file else None
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        generic = has_file and _settings(folder).get("tokenizer_class") == NEW_GENERIC
+        kind = transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, **options)
         if file is not None and isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
             tokenizer = _as_described(tokenizer, file, folder, source)
     except ConfigError:
@@ -70,6 +72,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         kind = type(tokenizer).__name__
         raise ConfigError(f"{source}: tokenizer is a {kind}, must be a fast one; add a {TOKENIZER}")
     _check_special(tokenizer, source)
+    if "model_input_names" not in _settings(folder):
+        # Transformers 5's generic class gives no token types unless it is told to; that of version 4 does.
+        tokenizer.model_input_names = list(INPUTS)
     return tokenizer
 
 
@@ -110,59 +115,27 @@ def definition(tokenizer: PreTrainedTokenizerFast) -> list[Any]:
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json, which transformers 4.57 and 5 read as the same tokenizer.
 
-    Transformers 5 names its generic class TokenizersBackend, which version 4 does not know. It also saves the
-    truncation of the last call, by which the `tokenizers` library would cut every text.
+    Transformers 5 names its generic class TokenizersBackend, which version 4 does not know; that class gives no token
+    types by default. It also saves the truncation of the last call, by which the `tokenizers` library would cut every
+    text.
     """
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(str(folder))
     path = folder / SETTINGS
     settings = json.loads(path.read_text(encoding="utf-8"))
-    if settings.get("tokenizer_class") in (None, "TokenizersBackend"):
+    if not _is_plain_bert(tokenizer, settings):
         settings["tokenizer_class"] = GENERIC
+    settings["model_input_names"] = tokenizer.model_input_names
     for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):  # of a call
         settings.pop(name, None)
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def unknown_share(tokenizer: PreTrainedTokenizerFast, ids: npt.NDArray[np.int32]) -> float:
-    """The share of unknown tokens among those that stand for words: the unknown token, or letters or digits, in [0, 1].
-
-    Args:
-        tokenizer: has made `ids`.
-        ids: int32 [T], the ids of any number of texts.
-    """
-    unknown = tokenizer.unk_token_id
-    if unknown is None:
-        return 0.0
-    counts = np.bincount(ids, minlength=unknown + 1)
-    special = {unknown, *tokenizer.all_special_ids}
-    tokens = tokenizer.convert_ids_to_tokens(np.flatnonzero(counts).tolist())
-    words = sum(
-        int(counts[i])
-        for i, token in zip(np.flatnonzero(counts).tolist(), tokens, strict=True)
-        if i not in special and token is not None and any(map(str.isalnum, token))
-    )
-    return float(counts[unknown]) / max(words + int(counts[unknown]), 1)
-
-
-def keeps_capitals(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether a tokenizer leaves text in upper case although its vocabulary has no word with a capital."""
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
-    return not lowers and _cased_share(tokenizer.get_vocab()) == 0
 
 
 def _special(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     """The names of the special tokens of a BERT, such as cls_token -> its tokens; without those that are not set."""
     names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
     return {name: str(token) for name in names if (token := getattr(tokenizer, name, None)) is not None}
-
-
-def _cased_share(vocabulary: Any) -> float:
-    """The share of words with a capital in a vocabulary; special tokens such as [CLS] or <s> are no words."""
-    words = [word for word in vocabulary if word[:1] not in "[<" and any(map(str.isalpha, word))]
-    return sum(word != word.lower() for word in words) / max(len(words), 1)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -184,7 +157,7 @@ def _casing(folder: Path, source: str) -> dict[str, Any]:
         any(words),
         f"{source}: {folder / VOCABULARY} is empty, must have one token per line; copy or download it again",
     )
-    if "do_lower_case" in _settings(folder) or _cased_share(words) < CASED:
+    if "do_lower_case" in _settings(folder) or cased_share(words) < CASED:
         return {}
     logger.warning(
         "%s: no file says whether its tokenizer keeps capitals; it keeps them, because %s has words with capitals. "
@@ -238,6 +211,27 @@ def _same(part: Any) -> Any:
     return part
 
 
+def _is_plain_bert(tokenizer: PreTrainedTokenizerFast, settings: dict[str, Any]) -> bool:
+    """Whether the class BertTokenizer of transformers 5, which builds all parts but the vocabulary, builds these."""
+    file = json.loads(tokenizer.backend_tokenizer.to_str())
+    normalizer, model = file["normalizer"] or {}, file["model"]
+    accents = settings.get("strip_accents")
+    lower = settings.get("do_lower_case", True)
+    want = {
+        "type": "BertNormalizer", "clean_text": True, "lowercase": lower,
+        "handle_chinese_chars": settings.get("tokenize_chinese_chars", True),
+        "strip_accents": lower if accents is None else accents,
+    }  # fmt: skip
+    cls, sep = tokenizer.cls_token, tokenizer.sep_token
+    return (
+        str(settings.get("tokenizer_class")).removesuffix("Fast") == "BertTokenizer"
+        and _same(normalizer) == want
+        and file["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+        and _same(file["post_processor"]) == _template(cls, tokenizer.cls_token_id, sep, tokenizer.sep_token_id)
+        and (model["continuing_subword_prefix"], model["max_input_chars_per_word"]) == ("##", 100)
+    )
+
+
 def _template(cls: str, cls_id: int, sep: str, sep_id: int) -> dict[str, Any]:
     """What `TemplateProcessing` says if it does the same as `BertProcessing`."""
 
@@ -263,7 +257,7 @@ def _bert_normalizer(part: dict[str, Any]) -> dict[str, Any]:
 def _check_settings(settings: dict[str, Any], file: dict[str, Any], source: str) -> None:
     """Refuse a tokenizer_config.json whose settings of a BERT tokenizer contradict tokenizer.json."""
     normalizer = file.get("normalizer") or {}
-    if settings.get("tokenizer_class") in ("TokenizersBackend", GENERIC) or normalizer.get("type") != "BertNormalizer":
+    if settings.get("tokenizer_class") in (NEW_GENERIC, GENERIC) or normalizer.get("type") != "BertNormalizer":
         return
     for name, theirs in (("do_lower_case", "lowercase"), ("tokenize_chinese_chars", "handle_chinese_chars")):
         got, want = settings.get(name), normalizer.get(theirs)

@@ -28,7 +28,6 @@ from sftref.config import one_line, require
 from sftref.data.examples import EXAMPLE_ID, LABEL
 from sftref.data.tasks import Task
 from sftref.data.tokenizer import definition as definition
-from sftref.data.tokenizer import keeps_capitals, unknown_share
 from sftref.data.tokenizer import load_tokenizer as load_tokenizer
 
 if TYPE_CHECKING:
@@ -39,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1  # the format of the cache; raise it if the same texts give other arrays
 BATCH = 1000  # examples in a call of the tokenizer, the default of `datasets.Dataset.map`
-# Shares of unknown words. From the first, a warning is logged; BERT's own tokenizers have 0 to 0.1 % on GLUE's texts.
-# Above the second, a model sees less of the texts than it does not see.
-WARN_UNKNOWN, MOST_UNKNOWN = 0.01, 0.5
 
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -124,25 +120,6 @@ def tokenize(
         "its tokenizer_config.json",
     )
     return arrays
-
-
-def check_unknown(tokenizer: PreTrainedTokenizerFast, arrays: TokenArrays, name: str) -> None:
-    """Log a warning if words are unknown to the tokenizer that made `arrays`; `name` is that of the data set.
-
-    Raises:
-        ConfigError: most words are unknown.
-    """
-    share = unknown_share(tokenizer, arrays.input_ids)
-    if share < WARN_UNKNOWN:
-        return
-    text = f"{name}: {share:.1%} of the words are unknown to the tokenizer of --model"
-    if keeps_capitals(tokenizer):
-        text += ", whose vocabulary has no capitals while it does not lower-case texts (do_lower_case)"
-    require(
-        share <= MOST_UNKNOWN,
-        f"{text}, must be at most {MOST_UNKNOWN:.0%}; use the model's own tokenizer, or a model for this language",
-    )
-    logger.warning("%s", text)
 
 
 def cache_key(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerFast, max_length: int) -> str:
