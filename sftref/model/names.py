@@ -175,11 +175,11 @@ def canonical(names: Iterable[str], *, source: str = "parameters") -> dict[str, 
     stored: dict[str, str] = {}
     unwrapped = {old: re.sub(rf"(^|\.)({'|'.join(_WRAPPERS)})(?=\.)", "", old).removeprefix(".") for old in names}
     prefixes = {name.removesuffix(_TABLE) for name in unwrapped.values() if name.endswith(_TABLE)}
-    prefix = prefixes.pop() if len(prefixes) == 1 else ""
-    if prefix.removesuffix("bert.").rstrip(".").rpartition(".")[2] in _OTHER_MODELS:
+    prefix = re.sub(r"(^|\.)bert\.$", r"\1", prefixes.pop()) if len(prefixes) == 1 else ""
+    if prefix.rstrip(".").rpartition(".")[2] in _OTHER_MODELS:
         prefix = ""
     for old, short in unwrapped.items():
-        name = re.sub(r"\.LayerNorm\.gamma$", ".LayerNorm.weight", short.removeprefix(prefix.removesuffix("bert.")))
+        name = re.sub(r"\.LayerNorm\.gamma$", ".LayerNorm.weight", short.removeprefix(prefix))
         name = re.sub(r"\.LayerNorm\.beta$", ".LayerNorm.bias", name)
         name = re.sub(r"^(?=(embeddings|encoder|pooler)\.)", "bert.", name)
         if name not in UNUSED:

@@ -19,7 +19,7 @@ KEEP = 2
 
 def latest(folder: Path) -> int | None:
     """The step of the newest finished checkpoint of the run in `folder`; None if there is none."""
-    steps = [int(path.name) for path in (folder / FOLDER).glob("*") if path.name.isdecimal()]
+    steps = [int(path.name) for path in (folder / FOLDER).glob("*") if path.name.isdecimal() and path.is_dir()]
     return max(steps, default=None)
 
 
