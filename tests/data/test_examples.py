@@ -81,17 +81,17 @@ class TestFiles:
         body = [f"q{i}\tr{i}\t{i % 2}" for i in range(1999)]
         body[4] = "broken"
         (tmp_path / "t.tsv").write_text("\n".join(["question1\tquestion2\tlabel", *body]))
-        with caplog.at_level(logging.WARNING, logger="sftref.data.examples"):
+        with caplog.at_level(logging.WARNING, logger="sftref.data.readers"):
             splits = load_examples(QQP, f"{tmp_path}/t.tsv", train_fraction=0.5, eval_fraction=0.5, eval_from="train")
         assert len(splits.train) + len(splits.validation["held_out"]) == 1998
-        rule = f"--data {tmp_path}/t.tsv line 6 has 1 fields, must have 3 as the header does"
-        assert caplog.messages == [f"{rule}; left out, with all such rows: 1 of 1999"]
+        rule = f"--data {tmp_path}/t.tsv line 6 has 1 fields, must have 3"
+        assert caplog.messages == [f"{rule}; left out: 1 of 1999 rows have another number of fields"]
 
     def test_no_short_row_of_a_csv_is_left_out(self, tmp_path: Path) -> None:
         body = [f"q{i},r{i},{i % 2}" for i in range(1999)]
         body[4] = "broken"
         (tmp_path / "t.csv").write_text("\n".join(["question1,question2,label", *body]))
-        with pytest.raises(ConfigError, match=r"line 6 has 1 fields, must have 3 as the header does; fix that row$"):
+        with pytest.raises(ConfigError, match=r"line 6 has 1 fields, must have 3; 1 of 1999 rows .*; fix them$"):
             load_examples(QQP, f"{tmp_path}/t.csv", train_fraction=0.5, eval_fraction=0.5, eval_from="train")
 
 

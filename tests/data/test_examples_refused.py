@@ -30,10 +30,12 @@ def parquet(columns: dict[str, Any]) -> bytes:
 def arrow_says(content: bytes) -> str:
     """Arrow's own words on a broken file, which change between its releases."""
     with pytest.raises(pa.ArrowInvalid) as error:
-        pq.read_table(pa.BufferReader(content))
+        pq.ParquetFile(pa.BufferReader(content))
     return " ".join(str(error.value).split())[:160]
 
 
+KINDS = ".csv, .tsv, .txt, .json, .jsonl, .ndjson, .parquet, .arrow, .feather"
+PACKED = ".gz, .bz2, .xz, .zst, .lz4, .br, .zip"
 NOT_PARQUET = b"question1,question2,label"
 RULE = "must be an integer from 0 to 1, or one of not_duplicate, duplicate"
 HEADER = b"question1,question2,label\n"
@@ -43,7 +45,12 @@ BAD_UTF8 = pa.Array.from_buffers(
 )
 # id: (file, its content, the message after "--data PATH")
 BAD_FILES: dict[str, tuple[str, bytes, str]] = {
-    "extension": ("a.txt", b"x", ": extension '.txt', must be one of .csv, .tsv, .json, .jsonl, .parquet"),
+    "extension": ("a.dat", b"x", f": extension '.dat', must be one of {KINDS}, also with {PACKED}"),
+    "no table": (
+        "a.txt",
+        b"x",
+        f": extension '.txt', must be one of {KINDS}, also with {PACKED} (as .txt only with tabs between the columns)",
+    ),
     "empty csv": ("a.csv", b"", " is empty, must have at least one row"),
     "blank csv": ("a.csv", b"\n\n", " is empty, must have at least one row"),
     "header only": ("a.csv", HEADER, " is empty, must have at least one row"),
@@ -66,29 +73,38 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "same column twice": (
         "a.csv",
         b"question1,question1,label\na,b,1\n",
-        " line 1: columns question1, question1, label must have different names; rename one",
+        " line 1: columns question1, question1, label must have different names; rename one of question1",
     ),
     "not utf-8": (
         "a.csv",
         HEADER + b"caf\xe9,b,1\n",
-        ": byte 29 is 0xe9, which is not UTF-8; convert the file",
+        " line 2: byte 29 is 0xe9, which is not UTF-8; convert the file, for example with iconv -f WINDOWS-1252 -t "
+        "UTF-8",
     ),
-    "utf-16": ("a.tsv", "x\ty".encode("utf-16"), ": byte 0 is 0xff, which is not UTF-8; convert the file"),
+    "utf-16": (
+        "a.tsv",
+        "x\ty".encode("utf-16"),
+        ": is UTF-16, must be UTF-8; convert it with iconv -f UTF-16 -t UTF-8",
+    ),
     "half a surrogate pair": (
         "a.jsonl",
         b'{"question1": "\\ud83d", "question2": "b", "label": 1}\n',
-        " row 0: question1 is half a surrogate pair, must be text; fix or remove that row",
+        " row 0: question1 is half a surrogate pair, must be text; 1 of 1 rows are wrong like this: fix or remove them",
     ),
     "short row": (
         "a.csv",
         HEADER + b"a,b,1\nc,0\n",
-        " line 3 has 2 fields, must have 3 as the header does; fix that row",
+        " line 3 has 2 fields, must have 3; 1 of 2 rows have another number of fields; fix them",
     ),
-    "long row": ("a.csv", HEADER + b"a,b,c,1\n", " line 2 has 4 fields, must have 3 as the header does; fix that row"),
+    "long row": (
+        "a.csv",
+        HEADER + b"a,b,c,1\n",
+        " line 2 has 4 fields, must have 3; 1 of 1 rows have another number of fields; fix them",
+    ),
     "short rows of a small tsv": (
         "a.tsv",
         TABBED + b"a\tb\t1\n\nc\t0\n",
-        " line 4 has 2 fields, must have 3 as the header does; fix that row",
+        " line 4 has 2 fields, must have 3; 1 of 2 rows have another number of fields; fix them",
     ),
     "open quotation mark": (
         "a.csv",
@@ -114,31 +130,48 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "label of another type": (
         "a.jsonl",
         b'{"question1": "a", "question2": "b", "label": [1]}\n',
-        f" row 0: label = [1], {RULE}",
+        f" row 0: label = [1], {RULE}; 1 of 1 rows have other labels ([1]: 1)",
     ),
-    "label too large": ("a.csv", HEADER + b"a,b,1\nc,d,2\n", f" row 1: label = 2, {RULE}"),
-    "label with a fraction": ("a.tsv", TABBED + b"a\tb\t0.5\n", f" row 0: label = 0.5, {RULE}"),
-    "label in other words": ("a.csv", HEADER + b"a,b,yes\n", f" row 0: label = yes, {RULE}"),
-    "no label in a row": ("a.csv", HEADER + b"a,b,\n", f" row 0: label is missing, {RULE}"),
+    "label too large": (
+        "a.csv",
+        HEADER + b"a,b,1\nc,d,2\n",
+        f" row 1: label = 2, {RULE}; 1 of 2 rows have other labels (2: 1)",
+    ),
+    "label with a fraction": (
+        "a.tsv",
+        TABBED + b"a\tb\t0.5\n",
+        f" row 0: label = 0.5, {RULE}; 1 of 1 rows have other labels (0.5: 1)",
+    ),
+    "label in other words": (
+        "a.csv",
+        HEADER + b"a,b,yes\n",
+        f" row 0: label = yes, {RULE}; 1 of 1 rows have other labels (yes: 1)",
+    ),
+    "no label in a row": (
+        "a.csv",
+        HEADER + b"a,b,\n",
+        f" row 0: label is missing, {RULE}; 1 of 1 rows have other labels (missing: 1)",
+    ),
     "label null": (
         "a.parquet",
         parquet({"question1": ["a"], "question2": ["b"], "label": pa.array([None], pa.int64())}),
-        f" row 0: label is missing, {RULE}",
+        f" row 0: label is missing, {RULE}; 1 of 1 rows have other labels (missing: 1)",
     ),
     "hidden label": (
         "a.csv",
         HEADER + b"a,b,-1\n",
-        f" row 0: label = -1, {RULE}; -1 marks the hidden labels of GLUE's test splits; give a labelled file",
+        f" row 0: label = -1, {RULE}; 1 of 1 rows have other labels (-1: 1); -1 marks the hidden labels of GLUE's test "
+        "splits: give a labelled file",
     ),
     "text null": (
         "a.jsonl",
         b'{"question1": "a", "question2": "b", "label": 1}\n{"question1": "a", "label": 1}\n',
-        " row 1: question2 is null, must be text; fix or remove that row",
+        " row 1: question2 is null, must be text; 1 of 2 rows are wrong like this: fix or remove them",
     ),
     "text a number": (
         "a.parquet",
         parquet({"question1": [12], "question2": ["b"], "label": [1]}),
-        " row 0: question1 is 12, must be text; fix or remove that row",
+        " row 0: question1 is 12, must be text; 1 of 1 rows are wrong like this: fix or remove them",
     ),
     "not parquet": (
         "a.parquet",
@@ -172,7 +205,9 @@ def test_bad_real_labels(tmp_path: Path, label: str, shown: str) -> None:
     path.write_text(f"sentence1,sentence2,label\na,b,2.5\nc,d,{label}\n")
     with pytest.raises(ConfigError) as error:
         load_examples(get_task("stsb"), str(path), train_fraction=0.5, eval_fraction=0.5, eval_from="train")
-    assert str(error.value) == f"--data {path} row 1: label {shown}, must be a number from 0 to 5"
+    assert str(error.value) == (
+        f"--data {path} row 1: label {shown}, must be a number from 0 to 5; 1 of 2 rows have other labels ({label}: 1)"
+    )
 
 
 class TestPaths:
@@ -196,8 +231,9 @@ class TestPaths:
         with pytest.raises(ConfigError) as error:
             load_examples(QQP, str(pairs))
         assert str(error.value) == (
-            f"--data {pairs}: no file validation with one of .csv, .tsv, .json, .jsonl, .parquet; "
-            "it has test.parquet, train.parquet"
+            f"--data {pairs}: no file validation with one of {KINDS} (also {PACKED}), nor dev, val, valid; "
+            "it has 2 files: test.parquet, train.parquet; a test split is not used, because those of GLUE have no "
+            "labels; give such a file, or hold out training rows with --eval-from train"
         )
         splits = load_examples(QQP, str(pairs), train_fraction=0.5, eval_fraction=0.5, eval_from="train")
         assert len(splits.train) == 50
@@ -206,4 +242,7 @@ class TestPaths:
         (pairs / "dev.csv").write_text("")
         with pytest.raises(ConfigError) as error:
             load_examples(QQP, str(pairs))
-        assert str(error.value) == f"--data {pairs}: has dev.csv and validation.parquet; remove one"
+        assert (
+            str(error.value)
+            == f"--data {pairs}: has dev.csv and validation.parquet for the split validation; remove one"
+        )
