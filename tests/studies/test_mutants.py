@@ -81,7 +81,7 @@ def test_results_are_stored_and_the_last_killer_runs_first(warm: Warm, package: 
     assert again.stored.read_text().count("\n") == 1
     newer = Study(tmp_path, package, "two", warm)
     assert not newer.results
-    assert newer.hints == {str(mutant): "step.logits"}
+    assert newer.hints == {str(mutant): (mutant.judges[0], "step.logits")}
     outcome = report.Outcome([mutant], study.results, [], ["quick"])
     assert outcome.enough()
     assert "1 mutants: 1 at `quick`; 0 survive" in outcome.summary()
@@ -143,7 +143,7 @@ class FakeWarm:
     """Answers each request with the same events, and counts the requests."""
 
     def __init__(self, *events: dict[str, Any]) -> None:
-        self.events, self.requests = events, list[Request]()
+        self.events, self.requests, self.cpu = events, list[Request](), 0.0
 
     def run(self, request: Request) -> Iterator[dict[str, Any]]:
         self.requests.append(request)
@@ -174,7 +174,7 @@ def test_from_standard_on_all_judges_run_and_the_first_kill_ends_it(tmp_path: Pa
     mutant = Mutant(LOSS, "By_Hand", 1, "a", "b", "")
     assert study.run([mutant], "quick") == study.run([mutant], "standard") == [mutant]
     judged = [(request.adapter, request.level) for request in fake.requests]
-    assert judged == [("sftref:mesh", "quick"), ("sftref:mesh", "standard"), ("sftref:pmap", "standard")]
+    assert judged == [("sftref:mesh", "quick"), ("sftref:pmap", "standard"), ("sftref:mesh", "standard")]
     fake.events = (event("step.logits", "fail"),)
     assert study.run([mutant], "full") == []
     assert len(fake.requests) == 4

@@ -4,9 +4,10 @@
 
 The command mutates the kit's template adapter and the code of sftref that computes and stores an update. All mutants
 run at `quick`, those that survive and have no proof of equivalence at `standard`, then at `full`, each until the first
-law fails. Only lines that the laws execute are mutated. Results are appended to `results.jsonl` as they come, so an
-interrupted run continues; results of another version of the sources only choose which law runs first. Writes
-`mutants.md`, and exits with 1 if less than 95 % of the mutants that are not equivalent are killed at `standard`.
+law fails; those with a proof are last. Only lines that the laws execute are mutated. Results are appended to
+`results.jsonl` as they come, so an interrupted run continues; results of another version of the sources only choose
+which trainer and law run first. Writes `mutants.md`, and exits with 1 if less than 95 % of the mutants that are not
+equivalent are killed at `standard`.
 """
 
 import argparse
@@ -67,9 +68,8 @@ class Study:
     def __init__(self, out: Path, package: Path, version: str, warm: Warm) -> None:
         self.out, self.package, self.version, self.warm = out, package, version, warm
         self.results: Results = {}
-        self.proofs = proofs.read()
-        # A mutant -> the law that killed it in a run of another version.
-        self.hints: dict[str, str] = {}
+        # A mutant -> the trainer and the law that killed it in a run of another version.
+        self.hints: dict[str, tuple[str | None, str]] = {}
         # (file, law) -> mutants that the law killed, and seconds that it took.
         self.kills: collections.Counter[tuple[str, str]] = collections.Counter()
         self.spent: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -77,7 +77,7 @@ class Study:
         for line in self.stored.read_text(encoding="utf-8").splitlines() if self.stored.exists() else ():
             result = json.loads(line)
             if result["status"] in KILLED:
-                self.hints[result["mutant"]] = result["law"]
+                self.hints[result["mutant"]] = result.get("adapter"), result["law"]
                 killer = result["mutant"].partition(":")[0], result["law"]
                 self.kills[killer] += 1
                 self.spent[killer] += result["seconds"]
@@ -114,11 +114,14 @@ class Study:
 
     def judge(self, mutant: Mutant, level: str) -> dict[str, Any]:
         """Run one mutant at one level, and store the result; at `quick` with the first of its judges only."""
-        began = time.monotonic()
+        began, cpu = time.monotonic(), self.warm.cpu
         status, law, message = "pass", None, ""
-        for adapter in mutant.judges[: 1 if level == LEVELS[0] else None]:
+        first, hint = self.hints.get(str(mutant), (None, ""))
+        # Above `quick` the trainers come first that have not judged it yet.
+        judges = mutant.judges[:1] if level == LEVELS[0] else mutant.judges[::-1]
+        for adapter in sorted(judges, key=lambda adapter: adapter != first):
             known = self.seconds[adapter]
-            order = [self.hints.get(str(mutant), ""), *sorted(known, key=partial(self.price, mutant.file, known))]
+            order = [hint, *sorted(known, key=partial(self.price, mutant.file, known))]
             request = Request(str(self.package), adapter, level, mutant.file, mutant.text, order, known)
             for event in self.warm.run(request):
                 self.spent[mutant.file, event["law"]] += event["seconds"]
@@ -129,7 +132,8 @@ class Study:
                 break
         result = {
             "mutant": str(mutant), "version": self.version, "level": level, "status": status, "law": law,
-            "message": message, "seconds": round(time.monotonic() - began, 1),
+            "adapter": law and adapter, "message": message, "seconds": round(time.monotonic() - began, 1),
+            "cpu": round(self.warm.cpu - cpu, 1),
         }  # fmt: skip
         with self.stored.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(result) + "\n")
@@ -144,9 +148,8 @@ class Study:
     def run(self, drawn: Sequence[Mutant], level: str) -> list[Mutant]:
         """Run mutants at a level; returns the survivors."""
         todo = [mutant for mutant in drawn if (str(mutant), level) not in self.results]
-        # Files take turns, so that an interrupted run has a sample of each; mutants with a proof are last.
+        # Files take turns, so that an interrupted run has a sample of each.
         random.Random(level).shuffle(todo)
-        todo.sort(key=lambda mutant: proofs.why(mutant, self.proofs) is not None)
         began = time.monotonic()
         for done, mutant in enumerate(todo, 1):
             result = self.judge(mutant, level)
@@ -192,11 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return 2
         drawn = list(selected(mutants(package, executed, options.count, options.seed), options.only))
-        alive = drawn
-        for level in levels:
-            if level != LEVELS[0] and not options.check_proofs:
-                alive = [mutant for mutant in alive if proofs.why(mutant, known) is None]
-            alive = study.run(alive, level)
+        proved = [mutant for mutant in drawn if proofs.why(mutant, known) is not None]
+        open_ = [mutant for mutant in drawn if mutant not in proved]
+        for group, last in ((open_, None), (proved, None if options.check_proofs else 1)):
+            alive = group
+            for level in levels[:last]:
+                alive = study.run(alive, level)
     outcome = report.Outcome(drawn, study.results, known, levels)
     (out / "mutants.md").write_text(outcome.markdown(), encoding="utf-8")
     print(outcome.summary(), *outcome.wrong_proofs(), f"{out / 'mutants.md'}", sep="\n")

@@ -5,12 +5,14 @@ fork imports the package from an overlay: links to its files, except for the mut
 their own pass the overlay on to them.
 
 A request is a JSON object: the fields of `Request`. The answers are JSON objects, one for each law that has run, and
-`{"law": null}` at the end. A mutant that ends its process has the status `crash`, one that exceeds a law's deadline
-`hang`, one that cannot be imported `import`.
+`{"law": null, "cpu": ...}` at the end, with the processor seconds of the fork and of the processes that it waited for.
+A mutant that ends its process has the status `crash`, one that exceeds a law's deadline `hang`, one that cannot be
+imported `import`.
 """
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import os
 import resource
@@ -24,6 +26,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+# In JAX 0.10, XLA's older code generator compiles in half the processor time; see `tests/conftest.py`.
+LIGHT = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 # Kinds of status that end the run of a mutant.
 KILLED = ("fail", "error", "hang", "crash", "import")
 # Seconds to import the package and start JAX; seconds that are added to each deadline.
@@ -78,8 +82,11 @@ class Warm:
         }  # fmt: skip
         # As in the tests, programs are compiled without XLA's optimizations: that takes half the time.
         jax = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        if importlib.metadata.version("jax").startswith("0.10."):
+            jax["XLA_FLAGS"] = " ".join([*LIGHT, os.environ.get("XLA_FLAGS", "")]).strip()
         path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
         folder.mkdir(parents=True, exist_ok=True)
+        self.cpu = 0.0  # processor seconds of all requests so far
         self._output = (folder / "output.txt").open("w", encoding="utf-8")
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._output,
@@ -95,6 +102,7 @@ class Warm:
         for line in self._process.stdout:
             event = json.loads(line)
             if event["law"] is None:
+                self.cpu += event["cpu"]
                 return
             yield event
         raise RuntimeError(f"the process that runs mutants has ended; its output is in {self._output.name}")
@@ -174,8 +182,11 @@ def trial(request: Request, folder: Path, events: IO[str]) -> None:
         write(law="executed", status="pass", message="", seconds=0.0, executed=lines)
 
 
-def watched(request: Request, output: IO[str]) -> None:
-    """Fork, run the laws there, and pass their results on, with a result for a fork that hangs or ends."""
+def watched(request: Request, output: IO[str]) -> float:
+    """Fork, run the laws there, and pass their results on, with a result for a fork that hangs or ends.
+
+    Returns the processor seconds of the fork.
+    """
     reads, writes = os.pipe()
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         folder = Path(name)
@@ -198,8 +209,9 @@ def watched(request: Request, output: IO[str]) -> None:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            _, _, usage = os.wait4(child, 0)
             os.close(reads)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _events(reads: int) -> Iterator[dict[str, Any]]:
@@ -238,8 +250,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a mutant prints is no answer
     for line in sys.stdin:
-        watched(Request(**json.loads(line)), answers)
-        answers.write('{"law": null}\n')
+        cpu = watched(Request(**json.loads(line)), answers)
+        answers.write(json.dumps({"law": None, "cpu": cpu}) + "\n")
         answers.flush()
 
 
