@@ -173,6 +173,8 @@ def _as_described(
     """The tokenizer, or the generic one of tokenizer.json if transformers has changed a part of that file."""
     import transformers
 
+    # Tokenizers of the `tokenizers` library have none at first (huggingface/tokenizers#1481); transformers 5 adds one.
+    _check_framed(file.get("post_processor") is not None, source)
     if not _changed(tokenizer, file):
         return tokenizer
     _check_settings(_settings(folder), file, source)
@@ -269,7 +271,7 @@ def _check_settings(settings: dict[str, Any], file: dict[str, Any], source: str)
 
 
 def _check_special(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
-    """Refuse a tokenizer that has no words, or that has no token for an unknown word."""
+    """Refuse a tokenizer that has no words or no token for an unknown word, or that does not begin with [CLS]."""
     vocabulary = tokenizer.get_vocab()
     words = vocabulary.keys() - set(tokenizer.all_special_tokens)
     require(
@@ -283,4 +285,13 @@ def _check_special(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
         unknown is None or unknown in model["vocab"],
         f"{source}: the vocabulary of its tokenizer lacks {unknown}, the token of an unknown word; name the one "
         f"that it has in {SETTINGS} (unk_token)",
+    )
+    _check_framed(len(tokenizer("").input_ids) >= 2, source)
+
+
+def _check_framed(framed: bool, source: str) -> None:
+    require(
+        framed,
+        f"{source}: its tokenizer adds no special tokens to a text, must add [CLS] and [SEP], because a BERT "
+        f"classifies by [CLS]; set a post_processor in {TOKENIZER}",
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
-from tokenizers_brought import CASED, FOLDERS, SECOND, SPECIAL, TEXT, backend, with_file, write
+from tokenizers_brought import CASED, FOLDERS, SECOND, SPECIAL, TEXT, backend, plain, with_file, write
 from wordpieces import real_tokenizer_folder, wordpiece
 
 from sftref.config import ConfigError
@@ -91,6 +91,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda p: write(p, ["<pad>", "<unk>", "<s>", "</s>", *CASED[5:]]),
         "the vocabulary of its tokenizer lacks [UNK], the token of an unknown word; name the one that it has in "
         "tokenizer_config.json (unk_token)",
+    ),
+    # https://github.com/huggingface/tokenizers/issues/1481
+    "no post-processor": (
+        with_file(plain(), config={"tokenizer_class": "BertTokenizer", "do_lower_case": False}),
+        "its tokenizer adds no special tokens to a text, must add [CLS] and [SEP], because a BERT classifies by "
+        "[CLS]; set a post_processor in tokenizer.json",
     ),
     "two files contradict": (
         with_file(backend(), config={"tokenizer_class": "BertTokenizer", "do_lower_case": True}),

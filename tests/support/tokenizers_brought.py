@@ -25,11 +25,17 @@ def write(folder: Path, words: list[str] | None = None, *, config: Any = None, n
     return folder
 
 
-def backend(normalizer: Any = None, words: list[str] = CASED, cls: str = "[CLS]", sep: str = "[SEP]") -> Tokenizer:
-    """A cased WordPiece tokenizer of the `tokenizers` library."""
+def plain(normalizer: Any = None, words: list[str] = CASED) -> Tokenizer:
+    """A cased WordPiece tokenizer of the `tokenizers` library, which adds no special tokens."""
     made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token=words[1]))
     made.normalizer = normalizer or normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return made
+
+
+def backend(normalizer: Any = None, words: list[str] = CASED, cls: str = "[CLS]", sep: str = "[SEP]") -> Tokenizer:
+    """The same with special tokens."""
+    made = plain(normalizer, words)
     made.post_processor = processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
         pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
@@ -96,6 +102,12 @@ FOLDERS: dict[str, tuple[Callable[[Path], Path], list[int]]] = {
     "other special tokens": (lambda p: write(p, OTHER, names=NAMES, config={"do_lower_case": False}), KEPT),
     "other special tokens in tokenizer.json": (
         with_file(backend(words=OTHER, cls="<s>", sep="</s>"), names=NAMES, config={"do_lower_case": False}), KEPT,
+    ),
+    # Each word has the number of its line, also behind blank lines and a line separator, as in Chinese vocabularies:
+    # https://github.com/trueto/medbert/issues/6
+    "vocab.txt with odd lines": (
+        lambda p: write(p, [*CASED[:5], "\u2028", "", *CASED[5:]], config={"do_lower_case": False}),
+        [i + 2 * (i > 4) for i in KEPT],
     ),
     "added token": (with_file(_with_added()), [2, 5, 6, 14, 1, 3, 6, 5, 7, 3]),
 }  # fmt: skip
