@@ -110,7 +110,7 @@ def without(name: str) -> Callable[[Path], None]:
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "foreign": (foreign, f"9: lacks crc32, {OTHERS}; {ADVICE}"),
     "cut off": (cut, "3: cannot be read ("),
-    "no description": (without("_METADATA"), "3: cannot be read (the description of its arrays is missing); delete it"),
+    "no description": (without("_METADATA"), "3: cannot be read ("),
     "description of another format": (
         lambda folder: [file.write_text('{"version": 9}') for file in (folder / "3").rglob("_METADATA")],
         "3: cannot be read (",
