@@ -53,6 +53,7 @@ class Facts(TypedDict, total=False):
     runtime: str
     unused: dict[str, str]  # versions of installed plugins that JAX does not use
     versions: dict[str, str]
+    mismatches: list[str]  # packages of releases that may not go together
     # Rung 1.
     arguments_taken_over: int  # donated arguments whose memory the program reused
     followed: dict[str, float]  # share of device arrays that changed with the host's buffer

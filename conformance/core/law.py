@@ -44,6 +44,8 @@ class Law:
     deadline: float = 180.0  # seconds after which its check counts as hung
     # Whether its failure means that nothing else can be verified here; the verdict is then SETUP.
     setup: bool = False
+    # Whether its failure blocks the rungs that need its rung. Versions that do not match do not: kernels may run.
+    blocks: bool = True
     # The highest level at which the programs of a trainer are compiled without XLA's optimizations on simulated
     # devices, because the requirement does not depend on them.
     unoptimized_up_to: str = "quick"

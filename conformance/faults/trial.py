@@ -132,7 +132,8 @@ def row(fault: Fault, settings: Settings) -> dict[str, Result]:
 
 def as_run(fault: Fault, results: dict[str, Result], settings: Settings) -> Outcome:
     """The outcome of a run on a system that has the fault: laws that need a failed rung are blocked."""
-    failed = {(result.rung, None) for result in results.values() if result.status in BROKEN}
+    failed = {(result.rung, None) for law, result in results.items()
+              if result.status in BROKEN and laws()[law].blocks}  # fmt: skip
     outcome = Outcome(settings=settings, expected=[check_id(law, fault.id) for law in results])
     for law, result in results.items():
         rung = blocked_by(failed, laws()[law], None)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..core.settings import Settings
-from . import snapshot
-from .findings import findings, present
-from .host import Host, facts
+from . import rocm, snapshot
+from .findings import findings
+from .host import Host, facts, present
 from .startup import CRASH, HANG, READY, start
 
 
@@ -18,7 +18,9 @@ def gather(settings: Settings, host: Host, tell: Callable[[str], None], *, start
     """
     static = snapshot.static(host.variables)
     about = facts(host)
-    problems = findings(about, static["versions"], host.variables)
+    problems = findings(about, static["versions"], host.variables, settings.platform)
+    if used := rocm.in_use(about["rocm"], static["versions"]):
+        about["runtimes"]["rocm"] = used["version"]
     started = start(settings, tell, host.variables) if starts else None
     return {
         "schema": "sftref.env/1",
@@ -49,7 +51,10 @@ def block(content: dict[str, Any]) -> Iterator[str]:
         yield f"- kernel command line: `{' '.join(host['kernel_words'])}`"
     shm = "none" if host["shm_bytes"] is None else f"{host['shm_bytes'] / 2**20:,.0f} MiB"
     yield f"- user: number {host['user']}, groups {', '.join(host['groups'])}; /dev/shm: {shm}"
-    yield f"- accelerators: {', '.join(f'{n} x {vendor}' for vendor, n in present(host).items()) or 'none'}"
+    gfx = ", ".join(dict.fromkeys(host["gfx"]))
+    yield f"- accelerators: {', '.join(f'{n} x {vendor}' for vendor, n in present(host).items()) or 'none'}" + (
+        f" ({gfx})" if gfx else ""
+    )
     for files in host["device_files"].values():
         for file in files:
             access = "" if file["usable"] else ", **no read/write access**"
@@ -57,6 +62,9 @@ def block(content: dict[str, Any]) -> Iterator[str]:
     for title, values in (("drivers", host["drivers"]), ("runtimes", host["runtimes"])):
         if values:
             yield f"- {title}: {', '.join(f'{name} {value or chr(63)}' for name, value in values.items())}"
+    if len(host["rocm"]) > 1:
+        places = [f"{each['version']} in {each['place']}" for each in host["rocm"]]
+        yield f"- ROCm: {', '.join(places)}"
     for tool, lines in host["tools"].items():
         yield f"- {tool}: {'; '.join(lines)}"
     yield f"- Python {versions['python']}: {', '.join(f'{n} {v}' for n, v in versions.items() if n != 'python')}"

@@ -25,6 +25,9 @@ FROZEN = re.compile(
     r"(jax|jaxlib|jax[-_].*|libtpu.*|nvidia[-_].*|.*rocm.*|numpy|scipy|ml[-_]dtypes|opt[-_]einsum)", re.IGNORECASE
 )
 
+# As requires-python in pyproject.toml.
+LEAST_PYTHON = (3, 11)
+
 
 def installed() -> dict[str, str]:
     """Name -> version of the packages that must not change; of two with the same name, the one that Python imports."""
@@ -55,6 +58,12 @@ def pip(*words: str) -> int:
 
 def main() -> int:
     """Install PROJECT and compare the versions; returns the exit code."""
+    if sys.version_info[:2] < LEAST_PYTHON:  # pip would try every release of every requirement for minutes
+        have, least = (".".join(map(str, numbers)) for numbers in (sys.version_info[:2], LEAST_PYTHON))
+        return refuse(
+            f"Python {have} ({sys.executable}) is too old: sftref needs Python >= {least}. Run tox with a newer "
+            "Python that has JAX, or use a newer image of rocm/jax"
+        )
     project, platform = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
     extra = os.environ.get("SFTREF_JAX") or ("cpu" if platform == "cpu" and "jax" not in installed() else "")
     if extra and pip(f"jax[{extra}]" if extra != "cpu" else "jax"):

@@ -23,9 +23,9 @@ PACKAGES = re.compile(
 ACCELERATOR = re.compile(r"jax[-_].*(plugin|pjrt|metal).*|libtpu.*", re.IGNORECASE)
 PREFIXES = (
     "JAX_", "XLA_", "TF_", "ROCM_", "HIP_", "HSA_", "ROCR_", "AMD_", "MIOPEN_", "NCCL_", "RCCL_", "CUDA_", "NVIDIA_",
-    "GPU_", "TPU_", "LIBTPU_", "OMP_", "SFTREF_",
+    "GPU_", "TPU_", "LIBTPU_", "OMP_", "DEBUG_HIP_", "ROCPROFILER_", "SFTREF_",
 )  # fmt: skip
-NAMES = ("LD_LIBRARY_PATH", "LD_PRELOAD", "NPROC", "PYTHONPATH", "PYTHONHASHSEED")
+NAMES = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LLVM_PATH", "NPROC", "PYTHONPATH", "PYTHONHASHSEED")
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY", re.IGNORECASE)
 DRIVERS = {"amdgpu": Path("/sys/module/amdgpu/version"), "nvidia": Path("/proc/driver/nvidia/version")}
 # The first release of JAX whose compilation cache is used. With 0.5.3, programs for eight CPU devices that another
@@ -77,10 +77,27 @@ def live(limit: int | None) -> dict[str, Any]:
         "platforms": names,
         "simulated": names == ["cpu"],
         "platform_version": str(client.platform_version).strip(),
-        "devices": [{"id": d.id, "kind": d.device_kind, "platform": d.platform} for d in devices],
+        "devices": [
+            {"id": d.id, "kind": d.device_kind, "platform": d.platform, "capability": capability(d)} for d in devices
+        ],
         "pmap": pmap_is(jax.__version__, getattr(jax.config, "jax_pmap_shmap_merge", None)),
         "config": {name: _plain(getattr(jax.config, name, None)) for name in CONFIG},
     }
+
+
+def capability(device: Any) -> str:
+    """The architecture of a device: gfx942 of an MI300X, 9.0 of an H100; empty if it has none."""
+    return str(getattr(device, "compute_capability", None) or "").split(":")[0]
+
+
+def is_kind(device: Any, kind: str) -> bool:
+    """Whether `kind`, as in --expect rocm:8:gfx942, is a part of a device's name, or is its architecture.
+
+    An NVIDIA architecture can be written as 9.0, sm_90 or sm90.
+    """
+    wanted, architecture = kind.lower(), capability(device).lower()
+    number = architecture.replace(".", "")
+    return wanted in str(device.device_kind).lower() or wanted in (architecture, f"sm_{number}", f"sm{number}")
 
 
 def keeps_programs(versions: Mapping[str, str]) -> bool:

@@ -119,7 +119,7 @@ class Scheduler:
                 self._launch(running, trial_command(self.settings, running.left))
             return
         results = self.outcome.records.values()
-        failed = {(r.rung, r.subject) for r in results if r.status in BROKEN}
+        failed = {(r.rung, r.subject) for r in results if r.status in BROKEN and laws()[r.law].blocks}
         for check in list(running.left):
             law, subject = split_id(check)
             blocker = blocked_by(failed, law, subject)

@@ -104,13 +104,13 @@ def test_verify_does_not_wait_for_a_driver_that_hangs(plugin: Callable[[str], No
 
 
 def test_the_block_has_the_machine_and_what_is_wrong_with_it(tmp_path: Path) -> None:
-    host = machine(tmp_path, mode=0o660, shm=64 << 20, variables={"JAX_PLATFORMS": "cpu", "HF_TOKEN": "secret"})
+    host = machine(tmp_path, mode=0o660, shm=64 << 20, variables={"JAX_PLATFORMS": "rocm", "HF_TOKEN": "secret"})
     content = env.gather(Settings(), host, lambda _: None, starts=False)
     text = "\n".join(env.block(content))
     for words in (
         "Debian GNU/Linux 13 (trixie), kernel 6.12.1", "iommu=pt", "accelerators: 8 x amd", "/dev/shm: 64 MiB",
         "`/dev/kfd` -rw-rw----", "**no read/write access**", "drivers: amd 6.14.14", "runtimes: rocm 7.0.2", "jax ",
-        "`JAX_PLATFORMS=cpu`", "**broken**: no read/write access to /dev/kfd",
+        "`JAX_PLATFORMS=rocm`", "**broken**: no read/write access to /dev/kfd",
         "**risk**: /dev/shm has 64 MiB", "next: docker run --shm-size",
     ):  # fmt: skip
         assert words in text

@@ -1,19 +1,19 @@
 """Problems of a machine before JAX is imported: each finding on an invented machine, and none on a good one."""
 
-import importlib.metadata
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from invented import CASES, CUDA, JAX, ROCM, TPU, findings_on
-from machines import machine
-from sftref.conformance.machine.findings import LEVELS, least_jaxlib, present
-from sftref.conformance.machine.host import Host, facts
-from sftref.conformance.machine.versions import release
+from machines import machine, write
+from sftref.conformance.machine.findings import LEVELS, least_jaxlib
+from sftref.conformance.machine.host import facts, opens, present
 from sftref.conformance.workers.plan import KIT
 
 TEXTS = tomllib.loads((KIT / "machine" / "findings.toml").read_text())
+OLD_DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14\n"
 
 
 @pytest.mark.parametrize(("vendor", "versions"), [("amd", ROCM), ("nvidia", CUDA), ("google", TPU)])
@@ -41,35 +41,79 @@ def test_each_problem_is_the_only_finding(
 
 
 def test_a_jaxlib_that_is_too_old_is_named(tmp_path: Path) -> None:
-    jax = importlib.metadata.version("jax")
-    least = least_jaxlib(jax)
-    assert release("0.4") < release(least) <= release(importlib.metadata.version("jaxlib"))
+    assert least_jaxlib("0.10.2") == "0.10.1"
+    assert least_jaxlib("999.0") == "0", "nothing is known of it"
     host = machine(tmp_path, count=0, driver=False, files=False)
-    (finding,) = findings_on(host, {"jax": jax, "jaxlib": "0.4.1", "python": "3.11.7"})
-    assert finding.what == f"jaxlib 0.4.1 does not match jax {jax}, which needs jaxlib {least} to {jax}"
+    (finding,) = findings_on(host, JAX | {"jaxlib": "0.4.1"})
+    assert finding.what == "jaxlib 0.4.1 does not match jax 0.10.2, which needs jaxlib 0.10.1 to 0.10.2"
 
 
-def test_an_old_driver_is_named_with_the_plugin_that_goes_with_it(tmp_path: Path) -> None:
-    host = machine(tmp_path, "nvidia")
-    (tmp_path / "proc/driver/nvidia/version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14\n")
-    (finding,) = findings_on(host, CUDA)
-    assert finding.what == "jax-cuda13-pjrt needs driver 580 or newer; found driver 550.54"
-    assert "jax-cuda12-plugin" in finding.next
+@pytest.mark.parametrize(
+    ("board", "compat", "level"),
+    [
+        ("NVIDIA GeForce RTX 4090", False, "broken"),
+        ("NVIDIA H100 80GB HBM3", False, "risk"),
+        ("", False, "risk"),
+        ("NVIDIA H100 80GB HBM3", True, None),
+    ],
+)
+def test_an_old_driver_is_broken_only_where_cuda_compat_does_not_run(
+    tmp_path: Path, board: str, compat: bool, level: str | None
+) -> None:
+    host = machine(tmp_path, "nvidia", tools={"nvidia-smi": f"{board}, 550.54.14, 81559 MiB"} if board else {})
+    write(tmp_path, "proc/driver/nvidia/version", OLD_DRIVER)
+    if compat:
+        write(tmp_path, "usr/local/cuda-13.0/compat/libcuda.so.1")
+    found = findings_on(host, CUDA)
+    assert [finding.level for finding in found] == ([level] if level else [])
+    if level:
+        words = f" ({board})" if board else ""
+        assert found[0].what == f"jax-cuda13-pjrt needs driver 580 or newer; found driver 550.54{words}"
+        assert "pip install 'jax[cuda12]==0.10.2'" in found[0].next
 
 
-def test_a_group_opens_the_files_and_root_needs_none(tmp_path: Path) -> None:
+def test_access_is_what_opening_a_file_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of access (ACL) lets a user open a file whose mode does not; a container's rules refuse where it does."""
+    file = write(tmp_path, "dev/kfd")
+    assert opens(file)
+    for error, access in ((PermissionError("ACL"), False), (OSError(16, "busy"), True)):
+
+        def fail(*_: object, error: OSError = error, **__: object) -> int:
+            raise error
+
+        monkeypatch.setattr(os, "open", fail)
+        assert opens(file) is access
+
+
+def test_a_tpus_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "open", lambda *_, **__: pytest.fail("a TPU's file is for one process at a time"))
+    assert opens(write(tmp_path, "dev/accel0"))
+    assert opens(write(tmp_path, "dev/vfio/0"))
+
+
+@pytest.mark.parametrize(
+    ("container", "gid", "words"),
+    [
+        (".dockerenv", 109, "docker run --group-add 109"),
+        ("run/.containerenv", 109, "podman run --group-add keep-groups"),
+        (None, 109, "sudo usermod -a -G render"),
+        (None, 0, "udev rule"),
+    ],
+)
+def test_the_next_command_gives_access_and_never_roots_group(
+    tmp_path: Path, container: str | None, gid: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = machine(tmp_path, mode=0o660)
-    gid = (tmp_path / "dev/kfd").stat().st_gid
-    for more in ({"groups": (gid,)}, {"user": 0}):
-        files = Host(**(vars(host) | more)).device_files("amd")
-        assert all(file["usable"] for file in files)
-
-
-def test_in_a_container_the_next_command_is_the_containers(tmp_path: Path) -> None:
-    host = machine(tmp_path, mode=0o660)
-    (tmp_path / ".dockerenv").touch()
+    if container:
+        write(tmp_path, container)
+    about = facts(host)
+    for file in about["device_files"]["amd"]:
+        file |= {"gid": gid, "group": "render" if gid else "root"}
+    monkeypatch.setattr("invented.facts", lambda _: about)
     (finding,) = findings_on(host, ROCM)
-    assert finding.next.startswith("docker run --group-add ")
+    assert words in finding.next
+    assert "-G 0" not in finding.next
+    assert "-G root" not in finding.next
 
 
 def test_the_worst_comes_first(tmp_path: Path) -> None:

@@ -70,6 +70,21 @@ def test_a_requested_jax_is_installed_first(
     assert [words[0] for words, _ in host.installs] == [wanted, "--constraint"]
 
 
+def test_an_old_python_is_named_before_pip_tries_every_release(
+    host: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of rocm/jax have Python 3.10; requires-python in pyproject.toml is the same number."""
+    monkeypatch.setattr("sys.version_info", (3, 10, 12, "final", 0))
+    assert host.main() == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("sftref: Python 3.10 (")
+    assert "sftref needs Python >= 3.11" in err
+    assert host.installs == []
+    least = ".".join(map(str, host.LEAST_PYTHON))
+    assert f'requires-python = ">={least}"' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_an_extra_that_pip_does_not_know_is_refused(
     host: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +95,7 @@ def test_an_extra_that_pip_does_not_know_is_refused(
 
 
 def test_tox_passes_on_every_variable_that_the_kit_looks_at() -> None:
+    from sftref.conformance.machine.remedies import LOADER
     from sftref.conformance.machine.snapshot import PREFIXES
 
     tox = ConfigParser(interpolation=None)
@@ -88,6 +104,8 @@ def test_tox_passes_on_every_variable_that_the_kit_looks_at() -> None:
     passed = env["pass_env"].split()
     for prefix in PREFIXES:
         assert f"{prefix}*" in passed
+    # AMD's own images set LLVM_PATH: https://github.com/ROCm/rocm-jax, `docker`.
+    assert {"LLVM_PATH", *LOADER} <= set(passed)
     assert env["system_site_packages"] == "true"
     assert env["runner"] == "virtualenv"
     assert re.search(r"verify --platform \{env_name\}", env["commands"])

@@ -42,7 +42,8 @@ def test_a_setting_with_which_everything_passes_is_a_workaround(tmp_path: Path) 
     assert ended.report["tries"]["passed_unchanged"] == 0
     by_setting = results(ended)
     assert by_setting[SIMPLE] == "mends"
-    assert by_setting["NCCL_P2P_DISABLE=1"] == "does not mend"
+    assert by_setting["HSA_ENABLE_SDMA=0"] == "does not mend"
+    assert "NCCL_P2P_DISABLE=1" not in by_setting, "ROCm ignores it"
     diagnosis = ended.report["diagnosis"]
     assert diagnosis["layer"] == "collectives"
     assert diagnosis["evidence"][0] == f"{SIMPLE}: everything passes with it"

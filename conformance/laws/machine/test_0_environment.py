@@ -18,8 +18,8 @@ from ...core.comparison import EXACT, Bound
 from ...core.result import MISMATCH
 from ...core.settings import Settings
 from ...machine.meshes import FLOATS
-from ...machine.snapshot import platform_names, static
-from ...machine.versions import plugins, unpaired
+from ...machine.snapshot import capability, is_kind, platform_names, static
+from ...machine.versions import BROKEN, conflicts, plugins
 from ..support.families import added
 from ..support.running import at_level, law
 from .test_5_random import bits_of, pair, uniform_of
@@ -43,7 +43,9 @@ def test_versions(check: Check) -> None:
     for module in (jax, jaxlib):
         name = module.__name__
         check.same(f"version of the imported {name} ({module.__file__})", module.__version__, versions.get(name))
-    check.same("parts that do not go together", unpaired(versions, jax.version._minimum_jaxlib_version), [])
+    found = conflicts(versions, jax.version._minimum_jaxlib_version)
+    check.facts["mismatches"] = [each.what for each in found if each.level != BROKEN]
+    check.same("parts that do not go together", [each.what for each in found if each.level == BROKEN], [])
 
 
 def names_of(device: Any) -> list[str]:
@@ -68,10 +70,11 @@ def test_platform(check: Check, settings: Settings) -> None:
         under += f"; installed but not in use: {', '.join(unused)}"
     if settings.expect is not None:
         _, count, kind = settings.expectation
-        here = [f"{names_of(device)[-1]} {device.device_kind}" for device in jax.devices()]
+        here = jax.devices()
         option = f"--expect {settings.expect}{under}"
         check.same(f"number of devices, {option}", len(here), count or len(here))
-        others = [device for device in here if kind.lower() not in device.lower()]
+        others = [" ".join(filter(None, (names_of(device)[-1], device.device_kind, capability(device))))
+                  for device in here if not is_kind(device, kind)]  # fmt: skip
         check.same(f"devices of another kind, {option}", others, [])
     wanted = settings.platform or names[-1]
     host = np.arange(3, dtype=np.int32)

@@ -1,0 +1,1 @@
+"""The table of real releases, from the metadata of the package index."""
