@@ -24,6 +24,7 @@ class Explained(TypedDict):
     left: str  # of which result
     tried: int  # how many combinations were compared
     measured: list[str]  # sentences about the first result that is not the oracle's
+    place: NotRequired[str]  # where the run parts from the oracle's: an id of `judge/places.toml`, or empty
 
 
 class Facts(TypedDict, total=False):
@@ -52,8 +53,8 @@ class Facts(TypedDict, total=False):
     platform: str
     runtime: str
     unused: dict[str, str]  # versions of installed plugins that JAX does not use
-    versions: dict[str, str]
     mismatches: list[str]  # packages of releases that may not go together
+    versions: dict[str, str]
     # Rung 1.
     arguments_taken_over: int  # donated arguments whose memory the program reused
     followed: dict[str, float]  # share of device arrays that changed with the host's buffer

@@ -17,7 +17,7 @@ from typing import Any
 from ..core.law import RUNGS, laws, read
 from ..core.result import Result
 from .advice import next_step_of, without_accelerators
-from .explained import Explanation, explanation, measured, unexplained, unknown
+from .explained import Explanation, explanation, measured, place_of, unexplained, unknown
 from .outcome import BROKEN, LOST, Outcome
 
 # The most messages of checks that are evidence.
@@ -68,6 +68,7 @@ class Rule:
     # Smallest and largest relative error, in the l2 norm, of the failed comparison.
     off_by: tuple[float, float] | None = None
     accelerator: bool = False  # whether the rule is about accelerators only
+    exact: bool = False  # whether the message alone establishes the cause, so that no place is named instead
     tested: bool = False  # whether variants of the oracle test its cause, which is not named if they contradict it
     cause: str = ""  # replaces the law's own
     next_step: str = ""  # replaces the law's own
@@ -161,6 +162,10 @@ def _judge(
     matches = ((rule, rule.match(judged or lowest, beside)) for rule in known)
     default = Rule(layer=RUNGS[lowest[0].rung], failed=()), (judged or lowest)[0]
     rule, record = next(((rule, record) for rule, record in matches if record), default)
+    shown = None if rule.exact or intermittent else place_of(judged)
+    if shown is not None:
+        place, record = shown
+        return place.layer, unknown(record, judged, "", place), place.next_step, record, []
     cause, step = advice(record)
     if rule.cause:
         cause = rule.cause + measured(judged)

@@ -1,14 +1,19 @@
 """Failures whose numbers variants of the oracle explain -> cause, layer and next step; and what is unknown."""
 
 import collections
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..core.law import by_id, read
 from ..core.result import Result
 from ..oracle.variants.table import Variant, named
 
 # The most explanations of the same numbers that a cause names.
 MOST_NAMED = 3
+# The most measurements that a cause has, and how many of one failure are enough.
+MOST_MEASURED, ENOUGH = 5, 2
 # An explanation of a part is named if it divides the margin by at least this.
 PART = 100.0
 # What is one number, which many variants bring nearer by chance.
@@ -71,15 +76,48 @@ def _cause(several: Sequence[Variant], others: Sequence[Sequence[str]]) -> str:
     return f"{cause} (Or, with the same numbers: {' Or: '.join(same)})" if same else cause
 
 
-def unknown(record: Result, failures: Sequence[Result], possible: str) -> str:
-    """The cause of a failure that no variant explains: what was measured about all failures, and what is possible."""
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run parts from the oracle's, in general words: an entry of places.toml."""
+
+    id: str
+    layer: str
+    cause: str
+    next_step: str
+
+
+@functools.cache
+def places() -> dict[str, Place]:
+    """All places by id; raises as `core.law.read` does."""
+    return by_id((place.id, place) for place in read(Path(__file__).with_name("places.toml"), Place))
+
+
+def place_of(failures: Sequence[Result]) -> tuple[Place, Result] | None:
+    """The place that most of the failures show, and the first failure that does; None if none does.
+
+    A wrong forward pass is named wherever it is seen, since it makes all other results wrong too.
+    """
+    shown = [(record.facts["explained"].get("place", ""), record) for record in failures if unexplained(record)]
+    shown = [(place, record) for place, record in shown if place in places()]
+    if not shown:
+        return None
+    votes = collections.Counter(place for place, _ in shown)
+    most = "forward" if "forward" in votes else max(votes, key=lambda place: votes[place])
+    return places()[most], next(record for place, record in shown if place == most)
+
+
+def unknown(record: Result, failures: Sequence[Result], possible: str, place: Place | None = None) -> str:
+    """The cause of a failure that no variant explains: that of its place, or a possible one; and what was measured."""
     facts = record.facts["explained"]
     part, scalar = "", facts["what"].startswith(SCALARS)
     if facts["nearest"] and not scalar and facts["what"] == facts["left"] and facts["before"] > PART * facts["after"]:
         causes = " ".join(one.cause for name in facts["nearest"] if (one := named(name)))
         part = f" Partly: {causes} That leaves {facts['after']:.3g} of {facts['before']:.3g} of the bound."
-    tried = f"Unknown: none of {facts['tried']} variants of the oracle gives these numbers."
-    return f"{tried}{measured(failures)}{part} Possible: {possible}"
+    tried = f"none of {facts['tried']} variants of the oracle gives these numbers."
+    shown = measured([record, *(one for one in failures if one is not record)])
+    if place is None:
+        return f"Unknown: {tried}{shown}{part} Possible: {possible}"
+    return f"{place.cause}{shown}{part} The exact cause is unknown: {tried}"
 
 
 def unexplained(record: Result) -> bool:
@@ -89,9 +127,9 @@ def unexplained(record: Result) -> bool:
 
 def measured(failures: Sequence[Result]) -> str:
     """What was measured about failures, as a sentence that names the most particular first; empty if nothing was."""
-    words = [
-        word for record in failures if "explained" in record.facts for word in record.facts["explained"]["measured"]
-    ]
+    # One failure says enough if two things were measured about it; others repeat it for other runs.
+    each = [record.facts["explained"]["measured"] for record in failures if "explained" in record.facts]
+    words = [word for i, some in enumerate(each) for word in some if i == 0 or len(each[0]) < ENOUGH]
     # Which leaves are wrong says less than a common factor, a narrow type or a property of the rows.
     words = sorted(dict.fromkeys(words), key=lambda word: ("wrong in" in word) + ("are wrong" in word))
-    return f" Measured: {'; '.join(words[:MOST_NAMED])}." if words else ""
+    return f" Measured: {'; '.join(words[:MOST_MEASURED])}." if words else ""

@@ -2,16 +2,16 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from ...adapter import HostBatch, StepResult
+from ...adapter import HostBatch
 from ...core.check import Check
 from ...core.facts import Explained
 from ...oracle.variants.replay import Call, Log
-from ...oracle.variants.search import DEEPEST, Several, explain
+from ...oracle.variants.search import DEEPEST, Several, explain, wrong
+from .experiments import copied, copied_batch, examined, observed
 
 # Seconds of this thread after a failure; and the most runs of a law that are kept for it.
 SECONDS = 12.0
@@ -43,35 +43,20 @@ class Recorder:
         if any(call.method == "save" for call in calls) and not any(call.method == "restore" for call in calls):
             calls.append(Call("start"))
         else:
-            self.logs = [*self.logs, Log(case, _copied(params), n)][-MOST_RUNS:]
+            self.logs = [*self.logs, Log(case, copied(params), n)][-MOST_RUNS:]
         right(case, params, n)
 
     def _call(self, method: str, right: Any, *arguments: Any) -> Any:
         # Copied before the call: a trainer may write into its batch.
-        batches = [_batch(one) for one in arguments if isinstance(one, HostBatch)]
+        batches = [copied_batch(one) for one in arguments if isinstance(one, HostBatch)]
         result = right(*arguments)
         try:
-            copied = _copied(result)
+            kept = copied(result)
         except (AttributeError, TypeError, ValueError):
             self.logs = []  # not what the interface says: the law or its guard reports that
         if self.logs:
-            self.logs[-1].calls.append(Call(method, batches[0] if batches else None, copied))
+            self.logs[-1].calls.append(Call(method, batches[0] if batches else None, kept))
         return result
-
-
-def _batch(batch: HostBatch) -> HostBatch:
-    return HostBatch(*(np.array(leaf) for leaf in batch))
-
-
-def _copied(result: Any) -> Any:
-    """A copy in float64 of what a method returned."""
-    if isinstance(result, StepResult) or hasattr(result, "_fields"):
-        return StepResult(float(result.loss), float(result.learning_rate))
-    if isinstance(result, tuple):
-        return tuple(_copied(one) for one in result)
-    if hasattr(result, "items"):
-        return {name: np.array(leaf, np.float64) for name, leaf in result.items()}
-    return None if result is None else np.array(result, np.float64)
 
 
 @contextlib.contextmanager
@@ -96,20 +81,33 @@ def note(check: Check) -> None:
         return
     # Whatever goes wrong here, the failure of the law is what the user must see.
     with contextlib.suppress(Exception):
-        trainer = recorders[-1].trainer
+        recorder, until = recorders[-1], time.thread_time() + 2 * SECONDS
+        trainer, log = recorder.trainer, wrong(recorder.logs)
+        if log is None:
+            return
+        run = log
+        with contextlib.suppress(Exception):
+            # More results of the same run leave fewer causes.
+            run = observed(trainer, log) or log
         deepest = 1 if any(one is trainer for one in unexplained) else DEEPEST
-        explanation = explain(recorders[-1].logs, SECONDS, known, deepest)
-        if explanation is not None:
-            if not explanation.found:
-                unexplained.append(trainer)
-            known.extend(several for several in explanation.found if several not in known)
-            check.facts["explained"] = Explained(
-                by=[[one.id for one in several] for several in explanation.found[:MOST_NAMED]],
-                nearest=[one.id for one in explanation.nearest],
-                what=explanation.before.what,
-                before=explanation.before.margin,
-                after=explanation.after.margin,
-                left=explanation.after.what,
-                tried=explanation.tried,
-                measured=list(explanation.measured),
-            )
+        explanation = explain([log, run], SECONDS, known, deepest)
+        if explanation is None:
+            return
+        place = None
+        if not explanation.found and time.thread_time() < until:
+            with contextlib.suppress(Exception):
+                place = examined(trainer, log, run, until)
+        if not explanation.found:
+            unexplained.append(trainer)
+        known.extend(several for several in explanation.found if several not in known)
+        check.facts["explained"] = Explained(
+            by=[[one.id for one in several] for several in explanation.found[:MOST_NAMED]],
+            nearest=[one.id for one in explanation.nearest],
+            what=explanation.before.what,
+            before=explanation.before.margin,
+            after=explanation.after.margin,
+            left=explanation.after.what,
+            tried=explanation.tried,
+            measured=[*explanation.measured, *(place.words if place else ())],
+            place=place.place if place else "",
+        )

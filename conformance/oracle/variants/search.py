@@ -46,6 +46,7 @@ class Explanation:
     nearest: Several  # the combination that comes nearest
     tried: int  # how many combinations were compared
     measured: tuple[str, ...]  # about the first result that is not the oracle's
+    log: Log  # the run that was compared
 
 
 class Search:
@@ -91,7 +92,7 @@ class Search:
         found = tuple(sorted(found, key=lambda several: not any(variant.needs for variant in several)))
         at = self.before.passed
         words = measured(self.log, self.mine[at], self.right[at], self.limits[at])
-        return Explanation(found, self.before, nearest[1], nearest[0], self.tried, tuple(words))
+        return Explanation(found, self.before, nearest[1], nearest[0], self.tried, tuple(words), self.log)
 
     def _longer(self, near: Sequence[tuple[Several, Gap]]) -> Iterator[Several]:
         """Each combination with one variant more that can change what is out of bounds."""
@@ -177,6 +178,13 @@ def fitted(variant: Variant, residual: Callable[[Variant], Array | None]) -> Var
 
 def _order(left: Gap) -> tuple[bool, int, float]:
     return not left.whole, -left.passed, left.margin
+
+
+def wrong(logs: Sequence[Log]) -> Log | None:
+    """The last of these runs whose numbers are not the oracle's; None if all are."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return next((log for log in reversed(logs) if not Search(log, 0.0).before.whole), None)
 
 
 def explain(

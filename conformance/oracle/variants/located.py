@@ -1,0 +1,243 @@
+"""A trainer's run beside the oracle's -> the earliest place at which they part, and what was measured there.
+
+A place is an id of `judge/places.toml`, which has its layer, its cause in general words and its next step.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ...adapter import HostBatch
+from ...core.comparison import Bound, distance
+from ..sharded import rounded
+from ..updates import learning_rate
+from .fit import counts, named, said, steps
+from .measure import NARROW
+from .replay import Log, Seen, bounds, seen
+
+# The most learning rates that are listed.
+MOST_RATES = 6
+
+
+class Pair(NamedTuple):
+    """One result of a trainer, the oracle's, and the bounds of its leaves."""
+
+    got: Seen
+    want: Seen
+    limits: dict[str, Bound]
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """Leaf -> its error in units of its bound."""
+        errors = {
+            name: distance(np.asarray(self.got.value[name], float), leaf, 1.0) for name, leaf in self.want.value.items()
+        }
+        return {
+            name: error / self.limits[name].value if self.limits[name].value else np.inf if error else 0.0
+            for name, error in errors.items()
+        }
+
+    @property
+    def margin(self) -> float:
+        """The largest of the margins; infinite if a number is none."""
+        return max(np.inf if np.isnan(one) else one for one in self.margins.values())
+
+    @property
+    def bad(self) -> list[str]:
+        """The leaves that are out of their bounds."""
+        return [name for name, margin in self.margins.items() if not margin <= 1]
+
+    @property
+    def still(self) -> bool:
+        """Whether all leaves that are out of their bounds are zero."""
+        return not any(np.any(self.got.value[name]) for name in self.bad)
+
+
+# Places that are so particular that a setting in which the run is right says no more than where they occur.
+PARTICULAR = (
+    "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows", "weights",
+    "schedule", "decay", "leaves", "rate-applied", "no-gradient",
+)  # fmt: skip
+
+
+class Located(NamedTuple):
+    """Where a run parts from the oracle's, and sentences about what was measured there."""
+
+    place: str
+    words: tuple[str, ...]
+
+    def with_setting(self, place: str) -> str:
+        """The place, given that of a setting without which the run is right, if any."""
+        return self.place if not place or self.place in PARTICULAR else place
+
+
+def pairs(log: Log) -> list[Pair]:
+    """All results of a run beside the oracle's, which continues from the trainer's parameters where they are known."""
+    return [Pair(got, want, limits) for got, (want, limits) in zip(seen(log), bounds((), log), strict=True)]
+
+
+def whole(compared: list[Pair]) -> float:
+    """The largest error of a run, in units of its bound; 0 if nothing is compared."""
+    return max((pair.margin for pair in compared), default=0.0)
+
+
+def located(
+    log: Log, compared: list[Pair], plain: Pair | None = None, batch: HostBatch | None = None
+) -> Located | None:
+    """The earliest place at which the run parts from the oracle's; None if it nowhere does.
+
+    `plain` is the gradient of a batch, of a trainer that does not show its gradients.
+    """
+    if plain is not None and (not plain.bad or (_fits(log, plain, batch) and not plain.still)):
+        compared = [plain, *compared]
+    wrong = [pair for pair in compared if pair.bad]
+    if not wrong:
+        return None
+    right = {(pair.got.kind, pair.got.updates) for pair in compared if not pair.bad}
+    bad = {(pair.got.kind, pair.got.updates): pair for pair in reversed(wrong)}
+    first = {kind: pair for pair in reversed(wrong) for kind in (pair.got.kind,)}
+    if ("logits", 0) in bad:
+        return Located("forward", (_size(bad["logits", 0]),))
+    if "gradient" in first:
+        return _gradient(log, first["gradient"], batch, bad, right)
+    if "rate" in first and first["rate"].got.updates <= min(pair.got.updates for pair in wrong):
+        return Located("schedule", tuple(_rates(log, compared)))
+    if "loss" in first:
+        moved = any(kind in ("distance", "first moment") for kind in first)
+        early = first["loss"].got.updates == 0 or ("loss", 0) not in right
+        if not moved or any(kind == "gradient" for kind, _ in right):
+            return Located("reported-loss" if early else "later-loss", tuple(_loss(first["loss"])))
+        if early:
+            return Located("loss", tuple(_loss(first["loss"])))
+    if "distance" in first or "first moment" in first or "second moment" in first:
+        place = _update(log, first, right)
+        if plain is not None and plain.bad and plain.still and place.place == "gradient-or-optimizer":
+            return Located("no-gradient", (f"without decay and clipping these leaves do not move: {named(plain.bad)}",))
+        return place
+    if "rate" in first:
+        return Located("schedule", tuple(_rates(log, compared)))
+    return Located("evaluation" if "logits" in first else "later-loss", ())
+
+
+def _size(pair: Pair) -> str:
+    """The relative error of a result, in the l2 norm."""
+    got, want = (np.concatenate([np.ravel(leaf) for leaf in side.value.values()]) for side in (pair.got, pair.want))
+    return f"the {pair.got.what} err by {np.linalg.norm(got - want) / np.linalg.norm(want):.2g} of their size"
+
+
+def _gradient(
+    log: Log, pair: Pair, of: HostBatch | None, bad: dict[tuple[str, int], Pair], right: set[tuple[str, int]]
+) -> Located:
+    """About a wrong gradient, with right logits."""
+    at = pair.got.updates
+    batch = of or _batch(log, at)
+    found = counts(log, batch, pair.got, pair.limits, pair.bad) if batch is not None else None
+    facts = list(said(found, log, batch)) if found is not None and batch is not None else []
+    loss = "wrong too" if ("loss", at) in bad else "right" if ("loss", at) in right else ""
+    words = [f"in the gradient of update {at} {words}" for _, words in facts]
+    if loss:
+        words.append(f"the loss of update {at} is {loss}")
+    if facts:
+        return Located(facts[0][0], tuple(words))
+    words += _deepest(pair)
+    return Located("loss" if loss == "wrong too" and not _head_right(pair) else "backward", tuple(words))
+
+
+def _fits(log: Log, plain: Pair, batch: HostBatch | None) -> bool:
+    """Whether counts of rows give a wrong gradient: if not, the optimizer can be wrong instead."""
+    return batch is not None and counts(log, batch, plain.got, plain.limits, plain.bad) is not None
+
+
+def _head_right(pair: Pair) -> bool:
+    return "classifier.bias" not in pair.bad
+
+
+def _deepest(pair: Pair) -> Iterator[str]:
+    """The wrong leaf that is nearest to the output, if leaves nearer to it are right."""
+    order = [*pair.want.value][::-1]  # parameters are listed from the input to the output
+    bad = set(pair.bad)
+    depth = next(i for i, name in enumerate(order) if name in bad)
+    if depth and len(bad) > 1:
+        yield f"from the output backwards, {depth} leaves are right; the first wrong one is {order[depth]}"
+
+
+def _update(log: Log, first: dict[str, Pair], right: set[tuple[str, int]]) -> Located:
+    """About wrong moments or a wrong update, with right gradients and losses as far as they are known."""
+    pair = min(first.values(), key=lambda one: one.got.updates)
+    at = pair.got.updates
+    facts = list(steps(log, first["distance"].got, first["distance"].want, first["distance"].limits)) if (
+        "distance" in first
+    ) else []  # fmt: skip
+    words = tuple(f"in update {first['distance'].got.updates - 1}, {words}" for _, words in facts)
+    if "first moment" in first and first["first moment"].got.updates <= at:
+        return Located("before-moments", words)
+    if "second moment" in first and first["second moment"].got.updates <= at:
+        return Located("second-moment", words)
+    kinds = [place for place, _ in facts if place]
+    if "no-gradient" in kinds:
+        return Located("no-gradient", words)
+    moments = any(kind == "first moment" for kind, _ in right)
+    if kinds and all(place == "decay" for place in kinds):
+        return Located("decay", words)
+    if kinds and all(place == "rate" for place in kinds):
+        return Located("rate-applied", words)
+    if kinds and (moments or any(kind == "gradient" for kind, _ in right) or "rate" not in kinds):
+        return Located("leaves", words)
+    if moments:
+        return Located("after-moments", words)
+    known = any(kind == "gradient" for kind, _ in right)
+    return Located("optimizer" if known else "gradient-or-optimizer", words)
+
+
+def restored(log: Log) -> Iterator[str]:
+    """What a restart changed of the parameters and the moments, as the trainer shows them."""
+    methods = [call.method for call in log.calls]
+    saved, back = methods.index("save"), methods.index("restore")
+    for method in ("params", "moments"):
+        before = [call.result for call in log.calls[:saved] if call.method == method]
+        after = [call.result for call in log.calls[back:] if call.method == method]
+        shown = methods[back + 1 :]
+        if not before or not after or "step" in shown[: shown.index(method)]:
+            continue
+        old, new = (side if method == "moments" else (side,) for side in (before[-1], after[0]))
+        pairs = [(name, one[name], two[name]) for one, two in zip(old, new, strict=True) for name in one]
+        wrong = [(name, new) for name, old, new in pairs if not np.array_equal(old, new)]
+        which = "all leaves" if len(wrong) == len(pairs) else named([name for name, _ in wrong])
+        if not wrong:
+            yield f"{method}() gives the same before the save and after the restore"
+            continue
+        kind = next(
+            (kind for kind in NARROW if all(np.array_equal(rounded(leaf, kind), leaf) for _, leaf in wrong)), ""
+        )
+        still = (
+            "; these are zero" if not any(leaf.any() for _, leaf in wrong) else f"; these are of {kind}" if kind else ""
+        )
+        yield f"after the restore {method}() gives other values than before the save, in {which}{still}"
+
+
+def _loss(pair: Pair) -> Iterator[str]:
+    got, want = (float(side.value["loss"]) for side in (pair.got, pair.want))
+    yield f"the {pair.got.what} is {got:.6g}, the oracle's {want:.6g}"
+
+
+def _rates(log: Log, compared: list[Pair]) -> Iterator[str]:
+    """The learning rates of the run, and those of the schedule."""
+    some = [pair.got for pair in compared if pair.got.kind == "rate"][:MOST_RATES]
+    got = ", ".join(f"{float(one.value['rate']):.4g}" for one in some)
+    want = ", ".join(f"{learning_rate(log.case, one.updates):.4g}" for one in some)
+    case = log.case
+    yield (
+        f"the reported learning rates are {got}, the schedule's {want} (peak {case.learning_rate:g}, "
+        f"warm-up {case.warmup_steps}, total {case.total_steps})"
+    )
+
+
+def _batch(log: Log, updates: int) -> HostBatch | None:
+    """The batch of the gradient that a run showed after so many updates."""
+    made = 0
+    for call in log.calls:
+        if call.method == "gradients" and made == updates:
+            return call.batch
+        made += call.method == "step"
+    return None

@@ -1,0 +1,140 @@
+"""A wrong run beside the oracle's: where they part, which rows count how often, and how far each leaf moved."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from sftref.conformance.adapter import HostBatch
+from sftref.conformance.judge.explained import places
+from sftref.conformance.laws.support import experiments
+from sftref.conformance.oracle.cases import MAIN, start_params
+from sftref.conformance.oracle.draws import batch_of
+from sftref.conformance.oracle.model import Params
+from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
+from sftref.conformance.oracle.variants.located import Located
+from sftref.conformance.oracle.variants.replay import Log
+
+pytestmark = pytest.mark.once
+
+CASE = dataclasses.replace(
+    MAIN, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, total_steps=6,
+    warmup_steps=0, weight_decay=0.3, learning_rate=0.02, eps=2e-3, hidden_dropout=0.0, attention_dropout=0.0,
+    classifier_dropout=0.0,
+)  # fmt: skip
+BIAS = "classifier.bias"
+LAST = 10_000.0  # seconds: no test ends early
+
+
+class Right(ShardedTrainer):
+    """The oracle as a trainer, whose results are rounded to float32."""
+
+    capabilities = frozenset({"devices", "padding rows", "weights", "gradients", "moments", "accumulation"})
+
+    def update(self, gradients: Params, rate: float) -> None:
+        super().update(gradients, rate)
+        self.now = {name: leaf.astype(np.float32).astype(float) for name, leaf in self.now.items()}
+
+
+class FourMethods(Right):
+    """The same, without gradients and moments."""
+
+    capabilities = frozenset({"devices", "padding rows", "weights", "accumulation"})
+
+
+def examined(trainer: Any, n: int = 4, **changes: Any) -> Located | None:
+    """Where a run of two updates is wrong."""
+    rng = np.random.default_rng(3)
+    case = dataclasses.replace(CASE, **changes)
+    log = Log(case, start_params(case, rng), n)
+    calls: list[tuple[str, HostBatch | None]] = [("step", batch_of(case, rng, real=15)), ("step", batch_of(case, rng))]
+    log = experiments.made(trainer, log, [*calls, ("params", None)])
+    run = experiments.observed(trainer, log)
+    assert run is not None
+    return experiments.examined(trainer, log, run, LAST)
+
+
+def wrong(base: type[Right], **methods: Any) -> Any:
+    return type("Wrong", (base,), methods)()
+
+
+def without_last(leaf: str) -> Any:
+    """A reduction that loses the last device's part of a leaf."""
+
+    def reduce(self: Any, parts: list[Sums]) -> Sums:
+        if len(parts) > 1:
+            gradients = parts[-1].gradients | {leaf: parts[-1].gradients[leaf] * 0}
+            parts = [*parts[:-1], parts[-1]._replace(gradients=gradients)]
+        return ShardedTrainer.reduce(self, parts)
+
+    return reduce
+
+
+def last_less(self: Any, parts: list[Sums]) -> Sums:
+    """A reduction in which the last device counts 1e-2 less."""
+    return ShardedTrainer.reduce(self, [*parts[:-1], parts[-1].scaled(0.99)] if len(parts) > 1 else parts)
+
+
+def moving(ends: tuple[str, ...], by: float) -> Any:
+    """An update in which these leaves move `by` times as far."""
+
+    def update(self: Any, gradients: Params, rate: float) -> None:
+        before = self.now
+        Right.update(self, gradients, rate)
+        self.now = {k: before[k] + by * (p - before[k]) if k.endswith(ends) else p for k, p in self.now.items()}
+
+    return update
+
+
+def decay_twice(self: Any, gradients: Params, rate: float) -> None:
+    before = self.now
+    Right.update(self, gradients, rate)
+    more = rate * self.case.weight_decay
+    self.now = {k: p - more * before[k] * self.decays(k) for k, p in self.now.items()}
+
+
+def scaled_norms(self: Any, totals: list[Sums]) -> tuple[float, Params]:
+    loss, gradients = ShardedTrainer.divide(self, totals)
+    return loss, {k: g / self.n if "LayerNorm" in k else g for k, g in gradients.items()}
+
+
+def last_micro_batch(self: Any, totals: list[Sums]) -> tuple[float, Params]:
+    return ShardedTrainer.divide(self, totals)[0], totals[-1].mean().gradients
+
+
+def head_twice(self: Any, name: str) -> bool:
+    return name == BIAS or ShardedTrainer.decays(self, name)
+
+
+@pytest.mark.parametrize("base", [pytest.param(Right, marks=pytest.mark.slow), FourMethods])
+def test_a_right_run_has_no_place(base: type[Right]) -> None:
+    found = examined(base())
+    assert found is None or found.place == "history"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "changes", "place", "words"),
+    [
+        (wrong(FourMethods, reduce=without_last(BIAS)), {}, "device", "device 3 do not count in classifier.bias"),
+        (wrong(FourMethods, update=moving(("classifier.weight", BIAS), 10)), {}, "leaves", "moved 10 times"),
+        (wrong(Right, update=decay_twice), {}, "decay", "the step is right, with 2 times the decay"),
+        (wrong(FourMethods, decays=head_twice), {}, "decay", "classifier.bias: the step is right, with 1 times"),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                (wrong(Right, reduce=without_last(BIAS)), {}, "device", "device 3 do not count in class"),
+                (wrong(Right, reduce=last_less), {}, "device", "right on one device"),
+                (wrong(Right, divide=scaled_norms), {}, "reduction", "every row counts 0.25 times in bert"),
+                (wrong(Right, divide=last_micro_batch), {"accumulate": 2}, "micro-batch", "without micro-batches"),
+                (wrong(FourMethods, update=moving(("query.weight",), 0)), {}, "leaves", "weight: did not move"),
+                (wrong(Right, update=moving((".weight", ".bias"), 2)), {}, "rate-applied", "all leaves: moved 2"),
+                (wrong(Right, rate=lambda self: 0.01), {}, "schedule", "learning rates are 0.01, 0.01"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_wrong_run_shows(trainer: Any, changes: dict[str, Any], place: str, words: str) -> None:
+    found = examined(trainer, **changes)
+    assert found is not None
+    assert (found.place, words in "; ".join(found.words)) == (place, True), found
+    assert place in places()
