@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftref.config import ConfigError, one_line, require
+from sftref.data.tokenizer_parts import changed as changed_parts
+from sftref.data.tokenizer_parts import is_plain_bert
 from sftref.data.unknown import cased_share
 
 if TYPE_CHECKING:
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOKENIZER, SETTINGS, VOCABULARY = "tokenizer.json", "tokenizer_config.json", "vocab.txt"
-# The parts of tokenizer.json that decide which ids a text gets. Truncation and padding are arguments of a call.
-PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model")
 # The class that transformers 4 and 5 both read as "tokenizer.json as it is".
 GENERIC = "PreTrainedTokenizerFast"
 NEW_GENERIC = "TokenizersBackend"  # its name in version 5, which version 4 does not know
+# Settings of a BertTokenizer -> the same settings of its normalizer in tokenizer.json.
+NORMALIZER = {
+    "do_lower_case": "lowercase", "tokenize_chinese_chars": "handle_chinese_chars", "strip_accents": "strip_accents",
+}  # fmt: skip
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 # The share of vocabulary entries with capitals from which a vocabulary counts as cased. Text in lower case has no
 # capitals, so an uncased vocabulary has none, except for words that a user added.
@@ -57,9 +61,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         options = {} if has_file else _casing(folder, source)
         file = json.loads((folder / TOKENIZER).read_text(encoding="utf-8")) if has_file else None
-        generic = has_file and _settings(folder).get("tokenizer_class") == NEW_GENERIC
-        kind = transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
-        tokenizer = kind.from_pretrained(folder, local_files_only=True, **options)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        except Exception:  # as below: version 4 does not know the classes of version 5, nor a normalizer of null
+            if file is None:
+                raise
+            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         if file is not None and isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
             tokenizer = _as_described(tokenizer, file, folder, source)
     except ConfigError:
@@ -124,7 +131,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
     path = folder / SETTINGS
     settings = json.loads(path.read_text(encoding="utf-8"))
-    if not _is_plain_bert(tokenizer, settings):
+    if not is_plain_bert(tokenizer, settings):
         settings["tokenizer_class"] = GENERIC
     settings["model_input_names"] = tokenizer.model_input_names
     for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):  # of a call
@@ -175,12 +182,12 @@ def _as_described(
 
     # Tokenizers of the `tokenizers` library have none at first (huggingface/tokenizers#1481); transformers 5 adds one.
     _check_framed(file.get("post_processor") is not None, source)
-    if not _changed(tokenizer, file):
+    if not changed_parts(tokenizer, file):
         return tokenizer
     _check_settings(_settings(folder), file, source)
     special = _special(tokenizer)
     generic = transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True, **special)
-    changed = _changed(generic, file)
+    changed = changed_parts(generic, file)
     require(
         not changed,
         f"{source}: transformers changes the {' and the '.join(changed)} of {TOKENIZER}, must keep them; "
@@ -189,82 +196,15 @@ def _as_described(
     return generic
 
 
-def _changed(tokenizer: PreTrainedTokenizerFast, file: dict[str, Any]) -> list[str]:
-    """The parts in which a tokenizer differs from tokenizer.json, read by the `tokenizers` library."""
-    import tokenizers
-
-    # Written again, because the library adds defaults that an older file lacks.
-    described = json.loads(tokenizers.Tokenizer.from_str(json.dumps(file)).to_str())
-    got = json.loads(tokenizer.backend_tokenizer.to_str())
-    return [part for part in PARTS if _same(described[part]) != _same(got[part])]
-
-
-def _same(part: Any) -> Any:
-    """A part with its equivalent forms made equal."""
-    if isinstance(part, dict) and part.get("type") == "BertNormalizer":
-        return _bert_normalizer(part)
-    if isinstance(part, dict) and part.get("type") == "BertProcessing":
-        (sep, sep_id), (cls, cls_id) = part["sep"], part["cls"]
-        return _template(cls, cls_id, sep, sep_id)
-    if isinstance(part, dict) and part.get("type") == "TemplateProcessing":
-        return {k: v for k, v in part.items() if k != "special_tokens"} | {
-            "ids": {name: token["ids"] for name, token in part["special_tokens"].items()}
-        }
-    return part
-
-
-def _is_plain_bert(tokenizer: PreTrainedTokenizerFast, settings: dict[str, Any]) -> bool:
-    """Whether the class BertTokenizer of transformers 5, which builds all parts but the vocabulary, builds these."""
-    file = json.loads(tokenizer.backend_tokenizer.to_str())
-    normalizer, model = file["normalizer"] or {}, file["model"]
-    accents = settings.get("strip_accents")
-    lower = settings.get("do_lower_case", True)
-    want = {
-        "type": "BertNormalizer", "clean_text": True, "lowercase": lower,
-        "handle_chinese_chars": settings.get("tokenize_chinese_chars", True),
-        "strip_accents": lower if accents is None else accents,
-    }  # fmt: skip
-    cls, sep = tokenizer.cls_token, tokenizer.sep_token
-    return (
-        str(settings.get("tokenizer_class")).removesuffix("Fast") == "BertTokenizer"
-        and _same(normalizer) == want
-        and file["pre_tokenizer"] == {"type": "BertPreTokenizer"}
-        and _same(file["post_processor"]) == _template(cls, tokenizer.cls_token_id, sep, tokenizer.sep_token_id)
-        and (model["continuing_subword_prefix"], model["max_input_chars_per_word"]) == ("##", 100)
-    )
-
-
-def _template(cls: str, cls_id: int, sep: str, sep_id: int) -> dict[str, Any]:
-    """What `TemplateProcessing` says if it does the same as `BertProcessing`."""
-
-    def special(name: str, kind: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": name, "type_id": kind}}
-
-    first, second = ({"Sequence": {"id": name, "type_id": kind}} for kind, name in enumerate("AB"))
-    single = [special(cls, 0), first, special(sep, 0)]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, second, special(sep, 1)],
-        "ids": {cls: [cls_id], sep: [sep_id]},
-    }
-
-
-def _bert_normalizer(part: dict[str, Any]) -> dict[str, Any]:
-    """`strip_accents` = null means: as `lowercase`."""
-    accents = part.get("strip_accents")
-    return part | {"strip_accents": part.get("lowercase") if accents is None else accents}
-
-
 def _check_settings(settings: dict[str, Any], file: dict[str, Any], source: str) -> None:
     """Refuse a tokenizer_config.json whose settings of a BERT tokenizer contradict tokenizer.json."""
     normalizer = file.get("normalizer") or {}
     if settings.get("tokenizer_class") in (NEW_GENERIC, GENERIC) or normalizer.get("type") != "BertNormalizer":
         return
-    for name, theirs in (("do_lower_case", "lowercase"), ("tokenize_chinese_chars", "handle_chinese_chars")):
+    for name, theirs in NORMALIZER.items():
         got, want = settings.get(name), normalizer.get(theirs)
         require(
-            got is None or got == want,
+            got is None or want is None or got == want,
             f"{source}: {name} = {json.dumps(got)} in {SETTINGS}, must be {json.dumps(want)}, as {theirs} in "
             f"{TOKENIZER}; correct one of the two files",
         )

@@ -15,6 +15,8 @@ SETTINGS = (
     "attention_probs_dropout_prob", "classifier_dropout", "initializer_range",
 )  # fmt: skip
 HEAD = "BertForSequenceClassification"
+# Classes without a classifier: where there is one, a program of the user has added it and kept config.json.
+HEADLESS = frozenset({"BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForNextSentencePrediction"})
 FIXED = {
     "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
 }  # fmt: skip

@@ -21,7 +21,8 @@ Params: TypeAlias = dict[str, Any]  # nested like Flax's `init(...)["params"]`, 
 Flat: TypeAlias = dict[str, np.ndarray]
 
 # The classifier and the pooler before it. A pre-trained checkpoint may lack them; fine-tuning initializes them.
-OPTIONAL = ("bert.pooler.dense", "classifier")
+POOLER = "bert.pooler.dense"
+OPTIONAL = (POOLER, "classifier")
 
 # Buffers and pre-training heads in BERT checkpoints that classification does not use. Any other unknown name is an
 # error: our results would lack that parameter.

@@ -25,8 +25,20 @@ from sftref.data.tasks import Task
 from sftref.data.tokenizer import check_tables, load_tokenizer, save_tokenizer
 from sftref.model import tiny
 from sftref.model.classes import NEW_HEAD, Classes, match_classes
-from sftref.model.hf_config import HEAD, export_config, model_config
-from sftref.model.names import OPTIONAL, Flat, Leaf, Params, canonical, check_known, from_hf, layer_of, leaves, to_hf
+from sftref.model.hf_config import HEAD, HEADLESS, export_config, model_config
+from sftref.model.names import (
+    OPTIONAL,
+    POOLER,
+    Flat,
+    Leaf,
+    Params,
+    canonical,
+    check_known,
+    from_hf,
+    layer_of,
+    leaves,
+    to_hf,
+)
 from sftref.model.weights import CONFIG, TOKENIZER_FILES, WEIGHTS, model_folder, read_json, read_tensors, tensor_files
 
 if TYPE_CHECKING:
@@ -220,9 +232,14 @@ def _read(
     if "classifier.weight" in stored:
         made_by = hf_config.get("architectures") or [HEAD]
         require(
-            HEAD in made_by,
+            HEAD in made_by or HEADLESS.issuperset(made_by),
             f"{source}: its classifier is that of {', '.join(map(str, made_by))}, must be that of {HEAD}; "
             f"choose such a checkpoint, a pre-trained one, or {NEW_HEAD}",
+        )
+        require(
+            any(name.startswith(POOLER) for name in stored),
+            f"{source}: has a classifier and no {POOLER}, through which BertForSequenceClassification computes its "
+            f"classes; choose a checkpoint with both, or {NEW_HEAD}",
         )
     dropped = range(config.num_hidden_layers, hf_config["num_hidden_layers"])
     kept = {name: old for name, old in stored.items() if layer_of(name) not in dropped}

@@ -48,6 +48,15 @@ def test_names_in_a_wrapper(case: str, tiny: Pretrained, flat: dict[str, np.ndar
     assert_same(load_pretrained(str(write(tmp_path, renamed)), num_labels=2).params, tiny.params)
 
 
+@pytest.mark.parametrize("made_by", [None, [], ["BertModel"], ["BertForMaskedLM"], ["BertForSequenceClassification"]])
+def test_the_config_of_the_model_that_was_fine_tuned(
+    made_by: Any, tiny: Pretrained, flat: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """A program of one's own saves its classifier under the config.json that it has read."""
+    folder = write(tmp_path, flat, architectures=made_by)
+    assert_same(load_pretrained(str(folder), num_labels=2).params, tiny.params)
+
+
 @pytest.mark.parametrize("prefix", ["roberta.", "model.roberta.", "distilbert.", "electra."])
 def test_names_of_another_encoder_are_no_wrapper(prefix: str) -> None:
     names = [f"{prefix}embeddings.word_embeddings.weight", f"{prefix}encoder.layer.0.output.dense.bias"]

@@ -62,6 +62,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
         "its classifier is that of BertForTokenClassification, must be that of BertForSequenceClassification; "
         f"choose such a checkpoint, a pre-trained one, or {NEW_HEAD}",
     ),
+    "no pooler": (
+        tensors(bert__pooler__dense__weight=None, bert__pooler__dense__bias=None),
+        "has a classifier and no bert.pooler.dense, through which BertForSequenceClassification computes its classes; "
+        f"choose a checkpoint with both, or {NEW_HEAD}",
+    ),
     "other labels": (
         tensors(classifier__weight=np.zeros((3, 32), "f4"), classifier__bias=np.zeros(3, "f4")),
         "its classifier has num_labels = 3, must have 2 for this task; "

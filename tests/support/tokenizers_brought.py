@@ -62,6 +62,12 @@ def _truncating() -> Tokenizer:
     return made
 
 
+def _raw() -> Tokenizer:
+    made = backend()
+    made.normalizer = None
+    return made
+
+
 def _with_added() -> Tokenizer:
     made = backend()
     made.add_tokens([AddedToken("older?", single_word=False)])
@@ -90,6 +96,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], Path], list[int]]] = {
         with_file(backend(), config={"tokenizer_class": "PreTrainedTokenizerFast"}), KEPT,
     ),
     "of transformers 5's class": (with_file(backend(), config={"tokenizer_class": "TokenizersBackend"}), KEPT),
+    "a class of their own": (with_file(backend(), config={"tokenizer_class": "OurTokenizer"}), KEPT),
+    "no normalizer": (with_file(_raw(), config=BERT), KEPT),
     "another normalizer": (
         with_file(
             backend(normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])),
