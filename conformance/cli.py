@@ -214,10 +214,9 @@ def _compare(args: dict[str, Any]) -> int:
 def _env(args: dict[str, Any]) -> int:
     from .machine import env
     from .machine.host import Host
-    from .report.terminal import Progress
 
     settings = Settings(platform=args["platform"], devices=args["devices"])
-    content = env.gather(settings, Host(), Progress("starting JAX"), starts=not args["no_start"])
+    content = env.gather(settings, Host(), env.Progress("starting JAX"), starts=not args["no_start"])
     print(json.dumps(content, indent=1) if args["json"] else "\n".join(env.block(content)))
     return env.exit_code(content)
 

@@ -1,12 +1,18 @@
-"""The pytest options of the benchmarks. Every pytest run with the kit loads this file, so it imports no JAX."""
+"""The pytest options of the benchmarks. Every pytest run with the kit loads this file, so it imports no JAX.
+
+The command line loads it too, and `sftref env` runs where pytest is not installed.
+"""
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from ..core.settings import Settings
+
+if TYPE_CHECKING:
+    import pytest
 
 HOME = Path(__file__).parent
 SIZES = ("small", "base")
@@ -50,7 +56,7 @@ def configure(config: pytest.Config, settings: Settings) -> None:
     if workers:
         raise ValueError(f"-n {workers} with --sftref-benchmark: parallel processes slow each other down; omit -n")
     check_share("--sftref-matters", option.sftref_matters)
-    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+    if config.args_source is not config.ArgsSource.ARGS:
         config.args = [os.path.relpath(HOME)]  # not absolute: see `workers.plan.command`
     from .plugin import Speed
 

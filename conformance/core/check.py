@@ -4,7 +4,6 @@ The control of a comparison is the expected array with its elements shuffled; it
 accepts the shuffled array could not see an error, so the check ends with an error instead of a pass.
 """
 
-import enum
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,19 +16,11 @@ from .comparison import EXACT, Array, Bound, Comparison, describe, distance, lar
 from .facts import Facts
 from .floors import Floors
 from .law import LEVELS, Law
+from .result import NotRunReason as NotRunReason
 
 Skipped: type[Any] = pytest.skip.Exception
 # The most leaves that a message names beside the worst one.
 MOST_LEAVES = 5
-
-
-class NotRunReason(enum.StrEnum):
-    """Why a check did not run. For the first two reasons, the run still counts as complete."""
-
-    UNCLAIMED = "the trainer does not claim a capability"
-    NOT_APPLICABLE = "the law does not apply to this machine or trainer"
-    LACKING = "this machine lacks something that the law needs, such as a second device"
-    UNREACHED = "the run ended before the check began"
 
 
 class LawBroken(AssertionError):  # noqa: N818 - a result of the check, not an error in it

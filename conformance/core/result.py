@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import math
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .check import Check, NotRunReason
 from .facts import Facts
 from .law import Law, check_id
+
+if TYPE_CHECKING:
+    from .check import Check  # it needs pytest, which `sftref env` does without
 
 STATUSES = ("pass", "fail", "error", "hang", "crash", "blocked", "not_run", "deviation")
 # XLA's autotuner prints this when two of its kernels disagree, and goes on (jax-ml/jax#26846).
@@ -20,6 +23,15 @@ MISMATCH = "Results mismatch"
 NO_MEMORY = "RESOURCE_EXHAUSTED"
 # The most passed comparisons that the result of a failed check names.
 MOST_HELD = 4
+
+
+class NotRunReason(enum.StrEnum):
+    """Why a check did not run. For the first two reasons, the run still counts as complete."""
+
+    UNCLAIMED = "the trainer does not claim a capability"
+    NOT_APPLICABLE = "the law does not apply to this machine or trainer"
+    LACKING = "this machine lacks something that the law needs, such as a second device"
+    UNREACHED = "the run ended before the check began"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..core.check import NotRunReason
 from ..core.deviations import Deviation
 from ..core.law import RUNGS, split_id
-from ..core.result import Result
+from ..core.result import NotRunReason, Result
 from ..core.settings import Settings
 from ..machine.findings import Finding
 from ..machine.remedies import Tries

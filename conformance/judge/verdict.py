@@ -4,10 +4,9 @@ import datetime
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..core.check import NotRunReason
 from ..core.deviations import stale
 from ..core.law import RUNGS
-from ..core.result import Result
+from ..core.result import NotRunReason, Result
 from .mutation_score import fates
 from .outcome import LOST, Outcome, unjudged_advice
 

@@ -1,6 +1,8 @@
 """`sftref env`: the machine, the installation, and a start of JAX, as Markdown for a bug report or as JSON."""
 
 import datetime
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +11,24 @@ from . import rocm, snapshot
 from .findings import findings
 from .host import Host, facts, present
 from .startup import CRASH, HANG, READY, start
+
+# Seconds of silence after which a line says what is running.
+EVERY = 10.0
+
+
+class Progress:
+    """Reports a wait on stderr, at most every ten seconds."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.began = self.printed = time.monotonic()
+
+    def __call__(self, phase: str) -> None:
+        """Called often, with the phase that is running."""
+        now = time.monotonic()
+        if now - self.printed > EVERY:
+            self.printed = now
+            print(f"   {now - self.began:.0f} s: {self.what}: {phase}", file=sys.stderr, flush=True)
 
 
 def gather(settings: Settings, host: Host, tell: Callable[[str], None], *, starts: bool) -> dict[str, Any]:

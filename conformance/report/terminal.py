@@ -52,21 +52,6 @@ def ladder(outcome: Outcome) -> Iterator[str]:
         yield from failures(group)
 
 
-class Progress:
-    """Reports a wait on stderr, at most every ten seconds."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.began = self.printed = time.monotonic()
-
-    def __call__(self, phase: str) -> None:
-        """Called often, with the phase that is running."""
-        now = time.monotonic()
-        if now - self.printed > EVERY:
-            self.printed = now
-            print(f"   {now - self.began:.0f} s: {self.what}: {phase}", file=sys.stderr, flush=True)
-
-
 class Screen:
     """The `Progress` of a terminal: results on stdout, progress on stderr.
 

@@ -82,9 +82,7 @@ def verify(
 
 def look(outcome: Outcome, progress: Progress) -> None:
     """Examine the machine before JAX is imported; if an accelerator may be used, start JAX in its own process."""
-    outcome.findings = findings(
-        facts(Host()), outcome.environment["versions"], os.environ, outcome.settings.platform
-    )
+    outcome.findings = findings(facts(Host()), outcome.environment["versions"], os.environ, outcome.settings.platform)
     progress.findings(outcome.findings)
     if snapshot.foreseen(outcome.settings.platform) != ["cpu"]:
         outcome.start = start_jax_alone(outcome, progress, os.environ)

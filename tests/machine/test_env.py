@@ -119,6 +119,21 @@ def test_the_block_has_the_machine_and_what_is_wrong_with_it(tmp_path: Path) -> 
     assert json.loads(json.dumps(content)) == content
 
 
+def test_the_command_needs_jax_and_nothing_else() -> None:
+    """In an environment with JAX alone, as that of tox's accelerator environments."""
+    code = (
+        "import sys\n"
+        "for name in ('pytest', '_pytest', 'hypothesis', 'flax', 'optax', 'orbax', 'tokenizers', 'safetensors',\n"
+        "             'rich', 'pyarrow', 'pytest_benchmark', 'jsonschema'):\n"
+        "    sys.modules[name] = None\n"
+        "from sftref import cli\n"
+        "sys.exit(cli.main(['env', '--no-start']))\n"
+    )
+    ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode in (0, 1), ended.stderr
+    assert ended.stdout.startswith("### sftref env, 20")
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
