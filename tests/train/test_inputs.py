@@ -41,9 +41,14 @@ CHANGES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: run([("are old How you?", "what age"), *FEW[1:]]), "the training data and the validation data",
     ),
     "the validation data only": (lambda: run(validation={"validation": run(ROTATED).train}), "the validation data"),
-    "tokenizer": (lambda: run(tokenizer=wordpiece(truncation_side="left")), "the tokenizer"),
-    "heads": (lambda: run(model=model({"num_attention_heads": 2})), "the model's sizes and settings"),
-    "dropout": (lambda: run(model=model({"hidden_dropout_prob": 0.2})), "the model's sizes and settings"),
+    "tokenizer and tokens": (
+        lambda: run(FEW[:3], tokenizer=wordpiece(truncation_side="left")),
+        "the tokenizer and the training data and the validation data",
+    ),
+    "heads": (lambda: run(model=model({"num_attention_heads": 2})), "the model's num_attention_heads (4, now 2)"),
+    "dropout": (
+        lambda: run(model=model({"hidden_dropout_prob": 0.2})), "the model's hidden_dropout_prob (0.1, now 0.2)",
+    ),
     "classes": (lambda: run(model=model(classes=Classes(("b", "a"), (1, 0)))), "the order of the model's classes"),
 }  # fmt: skip
 
@@ -57,6 +62,18 @@ def test_a_change_is_named(case: str, tmp_path: Path) -> None:
         f"--resume {tmp_path}: {what} changed after the run began, must stay the same; put the earlier files back, or "
         "start a new run"
     )
+
+
+def test_a_tokenizer_that_gives_the_same_tokens_is_the_same(tmp_path: Path) -> None:
+    inputs.record(tmp_path, inputs.digests(run()))
+    inputs.compare(tmp_path, inputs.digests(run(tokenizer=wordpiece(truncation_side="left"))))
+
+
+def test_a_setting_that_an_earlier_version_did_not_know_is_no_change(tmp_path: Path) -> None:
+    before = inputs.digests(run())
+    del before[inputs.SETTINGS]["layer_norm_eps"]
+    inputs.record(tmp_path, before)
+    inputs.compare(tmp_path, inputs.digests(run()))
 
 
 def test_other_parameters_are_said_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
