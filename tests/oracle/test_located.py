@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sftref.conformance.adapter import HostBatch
+from sftref.conformance.adapter import Case, HostBatch
 from sftref.conformance.judge.explained import places
-from sftref.conformance.laws.support import experiments
+from sftref.conformance.laws.support.examine import experiments
+from sftref.conformance.laws.support.examine.made import made
 from sftref.conformance.oracle.cases import MAIN, start_params
 from sftref.conformance.oracle.draws import batch_of
-from sftref.conformance.oracle.model import Params
+from sftref.conformance.oracle.model import Params, Tape
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
 from sftref.conformance.oracle.variants.located import Located
+from sftref.conformance.oracle.variants.network import relu
 from sftref.conformance.oracle.variants.replay import Log
 
 pytestmark = pytest.mark.once
@@ -23,6 +25,7 @@ CASE = dataclasses.replace(
     classifier_dropout=0.0,
 )  # fmt: skip
 BIAS = "classifier.bias"
+EARLIER = "all results are right for b1 = 0.8, total_steps = 6, of an earlier run"
 LAST = 10_000.0  # seconds: no test ends early
 
 
@@ -48,7 +51,7 @@ def examined(trainer: Any, n: int = 4, **changes: Any) -> Located | None:
     case = dataclasses.replace(CASE, **changes)
     log = Log(case, start_params(case, rng), n)
     calls: list[tuple[str, HostBatch | None]] = [("step", batch_of(case, rng, real=15)), ("step", batch_of(case, rng))]
-    log = experiments.made(trainer, log, [*calls, ("params", None)])
+    log = made(trainer, log, [*calls, ("params", None)])
     run = experiments.observed(trainer, log)
     assert run is not None
     return experiments.examined(trainer, log, run, LAST)
@@ -138,3 +141,43 @@ def test_what_a_wrong_run_shows(trainer: Any, changes: dict[str, Any], place: st
     assert found is not None
     assert (found.place, words in "; ".join(found.words)) == (place, True), found
     assert place in places()
+
+
+class Stale(FourMethods):
+    """A trainer whose second run has the constants of the first."""
+
+    def start(self, case: Case, params: Params, n_devices: int) -> None:
+        self.constants = getattr(self, "constants", case)
+        super().start(self.constants, params, n_devices)
+
+
+def test_constants_of_an_earlier_run_are_named() -> None:
+    trainer, rng = Stale(), np.random.default_rng(3)
+    params, batch = start_params(CASE, rng), batch_of(CASE, rng)
+    for case in (CASE, dataclasses.replace(CASE, b1=0.5, total_steps=9)):
+        log = made(trainer, Log(case, params, 1), [("step", batch), ("step", batch), ("params", None)])
+    found = experiments.as_earlier([CASE], log)
+    assert found == Located("earlier-constants", (EARLIER,))
+    assert experiments.as_earlier([dataclasses.replace(CASE, b1=0.7), log.case], log) is None
+
+
+def test_a_call_that_changes_the_state_is_named() -> None:
+    def gradients(self: Any, batch: HostBatch) -> Params:
+        self.t += 1
+        return self.mean(batch)[1]
+
+    found = examined(wrong(Right, gradients=gradients), n=1)
+    assert found is not None
+    assert found.place == "observation"
+
+
+def test_the_part_of_a_wrong_forward_pass_is_named() -> None:
+    def tape(self: Any, params: Params) -> Tape:
+        tape = ShardedTrainer.tape(self, params)
+        tape.gelu = relu  # type: ignore[method-assign]
+        return tape
+
+    found = examined(wrong(FourMethods, tape=tape), n=1)
+    assert found is not None
+    assert found.place == "forward"
+    assert "right without the feed-forward layers" in "; ".join(found.words)

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ...adapter import HostBatch
+from ...adapter import Case, HostBatch
 from ...core.check import Check
 from ...core.facts import Explained
 from ...oracle.variants.replay import Call, Log
 from ...oracle.variants.search import DEEPEST, Several, explain, wrong
-from .experiments import copied, copied_batch, examined, observed
+from .examine.experiments import as_earlier, examined, observed
+from .examine.made import copied, copied_batch
 
 # Seconds of this thread after a failure; and the most runs of a law that are kept for it.
 SECONDS = 12.0
@@ -22,6 +23,9 @@ KEPT = ("step", "params", "gradients", "moments", "evaluate", "save", "restore")
 # Variants that explained earlier failures in this process: they are tried first.
 known: list[Several] = []
 recorders: list["Recorder"] = []
+# The cases that each trainer ran, the last ones of them.
+cases: list[tuple[Any, Case]] = []
+MOST_CASES = 64
 # Trainers for which a whole search found nothing: later ones are short.
 unexplained: list[Any] = []
 
@@ -44,6 +48,9 @@ class Recorder:
             calls.append(Call("start"))
         else:
             self.logs = [*self.logs, Log(case, copied(params), n)][-MOST_RUNS:]
+        if not any(trainer is self.trainer and one == case for trainer, one in cases):
+            cases.append((self.trainer, case))
+            del cases[:-MOST_CASES]
         right(case, params, n)
 
     def _call(self, method: str, right: Any, *arguments: Any) -> Any:
@@ -93,21 +100,23 @@ def note(check: Check) -> None:
         explanation = explain([log, run], SECONDS, known, deepest)
         if explanation is None:
             return
-        place = None
-        if not explanation.found and time.thread_time() < until:
+        place = as_earlier([case for one, case in cases if one is trainer], explanation.log)
+        if place is None and not explanation.found and time.thread_time() < until:
             with contextlib.suppress(Exception):
                 place = examined(trainer, log, run, until)
-        if not explanation.found:
+        # Constants of an earlier run are named before variants that give the same numbers.
+        same = [f"with the same numbers: {' '.join(one.cause for one in several)}" for several in explanation.found[:1]]
+        if place is None and not explanation.found:
             unexplained.append(trainer)
         known.extend(several for several in explanation.found if several not in known)
         check.facts["explained"] = Explained(
-            by=[[one.id for one in several] for several in explanation.found[:MOST_NAMED]],
+            by=[] if place else [[one.id for one in several] for several in explanation.found[:MOST_NAMED]],
             nearest=[one.id for one in explanation.nearest],
             what=explanation.before.what,
             before=explanation.before.margin,
             after=explanation.after.margin,
             left=explanation.after.what,
             tried=explanation.tried,
-            measured=[*explanation.measured, *(place.words if place else ())],
+            measured=[*explanation.measured, *(place.words if place else ()), *(same if place else ())],
             place=place.place if place else "",
         )

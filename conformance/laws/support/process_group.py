@@ -136,8 +136,12 @@ def close_all(*, keep: tuple[Any, ...] = ()) -> None:
 
 
 def _variables() -> dict[str, str]:
-    """The environment of a process: that of its parent, with simulated devices of its own."""
-    variables = importable() | {"JAX_PLATFORMS": "cpu"}
+    """The environment of a process: that of its parent, with simulated devices of its own, and without proxies.
+
+    gRPC would connect processes of this machine through a proxy, and hang (https://github.com/jax-ml/jax/issues/22995).
+    """
+    kept = {name: value for name, value in importable().items() if not name.lower().endswith("_proxy")}
+    variables = kept | {"JAX_PLATFORMS": "cpu"}
     variables.pop("JAX_NUM_CPU_DEVICES", None)
     if "XLA_FLAGS" in variables:
         flags = re.sub(r"--xla_force_host_platform_device_count=\S*", "", variables["XLA_FLAGS"])

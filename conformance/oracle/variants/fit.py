@@ -134,7 +134,9 @@ def said(found: Counts, log: Log, batch: HostBatch) -> Iterator[tuple[str, str]]
             these = [int(row) for row in rows if f"{found.times[row]:.3g}" == value]
             yield "rows", f"rows {these} of the batch {_times(float(value))}{where}"
         return
-    yield "rows", f"rows count {known.min():.3g} to {known.max():.3g} times their weights{where}"
+    # One output, or two classes, have one direction: there any other loss or label is another count.
+    place = "slopes" if log.case.regression or log.case.num_labels <= 2 else "rows"
+    yield place, f"rows count {known.min():.3g} to {known.max():.3g} times their weights{where}"
 
 
 def _groups(found: Counts, batch: HostBatch, place: str, group: npt.NDArray[np.integer], where: str) -> tuple[str, str]:

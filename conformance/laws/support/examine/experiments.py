@@ -7,61 +7,27 @@ dropout, padding or accumulation; a gradient without Adam; the network with one 
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...adapter import HostBatch, StepResult, fixed_of
-from ...core.comparison import Bound, distance
-from ...oracle.bounds_derived import UNIT
-from ...oracle.bounds_measured import FACTOR, gradient_reference, logits_reference
-from ...oracle.cases import NO_DROPOUT
-from ...oracle.draws import rows_of, with_weights
-from ...oracle.model import Params
-from ...oracle.updates import learning_rate
-from ...oracle.variants.located import PARTICULAR, Located, Pair, located, pairs, restored, whole
-from ...oracle.variants.replay import Call, Log, Seen
-from .compilation import precision
+from ....adapter import NEVER_FIXED, Case, HostBatch, shapes
+from ....oracle.cases import NO_DROPOUT
+from ....oracle.draws import rows_of, with_weights
+from ....oracle.updates import learning_rate
+from ....oracle.variants.located import Located, located, pairs, restored, whole
+from ....oracle.variants.replay import Call, Log
+from ..compilation import precision
+from .made import copied, made
+from .parts import alone, gradient, parts
 
 # Updates of an observed run: at least two with a learning rate above 0, and at most MOST.
 MOVING, MOST = 2, 6
-# Constants under which the first update shows the gradient: p - g / (|g| + 1), without history, decay and clipping.
-PLAIN: dict[str, Any] = {
-    "learning_rate": 1.0, "warmup_steps": 0, "total_steps": 10**6, "weight_decay": 0.0, "clip_norm": None,
-    "b1": 0.0, "b2": 0.0, "eps": 1.0, "accumulate": 1,
-}  # fmt: skip
 # A variant that passes is evidence if it divides the largest margin by at least this, as in `trainer_checks`.
 DECISIVE = 100.0
 RESTART = ("save", "start", "restore")
-
-
-def copied(result: Any) -> Any:
-    """A copy in float64 of what a method returned."""
-    if isinstance(result, StepResult) or hasattr(result, "_fields"):
-        return StepResult(float(result.loss), float(result.learning_rate))
-    if isinstance(result, tuple):
-        return tuple(copied(one) for one in result)
-    if hasattr(result, "items"):
-        return {name: np.array(leaf, np.float64) for name, leaf in result.items()}
-    return None if result is None else np.array(result, np.float64)
-
-
-def copied_batch(batch: HostBatch) -> HostBatch:
-    """A copy of a batch: a trainer may write into its own."""
-    return HostBatch(*(np.array(leaf) for leaf in batch))
-
-
-def made(trainer: Any, log: Log, calls: list[tuple[str, HostBatch | None]]) -> Log:
-    """The run of these calls from the start of `log`."""
-    run = Log(log.case, log.params, log.n)
-    with precision(log.case):
-        trainer.start(log.case, {name: np.array(leaf) for name, leaf in log.params.items()}, log.n)
-        for method, batch in calls:
-            result = getattr(trainer, method)(*(() if batch is None else (copied_batch(batch),)))
-            run.calls.append(Call(method, batch, copied(result)))
-    return run
 
 
 def _simple(log: Log) -> list[tuple[str, HostBatch | None]]:
@@ -117,6 +83,8 @@ def without(log: Log) -> Iterator[tuple[str, str, Log]]:
         changed = [call._replace(batch=None if call.batch is None else change(call.batch)) for call in calls]
         return Log(dataclasses.replace(case, **fields), log.params, log.n, changed)
 
+    if case.regression:
+        yield "labels", "with whole labels", other(lambda one: one._replace(labels=np.round(one.labels)))
     if case.accumulate > 1:
         yield "accumulation", "without micro-batches", other(accumulate=1)
     if case.pack:
@@ -156,70 +124,6 @@ def _full(batch: HostBatch) -> HostBatch:
     )
 
 
-# A gradient without Adam, and a network with a part switched off.
-
-
-def gradient(trainer: Any, log: Log) -> tuple[Pair, HostBatch] | None:
-    """The gradient of the fullest batch, from an update with the constants of PLAIN; None if the trainer fixes one."""
-    fixed = fixed_of(trainer)
-    if any(fixed.get(name, value) != value for name, value in PLAIN.items()):
-        return None
-    batches = [call.batch for call in log.calls if call.method == "step" and call.batch is not None]
-    if not batches:
-        return None
-    batch = max(batches, key=lambda one: int((one.weights > 0).sum()))
-    case = dataclasses.replace(log.case, **PLAIN)
-    run = made(trainer, Log(case, log.params, log.n), [("step", batch), ("params", None)])
-    moved = {name: log.params[name] - leaf for name, leaf in run.calls[-1].result.items()}
-    if any((np.abs(leaf) >= 1).any() for leaf in moved.values()):
-        return None
-    got = {name: leaf / (1 - np.abs(leaf)) for name, leaf in moved.items()}
-    reference = gradient_reference(case, log.params, batch)
-    limits = {}
-    for name, bound in reference.bounds.items():
-        # Of the stored parameter and of the step, magnified by the slope of g in terms of the step.
-        error = UNIT["float32"] * (np.abs(log.params[name]) + 1) / (1 - np.abs(moved[name])) ** 2
-        noise = float(np.hypot(bound.noise, np.linalg.norm(error)))
-        limits[name] = Bound(FACTOR * noise, noise, f"{bound.why}, and the rounding of an update")
-    pair = Pair(Seen("gradient", 0, got, log.params), Seen("gradient", 0, reference.want, log.params), limits)
-    return pair, batch
-
-
-def _zero(params: Params, *ends: str) -> Params:
-    return params | {name: leaf * 0 for name, leaf in params.items() if name.endswith(ends)}
-
-
-def _alike(params: Params, end: str) -> Params:
-    return params | {name: leaf * 0 + leaf[:1] for name, leaf in params.items() if name.endswith(end)}
-
-
-# What is switched off -> parameters without it. In order: the first that makes the logits right is the smallest part.
-PARTS: dict[str, Callable[[Params], Params]] = {
-    "token types (all types have one embedding)": lambda p: _alike(p, "token_type_embeddings.weight"),
-    "positions (all positions have one embedding)": lambda p: _alike(p, "position_embeddings.weight"),
-    "attention scores (queries are zero, so attention is uniform)": lambda p: _zero(p, "query.weight", "query.bias"),
-    "attention (the weight of its output is zero)": lambda p: _zero(p, "attention.output.dense.weight"),
-    "the feed-forward layers (their output weight is zero)": lambda p: p | {
-        name: leaf * 0
-        for name, leaf in p.items()
-        if name.endswith(".output.dense.weight") and "attention" not in name
-    },
-    "attention and feed-forward layers": lambda p: _zero(p, ".output.dense.weight"),
-    "all that comes before the pooler (its weight is zero)": lambda p: _zero(p, "pooler.dense.weight"),
-}  # fmt: skip
-
-
-def switched_off(trainer: Any, log: Log) -> Iterator[tuple[str, bool]]:
-    """Pairs: a part of the network, and whether the logits of an evaluation are right without it."""
-    batch = next(call.batch for call in log.calls if call.method == "evaluate" and call.batch is not None)
-    for part, change in PARTS.items():
-        params = change(log.params)
-        run = made(trainer, Log(log.case, params, log.n), [("evaluate", batch)])
-        want = logits_reference(log.case, params, batch)
-        got = run.calls[0].result[batch.weights > 0]
-        yield part, distance(got, want.want["logits"], 1.0) <= want.bounds["logits"].value
-
-
 def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
     """Where a wrong run of the trainer parts from the oracle's, and what runs that leave something out show.
 
@@ -243,12 +147,13 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
     if place is None:
         return None
     if place.place == "forward":
-        return Located("forward", (*place.words, *_parts(trainer, run)))
+        return Located("forward", (*place.words, *alone(run, until), *parts(trainer, run)))
     if any(call.method in RESTART for call in run.calls):
         if whole(pairs(made(trainer, run, _simple(run)))) > 1:
             return place
         return Located("restart", (*place.words, *restored(restarted(trainer, run))))
-    if place.place not in PARTICULAR and _unobserved_is_right(trainer, run):
+    shown = any(pair.bad for pair in compared if pair.got.kind in ("loss", "rate", "distance"))
+    if shown and _unobserved_is_right(trainer, run):
         return Located("observation", place.words)
     right, apart = list[str](), ""
     for name, what, other in without(run):
@@ -263,23 +168,22 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
     return Located(place.with_setting(apart), (*place.words, *words))
 
 
+def as_earlier(earlier: Iterable[Case], log: Log) -> Located | None:
+    """Whether the results of a run are right for the constants of an earlier case, of a model of the same shape."""
+    for case in earlier:
+        names = [f.name for f in dataclasses.fields(case) if getattr(case, f.name) != getattr(log.case, f.name)]
+        if not set(names) - {"seed"} or shapes(case) != shapes(log.case) or case.regression != log.case.regression:
+            continue
+        other = dataclasses.replace(case, **{name: getattr(log.case, name) for name in NEVER_FIXED if name != "seed"})
+        if whole(pairs(Log(other, log.params, log.n, log.calls))) <= 1:
+            words = ", ".join(f"{name} = {getattr(case, name)}" for name in names if name != "seed")
+            return Located("earlier-constants", (f"all results are right for {words}, of an earlier run",))
+    return None
+
+
 def _unobserved_is_right(trainer: Any, run: Log) -> bool:
     """Whether the updates of a run are right without the calls that only read its state."""
     steps = [(method, batch) for method, batch in _simple(run) if method == "step"]
     return (
         bool(steps) and whole(pairs(made(trainer, Log(run.case, run.params, run.n), [*steps, ("params", None)]))) <= 1
     )
-
-
-def _parts(trainer: Any, log: Log) -> Iterator[str]:
-    """In which part of the network a wrong forward pass is."""
-    found = dict(switched_off(trainer, log))
-    *parts, all_before = found
-    right = [part for part in parts if found[part]]
-    if right:
-        yield f"the logits are right without {right[0]}"
-    else:
-        rest = (
-            "the embeddings or a LayerNorm" if found[all_before] else "the pooler, the classifier or the order of rows"
-        )
-        yield f"they stay wrong without attention and feed-forward layers, so {rest} can be wrong"
