@@ -32,7 +32,7 @@ def _with_versions(snapshot: dict[str, Any], **changed: str) -> dict[str, Any]:
 
 
 FAULTS.patched("plugin-of-another-release", RUNG_0, "static")(
-    lambda right: _with_versions(right(), **{"jax-rocm7-plugin": "0.4.1", "jax-rocm7-pjrt": "0.4.1"})
+    lambda right: _with_versions(right(), **{"jax-cuda12-plugin": "0.4.1", "jax-cuda12-pjrt": "0.4.1"})
 )
 
 
