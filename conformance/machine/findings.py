@@ -99,7 +99,7 @@ def _devices(facts: Mapping[str, Any], wanted: list[str]) -> Iterator[Finding]:
             continue
         missing = [path for path, pattern in NEEDED[vendor].items()
                    if not any(re.fullmatch(pattern, f["path"]) for f in files)]  # fmt: skip
-        if missing:
+        if missing and not (vendor == "nvidia" and facts["modprobe"] and not facts["container"]):
             yield _finding("device-files-missing", vendor=vendor, paths=" or ".join(missing), start=START[vendor])
         # Of several devices of one kind, those that can be opened are enough for JAX.
         kinds = [r"/dev/kfd", r"/dev/nvidiactl", r"/dev/nvidia-uvm", SINGLE[vendor]]

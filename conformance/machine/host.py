@@ -193,6 +193,8 @@ def facts(host: Host) -> dict[str, Any]:
         "drivers": drivers,
         "runtimes": runtimes,
         "rocm": places,
+        # With it, CUDA makes its missing device files itself, but not in a container.
+        "modprobe": (host.root / "usr/bin/nvidia-modprobe").exists(),
         "cuda_compat": any(any(host.root.glob(pattern)) for pattern in COMPAT),
         "tools": host.tools(),
     }  # fmt: skip

@@ -79,6 +79,9 @@ VISIBLE = [
     ("GoogleCloudPlatform/container-engine-accelerators/issues/72",
      {"vendor": "nvidia", "remove": ("dev/nvidia[0-24-7]",), **seen(CUDA_VISIBLE_DEVICES="3")}, CUDA,
      ("hidden-devices", "broken")),
+    # CUDA's first program makes /dev/nvidia-uvm.
+    ("NVIDIA/nvidia-modprobe",
+     {"vendor": "nvidia", "remove": ("dev/nvidia-uvm",), "add": {"usr/bin/nvidia-modprobe": ""}}, CUDA, None),
     ("NVIDIA/nvidia-container-toolkit/pull/395", {"vendor": "nvidia", **seen(NVIDIA_VISIBLE_DEVICES="void")}, CUDA,
      None),
     ("NVIDIA/nvidia-container-toolkit/issues/1429",
