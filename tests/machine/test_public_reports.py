@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from invented import CUDA, JAX, ROCM, TPU, findings_on
 from machines import PCI, machine, write
+from sftref.conformance.machine import rocm
 from sftref.conformance.machine.env import exit_code
 from sftref.conformance.machine.host import Host, facts, present
 
@@ -151,6 +152,23 @@ def test_the_newest_rocm_is_taken_by_its_number(tmp_path: Path) -> None:
     about = facts(host)
     assert about["runtimes"]["rocm"] == "7.14.0"
     assert [each["version"] for each in about["rocm"]] == ["7.14.0", "7.2.0", "6.4.1"]
+
+
+def test_every_place_of_rocm_is_seen(tmp_path: Path) -> None:
+    write(tmp_path, "opt/rocm/core-7.14/.info/version", "7.14.0")
+    write(tmp_path, "opt/rocm-6.4.1/lib/librccl.so")  # no version file: its name says it
+    write(tmp_path, "sdk/.info/version", "7.13.0")
+    write(tmp_path, "module/lib/libamdhip64.so.6")
+    variables = {"ROCM_PATH": "/sdk", "LD_LIBRARY_PATH": ":/nowhere:/module/lib"}
+    found = rocm.places(tmp_path, variables)
+    assert [(each["place"], each["version"]) for each in found] == [
+        ("LD_LIBRARY_PATH=/module/lib", "6"), ("ROCM_PATH=/sdk", "7.13.0"), ("/opt/rocm/core-7.14", "7.14.0"),
+        ("/opt/rocm-6.4.1", "6.4.1"),
+    ]  # fmt: skip
+    wheels = {"rocm-sdk-core": "7.13.0a20260415"}
+    used = [rocm.in_use(found[at:], versions) for at, versions in ((0, wheels), (1, wheels), (1, {}), (2, {}))]
+    assert [each and each["version"] for each in used] == ["6", "7.13.0a20260415", "7.13.0", "7.14.0"]
+    assert rocm.in_use([], {}) is None
 
 
 def test_architectures_and_boards_are_named(tmp_path: Path) -> None:
