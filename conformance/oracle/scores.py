@@ -55,7 +55,12 @@ def mistaken(
             "a percentage": 100 * want,
         }  # fmt: skip
         if name == "accuracy":
-            known |= {"F1": f1(p, y), "the share of errors": 1 - want, "the number of right predictions": want * len(y)}
+            known |= {
+                "F1": f1(p, y),
+                "the share of errors": 1 - want,
+                "the number of right predictions divided by all rows, padding too": want * len(y) / len(whole[1]),
+                "the number of right predictions": want * len(y),
+            }
         else:
             precision, recall = _ratio(hits, int((p == 1).sum())), _ratio(hits, int((y == 1).sum()))
             known |= {

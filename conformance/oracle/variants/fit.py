@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ...adapter import HostBatch
 from ...core.comparison import Bound
+from ..bounds_measured import zero_gradients
 from ..draws import rows_of
 from ..model import Array, Params
 from ..sharded import ShardedTrainer
@@ -57,7 +58,9 @@ def counts(log: Log, batch: HostBatch, got: Seen, limits: dict[str, Bound], bad:
     share = batch.weights.astype(np.float64) / batch.weights.sum(dtype=np.float64)
     one = batch._replace(weights=(batch.weights > 0).astype(np.float32))
     parts = [oracle.sums(rows_of(one, np.array([row]))).gradients for row in real]
-    moving = [name for name in bad if any(part[name].any() for part in parts)]
+    zero = zero_gradients(log.case)
+    learning = [name for name in limits if name not in zero and any(part[name].any() for part in parts)]
+    moving = [name for name in bad if name in learning]
     if not moving:
         return None
     columns = np.stack([joined(part, moving, limits) * share[row] for part, row in zip(parts, real, strict=True)], 1)
@@ -66,7 +69,7 @@ def counts(log: Log, batch: HostBatch, got: Seen, limits: dict[str, Bound], bad:
     if not np.isfinite(found).all():
         return None
     if rank < len(real):
-        return _one_device(log, batch, columns, wanted, moving, len(bad) == len(limits))
+        return _one_device(log, batch, columns, wanted, moving, len(moving) == len(learning))
     left = wanted - columns @ found
     ends = np.cumsum([got.value[name].size for name in moving])[:-1]
     most = max(1.0, float(np.abs(found).max()))
@@ -78,7 +81,7 @@ def counts(log: Log, batch: HostBatch, got: Seen, limits: dict[str, Bound], bad:
     errors = np.sqrt(((inverse * noise) ** 2).sum(axis=1))
     times, all_errors = np.full(len(share), np.nan), np.full(len(share), np.nan)
     times[real], all_errors[real] = np.where(errors <= KNOWN, found, np.nan), errors
-    return Counts(times, all_errors, tuple(moving), len(bad) == len(limits))
+    return Counts(times, all_errors, tuple(moving), len(moving) == len(learning))
 
 
 def _one_device(

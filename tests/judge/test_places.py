@@ -1,0 +1,91 @@
+"""Where a run parts from the oracle's, for failures that no variant explains: layer, cause and next step."""
+
+import dataclasses
+
+import pytest
+from sftref.conformance.core.fault import LAYERS
+from sftref.conformance.core.law import laws
+from sftref.conformance.core.result import Result
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.judge.diagnosis import diagnose
+from sftref.conformance.judge.explained import places
+from sftref.conformance.judge.outcome import Outcome
+
+pytestmark = pytest.mark.once
+
+
+def failure(law: str, place: str, *words: str, by: tuple[list[str], ...] = (), message: str = "off") -> Result:
+    """A failed check, whose run parts from the oracle's at a place."""
+    facts = {"by": list(by), "nearest": [], "what": "gradient of update 0", "before": 500.0, "after": 9.0, "left": "",
+             "tried": 90, "measured": list(words), "place": place}  # fmt: skip
+    record = Result.ended(laws()[law], "mesh", "fail", message, 1.0)
+    return dataclasses.replace(record, facts={"explained": facts} if place else {})
+
+
+def diagnosis_of(*records: Result) -> dict[str, object]:
+    outcome = Outcome(
+        settings=Settings(), expected=[one.id for one in records], records={one.id: one for one in records}
+    )
+    found = diagnose(outcome)
+    assert found is not None
+    return found
+
+
+def test_every_place_is_whole() -> None:
+    for place in places().values():
+        assert place.layer in LAYERS
+        assert place.cause.endswith(".")
+        assert place.next_step.endswith(".")
+        assert not any(law in place.next_step for law in laws()), "a place names no check, which may have passed"
+
+
+def test_the_place_that_most_failures_show_is_the_cause() -> None:
+    words = ("the rows of device 7 count 0.99999 times", "right on one device")
+    found = diagnosis_of(
+        failure("equivalence.devices", "device", *words),
+        failure("equivalence.layouts", "device", *words, message="wrong with unequal shards, with an empty shard"),
+        failure("equivalence.row_order", "reduction"),
+    )
+    assert found["layer"] == "collective"
+    assert found["next_step"] == places()["device"].next_step
+    assert str(found["cause"]).startswith(f"{places()['device'].cause} Measured: {'; '.join(words)}.")
+    assert "none of 90 variants of the oracle gives these numbers" in str(found["cause"])
+    assert "Possible" not in str(found["cause"])
+
+
+def test_a_wrong_forward_pass_speaks_before_what_follows_from_it() -> None:
+    found = diagnosis_of(
+        failure("step.update", "gradient-or-optimizer"),
+        failure("step.weights", "loss"),
+        failure("step.logits", "forward"),
+    )
+    assert found["layer"] == "operator"
+    assert str(found["cause"]).startswith(places()["forward"].cause)
+
+
+def test_a_variant_that_explains_the_numbers_speaks_before_a_place() -> None:
+    found = diagnosis_of(failure("step.update", "", by=()), failure("step.gradients", "loss", by=(["gelu-by-tanh"],)))
+    assert found["cause"] == "GELU is computed by its tanh approximation, not with erf."
+
+
+@pytest.mark.parametrize(
+    ("law", "message", "cause"),
+    [
+        (
+            "training.settings",
+            "where the rows of the batch are: [1, 0], should be [0, 1]",
+            "in the wrong rows",
+        ),
+        ("training.data_order", "number of orders in 4 epochs: 1, should be 4", "Epochs have the same order"),
+        (
+            "training.data_order",
+            "examples of epoch 0, 37 in batches of 8: [0], should",
+            "leaves out examples, or has some",
+        ),
+        ("training.data_order", "the same epoch drawn again: [0], should be [1]", "not a function of the seed"),
+    ],
+)
+def test_a_message_that_establishes_the_cause_speaks_before_a_place(law: str, message: str, cause: str) -> None:
+    found = diagnosis_of(failure(law, "later-loss", message=message))
+    assert found["layer"] == "data"
+    assert cause in str(found["cause"])
