@@ -16,7 +16,7 @@ from .comparison import EXACT, Array, Bound, Comparison, describe, distance, lar
 from .facts import Facts
 from .floors import Floors
 from .law import LEVELS, Law
-from .result import NotRunReason as NotRunReason
+from .law import NotRunReason as NotRunReason  # other modules import it from here
 
 Skipped: type[Any] = pytest.skip.Exception
 # The most leaves that a message names beside the worst one.

@@ -3,6 +3,7 @@
 Everything that is known about a law, apart from its code, is a field of its entry.
 """
 
+import enum
 import inspect
 import tomllib
 import zlib
@@ -17,6 +18,15 @@ from .kit import KIT
 LEVELS = ("quick", "standard", "full")
 UPPER = "the upper rungs"
 Entry = TypeVar("Entry")
+
+
+class NotRunReason(enum.StrEnum):
+    """Why a check did not run. For the first two reasons, the run still counts as complete."""
+
+    UNCLAIMED = "the trainer does not claim a capability"
+    NOT_APPLICABLE = "the law does not apply to this machine or trainer"
+    LACKING = "this machine lacks something that the law needs, such as a second device"
+    UNREACHED = "the run ended before the check began"
 
 
 @dataclass(frozen=True, kw_only=True)

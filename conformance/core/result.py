@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import hashlib
 import math
 import sys
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .facts import Facts
-from .law import Law, check_id
+from .law import Law, NotRunReason, check_id
 
 if TYPE_CHECKING:
     from .check import Check  # it needs pytest, which `sftref env` does without
@@ -23,15 +22,6 @@ MISMATCH = "Results mismatch"
 NO_MEMORY = "RESOURCE_EXHAUSTED"
 # The most passed comparisons that the result of a failed check names.
 MOST_HELD = 4
-
-
-class NotRunReason(enum.StrEnum):
-    """Why a check did not run. For the first two reasons, the run still counts as complete."""
-
-    UNCLAIMED = "the trainer does not claim a capability"
-    NOT_APPLICABLE = "the law does not apply to this machine or trainer"
-    LACKING = "this machine lacks something that the law needs, such as a second device"
-    UNREACHED = "the run ended before the check began"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..core.deviations import Deviation
-from ..core.law import RUNGS, split_id
-from ..core.result import NotRunReason, Result
+from ..core.law import RUNGS, NotRunReason, split_id
+from ..core.result import Result
 from ..core.settings import Settings
 from ..machine.findings import Finding
 from ..machine.remedies import Tries

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..core.deviations import stale
-from ..core.law import RUNGS
-from ..core.result import NotRunReason, Result
+from ..core.law import RUNGS, NotRunReason
+from ..core.result import Result
 from .mutation_score import fates
 from .outcome import LOST, Outcome, unjudged_advice
 
