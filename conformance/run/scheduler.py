@@ -25,7 +25,7 @@ from ..core.result import Result
 from ..judge.outcome import BROKEN, WRONG, Group, Outcome
 from ..machine import snapshot
 from ..workers import endings
-from ..workers.plan import SEEDED, Unit, command, trial_command, variables
+from ..workers.plan import SEEDED, Unit, command, light_flags, trial_command, variables
 from ..workers.process import Child, wait
 from .progress import Progress
 
@@ -57,6 +57,10 @@ class _Running:
     stalled: int = 0  # how many processes in a row ended before any of their checks did
     # File that pytest could not collect -> the error; "" -> an internal error of pytest.
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        phase = f"loading --adapter {self.child.loading}" if self.child.loading else "between checks"
+        return self.child.running or f"{self.unit.name}: {phase}"
 
 
 class Scheduler:
@@ -93,12 +97,7 @@ class Scheduler:
             wait([pipe for r in self.running for pipe in r.child.pipes()], 0.2)
             for running in list(self.running):
                 self._poll(running)
-            names = [r.child.running or f"{r.unit.name}: {self._phase(r.child)}" for r in self.running]
-            self.progress.waiting(self.outcome.records, names)
-
-    @staticmethod
-    def _phase(child: Child) -> str:
-        return f"loading --adapter {child.loading}" if child.loading else "between checks"
+            self.progress.waiting(self.outcome.records, [f"{r}" for r in self.running])
 
     def listen(self) -> None:
         """Read all events that processes have written, so that no check which ended before an interruption is lost."""
@@ -136,12 +135,13 @@ class Scheduler:
     def _launch(self, running: _Running, words: list[str]) -> None:
         self.starts += 1
         # The first process has not reported its platform yet: the requested or installed one decides.
-        cached = (self.outcome.platforms or snapshot.foreseen(self.settings.platform)) == ["cpu"]
-        cached = cached and snapshot.keeps_programs(self.outcome.environment.get("versions", {}))
-        cache = self.scratch / "cache" if cached else None
-        if self.programs is not None and running.unit.name != SEEDED:
-            cache = self.programs
-        running.child = Child(words, variables(self.environment, cache, self.scratch), len(running.left))
+        simulated = (self.outcome.platforms or snapshot.foreseen(self.settings.platform)) == ["cpu"]
+        versions = self.outcome.environment.get("versions", {})
+        cache = self.scratch / "cache" if simulated and snapshot.keeps_programs(versions) else None
+        seeded = running.unit.name == SEEDED
+        cache = cache if seeded else self.programs or cache
+        flags = light_flags(running.unit, self.settings.level, versions) if simulated and not seeded else ""
+        running.child = Child(words, variables(self.environment, cache, self.scratch, flags), len(running.left))
         running.errors = {}
         self.running.append(running)
 

@@ -10,7 +10,12 @@ from pathlib import Path
 from ..core.kit import IMPORT_ROOT, IN_SITE_PACKAGES, KIT, PACKAGE
 from ..core.law import LADDER, UPPER, split_id
 from ..core.settings import DEFAULT_ADAPTERS, Settings
+from ..machine.versions import release
 
+# The CPU compiler of JAX 0.10 takes half the processor time with its older code generator and one module a program.
+# Other releases have no such choice.
+LIGHT_RELEASE = (0, 10)
+LIGHT_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 SEEDED = "the seeded faults"
 # A variable that each child process has: the folder for the temporary files of its run.
 SCRATCH = "SFTREF_SCRATCH"
@@ -95,19 +100,23 @@ def plugin_options(options: Iterable[tuple[str, object]]) -> list[str]:
     return [f"--sftref-{name}={value}" for name, value in options]
 
 
-def variables(environment: Mapping[str, str], cache: Path | None, scratch: Path | None = None) -> dict[str, str]:
+def variables(
+    environment: Mapping[str, str], cache: Path | None, scratch: Path | None = None, flags: str = ""
+) -> dict[str, str]:
     """The environment of a child process: the user's, without the user's pytest options and compilation cache.
 
     With a user's cache, the compiler would not be verified. On simulated devices, where compilation takes most of the
     time, the processes of one run share a new cache; on an accelerator each process compiles for itself. Hypothesis
     writes to `scratch` instead of `.hypothesis` in the current folder. Python writes bytecode to `scratch` if it would
-    otherwise compile the same modules in each process.
+    otherwise compile the same modules in each process. XLA reads `flags` before the user's own, which so replace them.
     """
     kept = {name: value for name, value in environment.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     kept.pop("JAX_COMPILATION_CACHE_DIR", None)
     if not IN_SITE_PACKAGES:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(IMPORT_ROOT), kept.get("PYTHONPATH"))))
+    if flags:
+        kept["XLA_FLAGS"] = f"{flags} {kept.get('XLA_FLAGS', '')}".strip()
     if scratch is not None:
         kept[SCRATCH] = str(scratch)
         kept["HYPOTHESIS_STORAGE_DIRECTORY"] = str(scratch / "hypothesis")
@@ -117,6 +126,12 @@ def variables(environment: Mapping[str, str], cache: Path | None, scratch: Path 
     if cache is None:
         return kept | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     return kept | cache_variables(cache)
+
+
+def light_flags(unit: Unit, level: str, versions: Mapping[str, str]) -> str:
+    """XLA's flags for a cheaper compilation on simulated devices, if no program of the unit would be optimized."""
+    light = all(split_id(check)[0].unoptimized_at(level) for check in unit.ids)
+    return LIGHT_FLAGS if light and release(versions.get("jax", "0"))[:2] == LIGHT_RELEASE else ""
 
 
 def cache_variables(cache: Path) -> dict[str, str]:

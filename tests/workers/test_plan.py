@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sftref.conformance.machine import snapshot
-from sftref.conformance.workers.plan import keeps_bytecode, variables
+from sftref.conformance.workers.plan import LIGHT_FLAGS, keeps_bytecode, light_flags, units, variables
 
 
 def test_a_compilation_cache_of_the_user_is_not_used() -> None:
@@ -78,3 +78,20 @@ def test_a_plugin_that_announces_itself_is_not_the_cpu(monkeypatch: pytest.Monke
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(snapshot.importlib.metadata, "entry_points", lambda group: [group])
     assert snapshot.foreseen(None) == []
+
+
+def test_programs_that_are_not_optimized_are_compiled_cheaply() -> None:
+    """A unit with one law that needs the optimized programs gets no flags, and neither do other releases of JAX."""
+    (trainer,) = units(["step.logits[mesh]", "training.settings[mesh]"])
+    (machine,) = units(["operators.matmul"])
+    assert light_flags(trainer, "quick", {"jax": "0.10.2"}) == LIGHT_FLAGS
+    assert light_flags(trainer, "standard", {"jax": "0.10.2"}) == ""
+    assert light_flags(trainer, "quick", {"jax": "0.12.0.1"}) == ""
+    assert light_flags(machine, "quick", {"jax": "0.10.2"}) == ""
+
+
+def test_the_users_own_compiler_flags_come_last() -> None:
+    """XLA takes the last value of a flag."""
+    own = "--xla_cpu_use_fusion_emitters=true"
+    assert variables({"XLA_FLAGS": own}, None, flags=LIGHT_FLAGS)["XLA_FLAGS"] == f"{LIGHT_FLAGS} {own}"
+    assert "XLA_FLAGS" not in variables({}, None)
