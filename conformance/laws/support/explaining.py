@@ -26,7 +26,9 @@ recorders: list["Recorder"] = []
 # The cases that each trainer ran, the last ones of them.
 cases: list[tuple[Any, Case]] = []
 MOST_CASES = 64
-# Trainers for which a whole search found nothing: later ones are short.
+# Trainers for which a search found nothing, once for each: later searches are short, and after ENOUGH of them no
+# further runs are made.
+ENOUGH = 2
 unexplained: list[Any] = []
 
 
@@ -96,17 +98,19 @@ def note(check: Check) -> None:
         with contextlib.suppress(Exception):
             # More results of the same run leave fewer causes.
             run = observed(trainer, log) or log
-        deepest = 1 if any(one is trainer for one in unexplained) else DEEPEST
+        before = sum(one is trainer for one in unexplained)
+        deepest = 1 if before else DEEPEST
         explanation = explain([log, run], SECONDS, known, deepest)
         if explanation is None:
             return
         place = as_earlier([case for one, case in cases if one is trainer], explanation.log)
-        if place is None and not explanation.found and time.thread_time() < until:
+        # Two failures are enough to place a fault; more of them take as long again.
+        if place is None and not explanation.found and before < ENOUGH and time.thread_time() < until:
             with contextlib.suppress(Exception):
                 place = examined(trainer, log, run, until)
         # Constants of an earlier run are named before variants that give the same numbers.
         same = [f"with the same numbers: {' '.join(one.cause for one in several)}" for several in explanation.found[:1]]
-        if place is None and not explanation.found:
+        if not explanation.found:
             unexplained.append(trainer)
         known.extend(several for several in explanation.found if several not in known)
         check.facts["explained"] = Explained(

@@ -90,7 +90,7 @@ def alone(run: Log, until: float) -> Iterator[str]:
     first = next(call for call in run.calls if call.method == "evaluate")
     explanation = explain([Log(run.case, run.params, run.n, [first])], until - time.thread_time(), deepest=1)
     if explanation is not None and explanation.found:
-        causes = " Or: ".join(several[0].cause for several in explanation.found)
+        causes = " Or: ".join(several[0].cause for several in explanation.found).removesuffix(".")
         yield f"the logits alone are those of a network with this: {causes}"
 
 
