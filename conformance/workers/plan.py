@@ -108,14 +108,15 @@ def variables(
     With a user's cache, the compiler would not be verified. On simulated devices, where compilation takes most of the
     time, the processes of one run share a new cache; on an accelerator each process compiles for itself. Hypothesis
     writes to `scratch` instead of `.hypothesis` in the current folder. Python writes bytecode to `scratch` if it would
-    otherwise compile the same modules in each process. XLA reads `flags` before the user's own, which so replace them.
+    otherwise compile the same modules in each process. XLA reads `flags` before the user's own, which so replace them;
+    there are none if the user chooses how trainers are compiled.
     """
     kept = {name: value for name, value in environment.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     kept.pop("JAX_COMPILATION_CACHE_DIR", None)
     if not IN_SITE_PACKAGES:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(IMPORT_ROOT), kept.get("PYTHONPATH"))))
-    if flags:
+    if flags and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in kept:
         kept["XLA_FLAGS"] = f"{flags} {kept.get('XLA_FLAGS', '')}".strip()
     if scratch is not None:
         kept[SCRATCH] = str(scratch)

@@ -95,3 +95,4 @@ def test_the_users_own_compiler_flags_come_last() -> None:
     own = "--xla_cpu_use_fusion_emitters=true"
     assert variables({"XLA_FLAGS": own}, None, flags=LIGHT_FLAGS)["XLA_FLAGS"] == f"{LIGHT_FLAGS} {own}"
     assert "XLA_FLAGS" not in variables({}, None)
+    assert "XLA_FLAGS" not in variables({"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}, None, flags=LIGHT_FLAGS)
