@@ -15,6 +15,8 @@ from sftref.conformance.machine import rocm
 from sftref.conformance.machine.env import exit_code
 from sftref.conformance.machine.host import Host, facts, present
 
+pytestmark = pytest.mark.once
+
 NO_FILES = {"driver": False, "files": False}
 
 

@@ -102,6 +102,7 @@ def drawn() -> list[tuple[dict[str, str], str | None, str]]:
 ROWS = BY_HAND + drawn()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("versions", "level", "truth"), ROWS, ids=[
     f"{at}-" + "-".join(f"{name}={number}" for name, number in row[0].items() if name not in ("jaxlib", "python"))
     for at, row in enumerate(ROWS)])  # fmt: skip
@@ -145,6 +146,7 @@ def test_parts_of_other_releases_are_named(
     assert messages == [] if odd is None else odd in " ".join(messages)
 
 
+@pytest.mark.jax
 def test_the_rules_are_those_of_the_installed_jaxlib() -> None:
     """A vendor may patch the file: ROCm/TheRock PR 7084 does."""
     own = version("jaxlib")
@@ -176,6 +178,7 @@ def test_an_advice_names_what_exists_for_this_python_and_jax(
     assert install(jax, family, python) == command
 
 
+@pytest.mark.once
 def test_every_advice_of_the_table_exists() -> None:
     for jax in table()["jax"]:
         for family in table()["plugins"]:
@@ -192,6 +195,7 @@ def test_every_advice_of_the_table_exists() -> None:
                     assert extra(number, family) == text.split("[")[1].split("]")[0]
 
 
+@pytest.mark.once
 def test_the_tables_have_days_and_one_source() -> None:
     content: dict[str, Any] = tomllib.loads((KIT / "machine" / "releases.toml").read_text())
     assert content["source"].startswith("https://")
