@@ -69,23 +69,35 @@ def test_a_variant_that_explains_the_numbers_speaks_before_a_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "message", "cause"),
+    ("layer", "law", "message", "cause"),
     [
+        ("data", "training.settings", "where the rows of the batch are: [1, 0], should be [0, 1]", "in the wrong rows"),
+        ("data", "training.data_order", "number of orders in 4 epochs: 1, should be 4", "Epochs have the same order"),
+        ("data", "training.data_order", "examples of epoch 0, 37 in batches of 8: [0]", "leaves out examples, or has"),
+        ("data", "training.data_order", "the same epoch drawn again: [0], should be [1]", "not a function of the seed"),
         (
-            "training.settings",
-            "where the rows of the batch are: [1, 0], should be [0, 1]",
-            "in the wrong rows",
+            "copy",
+            "copies.trainer_is_immune",
+            "x as params() gave it, one update later: 1",
+            "the next update overwrites",
         ),
-        ("training.data_order", "number of orders in 4 epochs: 1, should be 4", "Epochs have the same order"),
         (
-            "training.data_order",
-            "examples of epoch 0, 37 in batches of 8: [0], should",
-            "leaves out examples, or has some",
+            "copy",
+            "copies.trainer_is_immune",
+            "labels after step 0, which must not write to it: 1",
+            "writes into the arr",
         ),
-        ("training.data_order", "the same epoch drawn again: [0], should be [1]", "not a function of the seed"),
+        (
+            "copy",
+            "copies.trainer_is_immune",
+            "loss of the first update with buffers that are written",
+            "or two runs of",
+        ),
     ],
 )
-def test_a_message_that_establishes_the_cause_speaks_before_a_place(law: str, message: str, cause: str) -> None:
+def test_a_message_that_establishes_the_cause_speaks_before_a_place(
+    layer: str, law: str, message: str, cause: str
+) -> None:
     found = diagnosis_of(failure(law, "later-loss", message=message))
-    assert found["layer"] == "data"
+    assert found["layer"] == layer
     assert cause in str(found["cause"])
