@@ -28,6 +28,7 @@ class Rules:
     any_rocm: bool = False  # whether it also finds a ROCm plugin with another number
 
 
+@functools.cache
 def release(version: str) -> tuple[int, ...]:
     """The numbers that two packages must share: 0.9.2.post1 and 0.9.2+rocm7 are of release 0.9.2."""
     match = re.match(r"[0-9]+(\.[0-9]+)*", version)
