@@ -42,6 +42,10 @@ class NonFiniteError(RuntimeError):
     """A loss of an update, or a logit of an evaluation, is NaN or infinite; the message names the examples."""
 
 
+class ScoreError(RuntimeError):
+    """A score differs from that of other people's code; the message has both."""
+
+
 def one_line(error: BaseException) -> str:
     """Another library's error -> its text as one line of at most 160 characters, or its type if it has no text."""
     return " ".join(str(error).split())[:160] or type(error).__name__

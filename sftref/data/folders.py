@@ -179,7 +179,10 @@ def _numbered(folder: Path, split: str, files: list[Path]) -> tuple[Path, ...]:
     order = sorted(files, key=lambda p: numbers[p])
     have = [numbers[p][differing[0]] for p in order]
     first = min(have[0], 1)
-    count = int(total.pop()) if total else have[-1] - first + 1
+    count = have[-1] - first + 1
+    if total:  # the hub counts from 0, others from 1
+        count = int(min(total))
+        first = int(have[-1] == count)
     missing = sorted(set(range(first, first + count)) - set(have))
     require(
         not missing and len(have) == count,
