@@ -10,11 +10,10 @@ from pathlib import Path
 from ..core.kit import IMPORT_ROOT, IN_SITE_PACKAGES, KIT, PACKAGE
 from ..core.law import LADDER, UPPER, split_id
 from ..core.settings import DEFAULT_ADAPTERS, Settings
-from ..machine.versions import release
 
 # The CPU compiler of JAX 0.10 takes half the processor time with its older code generator and one module a program.
 # Other releases have no such choice.
-LIGHT_RELEASE = (0, 10)
+LIGHT_RELEASE = "0.10."
 LIGHT_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 SEEDED = "the seeded faults"
 # A variable that each child process has: the folder for the temporary files of its run.
@@ -132,7 +131,7 @@ def variables(
 def light_flags(unit: Unit, level: str, versions: Mapping[str, str]) -> str:
     """XLA's flags for a cheaper compilation on simulated devices, if no program of the unit would be optimized."""
     light = all(split_id(check)[0].unoptimized_at(level) for check in unit.ids)
-    return LIGHT_FLAGS if light and release(versions.get("jax", "0"))[:2] == LIGHT_RELEASE else ""
+    return LIGHT_FLAGS if light and versions.get("jax", "").startswith(LIGHT_RELEASE) else ""
 
 
 def cache_variables(cache: Path) -> dict[str, str]:
