@@ -1,8 +1,9 @@
 """`jax.jit` over a `Mesh`: our code places the arrays, the partitioner inserts the collectives."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,22 @@ from sftref.train.trainer import Trainer, check_rows, own
 from sftref.trainers.single import identity
 
 
+def on_its_mesh(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of `MeshTrainer` that runs on the trainer's mesh, also if the caller has set another by `jax.set_mesh`.
+
+    Otherwise JAX takes the caller's mesh, often with Explicit axes, for the one of the arrays that the step makes.
+    """
+
+    @functools.wraps(method)
+    def run(self: "MeshTrainer", *args: Any) -> Any:
+        # `jax.set_mesh` came with JAX 0.7.
+        is_set = hasattr(jax, "set_mesh") and not jax.sharding.get_abstract_mesh().empty
+        with jax.set_mesh(self.mesh) if is_set else contextlib.nullcontext():
+            return method(self, *args)
+
+    return run
+
+
 class MeshTrainer(Trainer):
     """Shards the rows of a batch along `data` and `fsdp`. `reduce` is the identity: the partitioner adds the sums.
 
@@ -30,8 +47,8 @@ class MeshTrainer(Trainer):
     Args:
         program: the static part of the run.
         devices: the devices of a one-dimensional mesh; not used with `mesh`.
-        mesh: the caller's own mesh with an axis `data`; along an axis that `model/sharding.py` does not name,
-            everything is replicated.
+        mesh: the caller's own mesh with an axis `data`, with axes of any type (Auto, Explicit or Manual); along an axis
+            that `model/sharding.py` does not name, everything is replicated.
 
     Raises:
         ConfigError: the mesh has no axis `data`, or `tensor` does not divide the model.
@@ -41,8 +58,9 @@ class MeshTrainer(Trainer):
     name = "mesh"
 
     def __init__(self, program: Program, devices: Sequence[jax.Device] = (), mesh: Mesh | None = None) -> None:
-        # `Mesh(...)` has Auto axes in every version of JAX; `jax.make_mesh` makes Explicit axes since 0.9.
-        mesh = Mesh(np.array(devices), (DATA,)) if mesh is None else mesh
+        # `Mesh(...)` has Auto axes in every release of JAX, as the partitioner needs. `jax.make_mesh` makes Explicit
+        # axes since 0.9, for programs that state the sharding of each result: the same devices get Auto axes here.
+        mesh = Mesh(np.array(devices), (DATA,)) if mesh is None else Mesh(mesh.devices, mesh.axis_names)
         require(DATA in mesh.axis_names, f"mesh axes = {mesh.axis_names}, must include {DATA!r}")
         check_mesh(mesh, program.model.config)
         self.mesh, self.places = mesh, Places(mesh)
@@ -69,6 +87,14 @@ class MeshTrainer(Trainer):
         )
         self._gathered = jax.jit(identity, out_shardings=self._copies)
 
+    train_step = on_its_mesh(Trainer.train_step)
+    eval_step = on_its_mesh(Trainer.eval_step)
+    gradient_step = on_its_mesh(Trainer.gradient_step)
+    compiled = on_its_mesh(Trainer.compiled)
+    step_text = on_its_mesh(Trainer.step_text)
+    lowered = on_its_mesh(Trainer.lowered)
+
+    @on_its_mesh
     def place(self, state: TrainState) -> TrainState:
         """See `Trainer.place`; a sharded state sends each device its part only."""
         host = own(state)
@@ -78,6 +104,7 @@ class MeshTrainer(Trainer):
         # `device_put` would compare each leaf across the processes, with one collective each.
         return jax.tree.map(lambda a, at: jax.make_array_from_callback(a.shape, at, a.__getitem__), host, where)
 
+    @on_its_mesh
     def put(self, batch: Batch) -> Batch:
         """See `Trainer.put`."""
         check_rows(batch, self)
@@ -90,6 +117,7 @@ class MeshTrainer(Trainer):
 
         return jax.tree.map(whole, batch)
 
+    @on_its_mesh
     def read(self, tree: Any) -> Any:
         """See `Trainer.read`; a state sharded over processes is gathered first."""
         return jax.device_get(self._gathered(tree) if self._several and self.places.shards_model else tree)
