@@ -1,0 +1,53 @@
+"""Hugging Face's `run_flax_glue.py` behind the adapter interface: its own training step, evaluation and schedule.
+
+The script is in no package: run in its folder, `examples/flax/text-classification` of transformers before 5, or add the
+folder to PYTHONPATH. Its step takes full batches only and draws dropout from a key for each device, so neither `padding
+rows` nor `dropout` is claimed. Its Adam constants are written into it, and it does not clip.
+
+    sftref verify --adapter sftref.conformance.adapters.examples.flax_glue:FlaxGlue
+"""
+
+from typing import Any, ClassVar
+
+from ...adapter import Arrays, Case
+from ..base import Adapter, Rows
+from ..scripts import inner, script
+
+
+class FlaxGlue(Adapter):
+    """The script's `pmap` of `train_step` and `eval_step`, on the model that it trains."""
+
+    name, pmapped = "run_flax_glue.py", True
+    capabilities = frozenset({"devices", "jax", "moments", "replicas", "program", "lowering", "costs"})
+    fixed: ClassVar = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "clip_norm": None}
+
+    def build(self, case: Case, devices: Any) -> Any:
+        import jax
+        from transformers import BertConfig, FlaxBertForSequenceClassification
+
+        glue, model = script("run_flax_glue.py"), FlaxBertForSequenceClassification(BertConfig(**case.config))
+        rate = glue.create_learning_rate_fn(case.total_steps, 1, 1, case.warmup_steps, case.learning_rate)
+        state = glue.create_train_state(model, rate, case.regression, case.num_labels, case.weight_decay)
+        train = jax.pmap(
+            inner(glue.main, "train_step", learning_rate_fn=rate), "batch", devices=devices, donate_argnums=0
+        )
+        evaluate = jax.pmap(inner(glue.main, "eval_step"), "batch", devices=devices)
+        return state.replace(logits_fn=lambda logits: logits), train, evaluate
+
+    def begin(self, params: Arrays, seed: int) -> None:
+        import jax
+
+        state, self.train, self.evaluation = self.built
+        tree = self.to_tree(params, state.params)
+        self.state = self.replicated(state.replace(params=tree, opt_state=state.tx.init(tree)))
+        self.keys = jax.random.split(jax.random.PRNGKey(seed), self.n)
+
+    def call(self, rows: Rows) -> tuple[Any, tuple[Any, ...]]:
+        return self.train, (self.state, rows, self.keys)
+
+    def update(self, rows: Rows) -> tuple[Any, Any]:
+        self.state, metrics, self.keys = self.train(self.state, rows, self.keys)
+        return metrics["loss"], metrics["learning_rate"]
+
+    def logits(self, rows: Rows) -> Any:
+        return self.evaluation(self.state, rows)

@@ -1,0 +1,161 @@
+"""The base class of adapters: names and layouts of other libraries, clean rows, one build for each case; scripts."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from kit import DROPPED, B, batch_of, params_of
+from sftref.conformance.adapter import Arrays, Case, check_adapter, shapes
+from sftref.conformance.adapters import base
+from sftref.conformance.adapters.base import Adapter, Rows
+from sftref.conformance.adapters.scripts import inner, script
+
+pytestmark = pytest.mark.jax
+
+NAMES = {"layers": "bert.encoder.layer", "tables.word": "bert.embeddings.word_embeddings", "head": "classifier"}
+
+
+class Own(Adapter):
+    """A trainer that learns nothing, with kernels as (in, heads, width) and a list of layers; it counts its builds."""
+
+    name, capabilities = "own", frozenset({"devices", "replicas", "padding rows"})
+    names: ClassVar = NAMES
+    columns: ClassVar = {"ids": "input_ids", "mask": "attention_mask", "y": "labels", "w": "weights"}
+    builds: ClassVar[list[tuple[int, int]]] = []
+
+    def build(self, case: Case, devices: Any) -> Any:
+        self.builds.append((case.seed, len(devices)))
+        width, heads = case.hidden_size, case.num_attention_heads
+        like: dict[str, Any] = {}
+        for name, shape in shapes(case).items():
+            own = name.replace("bert.embeddings.word_embeddings", "tables.word").replace("classifier", "head")
+            *path, last = own.split(".")
+            kernel = last == "weight" and len(shape) == 2 and "embeddings" not in name
+            own_shape = shape[::-1] if kernel else shape
+            if kernel and "query" in name:
+                own_shape = (width, heads, width // heads)
+            node = like
+            for part in path:
+                node = node.setdefault(part, {})
+            node["kernel" if kernel else last] = np.zeros(own_shape, np.float32)
+        like["layers"] = [like["bert"]["encoder"]["layer"].pop(str(k)) for k in range(case.num_hidden_layers)]
+        return like | {"dropout": {"rate": np.float32(0.1)}}
+
+    def begin(self, params: Arrays, seed: int) -> None:
+        self.own = self.replicated(self.to_tree(params, self.built))
+
+    def update(self, rows: Rows) -> tuple[Any, Any]:
+        self.seen = rows
+        return np.ones(self.n), self.count
+
+    def logits(self, rows: Rows) -> Any:
+        assert set(rows) == {"ids", "mask"}
+        return jnp.stack([rows["ids"].sum(axis=1)] * self.case.num_labels, axis=-1)
+
+    def tree(self) -> Any:
+        return self.own
+
+
+def started(n: int = 2) -> Own:
+    own = Own()
+    own.start(DROPPED, params_of(DROPPED), n)
+    return own
+
+
+def test_parameters_come_back_under_the_names_and_layouts_of_a_checkpoint() -> None:
+    own, params = started(), params_of(DROPPED)
+    check_adapter(own, "own")
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    kernel = own.built["layers"][0]["attention"]["self"]["query"]["kernel"]
+    filled = own.to_tree(params, own.built)["layers"][0]["attention"]["self"]["query"]["kernel"]
+    assert filled.shape == kernel.shape
+    assert (filled.reshape(params[query].shape) == params[query].T).all()
+    for copy in (own.params(), *own.replicas()):
+        assert copy.keys() == params.keys()
+        assert all((copy[name] == np.float32(params[name])).all() for name in params)
+    assert len(own.replicas()) == 2
+    assert own.tree()["dropout"]["rate"].shape == (2,)  # keeps its value, and is no parameter
+    decaying = own.decays(own.built)
+    assert (decaying["head"]["kernel"], decaying["head"]["bias"], decaying["dropout"]["rate"]) == (True, False, False)
+
+
+def test_a_case_is_built_once_whatever_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_builds", {})
+    monkeypatch.setattr(base, "MOST_BUILDS", 1)
+    monkeypatch.setattr(Own, "builds", [])
+    for n in (2, 2, 4, 2):
+        started(n)
+    assert Own.builds == [(0, 2), (0, 4), (0, 2)], "the oldest of too many builds is dropped"
+
+
+def test_rows_are_clean_and_divide_among_the_devices() -> None:
+    own, batch = started(4), batch_of(DROPPED)
+    batch.weights[1] = 0
+    batch.input_ids[batch.attention_mask == 0] = 10**6
+    batch.labels[1] = -7
+    assert own.step(batch) == (1.0, 0.0)
+    assert own.step(batch) == (1.0, 1.0)
+    rows = own.seen
+    assert len(rows["w"]) == -(-B // 4) * 4
+    assert rows["ids"].max() < DROPPED.vocab_size
+    assert (rows["y"][1], rows["mask"][1].tolist()[:2], rows["ids"][1, 0]) == (0, [1, 0], 0)
+    assert batch.labels[1] == -7, "the kit's own arrays stay as they are"
+    own.pmapped = True
+    assert own.rows(batch)["ids"].shape[:2] == (4, len(rows["w"]) // 4)
+    assert own.evaluate.__func__ is Adapter.evaluate
+    own.pmapped = False
+    assert own.evaluate(batch).shape == (B, DROPPED.num_labels)
+
+
+@pytest.mark.parametrize("names", [{}, NAMES | {"head": "bert.pooler.dense"}])
+def test_a_table_of_names_that_leaves_one_out_is_refused(
+    names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Own, "names", names)
+    with pytest.raises(ValueError, match=r"^own: [02] leaves are named [a-z_.]+, must be one; correct `names`"):
+        started()
+
+
+def main() -> int:
+    """A script's main, whose step is inside it."""
+    factor = 3
+
+    def step(x: int) -> int:
+        return factor * x
+
+    return step(1)
+
+
+def test_an_inner_function_is_taken_out() -> None:
+    assert inner(main, "step", factor=5)(2) == 10
+    with pytest.raises(ValueError, match=r"uses the variables \['factor'\], got \[\]"):
+        inner(main, "step")
+    with pytest.raises(ValueError, match="main defines 0 functions 'other', must define one"):
+        inner(main, "other")
+
+
+def test_a_notebook_gives_its_definitions_and_runs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = ["%matplotlib inline\nimport math\n", "def area(r: print | None):\n    return math.floor(r)\n", "1 / 0\n"]
+    notebook = {"cells": [{"cell_type": "code", "source": cell.splitlines(keepends=True)} for cell in cells]}
+    notebook["cells"].insert(0, {"cell_type": "markdown", "source": ["# no code"]})
+    (tmp_path / "example.ipynb").write_text(json.dumps(notebook))
+    (tmp_path / "plain.py").write_text("x = 1\nif __name__ == '__main__':\n    x = 2\n")
+    (tmp_path / "wrong.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    assert script("example.ipynb").area(2.5) == 2
+    assert script("plain.py").x == 1
+    assert script("plain.py") is script("plain.py")
+    with pytest.raises(ZeroDivisionError):
+        script("wrong.py")
+    with pytest.raises(FileNotFoundError, match=r"missing\.py: in none of the folders .*add it to PYTHONPATH"):
+        script("missing.py")
+    for name in [name for name in sys.modules if name.startswith("script:")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert jax.devices()
