@@ -80,7 +80,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise ConfigError(f"{source}: tokenizer is a {kind}, must be a fast one; add a {TOKENIZER}")
     _check_special(tokenizer, source)
     if "model_input_names" not in _settings(folder):
-        # Transformers 5's generic class gives no token types unless it is told to; that of version 4 does.
+        # By default, the generic class of transformers 5 gives no token types; that of version 4 does.
         tokenizer.model_input_names = list(INPUTS)
     return tokenizer
 
@@ -91,13 +91,15 @@ def check_tables(tokenizer: PreTrainedTokenizerFast, vocab_size: int, source: st
     Raises:
         ConfigError: a special token that a BERT needs has no row.
     """
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _special(tokenizer).values()}
+    # Transformers adds those that the vocabulary lacks behind its end. Classification does not need [MASK].
+    special = [token for name, token in _special(tokenizer).items() if name != "mask_token"]
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
     beyond = [f"{token} = {i}" for token, i in ids.items() if i is not None and i >= vocab_size]
     require(
         not beyond,
         f"{source}: its tokenizer has the special tokens {', '.join(beyond)}, must have ids below the model's "
         f"vocab_size = {vocab_size}; name the special tokens of its vocabulary in {SETTINGS} (unk_token, cls_token, "
-        "sep_token, pad_token, mask_token)",
+        "sep_token, pad_token)",
     )
     size = len(tokenizer)
     if vocab_size - size >= PADDED_ROWS:

@@ -156,8 +156,7 @@ def save_pretrained(
         tokenizer: the model's own.
         hf_config: the config.json that the model came with; entries that are not set here are kept.
         label_names: C class names; if empty, they are "LABEL_0", "LABEL_1", ...
-        classes: those of a classifier that was read (`Pretrained.classes`): it is saved with its own names, in its own
-            order, and `label_names` are not used.
+        classes: `Pretrained.classes`; a classifier that was read keeps its own names and order.
 
     Raises:
         ConfigError: the folder has other files or cannot be written; a parameter is unknown, missing or of another
@@ -181,8 +180,7 @@ def save_pretrained(
         # transformers requires "pt", which means that the layouts are PyTorch's.
         save_file(flat, new / WEIGHTS, metadata={"format": "pt"})
         save_tokenizer(tokenizer, new)
-        for file in new.iterdir():
-            # safetensors makes its file with mode 0600; config.json has the mode of any new file.
+        for file in new.iterdir():  # safetensors makes its file with mode 0600, whatever the umask is
             shutil.copymode(new / CONFIG, file)
         if target.exists():
             os.rename(target, old)

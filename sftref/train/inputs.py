@@ -28,14 +28,14 @@ def digests(run: Run) -> dict[str, Any]:
     """Name -> SHA-256, 64 hexadecimal digits, of each input of a run; the model's sizes and settings as they are."""
     model = run.model
     rows = None if model.classes is None else model.classes.rows
-    found = {
+    values = {
         TOKENIZER: digest(definition(run.tokenizer)),
         "the order of the model's classes": digest(rows),
         PARAMETERS: digest([digest(np.asarray(leaf)).hex() for leaf in jax.tree.leaves(model.params)]),
     }
     for name, tokens in {"training": run.train, **run.validation}.items():
-        found[f"the {name} data"] = digest([digest(np.asarray(values)).hex() for values in vars(tokens).values()])
-    return {name: value.hex() for name, value in found.items()} | {SETTINGS: dataclasses.asdict(model.config)}
+        values[f"the {name} data"] = digest([digest(np.asarray(array)).hex() for array in vars(tokens).values()])
+    return {name: value.hex() for name, value in values.items()} | {SETTINGS: dataclasses.asdict(model.config)}
 
 
 def record(folder: Path, now: dict[str, Any]) -> None:

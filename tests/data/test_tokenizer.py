@@ -130,8 +130,13 @@ class TestTables:
         assert str(error.value) == (
             "m: its tokenizer has the special tokens [SEP] = 3, must have ids below the model's vocab_size = 3; name "
             "the special tokens of its vocabulary in tokenizer_config.json (unk_token, cls_token, sep_token, "
-            "pad_token, mask_token)"
+            "pad_token)"
         )
+
+    def test_a_mask_is_not_needed(self, tmp_path: Path) -> None:
+        words = [word for word in CASED if word != "[MASK]"]
+        tokenizer = load_tokenizer(write(tmp_path, words, config={"do_lower_case": False}))
+        check_tables(tokenizer, len(words), "m")
 
     @pytest.mark.parametrize(
         ("rows", "message"),
@@ -149,7 +154,7 @@ class TestTables:
 
 
 class TestUnknown:
-    """The share of unknown words is said; a tokenizer that knows few of them is refused."""
+    """The share of unknown words is logged; a tokenizer that knows few of them is refused."""
 
     @pytest.mark.parametrize(
         ("text", "share"),
