@@ -3,6 +3,8 @@
 A user's mistake ends in one line on stderr and exit code 2. This module does not import JAX.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -10,13 +12,18 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .adapter import AdapterError
 from .benchmarks import cli as bench
+from .core import output
 from .core.kit import PACKAGE
 from .core.law import LEVELS, expected
 from .core.settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
+from .run import surroundings
+
+if TYPE_CHECKING:
+    from .core.deviations import Deviation
 
 OUT = Path("sftref-report")
 VERIFY_EXAMPLES = """examples:
@@ -75,17 +82,17 @@ def add_commands(commands: Any) -> None:
     add("--json", action="store_true", help="print JSON")
     add("--no-start", action="store_true", help="read files and versions only; do not start JAX")
     add = _command(commands, "report", "write the page of a report", REPORT_EXAMPLES).add_argument
-    add("report", type=Path, metavar="REPORT.json")
-    add("--bench", type=Path, metavar="BENCH.json", help="add the times that `sftref bench` measured")
-    add("--out", type=Path, metavar="FILE", help="default: beside the report, as .html")
+    add("report", type=output.path, metavar="REPORT.json")
+    add("--bench", type=output.path, metavar="BENCH.json", help="add the times that `sftref bench` measured")
+    add("--out", type=output.path, metavar="FILE", help="default: beside the report, as .html")
     add = _command(commands, "explain", "explain a law and its last result", EXPLAIN_EXAMPLES).add_argument
     add("id", nargs="?", metavar="ID", help="a law, a check or a rung (default: all laws)")
-    add("--report", type=Path, metavar="FILE", help=f"the report with the result (default {OUT}/report.json)")
+    add("--report", type=output.path, metavar="FILE", help=f"the report with the result (default {OUT}/report.json)")
     add = _command(commands, "compare", "compare two reports", COMPARE_EXAMPLES).add_argument
-    add("before", type=Path, metavar="A.json")
-    add("after", type=Path, metavar="B.json")
+    add("before", type=output.path, metavar="A.json")
+    add("after", type=output.path, metavar="B.json")
     add = _command(commands, "doctor", "list changed files of a copy of the kit", DOCTOR_EXAMPLES).add_argument
-    add("folder", nargs="?", type=Path, metavar="FOLDER", help="a folder with adapter.py and VERSION")
+    add("folder", nargs="?", type=output.path, metavar="FOLDER", help="a folder with adapter.py and VERSION")
     add("--write", action="store_true", help="write the folder's MANIFEST from its current files")
 
 
@@ -107,9 +114,9 @@ def _add_verify(add: Callable[..., object]) -> None:
     add("--only", action="append", default=[], metavar="ID", help="only this id, start of an id, or rung; repeatable")
     add("--seed", type=int, default=Settings.seed, metavar="S", help="seed of all random values (default 0)")
     add("--processes", type=int, metavar="N", help="at most N processes on rung 9 (default: 2 at standard, 4 at full)")
-    add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of the report (default {OUT})")
-    add("--deviations", type=Path, metavar="FILE", help="a TOML file of known failures to accept")
-    add("--cache", type=Path, metavar="DIR", help="reuse the compiled programs in DIR, and check their results")
+    add("--out", type=output.path, default=OUT, metavar="DIR", help=f"folder of the report (default {OUT})")
+    add("--deviations", type=output.path, metavar="FILE", help="a TOML file of known failures to accept")
+    add("--cache", type=output.path, metavar="DIR", help="reuse the compiled programs in DIR, and check their results")
     add("--no-self-test", action="store_true", help="do not seed faults to test that the laws see them")
     add("--no-remedies", action="store_true", help="do not rerun failed checks under other settings")
 
@@ -117,17 +124,16 @@ def _add_verify(add: Callable[..., object]) -> None:
 def run(command: str, args: dict[str, Any]) -> int:
     """Run one of `COMMANDS` with its parsed arguments; returns the exit code."""
     try:
-        return COMMANDS[command](args)
-    except BrokenPipeError:
-        sys.stderr.close()  # no one reads the output; Python would print an error at its exit
-        return 1
+        if command not in LONG:
+            return COMMANDS[command](args)
+        surroundings.check_flags(os.environ)
+        with surroundings.without_terminal():
+            return COMMANDS[command](args)
     except (ValueError, AdapterError, OSError) as error:
         if args["debug"]:
             traceback.print_exception(error)
-        message = str(error)
-        if isinstance(error, OSError):
-            message = f"{error.filename or 'temporary files'}: {error.strerror or error}; free some space"
-        print(f"sftref: {message}", file=sys.stderr)
+        message = surroundings.reason(error) if isinstance(error, OSError) else str(error)
+        print(f"sftref: {surroundings.one_line(message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sftref: interrupted", file=sys.stderr)
@@ -135,12 +141,7 @@ def run(command: str, args: dict[str, Any]) -> int:
 
 
 def _verify(args: dict[str, Any]) -> int:
-    from . import report
-    from .core import deviations, output
-    from .judge.verdict import judge
-    from .report.document import diagnosis
-    from .report.terminal import Screen
-    from .run.verify import unfinished, verify
+    from .core import deviations
 
     settings = Settings(
         **{name: args[name] for name in ("level", "against", "platform", "devices", "expect", "seed", "processes")},
@@ -154,12 +155,22 @@ def _verify(args: dict[str, Any]) -> int:
             raise ValueError(f"--only = {word} matches no check at --level {settings.level}; raise the level")
     file: Path | None = args["deviations"]
     known = deviations.load(file) if file else []
-    out: Path = args["out"]
-    output.prepare(out)
+    with output.prepared(args["out"]):
+        return _verified(settings, known, file, args["out"], args["cache"])
+
+
+def _verified(settings: Settings, known: list[Deviation], file: Path | None, out: Path, cache: Path | None) -> int:
+    """Run the checks, and write their report to `out`; returns the exit code."""
+    from . import report
+    from .judge.verdict import judge
+    from .report.document import diagnosis
+    from .report.terminal import Screen
+    from .run.verify import unfinished, verify
+
     screen = Screen(settings, _seconds_before(out, settings.level))
     begun = unfinished(settings, known)
     report.write(out, begun, judge(begun))
-    outcome = verify(settings, known, file, screen, args["cache"])
+    outcome = verify(settings, known, file, screen, cache)
     if outcome.setup is None:
         screen.seeded_faults(outcome)
     verdict = judge(outcome)
@@ -169,7 +180,7 @@ def _verify(args: dict[str, Any]) -> int:
         report.write(out, outcome, verdict)
     except OSError as error:
         screen.verdict(verdict, "")
-        raise ValueError(f"--out {out}: cannot be written ({error.strerror or error}); free space") from error
+        raise ValueError(f"--out: {surroundings.reason(error)}") from error
     screen.verdict(verdict, f"; report: {out / 'report.html'}")
     return verdict.exit_code
 
@@ -264,11 +275,15 @@ COMMANDS = {
     "verify": _verify, "bench": bench.run, "env": _env, "report": _report, "explain": _explain, "compare": _compare,
     "doctor": _doctor,
 }  # fmt: skip
+# Commands that take minutes: they go on when their terminal is closed, and start JAX, which reads XLA_FLAGS.
+LONG = ("verify", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of a copy of the kit, as in `python -m conformance verify`."""
     top = argparse.ArgumentParser(prog=f"python -m {PACKAGE}", description="Verify distributed training in JAX.")
     add_commands(top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS)))
+    surroundings.keep_streams()
     args = vars(top.parse_args(argv))
-    return run(args.pop("command"), args)
+    code = run(args.pop("command"), args)
+    return (code or 2) if surroundings.unwritten() else code

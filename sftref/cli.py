@@ -1,7 +1,8 @@
 """The command `sftref`: arguments -> a run; a user's mistake -> one line on stderr and an exit code.
 
-Exit codes of `train` and `evaluate`: 0 done; 1 a loss or a logit is not finite; 2 something that the user can fix; 3
-one of several processes was lost; 130 Ctrl-C. `conformance/cli.py` has the exit codes of the kit's commands.
+Exit codes of `train` and `evaluate`: 0 done; 1 a loss or a logit is not finite, or a score is not that of the package
+evaluate; 2 something that the user can fix; 3 one of several processes was lost; 130 Ctrl-C. `conformance/cli.py` has
+the exit codes of the kit's commands.
 """
 
 import argparse
@@ -22,10 +23,14 @@ from sftref.config import (
     ConfigError,
     NonFiniteError,
     OptimConfig,
+    ScoreError,
     TrainConfig,
+    one_line,
     require,
 )
 from sftref.conformance import cli as kit
+from sftref.conformance.core.output import path, utf8
+from sftref.conformance.run import surroundings
 from sftref.train import interrupt
 
 INTERRUPTED = "interrupted; a run with --save-every continues with --resume DIR"
@@ -70,8 +75,10 @@ def parser() -> argparse.ArgumentParser:
 def _shared_options(p: argparse.ArgumentParser) -> None:
     default = TrainConfig()
     p.add_argument("--task", help=f"GLUE task, whose columns --data must have (default {default.task})")
-    p.add_argument("--data", help="bundled, hub, or a folder with train.* and validation.* (default bundled)")
-    p.add_argument("--model", help="demo, tiny, a folder, or a model's id on the hub (default demo)")
+    p.add_argument(
+        "--data", type=utf8, help="bundled, hub, or a folder with train.* and validation.* (default: bundled)"
+    )
+    p.add_argument("--model", type=utf8, help="demo, tiny, a folder, or a model's id on the hub (default demo)")
     p.add_argument("--num-layers", type=int, help="keep the model's first layers only")
     p.add_argument("--trainer", choices=TRAINERS, help=f"default {default.trainer}")
     p.add_argument("--devices", type=int, metavar="N", help="default: all; 8 simulated ones on a CPU-only machine")
@@ -81,9 +88,13 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--precision", choices=PRECISIONS, help=f"default {default.precision}")
     p.add_argument("--pack", action=argparse.BooleanOptionalAction, help="several examples per row (default --pack)")
     p.add_argument("--seed", type=int, help=f"default {default.seed}")
+    p.add_argument("--train-fraction", type=float, help="share of the training data to train on, drawn with --seed")
     p.add_argument("--eval-fraction", type=float, help="share of the evaluation data to use, drawn with --seed")
-    p.add_argument("--eval-from", choices=("validation", "train"), help="the split to evaluate on")
-    p.add_argument("--out", type=Path, metavar="DIR", help="folder of the records (train: default runs/TASK-TRAINER-N)")
+    p.add_argument("--eval-from", choices=("validation", "train"), help="train: rows that are not for training")
+    p.add_argument(
+        "--glue-metric", type=path, metavar="DIR", help="a folder glue with glue.py, for the package evaluate"
+    )
+    p.add_argument("--out", type=path, metavar="DIR", help="folder of the records (train: default runs/TASK-TRAINER-N)")
     p.add_argument("--overwrite", action="store_true", help="let --out replace the records of an earlier run")
     p.add_argument("--preallocate", action="store_true", help="let JAX reserve most of the accelerator's memory")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -100,6 +111,7 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
 def _train_options(p: argparse.ArgumentParser) -> None:
     default, optim = TrainConfig(), OptimConfig()
     p.add_argument("--preset", choices=("article",), help="the article's run; other options change it")
+    p.add_argument("--fresh-head", action="store_true", help="train a new classifier, whatever the model has")
     p.add_argument("--epochs", type=int, help=f"default {default.epochs}")
     p.add_argument("--max-steps", type=int, metavar="K", help="stop after K updates; the learning rate is 0 there")
     p.add_argument("--batch-size", type=int, help=f"examples of an update, over all devices ({default.batch_size})")
@@ -107,15 +119,14 @@ def _train_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--remat", action=argparse.BooleanOptionalAction, help="recompute activations, to save memory")
     p.add_argument("--drop-last", action=argparse.BooleanOptionalAction, help="skip each epoch's incomplete batch")
     p.add_argument("--dropout", choices=DROPOUT_MODES, help=f"default {default.dropout}")
-    p.add_argument("--train-fraction", type=float, help="share of the training data to use, drawn with --seed")
     p.add_argument("--learning-rate", type=float, help=f"its highest value (default {optim.learning_rate:g})")
     p.add_argument("--weight-decay", type=float, help=f"default {optim.weight_decay:g}")
     p.add_argument("--warmup-steps", type=int, help=f"default {optim.warmup_steps}")
     p.add_argument("--clip-norm", type=float, help="clip gradients to this global norm (default: no clipping)")
-    p.add_argument("--save", type=Path, metavar="DIR", help="save the trained model there; transformers can load it")
+    p.add_argument("--save", type=path, metavar="DIR", help="save the trained model there; transformers can load it")
     p.add_argument("--save-every", type=int, metavar="K", help="checkpoint into --out every K updates")
     p.add_argument(
-        "--resume", type=Path, metavar="DIR", help="continue from the newest checkpoint in DIR; auto: in --out, if any"
+        "--resume", type=path, metavar="DIR", help="continue from the newest checkpoint in DIR; auto: in --out, if any"
     )
 
 
@@ -144,31 +155,40 @@ def make_cluster(args: dict[str, Any], variables: Mapping[str, str]) -> Cluster:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    surroundings.keep_streams()
     argv = sys.argv[1:] if argv is None else argv
     args = vars(parser().parse_args(argv))
     command = args.pop("command")
-    if command in kit.COMMANDS:
-        return kit.run(command, args)
+    code = kit.run(command, args) if command in kit.COMMANDS else _run(command, args, argv)
+    lost = surroundings.unwritten()
+    if lost:
+        print(f"sftref: {lost}", file=sys.stderr)
+    return (code or 2) if lost else code
+
+
+def _run(command: str, args: dict[str, Any], argv: Sequence[str]) -> int:
+    """Run `train` or `evaluate`; returns the exit code."""
     debug = args.pop("debug", False)
     # The package sets environment variables only here. As in the article, JAX allocates memory when it is needed.
     if not args.pop("preallocate", False):
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    cache = os.environ.get("SFTREF_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")) + "/sftref"
     worker = supervise.WORKER in os.environ
     try:
         cluster = make_cluster(args, os.environ)
+        if not worker and "jax" not in sys.modules:
+            surroundings.check_flags(os.environ)
         if cluster.several and not worker:
             require(
                 command != "train" or "out" in args or "resume" in args,
                 "--out: is required with several processes; give a folder that all of them can write to",
             )
-            return supervise.run(argv, args.get("out", args.get("resume")))
-        from sftref import commands
-
+            with surroundings.without_terminal():
+                return supervise.run(argv, args.get("out", args.get("resume")), auto=cluster.auto)
+        commands = _commands()
         run = commands.train if command == "train" else commands.evaluate
-        with interrupt.remembered():
-            run(args, Path(cache), cluster)
+        with interrupt.remembered(), surroundings.without_terminal():
+            run(args, cache_folder(os.environ), cluster)
     except (Exception, KeyboardInterrupt) as error:
         # A library may turn a Ctrl-C into another exception.
         message, code = (INTERRUPTED, 130) if interrupt.SEEN.is_set() else _explain(error)
@@ -177,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug or message is None:
             traceback.print_exception(error)
         if message is not None:
-            print(f"sftref: {message}", file=sys.stderr)
+            print(f"sftref: {surroundings.one_line(message)}", file=sys.stderr)
         if worker:
             supervise.leave(code, error)
         return code
@@ -186,16 +206,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _commands() -> Any:
+    """The module of the commands, which imports JAX."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        names = sorted(name for name in os.environ if name.startswith("JAX_"))
+        raise ConfigError(f"JAX refuses a variable ({one_line(error)}); check {', '.join(names)}") from error
+    from sftref import commands
+
+    return commands
+
+
+def cache_folder(variables: Mapping[str, str]) -> Path | None:
+    """The folder of token caches: SFTREF_CACHE, or `sftref` in XDG_CACHE_HOME or ~/.cache; None without a home.
+
+    An empty or relative XDG_CACHE_HOME is ignored, as the specification of these folders demands
+    (https://specifications.freedesktop.org/basedir-spec/latest/#basics).
+    """
+    if variables.get("SFTREF_CACHE"):
+        return Path(variables["SFTREF_CACHE"])
+    base = variables.get("XDG_CACHE_HOME", "")
+    base = base if os.path.isabs(base) else os.path.expanduser("~/.cache")
+    return Path(base, "sftref") if os.path.isabs(base) else None
+
+
 def _explain(error: BaseException) -> tuple[str | None, int]:
     """An error -> its message and exit code. The message is None for a bug of ours, which needs its traceback."""
     if isinstance(error, ConfigError):
         return str(error), 2
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}; free some space, or choose another --out", 2
-    if isinstance(error, ImportError):
+        return surroundings.reason(error), 2
+    if isinstance(error, ModuleNotFoundError):
         return f"{error}; install it with: pip install 'sftref[demo]'", 2
-    if isinstance(error, NonFiniteError):
+    if isinstance(error, ImportError):
+        return str(error), 2
+    if isinstance(error, NonFiniteError | ScoreError):
         return str(error), 1
     return (INTERRUPTED, 130) if isinstance(error, KeyboardInterrupt) else (None, 1)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import json
 import sys
 import time
@@ -19,26 +18,27 @@ from sftref.cluster.distributed import Cluster, agree, compiler_flags, digest
 from sftref.cluster.supervise import JOINED
 from sftref.config import ConfigError, TrainConfig, one_line, require
 from sftref.data.batches import Batch
+from sftref.data.glue_metric import SecondScores
 from sftref.data.tokens import Progress, definition
 from sftref.model.pretrained import check_target, save_pretrained
 from sftref.prepare import prepare
 from sftref.presets import ARTICLE_BATCH_PER_DEVICE, make_config
+from sftref.train import folder, inputs
 from sftref.train.checkpoint import Checkpoints, latest
+from sftref.train.folder import CONFIG
 from sftref.train.loop import Run, fit
 from sftref.train.loop import evaluate as evaluate_split
-from sftref.train.records import RunRecorder, Screen, versions
+from sftref.train.records import Evaluation, RunRecorder, Screen, as_json, check_pictures, versions
 from sftref.train.step import TrainState
 from sftref.trainers import Trainer
 
-CONFIG = "config.json"
 
-
-def train(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -> None:
+def train(args: dict[str, Any], cache: Path | None, cluster: Cluster = devices.ALONE) -> None:
     """Run `sftref train`. All processes of a run call this alike; only process 0 writes records and models.
 
     Args:
         args: the arguments on the command line, by name.
-        cache: the folder of token caches.
+        cache: the folder of token caches; None for no cache.
         cluster: how several processes find each other.
 
     Raises:
@@ -52,26 +52,43 @@ def train(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -
         size = ARTICLE_BATCH_PER_DEVICE * len(used)
         config = dataclasses.replace(config, batch_size=size, eval_batch_size=size)
     save: Path | None = args.get("save")
-    if save is not None and first:
-        check_target(save)
     out = resume or args.get("out")
     if resume is None and first:
-        out = _new_folder(out, config, overwrite=args.get("overwrite", False))
+        out = folder.new_folder(out, config, overwrite=args.get("overwrite", False))
     assert out is not None  # `cli.main` requires --out for several processes
-    run = _prepare(config, used, cache)
+    if first:
+        check_pictures()
+    if save is not None and first:
+        check_target(save)
+        folder.check_save(save, out)
+    with folder.locked(out if first else None, "--out" if resume is None else "--resume"):
+        _train(_prepare(config, used, cache), out, save, cluster, args.get("glue_metric"), resumed=resume is not None)
+
+
+def _train(run: Run, out: Path, save: Path | None, cluster: Cluster, metric: Path | None, *, resumed: bool) -> None:
+    """Train, with records in `out` and the model in `save`; process 0 holds the lock of `out`."""
+    config, first = run.config, jax.process_index() == 0
+    second = SecondScores(run.task, metric) if first else None
     state = run.program.state(run.model.params, config.seed)
     checkpoints = None
-    if resume or config.save_every is not None:
-        checkpoints = Checkpoints(out, must_exist=resume is not None)
-        state = checkpoints.restore(state) if resume else state
-    if cluster.several:
+    if resumed:
+        checkpoints = Checkpoints(out, must_exist=True)
+        state = checkpoints.restore(state)
+        inputs.compare(out, inputs.digests(run))
+    elif first:
+        folder.clear(out)
+        inputs.record(out, inputs.digests(run))
+    if cluster.several:  # here the others also wait until process 0 has cleared the folder
         agree(_inputs(run, int(state.step)))
+    if checkpoints is None and config.save_every is not None:
+        checkpoints = Checkpoints(out)
     if first:
-        (out / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        (out / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
     _describe(run, out, int(state.step))
     began = time.perf_counter()
     with Screen(run.total_steps, config.epochs, int(state.step)) as screen:
-        recorder = RunRecorder(out if first else None, screen, int(state.step))
+        also = functools.partial(_compare_scores, run, second) if second else None
+        recorder = RunRecorder(out if first else None, screen, int(state.step), also)
         several: dict[str, Any] = {}
         if cluster.several:
             several = {"deadline": cluster.wait, "compare": functools.partial(_agree_on_the_step, run.trainer)}
@@ -81,16 +98,32 @@ def train(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -
             recorder.close()
             if checkpoints:
                 checkpoints.close()
-    if not first:
+    if second is None:
         return
-    summary = recorder.finish(config.to_dict(), used, time.perf_counter() - began)
+    summary = recorder.finish(config.to_dict(), run.trainer.devices, time.perf_counter() - began)
     if save is not None:
-        names = run.task.label_names
-        save_pretrained(save, state.params, run.model.config, run.tokenizer, run.model.hf_config, label_names=names)
+        _save(save, state, run, out)
     print(f"{summary['examples_per_second']:.1f} examples/s; records in {out}" + (f", model in {save}" if save else ""))
+    recorder.draw()
+    second.finish()
 
 
-def evaluate(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE) -> None:
+def _save(save: Path, state: TrainState, run: Run, out: Path) -> None:
+    """Save the model; if that fails, keep the trained state as a checkpoint of the run."""
+    model = run.model
+    names: dict[str, Any] = {"label_names": run.task.label_names, "classes": model.classes}
+    try:
+        save_pretrained(save, state.params, model.config, run.tokenizer, model.hf_config, **names)
+    except ConfigError as error:
+        if latest(out) != int(state.step):
+            try:
+                Checkpoints(out).save(state)
+            except ConfigError as second:
+                raise ConfigError(f"{error}; {second}") from error
+        raise ConfigError(f"{error}: sftref train --resume {out} --save FOLDER needs no training") from error
+
+
+def evaluate(args: dict[str, Any], cache: Path | None, cluster: Cluster = devices.ALONE) -> None:
     """Run `sftref evaluate`: print scores; with `--out`, write `evaluation.json` and `predictions-SPLIT.jsonl`.
 
     Args and Raises: see `train`.
@@ -100,8 +133,13 @@ def evaluate(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE
     first = _announce(cluster)
     out: Path | None = args.get("out") if first else None
     if out is not None:
-        out = _new_folder(out, config, overwrite=args.get("overwrite", False))
-    run = _prepare(config, used, cache)
+        out = folder.new_folder(out, config, overwrite=args.get("overwrite", False))
+    with folder.locked(out):
+        _evaluate(_prepare(config, used, cache, train=False), out, cluster, args.get("glue_metric"))
+
+
+def _evaluate(run: Run, out: Path | None, cluster: Cluster, metric: Path | None) -> None:
+    config = run.config
     require(
         not any(name.startswith("classifier") for name in run.model.fresh),
         f"--model {config.model}: has no trained classifier for --task {config.task}; train one with --save DIR first",
@@ -110,7 +148,8 @@ def evaluate(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE
         agree(_inputs(run, 0))
     state = run.trainer.place(run.program.state(run.model.params, config.seed))
     deadline = cluster.wait if cluster.several else None
-    results = {}
+    second = SecondScores(run.task, metric) if jax.process_index() == 0 else None
+    results: dict[str, Any] = {}
     for name, tokens in run.validation.items():
         with _bar() as bar:
             advance = functools.partial(bar.advance, bar.add_task(f"evaluating {name}", total=len(tokens)))
@@ -118,13 +157,21 @@ def evaluate(args: dict[str, Any], cache: Path, cluster: Cluster = devices.ALONE
         scores = {"loss": e.loss, **e.metrics}
         results[name] = scores | {"examples": e.examples, "seconds": e.seconds}
         print(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()), flush=True)
+        if second and (others := _compare_scores(run, second, e)):
+            results[name]["evaluate"] = others
         if out is not None:
-            with (out / f"predictions-{name}.jsonl").open("w") as file:
+            with (out / f"predictions-{name}.jsonl").open("w", encoding="utf-8") as file:
                 for example, logits in zip(tokens.example_ids.tolist(), e.logits.tolist(), strict=True):
-                    file.write(json.dumps({"example_id": example, "logits": logits}) + "\n")
+                    file.write(as_json({"example_id": example, "logits": logits}) + "\n")
     if out is not None:
         content = {"results": results, "config": config.to_dict(), "versions": versions()}
-        (out / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
+        (out / "evaluation.json").write_text(as_json(content, indent=2) + "\n", encoding="utf-8")
+    if second:
+        second.finish()
+
+
+def _compare_scores(run: Run, second: SecondScores, e: Evaluation) -> dict[str, float]:
+    return second.check(e.split, e.metrics, e.logits, run.validation[e.split].labels)
 
 
 def _resumed_folder(args: dict[str, Any]) -> Path | None:
@@ -178,13 +225,13 @@ def _agree_on_the_step(trainer: Trainer, state: TrainState, batch: Batch) -> Non
     )
 
 
-def _saved_config(folder: Path) -> TrainConfig:
+def _saved_config(out: Path) -> TrainConfig:
     try:
-        return TrainConfig.from_dict(json.loads((folder / CONFIG).read_text()))
+        return TrainConfig.from_dict(json.loads((out / CONFIG).read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise ConfigError(f"--resume {folder}: has no {CONFIG}; give the --out of a run with --save-every") from error
+        raise ConfigError(f"--resume {out}: has no {CONFIG}; give the --out of a run with --save-every") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"--resume {folder}: {CONFIG} cannot be read ({one_line(error)}); start a new run") from error
+        raise ConfigError(f"--resume {out}: {CONFIG} cannot be read ({one_line(error)}); start a new run") from error
 
 
 def _bar() -> RichProgress:
@@ -192,14 +239,14 @@ def _bar() -> RichProgress:
     return RichProgress(console=console, disable=not console.is_terminal, transient=True)
 
 
-def _prepare(config: TrainConfig, used: list[jax.Device], cache: Path) -> Run:
+def _prepare(config: TrainConfig, used: list[jax.Device], cache: Path | None, *, train: bool = True) -> Run:
     with _bar() as bar:
 
         def progress(title: str) -> Progress:
             task = bar.add_task(title)
             return lambda done, total: bar.update(task, completed=done, total=total)
 
-        return prepare(config, used, cache_dir=cache, progress=progress)
+        return prepare(config, used, cache_dir=cache, progress=progress, train=train)
 
 
 def _describe(run: Run, out: Path, step: int) -> None:
@@ -213,30 +260,5 @@ def _describe(run: Run, out: Path, step: int) -> None:
         f"{c.trainer} on {len(used)} {used[0].platform} device(s), {c.precision}, dropout {c.dropout}, {steps}, "
         f"records in {out}",
         highlight=False,
+        markup=False,  # a path can have brackets
     )
-
-
-def _new_folder(out: Path | None, config: TrainConfig, *, overwrite: bool) -> Path:
-    """Make a folder for the records of a new run, and check that it can be written.
-
-    Raises:
-        ConfigError: the folder has another run's records, is a file, or cannot be written.
-    """
-    if out is None:
-        name = f"{config.task}-{config.trainer}"
-        out = next(path for k in itertools.count(1) if not (path := Path("runs", f"{name}-{k}")).exists())
-    require(not out.exists() or out.is_dir(), f"--out {out}: is a file, must be a folder; choose another name")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".sftref-probe"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
-    names = (CONFIG, "metrics.jsonl", "summary.json", "evaluation.json", "checkpoints")
-    old = [name for name in names if (out / name).exists()]
-    require(
-        not old or overwrite,
-        f"--out {out}: has {', '.join(old)} of an earlier run; choose another folder, or add --overwrite",
-    )
-    return out

@@ -58,8 +58,8 @@ def add_command(commands: Any) -> None:
     add("--against", metavar="PYTHON", help="Python of another environment, or MODULE:FACTORY, to compare with")
     add("--runs", type=int, default=1, metavar="R", help="number of runs, each in a new process (default 1)")
     add("--save", nargs="?", const="baseline", metavar="NAME", help="store the runs, for comparison with later ones")
-    add("--storage", type=Path, metavar="DIR", help="folder of the stored runs (default .benchmarks, by device)")
-    add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder for bench.json and bench.html (default {OUT})")
+    add("--storage", type=output.path, metavar="DIR", help="folder of the stored runs (default .benchmarks, by device)")
+    add("--out", type=output.path, default=OUT, metavar="DIR", help=f"for bench.json and bench.html (default {OUT})")
     add("--debug", action="store_true", help="show tracebacks")
 
 
@@ -74,8 +74,8 @@ def run(args: dict[str, Any]) -> int:
         raise ValueError(f"--runs = {args['runs']}, must be at least 1")
     if args["against"] and (args["save"] or args["storage"] or args["runs"] > 1):
         raise ValueError("--against with --save, --storage or --runs: --against stores no run; omit the others")
-    output.prepare(args["out"])
-    return _against(args, settings) if args["against"] else _stored(args)
+    with output.prepared(args["out"]):
+        return _against(args, settings) if args["against"] else _stored(args)
 
 
 def _finish(args: dict[str, Any], results: Sequence[Judged], where: str, more: Mapping[str, Any]) -> int:

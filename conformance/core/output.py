@@ -1,11 +1,47 @@
-"""The folder of a report: a test before the run that files can be written to it, and the files after the run."""
+"""The folder of a report: tested and locked before the run, and the files after the run."""
 
+import argparse
+import contextlib
+import fcntl
 import os
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PROBE_BYTES = 1 << 18
+LOCK = ".lock"
+
+
+def utf8(text: str) -> str:
+    """An argument that names a file or a folder; an ArgumentTypeError if it is empty, or no UTF-8 as libraries need."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; is the variable set that it was to come from?")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        # Python reads bytes that the encoding of the locale lacks as surrogates, which no native library takes.
+        encoding, shown = sys.getfilesystemencoding(), ascii(os.fsencode(text))[1:]
+        way = "choose another name" if encoding == "utf-8" else "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+        raise argparse.ArgumentTypeError(f"{shown} is not in the encoding {encoding}; {way}")
+    return text
+
+
+def path(text: str) -> Path:
+    """An argument that names a file or a folder, with its `~`, which a shell leaves alone in `--out=~/runs`."""
+    return Path(os.path.expanduser(utf8(text)))
+
+
+@contextlib.contextmanager
+def prepared(out: Path) -> Iterator[None]:
+    """Make the folder, and hold its lock in the block; a ValueError says why no report can be written to it."""
+    prepare(out)
+    with (out / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"--out {out}: another run writes to this folder; choose another folder") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def prepare(out: Path) -> None:

@@ -129,9 +129,10 @@ def start_jax(settings: Settings) -> None:
     """
     import jax
 
-    # If XLA_FLAGS has the user's own number of devices, JAX refuses a second one. If a backend runs already, as in a
-    # notebook, JAX refuses a change, and the devices stay as they are.
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    # The user's own number of devices is kept; JAX refuses a second one beside that of XLA_FLAGS. If a backend runs
+    # already, as in a notebook, JAX refuses a change, and the devices stay as they are.
+    flags = os.environ.get("XLA_FLAGS", "")
+    if not os.environ.get("JAX_NUM_CPU_DEVICES") and "xla_force_host_platform_device_count" not in flags:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", settings.devices or SIMULATED_DEVICES)
     # For `gpu`, JAX chooses between cuda and rocm itself.

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sftref.cluster.distributed import Cluster, join
-from sftref.config import TrainConfig, require
+from sftref.config import ConfigError, TrainConfig, one_line, require
 
 if TYPE_CHECKING:
     import jax
@@ -47,8 +47,8 @@ def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
         (wanted or SIMULATED) % processes == 0,
         f"--devices = {wanted or SIMULATED}, must be a multiple of the {processes} processes",
     )
-    # If the user's XLA_FLAGS has a number of simulated devices, JAX accepts no other number here.
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    # If the user set a number of simulated devices, it is kept: JAX accepts no other number beside that of XLA_FLAGS.
+    if not _own_number():
         simulated = max(SIMULATED, wanted or 0)
         require(
             simulated <= MOST_SIMULATED,
@@ -57,15 +57,40 @@ def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
         # JAX raises an error if a backend already runs, as in a notebook; then the devices of that backend are used.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", (wanted or SIMULATED) // processes if processes > 1 else simulated)
-    devices = jax.devices()
+    devices = _devices()
     if processes > 1:
         return _shares(devices, wanted, processes)
     count = len(devices) if wanted is None else wanted
+    source = f" that {_own_number()} sets" if _own_number() and devices[0].platform == "cpu" else " of this machine"
     require(
         count <= len(devices),
-        f"--devices = {count}, must be at most {len(devices)}, the {devices[0].platform} devices of this machine",
+        f"--devices = {count}, must be at most {len(devices)}, the {devices[0].platform} devices{source}",
     )
     return devices[:count]
+
+
+def _own_number() -> str:
+    """The variable in which the user set a number of simulated devices, if any."""
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return "XLA_FLAGS"
+    return "JAX_NUM_CPU_DEVICES" if os.environ.get("JAX_NUM_CPU_DEVICES") else ""
+
+
+def _devices() -> list[jax.Device]:
+    """JAX's devices; starts the backend.
+
+    Raises:
+        ConfigError: the backend does not start, as with a JAX_PLATFORMS that this machine lacks.
+    """
+    import jax
+
+    try:
+        return jax.devices()
+    except RuntimeError as error:
+        names = [name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)]
+        variables = ", ".join(f"{name}={os.environ[name]}" for name in names)
+        way = f"unset {' and '.join(names)}, or install what it names" if names else "`sftref env` examines the machine"
+        raise ConfigError(f"{variables or 'JAX'}: no backend starts ({one_line(error)}); {way}") from error
 
 
 def _shares(devices: list[jax.Device], wanted: int | None, processes: int) -> list[jax.Device]:

@@ -5,12 +5,13 @@ adds three things: it names a lost process, it limits how long a process waits, 
 data and program before the first step.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,11 @@ WAIT = 300
 # Seconds without a heartbeat after which a process counts as lost. JAX's default is 100. After a network failure of 4
 # seconds, heartbeats were back within 10 (measured). At the end of a run the others wait in JAX while process 0 writes.
 HEARTBEAT = 10
+# Variables by which JAX recognises a launcher (jax/_src/clusters/).
+LAUNCHERS = (
+    "SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE",
+    "KUBERNETES_SERVICE_HOST", "JAX_COORDINATOR_ADDRESS",
+)  # fmt: skip
 # The exit code of a run that lost a process; the kit's verdict UNRESPONSIVE has the same code.
 LOST = 3
 # What JAX's client writes when the coordination service is gone: at once, or after a time without an answer.
@@ -101,20 +107,47 @@ def join(cluster: Cluster) -> int:
     known = inspect.signature(jax.distributed.initialize).parameters
     limits = {name: value for name, value in limits.items() if name in known}
     try:
-        jax.distributed.initialize(cluster.coordinator, cluster.num_processes, cluster.process_id, **limits)
-    except (ValueError, RuntimeError) as error:  # XLA raises RuntimeError: deadline, address in use
-        raise ConfigError(_not_joined(cluster, " ".join(str(error).split())[:300])) from error
+        with without_proxies():
+            jax.distributed.initialize(cluster.coordinator, cluster.num_processes, cluster.process_id, **limits)
+    # XLA raises RuntimeError: deadline, address in use. JAX raises KeyError and others if a launcher's variable is
+    # missing or has no value that it expects.
+    except (ValueError, RuntimeError, LookupError, TypeError, OSError) as error:
+        missing = f"{error.args[0]} is not set" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+        raise ConfigError(_not_joined(cluster, missing)) from error
     # `jax.process_count()` would start the backend before the number of simulated devices is set.
     from jax._src import distributed
 
     return int(distributed.global_state.num_processes or 1)
 
 
+@contextlib.contextmanager
+def without_proxies() -> Iterator[None]:
+    """In the block, the environment names no proxy: gRPC would connect the processes through it, and hang.
+
+    Processes of one run connect directly. JAX warns of any such variable, and advises to unset it
+    (https://github.com/jax-ml/jax/issues/22995).
+    """
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def launcher_variables(variables: Mapping[str, str]) -> list[str]:
+    """The names of the variables by which JAX recognises a launcher, if they are set."""
+    return [name for name in LAUNCHERS if name in variables]
+
+
 def _not_joined(cluster: Cluster, reason: str) -> str:
     if cluster.auto:
+        present = launcher_variables(os.environ)
+        left = (
+            f"; {', '.join(present)} may be left over from another job: unset {'it' if len(present) == 1 else 'them'}"
+        )
         return (
             f"--distributed auto: JAX cannot join a cluster here ({reason}); start with srun, mpirun or Kubernetes, "
-            "or give --coordinator, --num-processes and --process-id"
+            f"or give --coordinator, --num-processes and --process-id{left if present else ''}"
         )
     return (
         f"--coordinator {cluster.coordinator}: process {cluster.process_id} did not join the "

@@ -5,6 +5,7 @@ Python code in the process sees neither, so the worker is a child process. The s
 OUT/logs/process-I.log, prints that of process 0, and says in one line how a worker failed and which process was lost.
 """
 
+import contextlib
 import functools
 import os
 import signal
@@ -13,12 +14,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
-from sftref.cluster.distributed import HEARTBEAT, LOST, lost
+from sftref.cluster.distributed import HEARTBEAT, LOST, launcher_variables, lost
 from sftref.cluster.endings import how_it_ended, last_words, tie
 
 # A variable that is set in the worker's environment.
@@ -56,12 +57,26 @@ class Output:
     def _joined(self, process: int) -> None:
         self.process = process
         if self._out is not None:
-            folder = self._out / LOGS
-            folder.mkdir(parents=True, exist_ok=True)
-            self._log = (folder / f"process-{process}.log").open("a", buffering=1)
+            with self._or_no_log(sys.stderr):
+                folder = self._out / LOGS
+                folder.mkdir(parents=True, exist_ok=True)
+                path = folder / f"process-{process}.log"
+                self._log = path.open("a", buffering=1, encoding="utf-8", errors="replace")
         early, self._early = self._early, []
         for line, to in early:
             self._take(line, to)
+
+    @contextlib.contextmanager
+    def _or_no_log(self, to: IO[str]) -> Iterator[None]:
+        """Go on without a log that cannot be written, since the worker waits until its output is read."""
+        try:
+            yield
+        except OSError as error:
+            log, self._log = self._log, None
+            with contextlib.suppress(OSError):
+                if log is not None:
+                    log.close()
+            to.write(f"sftref: {self._out}/{LOGS}: {error.strerror}; the run goes on without this log\n")
 
     def _take(self, line: str, to: IO[str]) -> None:
         chatter = line.startswith(CHATTER)
@@ -71,7 +86,8 @@ class Output:
             self._early.append((line, to))
             return
         if self._log is not None:
-            self._log.write(line)
+            with self._or_no_log(to):
+                self._log.write(line)
         if self.process == 0 and not chatter:
             to.write(line)
             to.flush()
@@ -81,11 +97,16 @@ class Output:
         for line, to in self._early:
             to.write(line)
         if self._log is not None:
-            self._log.close()
+            with self._or_no_log(sys.stderr):
+                self._log.close()
 
 
-def run(argv: Sequence[str], out: Path | None) -> int:
-    """Run `sftref ARGV` in a worker. Returns its exit code, or `LOST` if the worker or another process was lost."""
+def run(argv: Sequence[str], out: Path | None, *, auto: bool = False) -> int:
+    """Run `sftref ARGV` in a worker. Returns its exit code, or `LOST` if the worker or another process was lost.
+
+    If SIGHUP is ignored here, the worker ignores it too: the run goes on when its terminal is closed. `auto` says that
+    the processes are those that a launcher's variables describe.
+    """
     output = Output(out)
     worker = subprocess.Popen(
         [sys.executable, "-P", "-m", "sftref.cli", *argv],
@@ -101,7 +122,7 @@ def run(argv: Sequence[str], out: Path | None) -> int:
         worker.send_signal(number)
 
     # Ctrl-C is ignored here: it also reaches the worker, which is in the same process group.
-    for number, handler in ((signal.SIGINT, lambda *_: None), (signal.SIGTERM, end), (signal.SIGHUP, end)):
+    for number, handler in ((signal.SIGINT, lambda *_: None), (signal.SIGTERM, end)):
         signal.signal(number, handler)
     assert worker.stdout is not None
     assert worker.stderr is not None
@@ -113,7 +134,7 @@ def run(argv: Sequence[str], out: Path | None) -> int:
     for thread in threads:
         thread.join()
     output.close()
-    message, code = explain(output, code)
+    message, code = explain(output, code, auto=auto)
     if message:
         print(f"sftref: {message}", file=sys.stderr, flush=True)
     return code
@@ -136,16 +157,18 @@ def leave(code: int, error: BaseException) -> NoReturn:
     os._exit(code)
 
 
-def explain(output: Output, code: int) -> tuple[str, int]:
+def explain(output: Output, code: int, *, auto: bool = False) -> tuple[str, int]:
     """A message on how a worker ended (empty if there is nothing to report), and the supervisor's exit code."""
     who = "a process that did not join the others" if output.process is None else f"process {output.process}"
     words = "\n".join(output.last)
     others = [str(number) for number in lost(words) if number != output.process]
     where = "see the logs of all processes in OUT/logs; --resume continues from the newest checkpoint"
     if output.process is None and code < 0 and JOINING in words:
+        launcher = ", ".join(launcher_variables(os.environ)) if auto else ""
+        left = f"; if this is the only process, {launcher} are left over from another job: unset them"
         return (
             "not all processes joined within --wait, or the coordinator cannot be reached; start all of them, with an "
-            "address of process 0 that each can reach",
+            f"address of process 0 that each can reach{left if launcher else ''}",
             LOST,
         )
     if any(line.startswith(TIMEOUT) for line in output.last):

@@ -1,7 +1,14 @@
 """State on the host <-> Orbax checkpoints, which do not depend on devices: any trainer can continue any run."""
 
+import atexit
+import contextlib
+import errno
 import logging
+import os
+import sys
+import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +60,25 @@ class Checkpoints:
         if must_exist:
             require(
                 self._manager.latest_step() is not None,
-                f"--resume {folder}: {FOLDER} has no finished checkpoint; train with --save-every K first",
+                f"--resume {folder}: {FOLDER} has no finished checkpoint: the run ended before its first save was "
+                f"finished, or had no --save-every; start it again: --out {folder} --resume auto does so",
             )
 
     def save(self, state: TrainState) -> None:
-        """Save a state of host arrays. Returns when the checkpoint is on disk."""
+        """Save a state of host arrays. Returns when the checkpoint is on disk.
+
+        Raises:
+            ConfigError: the checkpoint cannot be written, as on a full disk; the ones before it stay.
+        """
         tree = _arrays(state)
-        self._manager.save(int(state.step), args=self._args.StandardSave(tree | {SUMS: _sums(tree)}))
+        try:
+            with _quiet():
+                self._manager.save(int(state.step), args=self._args.StandardSave(tree | {SUMS: _sums(tree)}))
+        except Exception as error:  # tensorstore and Orbax raise types of their own
+            raise ConfigError(
+                f"checkpoint {self.folder / str(state.step)}: cannot be written ({_system_error(error)}); the ones "
+                "before it are kept"
+            ) from error
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest state, bit for bit, as host arrays.
@@ -73,10 +92,12 @@ class Checkpoints:
         step, tree = self._manager.latest_step(), _arrays(like)
         source = f"checkpoint {self.folder / str(step)}"
         try:
-            stored = self._manager.item_metadata(step)
+            with _quiet():
+                stored = self._manager.item_metadata(step)
             # A dict in Orbax 0.11; an object with the dict in later releases.
             _compare(getattr(stored, "tree", stored), tree | {SUMS: _sums(tree)}, source)
-            restored = self._manager.restore(step, args=self._args.StandardRestore(tree | {SUMS: _sums(tree)}))
+            with _quiet():
+                restored = self._manager.restore(step, args=self._args.StandardRestore(tree | {SUMS: _sums(tree)}))
             saved_sums = restored.pop(SUMS)
             if (saved_sums != _sums(restored)).any():
                 raise ValueError("its values are not those that were saved")
@@ -91,6 +112,40 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for Orbax and release its threads."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax and tensorstore also print the tracebacks of errors that they raise: on stderr, and in their threads.
+
+    If the block fails, their threads stay silent until the process ends, which it does.
+    """
+    before = sys.excepthook, threading.excepthook, sys.unraisablehook, logging.root.manager.disable
+    sys.excepthook = threading.excepthook = sys.unraisablehook = lambda *_: None
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    except BaseException:
+        atexit.register(_silence)
+        raise
+    else:
+        sys.excepthook, threading.excepthook, sys.unraisablehook = before[:3]
+    finally:
+        logging.disable(before[3])
+
+
+def _silence() -> None:
+    """While Python exits, tensorstore's threads meet an event loop that is closed, after `sys.excepthook` is gone."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
+
+
+def _system_error(error: BaseException) -> str:
+    """The operating system's part of an error of tensorstore, whose text is long; other errors in one line."""
+    text = " ".join(str(error).split())
+    known = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)]
+    return next((words for words in known if words in text), one_line(error))
 
 
 def _compare(stored: Any, want: dict[str, Any], source: str) -> None:

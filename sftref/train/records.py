@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sftref.config import ConfigError, one_line
+
+METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 # Seconds between two lines of progress where no bar is drawn.
 EVERY = 10.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "datasets", "orbax-checkpoint", "sftref")
@@ -79,7 +84,7 @@ class Screen:
         scores = " | ".join(_scores(e, named=len(evaluations) > 1) for e in evaluations)
         line = f"{epoch:.4g}/{self._epochs} | Train loss: {round(loss, 3)} | {scores}"
         if self._live:
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(line, highlight=False, markup=False)
         if not self._live or not sys.stdout.isatty():
             print(line, flush=True)
 
@@ -91,18 +96,25 @@ class RunRecorder:
         out: the run's folder, which exists; None for a process that keeps no records.
         screen: shows the progress.
         resumed_at: the step that a resumed run continues from; later lines of the interrupted run are dropped.
+        also: called with each evaluation, after it is recorded and printed.
     """
 
-    def __init__(self, out: Path | None, screen: Screen, resumed_at: int = 0) -> None:
-        self._out, self._screen = out or Path(os.devnull), screen
-        self.path = self._out if out is None else out / "metrics.jsonl"
+    def __init__(
+        self,
+        out: Path | None,
+        screen: Screen,
+        resumed_at: int = 0,
+        also: Callable[[Evaluation], object] | None = None,
+    ) -> None:
+        self._out, self._screen, self._also = out or Path(os.devnull), screen, also
+        self.path = self._out if out is None else out / METRICS
         self.lines: list[dict[str, Any]] = []
-        if resumed_at and self.path.exists():
-            old = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
-            self.lines = [line for line in old if line["step"] <= resumed_at]
-        self._file = self.path.open("w", buffering=1)
-        for line in self.lines:
-            self._file.write(json.dumps(line) + "\n")
+        if out is not None:
+            self.lines = _earlier(self.path, resumed_at) if resumed_at and self.path.exists() else []
+            part = out / f".{METRICS}.part"
+            part.write_text("".join(as_json(line) + "\n" for line in self.lines), encoding="utf-8")
+            part.replace(self.path)
+        self._file = self.path.open("a", buffering=1, encoding="utf-8")
 
     def step(self, record: StepRecord) -> None:
         """Record a finished update."""
@@ -115,19 +127,24 @@ class RunRecorder:
             line = {"kind": "eval", "step": step, "epoch": epoch, "split": e.split, "loss": e.loss, **e.metrics}
             self._write(line | {"examples": e.examples, "seconds": e.seconds})
         self._screen.epoch(epoch, loss, evaluations)
+        if self._also:
+            for e in evaluations:
+                self._also(e)
 
     def _write(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
-        self._file.write(json.dumps(line) + "\n")
+        try:
+            self._file.write(as_json(line) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
         """Close `metrics.jsonl`."""
         self._file.close()
 
     def finish(self, config: dict[str, Any], devices: Sequence[jax.Device], seconds: float) -> dict[str, Any]:
-        """Write `summary.json` and `curves.png`; returns the summary."""
-        steps = [line for line in self.lines if line["kind"] == "step"]
-        evals = [line for line in self.lines if line["kind"] == "eval"]
+        """Write `summary.json`; returns the summary."""
+        steps, evals = self._of("step"), self._of("eval")
         final = {e["split"]: {k: v for k, v in e.items() if k not in ("kind", "split")} for e in evals}
         summary = {
             "steps": len(steps),
@@ -139,9 +156,57 @@ class RunRecorder:
             "versions": versions(),
             "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in devices],
         }
-        (self._out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        draw(steps, evals, self._out / "curves.png")
+        (self._out / SUMMARY).write_text(as_json(summary, indent=2) + "\n", encoding="utf-8")
         return summary
+
+    def draw(self) -> None:
+        """Write `curves.png`; a picture that cannot be drawn costs a line on stderr, not the run."""
+        try:
+            draw(self._of("step"), self._of("eval"), self._out / "curves.png")
+        except Exception as error:  # matplotlib, its fonts and its cache raise types of their own
+            print(f"sftref: curves.png was not drawn ({one_line(error)})", file=sys.stderr)
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["kind"] == kind]
+
+
+def _earlier(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of a run's metrics up to a step; lines that cannot be read, as after a power failure, are left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            line = json.loads(text)
+            if line["kind"] in ("step", "eval") and line["step"] <= step:
+                lines.append(line)
+    return lines
+
+
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """A value as JSON; null for NaN and infinity, which JSON lacks, as for an undefined correlation."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_pictures() -> None:
+    """Import the library that draws `curves.png`, before any training.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ConfigError: it refuses its variables or settings.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ValueError as error:
+        names = [name for name in ("MPLBACKEND", "MATPLOTLIBRC") if name in os.environ]
+        what = f"; check {' and '.join(names)}" if names else ""
+        raise ConfigError(f"matplotlib cannot be imported ({one_line(error)}){what}") from error
 
 
 def versions() -> dict[str, str]:
