@@ -17,10 +17,12 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     """Register the plugin if the arguments name this folder; else pytest calls this too late, when its session runs."""
     if pluginmanager.has_plugin("session"):
         return
-    from .pytest_plugin import plugin
+    from .pytest_plugin import options
 
-    if not any(pluginmanager.has_plugin(name) for name in (INSTALLED, plugin.__name__, "sftref-conformance")):
-        pluginmanager.register(plugin, "sftref-conformance")
+    if not any(pluginmanager.has_plugin(name) for name in (INSTALLED, options.__name__, "sftref-conformance")):
+        pluginmanager.register(options, "sftref-conformance")
+    # Also a session without any of our options, and one that collects nothing itself (xdist), is one of the kit.
+    pluginmanager.register(object(), options.NAMED)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

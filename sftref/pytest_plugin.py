@@ -1,3 +1,3 @@
 """The kit's pytest plugin, in the module that pytest's entry point names."""
 
-from sftref.conformance.pytest_plugin.plugin import *  # noqa: F403
+from sftref.conformance.pytest_plugin.options import *  # noqa: F403

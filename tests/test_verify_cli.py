@@ -246,6 +246,14 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
     assert f"sftref {command} " in capsys.readouterr().out.split("examples:")[1]
 
 
+def test_the_installed_plugin_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Pytest loads it in the runs of all projects. NumPy and others cost 0.2 to 0.6 s there."""
+    code = "import sys, pytest; before = set(sys.modules); import sftref.pytest_plugin; "
+    code += "print(*sorted({name.partition('.')[0] for name in sys.modules.keys() - before}))"
+    new = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=True, capture_output=True)
+    assert set(new.stdout.decode().split()) <= {"sftref", "tomllib"}
+
+
 def test_the_parent_imports_no_jax(tmp_path: Path) -> None:
     names = ("cli", "run.verify", "report.explain", "report.compare", "report.terminal", "pytest_plugin.plugin")
     code = "import sys; from sftref import cli; " + "; ".join(f"import sftref.conformance.{name}" for name in names)

@@ -1,13 +1,12 @@
-"""The kit's pytest plugin: options, the fixtures of laws, and one result for each check.
+"""The kit's pytest plugin, but for its options: the fixtures of laws, and one result for each check.
 
-It imports JAX only if a law is collected, because pytest loads an installed plugin in the runs of all projects.
+It is loaded by `options.py`, and imports JAX only if a law will run or an adapter is named.
 """
 
 import dataclasses
 import sys
 import time
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from ..adapter import AdapterError, TrainerUnderTest, fixed_of
 from ..benchmarks import options as speed
 from ..core.check import Blocked, Check
-from ..core.law import LEVELS, Law, blocked_by, check_id, laws, selects
+from ..core.law import Law, blocked_by, check_id, laws, selects
 from ..core.result import Result
 from ..core.settings import Settings, start_jax
 from ..laws.support import call as law_call
@@ -30,41 +29,21 @@ CHECK_ID = pytest.StashKey[str]()
 OPTIONS = ("level", "against", "platform", "devices", "expect", "seed", "processes")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the kit's options; their common prefix keeps them apart from other plugins' options."""
-    add = parser.getgroup("sftref", "conformance of distributed training").addoption
-    add("--sftref-level", default="standard", choices=LEVELS, help="how much to check (default: standard)")
-    add("--sftref-adapter", action="append", default=[], metavar="MODULE:FACTORY", help="a trainer under test")
-    add("--sftref-against", default=Settings.against, metavar="MODULE:FACTORY", help="another trainer to compare with")
-    add("--sftref-platform", help="the platform to verify: cpu, gpu, rocm, cuda or tpu")
-    add("--sftref-devices", type=int, metavar="N", help="at most N devices (CPU: simulate N)")
-    add("--sftref-expect", metavar="PLATFORM[:COUNT[:KIND]]", help="the devices that must be present")
-    add("--sftref-only", action="append", default=[], metavar="ID", help="only this id, start of an id, or rung")
-    add("--sftref-seed", type=int, default=0, metavar="S", help="seed of all random values (default: 0)")
-    add("--sftref-processes", type=int, metavar="N", help="at most N processes on rung 9")
-    add("--sftref-stream", type=Path, metavar="FILE", help="append each check's result as JSON")
-    add("--sftref-failed", help="rungs that have failed before, as `verify` passes them: 2,6:mesh")
-    add("--sftref-out", type=Path, metavar="DIR", help="write report.json, .html, .md and junit.xml there")
-    add("--sftref-deviations", type=Path, metavar="FILE", help="a TOML file of known failures to accept")
-    speed.add_options(add)
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options.
 
     Raises:
         pytest.UsageError: an option is wrong; the message names it.
     """
-    config.addinivalue_line("markers", "law(id): the law that a test checks, as its TOML entry states it")
     option = config.option
     try:
         settings = Settings(
-            **{name: getattr(option, f"sftref_{name}") for name in OPTIONS},
+            **{name: value for name in OPTIONS if (value := getattr(option, f"sftref_{name}")) is not None},
             adapters=tuple(option.sftref_adapter) or Settings.adapters,
             only=tuple(option.sftref_only),
         )
         config.stash[SUMMARY] = summary = Summary(config, settings)
-        if option.sftref_adapter or option.sftref_against != Settings.against:
+        if option.sftref_adapter or settings.against != Settings.against:
             # Adapters in the folder in which pytest was called can then be imported.
             sys.path.append(str(config.invocation_params.dir))
             start_jax(settings)
