@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.settings import Settings
-
 if TYPE_CHECKING:
     import pytest
+
+    from ..core.settings import Settings
 
 HOME = Path(__file__).parent
 SIZES = ("small", "base")
