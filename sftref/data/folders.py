@@ -65,8 +65,9 @@ def absent(folder: Path, split: str) -> str:
     """The message for a split that is not there: what its name must be, what is there, and what else can be done."""
     files, folders = _listing(folder)
     others = _names(split)[1:]
-    content = [f"{len(files)} files: {_some(p.name for p in files)}"] if files else []
-    content += [f"{len(folders)} folders: {_some(p.name for p in folders)}"] if folders else []
+    content = [_counted("file", files), _counted("folder", folders)]
+    if (folder / SAVED_DICT).is_file():
+        content = [f"the splits {', '.join(_saved_splits(folder))} of save_to_disk"]
     archives = [p.name for p in files if suffix_of(p.name) in (".zip", ".tar", ".tgz", ".7z", ".rar")]
     hint = f"; unpack {archives[0]}" if archives else ""
     if split != "train" and any("test" in _tokens(p.name) for p in (*files, *folders)):
@@ -74,7 +75,7 @@ def absent(folder: Path, split: str) -> str:
     return (
         f"--data {folder}: no file {split} with one of {', '.join(READERS)} (also {', '.join(PACKED)})"
         + (f", nor {', '.join(others)}" if others else "")
-        + f"; it has {' and '.join(content) or 'no file'}{hint}"
+        + f"; it has {' and '.join(filter(None, content)) or 'no file'}{hint}"
     )
 
 
@@ -190,6 +191,10 @@ def _numbered(folder: Path, split: str, files: list[Path]) -> tuple[Path, ...]:
         f"{', '.join(map(str, missing[:SHOWN]))} is missing",
     )
     return tuple(order)
+
+
+def _counted(noun: str, paths: list[Path]) -> str:
+    return f"{len(paths)} {noun}{'s' * (len(paths) > 1)}: {_some(p.name for p in paths)}" if paths else ""
 
 
 def _some(names: Iterable[object], separator: str = ", ") -> str:

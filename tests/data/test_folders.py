@@ -252,6 +252,8 @@ def test_save_to_disk(tmp_path: Path) -> None:
         tmp_path / "both", num_shards={"train": 2, "valid": 1}
     )
     assert read(tmp_path / "both") == {"train": data["question1"], "validation": ["NA", "null"]}
+    datasets.DatasetDict(train=split, test=split).save_to_disk(tmp_path / "tested")
+    assert "; it has the splits train, test of save_to_disk; a test split is not used" in refusal(tmp_path / "tested")
     alone = str(tmp_path / "both" / "train")
     halves = load_examples(QQP, alone, train_fraction=0.5, eval_fraction=0.5, eval_from="train")
     assert (len(halves.train), len(halves.validation["held_out"])) == (4, 4)
