@@ -121,7 +121,7 @@ class Study:
         judges = mutant.judges[:1] if level == LEVELS[0] else mutant.judges[::-1]
         for adapter in sorted(judges, key=lambda adapter: adapter != first):
             known = self.seconds[adapter]
-            order = [hint, *sorted(known, key=partial(self.price, mutant.file, known))]
+            order = list(dict.fromkeys([hint, *sorted(known, key=partial(self.price, mutant.file, known))]))
             request = Request(str(self.package), adapter, level, mutant.file, mutant.text, order, known)
             for event in self.warm.run(request):
                 self.spent[mutant.file, event["law"]] += event["seconds"]
