@@ -46,7 +46,10 @@ class Speed:
         self.kernels = kernels(devices[0])
         if option.benchmark_storage == DEFAULT_STORAGE:
             option.benchmark_storage = f"file://{stored_runs.storage(self.where)}"
-        self.runs = stored_runs.load(Path(option.benchmark_storage.removeprefix("file://")))
+        cores, simulated = self.environment["machine"]["cores"], devices[0].platform == "cpu"
+        self.processor = stored_runs.processor(cores) if simulated else ""
+        every = stored_runs.load(Path(option.benchmark_storage.removeprefix("file://")))
+        self.runs, self.others = stored_runs.comparable(every, self.processor)
         versions = self.environment["versions"]
         # The first runs are stored, to measure the scatter between runs, unless JAX has changed since.
         same = all(stored_runs.same_program(run, versions) for run in self.runs)
@@ -112,7 +115,7 @@ class Speed:
         """Refuse a stored run of other devices, with a UsageError."""
         try:
             words = str(self.config.option.benchmark_compare)
-            stored_runs.check_device(compared_benchmark["machine_info"], self.where, words)
+            stored_runs.check_device(compared_benchmark["machine_info"], self.where, words, self.processor)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
 
@@ -123,9 +126,9 @@ class Speed:
             terminalreporter.write_line(text)
 
     def _line(self) -> str:
-        kept = ""
+        kept = f"; {self.others}" if self.others else ""
         if self.automatic:
-            kept = f"; stored as run {len(self.runs) + 1} of {stored_runs.ENOUGH} for comparison with later runs"
+            kept += f"; stored as run {len(self.runs) + 1} of {stored_runs.ENOUGH} for comparison with later runs"
         if self.out is not None:
             kept += f"; report: {self.out / 'bench.html'}"
         return f"{verdict.line(self.results, self.where)}{kept}"

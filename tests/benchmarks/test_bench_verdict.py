@@ -152,6 +152,22 @@ def test_a_run_of_other_devices_is_refused_by_name() -> None:
         stored_runs.check_device(info, "8 x cpu, small", "0001")
 
 
+def test_stored_runs_of_another_processor_are_not_compared(tmp_path: Path) -> None:
+    info = {"cpu": {"brand_raw": "EPYC  9654"}, stored_runs.KEY: {"where": "8 x cpu, small", "machine": {"cores": 64}}}
+    (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: EPYC 9654\n")
+    other, here = stored_runs.stored_processor(info), stored_runs.processor(2, tmp_path / "cpuinfo")
+    assert (other, here) == ("EPYC 9654, 64 cores", "EPYC 9654, 2 cores")
+    assert stored_runs.processor(64, tmp_path / "cpuinfo") == other
+    runs = [Stored({}, {}, name) for name in (other, here, "")]
+    same, text = stored_runs.comparable(runs, here)
+    assert same == runs[1:]
+    assert text == f"1 stored run of another processor ({other}; here {here}) not compared"
+    assert stored_runs.comparable(runs, "") == (runs, "")
+    with pytest.raises(ValueError, match="measured on EPYC 9654, 64 cores, must be EPYC 9654, 2 cores"):
+        stored_runs.check_device(info, "8 x cpu, small", "0001", here)
+    stored_runs.check_device(info, "8 x cpu, small", "0001", other)
+
+
 def test_each_kind_of_device_has_a_folder() -> None:
     names = {stored_runs.storage(where).name for where in ("8 x cpu, small", "4 x cpu, small", "8 x NVIDIA H100, base")}
     assert names == {"8-x-cpu-small", "4-x-cpu-small", "8-x-NVIDIA-H100-base"}

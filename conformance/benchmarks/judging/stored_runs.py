@@ -23,10 +23,11 @@ SAME_PROGRAM = ("jax", "jaxlib")
 
 @dataclass(frozen=True)
 class Stored:
-    """The versions of packages in a stored run, and its benchmarks by id."""
+    """The versions of packages in a stored run, its benchmarks by id, and its processor (empty if it is unknown)."""
 
     versions: Mapping[str, str]
     measured: Mapping[str, Measured]
+    processor: str = ""
 
 
 def described(devices: Sequence[Any], size: str) -> str:
@@ -54,14 +55,49 @@ def _read(path: Path) -> Stored | None:
         if ours is None or not entries:
             return None
         measured = {entry["id"]: Measured(**entry) for entry in entries}
-        return Stored(ours["versions"], measured)
+        return Stored(ours["versions"], measured, stored_processor(content["machine_info"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a stored run ({type(error).__name__}: {error}); remove it") from error
 
 
-def check_device(stored: Mapping[str, Any], now: str, where: str) -> None:
-    """Raise a ValueError, which names both devices, if a stored run was measured on other devices than `now`."""
+def processor(cores: int, path: Path = Path("/proc/cpuinfo")) -> str:
+    """This machine's processor and the cores that this process may use; empty if the system does not name it."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+    return _named(names[0], cores) if names else ""
+
+
+def stored_processor(info: Mapping[str, Any]) -> str:
+    """The processor in a stored run's `machine_info`, whose name pytest-benchmark wrote; empty if it has none."""
+    name, machine = (info.get("cpu") or {}).get("brand_raw"), info.get(KEY, {}).get("machine") or {}
+    return _named(name, machine["cores"]) if name and machine.get("cores") else ""
+
+
+def _named(name: str, cores: int) -> str:
+    return f"{' '.join(name.split())}, {cores} cores"
+
+
+def comparable(runs: Sequence[Stored], here: str) -> tuple[list[Stored], str]:
+    """The runs of the processor `here`, and a text on the others; an unknown processor counts as this one."""
+    others = [run.processor for run in runs if here and run.processor and run.processor != here]
+    same = [run for run in runs if run.processor not in others]
+    names = ", ".join(dict.fromkeys(others))
+    several = f"{len(others)} stored run{'s' if len(others) > 1 else ''}"
+    return same, f"{several} of another processor ({names}; here {here}) not compared" if others else ""
+
+
+def check_device(stored: Mapping[str, Any], now: str, where: str, here: str = "") -> None:
+    """Raise a ValueError, which names both, if a stored run is of other devices than `now`, or processors than `here`.
+
+    `here` is empty if the devices are accelerators.
+    """
     before = stored.get(KEY, {}).get("where", "unknown devices")
+    other = stored_processor(stored)
+    if here and other and before == now and other != here:
+        before, now = other, here
     if before != now:
         raise ValueError(
             f"--benchmark-compare {where}: measured on {before}, must be {now} as in this run; times of other devices "
