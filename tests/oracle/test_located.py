@@ -16,6 +16,7 @@ from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
 from sftref.conformance.oracle.variants.located import Located
 from sftref.conformance.oracle.variants.network import relu
 from sftref.conformance.oracle.variants.replay import Log
+from sftref.conformance.oracle.variants.table import variants
 
 pytestmark = pytest.mark.once
 
@@ -181,3 +182,18 @@ def test_the_part_of_a_wrong_forward_pass_is_named() -> None:
     assert found is not None
     assert found.place == "forward"
     assert "right without the feed-forward layers" in "; ".join(found.words)
+
+
+def test_an_explanation_must_hold_on_one_device_too() -> None:
+    def divide(self: Any, totals: list[Sums]) -> tuple[float, Params]:
+        means = [total.mean() for total in totals]
+        return float(np.mean([one.loss for one in means])), {
+            name: np.mean([one.gradients[name] for one in means], axis=0) for name in means[0].gradients
+        }
+
+    trainer, rng = wrong(FourMethods, divide=divide), np.random.default_rng(3)
+    case = dataclasses.replace(CASE, accumulate=2)
+    log = Log(case, start_params(case, rng), 2)
+    log = made(trainer, log, [("step", batch_of(case, rng, real=13)), ("params", None)])
+    known = [(variants()[name],) for name in ("mean-of-micro-batches", "mean-of-means")]
+    assert experiments.confirmed(trainer, log, (known[0], known[1])) == (known[0],)

@@ -1,6 +1,7 @@
 """A trainer's calls in a law -> if the law fails, which variants of the oracle explain the results, as facts."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from ...core.check import Check
 from ...core.facts import Explained
 from ...oracle.variants.replay import Call, Log
 from ...oracle.variants.search import DEEPEST, Several, explain, wrong
-from .examine.experiments import as_earlier, examined, observed
+from .examine.experiments import as_earlier, confirmed, examined, observed
 from .examine.made import copied, copied_batch
 
 # Seconds of this thread after a failure; and the most runs of a law that are kept for it.
@@ -103,6 +104,9 @@ def note(check: Check) -> None:
         explanation = explain([log, run], SECONDS, known, deepest)
         if explanation is None:
             return
+        with contextlib.suppress(Exception):
+            found = confirmed(trainer, explanation.log, explanation.found)
+            explanation = dataclasses.replace(explanation, found=found)
         place = as_earlier([case for one, case in cases if one is trainer], explanation.log)
         # Two failures are enough to place a fault; more of them take as long again.
         if place is None and not explanation.found and before < ENOUGH and time.thread_time() < until:

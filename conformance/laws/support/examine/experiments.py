@@ -17,8 +17,9 @@ from ....adapter import NEVER_FIXED, Case, HostBatch, shapes
 from ....oracle.cases import NO_DROPOUT
 from ....oracle.draws import rows_of, with_weights
 from ....oracle.updates import learning_rate
-from ....oracle.variants.located import Located, located, pairs, restored, whole
-from ....oracle.variants.replay import Call, Log
+from ....oracle.variants.located import Located, Pair, located, pairs, restored, whole
+from ....oracle.variants.replay import Call, Log, bounds, seen
+from ....oracle.variants.search import Several
 from ..compilation import precision
 from .made import copied, made
 from .parts import alone, gradient, parts
@@ -166,6 +167,23 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
             apart = apart or name
     words = [f"right {', '.join(right)}"] if right else []
     return Located(place.with_setting(apart), (*place.words, *words))
+
+
+def confirmed(trainer: Any, log: Log, found: tuple[Several, ...]) -> tuple[Several, ...]:
+    """Those of the explanations of a run that also explain it without micro-batches, and on one device."""
+    for name, _, other in without(log) if found else ():
+        if name in ("accumulation", "reduction"):
+            run = made(trainer, other, _simple(other))
+            mine = seen(run)
+            found = tuple(
+                several
+                for several in found
+                if all(
+                    Pair(got, want, limits).margin <= 1
+                    for got, (want, limits) in zip(mine, bounds(several, run), strict=True)
+                )
+            )
+    return found
 
 
 def as_earlier(earlier: Iterable[Case], log: Log) -> Located | None:
