@@ -35,9 +35,10 @@ class NnxBert(Adapter):
         from flax import nnx
         from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+        bert = importlib.import_module("scratch.language_modeling.bert.sequence_classification")
         trainers = importlib.import_module("scratch.language_modeling.trainers.sequence_classification")
-
-        evaluate = inner(trainers.SequenceClassificationTrainer.eval, "eval_step")
+        kind, schedule, config = trainers.SequenceClassificationTrainer, optimizer_of(case, None)[1], bert.BertConfig()
+        evaluate = inner(kind.eval, "eval_step")
 
         def logits(model: Any, batch: Rows) -> Any:
             """The logits that its `eval_step` gives to the metrics."""
@@ -46,28 +47,22 @@ class NnxBert(Adapter):
             evaluate(model, metrics, batch | {"labels": batch["input_ids"]})
             return kept["logits"]
 
-        place = NamedSharding(Mesh(devices, ("device",)), PartitionSpec("device"))
-        return (
-            optimizer_of(case, None)[1],
-            nnx.jit(inner(trainers.SequenceClassificationTrainer.train, "train_step")),
-            nnx.jit(logits),
-            place,
-        )
+        vars(config).update(case.config)
+        # Without its `__init__`, which opens a folder for checkpoints.
+        trainer = object.__new__(kind)
+        trainer.model = bert.BertForSequenceClassification(config, case.num_labels, rngs=nnx.Rngs(0))
+        trainer.trainer_config = type("Config", (), {"learning_rate": schedule})
+        state, place = trainer._create_train_state(), NamedSharding(Mesh(devices, ("device",)), PartitionSpec("device"))
+        trainer.train_state = state
+        return trainer, nnx.state(state), schedule, nnx.jit(inner(kind.train, "train_step")), nnx.jit(logits), place
 
     def begin(self, params: Arrays, seed: int) -> None:
         from flax import nnx
 
-        bert = importlib.import_module("scratch.language_modeling.bert.sequence_classification")
-        trainers = importlib.import_module("scratch.language_modeling.trainers.sequence_classification")
-
-        self.schedule, self.train, self.evaluation, self.place = self.built
-        config = bert.BertConfig()
-        vars(config).update(self.case.config)
-        self.model = bert.BertForSequenceClassification(config, self.case.num_labels, rngs=nnx.Rngs(seed % 2**32))
+        self.trainer, first, self.schedule, self.train, self.evaluation, self.place = self.built
+        self.model, self.state = self.trainer.model, self.trainer.train_state
+        nnx.update(self.state, first)
         nnx.update(self.model, self.to_tree(params, self.tree()))
-        self.trainer = object.__new__(trainers.SequenceClassificationTrainer)
-        self.trainer.model, self.trainer.trainer_config = self.model, type("C", (), {"learning_rate": self.schedule})
-        self.state = self.trainer._create_train_state()
 
     def update(self, rows: Rows) -> tuple[Any, Any]:
         return self.train(self.model, self.state, self._batch(rows)), self.schedule(self.count)
