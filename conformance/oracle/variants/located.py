@@ -117,7 +117,11 @@ def located(
         return place
     if "rate" in first:
         return Located("schedule", tuple(_rates(log, compared)))
-    return Located("evaluation" if "logits" in first else "later-loss", ())
+    return (
+        Located("evaluation", ("only logits after an update are wrong",))
+        if "logits" in first
+        else Located("later-loss", ())
+    )
 
 
 def _size(pair: Pair) -> str:

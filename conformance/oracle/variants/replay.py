@@ -113,7 +113,10 @@ def _things(log: Log, points: dict[int, Params], result: Callable[[Call], Any]) 
 def replay(several: Sequence[Variant], log: Log, points: dict[int, Params], rounding: Rounding) -> Iterator[Seen]:
     """What the oracle with these variants returns for the same calls."""
     trainer = trainer_of(several)
-    alone = not any(variant.needs == "devices" or "shard" in variant.entry for variant in several)
+    # Sums over devices are exact, so one device gives the same; but rows are dealt to micro-batches by device.
+    alone = log.case.accumulate == 1 and not any(
+        variant.needs == "devices" or "shard" in variant.entry for variant in several
+    )
     if rounding is not unrounded:
         trainer.losses = _rounded(trainer.losses, trainer, rounding)  # type: ignore[method-assign]
     trainer.start(log.case, points[-1], 1 if alone else log.n)
