@@ -58,9 +58,9 @@ def explanation(failures: Sequence[Result]) -> Explanation | None:
     ]
     if rest:
         evidence.append(f"not explained by that: {', '.join(rest)}")
-    return Explanation(
-        several[0].layer, several[0].group, _cause(several, others), several[0].next_step, record, evidence
-    )
+    firsts = [several[0], *(one for ids in others if (one := named(ids[0])))]
+    steps = " Otherwise: ".join(dict.fromkeys(one.next_step for one in firsts))
+    return Explanation(several[0].layer, several[0].group, _cause(several, others), steps, record, evidence)
 
 
 def _by(record: Result) -> list[list[str]]:

@@ -101,3 +101,10 @@ def test_a_message_that_establishes_the_cause_speaks_before_a_place(
     found = diagnosis_of(failure(law, "later-loss", message=message))
     assert found["layer"] == layer
     assert cause in str(found["cause"])
+
+
+def test_two_causes_of_the_same_numbers_have_both_next_steps() -> None:
+    record = failure("training.settings", "reduction", by=(["mean-of-means"], ["mean-of-micro-batches"]))
+    step = str(diagnosis_of(record)["next_step"])
+    assert step.startswith("Sum losses, weights and gradients over the devices once")
+    assert "Otherwise: Add up sums and weights over the micro-batches" in step
