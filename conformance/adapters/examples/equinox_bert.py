@@ -2,7 +2,7 @@
 
 The notebook is in no package: run in its folder, or add the folder to PYTHONPATH. Its step takes the optimizer as an
 argument, which is AdamW with the case's constants here. The adapter hides the dropout layers' flags from the optimizer,
-since the notebook's own `optax.adam` refuses them from optax 0.2.6 on. The loss is what its progress bar shows.
+since the notebook's own `optax.adam` refuses them in optax 0.2.8. The loss is what its progress bar shows.
 
     sftref verify --adapter sftref.conformance.adapters.examples.equinox_bert:EquinoxBert
 """
