@@ -186,7 +186,7 @@ def _of(found: Counts, which: npt.NDArray[np.bool_]) -> float:
 def _times(times: float) -> str:
     if abs(times) < KNOWN:
         return "do not count"
-    return f"count {times:.6g} times" if abs(times - 1) < KNOWN else f"count {times:.3g} times"
+    return f"count {times:.9g} times" if abs(times - 1) < KNOWN else f"count {times:.3g} times"
 
 
 def named(names: Sequence[str]) -> str:
