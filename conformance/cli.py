@@ -281,7 +281,7 @@ LONG = ("verify", "bench")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of a copy of the kit, as in `python -m conformance verify`."""
-    top = argparse.ArgumentParser(prog=f"python -m {PACKAGE}", description="Verify distributed training in JAX.")
+    top = output.Parser(prog=f"python -m {PACKAGE}", description="Verify distributed training in JAX.")
     add_commands(top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS)))
     surroundings.keep_streams()
     args = vars(top.parse_args(argv))

@@ -29,7 +29,7 @@ from sftref.config import (
     require,
 )
 from sftref.conformance import cli as kit
-from sftref.conformance.core.output import path, utf8
+from sftref.conformance.core.output import Parser, path, utf8
 from sftref.conformance.run import surroundings
 from sftref.train import interrupt
 
@@ -59,7 +59,7 @@ EVALUATE_EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands. Options that are not given are absent from its result, so presets can set them."""
-    top = argparse.ArgumentParser(prog="sftref", description="Data-parallel BERT fine-tuning in JAX, as a reference.")
+    top = Parser(prog="sftref", description="Data-parallel BERT fine-tuning in JAX, as a reference.")
     top.add_argument("--version", action="version", version=f"sftref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="|".join(("train", "evaluate", *kit.COMMANDS)))
     style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS}
@@ -177,7 +177,10 @@ def _run(command: str, args: dict[str, Any], argv: Sequence[str]) -> int:
     try:
         cluster = make_cluster(args, os.environ)
         if not worker and "jax" not in sys.modules:
-            surroundings.check_flags(os.environ)
+            try:
+                surroundings.check_flags(os.environ)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
         if cluster.several and not worker:
             require(
                 command != "train" or "out" in args or "resume" in args,

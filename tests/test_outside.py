@@ -111,16 +111,20 @@ def test_flags_that_xla_refuses_are_named(flags: str, named: str) -> None:
         surroundings.check_flags(os.environ | {"XLA_FLAGS": flags})
 
 
-def test_a_variable_that_jax_refuses_is_named() -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("JAX_ENABLE_X64", "maybe", "JAX refuses a variable"), ("XLA_FLAGS", "--xla_no_such=1", "--xla_no_such=1: this")],
+)
+def test_a_variable_that_jax_refuses_is_named(name: str, value: str, message: str) -> None:
     start = "import sys; from sftref.cli import main; sys.exit(main(['train', '--out', '/proc/no']))"
     ended = subprocess.run(
-        [sys.executable, "-c", start], env=os.environ | {"JAX_ENABLE_X64": "maybe"}, capture_output=True, text=True,
+        [sys.executable, "-c", start], env=os.environ | {name: value}, capture_output=True, text=True,
         timeout=60, check=False,
     )  # fmt: skip
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
-    assert "JAX refuses a variable" in ended.stderr
-    assert "JAX_ENABLE_X64" in ended.stderr
+    assert message in ended.stderr
+    assert name in ended.stderr
 
 
 def test_a_platform_that_jax_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +150,8 @@ def test_the_users_number_of_devices_is_kept(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="must be at most 4, the cpu devices that JAX_NUM_CPU_DEVICES sets"):
         devices.start(TrainConfig(devices=8))
     assert "jax_num_cpu_devices" not in updates
+    # Debugging aids that a shell may set, under which Flax and optax fail.
+    assert {"jax_transfer_guard", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion"} <= set(updates)
 
 
 def test_processes_connect_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +214,10 @@ def test_a_path_that_libraries_cannot_take_is_refused(
         with pytest.raises(SystemExit) as ended:
             cli.main([command, "--out", text])
         assert ended.value.code == 2
-        assert message.replace(r"\\", "\\") in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message.replace(r"\\", "\\") in error
+        assert error.endswith(f"; see sftref {command} --help\n")
+        assert error.count("\n") == 1
     assert output.path("~/x") == Path.home() / "x"
 
 

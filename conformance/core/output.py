@@ -8,9 +8,18 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 PROBE_BYTES = 1 << 18
 LOCK = ".lock"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose error is one line, without the usage of twenty lines that argparse prints before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with code 2."""
+        self.exit(2, f"sftref: {' '.join(message.splitlines())}; see {self.prog} --help\n")
 
 
 def utf8(text: str) -> str:

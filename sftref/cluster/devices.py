@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SIMULATED = 8
 MOST_SIMULATED = 64
 ALONE = Cluster()
+LENIENT = {
+    "jax_transfer_guard": "allow", "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow",
+}  # fmt: skip
 
 
 def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
@@ -36,6 +39,9 @@ def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
     import jax
 
     jax.config.update("jax_enable_x64", config.precision == "float64")
+    # Debugging aids which a shell may set for other programs; Flax, optax and the placing of batches do not pass them.
+    for name, value in LENIENT.items():
+        jax.config.update(name, value)
     shape = config.mesh_shape
     wanted = 1 if config.trainer == "single" else config.devices if shape is None else math.prod(shape.values())
     processes = join(cluster)
