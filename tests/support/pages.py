@@ -5,10 +5,11 @@
 Each output is a block after a mark: `<!-- read FAULT -->` in `failures.md`, `<!-- finding ID -->` and `<!-- workaround
 -->` in `install.md`. `test_pages.py`, `test_docs.py` and `test_workarounds.py` compare each block with today's output.
 `--readme DIR` updates the README's passing run and, with Chromium on the PATH, the picture of the run's HTML page,
-which stays in DIR. `--map` updates the list of files in the kit's README.
+which stays in DIR. `--map` updates the list of files in the kit's README, and its figures on faults and mutants.
 """
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ VERDICT = re.compile(r"<!-- verdict -->\n```text\n.*?```\n", re.DOTALL)
 MARK = re.compile(r"<!-- read ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 FINDINGS = re.compile(r"<!-- finding ([\w-]+) -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 WORKAROUND = re.compile(r"<!-- workaround -->\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
+MUTANTS = re.compile(r"(<!-- sensitivity -->\n).*?(?=\n## )", re.DOTALL)
+SUMMARY = ROOT / "tests" / "studies" / "mutants" / "summary.json"
 WIDTH = 158
 PICTURE = "1280,1375"
 
@@ -92,14 +95,30 @@ def picture(out: Path) -> None:
 
 
 def kit_map(text: str) -> str:
-    """The kit's README `text`, with the current files of each package."""
+    """The kit's README `text`, with the current files of each package, and the figures on faults and mutants."""
 
     def row(mark: re.Match[str]) -> str:
         names = sorted(path.stem for path in (ROOT / "conformance" / mark["folder"]).glob("*.py"))
         listed = ", ".join(f"`{name}`" for name in names if not name.startswith("__"))
         return f"| `{mark['folder']}/` | {mark['what']} | {listed} |"
 
+    text = MUTANTS.sub(lambda mark: f"{mark[1]}{sensitivity()}\n", text)
     return re.sub(r"^\| `(?P<folder>[\w/]+)/` \| (?P<what>[^|]+?) \|.*\|$", row, text, flags=re.MULTILINE)
+
+
+def sensitivity() -> str:
+    """The table of the kit's README: how much of what is wrong on purpose the laws see."""
+    run = json.loads(SUMMARY.read_text(encoding="utf-8"))
+    kinds, shares = run["kinds"], {level: f"{100 * share:.1f} % at `{level}`" for level, share in run["shares"].items()}
+    left = run["mutants"] - kinds["equivalent"] - kinds["not imported"]
+    return (
+        "| changed on purpose | seen | command |\n|---|---|---|\n"
+        f"| {len(faults())} faults of the catalogue, written together with the laws | all | `tox run -e selftest` |\n"
+        f"| {left} mutants of right trainers, drawn by a seed | {', '.join(shares.values())} "
+        f"| `tox run -e mutants` ({run['date']}, JAX {run['jax']}) |\n\n"
+        f"{run['mutants']} mutants were drawn. {kinds['equivalent']} of them have a proof of equivalence, and "
+        f"{kinds['not imported']} cannot be imported."
+    )
 
 
 def workaround() -> str:

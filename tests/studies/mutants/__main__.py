@@ -6,13 +6,14 @@ The command mutates the kit's template adapter and the code of sftref that compu
 run at `quick`, those that survive and have no proof of equivalence at `standard`, then at `full`, each until the first
 law fails; those with a proof are last. Only lines that the laws execute are mutated. Results are appended to
 `results.jsonl` as they come, so an interrupted run continues; results of another version of the sources only choose
-which trainer and law run first. Writes `mutants.md`, and exits with 1 if less than 95 % of the mutants that are not
-equivalent are killed at `standard`.
+which trainer and law run first. Writes `mutants.md`, and `summary.json`, whose copy in this folder gives the figures of
+the kit's README. Exits with 1 if less than 95 % of the mutants that are not equivalent are killed at `standard`.
 """
 
 import argparse
 import collections
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import random
@@ -203,6 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 alive = study.run(alive, level)
     outcome = report.Outcome(drawn, study.results, known, levels)
     (out / "mutants.md").write_text(outcome.markdown(), encoding="utf-8")
+    figures = outcome.figures() | {"date": time.strftime("%Y-%m-%d"), "jax": importlib.metadata.version("jax")}
+    (out / "summary.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(outcome.summary(), *outcome.wrong_proofs(), f"{out / 'mutants.md'}", sep="\n")
     return 0 if outcome.enough() and not outcome.wrong_proofs() else 1
 

@@ -75,6 +75,12 @@ class Outcome:
             f"{', '.join(f'{share:.1%} up to `{level}`' for share, level in zip(shares, self.levels, strict=True))}."
         )
 
+    def figures(self) -> dict[str, Any]:
+        """The figures of the kit's README: `summary.json`."""
+        shares = {level: round(self.share(self.levels[: n + 1]), 4) for n, level in enumerate(self.levels)}
+        kinds = {kind: len(self.of(kind)) for kind in (*self.levels, "survives", "equivalent", "not imported")}
+        return {"mutants": len(self.drawn), "kinds": kinds, "shares": shares}
+
     def markdown(self) -> str:
         """The page."""
         parts = ["# Mutants of right trainers", self.summary()]
