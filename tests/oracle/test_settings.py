@@ -50,3 +50,9 @@ def test_clipping_has_the_effect_that_its_name_says(number: int) -> None:
         run.step(batch)
     some = {"no clipping": {0}, "some updates clipped": set(range(1, len(batches)))}
     assert clipped in some.get(row["clipping"], {len(batches)})
+
+
+@pytest.mark.parametrize("row", [row for _, row in settings.table() if row["precision"] == "bfloat16"][:3])
+def test_adam_does_not_take_the_sign_of_the_rounding_of_bfloat16(row: settings.Row) -> None:
+    case, _, _ = settings.run_of(row, NumpyTrainer(), np.random.default_rng(0))
+    assert case.eps >= settings.BFLOAT16_EPS

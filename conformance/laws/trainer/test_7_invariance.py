@@ -72,8 +72,9 @@ def test_packing(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> N
 
 @law("equivalence.accumulation", draws=True, claims=("gradients", "accumulation"))
 def test_accumulation(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
-    """Compares the gradient of two micro-batches, at level full also of four, with that of the whole batch."""
-    for parts in (2, 4) if check.at("full") and divides(subject, 4 * n) else (2,):
+    """Compares the gradient of four micro-batches, at level full also of two, with that of the whole batch."""
+    most = 4 if divides(subject, 4 * n) else 2
+    for parts in sorted({2, most}) if check.at("full") else (most,):
         case, params, batch = draw_case(subject, rng, accumulate=parts)
         check_gradients(check, subject, case, params, batch, n)
 
