@@ -174,16 +174,19 @@ def confirmed(trainer: Any, log: Log, found: tuple[Several, ...]) -> tuple[Sever
     for name, _, other in without(log) if found else ():
         if name in ("accumulation", "reduction"):
             run = made(trainer, other, _simple(other))
-            mine = seen(run)
-            found = tuple(
-                several
-                for several in found
-                if all(
-                    Pair(got, want, limits).margin <= 1
-                    for got, (want, limits) in zip(mine, bounds(several, run), strict=True)
-                )
-            )
+            found = tuple(several for several in found if _gives(several, run))
     return found
+
+
+def _gives(several: Several, run: Log) -> bool:
+    """Whether variants give the results of a run, with or without those that need what this run has not."""
+    mine, acting = seen(run), tuple(one for one in several if one.differs(run.case, run.n))
+    return any(
+        all(
+            Pair(got, want, limits).margin <= 1 for got, (want, limits) in zip(mine, bounds(variants, run), strict=True)
+        )
+        for variants in {several, acting}
+    )
 
 
 def as_earlier(earlier: Iterable[Case], log: Log) -> Located | None:
