@@ -34,7 +34,7 @@ class _Stream(io.FileIO):
 
     lost: OSError | None = None
 
-    def write(self, data: Any) -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         """Write bytes; returns their number."""
         try:
             return super().write(data)
@@ -67,7 +67,7 @@ def keep_streams() -> None:
             buffer = raw if stream.write_through else io.BufferedWriter(raw)
             # A path can have characters that the encoding of the locale lacks, or bytes that are no characters.
             text = io.TextIOWrapper(
-                buffer,  # type: ignore[arg-type]
+                buffer,
                 encoding=stream.encoding, errors="backslashreplace",
                 line_buffering=stream.line_buffering or name == "stderr", write_through=stream.write_through,
             )  # fmt: skip

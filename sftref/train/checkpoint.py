@@ -121,7 +121,7 @@ def _quiet() -> Iterator[None]:
     If the block fails, their threads stay silent until the process ends, which it does.
     """
     before = sys.excepthook, threading.excepthook, sys.unraisablehook, logging.root.manager.disable
-    sys.excepthook = threading.excepthook = sys.unraisablehook = lambda *_: None
+    sys.excepthook, threading.excepthook, sys.unraisablehook = _say_nothing, _say_nothing, _say_nothing
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -132,6 +132,10 @@ def _quiet() -> Iterator[None]:
         sys.excepthook, threading.excepthook, sys.unraisablehook = before[:3]
     finally:
         logging.disable(before[3])
+
+
+def _say_nothing(*_: Any) -> None:
+    """A hook of Python's that prints nothing."""
 
 
 def _silence() -> None:
