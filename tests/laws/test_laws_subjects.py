@@ -95,6 +95,7 @@ def test_a_gradient_of_another_loss_is_still_a_gradient(fault: str) -> None:
     assert passes("autodiff.model", FAULTS[fault]())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("fault", "layouts"),
     [
@@ -182,6 +183,7 @@ class NoWeights(OnDevices):
         return super().gradients(self._alike(batch))
 
 
+@pytest.mark.once
 def test_a_trainer_without_weights_runs_all_other_laws() -> None:
     for law in ("step.gradients", "step.update", "equivalence.layouts", "equivalence.loss", "equivalence.padding"):
         run(law, NoWeights())

@@ -268,6 +268,7 @@ class TestArticle:
         seen = {np.asarray(d.hidden(jnp.ones((3, 6, 8)), 0.5, 0, self.AT)).tobytes() for d in draws if d is not None}
         assert len(seen) == len(draws) == 12
 
+    @pytest.mark.once
     def test_pmap_adds_up_what_each_device_draws_from_its_own_key(self) -> None:
         """The gradient of three devices is that of their shards, each computed alone with its device's key."""
         model = model_config(num_hidden_layers=1)

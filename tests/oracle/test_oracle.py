@@ -86,6 +86,7 @@ def test_gradient_is_the_slope_along_every_parameter(name: str) -> None:
         assert abs(richardson - (gradient * direction).sum()) < 1e-9 * max(1.0, whole), leaf
 
 
+@pytest.mark.once  # on 3.12 the laws compare the oracle with JAX
 @pytest.mark.parametrize("name", CASES)
 def test_equal_to_jax_in_float64(name: str) -> None:
     case = CASES[name]
@@ -138,6 +139,7 @@ class TestUpdates:
         mask = to_hf(jax.tree.map(lambda keep, p: np.full(p.shape, keep), *_masked(params)))
         assert {name: bool(m.all()) for name, m in mask.items()} == {name: decays(name) for name in params}
 
+    @pytest.mark.once
     @pytest.mark.parametrize("most", [None, 0.5])
     def test_three_updates(self, most: float | None) -> None:
         case = dataclasses.replace(DROPPED, clip_norm=most, weight_decay=0.1, warmup_steps=1, total_steps=4)

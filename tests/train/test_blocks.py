@@ -100,7 +100,7 @@ def gradient(batch: Batch) -> Any:
         return jax.device_get(function(state, batch))
 
 
-@pytest.mark.jax
+@pytest.mark.once
 class TestNumbers:
     """Sums and gradients MUST be those of whole rows, wherever among the micro-batches one crosses."""
 

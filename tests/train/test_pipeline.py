@@ -41,6 +41,7 @@ class TestMicroBatches:
         state = trainer.program.state(helpers.parameters(trainer.program.model.config), seed=3)
         return trainer.read(trainer.gradient_step(trainer.place(state), trainer.put(batch)))
 
+    @pytest.mark.once
     @pytest.mark.parametrize("order", [(0, 2, 1, 3), (2, 0, 3, 1), (0, 1, 2, 3)], ids=["inside", "first", "last"])
     def test_empty_ones_wherever_they_stand(self, trainer: SingleTrainer, order: tuple[int, ...]) -> None:
         """Eight examples in two of four micro-batches; the other two are empty."""
@@ -138,6 +139,7 @@ class TestFeeds:
             assert (at == tokens.example_ids[feed.examples]).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["single", "pmap"])
 def test_evaluation_of_a_regression(name: str) -> None:
     """Loss, Pearson and Spearman equal those of the predictions, in the data's order."""
