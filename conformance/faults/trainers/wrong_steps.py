@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -138,3 +139,24 @@ def _by_row(right: Any, self: NumpyTrainer, batch: HostBatch) -> list[HostBatch]
 FAULTS.method("dropout-by-slot", "shards")(
     lambda right, self, batch: _by_row(right, self, batch) if self.case.pack else right(self, batch)
 )
+
+
+@FAULTS.method("table-gradients-in-bfloat16", "tape")
+def _tables_in_bfloat16(right: Any, self: NumpyTrainer, params: Arrays) -> Tape:
+    """A table that is cast before its rows are read: their gradients are added up in bfloat16, one after another."""
+    tape: Tape = right(self, params)
+    embedding = tape.embedding
+
+    def cast_first(ids: npt.NDArray[np.integer], name: str) -> tuple[Array, Callable[[Array], None]]:
+        rows, _ = embedding(ids, name)
+
+        def back(dy: Array) -> None:
+            total = np.zeros(tape.params[f"{name}.weight"].shape, ml_dtypes.bfloat16)
+            np.add.at(total, ids, dy.astype(total.dtype))
+            tape.gradients[f"{name}.weight"] += total.astype(np.float64)
+
+        return rows, back
+
+    if self.case.precision == "bfloat16":
+        tape.embedding = cast_first  # type: ignore[method-assign]
+    return tape

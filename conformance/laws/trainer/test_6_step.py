@@ -1,11 +1,13 @@
 """Rung 6: one training step on one device equals the oracle's."""
 
+import dataclasses
+
 import numpy as np
 
-from ...adapter import TrainerUnderTest, fixed_of
+from ...adapter import HostBatch, TrainerUnderTest, fixed_of
 from ...core.check import Check
 from ...oracle.bounds_measured import FACTOR, gradient_reference, loss_reference, walk
-from ...oracle.cases import B, main_case, start_params
+from ...oracle.cases import NO_DROPOUT, B, main_case, start_params
 from ...oracle.draws import Rng, batch_of, seeded_case, with_weights
 from ...oracle.model import mean_loss
 from ..support.compilation import precision
@@ -14,6 +16,8 @@ from ..support.trainer_checks import check_evaluation, check_gradients, check_lo
 
 # This is added to all position embeddings, whose standard deviation is about 1.
 FAR = 300.0
+# Equal examples in bfloat16: four times the terms at which a sum in bfloat16 stops.
+MANY = 1024
 
 
 @law("step.gradients", draws=True, claims=("gradients",))
@@ -81,7 +85,11 @@ def test_float64(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 
 @law("step.bfloat16", draws=True, claims=("gradients", "precision:bf16"))
 def test_bfloat16(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
-    """Compares the gradient in bfloat16; its error must not be far below that of rounding to 8 bits."""
+    """Compares the gradient in bfloat16; its error must not be far below that of rounding to 8 bits.
+
+    MANY equal short examples, without dropout, have the mean gradient of one. A sum of their terms in bfloat16 would stop at
+    256 terms, where 256 + 1 is 256.
+    """
     case = seeded_case(subject, rng, precision="bfloat16")
     params, batch = start_params(case, rng), batch_of(case, rng, real=13)
     check_gradients(check, subject, case, params, batch, 1)
@@ -91,6 +99,14 @@ def test_bfloat16(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     noise = np.sqrt(sum(bound.noise**2 for bound in want.bounds.values()))
     # The error of float32 is 2^16 times smaller; that of a mode which rounds only some products is within FACTOR^2.
     check.at_least("error of the bfloat16 gradient", error, noise / FACTOR**2, "rounding to 8 bits causes this error")
+    if any(fixed_of(subject).get(name, 0.0) for name in NO_DROPOUT):
+        return
+    case = dataclasses.replace(case, **NO_DROPOUT)
+    one = batch_of(case, rng, rows=1, longest=4, columns=4)
+    equal = HostBatch(*(np.repeat(leaf, MANY, axis=0) for leaf in one))
+    subject.start(case, params, 1)
+    want, got = gradient_reference(case, params, one), subject.gradients(equal)
+    check.tree(f"gradient of {MANY} equal examples:", got, want.want, want.bounds)
 
 
 @law("step.regression", draws=True, claims=("gradients",))
