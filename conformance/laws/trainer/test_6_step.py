@@ -87,8 +87,8 @@ def test_float64(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 def test_bfloat16(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares the gradient in bfloat16; its error must not be far below that of rounding to 8 bits.
 
-    MANY equal short examples, without dropout, have the mean gradient of one. A sum of their terms in bfloat16 would stop at
-    256 terms, where 256 + 1 is 256.
+    MANY equal short examples, without dropout, have the mean gradient of one. A sum of their terms in bfloat16 would
+    stop at 256 terms, where 256 + 1 is 256.
     """
     case = seeded_case(subject, rng, precision="bfloat16")
     params, batch = start_params(case, rng), batch_of(case, rng, real=13)
