@@ -65,13 +65,13 @@ class Dense(nn.Module):
 
     features: int
     numerics: Numerics
-    init: nn.initializers.Initializer
+    kernel_init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`x` [..., in] -> [..., features], in the compute dtype."""
         compute, params, precision = self.numerics
-        kernel: Array = self.param("kernel", self.init, (x.shape[-1], self.features), params)
+        kernel: Array = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), params)
         bias: Array = self.param("bias", nn.initializers.zeros_init(), (self.features,), params)
         product = jnp.matmul(x.astype(compute), kernel.astype(compute), precision=precision)
         return (product.astype(params) + bias).astype(compute)
