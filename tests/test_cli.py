@@ -232,7 +232,7 @@ def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str
 
 
 def child(*arguments: str, limit: str = "unlimited") -> subprocess.Popen[str]:
-    """`sftref train` in a process of its own, which can write files of `limit` blocks of 512 bytes at most."""
+    """`sftref train` in a process that writes files of `limit` blocks of 512 bytes at most, so no bytecode."""
     # A test run in the background inherits a SIGINT that is ignored; the person at the keyboard does not.
     start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [sys.executable, "-c", f"{start}; from sftref.cli import main; sys.exit(main())", "train", *SMALL]
@@ -241,7 +241,7 @@ def child(*arguments: str, limit: str = "unlimited") -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
     )
 
 

@@ -116,7 +116,10 @@ def test_a_missing_platform_is_one_line(copy: Make) -> None:
     made.edit("laws/machine/test_0_fates.toml", '(id = "environment.platform")', r"\1\nsetup = true")
     ended = made.verify("--platform", "rocm")
     assert ended.code == 2
-    assert ended.out.splitlines()[1:] == [ended.verdict], "the ladder is not printed"
+    finding, step, verdict = ended.out.splitlines()[1:]  # without the ladder
+    assert "broken: rocm is requested, but this machine has no such device" in finding
+    assert "next step: " in step
+    assert verdict == ended.verdict
     assert ended.verdict.startswith("SETUP: --platform rocm")
     assert ": a: error 1" in ended.verdict
     assert "; The next step." in ended.verdict
@@ -134,7 +137,7 @@ def test_too_few_devices_are_incomplete_and_nothing_verified_is_untrusted(copy: 
 
 def test_a_disk_that_is_full_is_refused_at_the_start(copy: Make) -> None:
     made = copy(GOOD)
-    ended = made.ended(made.start(before="ulimit -f 64;"))
+    ended = made.ended(made.start(before="export PYTHONDONTWRITEBYTECODE=1; ulimit -f 64;"))
     assert ended.code == 2
     assert ended.out == ""
     assert ended.err == (
@@ -150,8 +153,7 @@ def test_a_report_that_cannot_be_written_still_has_its_verdict(copy: Make) -> No
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert out.splitlines()[-1].startswith("CONFORMANT: 1 of 1 checks passed")
-    assert err.startswith("sftref: --out sftref-report: cannot be written (File exists)")
-    assert err.count("\n") == 1
+    assert err == "sftref: --out: sftref-report: File exists\n"
 
 
 def test_known_deviations_run_and_fail_nothing(copy: Make) -> None:

@@ -109,6 +109,8 @@ def _has(subject: TrainerUnderTest, setting: str, value: str) -> bool:
     if value != VALUES[setting][0] and need not in {None, *subject.capabilities}:
         return False
     fixed, fields = fixed_of(subject), FIELDS.get(value, {})
+    if value == "bfloat16" and fixed.get("eps", BFLOAT16_EPS) < BFLOAT16_EPS:
+        return False
     if "max_position_embeddings" in fixed and "max_position_embeddings" in fields:
         return bool(fixed["max_position_embeddings"] >= fields["max_position_embeddings"])
     return all(fixed[name] == wanted for name, wanted in fields.items() if name in fixed)
@@ -149,7 +151,7 @@ def _case_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> Case:
         changes |= FIELDS.get(value, {})
     changes |= {"clip_norm": None, "layer_norm_eps": MAIN.layer_norm_eps}
     if row["precision"] == "bfloat16":
-        changes["eps"] = max(changes["eps"], BFLOAT16_EPS)
+        changes["eps"] = max(changes.get("eps", BFLOAT16_EPS), BFLOAT16_EPS)
     fixed = fixed_of(subject).keys()
     for together in ({"total_steps": TOTAL, "warmup_steps": WARMUP}, {"hidden_size": 16, "num_attention_heads": 8}):
         changes |= {} if together.keys() & fixed else together
