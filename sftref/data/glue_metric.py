@@ -71,11 +71,18 @@ class SecondScores:
     """
 
     def __init__(self, task: Task, script: Path | None = None) -> None:
-        self._task = task
+        self._task, self._script = task, script
         self.differences: list[str] = []
-        self._metric = load_metric(task.name, script)
-        if isinstance(self._metric, str):
-            _say(self._metric)
+        if script is not None:
+            load_metric(task.name, script)  # before the training, so that its error is too
+
+    @functools.cached_property
+    def _metric(self) -> GlueMetric | str:
+        """Loaded for the first scores: importing `evaluate` takes seconds, and a run should start at once."""
+        loaded = load_metric(self._task.name, self._script)
+        if isinstance(loaded, str):
+            _say(loaded)
+        return loaded
 
     def check(
         self, name: str, ours: Mapping[str, float], logits: npt.NDArray[Any], labels: npt.NDArray[Any]

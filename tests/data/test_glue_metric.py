@@ -145,14 +145,15 @@ def test_no_metric_is_one_plain_line(
     assert SecondScores(get_task("mrpc"), script).check("dev", ours, logits, labels) == {}
     monkeypatch.setitem(sys.modules, "evaluate", None)
     glue_metric.load_metric.cache_clear()
-    SecondScores(get_task("mrpc"))
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.splitlines() == [
+    third = SecondScores(get_task("mrpc"))
+    assert capsys.readouterr().err.splitlines() == [
         f"{beginning}evaluate 0 cannot load glue (Couldn't find a module script at glue.)",
         f"{beginning}evaluate 0 cannot compute those of dev (two lines)",
-        f"{beginning}the package evaluate is not installed; pip install 'sftref[train]' has it",
-    ]
+    ], "nothing is loaded before there are scores"
+    third.check("dev", ours, logits, labels)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"{beginning}the package evaluate is not installed; pip install 'sftref[train]' has it\n"
 
 
 def test_a_script_that_was_asked_for_must_load(script: Path) -> None:
