@@ -14,6 +14,8 @@ from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer
 from sftref.conformance.oracle import settings
 from sftref.conformance.oracle.draws import batch_of, draw_case, possible, seeded_case
 
+pytestmark = pytest.mark.once
+
 CONSTANTS = {"eps": 1e-6, "b1": 0.9, "b2": 0.999, "clip_norm": None, "layer_norm_eps": 1e-12, "num_labels": 2}
 LAWS = ("step.logits", "step.update", "equivalence.devices", "equivalence.against", "training.decay", "step.moments")
 

@@ -16,6 +16,8 @@ from sftref.conformance.laws.support import explaining
 from sftref.conformance.laws.support.trainer_checks import compare_or_simplify
 from sftref.conformance.oracle.draws import draw_case
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("fault", "law", "way"),
