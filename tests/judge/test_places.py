@@ -73,6 +73,7 @@ def test_a_variant_that_explains_the_numbers_speaks_before_a_place() -> None:
     [
         ("data", "training.settings", "where the rows of the batch are: [1, 0], should be [0, 1]", "in the wrong rows"),
         ("data", "training.data_order", "number of orders in 4 epochs: 1, should be 4", "Epochs have the same order"),
+        ("data", "training.data_order", "number of orders in 4 epochs: 3, should be 4", "Some epochs have the same"),
         ("data", "training.data_order", "examples of epoch 0, 37 in batches of 8: [0]", "leaves out examples, or has"),
         ("data", "training.data_order", "the same epoch drawn again: [0], should be [1]", "not a function of the seed"),
         (
