@@ -1,6 +1,5 @@
 """Trainers, fast: one case on three devices in detail, and what each must refuse. All cases: `test_equality.py`."""
 
-import contextlib
 import functools
 import re
 from typing import Any, NamedTuple
@@ -236,20 +235,6 @@ class TestMesh:
         assert float(trainer.read(metrics).loss) == pytest.approx(want.loss["empty"], rel=1e-6)
         gradient = jax.tree.map(lambda m: m / (1 - experiment.b1), trainer.read(state).opt_state[0].mu)
         assert relative_error(gradient, want.gradient["empty"]) < GRADIENT["float32"]
-
-
-@pytest.mark.parametrize("ambient", [False, True], ids=["make_mesh", "under set_mesh"])
-def test_a_mesh_of_explicit_axes(ambient: bool, experiment: Experiment) -> None:
-    """`jax.make_mesh` makes Explicit axes since JAX 0.9; before JAX 0.7 there is no `jax.set_mesh`."""
-    if not hasattr(jax, "set_mesh"):
-        pytest.skip("JAX before 0.7")
-    explicit = (jax.sharding.AxisType.Explicit,) * 2
-    mesh = jax.make_mesh((2, DEVICES), ("copies", "data"), explicit, devices=jax.devices()[:6])
-    batch = experiment.batch(next(experiment.updates()), Case(DEVICES, packed=False, micro=1), "uneven")
-    with jax.set_mesh(mesh) if ambient else contextlib.nullcontext():
-        trainer = MeshTrainer(experiment.program, mesh=mesh)
-        gradient = trainer.read(trainer.gradient_step(trainer.place(experiment.state()), trainer.put(batch)))
-    assert relative_error(gradient, experiment.reference.gradient["uneven"]) < GRADIENT["float32"]
 
 
 def collectives(text: str) -> list[str]:
