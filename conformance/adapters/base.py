@@ -82,7 +82,7 @@ class Adapter(abc.ABC):
 
     def gradient(self, rows: Rows) -> Any:
         """The gradients of the mean loss, in the form of `tree`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} claims gradients and has no method `gradient`")
 
     def optimizer(self) -> Any:
         """Optax's state, with a `ScaleByAdamState` in it whose moments have the form of `tree`."""
@@ -90,7 +90,7 @@ class Adapter(abc.ABC):
 
     def call(self, rows: Rows) -> tuple[Any, tuple[Any, ...]]:
         """The jitted or pmapped update, and its arguments for these rows."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} claims program, lowering or costs and has no method `call`")
 
     def devices_of(self, n: int) -> Sequence[Any]:
         """The first n devices of JAX."""

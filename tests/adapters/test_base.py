@@ -159,3 +159,12 @@ def test_a_notebook_gives_its_definitions_and_runs_nothing_else(
     for name in [name for name in sys.modules if name.startswith("script:")]:
         monkeypatch.delitem(sys.modules, name)
     assert jax.devices()
+
+
+def test_a_capability_without_its_method_is_named() -> None:
+    adapter = Own()
+    adapter.start(DROPPED, params_of(DROPPED), 2)
+    with pytest.raises(NotImplementedError, match="Own claims gradients and has no method `gradient`"):
+        adapter.gradients(batch_of(DROPPED))
+    with pytest.raises(NotImplementedError, match="Own claims program, lowering or costs and has no method `call`"):
+        adapter.program(batch_of(DROPPED))

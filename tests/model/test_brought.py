@@ -10,22 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import assert_same, refusal, tiny_model, write
+from checkpoints import assert_same, refusal, write
 
-from sftref.model.names import canonical, to_hf
+from sftref.model.names import canonical
 from sftref.model.pretrained import Pretrained, load_pretrained, save_pretrained
 from sftref.model.weights import CONFIG, WEIGHTS
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Pretrained:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def flat(tiny: Pretrained) -> dict[str, np.ndarray]:
-    return to_hf(tiny.params)
-
 
 WRAPPED = {
     "DataParallel": lambda name: "module." + name,  # https://github.com/pytorch/pytorch/issues/9176

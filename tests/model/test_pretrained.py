@@ -9,7 +9,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoints import BERT, KEY, assert_same, refusal, tiny_model, write, write_sharded
+from checkpoints import BERT, KEY, assert_same, refusal, write, write_sharded
 from safetensors.numpy import load_file
 
 from sftref.config import ModelConfig
@@ -23,16 +23,6 @@ from sftref.model.weights import WEIGHTS
 # The first three numbers of the word embeddings for seed 0: a changed stream would change every fresh parameter.
 GOLDEN = [-0.0310738962, -0.000132880392, -0.00169489684]
 CLASSIFIER = {"classifier.weight", "classifier.bias"}
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Pretrained:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def flat(tiny: Pretrained) -> dict[str, np.ndarray]:
-    return to_hf(tiny.params)
 
 
 @pytest.fixture(scope="module")
