@@ -16,7 +16,7 @@ from sftref.config import ConfigError, ModelConfig, OptimConfig
 from sftref.data.batches import Batch, pad, padded_layout
 from sftref.data.packing import pack, packed_layout
 from sftref.model.bert import BertForSequenceClassification
-from sftref.model.layers import Module, Numerics
+from sftref.model.layers import Dense, Module, Numerics
 from sftref.train.step import Program, eval_step, masks
 
 pytestmark = pytest.mark.jax
@@ -222,6 +222,15 @@ class TestPrecision:
         want = (exact - exact.mean(-1, keepdims=True)) / exact.std(-1, keepdims=True)
         # What is left is the round-off of the mean itself: 1e4 * 2^-24 times a few.
         np.testing.assert_allclose(got, want, rtol=0, atol=8 * 1e4 * UNIT["float32"])
+
+    def test_the_gradient_of_a_bias_in_bfloat16_is_the_whole_sum(self) -> None:
+        layer = Dense(4, Numerics.of("bfloat16"), nn.initializers.ones_init())
+        x = jnp.ones((1 << 15, 8))
+        params = layer.init(jax.random.key(0), x)
+        gradient = jax.jit(jax.grad(lambda params: layer.apply(params, x).astype(jnp.float32).sum()))
+        bias = gradient(params)["params"]["bias"]
+        # Whole numbers below 2^24 are exact in float32; a sum of ones in bfloat16 stops at 256.
+        np.testing.assert_array_equal(bias, np.full(4, 1 << 15, np.float32))
 
 
 def test_parameters_of_the_helpers_are_those_of_the_model() -> None:
