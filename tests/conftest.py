@@ -15,8 +15,14 @@ if "--benchmark" not in sys.argv:
 
 import jax
 import pytest
+from sftref.conformance.run.surroundings import check_flags
 
 DEVICES = 8
+
+try:
+    check_flags(os.environ)
+except ValueError as error:  # XLA would end this process, and pytest would print nothing
+    pytest.exit(str(error), returncode=2)
 
 # The import of Hugging Face's evaluate takes seconds; `test_glue_metric.py` takes this back.
 sys.modules.setdefault("evaluate", None)  # type: ignore[arg-type]

@@ -127,6 +127,17 @@ def test_a_variable_that_jax_refuses_is_named(name: str, value: str, message: st
     assert name in ended.stderr
 
 
+def test_pytest_names_a_flag_that_xla_refuses(tmp_path: Path) -> None:
+    # XLA ends the process, and pytest has captured what it writes: no output at all.
+    words = ["-m", "pytest", "-q", "--pyargs", "sftref.conformance", "--sftref-only=1", "--sftref-level=quick"]
+    variables = os.environ | {"XLA_FLAGS": "--xla_no_such=1"}
+    ended = subprocess.run(
+        [sys.executable, *words], env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "XLA_FLAGS=--xla_no_such=1: this jaxlib refuses it" in ended.stderr
+
+
 def test_a_platform_that_jax_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import jax
 

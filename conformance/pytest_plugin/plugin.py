@@ -4,6 +4,7 @@ It is loaded by `options.py`, and imports JAX only if a law will run or an adapt
 """
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Generator
@@ -19,6 +20,7 @@ from ..core.result import Result
 from ..core.settings import Settings, start_jax
 from ..laws.support import call as law_call
 from ..laws.support import compilation
+from ..run.surroundings import check_flags
 from .summary import PROPERTY, Summary
 
 SETTINGS = pytest.StashKey[Settings]()
@@ -46,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if option.sftref_adapter or settings.against != Settings.against:
             # Adapters in the folder in which pytest was called can then be imported.
             sys.path.append(str(config.invocation_params.dir))
-            start_jax(settings)
+            _start_jax(config, settings)
             compilation.options()
             settings.check_adapters(lambda name: summary.tell({"event": "loading", "adapter": name}))
         if option.sftref_benchmark:
@@ -55,6 +57,16 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     config.stash[SETTINGS] = settings
     config.pluginmanager.register(config.stash[SUMMARY], "sftref-summary")
+
+
+def _start_jax(config: pytest.Config, settings: Settings) -> None:
+    # `verify` has checked the flags before it starts this process with a stream.
+    if config.stash[SUMMARY].stream is None:
+        try:
+            check_flags(os.environ)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from error
+    start_jax(settings)
 
 
 def _law_of(item: pytest.Item) -> Law | None:
@@ -104,7 +116,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.collectonly:
         return  # nothing will run: no JAX, no verdict
     if ours:
-        start_jax(settings)
+        _start_jax(config, settings)
     config.stash[SUMMARY].expect([item.stash[CHECK_ID] for _, item in ours])
     if config.pluginmanager.has_plugin("timeout"):
         for law, item in ours:
