@@ -18,11 +18,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-TrainerName = Literal["single", "pmap", "mesh"]
+TrainerName = Literal["single", "pmap", "mesh", "shard_map"]
 DropoutMode = Literal["addressed", "article", "off"]
 Precision = Literal["float32", "bfloat16", "float64"]
 
-TRAINERS: tuple[TrainerName, ...] = ("single", "pmap", "mesh")
+TRAINERS: tuple[TrainerName, ...] = ("single", "pmap", "mesh", "shard_map")
 DROPOUT_MODES: tuple[DropoutMode, ...] = ("addressed", "article", "off")
 # From the outermost axis to the innermost. `tensor` sends most data, so it connects neighbouring devices.
 MESH_AXES = ("data", "fsdp", "tensor")

@@ -37,7 +37,7 @@ class SftrefTrainer:
     float64 needs `jax_enable_x64`.
 
     Args:
-        kind: `single`, `pmap` or `mesh`.
+        kind: `single`, `pmap`, `mesh` or `shard_map`.
         cut: whether parameters and layers are sharded too, along the mesh axes `fsdp` and `tensor`.
         remat: whether the backward pass recomputes activations.
     """
@@ -247,5 +247,6 @@ def tokens_of(batch: HostBatch) -> TokenArrays:
 single = functools.partial(SftrefTrainer, "single")
 pmap = functools.partial(SftrefTrainer, "pmap")
 mesh = functools.partial(SftrefTrainer, "mesh")
+shard_map = functools.partial(SftrefTrainer, "shard_map")
 sharded = functools.partial(SftrefTrainer, "mesh", cut=True)
 remat = functools.partial(SftrefTrainer, "mesh", remat=True)

@@ -71,7 +71,8 @@ def sum_over_micro_batches(one: Callable[[Batch, Array, int], Tree], batch: Batc
         return lax.fori_loop(first, end, lambda k, so_far: jax.tree.map(jnp.add, so_far, at(k, blocks)), total)
 
     zero = jnp.int32(0)
-    zeros: Tree = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(at, zero))
+    # Not `jnp.zeros`: under `shard_map` the sums vary over the devices, so the zeros before the loop must too.
+    zeros: Tree = jax.tree.map(lambda a: lax.full_like(a, 0), jax.eval_shape(at, zero))
     blocks = blocks_of(batch.segments.shape[2]) if in_blocks else 1
     if blocks == 1:
         return add(zeros, zero, stop, 1)

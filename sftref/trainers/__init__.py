@@ -9,9 +9,10 @@ from sftref.train.step import Program
 from sftref.train.trainer import Trainer
 from sftref.trainers.mesh import MeshTrainer, mesh_of
 from sftref.trainers.pmap import PmapTrainer
+from sftref.trainers.shard_map import ShardMapTrainer
 from sftref.trainers.single import SingleTrainer
 
-__all__ = ["MeshTrainer", "PmapTrainer", "SingleTrainer", "Trainer", "make_trainer"]
+__all__ = ["MeshTrainer", "PmapTrainer", "ShardMapTrainer", "SingleTrainer", "Trainer", "make_trainer"]
 
 
 def make_trainer(
@@ -20,11 +21,11 @@ def make_trainer(
     """The trainer called `name` on `devices`; `mesh` gives the sizes of mesh axes, None for one axis `data`.
 
     Raises:
-        ConfigError: there is no such trainer, `single` got several devices, or the mesh does not fit the devices or the
-            model.
+        ConfigError: there is no such trainer, `single` got several devices, the mesh does not fit the devices or the
+            model, or JAX is too old for `shard_map`.
     """
     require_choice("--trainer", name, TRAINERS)
     if mesh is not None:
         return MeshTrainer(program, mesh=mesh_of(mesh, devices))
-    classes: dict[str, type[Trainer]] = {"single": SingleTrainer, "pmap": PmapTrainer, "mesh": MeshTrainer}
-    return classes[name](program, devices)
+    classes: tuple[type[Trainer], ...] = (SingleTrainer, PmapTrainer, MeshTrainer, ShardMapTrainer)
+    return next(kind for kind in classes if kind.name == name)(program, devices)
