@@ -52,6 +52,9 @@ from sftref.trainers import Trainer, make_trainer
 SEED, EXAMPLES, BATCH, TOTAL_STEPS = 2**40 + 5, 71, 21, 60
 SLOTS = 4  # in a packed row
 STEPS = (1, 2, 50)  # the updates after which parameters are compared
+# The trainers for several devices, of which `shard_map` needs JAX 0.6; and the pairs that are compared with each other.
+SEVERAL = ("pmap", "mesh", *(["shard_map"] if hasattr(jax, "shard_map") else []))
+PAIRS = (("pmap", "mesh"), ("shard_map", "pmap"), ("shard_map", "single"))
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,10 @@ class Row:
 
 @dataclass
 class Pair:
-    """`pmap` compared with `mesh` on the same devices: 0 if all bits are equal, else the error of all leaves."""
+    """Two trainers compared on the same devices: 0 if all bits are equal, else the error of all leaves."""
 
     case: str
+    trainers: str
     gradient: float
     params: dict[int, float]  # by number of updates, the first one `uneven`; 0 only if Adam's moments are equal too
 
@@ -210,16 +214,14 @@ class Experiment:
             logits=max(logits) if logits else None,
         )
 
-    def measure(self, case: Case, steps: int = 2) -> tuple[list[Row], Pair]:
-        """Compare every trainer with the reference in one case, and `pmap` with `mesh`."""
-        names = (["single"] if case.devices == 1 else []) + ["pmap", "mesh"]
+    def measure(self, case: Case, steps: int = 2) -> tuple[list[Row], list[Pair]]:
+        """Compare every trainer with the reference in one case, and the pairs of `PAIRS`."""
+        names = (["single"] if case.devices == 1 else []) + list(SEVERAL)
         with precision_scope(self.precision):
-            courses = {
-                name: self.course(make_trainer(name, self.program, jax.devices()[: case.devices]), case, steps)
-                for name in names
-            }
+            devices = jax.devices()[: case.devices]
+            courses = {name: self.course(make_trainer(name, self.program, devices), case, steps) for name in names}
             rows = [self.compare(name, case, course) for name, course in courses.items()]
-        return rows, pair(case, courses["pmap"], courses["mesh"])
+        return rows, [pair(case, courses, *names) for names in PAIRS if courses.keys() >= set(names)]
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -227,18 +229,20 @@ def same_bits(a: Any, b: Any) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def pair(case: Case, pmap: Course, mesh: Course) -> Pair:
+def pair(case: Case, courses: dict[str, Course], first: str, second: str) -> Pair:
     """See `Pair`."""
+    one, other = courses[first], courses[second]
 
     def error(a: Any, b: Any) -> float:  # more than 0 even where only Adam's moments differ
         return max(norm(difference(a, b), key_biases=None) / norm(b), sys.float_info.min)
 
-    gradients = [(g, mesh.gradient[k]) for k, g in pmap.gradient.items()]
-    states = {step: same_bits(pmap.state[step], mesh.state[step]) for step in pmap.state}
+    gradients = [(g, other.gradient[k]) for k, g in one.gradient.items()]
+    states = {step: same_bits(one.state[step], other.state[step]) for step in one.state}
     return Pair(
         str(case),
+        f"{first} against {second}",
         max(0.0 if same_bits(*gs) else error(*gs) for gs in gradients),
-        {k: 0.0 if same else error(pmap.params[k], mesh.params[k]) for k, same in states.items()},
+        {k: 0.0 if same else error(one.params[k], other.params[k]) for k, same in states.items()},
     )
 
 
@@ -265,8 +269,8 @@ def markdown(rows: list[Row], pairs: list[Pair]) -> str:
     def bits(x: float | None) -> str:
         return {0: "bitwise", sys.float_info.min: "but the moments"}.get(x, number(x))
 
-    body = [[p.case, bits(p.gradient), *(bits(p.params.get(s)) for s in STEPS)] for p in pairs]
-    header = ["pmap against mesh: N, rows, K", "gradient", *(f"state after {s}" for s in STEPS)]
+    body = [[p.trainers, p.case, bits(p.gradient), *(bits(p.params.get(s)) for s in STEPS)] for p in pairs]
+    header = ["trainers", "N, rows, K", "gradient", *(f"state after {s}" for s in STEPS)]
     return "\n".join([*lines, *table(header, body)])
 
 
@@ -281,11 +285,10 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
     experiment = Experiment("float64" if args.x64 else "float32", args.layers)
-    rows: list[Row] = []
-    pairs: list[Pair] = []
+    rows, pairs = list[Row](), list[Pair]()
     for case in LONG if args.long else CASES:
         measured, both = experiment.measure(case, args.steps if case in LONG else 2)
-        rows, pairs = rows + measured, [*pairs, both]
+        rows, pairs = rows + measured, pairs + both
         print(case, *measured, both, flush=True, sep="\n    ", file=sys.stderr)
     print(markdown(rows, pairs))
     if args.json:

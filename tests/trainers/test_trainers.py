@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from equality_table import REFERENCE, SEED, Case, Course, Experiment, same_bits
+from equality_table import REFERENCE, SEED, SEVERAL, Case, Course, Experiment, pair, same_bits
 from helpers import GARBAGE, difference, norm, relative_error
 from jax import lax
 from jax.sharding import Mesh
@@ -18,11 +18,11 @@ from sftref.config import ConfigError
 from sftref.data.batches import Batch
 from sftref.train.loss import LossSums
 from sftref.train.step import gradient_sums
-from sftref.trainers import MeshTrainer, PmapTrainer, SingleTrainer, Trainer, make_trainer
+from sftref.trainers import MeshTrainer, PmapTrainer, ShardMapTrainer, SingleTrainer, Trainer, make_trainer
 
 pytestmark = pytest.mark.jax
 
-NAMES = ("single", "pmap", "mesh")
+NAMES = ("single", *SEVERAL)
 # One layer: what the trainers share is tested elsewhere, and a program costs seconds to compile.
 DEVICES, LAYERS = 3, 1
 
@@ -44,7 +44,7 @@ def experiment() -> Experiment:
 def runs(experiment: Experiment) -> dict[str, Run]:
     """Two updates of packed rows in two micro-batches on three devices; and of padded rows on one, the reference."""
     runs = {"single": Run(experiment.single, REFERENCE, experiment.reference)}
-    for name in ("pmap", "mesh"):
+    for name in SEVERAL:
         case = Case(DEVICES, packed=True, micro=2)
         trainer = make_trainer(name, experiment.program, jax.devices()[: case.devices])
         runs[name] = Run(trainer, case, experiment.course(trainer, case))
@@ -61,10 +61,12 @@ def batches(experiment: Experiment) -> dict[Any, Batch]:
 class TestEquality:
     """Whoever computes a step, loss, gradient and parameters MUST be those of one device with padded rows."""
 
-    @pytest.mark.parametrize("name", ["pmap", "mesh"])
+    @pytest.mark.parametrize("name", SEVERAL)
     def test_packed_micro_batches(self, name: str, experiment: Experiment, runs: dict[str, Run]) -> None:
         run = runs[name]
         check_row(experiment.compare(name, run.case, run.course), "float32")
+        if name == "shard_map":  # the same sums on each device and the same all-reduce as under `pmap`
+            assert pair(run.case, {other: runs[other].course for other in runs}, name, "pmap").gradient == 0
 
     def test_the_layouts_are_what_they_claim(self, batches: dict[Any, Batch]) -> None:
         def shares(arrangement: str) -> list[int]:
@@ -122,18 +124,10 @@ class TestFaults:
         for arrangement, gradients in wrong.items():
             assert relative_error(gradients["right"], experiment.reference.gradient[arrangement]) < GRADIENT["float32"]
 
-    @pytest.mark.parametrize(
-        "fault",
-        [
-            "all-reduce missing",
-            "mean of per-device means",
-            "sum of per-device means",
-            "sum instead of mean",
-            "mean over devices, sum of weights",
-            "reduced twice",
-            "mean over rows, padding counted",
-        ],
-    )
+    @pytest.mark.parametrize("fault", [
+        "all-reduce missing", "mean of per-device means", "sum of per-device means", "sum instead of mean",
+        "mean over devices, sum of weights", "reduced twice", "mean over rows, padding counted",
+    ])  # fmt: skip
     def test_a_wrong_one_misses_it_10000_times(self, fault: str, wrong: Any, experiment: Experiment) -> None:
         for arrangement, gradients in wrong.items():
             error = relative_error(gradients[fault], experiment.reference.gradient[arrangement])
@@ -257,7 +251,7 @@ def test_gradient_step_is_what_the_optimizer_sees(experiment: Experiment) -> Non
 class TestRefusals:
     """What cannot be computed rightly MUST be refused, with both values in the message."""
 
-    @pytest.mark.parametrize("name", ["pmap", "mesh"])
+    @pytest.mark.parametrize("name", SEVERAL)
     def test_rows_that_cannot_be_divided(self, name: str, experiment: Experiment, batches: dict[Any, Batch]) -> None:
         trainer = make_trainer(name, experiment.program, jax.devices()[:DEVICES])
         short = jax.tree.map(lambda a: a[:, : DEVICES + 1], batches[DEVICES, "uneven"])
@@ -286,12 +280,17 @@ class TestRefusals:
             MeshTrainer(experiment.program, mesh=mesh)
 
     def test_a_name_that_is_none(self, experiment: Experiment) -> None:
-        with pytest.raises(ConfigError, match="--trainer = 'fsdp', must be one of single, pmap, mesh"):
+        with pytest.raises(ConfigError, match="--trainer = 'fsdp', must be one of single, pmap, mesh, shard_map"):
             make_trainer("fsdp", experiment.program, jax.devices()[:1])
 
     def test_names(self, experiment: Experiment) -> None:
-        kinds = {"single": SingleTrainer, "pmap": PmapTrainer, "mesh": MeshTrainer}
-        for name, kind in kinds.items():
+        kinds = {"single": SingleTrainer, "pmap": PmapTrainer, "mesh": MeshTrainer, "shard_map": ShardMapTrainer}
+        for name in NAMES:
             trainer = make_trainer(name, experiment.program, jax.devices()[:1])
-            assert type(trainer) is kind
+            assert type(trainer) is kinds[name]
             assert trainer.name == name
+
+    def test_a_jax_without_shard_map(self, experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(jax, "shard_map", raising=False)
+        with pytest.raises(ConfigError, match=r"--trainer shard_map with JAX .*: needs JAX 0.6 or newer"):
+            make_trainer("shard_map", experiment.program, jax.devices()[:1])
