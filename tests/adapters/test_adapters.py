@@ -18,7 +18,7 @@ from sftref.conformance.oracle.updates import OracleTrainer
 pytestmark = pytest.mark.jax
 
 CASE = dataclasses.replace(DROPPED, total_steps=4, warmup_steps=1, weight_decay=0.1)
-DEVICES = {"single": 1, "pmap": 4, "mesh": 4}  # of six rows on four devices, the last has padding only
+DEVICES = {"single": 1, "pmap": 4, "mesh": 4, "shard_map": 4}  # of six rows on four devices, the last has padding only
 TORCH = ("single", "with_padding_token", "ddp")
 
 
@@ -27,7 +27,7 @@ def without_key_biases(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value for name, value in arrays.items() if not name.endswith("key.bias")}
 
 
-# Under another release of JAX one kind is enough, since `tests/trainers` compares the three with each other there.
+# Under another release of JAX one kind is enough, since `tests/trainers` compares them with each other there.
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k == "mesh" else pytest.mark.once) for k in DEVICES])
 def test_two_updates_are_those_of_the_oracle(kind: str, tmp_path: Path) -> None:
     subject = load_adapter(f"sftref.conformance.adapters.sftref:{kind}")

@@ -65,7 +65,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["pmap", "mesh"])
+@pytest.mark.parametrize("trainer", ["pmap", "mesh", "shard_map"])
 def test_two_and_four_processes_are_equal_bit_for_bit(tmp_path: Path, trainer: str) -> None:
     """One sum goes over all four devices, whichever processes have them."""
     for processes in (2, 4):

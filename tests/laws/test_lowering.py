@@ -36,7 +36,7 @@ def mesh(*shape: int) -> Mesh:
     return Mesh(np.array(jax.devices()).reshape(shape), ("data", "model")[: len(shape)])
 
 
-@pytest.mark.parametrize("name", [f"{SFTREF}:mesh", f"{SFTREF}:pmap", f"{SFTREF}:single"])
+@pytest.mark.parametrize("name", [f"{SFTREF}:{kind}" for kind in ("mesh", "pmap", "shard_map", "single")])
 def test_the_laws_pass_for_sftrefs_trainers(name: str) -> None:
     subject = load_adapter(name)
     for law in ("lowering.reduction", "lowering.precision"):
