@@ -9,6 +9,7 @@ from typing import Any
 from ..core.law import RUNGS
 from ..core.sections import Block, Cell, Figure, Items, Section, Table, Text, as_html, as_markdown, code, escape, number
 from ..machine import remedies
+from . import cluster
 from .checks import GLYPHS, WORDS, Check, Checks, counted, state_of
 from .pictures import curves, matrix
 
@@ -51,6 +52,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         Section("Settings tried", list(_tries(report.get("tries"))), "tries"),
         Section("Findings on this machine", list(_findings(report.get("findings", ())))),
         Section("Ladder", [_ladder(checks)], "ladder"),
+        *(cluster.sections(report["cluster"]) if report.get("cluster") else ()),
         Section("Checks", [Checks(checks)], "checks"),
         Section("Not run, and known deviations", list(_quiet(checks))),
         Section("Deviations that no longer apply", _items(report.get("stale_deviations"))),

@@ -1,7 +1,7 @@
 """Numbers of a report -> pictures in SVG, each with a description in words."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.sections import escape, svg
@@ -10,6 +10,8 @@ from ..core.sections import escape, svg
 FIRST, LAST = -17.0, 3.0
 WIDTH, HEIGHT, EDGE = 320, 26, 6
 COLOURS = ("var(--mark)", "var(--bad)", "var(--good)", "var(--idle)", "var(--quiet)")
+# A colour of the page by its name, and an opacity.
+Colour = tuple[str, float]
 
 
 def scale(check: Mapping[str, Any]) -> str:
@@ -94,3 +96,55 @@ def matrix(faults: Sequence[Mapping[str, Any]], cell: int = 14) -> str:
     killed = sum(fault["status"] == "killed" for fault in faults)
     words = f"{killed} of {len(faults)} seeded faults were seen, by {len(laws)} laws"
     return svg(words, left + len(laws) * cell + 80, top + len(faults) * cell + 4, marks)
+
+
+def cells(
+    places: Iterable[tuple[int, int, Colour | None]], size: int, left: float = 0, top: float | None = None
+) -> list[str]:
+    """Squares of a grid, as one path for each colour: (column, row, (name of a colour, opacity)).
+
+    Args:
+        places: the squares; those without a colour are left out.
+        size: the width of a square, with its gap of one pixel.
+        left: where the grid begins.
+        top: the same for its rows; None: as `left`.
+    """
+    paths: dict[Colour, list[str]] = {}
+    down = left if top is None else top
+    for column, row, colour in places:
+        if colour is not None:
+            move = f"M{left + column * size:g} {down + row * size:g}h{size - 1}v{size - 1}h{1 - size}z"
+            paths.setdefault(colour, []).append(move)
+    return [f'<path d="{"".join(moves)}" fill="var(--{name})" opacity="{opacity:g}"/>'
+            for (name, opacity), moves in sorted(paths.items())]  # fmt: skip
+
+
+def grid(words: str, titles: Sequence[str], colours: Sequence[Sequence[Colour | None]], across: int = 32) -> str:
+    """A grid below each title, with a square for each of its colours, in rows of `across`."""
+    size, marks, top = 12, list[str](), 0
+    for title, row in zip(titles, colours, strict=True):
+        marks.append(f'<text x="0" y="{top + 14}">{escape(title)}</text>')
+        marks += cells([(i % across, i // across, colour) for i, colour in enumerate(row)], size, 0, top + 20)
+        top += 26 + size * -(-len(row) // across)
+    return svg(words, across * size, top, marks)
+
+
+def ratios(words: str, points: Sequence[tuple[int, float, float, float, bool]], places: int) -> str:
+    """A dot and a bar for each (place, ratio, low, high, whether it is marked), on an axis from 0.8 to 1.5."""
+    width, height, left, lowest, highest = 384, 74, 30, 0.8, 1.5
+
+    def y(ratio: float) -> float:
+        inside = min(max(ratio, lowest), highest)
+        return 18 + (height - 22) * math.log(highest / inside) / math.log(highest / lowest)
+
+    marks = [f'<text x="{left}" y="11">{escape(words)}</text>', f'<text x="0" y="{y(1) + 4:.1f}">1.0</text>',
+             f'<path d="M{left} {y(1):.1f}H{width}" stroke="var(--line)"/>']  # fmt: skip
+    for marked, colour in ((False, "var(--mark)"), (True, "var(--bad)")):
+        mine = [(left + (width - left) * (at + 0.5) / places, *map(y, more))
+                for at, *more, bad in points if bad is marked]  # fmt: skip
+        bars = "".join(f"M{x:.1f} {high:.1f}V{low:.1f}" for x, _, low, high in mine)
+        dots = "".join(f"M{x:.1f} {middle:.1f}h0" for x, middle, _, _ in mine)
+        if mine:
+            marks.append(f'<path d="{bars}" stroke="{colour}"/>')
+            marks.append(f'<path d="{dots}" stroke="{colour}" stroke-width="5" stroke-linecap="round"/>')
+    return svg(words, width, height, marks)
