@@ -35,6 +35,13 @@ def shard_map(
     return before_0_6(function, mesh=mesh, in_specs=takes, out_specs=gives, check_rep=check)
 
 
+def varying(tree: Any, axis: str = "data") -> Any:
+    """The same numbers, inside `shard_map` with its check, with a type that varies along an axis of the mesh."""
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(tree, axis, to="varying")
+    return jax.lax.pvary(tree, axis)  # the name before JAX 0.9
+
+
 def on_each(function: Callable[..., Any], mesh: Mesh, *, check: bool = True) -> Callable[..., Any]:
     """A function of one device's arrays -> a function of stacked host arrays, which runs it on every device.
 

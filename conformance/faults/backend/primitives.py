@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -10,7 +12,7 @@ from jax.extend.core import primitives as core
 from jax.interpreters import ad
 
 from .executables import with_shards
-from .lowering import replaced
+from .lowering import CannotSeedError, replaced
 from .seeding import SeededFaults
 
 FAULTS = SeededFaults()
@@ -244,11 +246,8 @@ def _slope(fault: str, primitive: Any, wrong: Callable[..., Any]) -> None:
             out, tangent = right(primals, tangents, **parameters)
             return out, wrong(tangent, *primals)
 
-        ad.primitive_jvps[primitive] = rule
-        try:
+        with mock.patch.dict(ad.primitive_jvps, {primitive: rule}):
             yield
-        finally:
-            ad.primitive_jvps[primitive] = right
 
     FAULTS.context(fault)(seed)
 
@@ -257,3 +256,27 @@ _slope("slope-of-exp", core.exp_p, lambda tangent, x: tangent * np.float32(1.01)
 _slope("slope-of-a-product", core.dot_general_p, lambda tangent, a, b: tangent * np.float32(1.01))
 _slope("slope-of-rsqrt", core.rsqrt_p, lambda tangent, x: tangent * np.float32(1.01))
 _slope("slope-of-erf-far-out", core.erfc_p, lambda tangent, x: jnp.where(jnp.abs(x) > 1, 0, tangent))
+
+
+def _cast(fault: str, factor: Callable[[int], float]) -> None:
+    """Add a cast to varying whose derivative, a sum over n devices, is `factor(n)` times the right one."""
+
+    def seed() -> Iterator[None]:
+        cast = next((primitive for primitive in ad.primitive_transposes if primitive.name == "pvary"), None)
+        if cast is None:
+            raise CannotSeedError("this JAX has no arrays that vary over devices (JAX 0.6 has)")
+        right = ad.primitive_transposes[cast]
+
+        def rule(*arguments: Any, axes: Any, **parameters: Any) -> Any:
+            times = factor(lax.psum(1, axes))
+            sums = right(*arguments, axes=axes, **parameters)
+            return [leaf * np.asarray(times, leaf.dtype) if isinstance(leaf, jax.Array) else leaf for leaf in sums]
+
+        with mock.patch.dict(ad.primitive_transposes, {cast: rule}):
+            yield
+
+    FAULTS.context(fault)(seed)
+
+
+_cast("the-check-takes-a-mean", lambda n: 1 / n)
+_cast("the-check-sums-twice", lambda n: n)

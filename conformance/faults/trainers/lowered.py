@@ -33,27 +33,36 @@ FAULTS = SeededFaults(Template)
 __getattr__ = FAULTS.factory
 
 
-def _summed(fault: str, reduce: Callable[[Any, int], Any]) -> None:
-    """Add the trainer whose sum over n devices is written out: `reduce(gradients, n)` over the axis `data`."""
+def _summed(fault: str, reduce: Callable[[Any, int], Any], *, check: bool = False) -> None:
+    """Add the trainer whose sum over n devices is written out: `reduce(gradients, n)` over the axis `data`.
 
-    @another_step(FAULTS, fault)
-    def step(case: Case, n: int, params: Any, state: Any, batch: Any) -> Any:
+    With `check`, shard_map's check of varying types is on, and JAX sums the gradients of replicated parameters itself.
+    """
+
+    def means(case: Case, n: int, params: Any, batch: Any) -> tuple[jax.Array, Any]:
         mesh, everywhere, rows = mesh_of(jax.devices()[:n]), PartitionSpec(), PartitionSpec("data")
 
         def own(params: Any, batch: Any) -> Any:
             loss, gradients = jax.value_and_grad(functools.partial(loss_sum, case))(params, batch)
             return reduce(gradients, n), lax.psum((loss, batch.weights.sum()), "data")
 
-        # With its checks on, shard_map would sum the gradients of replicated parameters itself.
-        all_devices = shard_map(own, mesh, (everywhere, rows), everywhere, check=False)
+        all_devices = shard_map(own, mesh, (everywhere, rows), everywhere, check=check)
         sums, (loss, weight) = all_devices(params, batch)
-        gradients = jax.tree.map(lambda leaf: leaf / weight, sums)
+        return loss / weight, jax.tree.map(lambda leaf: leaf / weight, sums)
+
+    @another_step(FAULTS, fault, gradients=lambda *arguments: means(*arguments)[1])
+    def step(case: Case, n: int, params: Any, state: Any, batch: Any) -> Any:
+        loss, gradients = means(case, n, params, batch)
         updates, state = compiled(case, n).optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, loss / weight
+        return optax.apply_updates(params, updates), state, loss
 
 
-# An equivalent change: `psum`, where the template has the partitioner.
+# Equivalent changes: `psum`, or shard_map's check, where the template has the partitioner.
 _summed("sums-written-out", lambda gradients, n: lax.psum(gradients, "data"))
+_summed("sums-by-the-check", lambda gradients, n: gradients, check=True)
+# Code for `pmap`, with shard_map's check on; and code for the check, with it off.
+_summed("a-psum-beside-the-check", lambda gradients, n: lax.psum(gradients, "data"), check=True)
+_summed("no-psum-without-the-check", lambda gradients, n: gradients)
 # Two groups that never communicate, as on a mesh whose axis is shorter than was meant.
 _summed(
     "sums-over-half-of-the-devices",

@@ -83,20 +83,30 @@ def _leaks(right: Any, self: Template, batch: HostBatch) -> HostBatch:
     return placed
 
 
-def another_step(faults: SeededFaults, fault: str, *, donated: tuple[int, ...] = (0, 1)) -> Decorator:
-    """Add the template with another update: (case, number of devices, params, state, batch) -> params, state, loss."""
+def another_step(
+    faults: SeededFaults, fault: str, *, donated: tuple[int, ...] = (0, 1), gradients: Callable[..., Any] | None = None
+) -> Decorator:
+    """Add the template with another update: (case, number of devices, params, state, batch) -> params, state, loss.
+
+    `gradients`, if given, replaces the gradients too: (case, number of devices, params, batch) -> gradients.
+    """
 
     def add(wrong: Callable[..., Any]) -> Callable[..., Any]:
         @functools.lru_cache(maxsize=32)
-        def compiled_step(case: Case, n: int) -> Any:
+        def functions(case: Case, n: int) -> dict[str, Any]:
+            out = compiled(case, n).everywhere
+
             def step(*arguments: Any) -> Any:
                 return wrong(case, n, *arguments)
 
-            return jax.jit(step, donate_argnums=donated, out_shardings=compiled(case, n).everywhere)
+            own = {"step": jax.jit(step, donate_argnums=donated, out_shardings=out)}
+            if gradients is not None:
+                own["gradients"] = jax.jit(functools.partial(gradients, case, n), out_shardings=out)
+            return own
 
         def start(right: Any, self: Template, case: Case, params: Arrays, n_devices: int) -> None:
             right(self, case, params, n_devices)
-            self.run = self.run._replace(step=compiled_step(dataclasses.replace(case, seed=0), n_devices))
+            self.run = self.run._replace(**functions(dataclasses.replace(case, seed=0), n_devices))
 
         faults.method(fault, "start")(start)
         return wrong

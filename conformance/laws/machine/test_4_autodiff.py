@@ -1,13 +1,15 @@
 """Rung 4: gradients of the operators, compared with hand-written backward passes and with finite differences."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ...core.check import Check
+from ...core.check import Check, NotRunReason
 from ...core.comparison import Array
-from ...machine.meshes import mesh_of, on_each
+from ...machine.meshes import mesh_of, on_each, shard_map, varying
 from ...oracle.bounds_derived import allowed
 from ...oracle.draws import Rng, for_all, for_shapes, generators
 from ..support import families, gradients, operators
@@ -200,6 +202,54 @@ def test_collectives(check: Check, devices: list[Any]) -> None:
     got = branching(np.full(n, 2, np.float32), x.reshape(n, 2))
     want = sum((1 if i % 2 == 0 else 3) * float(x[2 * i : 2 * i + 2].sum()) for i in range(n))
     check.equal("a gradient through a branch", got, np.full(n, want, np.float32), control=np.full(n, x.sum()))
+
+
+def own_loss(w: Any, x: Any, y: Any) -> Any:
+    """The loss of the rows of one device, sum (x w - y)^2 / 2."""
+    return ((x @ w - y) ** 2).sum() / 2
+
+
+def replicated_gradients(mesh: Mesh) -> dict[str, Callable[..., Any]]:
+    """Way to differentiate -> a function from w, replicated, and stacked rows to the gradients, one of each device."""
+    own, same, rows = jax.grad(own_loss), PartitionSpec(), PartitionSpec("data")
+
+    def of_sum(w: Any, *data: Any) -> Any:
+        return jax.grad(lambda w: jax.lax.psum(own_loss(w, *data), "data"))(w)
+
+    ways = {
+        "with the check": (own, same, True),
+        "with the check, of a loss summed over the devices": (of_sum, same, True),
+        "of a parameter cast to varying": (lambda w, *data: own(varying(w), *data)[None], rows, True),
+        "without the check": (lambda w, *data: own(w, *data)[None], rows, False),
+    }
+    return {
+        name: jax.jit(shard_map(function, mesh, (same, rows, rows), gives, check=check))
+        for name, (function, gives, check) in ways.items()
+    }
+
+
+@law("autodiff.replicated", devices=2)
+def test_replicated(check: Check, devices: list[Any]) -> None:
+    """Compares integer gradients of a replicated parameter, which JAX sums over the devices or not, as documented."""
+    check.need(hasattr(jax, "shard_map"), "needs jax.shard_map (JAX 0.6)", NotRunReason.NOT_APPLICABLE)
+    n, width = len(devices), 5
+    mesh = mesh_of(devices)
+    place, programs = NamedSharding(mesh, PartitionSpec("data")), replicated_gradients(mesh)
+
+    def compare_ways(rng: Rng) -> None:
+        x, w = (rng.integers(-3, 4, size).astype(np.float32) for size in ((4 * n, width), width))
+        y = 2 * rng.integers(-3, 4, 4 * n).astype(np.float32)
+        own = np.stack([part.T @ error for part, error in zip(np.split(x, n), np.split(x @ w - y, n), strict=True)])
+        summed = np.tile(own.sum(0), (n, 1))
+        for name, program in programs.items():
+            result = program(jax.device_put(w, NamedSharding(mesh, PartitionSpec())), *jax.device_put((x, y), place))
+            shards = sorted(result.addressable_shards, key=lambda shard: devices.index(shard.device))
+            got = np.concatenate([np.atleast_2d(shard.data) for shard in shards])
+            want, other = (summed, own) if name.startswith("with the check") else (own, summed)
+            control = np.where((want == other).all(), other + 1, other)
+            check.equal(f"the gradient on every device, {name}", got, want, control=control)
+
+    for_all(check, compare_ways, rng=generators())
 
 
 @law("autodiff.nan", draws=True)
