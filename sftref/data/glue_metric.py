@@ -54,6 +54,9 @@ def load_metric(task_name: str, script: Path | None = None) -> GlueMetric | str:
             return GlueMetric(f"evaluate {evaluate.__version__}", module)
         except Exception as error:  # of the hub's client, of the script, and of what the script imports
             reason = f"evaluate {evaluate.__version__} cannot load {where} ({one_line(error)})"
+            if file is None and isinstance(error, (FileNotFoundError, ConnectionError)):
+                # The error's own text names a file in the current folder, where `evaluate` looks first.
+                reason = "glue is not in its cache, and the hub was not reached; --glue-metric DIR takes a copy"
     if script is not None:
         raise ConfigError(f"--glue-metric {script}: {reason}; give the folder of a glue.py")
     return reason
