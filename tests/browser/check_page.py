@@ -17,7 +17,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from sftref.conformance.report.page import page
 
-SCREENS = {"wide": (1280, 900), "phone": (390, 844)}
+SCREENS = {"wide": (1280, 900), "tablet": (420, 900), "phone": (390, 844)}
+# The elements of the page whose content is wider than they are, and neither cut nor scrolled.
+PAST = """return [...document.querySelectorAll('body *:not(svg, svg *)')].filter(e => e.clientWidth > 0 &&
+  e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'visible' &&
+  getComputedStyle(e).display !== 'inline').map(e => e.outerHTML.slice(0, 120))"""
 
 
 def browser(size: tuple[int, int], *, dark: bool) -> webdriver.Chrome:
@@ -68,6 +72,7 @@ def problems(driver: webdriver.Chrome, content: dict[str, object]) -> list[str]:
     driver.find_element(By.ID, "open").click()
     wide = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     want("pixels beyond the screen", max(wide, 0), 0)
+    want("elements whose text runs past them", driver.execute_script(PAST), [])
     unnamed = driver.execute_script("return document.querySelectorAll('svg:not([aria-label])').length")
     want("pictures without a description", unnamed, 0)
     messages += [f"console: {entry['message']}" for entry in driver.get_log("browser")]
