@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .adapter import AdapterError
 from .benchmarks import cli as bench
+from .cluster import options
 from .core import output
 from .core.kit import PACKAGE
 from .core.law import LEVELS, expected
@@ -35,6 +36,7 @@ VERIFY_EXAMPLES = """examples:
   sftref verify --deviations known.toml            accept the known failures in a file
   sftref verify --level full                       all checks, and every seeded fault
   sftref verify --only 9 --processes 4             train in 2 processes of 2 devices, and in 4 processes of 1 device
+  srun sftref verify --distributed auto            every host, every link between two, and all together
   sftref verify --cache ~/.cache/sftref            reuse programs that earlier runs compiled, and check their results
 
 verdict and exit code: CONFORMANT 0, NONCONFORMANT 1, WORKAROUND 1, SETUP 2, UNRESPONSIVE 3, INCOMPLETE 4, UNTRUSTED 5,
@@ -119,6 +121,12 @@ def _add_verify(add: Callable[..., object]) -> None:
     add("--cache", type=output.path, metavar="DIR", help="reuse the compiled programs in DIR, and check their results")
     add("--no-self-test", action="store_true", help="do not seed faults to test that the laws see them")
     add("--no-remedies", action="store_true", help="do not rerun failed checks under other settings")
+    add("--distributed", choices=("auto",), help="join the processes that Slurm, Open MPI or Kubernetes started")
+    add("--coordinator", metavar="HOST:PORT", help="join other processes: address of process 0")
+    add("--num-processes", type=int, metavar="P", help="number of processes that join")
+    add("--process-id", type=int, metavar="I", help="number of this process, from 0")
+    add("--wait", type=int, metavar="S", help="seconds in which all processes must come (default 300)")
+    add("--pairs", type=int, metavar="K", help="K rounds of pairs of hosts (default: all)")
 
 
 def run(command: str, args: dict[str, Any]) -> int:
@@ -155,6 +163,11 @@ def _verify(args: dict[str, Any]) -> int:
             raise ValueError(f"--only = {word} matches no check at --level {settings.level}; raise the level")
     file: Path | None = args["deviations"]
     known = deviations.load(file) if file else []
+    cluster = options.cluster_of(args, os.environ)
+    if cluster is not None:
+        from .cluster.run import run as run_on_cluster
+
+        return run_on_cluster(cluster, settings, args["out"])
     with output.prepared(args["out"]):
         return _verified(settings, known, file, args["out"], args["cache"])
 

@@ -71,6 +71,7 @@ class Outcome:
     outlived: list[str] = field(default_factory=list)  # commands of processes that outlived the run, and were ended
     interrupted: int | None = None  # the exit code of a run that a signal ended: 130 for Ctrl-C
     setup: str | None = None  # why nothing could be verified, and how to fix it
+    cluster: dict[str, Any] | None = None  # hosts, pairs and differences of a run on several hosts; see `cluster/`
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # start of the run
     seconds: float = 0.0  # duration of the run
 

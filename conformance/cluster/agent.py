@@ -1,0 +1,235 @@
+"""One process of a run: takes jobs from process 0, runs each in a fresh child with a deadline, and reports.
+
+The agent never touches a device. Its children do, each in a session of its own: that a child hangs, crashes or raises
+is a result. The kernel ends the children when the agent ends.
+"""
+
+import contextlib
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from ..core.kit import PACKAGE
+from ..core.settings import Settings
+from ..faults import cluster as faults
+from ..laws.support.process_group import free_port
+from ..machine import snapshot, startup
+from ..workers.channel import NoAnswer, Worker
+from ..workers.plan import variables
+from .options import Cluster
+from .store import HOLD, Client, Gone
+
+# Seconds between two signs of life, and seconds without any after which process 0 and its agents give each other up.
+BEAT, LOST = 1.0, 60.0
+# Seconds in which the host of process 0 may answer that no process listens, before an agent takes process 0 for dead.
+REFUSED = 5.0
+# The most frames of a stack in the report.
+FRAMES = 6
+
+
+class Stop(Exception):  # noqa: N818 - as `signals.Stopped`
+    """Process 0 ends a job: another member of the group failed."""
+
+
+class Agent:
+    """The agent of one process; `run` returns its exit code."""
+
+    def __init__(self, cluster: Cluster, out: Path | None) -> None:
+        self.cluster, self.me = cluster, cluster.process
+        self.client = Client(cluster.host, cluster.port, self.me)
+        self.log = Log(out, self.me)
+        self.job, self.beaten, self.address = -1, 0.0, ""
+        self.silent: float | None = None  # since when process 0 gives no answer
+        self.refused: float | None = None  # since when its host refuses connections
+
+    def run(self) -> dict[str, Any]:
+        """Take jobs until process 0 ends the run; returns its last words.
+
+        Raises:
+            Gone: process 0 never came, or is lost.
+        """
+        self._greet()
+        for self.job in itertools.count():
+            while (job := self._ask(get=f"job/{self.job}", hold=HOLD)) is None:
+                pass
+            if job["do"] == "end":
+                return dict(job)
+            self.log.write(f"job {self.job}: {job['do']}")
+            began = time.monotonic()
+            try:
+                result = getattr(self, f"_{job['do']}")(job)
+            except Stop:
+                # The tasks that ended are already there.
+                result = {"state": "stopped", "message": "ended by process 0, because another member failed"}
+            except Exception as error:  # a fault of this host's system, such as a full disk, is its result
+                result = {"state": "error", "message": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+            result |= {"done": True, "seconds": round(time.monotonic() - began, 3)}
+            self.log.write(f"job {self.job}: {result['state']} {result.get('message', '')}")
+            self._ask({f"result/{self.job}/{self.me}": result})
+        raise AssertionError
+
+    def _greet(self) -> None:
+        """Wait for process 0, and tell it about this host."""
+        until = time.monotonic() + self.cluster.wait
+        while True:
+            try:
+                self.client.request()
+                break
+            except Gone as error:
+                if time.monotonic() > until:
+                    raise Gone(
+                        f"it was not there within --wait {self.cluster.wait} s ({error})", refused=False
+                    ) from error
+                time.sleep(0.2)
+        # Process 0 finds itself at an address that may lead others to themselves, as 127.0.1.1 does.
+        self.address = self.cluster.host if self.me == 0 else self.client.own_address()
+        static = faults.reported(snapshot.static(), self.me)
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        hello = {
+            "host": socket.gethostname(), "pid": os.getpid(), "time": faults.clock(time.time(), self.me),
+            "boot": boot.read_text().strip() if boot.is_file() else socket.gethostname(), **static,
+        }  # fmt: skip
+        self._ask({f"hello/{self.me}": hello})
+
+    def _ask(self, put: Mapping[str, Any] | None = None, get: str = "", hold: float = 0.0) -> Any:
+        """A request that is repeated until process 0 answers; a `Gone` says that it is lost."""
+        while True:
+            try:
+                answer = self.client.request(put, get, hold)
+            except Gone as error:
+                self._unanswered(error)
+                time.sleep(0.2)
+            else:
+                self.silent = self.refused = None
+                return answer
+
+    def _unanswered(self, error: Gone) -> None:
+        now = time.monotonic()
+        self.silent = self.silent or now
+        self.refused = (self.refused or now) if error.refused else None
+        if now - self.silent > LOST or (self.refused and now - self.refused > REFUSED):
+            raise Gone(f"no answer for {now - self.silent:.0f} s ({error})", refused=error.refused) from error
+
+    def _beat(self, *_: object) -> None:
+        """Show that this agent lives, about once a second; a `Stop` says that process 0 ends the job."""
+        if time.monotonic() - self.beaten < BEAT:
+            return
+        self.beaten = time.monotonic()
+        try:
+            stop = self.client.request(get=f"stop/{self.job}/{self.me}")
+            self.silent = self.refused = None
+        except Gone as error:
+            self._unanswered(error)
+            stop = None
+        if stop:
+            raise Stop
+
+    def _environment(self) -> dict[str, str]:
+        """The environment of a child."""
+        kept = {
+            name: value for name, value in variables(os.environ, None).items() if not name.lower().endswith("_proxy")
+        }
+        if self.cluster.local_devices:
+            numbers = ",".join(map(str, self.cluster.local_devices))
+            kept |= {"JAX_CUDA_VISIBLE_DEVICES": numbers, "JAX_ROCM_VISIBLE_DEVICES": numbers}
+        return kept | {faults.PROCESS: str(self.me)}
+
+    @contextlib.contextmanager
+    def _child(self, factory: str, *arguments: Any) -> Iterator[Worker]:
+        with Worker(f"{PACKAGE}.cluster.{factory}", *arguments, variables=self._environment(), alone=True) as worker:
+            try:
+                yield worker
+            finally:
+                for line in worker.output:
+                    self.log.write(f"  {line}")
+
+    def _start(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Start JAX on this host's devices, phase by phase."""
+        started = startup.start(settings_of(job), self._beat, self._environment())
+        if started.how == startup.READY:
+            return {"state": "pass", "live": started.live, "phases": started.seconds}
+        states = {startup.HANG: "hang", startup.CRASH: "crash"}
+        return {"state": states.get(started.how, "error"), "message": started.line[:400]} | stack_of(started.message)
+
+    def _alone(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        with self._child("alone:Alone") as child:
+            answer = child.ask("run", settings_of(job), seconds=job["deadline"], waiting=self._beat)
+        return failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", **answer}
+
+    def _measure(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        if self.me not in job["members"]:
+            return {"state": "not_run"}
+        with self._child("timed:Timed", settings_of(job), self.me) as child:
+            answer = child.ask("run", job["for"], seconds=job["deadline"], waiting=self._beat)
+        return failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", "times": answer}
+
+    def _group(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Join the other members of this process's group, and do the tasks with them, one after the other."""
+        group: Sequence[int] = next((group for group in job["groups"] if self.me in group), ())
+        if not group:
+            return {"state": "not_run", "tasks": []}
+        number, key = group.index(self.me), f"address/{self.job}/{group[0]}"
+        tasks: list[dict[str, Any]] = []
+        with self._child(job["factory"], group, number, settings_of(job)) as child:
+            if number == 0:
+                host = f"[{self.address}]" if ":" in self.address else self.address
+                self._ask({key: f"{host}:{free_port()}"})
+            address = self._address(key, job["join"])
+            first = {"name": "join", "method": "join", "arguments": [address, job["join"]], "seconds": job["join"] + 30}
+            for task in [first, *job["tasks"]]:
+                began = time.monotonic()
+                answer = child.ask(task["method"], *task["arguments"], seconds=task["seconds"], waiting=self._beat)
+                ended = failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", "value": answer}
+                tasks.append({"name": task["name"], "seconds": round(time.monotonic() - began, 3), **ended})
+                self._ask({f"result/{self.job}/{self.me}": {"state": ended["state"], "tasks": tasks}})
+                if ended["state"] != "pass":
+                    break
+        return {"state": tasks[-1]["state"], "message": tasks[-1].get("message", ""), "tasks": tasks}
+
+    def _address(self, key: str, seconds: float) -> str:
+        until = time.monotonic() + seconds
+        while (address := self._ask(get=key, hold=1.0)) is None:
+            if time.monotonic() > until:
+                raise TimeoutError(f"the first process of the group gave no address within {seconds:g} s")
+            self._beat()
+        return str(address)
+
+
+class Log:
+    """OUT/logs/process-I.log; a folder that cannot be written is left out."""
+
+    def __init__(self, out: Path | None, process: int) -> None:
+        self.file: IO[str] | None = None
+        with contextlib.suppress(OSError):
+            if out is not None:
+                (out / "logs").mkdir(parents=True, exist_ok=True)
+                path = out / "logs" / f"process-{process}.log"
+                self.file = path.open("w", buffering=1, encoding="utf-8", errors="replace")
+
+    def write(self, line: str) -> None:
+        """Append a line with the time."""
+        with contextlib.suppress(OSError, ValueError):
+            if self.file is not None:
+                self.file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+
+def settings_of(job: Mapping[str, Any]) -> Settings:
+    """The settings that process 0 sent with a job."""
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in job["settings"].items()}
+    return Settings(**values)
+
+
+def failed(answer: NoAnswer) -> dict[str, Any]:
+    """The result of a call without an answer: what happened, and where a silent child was."""
+    state = "hang" if answer.silent else "crash" if answer.code is not None else "error"
+    return {"state": state, "message": answer.how[:400]} | stack_of(answer.how)
+
+
+def stack_of(message: str) -> dict[str, Any]:
+    """The frames in a message, as `endings.position` writes them, innermost first."""
+    frames = message.partition("; it was in ")[2]
+    return {"stack": frames.split(", called from ")[:FRAMES]} if frames else {}

@@ -1,0 +1,252 @@
+"""Process 0's part of a run: the phases, one after the other, and what each says about hosts and links."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..core.settings import Settings
+from .hosts import NAMED, Host, differences, minority, numbers
+from .jobs import Jobs
+from .options import Cluster, slurm_hosts
+from .store import Store
+from .tournament import Pair, blamed, rounds
+
+# Seconds for rungs 0 to 5 on one host, by level; each check has its own deadline too.
+ALONE = {"quick": 900.0, "standard": 2700.0, "full": 10800.0}
+START = 900.0
+# Seconds of timing on each host, by level.
+TIMED = {"quick": 4.0, "standard": 20.0, "full": 60.0}
+# Seconds to join a group, and for one collective, with its compilation.
+JOIN, EXCHANGE = 60, 30.0
+KIB, MIB = 1024, 1 << 20
+OPERATIONS = ("psum", "all_gather", "reduce_scatter", "all_to_all", "ppermute")
+# Bytes of a message, by level.
+SIZES = {
+    "quick": (KIB, 4 * MIB), "standard": (KIB, 64 * KIB, MIB, 4 * MIB),
+    "full": (64, KIB, 64 * KIB, MIB - 64, MIB + 64, 4 * MIB, 16 * MIB),
+}  # fmt: skip
+Say = Callable[[str, str], None]
+
+
+class Director:
+    """Runs the phases; afterwards its attributes have what was found.
+
+    Args:
+        cluster: the processes.
+        settings: the settings of the run.
+        store: what this process serves to the agents.
+        say: prints a line: its state (good, bad, idle) and its text.
+        progress: called several times a second, with a phase and the processes for which it waits.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        store: Store,
+        say: Say,
+        progress: Callable[[str, Sequence[int]], None],
+    ) -> None:
+        self.cluster, self.settings, self.store, self.say = cluster, settings, store, say
+        self.hosts = [Host(process) for process in range(cluster.processes)]
+        self.phase, self.seconds = "", dict[str, float]()
+        self.progress = progress
+        self.jobs = Jobs(store, settings, lambda busy: progress(self.phase, busy))
+        self.alone: dict[int, dict[str, Any]] = {}  # process -> the result of its job `alone`
+        self.together: dict[int, dict[str, Any]] = {}  # process -> law -> its result
+        self.pairs: dict[Pair, tuple[str, float, str]] = {}  # pair -> its state, seconds, and what was wrong
+        self.bad_links: list[Pair] = []
+        self.differences: list[dict[str, Any]] = []
+        self.times: dict[str, dict[int, list[float]]] = {}
+        self.stragglers: list[Any] = []
+
+    def members(self) -> list[int]:
+        """The processes that can take part in the next phase."""
+        return [host.process for host in self.hosts if not host.out]
+
+    def begin(self, phase: str) -> None:
+        """The next phase begins."""
+        self.phase, self._began = phase, time.monotonic()
+
+    def end(self, text: str) -> None:
+        """The phase ends: print its line, and the hosts that went wrong in it."""
+        phase = self.phase
+        self.seconds[phase] = round(time.monotonic() - self._began, 3)
+        wrong = [host for host in self.hosts if host.states[phase] not in ("pass", "not_run")]
+        state = "bad" if wrong else "good"
+        self.say(state, f"{phase:<10} {text}, {self.seconds[phase]:.1f} s")
+        for host in wrong[:NAMED]:
+            self.say("", f"     {host.title}: {host.states[phase]}: {host.messages.get(phase, '')}".rstrip(": "))
+        if len(wrong) > NAMED:
+            self.say("", f"     and {len(wrong) - NAMED} more; see the report")
+
+    def start(self) -> None:
+        """Wait for the agents, start JAX on every host, and compare the hosts."""
+        self.begin("start")
+        self._await()
+        here = [host.process for host in self.hosts if host.facts]
+        for process, result in self.jobs.run("start", here, START).items():
+            host = self.hosts[process]
+            host.live = result.get("live", {})
+            self._note(host, result)
+        self.differences = differences(self.hosts)
+        for found in self.differences:
+            for process in minority(found) if found["level"] == "broken" or found["name"] == "clock" else ():
+                usual = found["values"][0]["value"]
+                own = next(v["value"] for v in found["values"][1:] if process in numbers(v["processes"]))
+                self.hosts[process].set("start", "different", f"{found['name']} = {own}, not {usual} as on the others")
+        count = sum(len(host.live.get("devices", ())) for host in self.hosts)
+        self.end(f"{len(here)} of {len(self.hosts)} processes, {count} devices")
+
+    def _await(self) -> None:
+        until = time.monotonic() + self.cluster.wait
+        while True:
+            missing = [host for host in self.hosts if not host.facts]
+            for host in missing:
+                hello = self.store.get(f"hello/{host.process}")
+                if hello is not None:
+                    host.name, host.facts = hello["host"], hello | {"offset": hello["time"] - time.time()}
+            if not missing or time.monotonic() > until:
+                break
+            self.progress(self.phase, [host.process for host in missing])
+            self.store.wait(0.1)
+        names = slurm_hosts(os.environ, len(self.hosts)) if missing else []
+        for host in missing:
+            host.name = names[host.process] if names else ""
+            host.set("start", "absent", f"it did not come within --wait {self.cluster.wait} s")
+
+    def _note(self, host: Host, result: Mapping[str, Any]) -> None:
+        """Note how a job ended on a host."""
+        phase = self.phase
+        state = "hang" if result["state"] == "stopped" else result["state"]
+        host.set(phase, state, result.get("message", ""), result.get("stack", ()))
+        host.seconds[phase] = host.seconds.get(phase, 0.0) + result.get("seconds", 0.0)
+
+    def run_alone(self, settings: Settings) -> None:
+        """Rungs 0 to 5 on each host, all hosts at the same time."""
+        self.begin("alone")
+        self.jobs.settings = settings
+        members = self.members()
+        results = self.jobs.run("alone", members, ALONE[settings.level])
+        self.jobs.settings = self.settings
+        for process, result in results.items():
+            host = self.hosts[process]
+            self._note(host, result)
+            checks = result.get("checks", {})
+            statuses = {check: "pass" if isinstance(one, list) else one["status"] for check, one in checks.items()}
+            self.alone[process] = result
+            host.checks["alone"] = counted(statuses)
+            for state, kinds in (("hang", ("hang",)), ("crash", ("crash",)), ("fail", ("fail", "error"))):
+                names = [check for check, status in statuses.items() if status in kinds]
+                if names:
+                    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                    host.set("alone", state, f"{names[0]}{more}: {checks[names[0]]['message']}"[:400])
+            if result.get("setup") or result.get("troubles"):
+                host.set("alone", "error", result.get("setup") or "; ".join(result["troubles"]))
+        passed = sum(host.states["alone"] == "pass" for host in self.hosts)
+        most = max((len(result.get("checks", ())) for result in results.values()), default=0)
+        self.end(f"{passed} of {len(members)} hosts passed, up to {most} checks each")
+
+    def run_pairs(self, most: int | None) -> None:
+        """The tournament of pairs of hosts."""
+        self.begin("pairs")
+        members = self.members()
+        plan = rounds(members, most, self.settings.seed)
+        for groups in plan:
+            left_out = set(self._hopeless())
+            playing = [pair for pair in groups if not left_out & set(pair)]
+            if playing:
+                self._play(playing)
+        # What failed by a silence is tried once more: a partition may have healed.
+        for pair, (state, _, what) in list(self.pairs.items()):
+            if state in ("hang", "crash", "error") and not set(self._hopeless()) & set(pair):
+                self._play([pair])
+                again = self.pairs[pair]
+                words = "passed when repeated" if again[0] == "pass" else f"when repeated: {again[2]}"
+                self.pairs[pair] = (state, again[1], f"{what}; {words}"[:150])
+        self._blame()
+        played, passed = len(self.pairs), sum(state == "pass" for state, _, _ in self.pairs.values())
+        self.end(f"{passed} of {played} pairs passed, {len(plan)} rounds")
+
+    def _hopeless(self) -> list[int]:
+        """The processes that are lost, or failed with two partners and passed with none."""
+        bad, _ = blamed(*self._played())
+        return [*bad, *(host.process for host in self.hosts if host.out)]
+
+    def _played(self) -> tuple[list[Pair], list[Pair]]:
+        bad = [pair for pair, (state, _, _) in self.pairs.items() if state != "pass"]
+        return bad, [pair for pair in self.pairs if pair not in bad]
+
+    def _play(self, pairs: Sequence[Pair]) -> None:
+        tasks = [exchange(operation, size) for size in SIZES[self.settings.level] for operation in OPERATIONS]
+        members = [process for pair in pairs for process in pair]
+        deadline = 2 * JOIN + 30 + sum(task["seconds"] for task in tasks)
+        results = self.jobs.run("group", members, deadline, pairs, factory="member:Member", join=JOIN, tasks=tasks)
+        for pair in pairs:
+            both = [results[process] for process in pair]
+            for process in pair:
+                host = self.hosts[process]
+                host.seconds["pairs"] = host.seconds.get("pairs", 0.0) + results[process].get("seconds", 0.0)
+                if results[process]["state"] == "lost":
+                    host.set("pairs", "lost", results[process]["message"])
+            self.pairs[pair] = judged(pair, both)
+
+    def _blame(self) -> None:
+        """Name bad hosts and links, and set the state of each host."""
+        bad_hosts, self.bad_links = blamed(*self._played())
+        for host in self.hosts:
+            own = {pair: result for pair, result in self.pairs.items() if host.process in pair}
+            wrong = {pair: result for pair, result in own.items() if result[0] != "pass"}
+            first = next(iter(wrong.values()), None)
+            if host.process in bad_hosts and first is not None:
+                words = f"fails with each of its {len(wrong)} partners: {first[2]}"
+                host.set("pairs", first[0], words)
+            links = [pair for pair in self.bad_links if host.process in pair]
+            for a, b in links:
+                state, _, what = self.pairs[a, b]
+                other = self.hosts[b if host.process == a else a]
+                host.set("pairs", state, f"the link to {other.title}: {what}")
+            if own and host.states["pairs"] == "not_run":
+                host.states["pairs"] = "pass"
+
+
+def judged(pair: Pair, both: Sequence[Mapping[str, Any]]) -> tuple[str, float, str]:
+    """The results of the two members of a pair -> its state, its seconds, and what was wrong."""
+    seconds = max(result.get("seconds", 0.0) for result in both)
+    order = ("lost", "crash", "error", "hang", "stopped")
+    for state in order:
+        for process, result in zip(pair, both, strict=True):
+            if result["state"] == state:
+                tasks = result.get("tasks") or [{"name": "join"}]
+                where = f"{state} of {process} in {tasks[-1]['name']}: {result.get('message', '')}"
+                return "hang" if state == "stopped" else state, seconds, where[:110]
+    wrong: dict[str, list[str]] = {}
+    for result in both:
+        for task in result["tasks"]:
+            for sender, receiver, _ in task["value"]["wrong"] if task["name"] != "join" else ():
+                wrong.setdefault(f"{sender}>{receiver}", []).append(task["name"])
+    if not wrong:
+        return "pass", seconds, ""
+    words = "; ".join(
+        f"{way} {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}" for way, names in wrong.items()
+    )
+    return "fail", seconds, words[:110]
+
+
+def exchange(operation: str, size: int, *arguments: Any) -> dict[str, Any]:
+    """The task of one collective."""
+    unit = f"{size / MIB:g} MiB" if size >= MIB else f"{size / KIB:g} KiB" if size >= KIB else f"{size} B"
+    return {
+        "name": f"{operation} {unit}", "method": "exchange", "arguments": [operation, size, *arguments],
+        "seconds": EXCHANGE,
+    }  # fmt: skip
+
+
+def counted(statuses: Mapping[str, str]) -> dict[str, Any]:
+    """Check -> status, as counts by status and the ids of failed checks."""
+    counts: dict[str, Any] = {}
+    for status in statuses.values():
+        counts[status] = counts.get(status, 0) + 1
+    failed = [check for check, status in statuses.items() if status in ("fail", "error", "hang", "crash")]
+    return counts | ({"failed": failed[:NAMED]} if failed else {})

@@ -1,0 +1,129 @@
+"""One process of `sftref verify --distributed` from its start to its end; process 0 prints and writes."""
+
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from .. import report
+from ..core import output
+from ..core.kit import PACKAGE
+from ..core.settings import Settings
+from ..judge.verdict import judge
+from ..machine import snapshot
+from ..report.terminal import STYLES, Screen
+from ..workers.channel import Worker
+from .agent import Agent
+from .director import Director
+from .options import Cluster
+from .outcome import outcome_of
+from .store import Gone, Server, Store
+from .together import run_together
+
+# The rungs that each host runs alone.
+ALONE = ("0", "1", "2", "3", "4", "5")
+# The exit code of a process that lost process 0; the verdict UNRESPONSIVE has the same code.
+LOST = 3
+# The number of simulated devices of all processes together; with more processes, each has one.
+SIMULATED = 4
+# Seconds between two lines that say what is running.
+EVERY = 10.0
+
+
+def run(cluster: Cluster, settings: Settings, out: Path) -> int:
+    """Take part in a run; returns the exit code.
+
+    Raises:
+        ValueError: the port of the coordinator cannot be used, or the report cannot be written.
+    """
+    if cluster.process != 0:
+        return follow(cluster, out)
+    with output.prepared(out):
+        return lead(cluster, settings, out)
+
+
+def follow(cluster: Cluster, out: Path) -> int:
+    """What each process does except process 0."""
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        last = Agent(cluster, out).run()
+    except Gone as error:
+        where = f"{cluster.coordinator}: {error}"
+        print(f"sftref: process {cluster.process}: process 0 is lost: {where}", file=sys.stderr, flush=True)
+        return LOST
+    print(f"process {cluster.process}: {last['line']}", flush=True)
+    return 0
+
+
+def lead(cluster: Cluster, settings: Settings, out: Path) -> int:
+    """What process 0 does: it serves the store, gives the jobs, judges and writes."""
+    began, store = time.monotonic(), Store()
+    try:
+        server = Server(store, cluster.port)
+    except OSError as error:
+        raise ValueError(
+            f"--coordinator {cluster.coordinator}: port {cluster.port} of this host: {error.strerror}"
+        ) from error
+    signal.signal(signal.SIGTERM, _end)
+    screen = Lines(settings, {})
+    director = Director(cluster, on_devices(settings, cluster), store, screen.note, Waits())
+    with Worker(f"{PACKAGE}.cluster.agent:Agent", cluster, out, alone=True) as own:
+        own.send("run")
+        director.start()
+        director.run_alone(dataclasses.replace(director.settings, only=lower(settings)))
+        director.run_pairs(cluster.pairs)
+        run_together(director)
+        outcome = outcome_of(director, settings, time.monotonic() - began)
+        verdict = judge(outcome)
+        for group in outcome.groups():
+            screen.rung(group)
+        if outcome.cluster and outcome.cluster["exclude"]:
+            screen.note("bad", f"leave out: {outcome.cluster['exclude']}")
+        report.write(out, outcome, verdict)
+        screen.verdict(verdict, f"; report: {out / 'report.html'}")
+        director.jobs.end(director.members(), {"line": verdict.line})
+    server.close()
+    return verdict.exit_code
+
+
+def lower(settings: Settings) -> tuple[str, ...]:
+    """What each host runs alone: what the user selected, or rungs 0 to 5."""
+    return settings.only or ALONE
+
+
+def on_devices(settings: Settings, cluster: Cluster) -> Settings:
+    """The settings of each process: with a CPU only, few simulated devices, since processes may share its cores."""
+    if settings.devices is None and snapshot.foreseen(settings.platform) == ["cpu"]:
+        return dataclasses.replace(settings, devices=max(1, SIMULATED // cluster.processes))
+    return settings
+
+
+class Lines(Screen):
+    """The screen of process 0."""
+
+    def note(self, state: str, text: str) -> None:
+        """Print a line with the glyph of a state (good, bad, idle); without a state, the line as it is."""
+        self._print(f"{self.glyphs[state]:<2} {text}" if state else text, STYLES.get(state))
+
+
+class Waits:
+    """Prints to stderr, every ten seconds, for which processes a phase waits."""
+
+    def __init__(self) -> None:
+        self.began = self.printed = time.monotonic()
+
+    def __call__(self, phase: str, busy: Sequence[int]) -> None:
+        """Called several times a second."""
+        now = time.monotonic()
+        if now - self.printed > EVERY:
+            self.printed = now
+            which = ", ".join(map(str, busy[:8])) + (" ..." if len(busy) > 8 else "")
+            print(f"   {now - self.began:.0f} s: {phase}; waiting for process {which}", file=sys.stderr, flush=True)
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
