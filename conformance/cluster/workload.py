@@ -1,8 +1,8 @@
-"""Local devices -> seconds of each repetition of fixed work: matrix products, a pass over memory, a copy from the host.
+"""Local devices -> seconds of repetitions of fixed work: matrix products, a pass over memory, a copy from the host.
 
 All processes do the same work at the same time. One repetition uses all devices of the process at once, so that its
-slowest device decides. On a CPU, the clock is processor time: processes that share cores would otherwise measure each
-other. There, only the first device is used, since simulated devices share the same cores.
+slowest device decides. On a CPU, only matrix products on the first device are measured, by processor time: processes
+that share cores would otherwise measure each other. They fit in the first cache, as the others share the next ones.
 """
 
 import time
@@ -15,12 +15,19 @@ from jax import lax
 
 from .stragglers import BLOCKS, QUANTILE
 
-# Platform -> the width of the matrices, the number of products, and the elements of the array in memory. A repetition
-# takes some milliseconds. On a CPU, the matrices are so small that one thread multiplies them.
-SIZES = {"cpu": (96, 100, 1 << 20)}
-OTHERS = (4096, 8, 1 << 26)
-# The elements of a copy from the host to a device.
-COPIED = 1 << 22
+# The width of the matrices and the number of products: on a CPU about 1 ms on one thread, else some milliseconds.
+ON_CPU, ELSEWHERE = (64, 300), (4096, 8)
+# The elements of the array in memory, and of the one that is copied from the host to a device.
+IN_MEMORY, COPIED = 1 << 26, 1 << 22
+
+
+def prepare() -> None:
+    """Call this before JAX starts: work on a CPU then runs in the calling thread, whose processor time is exact.
+
+    The processor time of another thread that still runs is known only since its last tick: repetitions of 0.9 ms were
+    read as 0.05 ms.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def repeat(program: Callable[[], None]) -> float:
@@ -54,12 +61,11 @@ def measure(devices: Sequence[jax.Device], seconds: float) -> dict[str, list[flo
 def _programs(devices: Sequence[jax.Device]) -> dict[str, Callable[[], None]]:
     """Name -> a function that does the work on all devices, and waits for it."""
     cpu = devices[0].platform == "cpu"
-    width, products, elements = SIZES.get(devices[0].platform, OTHERS)
+    width, products = ON_CPU if cpu else ELSEWHERE
     used = devices[:1] if cpu else devices
     rng = np.random.default_rng(23)
     # A product with this matrix keeps the size of the numbers: its entries have the variance 1 / width.
     square = (rng.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
-    line = rng.standard_normal(elements).astype(np.float32)
 
     @jax.jit
     def multiply(x: jax.Array) -> jax.Array:
@@ -67,17 +73,14 @@ def _programs(devices: Sequence[jax.Device]) -> dict[str, Callable[[], None]]:
 
     @jax.jit
     def scale(x: jax.Array) -> jax.Array:
-        return lax.fori_loop(0, 8, lambda i, y: y * 0.5 + i.astype(y.dtype), x)
+        return lax.fori_loop(0, products, lambda i, y: y * 0.5 + i.astype(y.dtype), x)
 
     def on_all(function: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> None:
         jax.block_until_ready([function(array) for array in arrays])
 
-    work = {"compute": (multiply, square), "memory": (scale, line)}
-    programs: dict[str, Callable[[], None]] = {
-        name: partial(on_all, function, [jax.device_put(array, device) for device in used])
-        for name, (function, array) in work.items()
-    }
+    programs: dict[str, Callable[[], None]] = {"compute": partial(on_all, multiply, jax.device_put([square] * len(used), used))}
     if not cpu:
-        host = rng.standard_normal(COPIED).astype(np.float32)
-        programs["copy"] = lambda: jax.block_until_ready([jax.device_put(host, device) for device in used])
+        line, host = (rng.standard_normal(count, dtype=np.float32) for count in (IN_MEMORY, COPIED))
+        programs["memory"] = partial(on_all, scale, jax.device_put([line] * len(used), used))
+        programs["copy"] = partial(on_all, lambda device: jax.device_put(host, device), used)
     return programs

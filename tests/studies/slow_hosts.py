@@ -30,6 +30,7 @@ def child(process: int, slower: float, windows: int, seconds: float, together: A
     jax.config.update("jax_platforms", "cpu")
     from sftref.conformance.cluster import workload
 
+    workload.prepare()
     right = workload.repeat
 
     def longer(program: Callable[[], None]) -> float:
