@@ -78,7 +78,8 @@ def _programs(devices: Sequence[jax.Device]) -> dict[str, Callable[[], None]]:
     def on_all(function: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> None:
         jax.block_until_ready([function(array) for array in arrays])
 
-    programs: dict[str, Callable[[], None]] = {"compute": partial(on_all, multiply, jax.device_put([square] * len(used), used))}
+    squares = jax.device_put([square] * len(used), used)
+    programs: dict[str, Callable[[], None]] = {"compute": partial(on_all, multiply, squares)}
     if not cpu:
         line, host = (rng.standard_normal(count, dtype=np.float32) for count in (IN_MEMORY, COPIED))
         programs["memory"] = partial(on_all, scale, jax.device_put([line] * len(used), used))
