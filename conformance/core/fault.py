@@ -8,7 +8,7 @@ from .law import by_id, read
 
 LAYERS = (
     "copy", "collective", "operator", "precision", "autodiff", "random numbers", "optimizer", "data", "training loop",
-    "checkpoint", "process", "performance", "environment",
+    "evaluation", "checkpoint", "process", "performance", "environment",
 )  # fmt: skip
 
 

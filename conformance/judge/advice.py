@@ -1,6 +1,7 @@
 """A cause or a next step, and the run -> the text without what this run contradicts."""
 
 import re
+from collections.abc import Collection
 
 from ..core.law import laws
 from .outcome import BROKEN, Outcome
@@ -31,7 +32,13 @@ def without_accelerators(text: str, outcome: Outcome, otherwise: str = ON_CPU) -
 def next_step_of(text: str, subject: str | None, outcome: Outcome) -> str:
     """The next step, without the sentences about checks that did not fail here: they would show nothing."""
     text = without_accelerators(text, outcome, REPRODUCE)
-    broken = {record.law for record in outcome.of_status(*BROKEN) if record.subject in (None, subject)}
+    return without_idle(
+        text, {record.law for record in outcome.of_status(*BROKEN) if record.subject in (None, subject)}
+    )
+
+
+def without_idle(text: str, broken: Collection[str]) -> str:
+    """A text, without the sentences about laws that are not `broken`: blocked, not claimed, or passed."""
     idle = [law for law in laws() if law in text and law not in broken]
     if not idle:
         return text

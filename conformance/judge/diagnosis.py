@@ -16,16 +16,44 @@ from typing import Any
 
 from ..core.law import RUNGS, laws, read
 from ..core.result import Result
-from .advice import next_step_of, without_accelerators
-from .explained import Explanation, explanation, measured, place_of, unexplained, unknown
+from .advice import next_step_of, without_accelerators, without_idle
+from .explained import Explanation, explanation, follows_from, measured, place_of, unexplained, unknown
 from .outcome import BROKEN, LOST, Outcome
 
 # The most messages of checks that are evidence.
 MOST_SHOWN = 5
 
 
-def advice(record: Result) -> tuple[str, str]:
-    """Likely cause and next step of a failed check: of the variant that explains it, or the law's own."""
+# The next step for a wrong score, whichever mistake it is.
+SCORED = (
+    "Compute both scores by hand for one call of `score`: F1 is that of class 1 (`average='binary'`, `pos_label=1`), "
+    "from counts over all rows of weight above 0. Compare which rows, which class and which average the trainer takes."
+)
+
+
+def advice(record: Result, others: Sequence[Result] = ()) -> tuple[str, str]:
+    """Likely cause and next step of a failed check among `others`, all results so far: what was measured, or its law's.
+
+    What follows from logits that are wrong already has no cause of its own.
+    """
+    found = explanation([record]) if record.status == "fail" and not record.facts.get("scores") else None
+    if found:
+        return found.cause, found.next_step
+    if record.status != "fail" or not unexplained(record):
+        cause, step = _own(record)
+    elif (first := follows_from(record, others)) is not None:
+        cause = f"This follows from the network's forward pass, which is wrong already ({first.id})."
+        step = f"Fix what {first.id} names, and rerun; then see whether this check still fails."
+    else:
+        shown, law = place_of([record]), laws()[record.law]
+        cause = unknown(record, [record], law.cause, shown and shown[0])
+        step = shown[0].next_step if shown else law.next_step
+    broken = {one.law for one in others if one.status in BROKEN and one.subject in (None, record.subject)}
+    return cause, without_idle(step, broken) if others and record.status in BROKEN else step
+
+
+def _own(record: Result) -> tuple[str, str]:
+    """Cause and next step of a failed check by itself: of how it ended, of wrong scores, or the law's."""
     law = laws()[record.law]
     if record.status in ("error", "crash", "hang") and record.subject is not None:
         return _ended(record)
@@ -33,9 +61,8 @@ def advice(record: Result) -> tuple[str, str]:
         how = "Read the message; run the check under pytest (`--sftref-only` with its id) for the traceback."
         return "The check raised an exception.", how
     if record.facts.get("scores"):
-        return f"{'; '.join(record.facts['scores'])}.", law.next_step
-    found = explanation([record])
-    return (found.cause, found.next_step) if found else (law.cause, law.next_step)
+        return f"{'; '.join(record.facts['scores'])}.", SCORED
+    return law.cause, law.next_step
 
 
 def _ended(record: Result) -> tuple[str, str]:
@@ -166,7 +193,7 @@ def _judge(
     if shown is not None:
         place, record = shown
         return place.layer, unknown(record, judged, "", place), place.next_step, record, []
-    cause, step = advice(record)
+    cause, step = _own(record)
     if rule.cause:
         cause = rule.cause + measured(judged)
     elif unexplained(record):

@@ -16,6 +16,10 @@ MOST_NAMED = 3
 MOST_MEASURED, ENOUGH = 5, 2
 # An explanation of a part is named if it divides the margin by at least this.
 PART = 100.0
+# Places of a wrong forward pass.
+FORWARD = ("forward", "rounding")
+# Places that say no more than where the first wrong result is.
+GENERAL = ("forward", "loss", "first-update", "backward", "optimizer", "gradient-or-optimizer")
 # What is one number, which many variants bring nearer by chance.
 SCALARS = ("loss", "learning rate")
 
@@ -102,15 +106,37 @@ def place_of(failures: Sequence[Result]) -> tuple[Place, Result] | None:
     if not shown:
         return None
     votes = collections.Counter(place for place, _ in shown)
-    most = "forward" if "forward" in votes else max(votes, key=lambda place: votes[place])
+    most = next((place for place in FORWARD if place in votes), max(votes, key=lambda place: votes[place]))
     return places()[most], next(record for place, record in shown if place == most)
+
+
+def follows_from(record: Result, records: Sequence[Result]) -> Result | None:
+    """The failure of the same trainer that shows a wrong forward pass, from which another one follows; None if none.
+
+    Wrong logits make every loss, gradient and update wrong, but no learning rate.
+    """
+    mine = [
+        one for one in records if one.subject == record.subject and "explained" in one.facts and one.rung <= record.rung
+    ]
+    wrong = [one for one in mine if _forward(one) and one.id != record.id]
+    own = _forward(record) or record.facts["explained"]["what"].startswith("learning rate")
+    return None if own or not wrong else wrong[0]
+
+
+def _forward(record: Result) -> bool:
+    """Whether a failure shows that the forward pass is wrong, in training too."""
+    kinds = [[one.group for name in ids if (one := named(name)) and not one.scope] for ids in _by(record)[:1]]
+    return any("forward" in kind for kind in kinds) or record.facts["explained"].get("place", "") in FORWARD
 
 
 def unknown(record: Result, failures: Sequence[Result], possible: str, place: Place | None = None) -> str:
     """The cause of a failure that no variant explains: that of its place, or a possible one; and what was measured."""
     facts = record.facts["explained"]
     part, scalar = "", facts["what"].startswith(SCALARS)
-    if facts["nearest"] and not scalar and facts["what"] == facts["left"] and facts["before"] > PART * facts["after"]:
+    # Each variant must do its part; and what was measured of rows and leaves says more.
+    size = PART ** len(facts["nearest"]) * facts["after"]
+    general = place is None or place.id in GENERAL
+    if facts["nearest"] and general and not scalar and facts["what"] == facts["left"] and facts["before"] > size:
         causes = " ".join(one.cause for name in facts["nearest"] if (one := named(name)))
         part = f" Partly: {causes} That leaves {facts['after']:.3g} of {facts['before']:.3g} of the bound."
     tried = f"none of {facts['tried']} variants of the oracle gives these numbers."

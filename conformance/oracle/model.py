@@ -105,6 +105,8 @@ class Network:
         real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
         self.visible = real[:, None, None, :]  # which keys a query sees, to be broadcast to [B, H, L, L]
         self.ids = np.where(real, batch.input_ids, 0), np.where(real, batch.token_type_ids, 0)
+        self.residuals = 1.0, 1.0  # the share of the input that is added after attention, and after feed-forward
+        self.softmax = softmax  # over the keys
 
     def _drop(self, x: Array, rate: float, site: int) -> tuple[Array, Back]:
         if self.masks is None or rate == 0.0:
@@ -135,45 +137,74 @@ class Network:
     def _attention(self, x: Array, layer: int) -> tuple[Array, Back]:
         """Multi-head attention with its output projection and dropout, without the residual."""
         name, case = f"bert.encoder.layer.{layer}.attention", self.case
-        heads, size = case.num_attention_heads, case.hidden_size // case.num_attention_heads
-        b, length, width = x.shape
-        split: Back = lambda z: z.reshape(b, length, heads, size).transpose(0, 2, 1, 3)  # noqa: E731
-        join: Back = lambda z: z.transpose(0, 2, 1, 3).reshape(b, length, width)  # noqa: E731
         (q, q_back), (k, k_back), (v, v_back) = (
             self.tape.linear(x, f"{name}.self.{part}") for part in ("query", "key", "value")
         )
-        q, k, v = split(q), split(k), split(v)
-        scores = np.where(self.visible, q @ k.swapaxes(-1, -2) / math.sqrt(size), -1e30)
-        p, p_back = softmax(scores)
+        q, k, v = self.split(q), self.split(k), self.split(v)
+        scores, scores_back = self.scores(q, k)
+        p, p_back = self.softmax(scores)
         kept, kept_back = self._drop(p, case.attention_dropout, SITES_PER_LAYER * layer + ATTENTION)
-        out, out_back = self.tape.linear(join(kept @ v), f"{name}.output.dense")
+        out, out_back = self.tape.linear(self.join(kept @ v), f"{name}.output.dense")
         out, drop_back = self._drop(out, case.hidden_dropout, SITES_PER_LAYER * layer + ATTENTION_OUTPUT)
 
         def back(dy: Array) -> Array:
-            d = split(out_back(drop_back(dy)))
-            ds = np.where(self.visible, p_back(kept_back(d @ v.swapaxes(-1, -2))), 0.0) / math.sqrt(size)
+            d = self.unjoin(out_back(drop_back(dy)))
+            dq, dk = scores_back(p_back(kept_back(d @ v.swapaxes(-1, -2))))
             dv = kept.swapaxes(-1, -2) @ d
-            return q_back(join(ds @ k)) + k_back(join(ds.swapaxes(-1, -2) @ q)) + v_back(join(dv))
+            return q_back(self.unsplit(dq)) + k_back(self.unsplit(dk)) + v_back(self.unsplit(dv))
 
         return out, back
+
+    def split(self, z: Array) -> Array:
+        """The heads' parts [B, H, L, K] of z [B, L, D]."""
+        return z.reshape(*z.shape[:2], self.case.num_attention_heads, -1).transpose(0, 2, 1, 3)
+
+    def join(self, z: Array) -> Array:
+        """The heads' parts [B, H, L, K] side by side, [B, L, D]."""
+        return z.transpose(0, 2, 1, 3).reshape(z.shape[0], z.shape[2], -1)
+
+    def unsplit(self, z: Array) -> Array:
+        """The gradient of what `split` got, from that of its result."""
+        return self.join(z)
+
+    def unjoin(self, z: Array) -> Array:
+        """The gradient of what `join` got, from that of its result."""
+        return self.split(z)
+
+    def scores(self, q: Array, k: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        """Scores q k^T / sqrt(K) [B, H, L, L], and -1e30 for keys that a query does not see."""
+        scale = 1 / math.sqrt(q.shape[-1])
+
+        def back(ds: Array) -> tuple[Array, Array]:
+            ds = np.where(self.visible, ds, 0.0) * scale
+            return ds @ k, ds.swapaxes(-1, -2) @ q
+
+        return np.where(self.visible, q @ k.swapaxes(-1, -2) * scale, -1e30), back
 
     def _layer(self, x: Array, layer: int) -> tuple[Array, Back]:
         name, case = f"bert.encoder.layer.{layer}", self.case
+        past_attention, past_feed_forward = self.residuals
         a, attention_back = self._attention(x, layer)
-        y, first_back = self.tape.layer_norm(a + x, f"{name}.attention.output.LayerNorm", case.layer_norm_eps)
-        h, up_back = self.tape.linear(y, f"{name}.intermediate.dense")
-        g, gelu_back = self.tape.gelu(h)
-        z, down_back = self.tape.linear(g, f"{name}.output.dense")
-        z, drop_back = self._drop(z, case.hidden_dropout, SITES_PER_LAYER * layer + FEED_FORWARD)
-        out, second_back = self.tape.layer_norm(z + y, f"{name}.output.LayerNorm", case.layer_norm_eps)
+        first, second = f"{name}.attention.output.LayerNorm", f"{name}.output.LayerNorm"
+        y, first_back = self.tape.layer_norm(a + past_attention * x, first, case.layer_norm_eps)
+        z, inner_back = self._feed_forward(y, layer)
+        out, second_back = self.tape.layer_norm(z + past_feed_forward * y, second, case.layer_norm_eps)
 
         def back(dy: Array) -> Array:
             d = second_back(dy)
-            d = d + up_back(gelu_back(down_back(drop_back(d))))
-            d = first_back(d)
-            return d + attention_back(d)
+            d = first_back(past_feed_forward * d + inner_back(d))
+            return past_attention * d + attention_back(d)
 
         return out, back
+
+    def _feed_forward(self, y: Array, layer: int) -> tuple[Array, Back]:
+        """Two linear layers with GELU between them, and dropout, without the residual."""
+        name = f"bert.encoder.layer.{layer}"
+        h, up_back = self.tape.linear(y, f"{name}.intermediate.dense")
+        g, gelu_back = self.tape.gelu(h)
+        z, down_back = self.tape.linear(g, f"{name}.output.dense")
+        z, drop_back = self._drop(z, self.case.hidden_dropout, SITES_PER_LAYER * layer + FEED_FORWARD)
+        return z, lambda dz: up_back(gelu_back(down_back(drop_back(dz))))
 
     def first(self, x: Array) -> tuple[Array, Back]:
         """What the pooler reads, [B, 1, D]: the first token of each row."""

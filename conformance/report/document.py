@@ -1,5 +1,6 @@
 """A run and its verdict -> report.json, as `report.schema.json` describes it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -35,7 +36,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
             {"label": label, "adapter": adapter, **outcome.subjects.get(label, {})}
             for label, adapter in settings.subjects.items()
         ],
-        "checks": [check(record) for record in outcome.ended()],
+        "checks": [check(record, outcome.ended()) for record in outcome.ended()],
         "faults": [seeded(fate) for fate in fates(outcome)],
         "deviations": [known.to_json() for known in outcome.deviations],
         "stale_deviations": stale_deviations(outcome),
@@ -45,6 +46,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "start": None if outcome.start is None else vars(outcome.start) | {"line": outcome.start.line},
         "kept_programs": {"since": outcome.kept_since, "doubted": outcome.doubted},
         "tries": None if outcome.tries is None else asdict(outcome.tries),
+        "cluster": outcome.cluster,
         "diagnosis": diagnosis(outcome, verdict),
         "timing": timing(outcome),
     })  # fmt: skip
@@ -59,10 +61,10 @@ def kit() -> dict[str, Any]:
         return {"unknown": str(error)}
 
 
-def check(record: Result) -> dict[str, Any]:
-    """The entry of one check: its result, and the texts of its law."""
+def check(record: Result, others: Sequence[Result] = ()) -> dict[str, Any]:
+    """The entry of one check among `others`: its result, and the texts of its law."""
     law = laws()[record.law]
-    cause, next_step = advice(record) if record.judged else unjudged_advice(record)
+    cause, next_step = advice(record, others) if record.judged else unjudged_advice(record)
     texts = {"requirement": law.requirement, "catches": law.catches, "cause": cause, "next_step": next_step}
     content = record.to_json() | {"rung_name": law.rung_name, **texts}
     del content["reason"]  # `message` says the same in words

@@ -40,7 +40,7 @@ def failures(group: Group) -> Iterator[str]:
     """The first failed checks of a group, in lines of text."""
     broken = [record for record in group.records if record.status in BROKEN]
     for record in broken[:MOST_SHOWN]:
-        yield from (f"     {text}" for text in failure(check(record)))
+        yield from (f"     {text}" for text in failure(check(record, group.records)))
     if len(broken) > MOST_SHOWN:
         yield f"     and {len(broken) - MOST_SHOWN} more; see the report"
 

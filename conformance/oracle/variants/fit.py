@@ -111,8 +111,11 @@ def devices(batch: HostBatch, n: int) -> npt.NDArray[np.integer]:
     return np.arange(len(batch.weights)) // -(-len(batch.weights) // n)
 
 
-def said(found: Counts, log: Log, batch: HostBatch) -> Iterator[tuple[str, str]]:
-    """Pairs of a place (an id of `judge/places.toml`) and a sentence about which rows count how often."""
+def said(found: Counts, log: Log, batch: HostBatch, only: str = "") -> Iterator[tuple[str, str]]:
+    """Pairs of a place (an id of `judge/places.toml`) and a sentence about which rows count how often.
+
+    `only` is `device` or `micro-batch` if rows that count alike can only be those of one.
+    """
     wrong, where = found.wrong, "" if found.whole else f" in {named(found.leaves)}"
     if not wrong.any():
         return
@@ -120,10 +123,9 @@ def said(found: Counts, log: Log, batch: HostBatch) -> Iterator[tuple[str, str]]
     if _alike(found, np.isfinite(found.times)):
         yield "factor", f"every row counts {_of(found, np.isfinite(found.times)):.4g} times{where}"
         return
-    device, micro = devices(batch, log.n), np.arange(len(wrong)) % -(-len(wrong) // log.n) % log.case.accumulate
-    for place, group in (("device", device), ("micro-batch", micro)):
+    for place, what, group in _groupings(log, batch, only):
         if len(np.unique(group)) > 1 and _constant(found, group):
-            yield _groups(found, batch, place, group, where)
+            yield _groups(found, batch, place, what, group, where)
             return
     weights = np.where(batch.weights > 0, batch.weights, np.nan)
     alike = found.times * weights
@@ -133,26 +135,44 @@ def said(found: Counts, log: Log, batch: HostBatch) -> Iterator[tuple[str, str]]
     rows = np.flatnonzero(wrong)
     values = {f"{times:.3g}" for times in found.times[rows]}
     if len(values) <= MOST_NAMED:
+        # Rows that are lost or repeated count a whole number of times as often as others; weights need not.
+        least = min((abs(one) for one in known if abs(one) >= KNOWN), default=1.0)
+        place = "rows" if all(abs(one / least - round(one / least)) <= KNOWN for one in known) else "row-weights"
         for value in sorted(values):
             these = [int(row) for row in rows if f"{found.times[row]:.3g}" == value]
-            yield "rows", f"rows {these} of the batch {_times(float(value))}{where}"
+            yield place, f"rows {these} of the batch {_times(float(value))}{where}"
         return
     # One output, or two classes, have one direction: there any other loss or label is another count.
     place = "slopes" if log.case.regression or log.case.num_labels <= 2 else "rows"
     yield place, f"rows count {known.min():.3g} to {known.max():.3g} times their weights{where}"
 
 
-def _groups(found: Counts, batch: HostBatch, place: str, group: npt.NDArray[np.integer], where: str) -> tuple[str, str]:
+def _groupings(log: Log, batch: HostBatch, only: str) -> Iterator[tuple[str, str, npt.NDArray[np.integer]]]:
+    """Triples: a place, what its groups of rows are, and the group of each row."""
+    rows, share, many = len(batch.weights), -(-len(batch.weights) // log.n), log.case.accumulate
+    at = np.arange(rows)
+    if only != "micro-batch":
+        yield "device", "device", devices(batch, log.n)
+    if only != "device":
+        # As the oracle deals them, and two other ways.
+        yield "micro-batch", "micro-batch", at % share % many
+        yield "micro-batch", "block of consecutive rows", at // -(-rows // many)
+        yield "micro-batch", "block of each device's rows", at % share // -(-share // many)
+
+
+def _groups(
+    found: Counts, batch: HostBatch, place: str, what: str, group: npt.NDArray[np.integer], where: str
+) -> tuple[str, str]:
     """The place and the sentence for devices or micro-batches whose rows all count equally often."""
     each = {int(one): _of(found, group == one) for one in np.unique(group)}
     each = {one: times for one, times in each.items() if np.isfinite(times)}
     total = {one: float(batch.weights[group == one].sum()) for one in each}
     sizes = [times * total[one] for one, times in each.items()]
     if np.ptp(sizes) <= NEAR * max(np.abs(sizes)) and np.ptp(list(total.values())) > KNOWN * max(total.values()):
-        return f"{place}-means", f"every {place} counts the same{where}, whatever the weight of its rows"
+        return f"{place}-means", f"every {what} counts the same{where}, whatever the weight of its rows"
     wrong = {one: times for one, times in each.items() if (found.wrong & (group == one)).any()}
     by = {_times(times): [one for one in wrong if _times(wrong[one]) == _times(times)] for times in wrong.values()}
-    words = [f"the rows of {place} {', '.join(map(str, ones))} {much}" for much, ones in by.items()]
+    words = [f"the rows of {what} {', '.join(map(str, ones))} {much}" for much, ones in by.items()]
     # Rows that are left out or read twice count so in every leaf; a part that is lost on the way may not.
     rows = found.whole and all(abs(one - round(one)) <= KNOWN / 2 and round(one) != 1 for one in wrong.values())
     return f"{place}-rows" if rows else place, f"{'; '.join(words[:MOST_NAMED])}{where}"

@@ -56,8 +56,8 @@ class Pair(NamedTuple):
 
 # Places that are so particular that a setting in which the run is right says no more than where they occur.
 PARTICULAR = (
-    "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows", "weights",
-    "schedule", "decay", "leaves", "rate-applied", "no-gradient",
+    "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows",
+    "row-weights", "weights", "schedule", "decay", "leaves", "rate-applied", "no-gradient",
 )  # fmt: skip
 
 
@@ -69,6 +69,8 @@ class Located(NamedTuple):
 
     def with_setting(self, place: str) -> str:
         """The place, given that of a setting without which the run is right, if any."""
+        if place == "packing" and self.place in ("rows", "row-weights"):
+            return "packed-rows"
         return self.place if not place or self.place in PARTICULAR else place
 
 
@@ -83,11 +85,11 @@ def whole(compared: list[Pair]) -> float:
 
 
 def located(
-    log: Log, compared: list[Pair], plain: Pair | None = None, batch: HostBatch | None = None
+    log: Log, compared: list[Pair], plain: Pair | None = None, batch: HostBatch | None = None, only: str = ""
 ) -> Located | None:
     """The earliest place at which the run parts from the oracle's; None if it nowhere does.
 
-    `plain` is the gradient of a batch, of a trainer that does not show its gradients.
+    `plain` is the gradient of a batch, of a trainer that does not show its gradients; `only` is as in `said`.
     """
     if plain is not None and (not plain.bad or (_fits(log, plain, batch) and not plain.still)):
         compared = [plain, *compared]
@@ -100,7 +102,7 @@ def located(
     if ("logits", 0) in bad:
         return Located("forward", (_size(bad["logits", 0]),))
     if "gradient" in first:
-        return _gradient(log, first["gradient"], batch, bad, right)
+        return _gradient(log, first["gradient"], batch, bad, right, only)
     if "rate" in first and first["rate"].got.updates <= min(pair.got.updates for pair in wrong):
         return Located("schedule", tuple(_rates(log, compared)))
     if "loss" in first:
@@ -109,7 +111,7 @@ def located(
         if not moved or any(kind == "gradient" for kind, _ in right):
             return Located("reported-loss" if early else "later-loss", tuple(_loss(first["loss"])))
         if early:
-            return Located("loss", tuple(_loss(first["loss"])))
+            return Located(_if_seen("loss", right), tuple(_loss(first["loss"])))
     if "distance" in first or "first moment" in first or "second moment" in first:
         place = _update(log, first, right)
         if plain is not None and plain.bad and plain.still and place.place == "gradient-or-optimizer":
@@ -131,13 +133,13 @@ def _size(pair: Pair) -> str:
 
 
 def _gradient(
-    log: Log, pair: Pair, of: HostBatch | None, bad: dict[tuple[str, int], Pair], right: set[tuple[str, int]]
+    log: Log, pair: Pair, of: HostBatch | None, bad: dict[tuple[str, int], Pair], right: set[tuple[str, int]], only: str
 ) -> Located:
-    """About a wrong gradient, with right logits."""
+    """About a wrong gradient, whose logits are right as far as they are known."""
     at = pair.got.updates
     batch = of or _batch(log, at)
     found = counts(log, batch, pair.got, pair.limits, pair.bad) if batch is not None else None
-    facts = list(said(found, log, batch)) if found is not None and batch is not None else []
+    facts = list(said(found, log, batch, only)) if found is not None and batch is not None else []
     loss = "wrong too" if ("loss", at) in bad else "right" if ("loss", at) in right else ""
     words = [f"in the gradient of update {at} {words}" for _, words in facts]
     if loss:
@@ -145,7 +147,15 @@ def _gradient(
     if facts:
         return Located(facts[0][0], tuple(words))
     words += _deepest(pair)
-    return Located("loss" if loss == "wrong too" and not _head_right(pair) else "backward", tuple(words))
+    if ("gradient", 0) in right:
+        return Located("later-gradient", tuple(words))
+    place = "loss" if loss == "wrong too" and not _head_right(pair) else "backward"
+    return Located(_if_seen(place, right), tuple(words))
+
+
+def _if_seen(place: str, right: set[tuple[str, int]]) -> str:
+    """A place behind the logits, if those before any update were compared and are right."""
+    return place if ("logits", 0) in right else "first-update"
 
 
 def _fits(log: Log, plain: Pair, batch: HostBatch | None) -> bool:

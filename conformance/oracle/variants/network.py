@@ -156,39 +156,41 @@ def _transposed(right: Wrong, _: ShardedTrainer, params: Arrays) -> Tape:
 # What attention sees, and what the pooler reads.
 
 
-def _network(entry: str) -> Callable[[Callable[[Network, HostBatch], None]], None]:
-    def add(change: Callable[[Network, HostBatch], None]) -> None:
+def of_network(entry: str) -> Callable[[Callable[..., None]], None]:
+    """The decorated function changes the network that is ready for a batch."""
+
+    def add(change: Callable[..., None]) -> None:
         @wrong(entry, "network")
-        def _changed(right: Wrong, _: ShardedTrainer, batch: HostBatch, masks: Masks | None) -> Network:
+        def _changed(right: Wrong, _: ShardedTrainer, batch: HostBatch, masks: Masks | None, **value: Any) -> Network:
             network: Network = right(batch, masks)
-            change(network, batch)
+            change(network, batch, **value)
             return network
 
     return add
 
 
-@_network("mask-by-token-id")
+@of_network("mask-by-token-id")
 def _by_token_id(network: Network, _: HostBatch) -> None:
     network.visible = network.visible & (network.ids[0] != 0)[:, None, None, :]
 
 
-@_network("mask-ignored")
+@of_network("mask-ignored")
 def _mask_ignored(network: Network, _: HostBatch) -> None:
     network.visible = np.ones_like(network.visible)
 
 
-@_network("causal-attention")
+@of_network("causal-attention")
 def _causal(network: Network, batch: HostBatch) -> None:
     network.visible = network.visible & np.tri(batch.input_ids.shape[1], dtype=bool)
 
 
-@_network("pooler-reads-mean")
+@of_network("pooler-reads-mean")
 def _reads_mean(network: Network, batch: HostBatch) -> None:
     real = (batch.attention_mask > 0) / batch.attention_mask.sum(axis=1, keepdims=True)
     network.first = functools.partial(_weighted, share=real)  # type: ignore[method-assign]
 
 
-@_network("pooler-reads-last")
+@of_network("pooler-reads-last")
 def _reads_last(network: Network, batch: HostBatch) -> None:
     last = np.arange(batch.input_ids.shape[1]) == batch.attention_mask.sum(axis=1, keepdims=True) - 1
     network.first = functools.partial(_weighted, share=last.astype(float))  # type: ignore[method-assign]

@@ -36,6 +36,14 @@ def among(name: str, kind: str) -> bool:
 # Clipping.
 
 BY_DEFAULT = {"b1": 0.9, "b2": 0.999}
+TOTALS: dict[str, Callable[[Case], int]] = {
+    "longer by the warm-up": lambda case: case.total_steps + case.warmup_steps,
+    "shorter by the warm-up": lambda case: max(case.total_steps - case.warmup_steps, case.warmup_steps + 1),
+    "longer by a factor, the number of micro-batches": lambda case: case.total_steps * case.accumulate,
+    "shorter by a factor, the number of micro-batches": lambda case: max(
+        case.total_steps // case.accumulate, case.warmup_steps + 1
+    ),
+}
 constants("not-clipped", lambda _: {"clip_norm": None})
 constants("clipped-at", lambda _, value: {"clip_norm": value})
 constants("adam-by-default", lambda _: BY_DEFAULT)
@@ -43,6 +51,7 @@ constants("adam-by-default-with-epsilon", lambda _, value: BY_DEFAULT | {"eps": 
 constants("adam-by-default-not-clipped", lambda _, value: BY_DEFAULT | {"eps": value, "clip_norm": None})
 constants("constants-exchanged", lambda case: {"b1": case.b2, "b2": case.b1})
 constants("epsilon-left-out", lambda _: {"eps": 0.0})
+constants("total-steps-differ", lambda case, value: {"total_steps": TOTALS[value](case)})
 constants("total-steps", lambda case, value: {"total_steps": max(case.total_steps + value, 1)})
 constants("warmup-steps", lambda case, value: {"warmup_steps": max(case.warmup_steps + value, 0)})
 constants("no-warmup", lambda _: {"warmup_steps": 0})
@@ -82,6 +91,13 @@ def _normalised(gradients: Params, most: float) -> Params:
 @_clipping("norm-leaves-out")
 def _norm_without(gradients: Params, most: float, *, value: str) -> Params:
     return _by_norm(gradients, most, norm_of({k: leaf for k, leaf in gradients.items() if not among(k, value)}))
+
+
+@_clipping("another-norm")
+def _another_norm(gradients: Params, most: float, *, value: str) -> Params:
+    sizes = [np.abs(leaf) for leaf in gradients.values()]
+    norms = {"largest magnitude": max(float(one.max()) for one in sizes), "sum": sum(float(one.sum()) for one in sizes)}
+    return _by_norm(gradients, most, norms[value])
 
 
 @_clipping("squared-norm")
@@ -135,6 +151,25 @@ _corrections("first-moment-not-corrected", lambda _, __, two: (1.0, two))
 _corrections("second-moment-not-corrected", lambda _, one, __: (one, 1.0))
 _corrections("bias-correction-by-micro-batch", lambda self, *_: _at(self, self.t * self.case.accumulate))
 _corrections("bias-correction-shifted", lambda self, *_, value: _at(self, self.t + value - 1))
+_corrections("bias-correction-late", lambda self, *_: _at(self, max(self.t - 1, 1)))
+
+
+@wrong("amsgrad", "directions")
+def _largest_second(right: Wrong, self: ShardedTrainer, first: Params, second: Params) -> Params:
+    """The largest second moment so far is used; Reddi et al. (2018), as `torch.optim.Adam(amsgrad=True)`."""
+    before = self.notes.get("largest", second)
+    self.notes["largest"] = {name: np.maximum(leaf, before[name]) for name, leaf in second.items()}
+    return right(first, self.notes["largest"])
+
+
+@wrong("step-clipped", "clip")
+def _not_before(_: Wrong, __: ShardedTrainer, gradients: Params) -> Params:
+    return gradients
+
+
+@wrong("step-clipped", "directions")
+def _step_clipped(right: Wrong, self: ShardedTrainer, *moments: Params) -> Params:
+    return clip(right(*moments), self.case.clip_norm)
 
 
 @wrong("second-moment-stale", "directions")
@@ -208,6 +243,11 @@ _decaying("decay-of-layer-norm", lambda name: not name.endswith(".bias"))
 _decaying("decay-of-biases", lambda name: not name.endswith("LayerNorm.weight"))
 _decaying("embeddings-do-not-decay", lambda name: decays(name) and "_embeddings." not in name)
 _decaying("head-does-not-decay", lambda name: decays(name) and not name.startswith("classifier."))
+
+
+@wrong("decay-by-micro-batch", "start")
+def _decay_times(right: Wrong, _: ShardedTrainer, case: Case, *rest: Any) -> None:
+    right(dataclasses.replace(case, weight_decay=case.weight_decay * case.accumulate), *rest)
 
 
 def _with_decay(self: ShardedTrainer, gradients: Params) -> Params:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
-from ..model import Array, Params
+from ..model import Array, Params, softmax
 from ..sharded import ShardedTrainer, Sums, rounded
 from ..updates import learning_rate
 from .optimizer import among
@@ -45,6 +45,35 @@ def _without_subtraction(case: Case, t: int) -> float:
     return learning_rate(case, t) if t < case.warmup_steps else down
 
 
+def _from_one(case: Case, t: int) -> float:
+    return case.learning_rate * (t + 1) / case.warmup_steps if t < case.warmup_steps else learning_rate(case, t)
+
+
+def _left(case: Case, t: int) -> float:
+    """The share of the time after the warm-up that is left at update t."""
+    return max(case.total_steps - t, 0) / max(case.total_steps - case.warmup_steps, 1)
+
+
+def _after_warmup(entry: str, of: Callable[..., float]) -> None:
+    """After the warm-up the rate is the peak times `of(case, t)`."""
+
+    def rate(case: Case, t: int, **value: Any) -> float:
+        return learning_rate(case, t) if t < case.warmup_steps else case.learning_rate * of(case, t, **value)
+
+    _rate(entry, rate)
+
+
+def _all_steps(case: Case, t: int) -> float:
+    return max(1 - (t - case.warmup_steps) / case.total_steps, 0.0)
+
+
+_after_warmup("decay-takes-all-steps", _all_steps)
+_after_warmup("schedule-ends-above-0", lambda case, t, value: value + (1 - value) * _left(case, t))
+_after_warmup("polynomial", lambda case, t, value: _left(case, t) ** value)
+_after_warmup("inverse-root", lambda case, t: math.sqrt(max(case.warmup_steps, 1) / max(t, 1)))
+_rate("warmup-from-one", _from_one)
+_rate("rate-scaled", lambda case, t, value: value * learning_rate(case, t))
+_rate("schedule-stays", lambda case, _: learning_rate(case, 0))
 _rate("schedule-shifted", _shifted)
 _rate("schedule-by-micro-batch", lambda case, t, value: learning_rate(case, (t + value) * case.accumulate - value))
 _rate("warmup-then-constant", lambda case, t: learning_rate(case, min(t, case.warmup_steps)))
@@ -58,6 +87,26 @@ _rate("warmup-divides-by-zero", _by_zero)
 def _applied(right: Wrong, self: ShardedTrainer, gradients: Params, _: float, *, value: int) -> None:
     # The number of the update has been advanced.
     right(gradients, _shifted(self.case, self.t - 1, value=value))
+
+
+@wrong("applied-rate-constant", "update")
+def _applied_peak(right: Wrong, self: ShardedTrainer, gradients: Params, _: float) -> None:
+    right(gradients, self.case.learning_rate)
+
+
+@wrong("applied-rate-scaled", "update")
+def _applied_scaled(right: Wrong, self: ShardedTrainer, gradients: Params, rate: float, *, value: float) -> None:
+    right(gradients, value * rate)
+
+
+@wrong("rate-times-devices", "rate")
+def _by_devices(right: Wrong, self: ShardedTrainer, *, value: str) -> float:
+    return right() * (self.n if value == "the number of devices" else math.sqrt(self.n))
+
+
+@wrong("schedule-by-device", "rate")
+def _of_device(_: Wrong, self: ShardedTrainer) -> float:
+    return learning_rate(self.case, self.t * self.n)
 
 
 @wrong("reported-rate-shifted", "step")
@@ -96,6 +145,31 @@ def _loss(entry: str, of: Callable[[ShardedTrainer, list[float], HostBatch], flo
         result = right(batch)
         self.notes["losses_so_far"] = [*self.notes.get("losses_so_far", []), result.loss]
         return result._replace(loss=of(self, self.notes["losses_so_far"], batch))
+
+
+@wrong("gradient-of-the-update-before", "clip")
+def _late(right: Wrong, self: ShardedTrainer, gradients: Params, *, value: str) -> Params:
+    first = gradients if value == "its own" else {name: leaf * 0 for name, leaf in gradients.items()}
+    used, self.notes["late"] = self.notes.get("late", first), gradients
+    return right(used)
+
+
+@wrong("gradients-added-up", "clip")
+def _added_up(right: Wrong, self: ShardedTrainer, gradients: Params) -> Params:
+    before = self.notes.get("added_up")
+    now = gradients if before is None else {name: leaf + before[name] for name, leaf in gradients.items()}
+    self.notes["added_up"] = now
+    return right(now)
+
+
+@wrong("two-updates", "step")
+def _two(right: Wrong, self: ShardedTrainer, batch: HostBatch, *, value: str) -> StepResult:
+    result = right(batch)
+    if value == "two updates":
+        right(batch)
+    else:
+        self.update(self.clip(self.mean(batch)[1]), result.learning_rate)
+    return result
 
 
 _loss("loss-of-the-update-before", lambda _, losses, __: losses[-2:][0])
@@ -146,19 +220,6 @@ _frozen("only-the-head-learns", lambda name: among(name, "head"))
 _frozen("frozen", lambda name, value: not among(name, value))
 
 
-# Restart. The state is that of `ShardedTrainer`.
-
-STATE = {
-    "Adam's moments": ("first", "second"), "Adam's second moments": ("second",), "the step": ("t",),
-    "moments and step": ("first", "second", "t"), "the parameters": ("now",),
-}  # fmt: skip
-
-
-@wrong("not-restored", "restored")
-def _not_restored(right: Wrong, _: ShardedTrainer, state: dict[str, Any], *, value: str) -> None:
-    right({name: leaf for name, leaf in state.items() if name not in STATE[value]})
-
-
 # Precision.
 
 
@@ -191,6 +252,18 @@ def _rounded_mean(right: Wrong, _: ShardedTrainer, batch: HostBatch, *, value: s
 @wrong("gradients-sent-in", "reduce")
 def _sent(right: Wrong, _: ShardedTrainer, parts: list[Sums], *, value: str) -> Sums:
     return right([part._replace(gradients=_narrow(part.gradients, value)) for part in parts])
+
+
+@wrong("loss-rounded-to", "step")
+def _rounded_loss(right: Wrong, _: ShardedTrainer, batch: HostBatch, *, value: str) -> StepResult:
+    result = right(batch)
+    return result._replace(loss=float(rounded(np.array(result.loss), value)))
+
+
+@wrong("evaluation-returns", "evaluate")
+def _probabilities(right: Wrong, self: ShardedTrainer, batch: HostBatch, *, value: str) -> Array:
+    p = softmax(right(batch))[0]
+    return np.log(p) if value == "log-probabilities" else p
 
 
 @wrong("logits-rounded-to", "evaluate")

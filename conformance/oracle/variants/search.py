@@ -15,14 +15,14 @@ import numpy as np
 from ..model import Array, unrounded
 from .measure import measured
 from .replay import Gap, Log, Seen, bounds, gap, replay, seen
-from .table import Variant, variants, with_value
+from .table import Variant, all_variants, with_value
 
 Several = tuple[Variant, ...]
 # The most variants that are combined, the most combinations to which another one is added, and the most that are
 # compared within their own bounds.
 DEEPEST, WIDEST, NEAREST = 4, 2, 8
 # The most combinations of a search.
-MOST = 500
+MOST = 900
 # A combination is kept if it passes more comparisons than without its last variant, or if that divides the margin.
 NEARER = 3.0
 # Fewer numbers than this are explained only by single variants, and if the oracle is at least this many bounds off.
@@ -58,6 +58,9 @@ class Search:
         right = bounds((), log)
         self.right, self.limits = [one for one, _ in right], [limit for _, limit in right]
         self.before = gap(self.mine, iter(self.right), self.limits)
+        # Results that are the oracle's: a kind, and the number of updates before it.
+        each = zip(self.mine, self.right, self.limits, strict=True)
+        self.shown = {(one.kind, one.updates) for one, want, limit in each if gap([one], iter([want]), [limit]).whole}
 
     def explain(self, known: Iterable[Several] = (), deepest: int = DEEPEST) -> Explanation | None:
         """The explanation; None if the oracle's own numbers are within all bounds. `known` are tried first."""
@@ -78,18 +81,16 @@ class Search:
             found = tuple(several for several, left in best if left.whole and not chance)
             if found:
                 return self._explanation(found, best[0])
-            if depth == 0:
-                continue
-            if not best:
+            if depth > 0 and not best:
                 break
-            # Of several values of one variant only the nearest goes on.
+            # Of several values of one variant only the nearest goes on; and known ones, if another one joins them.
             apart = {frozenset(one.entry for one in pair[0]): pair for pair in reversed(best)}
-            near = [*apart.values()][::-1][:WIDEST]
+            near = [*(near if depth == 0 else ()), *[*apart.values()][::-1][:WIDEST]]
         return self._explanation((), near[0])
 
     def _explanation(self, found: tuple[Several, ...], nearest: tuple[Several, Gap]) -> Explanation:
         # Variants of some settings come first: others would have failed in the checks before, which are simpler.
-        found = tuple(sorted(found, key=lambda several: not any(variant.needs for variant in several)))
+        found = tuple(sorted(found, key=_plainness))
         at = self.before.passed
         words = measured(self.log, self.mine[at], self.right[at], self.limits[at])
         return Explanation(found, self.before, nearest[1], nearest[0], self.tried, tuple(words), self.log)
@@ -99,7 +100,7 @@ class Search:
         made = set()
         for several, left in near:
             entries = {variant.entry for variant in several}
-            for variant in variants().values():
+            for variant in all_variants().values():
                 key = frozenset((*several, variant))
                 if variant.entry not in entries and key not in made and self._matters(variant, self.mine[left.passed]):
                     made.add(key)
@@ -109,17 +110,18 @@ class Search:
         """The combination, and those in which one variant has another value."""
         yield several
         for i, variant in enumerate(several):
-            others = (one for one in variants().values() if one.entry == variant.entry and one != variant)
+            others = (one for one in all_variants().values() if one.entry == variant.entry and one != variant)
             yield from ((*several[:i], other, *several[i + 1 :]) for other in others)
 
     def _fitted(self) -> list[tuple[Several, Gap]]:
         """The variants whose value is a number, each with the number that fits best: Gauss and Newton's method."""
-        at, nearest = self.before.passed, dict[str, tuple[float, Variant]]()
-        for one in variants().values():
-            if isinstance(one.value, float) and self._matters(one, self.mine[at]):
+        at, nearest = self.before.passed, dict[tuple[str, str], tuple[float, Variant]]()
+        for one in all_variants().values():
+            if isinstance(one.value, float) and one.value > 0 and self._matters(one, self.mine[at]):
                 gaps = self._residual(one)
                 far = np.inf if gaps is None else float(gaps @ gaps)
-                nearest[one.entry] = min(nearest.get(one.entry, (np.inf, one)), (far, one), key=lambda pair: pair[0])
+                before = nearest.get((one.entry, one.scope), (np.inf, one))
+                nearest[one.entry, one.scope] = min(before, (far, one), key=lambda pair: pair[0])
         values = [fitted(one, self._residual) for _, one in nearest.values()]
         return self._nearest([(one,) for one in values if one is not None], self.before)
 
@@ -137,8 +139,14 @@ class Search:
     def _matters(self, variant: Variant, wrong: Seen) -> bool:
         if not variant.differs(self.log.case, self.log.n, any(call.method == "restore" for call in self.log.calls)):
             return False
+        if variant.scope == "training":
+            return ("logits", 0) in self.shown and wrong.kind != "logits"
+        if variant.scope == "evaluation":
+            return wrong.kind == "logits" and bool(
+                self.shown & {(kind, wrong.updates) for kind in ("loss", "gradient")}
+            )
         if wrong.kind == "rate":
-            return variant.group in ("schedule", "accumulation", "state")
+            return variant.group in ("schedule", "accumulation", "state", "checkpoint")
         if wrong.updates == 0 and wrong.kind == "logits":
             return variant.group in ("forward", "dropout", "state", "precision")
         return wrong.updates > 0 or wrong.kind == "distance" or variant.group not in LATER
@@ -174,6 +182,10 @@ def fitted(variant: Variant, residual: Callable[[Variant], Array | None]) -> Var
         # A value that would change its sign is halved or doubled: all of these numbers are positive.
         value = min(max(value - float(slope @ here) / size, value / 100), value * 100)
     return with_value(variant, float(f"{value:.4g}"))
+
+
+def _plainness(several: Several) -> tuple[bool, bool]:
+    return not any(variant.needs for variant in several), any(variant.scope for variant in several)
 
 
 def _order(left: Gap) -> tuple[bool, int, float]:

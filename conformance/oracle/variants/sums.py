@@ -195,12 +195,12 @@ def _mean_by_rows(right: Wrong, _: ShardedTrainer, batch: HostBatch) -> Sums:
 
 
 def micro(entry: str, change: Callable[..., list[Sums]], only: str = "") -> None:
-    """The micro-batches' sums are changed before they are added up and divided."""
+    """The micro-batches' sums are changed before they are added up; `only` is loss or gradient, as in `combined`."""
 
     @wrong(entry, "divide")
     def _divide(right: Wrong, _: ShardedTrainer, totals: list[Sums], **value: Any) -> Mean:
-        other = right(change(totals, **value))
-        return (other[0], right(totals)[1]) if only == "loss" else other
+        other, exact = right(change(totals, **value)), right(totals)
+        return exact[0] if only == "gradient" else other[0], exact[1] if only == "loss" else other[1]
 
 
 def _micro_means(totals: list[Sums]) -> list[Sums]:
@@ -215,7 +215,16 @@ def _one_of(totals: list[Sums], *, value: str) -> list[Sums]:
     return totals[:1] if value == "first" else totals[-1:]
 
 
+def _without_one(totals: list[Sums], *, value: str) -> list[Sums]:
+    """The sums of one are zero, and its weight counts."""
+    lost = 0 if value == "first" else len(totals) - 1
+    return [one.scaled(0.0)._replace(weight=one.weight) if k == lost else one for k, one in enumerate(totals)]
+
+
 micro("mean-of-micro-batches", _micro_means)
+micro("micro-batch-lost", _without_one)
+micro("gradient-of-micro-batch-lost", _without_one, "gradient")
+micro("gradient-only-of-one-micro-batch", _one_of, "gradient")
 micro("micro-batches-not-divided", _micro_sum)
 micro("loss-of-micro-batches-added", _micro_sum, "loss")
 micro("loss-mean-of-micro-batches", _micro_means, "loss")

@@ -22,7 +22,7 @@ from ....oracle.variants.replay import Call, Log, bounds, seen
 from ....oracle.variants.search import Several
 from ..compilation import precision
 from .made import copied, made
-from .parts import alone, gradient, parts
+from .parts import alone, gradient, irregular, parts
 
 # Updates of an observed run: at least two with a learning rate above 0, and at most MOST.
 MOVING, MOST = 2, 6
@@ -141,14 +141,26 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
             return Located("history", ())
         run, compared = log, pairs(log)
         margin = whole(compared)
+    if words := random_run(trainer, run, compared):
+        return Located("random-run", (words,))
     plain, batch = None, None
     if "gradients" not in trainer.capabilities and not any(call.method in RESTART for call in run.calls):
         plain, batch = gradient(trainer, run) or (None, None)
-    place = located(run, compared, plain, batch)
+    place = located(run, compared, plain, batch, _parts_of(trainer, run))
     if place is None:
         return None
+    if place.place in ("forward", "evaluation") and (words := random_evaluation(trainer, run)):
+        return Located("random-evaluation", (words, *place.words))
     if place.place == "forward":
-        return Located("forward", (*place.words, *alone(run, until), *parts(trainer, run)))
+        rough = irregular(trainer, run, "evaluate")
+        known = (*place.words, *((rough,) if rough else alone(run, until)), *parts(trainer, run))
+        return Located("rounding" if rough else "forward", known)
+    if (
+        place.place in ("backward", "loss", "first-update")
+        and "gradients" in trainer.capabilities
+        and (rough := irregular(trainer, run, "gradients"))
+    ):
+        place = Located("rounding-of-gradient", (rough, *place.words))
     if any(call.method in RESTART for call in run.calls):
         if whole(pairs(made(trainer, run, _simple(run)))) > 1:
             return place
@@ -167,6 +179,57 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
             apart = apart or name
     words = [f"right {', '.join(right)}"] if right else []
     return Located(place.with_setting(apart), (*place.words, *words))
+
+
+def _parts_of(trainer: Any, run: Log) -> str:
+    """Whether only micro-batches, or only devices, can be what rows are lost with: the run is wrong without the other.
+
+    One way to deal rows to micro-batches gives each device whole micro-batches.
+    """
+    if run.case.accumulate == 1 or run.n == 1 or any(call.method in RESTART for call in run.calls):
+        return ""
+    wrong = {
+        name: whole(pairs(made(trainer, other, _simple(other)))) > 1
+        for name, _, other in without(run)
+        if name in ("accumulation", "reduction")
+    }
+    if wrong["accumulation"] == wrong["reduction"]:
+        return ""
+    return "micro-batch" if wrong["reduction"] else "device"
+
+
+def random_run(trainer: Any, run: Log, compared: list[Pair]) -> str:
+    """A sentence, if the updates of a run, made twice more, give different results; empty if not."""
+    if any(call.method in RESTART for call in run.calls):
+        return ""
+    # Each comes after the same run, so that what an earlier run leaves is in both.
+    calls = [(method, batch) for method, batch in _simple(run) if method != "evaluate"]
+    one, other = (seen(made(trainer, run, calls)) for _ in range(2))
+    limits = {(pair.got.kind, pair.got.updates): pair.limits for pair in compared}
+    for first, second in zip(one, other, strict=True):
+        apart = Pair(second, first, limits[first.kind, first.updates])
+        if apart.margin > 1:
+            return (
+                f"two runs with the same seed, parameters and batches differ in the {first.what} by {apart.margin:.3g} "
+                "times the bound"
+            )
+    return ""
+
+
+def random_evaluation(trainer: Any, run: Log) -> str:
+    """A sentence, if evaluating one batch twice gives two results; empty if not."""
+    batch = next((call.batch for call in run.calls if call.method == "evaluate" and call.batch is not None), None)
+    if batch is None:
+        return ""
+    before = [(call.method, call.batch) for call in run.calls if call.method == "step"]
+    twice = made(trainer, Log(run.case, run.params, run.n), [*before, ("evaluate", batch), ("evaluate", batch)])
+    one, other = (call.result[batch.weights > 0] for call in twice.calls[-2:])
+    if np.array_equal(one, other, equal_nan=True):
+        return ""
+    return (
+        f"the logits of one batch, evaluated twice in a row, differ by up to {np.abs(one - other).max():.2g}, "
+        f"and are up to {np.abs(one).max():.2g} large"
+    )
 
 
 def confirmed(trainer: Any, log: Log, found: tuple[Several, ...]) -> tuple[Several, ...]:

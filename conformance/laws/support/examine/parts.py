@@ -12,6 +12,7 @@ from ....core.comparison import Bound, distance
 from ....oracle.bounds_derived import UNIT
 from ....oracle.bounds_measured import FACTOR, gradient_reference, logits_reference
 from ....oracle.model import Params
+from ....oracle.variants.fit import joined
 from ....oracle.variants.located import Pair
 from ....oracle.variants.replay import Log, Seen
 from ....oracle.variants.search import explain
@@ -92,6 +93,51 @@ def alone(run: Log, until: float) -> Iterator[str]:
     if explanation is not None and explanation.found:
         causes = " Or: ".join(several[0].cause for several in explanation.found).removesuffix(".")
         yield f"the logits alone are those of a network with this: {causes}"
+
+
+# The fewest numbers whose errors are compared.
+FEWEST = 12
+# The relative changes of parameters under which an error is compared with itself, and the correlation below which it is
+# irregular. An operator that is another function errs nearly alike at both; a rounding to at most 11 bits does not,
+# since values then fall at other places between two numbers of that type.
+MOVED, DRAWS, ALIKE = 4e-3, 3, 0.5
+
+
+def irregular(trainer: Any, run: Log, method: str) -> str:
+    """A sentence, if the wrong logits or gradients of a run err as by rounding; empty if not.
+
+    `method` is `evaluate` or `gradients`, called before any update.
+    """
+    batch = next((call.batch for call in run.calls if call.method == method and call.batch is not None), None)
+    if batch is None or run.case.precision == "bfloat16":
+        return ""
+    errors, sizes = [], []
+    for draw in range(1 + DRAWS):
+        rng = np.random.default_rng(draw)
+        size = MOVED if draw else 0.0
+        params = {
+            k: np.float64(np.float32(p * (1 + size * rng.standard_normal(p.shape)))) for k, p in run.params.items()
+        }
+        got = made(trainer, Log(run.case, params, run.n), [(method, batch)]).calls[0].result
+        if method == "evaluate":
+            got, want = {"logits": got[batch.weights > 0]}, logits_reference(run.case, params, batch)
+        else:
+            want = gradient_reference(run.case, params, batch)
+        errors.append(joined({name: got[name] - leaf for name, leaf in want.want.items()}, [*want.want], want.bounds))
+        sizes.append(np.concatenate([np.ravel(got[name] - leaf) for name, leaf in want.want.items()]))
+        whole = np.concatenate([np.ravel(leaf) for leaf in want.want.values()])
+    first, *others = errors
+    norms = [float(np.linalg.norm(one)) for one in errors]
+    if len(first) < FEWEST or not all(np.isfinite(norms)) or min(norms) <= 1:
+        return ""
+    alike = [float(first @ one) / norms[0] / norm for one, norm in zip(others, norms[1:], strict=True)]
+    if max(map(abs, alike)) >= ALIKE:
+        return ""
+    relative = float(np.linalg.norm(sizes[-1]) / np.linalg.norm(whole))
+    return (
+        f"the error is another one if all parameters change by {MOVED:.1%} (correlation {max(alike, key=abs):.2f}), as "
+        f"that of a rounding is; it is {relative:.1e} of the result"
+    )
 
 
 def parts(trainer: Any, log: Log) -> Iterator[str]:
