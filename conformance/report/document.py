@@ -47,6 +47,7 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "kept_programs": {"since": outcome.kept_since, "doubted": outcome.doubted},
         "tries": None if outcome.tries is None else asdict(outcome.tries),
         "cluster": outcome.cluster,
+        "cluster": outcome.cluster,
         "diagnosis": diagnosis(outcome, verdict),
         "timing": timing(outcome),
     })  # fmt: skip
