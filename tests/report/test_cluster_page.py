@@ -5,12 +5,15 @@ import random
 import re
 import time
 from typing import Any
+from xml.etree import ElementTree as Xml
 
 import pytest
+from jsonschema import ValidationError, validate
 from sftref.conformance.report.cluster import FEW, sections
+from sftref.conformance.report.junit import junit
 from sftref.conformance.report.page import markdown, page
 from test_page import Reader, content
-from test_report import NASTY, made
+from test_report import NASTY, SCHEMA, made
 
 PHASES = ["start", "alone", "pairs", "together"]
 
@@ -110,6 +113,23 @@ def test_any_text_is_well_formed() -> None:
     report = content(made(("pass",))) | {"cluster": made_cluster}
     assert not Reader(page(report)).open
     assert "## Pairs of processes" in markdown(report)
+
+
+def test_the_schema_and_junit_have_it() -> None:
+    made_cluster = cluster(3, 3)
+    made_cluster["hosts"][2] |= {"status": "hang", "phase": "pairs", "message": "hung <&"}
+    made_cluster["hosts"][2]["states"] = made_cluster["hosts"][2]["states"] | {"pairs": "hang", "together": "not_run"}
+    outcome = made(("pass",), cluster=made_cluster)
+    report = content(outcome)
+    assert report["cluster"] == made_cluster
+    validate(report, SCHEMA)
+    with pytest.raises(ValidationError):
+        validate(report | {"cluster": made_cluster | {"pairs": [[0, 1, "passed", 1.0, ""]]}}, SCHEMA)
+    suite = Xml.fromstring(junit(outcome, report["checks"])).find("testsuite[@name='cluster']")
+    assert suite is not None
+    assert dict(suite.attrib) == {"name": "cluster", "tests": "12", "failures": "0", "errors": "1", "skipped": "1"}
+    [error] = suite.iter("error")
+    assert error.get("message") == "hang: hung <&"
 
 
 def test_a_run_without_a_cluster_has_no_such_section() -> None:
