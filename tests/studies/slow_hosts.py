@@ -12,6 +12,7 @@ one process really slower: it works a tenth longer in each repetition.
 import argparse
 import json
 import multiprocessing as mp
+import os
 import random
 import sys
 import time
@@ -23,10 +24,13 @@ PROCESSES, SLOWER = 4, 1.1
 Run = dict[str, dict[int, list[float]]]
 
 
-def child(process: int, slower: float, windows: int, seconds: float, together: Any, out: Any) -> None:
+def child(parent: int, process: int, slower: float, windows: int, seconds: float, together: Any, out: Any) -> None:
     """One process: measure in each window, beginning together with the others."""
     import jax
 
+    from sftref.cluster.endings import tie
+
+    tie(parent)
     jax.config.update("jax_platforms", "cpu")
     from sftref.conformance.cluster import workload
 
@@ -54,7 +58,9 @@ def runs(windows: int, seconds: float, slow: int | None = None) -> Iterator[Run]
     context = mp.get_context("spawn")
     together, out = context.Barrier(PROCESSES), context.Queue()
     children = [
-        context.Process(target=child, args=(i, SLOWER if i == slow else 1.0, windows, seconds, together, out))
+        context.Process(
+            target=child, args=(os.getpid(), i, SLOWER if i == slow else 1.0, windows, seconds, together, out)
+        )
         for i in range(PROCESSES)
     ]
     for one in children:
