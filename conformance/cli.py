@@ -158,12 +158,13 @@ def _verify(args: dict[str, Any]) -> int:
         self_test=not args["no_self_test"],
         remedies=not args["no_remedies"],
     )
+    cluster = options.cluster_of(args, os.environ)
+    processes = settings.processes if cluster is None else cluster.processes
     for word in settings.only:
-        if not expected(settings.level, settings.subjects, [word], processes=settings.processes):
+        if not expected(settings.level, settings.subjects, [word], processes=processes):
             raise ValueError(f"--only = {word} matches no check at --level {settings.level}; raise the level")
     file: Path | None = args["deviations"]
     known = deviations.load(file) if file else []
-    cluster = options.cluster_of(args, os.environ)
     if cluster is not None:
         from .cluster.run import run as run_on_cluster
 

@@ -161,10 +161,10 @@ class Agent:
         return failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", **answer}
 
     def _measure(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        if self.me not in job["members"]:
+        if self.me not in job["only"]:
             return {"state": "not_run"}
         with self._child("timed:Timed", settings_of(job), self.me) as child:
-            answer = child.ask("run", job["for"], seconds=job["deadline"], waiting=self._beat)
+            answer = child.ask("run", job["duration"], seconds=job["deadline"], waiting=self._beat)
         return failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", "times": answer}
 
     def _group(self, job: Mapping[str, Any]) -> dict[str, Any]:

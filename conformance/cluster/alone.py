@@ -1,5 +1,6 @@
 """One host alone: rungs 0 to 5 on its own devices, with no communication with others, as `verify` runs them."""
 
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -7,6 +8,9 @@ from ..core.settings import Settings
 from ..judge.outcome import BROKEN, Group
 from ..machine.findings import Finding
 from ..run.verify import verify
+
+# Facts of a result that a verdict needs.
+FACTS = ("adapter_frames", "out_of_memory", "unclaimed")
 
 
 class Alone:
@@ -30,7 +34,7 @@ def short(result: dict[str, Any]) -> Any:
     """What process 0 needs of a result."""
     if result["status"] == "pass":
         return [result["comparisons"], result["compared"], result["seconds"]]
-    return {name: value for name, value in result.items() if name != "facts"}
+    return result | {"facts": {name: value for name, value in result["facts"].items() if name in FACTS}}
 
 
 class _Log:
@@ -60,6 +64,4 @@ class _Log:
         self._print(f"alone: {what}")
 
     def _print(self, line: str) -> None:
-        import sys
-
         print(line, file=sys.stderr, flush=True)

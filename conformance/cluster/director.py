@@ -10,6 +10,7 @@ from .hosts import NAMED, Host, differences, minority, numbers
 from .jobs import Jobs
 from .options import Cluster, slurm_hosts
 from .store import Store
+from .stragglers import stragglers
 from .tournament import Pair, blamed, rounds
 
 # Seconds for rungs 0 to 5 on one host, by level; each check has its own deadline too.
@@ -51,10 +52,12 @@ class Director:
         self.cluster, self.settings, self.store, self.say = cluster, settings, store, say
         self.hosts = [Host(process) for process in range(cluster.processes)]
         self.phase, self.seconds = "", dict[str, float]()
+        self.only = settings.only  # what the user selected
         self.progress = progress
         self.jobs = Jobs(store, settings, lambda busy: progress(self.phase, busy))
         self.alone: dict[int, dict[str, Any]] = {}  # process -> the result of its job `alone`
-        self.together: dict[int, dict[str, Any]] = {}  # process -> law -> its result
+        self.together: dict[int, dict[str, Any]] = {}  # process -> check -> its result
+        self.collectives: dict[str, list[str]] = {}  # collective of all hosts -> what was wrong
         self.pairs: dict[Pair, tuple[str, float, str]] = {}  # pair -> its state, seconds, and what was wrong
         self.bad_links: list[Pair] = []
         self.differences: list[dict[str, Any]] = []
@@ -128,7 +131,7 @@ class Director:
         self.begin("alone")
         self.jobs.settings = settings
         members = self.members()
-        results = self.jobs.run("alone", members, ALONE[settings.level])
+        results = self.jobs.run("alone", members, ALONE[settings.level]) if settings.only else {}
         self.jobs.settings = self.settings
         for process, result in results.items():
             host = self.hosts[process]
@@ -146,7 +149,25 @@ class Director:
                 host.set("alone", "error", result.get("setup") or "; ".join(result["troubles"]))
         passed = sum(host.states["alone"] == "pass" for host in self.hosts)
         most = max((len(result.get("checks", ())) for result in results.values()), default=0)
-        self.end(f"{passed} of {len(members)} hosts passed, up to {most} checks each")
+        self._measure()
+        slow = f", {len(self.stragglers)} slow" if self.stragglers else ""
+        self.end(f"{passed} of {len(members)} hosts passed, up to {most} checks each{slow}")
+
+    def _measure(self) -> None:
+        """Time the same work on all hosts at the same time, and name those that are slower than the others."""
+        seconds = TIMED[self.settings.level]
+        states = ("pass", "fail", "not_run")
+        members = [process for process in self.members() if self.hosts[process].states["alone"] in states]
+        results = self.jobs.run("measure", members, seconds + START, only=members, duration=seconds)
+        for process, result in results.items():
+            self._note(self.hosts[process], result)
+            for name, times in result.get("times", {}).items():
+                self.times.setdefault(name, {})[process] = times
+        kinds = {host.process: host.kind for host in self.hosts}
+        self.stragglers = stragglers(self.times, kinds)
+        for one in self.stragglers:
+            words = f"{one.what} takes {one.ratio:.2f} times as long as on the others ({one.low:.2f} to {one.high:.2f})"
+            self.hosts[one.process].set("alone", "slow", words)
 
     def run_pairs(self, most: int | None) -> None:
         """The tournament of pairs of hosts."""

@@ -65,6 +65,11 @@ class Host:
         return any(state in OUT for state in self.states.values()) or self.states["start"] not in ("pass", "different")
 
     @property
+    def kind(self) -> str:
+        """The kind of its devices; empty if it is not known."""
+        return next((str(device["kind"]) for device in self.live.get("devices", ())), "")
+
+    @property
     def title(self) -> str:
         """Its number and the name of its host."""
         return f"process {self.process} ({self.name or 'host unknown'})"
@@ -82,7 +87,7 @@ class Host:
         message = self.messages.get(self.phase or "", "")
         return {
             "process": self.process, "host": self.name, "devices": len(devices),
-            "kind": devices[0]["kind"] if devices else "", "status": self.state, "phase": self.phase,
+            "kind": self.kind, "status": self.state, "phase": self.phase,
             "states": self.states, "message": message.encode()[:MESSAGE].decode(errors="ignore"), "stack": self.stack,
             "checks": self.checks, "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "environment": digest(compared(self)) if self.facts else "",

@@ -1,10 +1,10 @@
 """What process 0 found about hosts and links -> the outcome of the run, from which verdict and reports are made."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..core.law import expected
+from ..core.law import NotRunReason, expected, laws, split_id
 from ..core.result import Result
 from ..core.settings import Settings
 from ..judge.outcome import Outcome
@@ -12,7 +12,10 @@ from .director import Director
 from .hosts import PHASES, Host
 from .options import Cluster
 from .stragglers import summary
+from .together import TOGETHER
 
+# The highest rung that each host runs alone, and the law whose result is that of the collectives of all hosts.
+TOP_ALONE, COLLECTIVES = 5, "processes.collectives"
 # Statuses of a check, the worst first: of the hosts' results, the report has the worst.
 ORDER = ("hang", "crash", "fail", "error", "blocked", "not_run", "deviation", "pass")
 # Texts of the phases in which a whole host was silent or lost; the verdict is then UNRESPONSIVE.
@@ -22,29 +25,50 @@ MESSAGE = 600
 
 def outcome_of(director: Director, settings: Settings, seconds: float) -> Outcome:
     """The outcome of a run, with one result for each check: the worst of all hosts, with the names of the hosts."""
-    ids = expected(settings.level, settings.subjects, settings.only)
+    ids = [check for check in expected(settings.level, settings.subjects, settings.only, processes=2) if ours(check)]
+    ids += [COLLECTIVES] if director.collectives and COLLECTIVES not in ids else []
     outcome = Outcome(settings=settings, expected=ids, cluster=cluster_json(director), seconds=seconds)
     first = next((host for host in director.hosts if host.facts), None)
     if first is not None:
         kept = ("versions", "machine", "drivers", "variables")
         outcome.environment = {name: first.facts[name] for name in kept if name in first.facts} | first.live
         outcome.environment["devices"] = [device for host in director.hosts for device in host.live.get("devices", ())]
+    checks = {process: dict(result.get("checks", {})) for process, result in director.alone.items()}
+    for process, results in director.together.items():
+        checks.setdefault(process, {}).update(results)
     for check in ids:
-        found = [(director.hosts[process], result["checks"][check])
-                 for process, result in director.alone.items() if check in result.get("checks", {})]  # fmt: skip
+        found = [(director.hosts[process], several[check]) for process, several in checks.items() if check in several]
         if found:
             outcome.records[check] = merged(check, found)
-    outcome.expected = [check for check in ids if check in outcome.records]
+    if director.collectives:
+        outcome.records[COLLECTIVES] = of_collectives(director)
+    outcome.fill("the hosts did not get to it")
     outcome.troubles = [
-        host.describe() for host in director.hosts if host.phase is not None and host.states[host.phase] in LOST
-    ]
+        host.describe() for host in director.hosts
+        if host.phase is not None and host.states[host.phase] in LOST
+        and not host.checks.get(host.phase, {}).get("failed")  # that is a result of a check
+    ]  # fmt: skip
     return outcome
+
+
+def ours(check: str) -> bool:
+    """Whether a run on several hosts includes a check: rungs 0 to 5, and those of rung 9 that need no common folder."""
+    law, _ = split_id(check)
+    return law.rung <= TOP_ALONE or law.id in (*TOGETHER, COLLECTIVES)
+
+
+def of_collectives(director: Director) -> Result:
+    """The collectives of all hosts as the result of their law."""
+    law = laws()[COLLECTIVES]
+    wrong = [text for several in director.collectives.values() for text in several]
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    blank = Result.ended(law, None, "fail" if wrong else "pass", f"{wrong[0]}{more}" if wrong else "", 0.0)
+    count = len(director.collectives)
+    return dataclasses.replace(blank, comparisons=count, compared=count)
 
 
 def merged(check: str, found: Sequence[tuple[Host, Any]]) -> Result:
     """One check's results on all hosts -> the worst, with the hosts that have it."""
-    from ..core.law import split_id
-
     law, subject = split_id(check)
     passed = [one for _, one in found if isinstance(one, list)]
     others = [(host, one) for host, one in found if isinstance(one, dict)]
@@ -56,7 +80,11 @@ def merged(check: str, found: Sequence[tuple[Host, Any]]) -> Result:
     same = [other.title for other, one in others if one["status"] == worst["status"]]
     which = host.title if len(same) == 1 else f"{len(same)} of {len(found)} processes, first {host.title}"
     message = worst["message"] if len(same) == len(found) and not worst["message"] else f"{which}: {worst['message']}"
-    return Result.from_json({**worst, "facts": worst.get("facts", {}), "message": message[:MESSAGE]})
+    result = Result.from_json({**worst, "facts": worst.get("facts", {}), "message": message[:MESSAGE]})
+    if law.rung <= TOP_ALONE and result.reason == NotRunReason.LACKING:
+        # More devices than a host has: the phases pairs and together run the collectives.
+        return dataclasses.replace(result, reason=NotRunReason.NOT_APPLICABLE)
+    return result
 
 
 def cluster_json(director: Director) -> dict[str, Any]:
@@ -67,6 +95,8 @@ def cluster_json(director: Director) -> dict[str, Any]:
     linked = {process for pair in director.bad_links for process in pair}
     bad = [host.process for host in director.hosts
            if host.phase is not None and not (host.phase == "pairs" and host.process in linked)]  # fmt: skip
+    # What is wrong with all of them is no fault of a host.
+    bad = bad if len(bad) < len(hosts) else []
     # Without one end of each bad link, the others can go on.
     apart = dict.fromkeys(b for a, b in director.bad_links if not {a, b} & set(bad))
     names = {host.process: host.name for host in director.hosts}
@@ -103,8 +133,3 @@ def exclude(cluster: Cluster, hosts: Sequence[Host], left_out: Sequence[int]) ->
         return f"kubectl cordon {' '.join(names)}"
     which = f"process {', '.join(map(str, left_out))}"
     return f"leave out {which}{f' ({chr(44).join(names)})' if names else ''}: --num-processes {count}"
-
-
-def wrong(cluster: Mapping[str, Any]) -> list[str]:
-    """The hosts with a wrong result or another environment, in words, for the verdict."""
-    return [f"{one['process']}" for one in cluster["hosts"] if one["status"] in ("fail", "different", "slow")]

@@ -12,6 +12,7 @@ from typing import NoReturn
 from .. import report
 from ..core import output
 from ..core.kit import PACKAGE
+from ..core.law import expected, split_id
 from ..core.settings import Settings
 from ..judge.verdict import judge
 from ..machine import snapshot
@@ -20,12 +21,10 @@ from ..workers.channel import Worker
 from .agent import Agent
 from .director import Director
 from .options import Cluster
-from .outcome import outcome_of
+from .outcome import TOP_ALONE, outcome_of
 from .store import Gone, Server, Store
 from .together import run_together
 
-# The rungs that each host runs alone.
-ALONE = ("0", "1", "2", "3", "4", "5")
 # The exit code of a process that lost process 0; the verdict UNRESPONSIVE has the same code.
 LOST = 3
 # The number of simulated devices of all processes together; with more processes, each has one.
@@ -91,8 +90,12 @@ def lead(cluster: Cluster, settings: Settings, out: Path) -> int:
 
 
 def lower(settings: Settings) -> tuple[str, ...]:
-    """What each host runs alone: what the user selected, or rungs 0 to 5."""
-    return settings.only or ALONE
+    """The checks that each host runs alone: of those that the user selected, or all, those of rungs 0 to 5."""
+    return tuple(
+        check
+        for check in expected(settings.level, settings.subjects, settings.only)
+        if split_id(check)[0].rung <= TOP_ALONE
+    )
 
 
 def on_devices(settings: Settings, cluster: Cluster) -> Settings:

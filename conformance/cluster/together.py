@@ -3,9 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.law import expected, split_id
 from ..laws.support.messages import AXES
-from .director import JOIN, OPERATIONS, SIZES, Director, exchange
+from .director import JOIN, OPERATIONS, SIZES, Director, counted, exchange
+from .hosts import ranges
 
+# The laws that hosts run together, in this order. `processes.collectives` is a task of its own; `processes.lost` ends a
+# process, and `processes.resume` needs a folder that all hosts see: both run on one machine.
+TOGETHER = ("processes.devices", "processes.training", "processes.agreement", "processes.layouts", "processes.data")
 # How often a new, smaller group is made after a host failed.
 MOST_GROUPS = 4
 
@@ -13,31 +18,50 @@ MOST_GROUPS = 4
 def run_together(director: Director) -> None:
     """The phase `together`. If a host fails, the tasks that are left go on in a new group, without that host."""
     director.begin("together")
-    tasks = collectives(director)
-    whole = members = good(director)
-    passed, groups = 0, 0
-    while tasks and len(members) > 1 and groups < MOST_GROUPS:
-        groups += 1
-        deadline = 2 * JOIN + 30 + sum(task["seconds"] for task in tasks)
-        results = director.jobs.run(
-            "group", members, deadline, [members], factory="member:Member", join=JOIN, tasks=tasks
-        )
-        done = min((len(result.get("tasks", ())) for result in results.values()), default=0)
-        passed += note(director, members, results)
-        # The task in which the group failed is left out: it may hang again.
-        tasks = tasks[max(done - 1, 0) + (0 if all(r["state"] == "pass" for r in results.values()) else 1) :]
-        members = [process for process in good(director) if process in members]
-        if all(result["state"] == "pass" for result in results.values()):
-            break
-    for process in whole:
+    members = good(director)
+    done = []
+    for factory, planned in (("member:Member", collectives(director)), ("laws:Laws", trainings(director))):
+        tasks = planned
+        for _ in range(MOST_GROUPS):
+            taking = [process for process in good(director) if process in members]
+            if not tasks or len(taking) < 2:
+                break
+            ended = attempt(director, taking, factory, tasks)
+            done += tasks[:ended]
+            # The task in which a group failed is left out: it may fail again.
+            tasks = tasks[ended + 1 :]
+    for process in members if len(members) > 1 else ():
         host = director.hosts[process]
         if host.states["together"] == "not_run":
             host.states["together"] = "pass"
-    left = [host.process for host in director.hosts if host.process not in whole]
-    without = f", without process {', '.join(map(str, left))}" if left else ""
-    director.end(
-        f"{len(whole)} processes{without}, {passed} collectives passed" if len(whole) > 1 else f"not run{without}"
-    )
+    absent = [host.process for host in director.hosts if host.process not in members]
+    without = f", without process {ranges(absent)}" if absent else ""
+    laws = sum(task["method"] == "law" for task in done)
+    counts = f"{len(done) - laws} collectives and {laws} laws of trainers ended"
+    director.end(f"{len(members)} processes{without}, {counts}" if len(members) > 1 else f"not run{without}")
+
+
+def attempt(director: Director, members: Sequence[int], factory: str, tasks: Sequence[Mapping[str, Any]]) -> int:
+    """Let a group do tasks, and note the results; returns how many tasks ended in all members."""
+    deadline = 2 * JOIN + 30 + sum(task["seconds"] for task in tasks)
+    results = director.jobs.run("group", members, deadline, [members], factory=factory, join=JOIN, tasks=tasks)
+    note(director, members, results)
+    # The first task is to join.
+    each = [sum(task["state"] == "pass" for task in result.get("tasks", ())) - 1 for result in results.values()]
+    return max(min(each), 0)
+
+
+def trainings(director: Director) -> list[dict[str, Any]]:
+    """The tasks of laws of rung 9, in the order of trainers, for what the user selected."""
+    settings = director.settings
+    checks = expected(settings.level, settings.subjects, director.only, processes=2)
+    found = []
+    for check in checks:
+        law, subject = split_id(check)
+        if law.id in TOGETHER:
+            task = {"name": check, "method": "law", "arguments": [check], "seconds": law.deadline}
+            found.append((subject or "", TOGETHER.index(law.id), task))
+    return [task for _, _, task in sorted(found, key=lambda one: one[:2])]
 
 
 def good(director: Director) -> list[int]:
@@ -70,8 +94,8 @@ def collectives(director: Director) -> list[dict[str, Any]]:
     return tasks
 
 
-def note(director: Director, members: Sequence[int], results: Mapping[int, Mapping[str, Any]]) -> int:
-    """Note the results of a group; returns how many collectives passed in all of its processes."""
+def note(director: Director, members: Sequence[int], results: Mapping[int, Mapping[str, Any]]) -> None:
+    """Note the results of a group."""
     failed = [process for process in members if results[process]["state"] not in ("pass", "stopped")]
     for process, result in results.items():
         host = director.hosts[process]
@@ -83,16 +107,30 @@ def note(director: Director, members: Sequence[int], results: Mapping[int, Mappi
         director.hosts[process].set(
             "together", result["state"], message, result.get("stack", tasks[-1].get("stack", ()))
         )
-    wrong: dict[str, list[list[Any]]] = {}
-    for result in results.values():
+    for process, result in results.items():
         for task in result.get("tasks", ()):
-            if task["name"] != "join" and task["state"] == "pass":
-                wrong.setdefault(task["name"], []).extend(task["value"]["wrong"])
-    for name, pairs in wrong.items():
-        for sender, receiver, _ in pairs:
+            if task["state"] == "pass" and task["name"] != "join":
+                note_task(director, process, task)
+
+
+def note_task(director: Director, process: int, task: Mapping[str, Any]) -> None:
+    """Note the result of one collective or one law in one process."""
+    host, name, value = director.hosts[process], task["name"], task["value"]
+    checks = director.together.setdefault(process, {})
+    if "wrong" in value:
+        found = director.collectives.setdefault(name, [])
+        for sender, _, _ in value["wrong"]:
             known = f"from process {sender}" if sender >= 0 else "of a sum"
-            director.hosts[receiver].set("together", "fail", f"{name}: wrong data {known}")
-    return sum(not pairs for pairs in wrong.values())
+            host.set("together", "fail", f"{name}: wrong data {known}")
+            found.append(f"{host.title}: {name}: wrong data {known}")
+        return
+    checks[name] = value
+    status = "pass" if isinstance(value, list) else value["status"]
+    host.checks["together"] = counted(
+        {check: "pass" if isinstance(one, list) else one["status"] for check, one in checks.items()}
+    )
+    if status in ("fail", "error"):
+        host.set("together", "fail" if status == "fail" else "error", f"{name}: {value['message']}"[:400])
 
 
 def blame(failed: Sequence[int], results: Mapping[int, Mapping[str, Any]]) -> list[int]:

@@ -10,15 +10,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from .backend import primitives
 from .backend.seeding import patch
 
 VARIABLE = "SFTREF_CLUSTER_FAULT"
 # A variable of each child: the number of its process in the run.
 PROCESS = "SFTREF_CLUSTER_PROCESS"
 FOR_EVER = 3600.0
+# How much longer each repetition takes on a slow host.
+SLOWER = 0.1
 # Versions, variables and clocks that no host has.
 OTHER_VERSION, OTHER_VARIABLE, OTHER_CLOCK = "0.0.1", "--xla_gpu_deterministic_ops=true", 3600.0
 MIB = 1 << 20
+_SEEDED = contextlib.ExitStack()
 
 
 def seeded(process: int) -> dict[str, str]:
@@ -66,11 +70,28 @@ def clock(now: float, process: int) -> float:
     return now + OTHER_CLOCK if "another-clock" in seeded(process) else now
 
 
+def seed_machine() -> None:
+    """Seed the fault of this process's host, if it has one, until the process ends."""
+    faults = seeded(int(os.environ.get(PROCESS, "-1")))
+    if "wrong-matrix-product" in faults:
+        _SEEDED.enter_context(primitives.FAULTS.seed("last-term-lost"))
+
+
 @contextlib.contextmanager
 def slower(workload: Any, process: int) -> Iterator[None]:
     """In the block, each repetition of the `workload` takes 10 % longer, if that is a fault of this process."""
     if "slower-by-10-percent" not in seeded(process):
         yield
         return
-    with patch(workload, "repeat", lambda program, right=workload.repeat: workload.slower(right, program)):
+    right = workload.repeat
+
+    def longer(program: Any) -> float:
+        took = float(right(program))
+        # Work of the same kind, not sleep: on a CPU, the clock is processor time.
+        end = time.process_time() + SLOWER * took
+        while time.process_time() < end:
+            pass
+        return (1 + SLOWER) * took
+
+    with patch(workload, "repeat", longer):
         yield

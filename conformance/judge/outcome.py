@@ -107,6 +107,16 @@ class Outcome:
         """The results that are wrong; of an error only one that says something about results."""
         return [record for record in self.of_status(*WRONG) if record.judged]
 
+    def wrong_hosts(self) -> list[str]:
+        """The processes of a cluster with another environment, wrong data in a pair or less speed, in words."""
+        texts = []
+        for one in self.cluster["hosts"] if self.cluster else ():
+            # A wrong result alone or together is one of a check.
+            wrong = one["phase"] in ("start", "pairs") and one["states"][one["phase"]] in ("fail", "different")
+            if wrong or "slow" in one["states"].values():
+                texts.append(f"process {one['process']} ({one['host']}): {one['phase']}: {one['message']}")
+        return texts
+
     def unjudged(self) -> list[Result]:
         """The checks that an exception of an adapter ended, or memory that ran out."""
         return [record for record in self.of_status(*WRONG) if not record.judged]

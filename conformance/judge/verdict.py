@@ -69,7 +69,7 @@ def _decide(outcome: Outcome, old: Sequence[str]) -> tuple[str, str]:
     # If a seeded fault was missed, "everything passes" proves nothing.
     if outcome.tries is not None and outcome.tries.workaround and not old and missed is None:
         return "WORKAROUND", f"everything passes with {outcome.tries.workaround}, and without it: {reason}"
-    if wrong or old:
+    if wrong or old or outcome.wrong_hosts():
         return "NONCONFORMANT", reason
     if lost or outcome.troubles:
         return "UNRESPONSIVE", reason
@@ -106,6 +106,8 @@ def _reason(outcome: Outcome, old: Sequence[str]) -> str:
         "ended by an exception of the adapter": [one for one in unjudged if "out_of_memory" not in one.facts],
     }  # fmt: skip
     parts += [f"{len(broken)} {word} ({_first(broken)})" for word, broken in ends.items() if broken]
+    hosts = outcome.wrong_hosts()
+    parts += [f"{hosts[0]}{_more(len(hosts) - 1, ' hosts')}"] if hosts else []
     parts += [*outcome.troubles, *(f"deviation {text}" for text in old)]
     if outcome.outlived:
         count = f"{len(outcome.outlived)} process{'es' if len(outcome.outlived) > 1 else ''}"

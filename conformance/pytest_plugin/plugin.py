@@ -117,6 +117,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return  # nothing will run: no JAX, no verdict
     if ours:
         _start_jax(config, settings)
+        from ..faults import cluster  # it imports JAX
+
+        cluster.seed_machine()
     config.stash[SUMMARY].expect([item.stash[CHECK_ID] for _, item in ours])
     if config.pluginmanager.has_plugin("timeout"):
         for law, item in ours:
