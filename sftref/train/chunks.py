@@ -1,11 +1,10 @@
 """Batch [K, ...] -> one sum over its K micro-batches, computed in chunks and blocks that save time.
 
-A micro-batch is one of those of `--accumulate` or, on one CPU device, a *chunk*: a few rows whose activations stay in
-the cache. Sums do not depend on how rows are grouped, so this file changes results only by the order of additions.
+A micro-batch is one of those of `--accumulate` or, on CPU devices, a *chunk*: a few rows whose activations stay in the
+cache. Sums do not depend on how rows are grouped, so this file changes results only by the order of additions.
 """
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -17,7 +16,7 @@ from sftref.data.packing import blocks_of
 
 Tree = TypeVar("Tree")
 
-# Tokens in a chunk on one CPU device, measured with MiniLM on an AMD EPYC with 1 MB of L2 per core, JAX 0.10.2. A step
+# Tokens in a chunk on a CPU device, measured with MiniLM on an AMD EPYC with 1 MB of L2 per core, JAX 0.10.2. A step
 # of 64 examples (2304 tokens) took 2.60 s of processor time in one chunk, 2.33 s in chunks of 768 tokens, 2.05 s in
 # chunks of 384 to 512. Chunks of 256 took 0.93 to 0.99 of these 2.05 s with a third less memory, chunks of 128 took
 # 1.04. With smaller chunks, fewer rows are padding, but gradients are added more often. Evaluation keeps no
@@ -27,16 +26,8 @@ CPU_TRAIN_TOKENS = 256
 CPU_EVAL_TOKENS = 1024
 
 
-def chunk_rows(devices: Sequence[jax.Device], length: int, tokens: int) -> int:
-    """The most rows of `length` tokens in a chunk of `tokens` tokens. There is a limit on one CPU device only.
-
-    On several devices chunks would cost time, because `mesh` would reduce the gradients after each chunk.
-    """
-    return max(1, tokens // length) if len(devices) == 1 and devices[0].platform == "cpu" else sys.maxsize
-
-
 def chunked(layout: Layout, most_rows: int) -> Layout:
-    """A layout for one device, with the rows of `layout` in micro-batches of at most `most_rows` rows.
+    """A layout with the rows of `layout` in micro-batches of at most `most_rows` rows, over all devices.
 
     If rows are split, there is one more micro-batch, for batches that need more rows. Empty micro-batches at the end
     are not computed.
@@ -71,8 +62,8 @@ def sum_over_micro_batches(one: Callable[[Batch, Array, int], Tree], batch: Batc
         return lax.fori_loop(first, end, lambda k, so_far: jax.tree.map(jnp.add, so_far, at(k, blocks)), total)
 
     zero = jnp.int32(0)
-    # Not `jnp.zeros`: under `shard_map` the sums vary over the devices, so the zeros before the loop must too.
-    zeros: Tree = jax.tree.map(lambda a: lax.full_like(a, 0), jax.eval_shape(at, zero))
+    # Made from `stop`, which varies over the devices under `shard_map`, as the sums do.
+    zeros: Tree = jax.tree.map(lambda a: jnp.full(a.shape, 0 * stop, a.dtype), jax.eval_shape(at, zero))
     blocks = blocks_of(batch.segments.shape[2]) if in_blocks else 1
     if blocks == 1:
         return add(zeros, zero, stop, 1)

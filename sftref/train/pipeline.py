@@ -1,5 +1,6 @@
 """Token arrays, configuration -> batches on the devices, prepared one step ahead."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -11,7 +12,7 @@ from sftref.config import TrainConfig
 from sftref.data.batches import Batch, Layout, fill, pad, padded_layout, plan
 from sftref.data.packing import first_fit_decreasing, pack, packed_layout, rows_for, slots_for
 from sftref.data.tokens import TokenArrays
-from sftref.train.chunks import CPU_EVAL_TOKENS, CPU_TRAIN_TOKENS, chunk_rows, chunked
+from sftref.train.chunks import CPU_EVAL_TOKENS, CPU_TRAIN_TOKENS, chunked
 from sftref.train.trainer import Trainer
 
 Item = TypeVar("Item")
@@ -39,6 +40,15 @@ class EvalFeed(NamedTuple):
     placed: Batch
 
 
+def chunk_rows(trainer: Trainer, length: int, tokens: int) -> int:
+    """The most rows of `length` tokens in a chunk, over all devices, of `tokens` tokens on each; a limit on CPUs only.
+
+    If the gradients are reduced after each micro-batch, chunks would cost a message each, and there is no limit.
+    """
+    cpu = trainer.devices[0].platform == "cpu"
+    return trainer.shards * max(1, tokens // length) if cpu and trainer.local_sums else sys.maxsize
+
+
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
     """The items of `items`; a thread computes the next item while the caller uses this one."""
     iterator = iter(items)
@@ -57,7 +67,7 @@ def train_feed(
     n = trainer.shards
     shape = (config.batch_size, config.max_length, n, config.accumulate)
     layout = packed_layout(tokens, *shape, seed=config.seed) if config.pack else padded_layout(*shape)
-    layout = chunked(layout, chunk_rows(trainer.devices, config.max_length, CPU_TRAIN_TOKENS))
+    layout = chunked(layout, chunk_rows(trainer, config.max_length, CPU_TRAIN_TOKENS))
     updates = plan(len(tokens), config.batch_size, config.seed, drop_last=config.drop_last, start_step=start_step)
     for epoch, examples in islice(updates, total_steps - start_step):
         part = trainer.part
@@ -74,7 +84,7 @@ def eval_feed(tokens: TokenArrays, config: TrainConfig, trainer: Trainer) -> Ite
         layout = Layout(1, rows, length, slots)
     else:
         layout = padded_layout(size, length, n)
-    layout = layout._replace(rows=min(layout.rows, chunk_rows(trainer.devices, length, CPU_EVAL_TOKENS)))
+    layout = layout._replace(rows=min(layout.rows, chunk_rows(trainer, length, CPU_EVAL_TOKENS)))
     for start in range(0, len(tokens), EVAL_POOL):
         examples = np.arange(start, min(start + EVAL_POOL, len(tokens)))
         if config.pack:

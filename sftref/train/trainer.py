@@ -29,6 +29,8 @@ class Trainer(abc.ABC):
         local_devices: the devices of this process.
         shards: the number of parts of a batch's rows; N, unless a mesh has axes besides `data`.
         part: the shards of this process; all of them in a run of one process.
+        local_sums: whether devices can add up any number of micro-batches without a collective, with equal results. The
+            masks of the article's dropout have the shape of a micro-batch.
     """
 
     name: ClassVar[str]
@@ -47,6 +49,7 @@ class Trainer(abc.ABC):
             raise ValueError(f"devices = {list(devices)}, must have this process's devices next to each other")
         self.local_devices = self.devices[mine[0] : mine[-1] + 1]
         self.shards = len(self.devices)
+        self.local_sums = self.shards == 1 or program.dropout != "article"
         self.part = Part(mine[0], mine[-1] + 1, self.shards)
 
     @abc.abstractmethod

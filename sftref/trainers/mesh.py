@@ -8,14 +8,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sftref.config import require
 from sftref.data.batches import Batch, Part
 from sftref.model.sharding import DATA, Places, check_mesh
-from sftref.train.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
+from sftref.train.loss import LossSums
+from sftref.train.step import (
+    Program,
+    StepMetrics,
+    Sums,
+    TrainState,
+    eval_step,
+    gradient_sums,
+    mean_gradients,
+    train_step,
+)
 from sftref.train.trainer import Trainer, check_rows, own
+from sftref.trainers.local import per_shard, sends_leaves, sum_over
 from sftref.trainers.single import identity
 
 
@@ -41,8 +52,9 @@ class MeshTrainer(Trainer):
     The state is replicated, unless the mesh has an axis `fsdp` or `tensor` of more than one device: then parameters,
     moments and activations are sharded by the table of `model/sharding.py`.
 
-    With a replicated state, the compiled step has one all-reduce for each micro-batch, because the partitioner puts the
-    all-reduce into the loop over them: the same sums as under `pmap`, more messages.
+    With a replicated state, several micro-batches are added up on each device by itself, in a `shard_map`, and reduced
+    once: the partitioner would put an all-reduce into the loop over them. So are the sums of several processes on CPUs,
+    for which the partitioner would send a message for each leaf (see `local.sum_over`).
 
     Args:
         program: the static part of the run.
@@ -75,17 +87,36 @@ class MeshTrainer(Trainer):
             raise ValueError(f"mesh = {mesh}, must give this process contiguous rows, not parts {parts}")
         self.part = Part(parts[0], parts[-1] + 1, self.shards)
         self._several = jax.process_count() > 1
+        self.local_sums = self.local_sums and not self.places.shards_model
         # Several processes need replicated logits: each reads all of them, but has access to its own devices only.
         logits = self._copies if self._several else NamedSharding(mesh, PartitionSpec(self.places.row_axes))
         # For a sharded state, `_step` gives each leaf its sharding.
         out: Any = {} if self.places.shards_model else {"out_shardings": self._copies}
-        self._train = jax.jit(functools.partial(_step, program, self.places), donate_argnums=0, **out)
+        step = functools.partial(_step, program, self.places, self.sums)
+        self._train = jax.jit(step, donate_argnums=0, **out)
         evaluate = functools.partial(eval_step, program, reduce=identity)
         self._eval = jax.jit(evaluate, out_shardings=(self._copies, logits))
         self._gradients = jax.jit(
-            lambda state, batch: mean_gradients(program, state, batch, identity)[1], out_shardings=self._copies
+            lambda state, batch: mean_gradients(program, state, batch, identity, sums_of=self.sums)[1],
+            out_shardings=self._copies,
         )
         self._gathered = jax.jit(identity, out_shardings=self._copies)
+
+    def sums(
+        self, program: Program, state: TrainState, batch: Batch, device: Array | None = None
+    ) -> tuple[LossSums, Any]:
+        """Global sums; see `gradient_sums`. The partitioner divides a single micro-batch and adds its sums."""
+        leaves_apart = sends_leaves(self.devices)
+        if self.shards == 1 or not self.local_sums or (batch.weights.shape[0] == 1 and not leaves_apart):
+            return gradient_sums(program, state, batch, device)
+        axes = self.places.row_axes
+
+        def own(state: TrainState, batch: Batch) -> tuple[LossSums, Any]:
+            return sum_over(gradient_sums(program, state, batch), axes, in_one=leaves_apart)
+
+        specs = (PartitionSpec(), PartitionSpec(None, axes))
+        # The optimizer's state is left out: its arrays would be arguments of the function of each device.
+        return per_shard(own, self.mesh, specs, PartitionSpec())(state.replace(opt_state=()), batch)
 
     train_step = on_its_mesh(Trainer.train_step)
     eval_step = on_its_mesh(Trainer.eval_step)
@@ -137,6 +168,8 @@ def mesh_of(shape: Mapping[str, int], devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.array(devices).reshape(tuple(shape.values())), tuple(shape))
 
 
-def _step(program: Program, places: Places, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-    state, metrics = train_step(program, state, batch, identity)
+def _step(
+    program: Program, places: Places, sums_of: Sums, state: TrainState, batch: Batch
+) -> tuple[TrainState, StepMetrics]:
+    state, metrics = train_step(program, state, batch, identity, sums_of=sums_of)
     return (lax.with_sharding_constraint(state, places.of_state(state)) if places.shards_model else state), metrics

@@ -116,15 +116,30 @@ class TestFeeds:
         later = next(iter(train_feed(tokens, config, trainer, start_step=4, total_steps=6)))
         assert (later.examples == feeds[4].examples).all()
 
-    def test_one_cpu_gets_chunks_that_stay_in_its_cache(self) -> None:
-        tokens = helpers.ragged(200)
-        config = TrainConfig(batch_size=200, max_length=LENGTH)
-        for name, devices in (("single", 1), ("mesh", 2)):
-            trainer = make_trainer(name, program(), jax.devices()[:devices])
-            feed = next(iter(train_feed(tokens, config, trainer, start_step=0, total_steps=1)))
-            k, rows, length = feed.placed.input_ids.shape
-            assert (k > 1) == (devices == 1)
-            assert devices > 1 or rows * length <= CPU_TRAIN_TOKENS
+    @pytest.mark.parametrize(
+        ("name", "devices", "mesh", "dropout", "chunks"),
+        [
+            ("single", 1, None, "addressed", True),
+            ("single", 1, None, "article", True),
+            ("mesh", 2, None, "addressed", True),
+            ("pmap", 3, None, "addressed", True),
+            # A collective inside the loop over chunks, or masks that have the shape of a chunk.
+            ("mesh", 2, {"data": 1, "fsdp": 2}, "addressed", False),
+            ("pmap", 3, None, "article", False),
+        ],
+    )
+    def test_each_cpu_device_gets_chunks_that_stay_in_its_cache(
+        self, name: str, devices: int, mesh: Any, dropout: Any, chunks: bool
+    ) -> None:
+        tokens, config = helpers.ragged(200), TrainConfig(batch_size=200, max_length=LENGTH)
+        model = helpers.model_config()
+        one = Program.of(model, OptimConfig(), total_steps=9, dropout=dropout, precision="float32")
+        trainer = make_trainer(name, one, jax.devices()[:devices], mesh)
+        feed = next(iter(train_feed(tokens, config, trainer, start_step=0, total_steps=1)))
+        *first, k, rows, length = feed.placed.input_ids.shape
+        rows = rows if first else rows // devices  # under pmap, leaves are [N, K, R/N, L]
+        assert (k > 1) == chunks
+        assert not chunks or rows * length <= CPU_TRAIN_TOKENS
 
     @pytest.mark.parametrize("pack", [True, False])
     def test_evaluation(self, pack: bool) -> None:

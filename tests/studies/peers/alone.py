@@ -42,14 +42,14 @@ def main(model: str, name: str, started: float) -> None:
     peer = make(name, Work.of(model, 3, 256))
     began = time.perf_counter()
     peer.train()
-    step, start = time.perf_counter() - began, time.time() - started
+    step, start, cpu = time.perf_counter() - began, time.time() - started, time.process_time()
     for _ in range(2):
         peer.train()
     peer.evaluate()
     # `ru_maxrss` is not used, because a child process starts with the value of its parent.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     mib = int(status["VmHWM"].split()[0]) / 1024
-    print(json.dumps({"mib": mib, "start": start, "step": step}), flush=True)
+    print(json.dumps({"mib": mib, "start": start, "step": step, "cpu": cpu}), flush=True)
 
 
 if __name__ == "__main__":
