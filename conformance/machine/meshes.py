@@ -39,7 +39,7 @@ def varying(tree: Any, axis: str = "data") -> Any:
     """The same numbers, inside `shard_map` with its check, with a type that varies along an axis of the mesh."""
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(tree, axis, to="varying")
-    return jax.lax.pvary(tree, axis)  # the name before JAX 0.9
+    return jax.lax.pvary(tree, axis)  # the name before JAX 0.8
 
 
 def on_each(function: Callable[..., Any], mesh: Mesh, *, check: bool = True) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ the same on all devices, and what is computed from a device's rows varies. Two r
   varying ones before they are differentiated: each device has the gradient of its own rows, as under `pmap`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from sftref.model.sharding import DATA
 from sftref.train.loss import EvalSums
 from sftref.train.step import Program, StepMetrics, TrainState, eval_step, mean_gradients, train_step
 from sftref.train.trainer import Trainer, shard_on
+from sftref.trainers.local import sends_leaves
 from sftref.trainers.mesh import MeshTrainer
 from sftref.trainers.pmap import sum_over_devices
 
@@ -35,7 +37,7 @@ class ShardMapTrainer(MeshTrainer):
     On one device, rows are replicated, nothing varies, and the all-reduce is left out (see `sum_over_devices`).
 
     Raises:
-        ConfigError: JAX is older than 0.6.
+        ConfigError: JAX is older than 0.6.1.
     """
 
     name = "shard_map"
@@ -43,10 +45,11 @@ class ShardMapTrainer(MeshTrainer):
     def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
         require(
             hasattr(jax, "shard_map"),
-            f"--trainer shard_map with JAX {jax.__version__}: needs JAX 0.6 or newer; choose --trainer pmap or mesh",
+            f"--trainer shard_map with JAX {jax.__version__}: needs JAX 0.6.1 or newer; choose --trainer pmap or mesh",
         )
         super().__init__(program, devices)
         several, gathers = len(self.devices) > 1, self._several
+        reduce = functools.partial(sum_over_devices, in_one=sends_leaves(self.devices))
         same, rows = PartitionSpec(), PartitionSpec(DATA) if several else PartitionSpec()
 
         def own(state: TrainState) -> TrainState:
@@ -59,14 +62,14 @@ class ShardMapTrainer(MeshTrainer):
             def update(_: TrainState, gradients: Any) -> TrainState:
                 return state.apply_gradients(grads=gradients)
 
-            return train_step(program, own(state), batch, sum_over_devices, device(), update)
+            return train_step(program, own(state), batch, reduce, device(), update)
 
         def evaluate(state: TrainState, batch: Batch) -> tuple[EvalSums, Array]:
-            sums, logits = eval_step(program, state, batch, sum_over_devices)
+            sums, logits = eval_step(program, state, batch, reduce)
             return sums, lax.all_gather(logits, DATA, tiled=True)[None] if gathers else logits
 
         def gradients(state: TrainState, batch: Batch) -> Any:
-            return mean_gradients(program, own(state), batch, sum_over_devices, device())[1]
+            return mean_gradients(program, own(state), batch, reduce, device())[1]
 
         def on_each_device(function: Callable[..., Any], gives: Any = same) -> Any:
             takes = (same, PartitionSpec(None, *rows))
@@ -85,4 +88,4 @@ def varying(tree: Any) -> Any:
     """The same numbers, with a type that varies along `data`; their gradients are not summed over the devices."""
     if hasattr(lax, "pcast"):
         return lax.pcast(tree, DATA, to="varying")
-    return lax.pvary(tree, DATA)  # the name before JAX 0.9
+    return lax.pvary(tree, DATA)  # the name before JAX 0.8

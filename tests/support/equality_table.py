@@ -52,7 +52,7 @@ from sftref.trainers import Trainer, make_trainer
 SEED, EXAMPLES, BATCH, TOTAL_STEPS = 2**40 + 5, 71, 21, 60
 SLOTS = 4  # in a packed row
 STEPS = (1, 2, 50)  # the updates after which parameters are compared
-# The trainers for several devices, of which `shard_map` needs JAX 0.6; and the pairs that are compared with each other.
+# The trainers for several devices, of which `shard_map` needs JAX 0.6.1; and the pairs that are compared.
 SEVERAL = ("pmap", "mesh", *(["shard_map"] if hasattr(jax, "shard_map") else []))
 PAIRS = (("pmap", "mesh"), ("shard_map", "pmap"), ("shard_map", "single"))
 

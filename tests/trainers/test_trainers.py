@@ -292,5 +292,5 @@ class TestRefusals:
 
     def test_a_jax_without_shard_map(self, experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(jax, "shard_map", raising=False)
-        with pytest.raises(ConfigError, match=r"--trainer shard_map with JAX .*: needs JAX 0.6 or newer"):
+        with pytest.raises(ConfigError, match=r"--trainer shard_map with JAX .*: needs JAX 0.6.1 or newer"):
             make_trainer("shard_map", experiment.program, jax.devices()[:1])

@@ -264,7 +264,7 @@ def _cast(fault: str, factor: Callable[[int], float]) -> None:
     def seed() -> Iterator[None]:
         cast = next((primitive for primitive in ad.primitive_transposes if primitive.name == "pvary"), None)
         if cast is None:
-            raise CannotSeedError("this JAX has no arrays that vary over devices (JAX 0.6 has)")
+            raise CannotSeedError("this JAX has no arrays that vary over devices (JAX 0.6 has them)")
         right = ad.primitive_transposes[cast]
 
         def rule(*arguments: Any, axes: Any, **parameters: Any) -> Any:

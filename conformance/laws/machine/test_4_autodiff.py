@@ -231,7 +231,7 @@ def replicated_gradients(mesh: Mesh) -> dict[str, Callable[..., Any]]:
 @law("autodiff.replicated", devices=2)
 def test_replicated(check: Check, devices: list[Any]) -> None:
     """Compares integer gradients of a replicated parameter, which JAX sums over the devices or not, as documented."""
-    check.need(hasattr(jax, "shard_map"), "needs jax.shard_map (JAX 0.6)", NotRunReason.NOT_APPLICABLE)
+    check.need(hasattr(jax, "shard_map"), "needs jax.shard_map (JAX 0.6.1)", NotRunReason.NOT_APPLICABLE)
     n, width = len(devices), 5
     mesh = mesh_of(devices)
     place, programs = NamedSharding(mesh, PartitionSpec("data")), replicated_gradients(mesh)
