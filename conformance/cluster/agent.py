@@ -27,6 +27,8 @@ from .store import HOLD, Client, Gone
 BEAT, LOST = 1.0, 60.0
 # Seconds in which the host of process 0 may answer that no process listens, before an agent takes process 0 for dead.
 REFUSED = 5.0
+# A host on which JAX needs more than JOINED seconds to start and join gets more time, up to SLOWEST times as much.
+JOINED, SLOWEST = 4.0, 3.0
 # The most frames of a stack in the report.
 FRAMES = 6
 
@@ -156,14 +158,14 @@ class Agent:
         return {"state": states.get(started.how, "error"), "message": started.line[:400]} | stack_of(started.message)
 
     def _alone(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        with self._child("alone:Alone") as child:
+        with self._child("children.alone:Alone") as child:
             answer = child.ask("run", settings_of(job), seconds=job["deadline"], waiting=self._beat)
         return failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", **answer}
 
     def _measure(self, job: Mapping[str, Any]) -> dict[str, Any]:
         if self.me not in job["only"]:
             return {"state": "not_run"}
-        with self._child("timed:Timed", settings_of(job), self.me) as child:
+        with self._child("speed.timed:Timed", settings_of(job), self.me) as child:
             answer = child.ask("run", job["duration"], seconds=job["deadline"], waiting=self._beat)
         return failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", "times": answer}
 
@@ -174,15 +176,19 @@ class Agent:
             return {"state": "not_run", "tasks": []}
         number, key = group.index(self.me), f"address/{self.job}/{group[0]}"
         tasks: list[dict[str, Any]] = []
-        with self._child(job["factory"], group, number, settings_of(job)) as child:
+        with self._child(f"children.{job['factory']}", group, number, settings_of(job)) as child:
             if number == 0:
                 host = f"[{self.address}]" if ":" in self.address else self.address
                 self._ask({key: f"{host}:{free_port()}"})
             address = self._address(key, job["join"])
             first = {"name": "join", "method": "join", "arguments": [address, job["join"]], "seconds": job["join"] + 30}
+            slowness = 1.0
             for task in [first, *job["tasks"]]:
                 began = time.monotonic()
-                answer = child.ask(task["method"], *task["arguments"], seconds=task["seconds"], waiting=self._beat)
+                seconds = task["seconds"] * slowness
+                answer = child.ask(task["method"], *task["arguments"], seconds=seconds, waiting=self._beat)
+                if task is first:
+                    slowness = min(max(1.0, (time.monotonic() - began) / JOINED), SLOWEST)
                 ended = failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", "value": answer}
                 tasks.append({"name": task["name"], "seconds": round(time.monotonic() - began, 3), **ended})
                 self._ask({f"result/{self.job}/{self.me}": {"state": ended["state"], "tasks": tasks}})

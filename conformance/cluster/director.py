@@ -9,8 +9,8 @@ from ..core.settings import Settings
 from .hosts import NAMED, Host, differences, minority, numbers
 from .jobs import Jobs
 from .options import Cluster, slurm_hosts
+from .speed.stragglers import stragglers
 from .store import Store
-from .stragglers import stragglers
 from .tournament import Pair, blamed, rounds
 
 # Seconds for rungs 0 to 5 on one host, by level; each check has its own deadline too.
@@ -19,7 +19,7 @@ START = 900.0
 # Seconds of timing on each host, by level.
 TIMED = {"quick": 4.0, "standard": 20.0, "full": 60.0}
 # Seconds to join a group, and for one collective, with its compilation.
-JOIN, EXCHANGE = 60, 30.0
+JOIN, EXCHANGE = 60, 20.0
 KIB, MIB = 1024, 1 << 20
 OPERATIONS = ("psum", "all_gather", "reduce_scatter", "all_to_all", "ppermute")
 # Bytes of a message, by level.

@@ -11,7 +11,7 @@ from ..judge.outcome import Outcome
 from .director import Director
 from .hosts import PHASES, Host
 from .options import Cluster
-from .stragglers import summary
+from .speed.stragglers import summary
 from .together import TOGETHER
 
 # The highest rung that each host runs alone, and the law whose result is that of the collectives of all hosts.

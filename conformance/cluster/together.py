@@ -20,7 +20,10 @@ def run_together(director: Director) -> None:
     director.begin("together")
     members = good(director)
     done = []
-    for factory, planned in (("member:Member", collectives(director)), ("laws:Laws", trainings(director))):
+    for factory, planned in (
+        ("member:Member", collectives(director)),
+        ("laws:Laws", trainings(director)),
+    ):
         tasks = planned
         for _ in range(MOST_GROUPS):
             taking = [process for process in good(director) if process in members]

@@ -32,7 +32,7 @@ def child(parent: int, process: int, slower: float, windows: int, seconds: float
 
     tie(parent)
     jax.config.update("jax_platforms", "cpu")
-    from sftref.conformance.cluster import workload
+    from sftref.conformance.cluster.speed import workload
 
     workload.prepare()
     right = workload.repeat
@@ -103,7 +103,7 @@ def scaled(run: Run, slow: int, factor: float) -> Run:
 
 def judge(every: list[Run]) -> dict[str, Any]:
     """How many clean runs had an alarm, and how many slower processes were named, and others with them."""
-    from sftref.conformance.cluster.stragglers import stragglers
+    from sftref.conformance.cluster.speed.stragglers import stragglers
 
     alarms = [place for place, run in enumerate(every) if stragglers(run)]
     named = others = trials = 0
@@ -117,7 +117,7 @@ def judge(every: list[Run]) -> dict[str, Any]:
 
 def live(trials: int, seconds: float) -> dict[str, Any]:
     """Trials with one process that is really slower."""
-    from sftref.conformance.cluster.stragglers import stragglers
+    from sftref.conformance.cluster.speed.stragglers import stragglers
 
     drawn, named, others, took = random.Random(23), 0, 0, []
     for trial in range(trials):

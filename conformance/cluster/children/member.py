@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..core.settings import Settings, start_jax
-from ..faults import cluster as faults
-from ..laws.support.messages import AXES, COLLECTIVES, expected, groups, sent
-from ..machine.meshes import coded, shard_map
+from ...core.settings import Settings, start_jax
+from ...faults import cluster as faults
+from ...laws.support.messages import AXES, COLLECTIVES, expected, groups, sent
+from ...machine.meshes import coded, shard_map
 
 # The most bytes of a message times devices: every process knows the data of all devices.
 MOST_BYTES = 1 << 28

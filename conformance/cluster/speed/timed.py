@@ -1,8 +1,8 @@
 """Times of one host: the same work again and again, for the comparison with the other hosts (`stragglers.py`)."""
 
-from ..core.settings import Settings, start_jax
-from ..faults import cluster as faults
-from ..laws.support import call
+from ...core.settings import Settings, start_jax
+from ...faults import cluster as faults
+from ...laws.support import call
 from . import workload
 
 
@@ -14,6 +14,7 @@ class Timed:
 
     def run(self, seconds: float) -> dict[str, list[float]]:
         """Name of a measurement -> seconds of each repetition, measured for about `seconds`."""
+        workload.prepare()
         start_jax(self.settings)
         with faults.slower(workload, self.process):
             return workload.measure(call.devices(self.settings), seconds)

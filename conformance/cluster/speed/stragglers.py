@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..benchmarks.judging.intervals import of_pairs
+from ...benchmarks.judging.intervals import of_pairs
 
 # The smallest slow-down that matters, and the limit above which the whole interval must be.
 MATTERS = 0.10

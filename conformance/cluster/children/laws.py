@@ -14,21 +14,21 @@ import jax
 import numpy as np
 from jax._src.distributed import global_state  # JAX has no public name for the store of joined processes
 
-from ..adapter import load_adapter
-from ..core.check import Check
-from ..core.kit import PACKAGE
-from ..core.law import laws, split_id
-from ..core.settings import Settings
-from ..faults.backend.seeding import patch
-from ..faults.trial import run_law
-from ..laws.support.compilation import precision
-from ..laws.support.guarded import Guarded
-from ..laws.support.process_group import Layout
-from ..laws.support.rank import Rank
-from ..laws.trainer import test_9_processes as nine
-from ..oracle.draws import divides
-from ..workers.channel import NoAnswer, Worker, importable
-from ..workers.serve import packed, unpacked
+from ...adapter import load_adapter
+from ...core.check import Check
+from ...core.kit import PACKAGE
+from ...core.law import laws, split_id
+from ...core.settings import Settings
+from ...faults.backend.seeding import patch
+from ...faults.trial import run_law
+from ...laws.support.compilation import precision
+from ...laws.support.guarded import Guarded
+from ...laws.support.process_group import Layout
+from ...laws.support.rank import Rank
+from ...laws.trainer import test_9_processes as nine
+from ...oracle.draws import divides
+from ...workers.channel import NoAnswer, Worker, importable
+from ...workers.serve import packed, unpacked
 from .alone import short
 from .member import Member
 

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..core.settings import Settings
-from ..judge.outcome import BROKEN, Group
-from ..machine.findings import Finding
-from ..run.verify import verify
+from ...core.settings import Settings
+from ...judge.outcome import BROKEN, Group
+from ...machine.findings import Finding
+from ...run.verify import verify
 
 # Facts of a result that a verdict needs.
 FACTS = ("adapter_frames", "out_of_memory", "unclaimed")

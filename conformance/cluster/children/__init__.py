@@ -1,0 +1,1 @@
+"""What runs in the children of an agent, on the devices of its host."""

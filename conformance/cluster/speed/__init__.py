@@ -1,0 +1,1 @@
+"""Times of the hosts, and which of them are slower than the others."""
