@@ -4,8 +4,8 @@ Each process measures in `BLOCKS` blocks of time, at the same time as the others
 a low quantile of its repetitions, since other work on a machine only adds time. The block's ratio is that time divided
 by the (lower) median of all processes in the same block, so that drifts which all processes share cancel. The interval
 of the ratio is the signed-rank interval over blocks (`benchmarks.judging.intervals`), which assumes no normal
-distribution, at the level `ALARMS` divided by the number of processes and measurements (Bonferroni). A process is named
-if its whole interval is above `LIMIT`, half of the slow-down that matters: right hosts differ by some per cent, too.
+distribution, at the level `FALSE_ALARMS` divided by the number of processes and measurements (Bonferroni). A process is
+named if its whole interval is above `LIMIT`, half of the slow-down that matters: right hosts differ by some per cent.
 """
 
 import math
@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...benchmarks.judging.intervals import of_pairs
+from ...benchmarks.judging.intervals import FALSE_ALARMS, of_pairs
 
 # The smallest slow-down that matters, and the limit above which the whole interval must be.
 MATTERS = 0.10
 LIMIT = 1 + MATTERS / 2
-# The probability that a run on equally fast processes names one.
-ALARMS = 0.001
 # Signed ranks of 30 blocks have 2^30 equally likely signs: enough for the level of 1,024 processes and 4 measurements.
 BLOCKS = 30
 QUANTILE = 0.25
@@ -71,7 +69,7 @@ def stragglers(times: Times, kinds: Mapping[int, str] | None = None) -> list[Str
         for process, mine in zip(group, blocks, strict=True):
             # A cheap test first: no interval of a process that is faster in most blocks can be above the limit.
             if np.median(mine / usual) > LIMIT:
-                ratio = of_pairs(usual.tolist(), mine.tolist(), ALARMS / comparisons)
+                ratio = of_pairs(usual.tolist(), mine.tolist(), FALSE_ALARMS / comparisons)
                 if ratio.low > LIMIT:
                     one = Straggler(process, what, ratio.value, ratio.low, ratio.high, len(group[process]))
                     named.append(one)
