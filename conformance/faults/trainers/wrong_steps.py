@@ -160,3 +160,26 @@ def _tables_in_bfloat16(right: Any, self: NumpyTrainer, params: Arrays) -> Tape:
     if self.case.precision == "bfloat16":
         tape.embedding = cast_first  # type: ignore[method-assign]
     return tape
+
+
+@FAULTS.method("bias-gradients-in-bfloat16", "tape")
+def _biases_in_bfloat16(right: Any, self: NumpyTrainer, params: Arrays) -> Tape:
+    """Biases that are added in bfloat16: their gradients are added up in bfloat16, one token after another."""
+    tape: Tape = right(self, params)
+    add = tape.linear
+
+    def linear(x: Array, name: str) -> tuple[Array, Back]:
+        y, back = add(x, name)
+
+        def back_in_bfloat16(dy: Array) -> Array:
+            before = tape.gradients[f"{name}.bias"].copy()
+            dx = back(dy)
+            total = np.add.reduce(dy.reshape(-1, dy.shape[-1]).astype(ml_dtypes.bfloat16), axis=0)
+            tape.gradients[f"{name}.bias"] = before + total.astype(np.float64)
+            return dx
+
+        return y, back_in_bfloat16
+
+    if self.case.precision == "bfloat16":
+        tape.linear = linear  # type: ignore[method-assign]
+    return tape
