@@ -22,6 +22,10 @@ WRONG: dict[str, dict[str, Wrong]] = {}
 # Scope of a variant, which ends its id after AT -> the sentence that its cause begins or ends with.
 AT = "@"
 PHASES = {"training": "In training only: ", "evaluation": "In evaluation only: "}
+APART = (
+    "Compare what the training step and the evaluation give to the network, and which network they call: arguments, "
+    "mode, precision and configuration. The phase that is named is the wrong one."
+)
 BLOCKS = {"blocks": "", "blocks-of-shards": " on each device"}
 
 
@@ -125,7 +129,9 @@ def scoped(variant: Variant, scope: str) -> Variant:
         return variant
     where = f" (Micro-batches are blocks of consecutive rows{BLOCKS[scope]}.)" if scope in BLOCKS else ""
     cause = f"{PHASES.get(scope, '')}{variant.cause}{where}"
-    return dataclasses.replace(variant, id=f"{variant.id}{AT}{scope}", cause=cause, scope=scope)
+    one = dataclasses.replace(variant, id=f"{variant.id}{AT}{scope}", cause=cause, scope=scope)
+    layers = {"training": "training loop", "evaluation": "evaluation"}
+    return dataclasses.replace(one, layer=layers[scope], next_step=APART) if scope in PHASES else one
 
 
 @functools.cache

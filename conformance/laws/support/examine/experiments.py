@@ -26,6 +26,8 @@ from .parts import alone, gradient, irregular, parts
 
 # Updates of an observed run: at least two with a learning rate above 0, and at most MOST.
 MOVING, MOST = 2, 6
+# A learning rate is wrong if it errs by this part of the largest one: far more than it is rounded.
+RATE = 1e-5
 # A variant that passes is evidence if it divides the largest margin by at least this, as in `trainer_checks`.
 DECISIVE = 100.0
 RESTART = ("save", "start", "restore")
@@ -45,7 +47,11 @@ def observed(trainer: Any, log: Log) -> Log | None:
     if not batches:
         return None
     moving = sum(learning_rate(log.case, t) > 0 for t in range(len(batches)))
-    while len(batches) < MOST and moving < MOVING:
+    # If the learning rate is wrong, the run goes on after the warm-up: many schedules begin alike.
+    rates = [call.result.learning_rate for call in log.calls if call.method == "step"]
+    wrong = any(abs(rate - learning_rate(log.case, t)) > RATE * log.case.learning_rate for t, rate in enumerate(rates))
+    least = log.case.warmup_steps + MOVING if wrong else 0
+    while len(batches) < MOST and (moving < MOVING or len(batches) < least):
         moving += learning_rate(log.case, len(batches)) > 0
         batches.append(batches[-1])
     calls: list[tuple[str, HostBatch | None]] = [("evaluate", batches[0])]
