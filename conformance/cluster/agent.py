@@ -16,15 +16,14 @@ from typing import IO, Any
 from ..core.kit import PACKAGE
 from ..core.settings import Settings
 from ..faults import cluster as faults
-from ..laws.support.process_group import free_port
 from ..machine import snapshot, startup
-from ..workers.channel import NoAnswer, Worker
+from ..workers.channel import NoAnswer, Worker, free_port
 from ..workers.plan import variables
 from .options import Cluster
 from .store import HOLD, Client, Gone
 
 # Seconds between two signs of life, and seconds without any after which process 0 and its agents give each other up.
-BEAT, LOST = 1.0, 60.0
+BEAT, LOST = 1.0, 30.0
 # Seconds in which the host of process 0 may answer that no process listens, before an agent takes process 0 for dead.
 REFUSED = 5.0
 # A host on which JAX needs more than JOINED seconds to start and join gets more time, up to SLOWEST times as much.
@@ -53,6 +52,7 @@ class Agent:
 
         Raises:
             Gone: process 0 never came, or is lost.
+            ValueError: process 0 has another number of processes, or another process has this number.
         """
         self._greet()
         for self.job in itertools.count():
@@ -87,6 +87,13 @@ class Agent:
                         f"it was not there within --wait {self.cluster.wait} s ({error})", refused=False
                     ) from error
                 time.sleep(0.2)
+        about, known = self._ask(get="run", hold=HOLD), self._ask(get=f"hello/{self.me}")
+        if about["processes"] != self.cluster.processes:
+            words = f"--num-processes = {self.cluster.processes}, must be {about['processes']}, as in process 0"
+            raise ValueError(words)
+        if known is not None:
+            words = f"another process has this number ({known['host']}, pid {known['pid']})"
+            raise ValueError(f"--process-id = {self.me}: {words}; give each process its own")
         # Process 0 finds itself at an address that may lead others to themselves, as 127.0.1.1 does.
         self.address = self.cluster.host if self.me == 0 else self.client.own_address()
         static = faults.reported(snapshot.static(), self.me)
@@ -115,6 +122,11 @@ class Agent:
         self.refused = (self.refused or now) if error.refused else None
         if now - self.silent > LOST or (self.refused and now - self.refused > REFUSED):
             raise Gone(f"no answer for {now - self.silent:.0f} s ({error})", refused=error.refused) from error
+
+    def leave(self, why: str) -> None:
+        """Tell process 0 that this agent ends."""
+        with contextlib.suppress(Gone):
+            self.client.request({f"left/{self.me}": why})
 
     def _beat(self, *_: object) -> None:
         """Show that this agent lives, about once a second; a `Stop` says that process 0 ends the job."""
@@ -183,9 +195,10 @@ class Agent:
             address = self._address(key, job["join"])
             first = {"name": "join", "method": "join", "arguments": [address, job["join"]], "seconds": job["join"] + 30}
             slowness = 1.0
-            for task in [first, *job["tasks"]]:
+            last = {"name": "leave", "method": "leave", "arguments": [], "seconds": job["join"]}
+            for task in [first, *job["tasks"], last]:
                 began = time.monotonic()
-                seconds = task["seconds"] * slowness
+                seconds = round(task["seconds"] * slowness)
                 answer = child.ask(task["method"], *task["arguments"], seconds=seconds, waiting=self._beat)
                 if task is first:
                     slowness = min(max(1.0, (time.monotonic() - began) / JOINED), SLOWEST)

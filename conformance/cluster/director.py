@@ -11,22 +11,13 @@ from .jobs import Jobs
 from .options import Cluster, slurm_hosts
 from .speed.stragglers import stragglers
 from .store import Store
-from .tournament import Pair, blamed, rounds
+from .tournament import Pair
 
 # Seconds for rungs 0 to 5 on one host, by level; each check has its own deadline too.
 ALONE = {"quick": 900.0, "standard": 2700.0, "full": 10800.0}
 START = 900.0
 # Seconds of timing on each host, by level.
 TIMED = {"quick": 4.0, "standard": 20.0, "full": 60.0}
-# Seconds to join a group, and for one collective, with its compilation.
-JOIN, EXCHANGE = 60, 20.0
-KIB, MIB = 1024, 1 << 20
-OPERATIONS = ("psum", "all_gather", "reduce_scatter", "all_to_all", "ppermute")
-# Bytes of a message, by level.
-SIZES = {
-    "quick": (KIB, 4 * MIB), "standard": (KIB, 64 * KIB, MIB, 4 * MIB),
-    "full": (64, KIB, 64 * KIB, MIB - 64, MIB + 64, 4 * MIB, 16 * MIB),
-}  # fmt: skip
 Say = Callable[[str, str], None]
 
 
@@ -59,6 +50,7 @@ class Director:
         self.together: dict[int, dict[str, Any]] = {}  # process -> check -> its result
         self.collectives: dict[str, list[str]] = {}  # collective of all hosts -> what was wrong
         self.pairs: dict[Pair, tuple[str, float, str]] = {}  # pair -> its state, seconds, and what was wrong
+        self.silences: dict[int, dict[str, Any]] = {}  # process -> its first hang, crash or error in a pair
         self.bad_links: list[Pair] = []
         self.differences: list[dict[str, Any]] = []
         self.times: dict[str, dict[int, list[float]]] = {}
@@ -168,100 +160,6 @@ class Director:
         for one in self.stragglers:
             words = f"{one.what} takes {one.ratio:.2f} times as long as on the others ({one.low:.2f} to {one.high:.2f})"
             self.hosts[one.process].set("alone", "slow", words)
-
-    def run_pairs(self, most: int | None) -> None:
-        """The tournament of pairs of hosts."""
-        self.begin("pairs")
-        members = self.members()
-        plan = rounds(members, most, self.settings.seed)
-        for groups in plan:
-            left_out = set(self._hopeless())
-            playing = [pair for pair in groups if not left_out & set(pair)]
-            if playing:
-                self._play(playing)
-        # What failed by a silence is tried once more: a partition may have healed.
-        for pair, (state, _, what) in list(self.pairs.items()):
-            if state in ("hang", "crash", "error") and not set(self._hopeless()) & set(pair):
-                self._play([pair])
-                again = self.pairs[pair]
-                words = "passed when repeated" if again[0] == "pass" else f"when repeated: {again[2]}"
-                self.pairs[pair] = (state, again[1], f"{what}; {words}"[:150])
-        self._blame()
-        played, passed = len(self.pairs), sum(state == "pass" for state, _, _ in self.pairs.values())
-        self.end(f"{passed} of {played} pairs passed, {len(plan)} rounds")
-
-    def _hopeless(self) -> list[int]:
-        """The processes that are lost, or failed with two partners and passed with none."""
-        bad, _ = blamed(*self._played())
-        return [*bad, *(host.process for host in self.hosts if host.out)]
-
-    def _played(self) -> tuple[list[Pair], list[Pair]]:
-        bad = [pair for pair, (state, _, _) in self.pairs.items() if state != "pass"]
-        return bad, [pair for pair in self.pairs if pair not in bad]
-
-    def _play(self, pairs: Sequence[Pair]) -> None:
-        tasks = [exchange(operation, size) for size in SIZES[self.settings.level] for operation in OPERATIONS]
-        members = [process for pair in pairs for process in pair]
-        deadline = 2 * JOIN + 30 + sum(task["seconds"] for task in tasks)
-        results = self.jobs.run("group", members, deadline, pairs, factory="member:Member", join=JOIN, tasks=tasks)
-        for pair in pairs:
-            both = [results[process] for process in pair]
-            for process in pair:
-                host = self.hosts[process]
-                host.seconds["pairs"] = host.seconds.get("pairs", 0.0) + results[process].get("seconds", 0.0)
-                if results[process]["state"] == "lost":
-                    host.set("pairs", "lost", results[process]["message"])
-            self.pairs[pair] = judged(pair, both)
-
-    def _blame(self) -> None:
-        """Name bad hosts and links, and set the state of each host."""
-        bad_hosts, self.bad_links = blamed(*self._played())
-        for host in self.hosts:
-            own = {pair: result for pair, result in self.pairs.items() if host.process in pair}
-            wrong = {pair: result for pair, result in own.items() if result[0] != "pass"}
-            first = next(iter(wrong.values()), None)
-            if host.process in bad_hosts and first is not None:
-                words = f"fails with each of its {len(wrong)} partners: {first[2]}"
-                host.set("pairs", first[0], words)
-            links = [pair for pair in self.bad_links if host.process in pair]
-            for a, b in links:
-                state, _, what = self.pairs[a, b]
-                other = self.hosts[b if host.process == a else a]
-                host.set("pairs", state, f"the link to {other.title}: {what}")
-            if own and host.states["pairs"] == "not_run":
-                host.states["pairs"] = "pass"
-
-
-def judged(pair: Pair, both: Sequence[Mapping[str, Any]]) -> tuple[str, float, str]:
-    """The results of the two members of a pair -> its state, its seconds, and what was wrong."""
-    seconds = max(result.get("seconds", 0.0) for result in both)
-    order = ("lost", "crash", "error", "hang", "stopped")
-    for state in order:
-        for process, result in zip(pair, both, strict=True):
-            if result["state"] == state:
-                tasks = result.get("tasks") or [{"name": "join"}]
-                where = f"{state} of {process} in {tasks[-1]['name']}: {result.get('message', '')}"
-                return "hang" if state == "stopped" else state, seconds, where[:110]
-    wrong: dict[str, list[str]] = {}
-    for result in both:
-        for task in result["tasks"]:
-            for sender, receiver, _ in task["value"]["wrong"] if task["name"] != "join" else ():
-                wrong.setdefault(f"{sender}>{receiver}", []).append(task["name"])
-    if not wrong:
-        return "pass", seconds, ""
-    words = "; ".join(
-        f"{way} {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}" for way, names in wrong.items()
-    )
-    return "fail", seconds, words[:110]
-
-
-def exchange(operation: str, size: int, *arguments: Any) -> dict[str, Any]:
-    """The task of one collective."""
-    unit = f"{size / MIB:g} MiB" if size >= MIB else f"{size / KIB:g} KiB" if size >= KIB else f"{size} B"
-    return {
-        "name": f"{operation} {unit}", "method": "exchange", "arguments": [operation, size, *arguments],
-        "seconds": EXCHANGE,
-    }  # fmt: skip
 
 
 def counted(statuses: Mapping[str, str]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Host:
         if STATES.index(state) < STATES.index(self.states[phase]):
             self.states[phase] = state
             if message:
-                self.messages[phase] = message
+                self.messages[phase] = " ".join(message.split())
             self.stack = list(stack) or self.stack
 
     @property

@@ -64,6 +64,8 @@ class Jobs:
                 result = self._result(process)
                 if result.get("done"):
                     results[process] = result
+                elif left := self.store.get(f"left/{process}"):
+                    results[process] = result | {"state": "lost", "message": left}
                 elif now - self.store.seen.get(process, 0.0) > LOST:
                     message = f"no sign of life for {LOST:g} s: the process, its host or its network is down"
                     results[process] = result | {"state": "lost", "message": message}

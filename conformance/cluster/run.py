@@ -22,6 +22,7 @@ from .agent import Agent
 from .director import Director
 from .options import Cluster
 from .outcome import TOP_ALONE, outcome_of
+from .pairs import run_pairs
 from .store import Gone, Server, Store
 from .together import run_together
 
@@ -48,8 +49,13 @@ def run(cluster: Cluster, settings: Settings, out: Path) -> int:
 def follow(cluster: Cluster, out: Path) -> int:
     """What each process does except process 0."""
     signal.signal(signal.SIGTERM, _end)
+    agent = Agent(cluster, out)
     try:
-        last = Agent(cluster, out).run()
+        last = agent.run()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        how = "Ctrl-C" if isinstance(stop, KeyboardInterrupt) else "SIGTERM"
+        agent.leave(f"it was ended by {how}")
+        raise
     except Gone as error:
         where = f"{cluster.coordinator}: {error}"
         print(f"sftref: process {cluster.process}: process 0 is lost: {where}", file=sys.stderr, flush=True)
@@ -70,13 +76,20 @@ def lead(cluster: Cluster, settings: Settings, out: Path) -> int:
     signal.signal(signal.SIGTERM, _end)
     screen = Lines(settings, {})
     director = Director(cluster, on_devices(settings, cluster), store, screen.note, Waits())
+    store.put({"run": {"processes": cluster.processes}})
+    interrupted = None
     with Worker(f"{PACKAGE}.cluster.agent:Agent", cluster, out, alone=True) as own:
         own.send("run")
-        director.start()
-        director.run_alone(dataclasses.replace(director.settings, only=lower(settings)))
-        director.run_pairs(cluster.pairs)
-        run_together(director)
+        try:
+            director.start()
+            director.run_alone(dataclasses.replace(director.settings, only=lower(settings)))
+            run_pairs(director, cluster.pairs)
+            run_together(director)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            interrupted = 130 if isinstance(stop, KeyboardInterrupt) else 128 + signal.SIGTERM
+            own.close()
         outcome = outcome_of(director, settings, time.monotonic() - began)
+        outcome.interrupted = interrupted
         verdict = judge(outcome)
         for group in outcome.groups():
             screen.rung(group)

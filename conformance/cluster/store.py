@@ -33,20 +33,27 @@ class Store:
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # Key -> notified when it is set. Without it, each of a thousand results would wake a thousand threads.
+        self._keys: dict[str, threading.Condition] = {}
         # Process -> when its last request came, in seconds of `time.monotonic`.
         self.seen: dict[int, float] = {}
 
     def put(self, values: Mapping[str, Any]) -> None:
         """Set keys."""
-        with self._changed:
+        with self._lock:
             self._values.update(values)
+            for key in values:
+                if key in self._keys:
+                    self._keys.pop(key).notify_all()
             self._changed.notify_all()
 
     def get(self, key: str, hold: float = 0.0) -> Any:
         """The value of a key, for which this waits `hold` seconds; None if it is not set."""
-        with self._changed:
-            self._changed.wait_for(lambda: key in self._values, hold)
+        with self._lock:
+            if hold > 0 and key not in self._values:
+                self._keys.setdefault(key, threading.Condition(self._lock)).wait_for(lambda: key in self._values, hold)
             return self._values.get(key)
 
     def wait(self, seconds: float) -> None:

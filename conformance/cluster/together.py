@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.law import expected, split_id
-from ..laws.support.messages import AXES
-from .director import JOIN, OPERATIONS, SIZES, Director, counted, exchange
+from .director import Director, counted
 from .hosts import ranges
+from .pairs import JOIN, OPERATIONS, SIZES, STEPS, exchange
 
 # The laws that hosts run together, in this order. `processes.collectives` is a task of its own; `processes.lost` ends a
 # process, and `processes.resume` needs a folder that all hosts see: both run on one machine.
 TOGETHER = ("processes.devices", "processes.training", "processes.agreement", "processes.layouts", "processes.data")
+# The axes of a grid of devices (`laws/support/messages.py`).
+ACROSS, ALONG = ("process",), ("local",)
 # How often a new, smaller group is made after a host failed.
 MOST_GROUPS = 4
 
@@ -49,9 +51,11 @@ def attempt(director: Director, members: Sequence[int], factory: str, tasks: Seq
     deadline = 2 * JOIN + 30 + sum(task["seconds"] for task in tasks)
     results = director.jobs.run("group", members, deadline, [members], factory=factory, join=JOIN, tasks=tasks)
     note(director, members, results)
-    # The first task is to join.
-    each = [sum(task["state"] == "pass" for task in result.get("tasks", ())) - 1 for result in results.values()]
-    return max(min(each), 0)
+    names = {task["name"] for task in tasks}
+    return min(
+        sum(task["state"] == "pass" and task["name"] in names for task in result.get("tasks", ()))
+        for result in results.values()
+    )
 
 
 def trainings(director: Director) -> list[dict[str, Any]]:
@@ -88,11 +92,11 @@ def collectives(director: Director) -> list[dict[str, Any]]:
     members = good(director)
     tasks = [exchange(operation, size) for size in SIZES[director.settings.level] for operation in OPERATIONS]
     small = SIZES[director.settings.level][0]
-    for width, axes in ((1, AXES[:1]), (2, AXES[1:]), (2, AXES[:1])):
+    for width, axes in ((1, ACROSS), (2, ALONG), (2, ACROSS)):
         if len(members) % width == 0 and len(members) > width:
             for operation in OPERATIONS:
                 task = exchange(operation, small, width, axes)
-                along = "across processes" if width == 1 else "in pairs" if axes == AXES[1:] else "across pairs"
+                along = "across processes" if width == 1 else "in pairs" if axes == ALONG else "across pairs"
                 tasks.append(task | {"name": f"{task['name']} {along}"})
     return tasks
 
@@ -112,7 +116,7 @@ def note(director: Director, members: Sequence[int], results: Mapping[int, Mappi
         )
     for process, result in results.items():
         for task in result.get("tasks", ()):
-            if task["state"] == "pass" and task["name"] != "join":
+            if task["state"] == "pass" and task["name"] not in STEPS:
                 note_task(director, process, task)
 
 

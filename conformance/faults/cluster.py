@@ -10,9 +10,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from .backend import primitives
-from .backend.seeding import patch
-
 VARIABLE = "SFTREF_CLUSTER_FAULT"
 # A variable of each child: the number of its process in the run.
 PROCESS = "SFTREF_CLUSTER_PROCESS"
@@ -74,6 +71,8 @@ def seed_machine() -> None:
     """Seed the fault of this process's host, if it has one, until the process ends."""
     faults = seeded(int(os.environ.get(PROCESS, "-1")))
     if "wrong-matrix-product" in faults:
+        from .backend import primitives  # it imports JAX, which agents do without
+
         _SEEDED.enter_context(primitives.FAULTS.seed("last-term-lost"))
 
 
@@ -83,6 +82,8 @@ def slower(workload: Any, process: int) -> Iterator[None]:
     if "slower-by-10-percent" not in seeded(process):
         yield
         return
+    from .backend.seeding import patch
+
     right = workload.repeat
 
     def longer(program: Any) -> float:

@@ -108,12 +108,19 @@ class Outcome:
         return [record for record in self.of_status(*WRONG) if record.judged]
 
     def wrong_hosts(self) -> list[str]:
-        """The processes of a cluster with another environment, wrong data in a pair or less speed, in words."""
-        texts = []
-        for one in self.cluster["hosts"] if self.cluster else ():
-            # A wrong result alone or together is one of a check.
-            wrong = one["phase"] in ("start", "pairs") and one["states"][one["phase"]] in ("fail", "different")
-            if wrong or "slow" in one["states"].values():
+        """What is wrong with hosts and links of a cluster, except results of checks, hangs and crashes, in words."""
+        if self.cluster is None:
+            return []
+        links, names = self.cluster["bad_links"], [one["host"] for one in self.cluster["hosts"]]
+        texts = [
+            f"the link between process {a} ({names[a]}) and process {b} ({names[b]}): {what}"
+            for a, b, state, _, what in self.cluster["pairs"]
+            if state == "fail" and [a, b] in links
+        ]
+        for one in self.cluster["hosts"]:
+            states, linked = one["states"], any(one["process"] in link for link in links)
+            wrong = states["start"] == "different" or (states["pairs"] == "fail" and not linked)
+            if wrong or "slow" in states.values():
                 texts.append(f"process {one['process']} ({one['host']}): {one['phase']}: {one['message']}")
         return texts
 

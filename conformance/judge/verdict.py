@@ -107,7 +107,7 @@ def _reason(outcome: Outcome, old: Sequence[str]) -> str:
     }  # fmt: skip
     parts += [f"{len(broken)} {word} ({_first(broken)})" for word, broken in ends.items() if broken]
     hosts = outcome.wrong_hosts()
-    parts += [f"{hosts[0]}{_more(len(hosts) - 1, ' hosts')}"] if hosts else []
+    parts += [f"{hosts[0]}{_more(len(hosts) - 1)}"] if hosts else []
     parts += [*outcome.troubles, *(f"deviation {text}" for text in old)]
     if outcome.outlived:
         count = f"{len(outcome.outlived)} process{'es' if len(outcome.outlived) > 1 else ''}"

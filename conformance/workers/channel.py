@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -138,6 +139,13 @@ def call(
     if failures:
         raise WorkerError(failures)
     return results
+
+
+def free_port() -> int:
+    """A free port of this machine."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])
 
 
 def importable() -> dict[str, str]:

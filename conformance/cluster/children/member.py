@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # JAX has no public name for the store of joined processes
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.settings import Settings, start_jax
@@ -22,6 +23,8 @@ from ...machine.meshes import coded, shard_map
 
 # The most bytes of a message times devices: every process knows the data of all devices.
 MOST_BYTES = 1 << 28
+# Seconds that the others have to end their last task.
+LEAVE = 30
 # Seconds without a heartbeat after which JAX ends the members. The agents and process 0 notice a lost one earlier.
 HEARTBEAT = 600
 
@@ -59,6 +62,13 @@ class Member:
             raise RuntimeError(f"all processes must have the same number of devices: {shown}; give --devices")
         self.devices = [device for several in each for device in several]
         return counts[0]
+
+    def leave(self) -> None:
+        """Wait until the others have ended their tasks too, since the first member's process serves JAX's store."""
+        client: Any = global_state.client
+        client.key_value_set(f"sftref/left/{self.number}", "1")
+        for number in range(len(self.members)) if self.number == 0 else ():
+            client.blocking_key_value_get(f"sftref/left/{number}", 1000 * LEAVE)
 
     def exchange(self, operation: str, size: int, width: int = 1, axes: Sequence[str] = AXES) -> dict[str, Any]:
         """Run one of `messages.COLLECTIVES` twice, and compare this process's results bit for bit with NumPy's.

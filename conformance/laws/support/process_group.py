@@ -5,7 +5,6 @@ names it, with its last output or its stack, and all processes are ended.
 """
 
 import re
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,7 +14,7 @@ import numpy as np
 from ...adapter import HostBatch
 from ...core.check import AdapterRaised, LawBroken
 from ...core.comparison import Array
-from ...workers.channel import NoAnswer, Worker, WorkerError, answers, importable
+from ...workers.channel import NoAnswer, Worker, WorkerError, answers, free_port, importable
 from .rank import HEARTBEAT, JOINING
 
 # Seconds for an answer. The first run of a program includes its compilation, in all processes at once.
@@ -147,13 +146,6 @@ def _variables() -> dict[str, str]:
         flags = re.sub(r"--xla_force_host_platform_device_count=\S*", "", variables["XLA_FLAGS"])
         variables["XLA_FLAGS"] = flags.strip()
     return variables
-
-
-def free_port() -> int:
-    """A free port of this machine."""
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return int(listener.getsockname()[1])
 
 
 def layouts(processes: int, devices: int = 4) -> list[Layout]:
