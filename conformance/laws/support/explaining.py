@@ -48,7 +48,7 @@ class Recorder:
     def _start(self, right: Any, case: Any, params: Any, n: int) -> None:
         calls = self.logs[-1].calls if self.logs else []
         if any(call.method == "save" for call in calls) and not any(call.method == "restore" for call in calls):
-            calls.append(Call("start"))
+            calls.append(Call("start", None, copied(params)))
         else:
             self.logs = [*self.logs, Log(case, copied(params), n)][-MOST_RUNS:]
         if not any(trainer is self.trainer and one == case for trainer, one in cases):

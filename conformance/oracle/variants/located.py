@@ -119,6 +119,8 @@ def located(
         return place
     if "rate" in first:
         return Located("schedule", tuple(_rates(log, compared)))
+    if "restored" in first:
+        return Located("restart", ())
     return (
         Located("evaluation", ("only logits after an update are wrong",))
         if "logits" in first

@@ -27,6 +27,7 @@ WORDS = {
     "loss": "loss of update {}", "rate": "learning rate of update {}", "gradient": "gradient of update {}",
     "logits": "logits after {} updates", "distance": "parameters after {} updates",
     "first moment": "first moments after {} updates", "second moment": "second moments after {} updates",
+    "restored": "parameters that a restart restores after {} updates",
 }  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def seen(log: Log) -> list[Seen]:
 
 def _things(log: Log, points: dict[int, Params], result: Callable[[Call], Any]) -> Iterator[Seen]:
     """What a trainer returned, whose parameters at some calls are `points`."""
-    since, updates, start = 0, 0, points[-1]
+    since, updates, start, fresh = 0, 0, points[-1], False
     zero = measured.zero_gradients(log.case)
     for i, call in enumerate(log.calls):
         got = result(call)
@@ -100,7 +101,11 @@ def _things(log: Log, points: dict[int, Params], result: Callable[[Call], Any]) 
             if since:
                 moved = {name: leaf - start[name] for name, leaf in got.items() if name not in zero}
                 yield Seen("distance", updates, moved, start, since)
-            since, start = 0, points[i]
+            elif fresh:
+                yield Seen("restored", updates, {name: leaf for name, leaf in got.items() if name not in zero}, start)
+            since, start, fresh = 0, points[i], False
+        elif call.method == "restore":
+            fresh = True
         elif call.method == "gradients":
             yield Seen("gradient", updates, got, start)
         elif call.method == "moments":
@@ -131,7 +136,7 @@ def replay(several: Sequence[Variant], log: Log, points: dict[int, Params], roun
         if call.method == "save":
             saved.append(vars(trainer) | {"notes": dict(trainer.notes)})
         elif call.method == "start":
-            trainer.start(log.case, log.params, trainer.n)  # before a restore
+            trainer.start(log.case, call.result or log.params, trainer.n)  # before a restore
         elif call.method == "restore":
             trainer.restored(saved[-1])
         elif call.method in COMPARED:

@@ -21,7 +21,7 @@ from ....oracle.variants.located import Located, Pair, located, pairs, restored,
 from ....oracle.variants.replay import Call, Log, bounds, seen
 from ....oracle.variants.search import Several
 from ..compilation import precision
-from .made import copied, made
+from .made import called, made
 from .parts import alone, gradient, irregular, parts
 
 # Updates of an observed run: at least two with a learning rate above 0, and at most MOST.
@@ -39,9 +39,9 @@ def _simple(log: Log) -> list[tuple[str, HostBatch | None]]:
 
 
 def observed(trainer: Any, log: Log) -> Log | None:
-    """The run, with gradients, parameters, moments and logits around each update; None for a run with a restart."""
+    """The run, with gradients, parameters, moments and logits around each update; None if there is no such run."""
     if any(call.method in RESTART for call in log.calls):
-        return None
+        return restarted(trainer, log)
     batches = [batch for method, batch in _simple(log) if method == "step" and batch is not None]
     batches = batches or [batch for _, batch in _simple(log) if batch is not None][:1]
     if not batches:
@@ -63,18 +63,28 @@ def observed(trainer: Any, log: Log) -> Log | None:
     return made(trainer, log, calls)
 
 
-def restarted(trainer: Any, log: Log) -> Log:
-    """The updates of a run up to its save, and a restart, with parameters and moments before and after it."""
+def restarted(trainer: Any, log: Log) -> Log | None:
+    """The updates of a run up to its save, a restart and the update after it, with everything observed around it.
+
+    None if the run does not restore what it saved, or makes no update before.
+    """
     methods = [call.method for call in log.calls]
-    steps = [(call.method, call.batch) for call in log.calls[: methods.index("save")] if call.method == "step"]
-    shown = [("params", None), *([("moments", None)] if "moments" in trainer.capabilities else [])]
-    run = made(trainer, log, [*steps, *shown])
+    if "restore" not in methods or "step" not in methods[: methods.index("save")]:
+        return None
+    before = [(call.method, call.batch) for call in log.calls[: methods.index("save")] if call.method == "step"]
+    state = [("params", None), *([("moments", None)] if "moments" in trainer.capabilities else [])]
+    batch = next(
+        (call.batch for call in log.calls[methods.index("restore") :] if call.batch is not None), before[-1][1]
+    )
+    seen = [("gradients", batch)] if "gradients" in trainer.capabilities else []
+    after = [*state, ("evaluate", batch), *seen, ("step", batch), *state, ("step", batch), *state]
+    run, half = made(trainer, log, [*before, *state]), {name: leaf * 0.5 for name, leaf in log.params.items()}
     with tempfile.TemporaryDirectory() as folder, precision(log.case):
         trainer.save(Path(folder))
-        trainer.start(log.case, {name: leaf * 0.5 for name, leaf in log.params.items()}, log.n)
+        trainer.start(log.case, half, log.n)
         trainer.restore(Path(folder))
-        after = [Call(method, None, copied(getattr(trainer, method)())) for method, _ in shown]
-    run.calls += [Call("save"), Call("restore"), *after]
+        run.calls += [Call("save"), Call("start", None, half), Call("restore")]
+        run.calls += called(trainer, after)
     return run
 
 
@@ -170,7 +180,8 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
     if any(call.method in RESTART for call in run.calls):
         if whole(pairs(made(trainer, run, _simple(run)))) > 1:
             return place
-        return Located("restart", (*place.words, *restored(restarted(trainer, run))))
+        shown = restored(run if run is not log else restarted(trainer, log) or log)
+        return Located("restart", (*place.words, *shown))
     shown = any(pair.bad for pair in compared if pair.got.kind in ("loss", "rate", "distance"))
     if shown and _unobserved_is_right(trainer, run):
         return Located("observation", place.words)

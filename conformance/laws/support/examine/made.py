@@ -30,7 +30,14 @@ def made(trainer: Any, log: Log, calls: list[tuple[str, HostBatch | None]]) -> L
     run = Log(log.case, log.params, log.n)
     with precision(log.case):
         trainer.start(log.case, {name: np.array(leaf) for name, leaf in log.params.items()}, log.n)
-        for method, batch in calls:
-            result = getattr(trainer, method)(*(() if batch is None else (copied_batch(batch),)))
-            run.calls.append(Call(method, batch, copied(result)))
+        run.calls += called(trainer, calls)
     return run
+
+
+def called(trainer: Any, calls: list[tuple[str, HostBatch | None]]) -> list[Call]:
+    """These calls of a trainer that has started, with copies of what they get and return."""
+    made = []
+    for method, batch in calls:
+        result = getattr(trainer, method)(*(() if batch is None else (copied_batch(batch),)))
+        made.append(Call(method, batch, copied(result)))
+    return made
