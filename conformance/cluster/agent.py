@@ -150,7 +150,7 @@ class Agent:
         if self.cluster.local_devices:
             numbers = ",".join(map(str, self.cluster.local_devices))
             kept |= {"JAX_CUDA_VISIBLE_DEVICES": numbers, "JAX_ROCM_VISIBLE_DEVICES": numbers}
-        return kept | {faults.PROCESS: str(self.me)}
+        return kept | {faults.PROCESS: str(self.me), faults.JOB: str(self.job)}
 
     @contextlib.contextmanager
     def _child(self, factory: str, *arguments: Any) -> Iterator[Worker]:

@@ -51,6 +51,7 @@ class Director:
         self.collectives: dict[str, list[str]] = {}  # collective of all hosts -> what was wrong
         self.pairs: dict[Pair, tuple[str, float, str]] = {}  # pair -> its state, seconds, and what was wrong
         self.silences: dict[int, dict[str, Any]] = {}  # process -> its first hang, crash or error in a pair
+        self.healed: list[Pair] = []  # pairs that passed when repeated
         self.bad_links: list[Pair] = []
         self.differences: list[dict[str, Any]] = []
         self.times: dict[str, dict[int, list[float]]] = {}
@@ -87,12 +88,15 @@ class Director:
             self._note(host, result)
         self.differences = differences(self.hosts)
         for found in self.differences:
-            for process in minority(found) if found["level"] == "broken" or found["name"] == "clock" else ():
-                usual = found["values"][0]["value"]
+            usual = found["values"][0]["value"]
+            for process in minority(found) if found["level"] == "broken" else ():
                 own = next(v["value"] for v in found["values"][1:] if process in numbers(v["processes"]))
-                self.hosts[process].set("start", "different", f"{found['name']} = {own}, not {usual} as on the others")
+                self.hosts[process].set("start", "different", f"{found['name']}: {own}; most others: {usual}")
         count = sum(len(host.live.get("devices", ())) for host in self.hosts)
         self.end(f"{len(here)} of {len(self.hosts)} processes, {count} devices")
+        for found in self.differences[:NAMED]:
+            values = "; ".join(f"{one['value']} (process {one['processes']})" for one in found["values"])
+            self.say("idle", f"differs: {found['name']}: {values}")
 
     def _await(self) -> None:
         until = time.monotonic() + self.cluster.wait

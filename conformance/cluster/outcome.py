@@ -12,7 +12,7 @@ from .director import Director
 from .hosts import PHASES, Host
 from .options import Cluster
 from .speed.stragglers import summary
-from .together import TOGETHER
+from .together import trainings
 
 # The highest rung that each host runs alone, and the law whose result is that of the collectives of all hosts.
 TOP_ALONE, COLLECTIVES = 5, "processes.collectives"
@@ -25,7 +25,9 @@ MESSAGE = 600
 
 def outcome_of(director: Director, settings: Settings, seconds: float) -> Outcome:
     """The outcome of a run, with one result for each check: the worst of all hosts, with the names of the hosts."""
-    ids = [check for check in expected(settings.level, settings.subjects, settings.only, processes=2) if ours(check)]
+    every = expected(settings.level, settings.subjects, settings.only, processes=2)
+    planned = {task["name"] for task in trainings(director)}
+    ids = [check for check in every if split_id(check)[0].rung <= TOP_ALONE or check in planned]
     ids += [COLLECTIVES] if director.collectives and COLLECTIVES not in ids else []
     outcome = Outcome(settings=settings, expected=ids, cluster=cluster_json(director), seconds=seconds)
     first = next((host for host in director.hosts if host.facts), None)
@@ -49,12 +51,6 @@ def outcome_of(director: Director, settings: Settings, seconds: float) -> Outcom
         and not host.checks.get(host.phase, {}).get("failed")  # that is a result of a check
     ]  # fmt: skip
     return outcome
-
-
-def ours(check: str) -> bool:
-    """Whether a run on several hosts includes a check: rungs 0 to 5, and those of rung 9 that need no common folder."""
-    law, _ = split_id(check)
-    return law.rung <= TOP_ALONE or law.id in (*TOGETHER, COLLECTIVES)
 
 
 def of_collectives(director: Director) -> Result:
@@ -92,7 +88,7 @@ def cluster_json(director: Director) -> dict[str, Any]:
     hosts = [host.to_json() for host in director.hosts]
     links = [list(pair) for pair in director.bad_links]
     # A host with a bad link only is not bad.
-    linked = {process for pair in director.bad_links for process in pair}
+    linked = {process for pair in [*director.bad_links, *director.healed] for process in pair}
     bad = [host.process for host in director.hosts
            if host.phase is not None and not (host.phase == "pairs" and host.process in linked)]  # fmt: skip
     # What is wrong with all of them is no fault of a host.
@@ -131,5 +127,5 @@ def exclude(cluster: Cluster, hosts: Sequence[Host], left_out: Sequence[int]) ->
         return f"mpirun --host {','.join(rest)} -n {count} sftref verify --distributed auto"
     if cluster.launcher == "kubernetes" and names:
         return f"kubectl cordon {' '.join(names)}"
-    which = f"process {', '.join(map(str, left_out))}"
-    return f"leave out {which}{f' ({chr(44).join(names)})' if names else ''}: --num-processes {count}"
+    which = f"process {', '.join(map(str, sorted(left_out)))}"
+    return f"--num-processes {count}, without {which}{f' on {chr(44).join(names)}' if names else ''}"

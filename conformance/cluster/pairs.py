@@ -36,6 +36,7 @@ def run_pairs(director: Director, most: int | None) -> None:
             play(director, [pair])
             again, took, other = director.pairs[pair]
             words = "passed when repeated" if again == "pass" else f"when repeated: {other}"
+            director.healed += [pair] if again == "pass" else []
             director.pairs[pair] = (state, took, f"{what[: WHAT // 2]}; {words}"[:WHAT])
     blame(director)
     passed = sum(state == "pass" for state, _, _ in director.pairs.values())
@@ -73,8 +74,10 @@ def play(director: Director, pairs: Sequence[Pair]) -> None:
 
 
 def blame(director: Director) -> None:
-    """Name bad hosts and links, and set the state of each host."""
-    bad_hosts, director.bad_links = blamed(*played(director))
+    """Name bad hosts and links, and set the state of each host. A link that passed when repeated is not bad."""
+    bad, good = played(director)
+    bad_hosts, links = blamed(bad, good)
+    director.bad_links = [pair for pair in links if pair not in director.healed]
     for host in director.hosts:
         own = {pair: result for pair, result in director.pairs.items() if host.process in pair}
         wrong = [result for result in own.values() if result[0] != "pass"]
@@ -84,7 +87,7 @@ def blame(director: Director) -> None:
             where = f" ({silence['message']})" if silence.get("message") else ""
             words = f"fails with each of its {len(wrong)} partners: {what}{where}"
             host.set("pairs", state, words, silence.get("stack", ()))
-        for a, b in director.bad_links:
+        for a, b in links:
             if host.process in (a, b):
                 state, _, what = director.pairs[a, b]
                 other = director.hosts[b if host.process == a else a]

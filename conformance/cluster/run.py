@@ -94,7 +94,7 @@ def lead(cluster: Cluster, settings: Settings, out: Path) -> int:
         for group in outcome.groups():
             screen.rung(group)
         if outcome.cluster and outcome.cluster["exclude"]:
-            screen.note("bad", f"leave out: {outcome.cluster['exclude']}")
+            screen.note("bad", f"without the bad hosts: {outcome.cluster['exclude']}")
         report.write(out, outcome, verdict)
         screen.verdict(verdict, f"; report: {out / 'report.html'}")
         director.jobs.end(director.members(), {"line": verdict.line})

@@ -11,6 +11,8 @@ from .pairs import JOIN, OPERATIONS, SIZES, STEPS, exchange
 # The laws that hosts run together, in this order. `processes.collectives` is a task of its own; `processes.lost` ends a
 # process, and `processes.resume` needs a folder that all hosts see: both run on one machine.
 TOGETHER = ("processes.devices", "processes.training", "processes.agreement", "processes.layouts", "processes.data")
+# Those of `--level quick`.
+QUICK = TOGETHER[:3]
 # The axes of a grid of devices (`laws/support/messages.py`).
 ACROSS, ALONG = ("process",), ("local",)
 # How often a new, smaller group is made after a host failed.
@@ -62,10 +64,11 @@ def trainings(director: Director) -> list[dict[str, Any]]:
     """The tasks of laws of rung 9, in the order of trainers, for what the user selected."""
     settings = director.settings
     checks = expected(settings.level, settings.subjects, director.only, processes=2)
+    chosen = QUICK if settings.level == "quick" and not director.only else TOGETHER
     found = []
     for check in checks:
         law, subject = split_id(check)
-        if law.id in TOGETHER:
+        if law.id in chosen:
             task = {"name": check, "method": "law", "arguments": [check], "seconds": law.deadline}
             found.append((subject or "", TOGETHER.index(law.id), task))
     return [task for _, _, task in sorted(found, key=lambda one: one[:2])]
@@ -73,7 +76,7 @@ def trainings(director: Director) -> list[dict[str, Any]]:
 
 def good(director: Director) -> list[int]:
     """The processes with which nothing is wrong so far, as far as a process can be told from a link."""
-    bad = {process for pair in director.bad_links for process in pair}
+    bad = {process for pair in [*director.bad_links, *director.healed] for process in pair}
     fine = ("pass", "not_run", "slow")
     members = [
         host.process for host in director.hosts

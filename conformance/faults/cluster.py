@@ -13,6 +13,8 @@ from typing import Any
 VARIABLE = "SFTREF_CLUSTER_FAULT"
 # A variable of each child: the number of its process in the run.
 PROCESS = "SFTREF_CLUSTER_PROCESS"
+# Another one: the number of its job. The first pairs are job 3, after `start`, `alone` and `measure`.
+JOB, FIRST_PAIRS = "SFTREF_CLUSTER_JOB", 3
 FOR_EVER = 3600.0
 # How much longer each repetition takes on a slow host.
 SLOWER = 0.1
@@ -36,6 +38,8 @@ def received(got: dict[int, Any], member: Any, operation: str, size: int) -> dic
     """The results of a collective as the faults of this process change them: row -> values."""
     faults = seeded(member.members[member.number])
     if "hang-in-the-tournament" in faults and len(member.members) == 2 and operation == "all_gather":
+        time.sleep(FOR_EVER)
+    if "partition-that-heals" in faults and int(os.environ[JOB]) <= FIRST_PAIRS and operation == "all_gather":
         time.sleep(FOR_EVER)
     where = faults.get("messages-corrupted-above-1-MiB")
     if where and size > MIB and int(where.partition(">")[0]) in member.members:

@@ -124,6 +124,11 @@ class Outcome:
                 texts.append(f"process {one['process']} ({one['host']}): {one['phase']}: {one['message']}")
         return texts
 
+    def bad_hosts(self) -> list[str]:
+        """The processes of a cluster that should be left out, each with its host."""
+        hosts, bad = (self.cluster["hosts"], self.cluster["bad_hosts"]) if self.cluster else ((), ())
+        return [f"process {one['process']} ({one['host']})" for one in hosts if one["process"] in bad]
+
     def unjudged(self) -> list[Result]:
         """The checks that an exception of an adapter ended, or memory that ran out."""
         return [record for record in self.of_status(*WRONG) if not record.judged]

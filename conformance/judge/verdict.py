@@ -106,7 +106,9 @@ def _reason(outcome: Outcome, old: Sequence[str]) -> str:
         "ended by an exception of the adapter": [one for one in unjudged if "out_of_memory" not in one.facts],
     }  # fmt: skip
     parts += [f"{len(broken)} {word} ({_first(broken)})" for word, broken in ends.items() if broken]
-    hosts = outcome.wrong_hosts()
+    hosts, bad = outcome.wrong_hosts(), outcome.bad_hosts()
+    if bad and not hosts and not outcome.troubles:
+        parts.append(f"bad: {bad[0]}{_more(len(bad) - 1)}")
     parts += [f"{hosts[0]}{_more(len(hosts) - 1)}"] if hosts else []
     parts += [*outcome.troubles, *(f"deviation {text}" for text in old)]
     if outcome.outlived:

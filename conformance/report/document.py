@@ -47,7 +47,6 @@ def document(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         "kept_programs": {"since": outcome.kept_since, "doubted": outcome.doubted},
         "tries": None if outcome.tries is None else asdict(outcome.tries),
         "cluster": outcome.cluster,
-        "cluster": outcome.cluster,
         "diagnosis": diagnosis(outcome, verdict),
         "timing": timing(outcome),
     })  # fmt: skip
@@ -107,7 +106,12 @@ def _without_a_failed_law(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
     missing, stale, unjudged = unmet(outcome), stale_deviations(outcome), outcome.unjudged()
     unseen = [fate for fate in fates(outcome) if fate.status == "survived"]
     wrong = [finding for finding in outcome.findings if finding.level != "note"]
-    if unjudged and outcome.setup is None:
+    cluster = outcome.cluster or {}
+    if cluster.get("bad_hosts") or cluster.get("bad_links"):
+        layer, cause = "cluster", "A host, or the link between two hosts, is bad; the others were judged without it."
+        evidence = [*outcome.wrong_hosts(), *outcome.troubles]
+        step = f"Run without it: {cluster['exclude']}; then examine that host with `sftref env` and `sftref verify`."
+    elif unjudged and outcome.setup is None:
         layer = "memory" if unjudged[0].facts.get("out_of_memory") else "adapter"
         cause, step = unjudged_advice(unjudged[0])
         evidence = [f"{record.id}: {record.message}" for record in unjudged[:MOST_LINES]]
