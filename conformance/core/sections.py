@@ -103,6 +103,7 @@ class Cell:
     kind: str = ""
     link: str = ""  # the address to which the text links
     svg: str = ""  # a picture that HTML shows instead of the text
+    mark: str = ""  # a picture that HTML shows before the text
 
     def markdown(self) -> str:
         """The content in one line, with `|` escaped."""
@@ -116,7 +117,7 @@ class Cell:
         return line.replace("|", "\\|")
 
     def html(self) -> str:
-        text = self.svg or escape(self.text)
+        text = self.svg or f"{self.mark}{' ' if self.mark else ''}{escape(self.text)}"
         if self.link:
             text = f'<a href="{escape(self.link)}">{text}</a>'
         if self.kind == "code":

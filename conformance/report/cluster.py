@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from ..core.sections import Block, Cell, Figure, Row, Section, Table, Text, code, number, svg
+from ..core.sections import Block, Cell, Figure, Row, Section, Table, Text, number, svg
 from .pictures import cells, grid, ratios
 
 # State of a host in a phase, or of a pair -> its words and its colour.
@@ -17,6 +17,8 @@ STATES = {
 }  # fmt: skip
 # Up to this number of processes, each has a row with its name; above it, a cell of a grid. The most rows of a table.
 FEW, MOST_ROWS = 32, 100
+# The most characters of a value in the table of differences; report.json has the whole value.
+MOST_VALUE = 100
 # A cell of a passed phase or pair is the darker the longer it took: (time / median) up to which it has this opacity.
 SHADES = ((1.05, 0.25), (1.25, 0.45), (2.0, 0.7), (float("inf"), 1.0))
 DARKER = "A passed one is the darker, the longer it took: up to 1.05, 1.25 and 2 times the median, and more."
@@ -52,11 +54,11 @@ def _hosts(cluster: Cluster) -> Iterator[Block]:
         yield Figure(grid(f"{passed} of {len(hosts)} processes passed", titles, colours))
         yield Text(f"A cell for each process, in the order of their numbers, in rows of {FEW}. {DARKER}")
     shown = [host for host in hosts if len(hosts) <= FEW or host["status"] != "pass"]
-    rows = [(number(h["process"]), h["host"], f"{h['devices']} x {h['kind']}",
-             *(_phase(h, phase, usual[phase]) for phase in phases), h["message"])
+    rows = [(number(h["process"]), h["host"], *(_phase(h, phase, usual[phase]) for phase in phases),
+             f"{h['devices']} x {h['kind']}", h["message"])
             for h in shown[:MOST_ROWS]]  # fmt: skip
     if rows:
-        yield Table(("process", "host", "devices", *phases, "message"), rows)
+        yield Table(("process", "host", *phases, "devices", "message"), rows)
     yield from _more(len(shown))
     stacks = [(number(h["process"]), h["host"], " | ".join(h["stack"])) for h in shown[:MOST_ROWS] if h["stack"]]
     if stacks:
@@ -71,10 +73,7 @@ def _phase(host: Mapping[str, Any], phase: str, usual: float) -> Cell:
     seconds = "" if took is None else f"{took:.1f} s"
     text = " ".join(filter(None, (words, seconds, f"({', '.join(failed)})" if failed else "")))
     colour = _colour(state, took, usual)
-    if colour is None or state != "pass":
-        return Cell(text, kind)
-    marks = [*cells([(0, 0, colour)], 14), f'<text x="20" y="11">{seconds}</text>']
-    return Cell(text, svg=svg(text, 90, 14, marks))
+    return Cell(text, kind, mark=svg(words, 14, 14, cells([(0, 0, colour)], 14)) if colour else "")
 
 
 def _pairs(cluster: Cluster) -> Iterator[Block]:
@@ -120,7 +119,7 @@ def _matrix(pairs: Sequence[Sequence[Any]], processes: int, words: str) -> str:
             at = receiver // several, sender // several
             worst[at] = max(worst.get(at, (0, 0.0)), (rank, shade))
     side = -(-processes // several)
-    size = max(4, min(16, 384 // side))
+    size = max(4, min(24, 384 // side))
     labels = range(processes) if several == 1 and size >= 12 else ()
     edge = 24 if labels else 0
     texts = [f'<text x="{edge - 4}" y="{edge + i * size + size - 3}" text-anchor="end">{i}</text>' for i in labels]
@@ -135,9 +134,11 @@ def _matrix(pairs: Sequence[Sequence[Any]], processes: int, words: str) -> str:
 def _differences(differences: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     rows = []
     for one in differences[:MOST_ROWS]:
-        first, *others = [f"{value['value']} (processes {value['processes']})" for value in one["values"]]
+        values = [(str(value["value"]), value["processes"]) for value in one["values"]]
+        first, *others = [f"{text[:MOST_VALUE]}{'...' if len(text) > MOST_VALUE else ''} (processes {which})"
+                          for text, which in values]  # fmt: skip
         kind = "bad" if one["level"] == "broken" else "idle"
-        rows.append((Cell(one["level"], kind), code(one["name"]), first, "; ".join(others)))
+        rows.append((Cell(one["level"], kind), one["name"], first, "; ".join(others)))
     if rows:
         yield Table(("", "name", "value of most processes", "other values"), rows)
     yield from _more(len(differences))

@@ -73,8 +73,8 @@ def test_a_link_that_is_wrong_in_one_direction_has_one_red_cell() -> None:
         text, _ = shown(made_cluster)
         [path] = re.findall(r'<path d="([^"]+)" fill="var\(--bad\)"', text)
         assert path.count("M") == red
-    # Row 2, column 0, in a matrix whose labels take 24 pixels and whose cells take 16.
-    assert "M24 56h" in shown(cluster(4, 4, pairs=[[0, 2, "fail", 3.0, "2>0 psum 4 MiB"]]))[0]
+    # Row 2, column 0, in a matrix whose labels take 24 pixels and whose cells take 24.
+    assert "M24 72h" in shown(cluster(4, 4, pairs=[[0, 2, "fail", 3.0, "2>0 psum 4 MiB"]]))[0]
 
 
 def test_a_slow_phase_is_darker() -> None:
