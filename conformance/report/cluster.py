@@ -41,11 +41,10 @@ def _hosts(cluster: Cluster) -> Iterator[Block]:
     hosts, phases = cluster["hosts"], cluster["phases"]
     passed = sum(host["status"] == "pass" for host in hosts)
     took = ", ".join(f"{phase} {cluster['seconds'].get(phase, 0):.1f} s" for phase in phases)
-    yield Text(
-        f"{passed} of {cluster['processes']} processes passed, started by {cluster['launcher']}. Phases: {took}."
-    )
+    starter = "--coordinator" if cluster["launcher"] == "options" else cluster["launcher"]
+    yield Text(f"{passed} of {cluster['processes']} processes passed, started by {starter}. Phases: {took}.")
     if cluster["exclude"]:
-        yield Text(cluster["exclude"], "Command without the bad hosts")
+        yield Text(cluster["exclude"], "Without the bad hosts")
     usual = {phase: _median(host["seconds"].get(phase) for host in hosts) for phase in phases}
     if len(hosts) > FEW:
         titles = [f"{phase}: median {usual[phase]:.3g} s" for phase in phases]
@@ -70,8 +69,9 @@ def _phase(host: Mapping[str, Any], phase: str, usual: float) -> Cell:
     state, took = host["states"].get(phase, "not_run"), host["seconds"].get(phase)
     words, kind = STATES[state]
     failed = host["checks"].get(phase, {}).get("failed", ())
-    seconds = "" if took is None else f"{took:.1f} s"
-    text = " ".join(filter(None, (words, seconds, f"({', '.join(failed)})" if failed else "")))
+    seconds = "" if took is None else f"{took:.1f}\N{NO-BREAK SPACE}s"
+    parts = ("" if state == "pass" and seconds else words, seconds, f"({', '.join(failed)})" if failed else "")
+    text = " ".join(filter(None, parts))
     colour = _colour(state, took, usual)
     return Cell(text, kind, mark=svg(words, 14, 14, cells([(0, 0, colour)], 14)) if colour else "")
 
