@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sftref import __version__
-from sftref.cluster import supervise
+from sftref.cluster import programs, supervise
 from sftref.cluster.distributed import WAIT, Cluster
 from sftref.config import (
     DROPOUT_MODES,
@@ -81,7 +81,7 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", type=utf8, help="demo, tiny, a folder, or a model's id on the hub (default demo)")
     p.add_argument("--num-layers", type=int, help="keep the model's first layers only")
     p.add_argument("--trainer", choices=TRAINERS, help=f"default {default.trainer}")
-    p.add_argument("--devices", type=int, metavar="N", help="default: all; 8 simulated ones on a CPU-only machine")
+    p.add_argument("--devices", type=int, metavar="N", help="default: all; on a CPU-only machine one a core, 2 to 8")
     p.add_argument("--mesh", metavar="AXES", help="data=2,fsdp=2,tensor=2 shards the model too (default: data only)")
     p.add_argument("--eval-batch-size", type=int, help=f"examples over all devices (default {default.eval_batch_size})")
     p.add_argument("--max-length", type=int, help=f"most tokens in an example (default {default.max_length})")
@@ -96,6 +96,11 @@ def _shared_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--out", type=path, metavar="DIR", help="folder of the records (train: default runs/TASK-TRAINER-N)")
     p.add_argument("--overwrite", action="store_true", help="let --out replace the records of an earlier run")
+    p.add_argument(
+        "--program-cache",
+        action=argparse.BooleanOptionalAction,
+        help="keep compiled programs (default, on one process)",
+    )
     p.add_argument("--preallocate", action="store_true", help="let JAX reserve most of the accelerator's memory")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     several = p.add_argument_group("several processes", "each option can also be set by a variable such as SFTREF_WAIT")
@@ -174,6 +179,7 @@ def _run(command: str, args: dict[str, Any], argv: Sequence[str]) -> int:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     worker = supervise.WORKER in os.environ
+    keeps = args.pop("program_cache", True)
     try:
         cluster = make_cluster(args, os.environ)
         if not worker and "jax" not in sys.modules:
@@ -190,8 +196,10 @@ def _run(command: str, args: dict[str, Any], argv: Sequence[str]) -> int:
                 return supervise.run(argv, args.get("out", args.get("resume")), auto=cluster.auto)
         commands = _commands()
         run = commands.train if command == "train" else commands.evaluate
-        with interrupt.remembered(), surroundings.without_terminal():
-            run(args, cache_folder(os.environ), cluster)
+        cache = cache_folder(os.environ)
+        kept = programs.kept(cache if keeps and not cluster.several else None)
+        with interrupt.remembered(), surroundings.without_terminal(), kept:
+            run(args, cache, cluster)
     except (Exception, KeyboardInterrupt) as error:
         # A library may turn a Ctrl-C into another exception.
         message, code = (INTERRUPTED, 130) if interrupt.SEEN.is_set() else _explain(error)
@@ -222,7 +230,7 @@ def _commands() -> Any:
 
 
 def cache_folder(variables: Mapping[str, str]) -> Path | None:
-    """The folder of token caches: SFTREF_CACHE, or `sftref` in XDG_CACHE_HOME or ~/.cache; None without a home.
+    """The folder of all caches: SFTREF_CACHE, or `sftref` in XDG_CACHE_HOME or ~/.cache; None without a home.
 
     An empty or relative XDG_CACHE_HOME is ignored, as the specification of these folders demands
     (https://specifications.freedesktop.org/basedir-spec/latest/#basics).

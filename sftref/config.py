@@ -165,7 +165,7 @@ class TrainConfig:
     num_layers: int | None = None  # None: all layers of the checkpoint
     fresh_head: bool = False  # initialize the classifier, whatever the checkpoint has
     trainer: TrainerName = "mesh"
-    devices: int | None = None  # None: all (8 simulated ones on a CPU-only machine)
+    devices: int | None = None  # None: all (on a CPU-only machine: simulated ones, see `devices.py`)
     epochs: int = 3
     max_steps: int | None = None  # overrides epochs
     batch_size: int = 64  # over all devices

@@ -30,6 +30,8 @@ sys.modules.setdefault("evaluate", None)  # type: ignore[arg-type]
 pytest.register_assert_rewrite("checkpoints", "wordpieces")
 
 jax.config.update("jax_num_cpu_devices", DEVICES)
+# Tests that run `sftref train` in this process would keep its programs, and write each of them to a file.
+jax.config.update("jax_enable_compilation_cache", False)
 # Tracing makes many objects that live on; looking through them at Python's 700 took a tenth of the main thread's time.
 gc.set_threshold(20_000)
 # Most of the time of these tests is compilation. tox asks for programs without XLA's optimizations in the environments

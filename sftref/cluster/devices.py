@@ -1,6 +1,9 @@
-"""Configuration -> JAX devices: starts the backend once, with 8 simulated devices on a machine with a CPU only.
+"""Configuration -> JAX devices: starts the backend once, with simulated devices on a machine with a CPU only.
 
-With several processes, each has the same number of devices.
+By default one process simulates as many devices as it may use cores, 2 to 8. More devices than cores compute nothing
+faster, and each has its own parameters, moments and gradients: with MiniLM on two cores, 8 devices took 1.9 times as
+long for an update as one device, and 2.6 times the memory. Several processes simulate 8 devices in all, the same number
+each.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ LENIENT = {
 def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
     """Start JAX for a run and return its devices; to be called before any other use of JAX's devices.
 
-    On a machine with a CPU only, the devices are simulated: 8 by default, counted over all processes.
+    On a machine with a CPU only, the devices are simulated.
 
     Args:
         config: gives precision, trainer, mesh and number of devices.
@@ -66,13 +69,20 @@ def start(config: TrainConfig, cluster: Cluster = ALONE) -> list[jax.Device]:
     devices = _devices()
     if processes > 1:
         return _shares(devices, wanted, processes)
-    count = len(devices) if wanted is None else wanted
+    default = by_default() if devices[0].platform == "cpu" and not _own_number() else len(devices)
+    count = min(default, len(devices)) if wanted is None else wanted
     source = f" that {_own_number()} sets" if _own_number() and devices[0].platform == "cpu" else " of this machine"
     require(
         count <= len(devices),
         f"--devices = {count}, must be at most {len(devices)}, the {devices[0].platform} devices{source}",
     )
     return devices[:count]
+
+
+def by_default() -> int:
+    """The number of simulated devices of one process: one for each core that it may use, 2 to `SIMULATED`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(SIMULATED, max(2, cores))
 
 
 def _own_number() -> str:

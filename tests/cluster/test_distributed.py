@@ -1,6 +1,7 @@
 """Several processes: how they find each other, what each reads, and the message when one is lost."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from helpers import ragged
 
 from sftref.cli import main, make_cluster
 from sftref.cluster import supervise
+from sftref.cluster.devices import by_default, start
 from sftref.cluster.distributed import LOST, Cluster, digest, lost
-from sftref.config import ConfigError
+from sftref.config import ConfigError, TrainConfig
 from sftref.data.batches import Layout, Part, fill, pad
 
 THREE = {"coordinator": "host0:7777", "num_processes": 2, "process_id": 1}
@@ -158,3 +160,13 @@ def test_digests_differ_for_other_values_dtypes_and_shapes() -> None:
     a = np.arange(4, dtype=np.int32)
     assert digest(a) == digest(a.copy())
     assert len({digest(a), digest(a.astype(np.int64)), digest(a.reshape(2, 2)), digest([0, 1, 2, 3])}) == 4
+
+
+@pytest.mark.parametrize(("cores", "devices"), [(1, 2), (2, 2), (6, 6), (64, 8)])
+def test_as_many_simulated_devices_as_cores(cores: int, devices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least two, so that training is distributed; more than eight would only take memory."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert by_default() == devices
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    assert len(start(TrainConfig())) == devices
