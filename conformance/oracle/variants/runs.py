@@ -243,6 +243,12 @@ def _moments(right: Wrong, _: ShardedTrainer, gradients: Params, *, value: str) 
     return tuple(_narrow(kind, value) for kind in right(gradients))
 
 
+@wrong("one-moment-stored-in-bfloat16", "moments_after")
+def _one_moment(right: Wrong, _: ShardedTrainer, gradients: Params, *, value: str) -> tuple[Params, Params]:
+    first, second = right(gradients)
+    return (_narrow(first, "bfloat16"), second) if value == "first" else (first, _narrow(second, "bfloat16"))
+
+
 @wrong("gradients-rounded-to", "mean")
 def _rounded_mean(right: Wrong, _: ShardedTrainer, batch: HostBatch, *, value: str) -> tuple[float, Params]:
     loss, gradients = right(batch)

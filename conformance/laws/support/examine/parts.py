@@ -149,8 +149,6 @@ def parts(trainer: Any, log: Log) -> Iterator[str]:
         yield f"the logits are right without {right[0]}"
     else:
         rest = (
-            "the embeddings, a LayerNorm or the layers' order"
-            if found[all_before]
-            else "the pooler, the classifier or the order of rows"
+            "embeddings, LayerNorms, order of the layers" if found[all_before] else "pooler, classifier, order of rows"
         )
-        yield f"they stay wrong without attention and feed-forward layers, so {rest} can be wrong"
+        yield f"they stay wrong without attention and feed-forward layers, so at least one of these is wrong: {rest}"
