@@ -1,12 +1,12 @@
 """How often `stragglers` names a process that is 10 % slower, and how often it names a right one, on this machine.
 
-    python tests/studies/slow_hosts.py record OUT.json --starts 25 --windows 4 --seconds 10
-    python tests/studies/slow_hosts.py judge OUT.json
-    python tests/studies/slow_hosts.py live --trials 20 --seconds 10
+    python tests/studies/slow_hosts.py record OUT.json --starts 10 --windows 10 --seconds 4
+    python tests/studies/slow_hosts.py judge OUT.json --join 5
+    python tests/studies/slow_hosts.py live --trials 20 --seconds 20
 
 `record` starts four processes again and again, which call `workload.measure` at the same time; each window is a clean
-run. `judge` counts the alarms on the clean runs, and multiplies the times of one process in turn by 1.1. `live` makes
-one process really slower: it works a tenth longer in each repetition.
+run. `judge` counts the alarms on the clean runs, and multiplies the times of one process in turn by 1.1; `--join` makes
+one run of several windows. `live` makes one process really slower: it works a tenth longer in each repetition.
 """
 
 import argparse
@@ -95,6 +95,13 @@ def read(source: Path) -> list[Run]:
             for run in text]  # fmt: skip
 
 
+def joined(every: list[Run], several: int) -> list[Run]:
+    """Runs of `several` windows of one start each."""
+    parts = [every[first : first + several] for first in range(0, len(every) - several + 1, several)]
+    return [{what: {process: [value for run in part for value in run[what][process]] for process in one}
+             for what, one in part[0].items()} for part in parts]  # fmt: skip
+
+
 def scaled(run: Run, slow: int, factor: float) -> Run:
     """A run in which everything takes one process `factor` times as long."""
     return {what: {process: [value * (factor if process == slow else 1) for value in values]
@@ -139,12 +146,14 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=25)
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--join", type=int, default=1)
     parser.add_argument("--trials", type=int, default=20)
     options = parser.parse_args()
     if options.what == "record":
         record(options.file, options.starts, options.windows, options.seconds)
     else:
-        result = judge(read(options.file)) if options.what == "judge" else live(options.trials, options.seconds)
+        judged = options.what == "judge"
+        result = judge(joined(read(options.file), options.join)) if judged else live(options.trials, options.seconds)
         print(json.dumps(result))
     return 0
 
