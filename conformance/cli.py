@@ -168,7 +168,9 @@ def _verify(args: dict[str, Any]) -> int:
     if cluster is not None:
         from .cluster.run import run as run_on_cluster
 
-        return run_on_cluster(cluster, settings, args["out"])
+        if args["cache"] is not None:
+            raise ValueError("--cache with several processes: leave it out; each host compiles for itself")
+        return run_on_cluster(cluster, settings, known, args["out"])
     with output.prepared(args["out"]):
         return _verified(settings, known, file, args["out"], args["cache"])
 

@@ -39,7 +39,9 @@ class Stop(Exception):  # noqa: N818 - as `signals.Stopped`
 class Agent:
     """The agent of one process; `run` returns its exit code."""
 
-    def __init__(self, cluster: Cluster, out: Path | None) -> None:
+    def __init__(self, cluster: Cluster, out: Path | None, reported: Mapping[str, str] | None = None) -> None:
+        # The variables that the user set; process 0's agent is a child, whose own have more.
+        self.reported = reported
         self.cluster, self.me = cluster, cluster.process
         self.client = Client(cluster.host, cluster.port, self.me)
         self.log = Log(out, self.me)
@@ -96,7 +98,7 @@ class Agent:
             raise ValueError(f"--process-id = {self.me}: {words}; give each process its own")
         # Process 0 finds itself at an address that may lead others to themselves, as 127.0.1.1 does.
         self.address = self.cluster.host if self.me == 0 else self.client.own_address()
-        static = faults.reported(snapshot.static(), self.me)
+        static = faults.reported(snapshot.static(self.reported), self.me)
         boot = Path("/proc/sys/kernel/random/boot_id")
         hello = {
             "host": socket.gethostname(), "pid": os.getpid(), "time": faults.clock(time.time(), self.me),

@@ -17,10 +17,19 @@ MESSAGE, NAMED = 400, 8
 OWN_VARIABLES = (
     "SFTREF_PROCESS_ID", "SFTREF_CLUSTER_FAULT", "SFTREF_CLUSTER_PROCESS", "SFTREF_CLUSTER_JOB", "CUDA_VISIBLE_DEVICES",
     "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "TPU_WORKER_ID", "JAX_LOCAL_DEVICE_IDS",
-    "SFTREF_SCRATCH", "SLURM_PROCID",
+    "JAX_PROCESS_ID", "NVIDIA_VISIBLE_DEVICES", "TPU_PROCESS_PORT", "SFTREF_SCRATCH",
 )  # fmt: skip
 # Parts of the environment whose difference makes programs or results differ; of variables, those of compilers.
-BROKEN = ("versions.jax", "versions.jaxlib", "versions.libtpu", "devices", "kind", "variables.XLA_", "variables.JAX_")
+BROKEN = (
+    "versions.jax",
+    "versions.jaxlib",
+    "versions.libtpu",
+    "devices",
+    "kind",
+    "config.",
+    "variables.XLA_",
+    "variables.JAX_",
+)
 # Seconds by which clocks may differ. With more, time stamps of logs and certificates mislead.
 CLOCK = 5.0
 

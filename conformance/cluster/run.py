@@ -1,6 +1,8 @@
 """One process of `sftref verify --distributed` from its start to its end; process 0 prints and writes."""
 
 import dataclasses
+import datetime
+import os
 import signal
 import sys
 import time
@@ -11,9 +13,11 @@ from typing import NoReturn
 
 from .. import report
 from ..core import output
+from ..core.deviations import Deviation, accepted
 from ..core.kit import PACKAGE
 from ..core.law import expected, split_id
 from ..core.settings import Settings
+from ..judge.outcome import Outcome
 from ..judge.verdict import judge
 from ..machine import snapshot
 from ..report.terminal import STYLES, Screen
@@ -34,8 +38,16 @@ SIMULATED = 4
 EVERY = 10.0
 
 
-def run(cluster: Cluster, settings: Settings, out: Path) -> int:
-    """Take part in a run; returns the exit code.
+class Lines(Screen):
+    """The screen of process 0."""
+
+    def note(self, state: str, text: str) -> None:
+        """Print a line with the glyph of a state (good, bad, idle); without a state, the line as it is."""
+        self._print(f"{self.glyphs[state]:<2} {text}" if state else text, STYLES.get(state))
+
+
+def run(cluster: Cluster, settings: Settings, known: list[Deviation], out: Path) -> int:
+    """Take part in a run; returns the exit code. `known` are the failures to accept.
 
     Raises:
         ValueError: the port of the coordinator cannot be used, or the report cannot be written.
@@ -43,7 +55,7 @@ def run(cluster: Cluster, settings: Settings, out: Path) -> int:
     if cluster.process != 0:
         return follow(cluster, out)
     with output.prepared(out):
-        return lead(cluster, settings, out)
+        return lead(cluster, settings, known, out)
 
 
 def follow(cluster: Cluster, out: Path) -> int:
@@ -64,42 +76,66 @@ def follow(cluster: Cluster, out: Path) -> int:
     return 0
 
 
-def lead(cluster: Cluster, settings: Settings, out: Path) -> int:
+def lead(cluster: Cluster, settings: Settings, known: list[Deviation], out: Path) -> int:
     """What process 0 does: it serves the store, gives the jobs, judges and writes."""
     began, store = time.monotonic(), Store()
     try:
         server = Server(store, cluster.port)
     except OSError as error:
-        raise ValueError(
-            f"--coordinator {cluster.coordinator}: port {cluster.port} of this host: {error.strerror}"
-        ) from error
+        words = f"--coordinator {cluster.coordinator}: this host cannot serve port {cluster.port}: {error.strerror}"
+        raise ValueError(f"{words}; choose another port, or end the run that uses it") from error
     signal.signal(signal.SIGTERM, _end)
     screen = Lines(settings, {})
     director = Director(cluster, on_devices(settings, cluster), store, screen.note, Waits())
     store.put({"run": {"processes": cluster.processes}})
-    interrupted = None
-    with Worker(f"{PACKAGE}.cluster.agent:Agent", cluster, out, alone=True) as own:
+    line = "process 0 failed"
+    with Worker(f"{PACKAGE}.cluster.agent:Agent", cluster, out, dict(os.environ), alone=True) as own:
         own.send("run")
         try:
-            director.start()
-            director.run_alone(dataclasses.replace(director.settings, only=lower(settings)))
-            run_pairs(director, cluster.pairs)
-            run_together(director)
-        except (KeyboardInterrupt, SystemExit) as stop:
-            interrupted = 130 if isinstance(stop, KeyboardInterrupt) else 128 + signal.SIGTERM
-            own.close()
-        outcome = outcome_of(director, settings, time.monotonic() - began)
-        outcome.interrupted = interrupted
-        verdict = judge(outcome)
-        for group in outcome.groups():
-            screen.rung(group)
-        if outcome.cluster and outcome.cluster["exclude"]:
-            screen.note("bad", f"without the bad hosts: {outcome.cluster['exclude']}")
-        report.write(out, outcome, verdict)
-        screen.verdict(verdict, f"; report: {out / 'report.html'}")
-        director.jobs.end(director.members(), {"line": verdict.line})
-    server.close()
+            interrupted = phases(director, settings)
+            if interrupted is not None:
+                own.close()
+            outcome = outcome_of(director, settings, time.monotonic() - began)
+            outcome.interrupted, outcome.deviations = interrupted, known
+            accept(outcome)
+            verdict = judge(outcome)
+            line = verdict.line
+            show(screen, outcome)
+            report.write(out, outcome, verdict)
+            screen.verdict(verdict, f"; report: {out / 'report.html'}")
+        finally:
+            director.jobs.end(director.members(), {"line": line})
+            server.close()
     return verdict.exit_code
+
+
+def phases(director: Director, settings: Settings) -> int | None:
+    """Run all phases; returns the exit code of a signal that interrupted them."""
+    try:
+        director.start()
+        director.run_alone(dataclasses.replace(director.settings, only=lower(settings)))
+        run_pairs(director, director.cluster.pairs)
+        run_together(director)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        return int(stop.code or 1)
+    return None
+
+
+def accept(outcome: Outcome) -> None:
+    """Mark the results that are known failures."""
+    today = datetime.datetime.now(datetime.UTC).date()
+    for check, record in outcome.records.items():
+        outcome.records[check] = accepted(outcome.deviations, record, outcome.platforms, today)
+
+
+def show(screen: Lines, outcome: Outcome) -> None:
+    """Print the ladder, and the option that leaves bad hosts out."""
+    for group in outcome.groups():
+        screen.rung(group)
+    if outcome.cluster and outcome.cluster["exclude"]:
+        screen.note("bad", f"without the bad hosts: {outcome.cluster['exclude']}")
 
 
 def lower(settings: Settings) -> tuple[str, ...]:
@@ -112,18 +148,14 @@ def lower(settings: Settings) -> tuple[str, ...]:
 
 
 def on_devices(settings: Settings, cluster: Cluster) -> Settings:
-    """The settings of each process: with a CPU only, few simulated devices, since processes may share its cores."""
+    """The settings of each process: with a CPU only, few simulated devices, since processes may share its cores.
+
+    No host seeds faults or tries other settings: `verify` on one host does that.
+    """
+    settings = dataclasses.replace(settings, self_test=False, remedies=False)
     if settings.devices is None and snapshot.foreseen(settings.platform) == ["cpu"]:
         return dataclasses.replace(settings, devices=max(1, SIMULATED // cluster.processes))
     return settings
-
-
-class Lines(Screen):
-    """The screen of process 0."""
-
-    def note(self, state: str, text: str) -> None:
-        """Print a line with the glyph of a state (good, bad, idle); without a state, the line as it is."""
-        self._print(f"{self.glyphs[state]:<2} {text}" if state else text, STYLES.get(state))
 
 
 class Waits:

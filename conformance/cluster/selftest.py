@@ -48,7 +48,7 @@ def trial(fault: dict[str, Any] | None, out: Path, processes: int = PROCESSES) -
         codes = [process.wait(max(until - time.monotonic(), 1)) for process in started]
     finally:
         for process in started:
-            process.kill()
+            process.kill()  # the kernel then ends the children
     return codes[0], dict(json.loads((out / "report.json").read_text(encoding="utf-8")))
 
 
