@@ -66,6 +66,7 @@ class Facts(TypedDict, total=False):
     less_than_float32_exists_here: bool
     ones_added_to_one_row: dict[str, float]  # dtype -> the sum of a thousand ones or more by scatter-add
     precision: dict[str, str]  # way to call a matrix product -> its precision
+    uneven: str  # what becomes of a sharding constraint that does not divide a result
     unwaited: str  # how steps that were not waited for ended, in a child process
     # Rung 7: the lowered modules in words, by platform.
     cpu: str

@@ -244,7 +244,7 @@ def test_each_device_has_each_special_number_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "law", ["psum", "non_finite", "ppermute", "repeated", "subgroups", "two_axes", "pmap", "partitioner"]
+    "law", ["psum", "non_finite", "ppermute", "repeated", "subgroups", "two_axes", "pmap", "partitioner", "explicit"]
 )
 def test_one_device_is_not_run(law: str) -> None:
     with pytest.raises(NotRun, match=r"needs [24] devices, found 1"):
