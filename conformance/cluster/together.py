@@ -24,27 +24,24 @@ def run_together(director: Director) -> None:
     director.begin("together")
     members = good(director)
     done = []
-    for factory, planned in (
-        ("member:Member", collectives(director)),
-        ("laws:Laws", trainings(director)),
-    ):
-        tasks = planned
-        for _ in range(MOST_GROUPS):
-            taking = [process for process in good(director) if process in members]
-            if not tasks or len(taking) < 2:
-                break
-            ended = attempt(director, taking, factory, tasks)
-            done += tasks[:ended]
-            # The task in which a group failed is left out: it may fail again.
-            tasks = tasks[ended + 1 :]
+    laws = trainings(director)
+    tasks = [*collectives(director), *laws]
+    for _ in range(MOST_GROUPS):
+        taking = [process for process in good(director) if process in members]
+        if not tasks or len(taking) < 2:
+            break
+        ended = attempt(director, taking, "laws:Laws" if laws else "member:Member", tasks)
+        done += tasks[:ended]
+        # The task in which a group failed is left out: it may fail again.
+        tasks = tasks[ended + 1 :]
     for process in members if len(members) > 1 else ():
         host = director.hosts[process]
         if host.states["together"] == "not_run":
             host.states["together"] = "pass"
     absent = [host.process for host in director.hosts if host.process not in members]
     without = f", without process {ranges(absent)}" if absent else ""
-    laws = sum(task["method"] == "law" for task in done)
-    counts = f"{len(done) - laws} collectives and {laws} laws of trainers ended"
+    ran = sum(task["method"] == "law" for task in done)
+    counts = f"{len(done) - ran} collectives and {ran} laws of rung 9 ended"
     director.end(f"{len(members)} processes{without}, {counts}" if len(members) > 1 else f"not run{without}")
 
 
