@@ -7,7 +7,7 @@ from sftref.conformance.core.fault import LAYERS
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
-from sftref.conformance.judge.diagnosis import diagnose
+from sftref.conformance.judge.diagnosis import advice, diagnose
 from sftref.conformance.judge.explained import places
 from sftref.conformance.judge.outcome import Outcome
 
@@ -109,3 +109,44 @@ def test_two_causes_of_the_same_numbers_have_both_next_steps() -> None:
     step = str(diagnosis_of(record)["next_step"])
     assert step.startswith("Sum losses, weights and gradients over the devices once")
     assert "Otherwise: Add up sums and weights over the micro-batches" in step
+
+
+@pytest.mark.parametrize(
+    ("first", "follows"),
+    [
+        (failure("step.logits", "forward"), True),
+        (failure("step.logits", "rounding"), True),
+        (failure("step.logits", "", by=(["gelu-by-tanh"],)), False),
+        (failure("step.gradients", "loss", by=(["gelu-by-tanh", "mask-by-token-id"],)), True),
+        (failure("step.gradients", "loss", by=(["gelu-by-tanh@evaluation"],)), False),
+        (failure("step.gradients", "loss"), False),
+    ],
+)
+def test_what_follows_from_wrong_logits_has_no_cause_of_its_own(first: Result, follows: bool) -> None:
+    then = failure("step.moments", "optimizer")
+    cause, step = advice(then, [first, then])
+    assert (first.id in cause and first.id in step) is follows
+    assert advice(first, [first, then])[0] == advice(first)[0]
+    alone = advice(then)
+    assert alone[0].startswith(places()["optimizer"].cause)
+    assert alone == (cause, step) or follows
+
+
+def test_a_next_step_names_no_check_that_did_not_fail() -> None:
+    record = failure("equivalence.devices", "")
+    assert "equivalence.layouts" in advice(record)[1]
+    assert "equivalence.layouts" not in advice(record, [record])[1]
+    assert "equivalence.layouts" in advice(record, [record, failure("equivalence.layouts", "")])[1]
+
+
+@pytest.mark.parametrize(
+    ("place", "after", "partly"), [("forward", 0.01, True), ("forward", 9.0, False), ("rows", 0.01, False)]
+)
+def test_a_part_is_named_only_where_each_variant_does_its_part(place: str, after: float, partly: bool) -> None:
+    record = failure("step.logits", place)
+    record.facts["explained"] |= {
+        "nearest": ["gelu-by-tanh", "mask-by-token-id"],
+        "after": after,
+        "left": "gradient of update 0",
+    }
+    assert ("Partly: GELU" in str(diagnosis_of(record)["cause"])) is partly

@@ -10,9 +10,9 @@ from sftref.conformance.judge.explained import places
 from sftref.conformance.laws.support.examine import experiments
 from sftref.conformance.laws.support.examine.made import made
 from sftref.conformance.oracle.cases import MAIN, start_params
-from sftref.conformance.oracle.draws import batch_of
+from sftref.conformance.oracle.draws import batch_of, rows_of
 from sftref.conformance.oracle.model import Params, Tape
-from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
+from sftref.conformance.oracle.sharded import ShardedTrainer, Sums, rounded
 from sftref.conformance.oracle.variants.located import Located
 from sftref.conformance.oracle.variants.network import relu
 from sftref.conformance.oracle.variants.replay import Log
@@ -142,6 +142,52 @@ def test_what_a_wrong_run_shows(trainer: Any, changes: dict[str, Any], place: st
     assert found is not None
     assert (found.place, words in "; ".join(found.words)) == (place, True), found
     assert place in places()
+
+
+def rounded_linear(self: Any, params: Params) -> Tape:
+    """Products with operands of bfloat16."""
+    tape = ShardedTrainer.tape(self, params)
+    right = tape.linear
+    tape.linear = lambda x, name: right(rounded(x), name)  # type: ignore[method-assign]
+    return tape
+
+
+def by_own_generator(self: Any, batch: HostBatch) -> Any:
+    return ShardedTrainer.evaluate(self, batch) + np.random.default_rng().standard_normal((len(batch.weights), 1))
+
+
+def weighted_at_random(self: Any, batch: HostBatch) -> Sums:
+    return ShardedTrainer.sums(self, batch).scaled(np.random.default_rng().random())._replace(weight=1.0)
+
+
+@pytest.mark.parametrize(
+    ("methods", "place"),
+    [
+        ({"tape": rounded_linear}, "rounding"),
+        ({"evaluate": by_own_generator}, "random-evaluation"),
+        ({"sums": weighted_at_random}, "random-run"),
+    ],
+)
+def test_what_a_run_made_again_shows(methods: dict[str, Any], place: str) -> None:
+    found = examined(wrong(Right, **methods), n=1)
+    assert found is not None
+    assert found.place == place, found
+    assert place in places()
+
+
+def last_block_lost(self: Any, batch: HostBatch) -> list[list[HostBatch]]:
+    """The last of `accumulate` blocks of consecutive rows has the weight of its rows, and no gradient."""
+    rows = np.arange(len(batch.weights))
+    kept = rows < len(rows) - len(rows) // self.case.accumulate
+    return [self.shards(rows_of(batch, rows[kept]))] if self.case.accumulate > 1 else [self.shards(batch)]
+
+
+@pytest.mark.slow
+def test_rows_of_a_lost_micro_batch_are_not_those_of_lost_devices() -> None:
+    found = examined(wrong(Right, micro_batches=last_block_lost), accumulate=2)
+    assert found is not None
+    assert found.place.startswith("micro-batch"), found
+    assert "block of consecutive rows 1 do not count" in "; ".join(found.words)
 
 
 class Stale(FourMethods):

@@ -13,7 +13,7 @@ from sftref.conformance.oracle.draws import batch_of
 from sftref.conformance.oracle.model import Params
 from sftref.conformance.oracle.variants.replay import Call, Log
 from sftref.conformance.oracle.variants.search import explain
-from sftref.conformance.oracle.variants.table import WRONG, Variant, named, trainer_of, variants
+from sftref.conformance.oracle.variants.table import AT, WRONG, Variant, all_variants, named, trainer_of, variants
 
 pytestmark = pytest.mark.once
 
@@ -86,8 +86,9 @@ def numbers(several: Sequence[Variant], case: Case) -> np.ndarray:
 
 def test_every_entry_has_a_function_and_every_function_an_entry() -> None:
     assert {one.entry for one in variants().values() if not one.field} == WRONG.keys()
-    assert all(one.cause.endswith(".") and one.next_step.endswith(".") for one in variants().values())
+    assert all(one.cause.endswith((".", ".)")) and one.next_step.endswith(".") for one in all_variants().values())
     assert named("label-smoothing(0.123)").value == 0.123
+    assert named("layer-norm-epsilon(0.5)@training").methods().keys() == {"network", "evaluate"}
     assert named("label-smoothing") is named("no-such(1)") is named("mask-ignored(x)") is None
 
 
@@ -110,7 +111,7 @@ def test_a_right_trainer_needs_no_explanation() -> None:
     "names",
     [
         ("gelu-by-tanh",), ("labels-shifted-in-shards(+1)",), ("epsilon-in-the-root",), ("label-smoothing(0.033)",),
-        ("gelu-by-tanh", "mask-by-token-id"),
+        ("gelu-by-tanh", "mask-by-token-id"), ("token-types-ignored@training",),
         *(
             pytest.param(names, marks=pytest.mark.slow)
             for names in (
@@ -118,7 +119,8 @@ def test_a_right_trainer_needs_no_explanation() -> None:
                 ("batch-before",), ("stale-parameters",), ("decay-in-the-gradient(before)",),
                 ("clipped-by-device(as a plain mean)",), ("norm-leaves-out(embeddings)",),
                 ("parameters-stored-in(bfloat16)",), ("evaluates-an-average(0.99)",), ("loss-of-the-update-before",),
-                ("square-weights-transposed",),
+                ("square-weights-transposed",), ("mask-multiplied@evaluation",), ("heads-not-transposed",),
+                ("gradient-of-the-update-before(its own)",), ("labels-exchanged(0 and 2)",), ("variance-detached",),
                 # A value that is not in the table is fitted.
                 ("weight-decay(0.07)",), ("layer-norm-epsilon(0.0003)",),
                 # Two and three together, of one stage and of several.
@@ -137,6 +139,40 @@ def test_a_variant_is_found_from_its_numbers(names: tuple[str, ...]) -> None:
     assert explanation is not None
     assert explanation.before.margin > 1 >= explanation.after.margin
     assert {one.id for one in explanation.found[0]} == set(names), explanation
+
+
+@pytest.mark.parametrize("name", ["micro-batch-lost(last)@blocks", "saved-in(parameters in bfloat16)"])
+def test_a_variant_of_some_settings_is_found(name: str) -> None:
+    case = dataclasses.replace(WHOLE, accumulate=2) if AT in name else WHOLE
+    variant, params, batches = named(name), *run_of(case)
+    trainer, log = trainer_of([variant]), Log(case, params, 3)
+    trainer.start(case, params, 3)
+
+    def call(method: str, batch: HostBatch | None = None) -> None:
+        result = getattr(trainer, method)(*(() if batch is None else (batch,)))
+        log.calls.append(Call(method, batch, narrow(result)))
+
+    call("step", batches[0])
+    call("params")
+    trainer.now, state = log.calls[-1].result, dict(vars(trainer))
+    if AT not in name:
+        trainer.start(case, {k: leaf * 0.5 for k, leaf in params.items()}, 3)
+        trainer.restored(state)
+        log.calls += [Call("save"), Call("start", None, params), Call("restore")]
+        call("params")
+    call("step", batches[1])
+    call("params")
+    explanation = explain([log], SECONDS)
+    assert explanation is not None
+    assert [one.id for one in explanation.found[0]] == [name]
+
+
+def test_a_known_explanation_is_joined_by_another_one() -> None:
+    names = ("gelu-by-tanh", "mask-by-token-id", "no-bias-correction")
+    several = [named(name) for name in names]
+    explanation = explain([log_of(several, WHOLE, 1)], SECONDS, known=[tuple(several[:2])], deepest=1)
+    assert explanation is not None
+    assert {one.id for one in explanation.found[0]} == set(names)
 
 
 def test_numbers_that_no_variant_gives_stay_unexplained() -> None:

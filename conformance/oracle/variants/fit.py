@@ -127,6 +127,10 @@ def said(found: Counts, log: Log, batch: HostBatch, only: str = "") -> Iterator[
         if len(np.unique(group)) > 1 and _constant(found, group):
             yield _groups(found, batch, place, what, group, where)
             return
+    if log.case.num_labels > 2 and _constant(found, batch.labels):
+        _, words = _groups(found, batch, "class", "label", batch.labels, where)
+        yield "class-weights", words
+        return
     weights = np.where(batch.weights > 0, batch.weights, np.nan)
     alike = found.times * weights
     if np.nanmax(alike) - np.nanmin(alike) <= NEAR * np.nanmax(np.abs(alike)):

@@ -57,7 +57,7 @@ class Pair(NamedTuple):
 # Places that are so particular that a setting in which the run is right says no more than where they occur.
 PARTICULAR = (
     "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows",
-    "row-weights", "weights", "schedule", "decay", "leaves", "rate-applied", "no-gradient",
+    "row-weights", "class-weights", "weights", "schedule", "decay", "leaves", "rate-applied", "no-gradient",
 )  # fmt: skip
 
 

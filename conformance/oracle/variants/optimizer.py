@@ -151,6 +151,7 @@ _corrections("first-moment-not-corrected", lambda _, __, two: (1.0, two))
 _corrections("second-moment-not-corrected", lambda _, one, __: (one, 1.0))
 _corrections("bias-correction-by-micro-batch", lambda self, *_: _at(self, self.t * self.case.accumulate))
 _corrections("bias-correction-shifted", lambda self, *_, value: _at(self, self.t + value - 1))
+_corrections("corrected-alike", lambda _, one, two, value: (one, one) if value == "b1" else (two, two))
 _corrections("bias-correction-late", lambda self, *_: _at(self, max(self.t - 1, 1)))
 
 

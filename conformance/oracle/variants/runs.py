@@ -154,6 +154,11 @@ def _late(right: Wrong, self: ShardedTrainer, gradients: Params, *, value: str) 
     return right(used)
 
 
+@wrong("gradient-scaled-in-the-update", "clip")
+def _scaled(right: Wrong, _: ShardedTrainer, gradients: Params, *, value: float) -> Params:
+    return right({name: value * leaf for name, leaf in gradients.items()})
+
+
 @wrong("gradients-added-up", "clip")
 def _added_up(right: Wrong, self: ShardedTrainer, gradients: Params) -> Params:
     before = self.notes.get("added_up")

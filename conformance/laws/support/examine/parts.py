@@ -100,7 +100,7 @@ FEWEST = 12
 # The relative changes of parameters under which an error is compared with itself, and the correlation below which it is
 # irregular. An operator that is another function errs nearly alike at both; a rounding to at most 11 bits does not,
 # since values then fall at other places between two numbers of that type.
-MOVED, DRAWS, ALIKE = 4e-3, 3, 0.5
+MOVED, DRAWS, ALIKE = 0.02, 3, 0.5
 
 
 def irregular(trainer: Any, run: Log, method: str) -> str:
