@@ -13,6 +13,7 @@ from .hosts import PHASES, Host
 from .options import Cluster
 from .speed.stragglers import summary
 from .together import trainings
+from .tournament import apart
 
 # The highest rung that each host runs alone, and the law whose result is that of the collectives of all hosts.
 TOP_ALONE, COLLECTIVES = 5, "processes.collectives"
@@ -93,8 +94,6 @@ def cluster_json(director: Director) -> dict[str, Any]:
            if host.phase is not None and not (host.phase == "pairs" and host.process in linked)]  # fmt: skip
     # What is wrong with all of them is no fault of a host.
     bad = bad if len(bad) < len(hosts) else []
-    # Without one end of each bad link, the others can go on.
-    apart = dict.fromkeys(b for a, b in director.bad_links if not {a, b} & set(bad))
     names = {host.process: host.name for host in director.hosts}
     return {
         "processes": len(hosts),
@@ -110,7 +109,7 @@ def cluster_json(director: Director) -> dict[str, Any]:
         "times": summary(director.times, len(hosts)),
         "bad_hosts": bad,
         "bad_links": links,
-        "exclude": exclude(director.cluster, director.hosts, [*bad, *apart]),
+        "exclude": exclude(director.cluster, director.hosts, [*bad, *apart(director.bad_links, bad)]),
     }  # fmt: skip
 
 
@@ -121,10 +120,11 @@ def exclude(cluster: Cluster, hosts: Sequence[Host], left_out: Sequence[int]) ->
     names = sorted({hosts[process].name for process in left_out} - {""})
     rest = sorted({host.name for host in hosts if host.process not in left_out} - {""} - set(names))
     count = len(hosts) - len(left_out)
+    left = sum(host.name in rest for host in hosts)
     if cluster.launcher == "slurm" and names:
         return f"srun --exclude={','.join(names)} sftref verify --distributed auto"
     if cluster.launcher == "openmpi" and rest:
-        return f"mpirun --host {','.join(rest)} -n {count} sftref verify --distributed auto"
+        return f"mpirun --host {','.join(rest)} -n {left} sftref verify --distributed auto"
     if cluster.launcher == "kubernetes" and names:
         return f"kubectl cordon {' '.join(names)}"
     which = f"process {', '.join(map(str, sorted(left_out)))}"

@@ -7,6 +7,7 @@ from ..core.law import expected, split_id
 from .director import Director, counted
 from .hosts import ranges
 from .pairs import JOIN, OPERATIONS, SIZES, STEPS, exchange
+from .tournament import apart
 
 # The laws that hosts run together, in this order. `processes.collectives` is a task of its own; `processes.lost` ends a
 # process, and `processes.resume` needs a folder that all hosts see: both run on one machine.
@@ -81,10 +82,8 @@ def good(director: Director) -> list[int]:
         and not host.out
     ]  # fmt: skip
     # Of two hosts with a bad link between them, one is left out.
-    for a, b in director.bad_links:
-        if a in members and b in members:
-            members.remove(b)
-    return members
+    others = apart([pair for pair in director.bad_links if set(pair) <= set(members)])
+    return [process for process in members if process not in others]
 
 
 def collectives(director: Director) -> list[dict[str, Any]]:

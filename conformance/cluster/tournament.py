@@ -48,3 +48,18 @@ def blamed(bad: Collection[Pair], good: Collection[Pair]) -> tuple[list[int], li
         worst = {host for host, count in counts.items() if count == most}
         hosts += worst
         left = {pair for pair in left if not worst & set(pair)}
+
+
+def apart(links: Collection[Pair], bad: Collection[int] = ()) -> list[int]:
+    """The hosts to leave out so that no bad link is left between the others, besides those that are bad themselves.
+
+    Those with the most bad links come first; of equals, the one with the larger number, as process 0 writes the report.
+    """
+    left = [pair for pair in links if not set(bad) & set(pair)]
+    hosts: list[int] = []
+    while left:
+        counts = Counter(host for pair in left for host in pair)
+        worst = max(counts, key=lambda host: (counts[host], host))
+        hosts.append(worst)
+        left = [pair for pair in left if worst not in pair]
+    return sorted(hosts)

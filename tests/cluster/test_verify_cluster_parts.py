@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 import pytest
-from sftref.conformance.cluster import hosts, options, tournament
+from sftref.conformance.cluster import hosts, options, outcome, tournament
 
 
 @pytest.mark.parametrize("n", range(2, 18))
@@ -49,6 +49,36 @@ def test_every_single_bad_host_or_link_of_16_is_named() -> None:
         assert tournament.blamed(bad, [pair for pair in pairs if pair not in bad]) == ([host], [])
     for link in pairs:
         assert tournament.blamed([link], [pair for pair in pairs if pair != link]) == ([], [link])
+
+
+@pytest.mark.parametrize(
+    ("links", "bad", "left_out"),
+    [
+        ([], [], []),
+        ([(0, 1)], [], [1]),
+        ([(0, 1), (0, 2)], [], [0]),
+        ([(0, 1), (2, 3)], [], [1, 3]),
+        ([(0, 1), (2, 3)], [0], [3]),
+    ],
+)
+def test_few_hosts_are_left_out_for_bad_links(links: Any, bad: Any, left_out: Any) -> None:
+    assert tournament.apart(links, bad) == left_out
+
+
+@pytest.mark.parametrize(
+    ("launcher", "left_out", "words"),
+    [
+        ("slurm", [2, 3], "srun --exclude=b sftref verify --distributed auto"),
+        ("openmpi", [2, 3], "mpirun --host a,c -n 3 sftref verify --distributed auto"),
+        ("kubernetes", [4], "kubectl cordon c"),
+        ("options", [4], "--num-processes 4, without process 4 on c"),
+        ("slurm", [], ""),
+    ],
+)
+def test_the_launcher_is_told_how_to_leave_a_host_out(launcher: str, left_out: Any, words: str) -> None:
+    about = options.Cluster(coordinator="a:1", processes=5, process=0, launcher=launcher)
+    several = [hosts.Host(k, name) for k, name in enumerate("aabbc")]
+    assert outcome.exclude(about, several, left_out) == words
 
 
 def of(process: int, versions: dict[str, str], offset: float = 0.0, **variables: str) -> hosts.Host:
