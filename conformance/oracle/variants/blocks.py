@@ -120,7 +120,7 @@ def _norm_before(network: Network, _: HostBatch) -> None:
 
         return x + a + f, back
 
-    network._layer = layer  # type: ignore[method-assign]
+    network._layer = layer  # type: ignore[method-assign, assignment]
 
 
 # Operators.

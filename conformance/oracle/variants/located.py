@@ -13,7 +13,7 @@ from ...core.comparison import Bound, distance
 from ..sharded import rounded
 from ..updates import learning_rate
 from .fit import counts, named, said, steps
-from .measure import NARROW
+from .measure import NARROW, slopes
 from .replay import Log, Seen, bounds, seen
 
 # The most learning rates that are listed.
@@ -57,7 +57,8 @@ class Pair(NamedTuple):
 # Places that are so particular that a setting in which the run is right says no more than where they occur.
 PARTICULAR = (
     "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows",
-    "row-weights", "class-weights", "weights", "schedule", "decay", "leaves", "rate-applied", "no-gradient",
+    "row-weights", "class-weights", "other-labels", "weights", "schedule", "decay", "leaves", "rate-applied",
+    "no-gradient",
 )  # fmt: skip
 
 
@@ -148,6 +149,10 @@ def _gradient(
         words.append(f"the loss of update {at} is {loss}")
     if facts:
         return Located(facts[0][0], tuple(words))
+    if loss != "right" and batch is not None and (fit := slopes(log, batch, pair.got, pair.limits)) is not None:
+        others = any("other labels" in one for one in fit[1])
+        place = ("other-labels" if others else "slopes") if fit[0] else _if_seen("training-network", right)
+        return Located(place, (*fit[1], *words))
     words += _deepest(pair)
     if ("gradient", 0) in right:
         return Located("later-gradient", tuple(words))
@@ -161,8 +166,10 @@ def _if_seen(place: str, right: set[tuple[str, int]]) -> str:
 
 
 def _fits(log: Log, plain: Pair, batch: HostBatch | None) -> bool:
-    """Whether counts of rows give a wrong gradient: if not, the optimizer can be wrong instead."""
-    return batch is not None and counts(log, batch, plain.got, plain.limits, plain.bad) is not None
+    """Whether counts of rows or other slopes give a wrong gradient: if not, the optimizer can be wrong instead."""
+    if batch is None or counts(log, batch, plain.got, plain.limits, plain.bad) is not None:
+        return batch is not None
+    return (slopes(log, batch, plain.got, plain.limits) or (False, []))[0]
 
 
 def _head_right(pair: Pair) -> bool:

@@ -7,13 +7,20 @@ import numpy.typing as npt
 
 from ...adapter import HostBatch
 from ...core.comparison import Bound, distance
-from ..model import Array, Params
-from ..sharded import rounded
+from ..bounds_measured import zero_gradients
+from ..draws import rows_of
+from ..model import Array, Params, example_losses
+from ..sharded import ShardedTrainer, rounded
+from .fit import joined
 from .replay import Log, Seen
 
 # The most leaves that are named.
 MOST_NAMED = 3
 NARROW = ("bfloat16", "float16")
+# A target is a label's if each of its parts differs by at most this from 0 or 1, or is that of the batch.
+NEAR = 0.02
+# A fit of slopes has at least this many numbers for each unknown.
+MANY = 4
 
 
 def measured(log: Log, got: Seen, want: Seen, limits: dict[str, Bound]) -> list[str]:
@@ -99,3 +106,78 @@ def _properties(batch: HostBatch, real: npt.NDArray[np.integer], n: int) -> dict
         "of all devices but the first": device > 0,
         "with a token of id 0": (batch.input_ids == 0).any(axis=1)[real],
     }
+
+
+# Slopes of the loss: its derivative by the logits.
+
+
+def slopes(log: Log, batch: HostBatch, got: Seen, limits: dict[str, Bound]) -> tuple[bool, list[str]] | None:
+    """Whether a wrong gradient is that of other slopes of the rows' losses, and sentences about them; None if unknown.
+
+    The gradient is a sum over rows and logits: slope times the gradient of the logit, which is the oracle's if the
+    network is. So a least-squares fit shows whether the loss, the labels or the weights are wrong, or the network.
+    """
+    case, real = log.case, np.flatnonzero(batch.weights > 0)
+    outputs = 1 if case.regression else case.num_labels
+    zero = zero_gradients(case)
+    names = [name for name in limits if name not in zero]
+    if MANY * outputs * len(real) > sum(got.value[name].size for name in names):
+        return None
+    one = batch._replace(weights=(batch.weights > 0).astype(np.float32))
+    columns, right = [], []
+    for row in real:
+        part = rows_of(one, np.array([row]))
+        logits = _logits(log, got, part)
+        right.append(example_losses(case, logits, part.labels)[1][0])
+        columns += [joined(_gradient(log, got, part, unit), names, limits) for unit in np.eye(outputs)]
+    wanted = joined(got.value, names, limits)
+    matrix = np.stack(columns, axis=1)
+    found, _, rank, _ = np.linalg.lstsq(matrix, wanted, rcond=1e-12)
+    if rank < matrix.shape[1] or not np.isfinite(found).all():
+        return None
+    share = (batch.weights.astype(np.float64) / batch.weights.sum(dtype=np.float64))[real, None]
+    mine, exact = found.reshape(len(real), outputs) / share, np.array(right)
+    most = max(1.0, float(np.abs(mine).max() / np.abs(exact).max()))
+    ends = np.cumsum([got.value[name].size for name in names])[:-1]
+    if max(float(np.linalg.norm(part)) for part in np.split(wanted - matrix @ found, ends)) > most:
+        return False, []
+    return True, list(_about(log, batch, real, mine, exact))
+
+
+def _oracle(log: Log, got: Seen) -> ShardedTrainer:
+    oracle = ShardedTrainer()
+    oracle.start(log.case, got.start, 1)
+    oracle.t = got.updates
+    return oracle
+
+
+def _logits(log: Log, got: Seen, part: HostBatch) -> Array:
+    oracle = _oracle(log, got)
+    return oracle.forward(oracle.network(part, oracle.masks(oracle.t)))[0]
+
+
+def _gradient(log: Log, got: Seen, part: HostBatch, unit: Array) -> Params:
+    """The gradient of one logit of one row."""
+    oracle = _oracle(log, got)
+    oracle.losses = lambda logits, _: (np.zeros(len(logits)), np.tile(unit, (len(logits), 1)))  # type: ignore[method-assign]
+    return oracle.sums(part).gradients
+
+
+def _about(log: Log, batch: HostBatch, real: npt.NDArray[np.integer], mine: Array, exact: Array) -> Iterator[str]:
+    """Which labels the rows have, if their slopes are those of the right loss for other labels; else two slopes."""
+    labels = batch.labels[real]
+    if not log.case.regression:
+        # The slopes of cross-entropy are probabilities minus the target.
+        target = exact + np.eye(log.case.num_labels)[labels.astype(int)] - mine
+        if (np.minimum(np.abs(target), np.abs(target - 1)) <= NEAR).all() and np.allclose(
+            target.sum(axis=1), 1, atol=NEAR
+        ):
+            other = [f"row {row} has {new}, not {old}" for row, new, old in
+                     zip(real, target.argmax(axis=1), labels, strict=True) if new != old]  # fmt: skip
+            yield f"the gradient is that of other labels: {', '.join(other[: 2 * MOST_NAMED])}"
+            return
+    apart = np.flatnonzero(~np.isclose(mine, exact, rtol=NEAR, atol=NEAR * np.abs(exact).max()).all(axis=1))
+    for i in apart[:2]:
+        got, want = (", ".join(f"{value:.3g}" for value in side[i]) for side in (mine, exact))
+        label = f"{labels[i]:.4g}" if log.case.regression else f"{labels[i]}"
+        yield f"the loss of row {real[i]}, of label {label}, has the derivative [{got}] by the logits, must be [{want}]"

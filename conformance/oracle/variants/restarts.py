@@ -30,7 +30,7 @@ def _exchanged(right: Wrong, _: ShardedTrainer, state: dict[str, Any]) -> None:
 
 @wrong("saved-in", "restored")
 def _narrow(right: Wrong, _: ShardedTrainer, state: dict[str, Any], *, value: str) -> None:
-    what, _, kind = value.partition(" in ")
+    what, kind = value.split(" in ")
     names = ("now",) if what == "parameters" else ("first", "second")
     right(state | {name: {k: rounded(leaf, kind) for k, leaf in state[name].items()} for name in names})
 
@@ -39,7 +39,7 @@ def _narrow(right: Wrong, _: ShardedTrainer, state: dict[str, Any], *, value: st
 
 
 @wrong("saved-before-the-update", "update")
-def _keep(right: Wrong, self: ShardedTrainer, gradients: Params, rate: float, **_: Any) -> None:
+def _keep(right: Wrong, self: ShardedTrainer, gradients: Params, rate: float, **__: Any) -> None:
     # The number of the update has been advanced.
     self.notes["before"] = {"now": self.now, "first": self.first, "second": self.second, "t": self.t - 1}
     right(gradients, rate)

@@ -54,6 +54,7 @@ class Variant:
 
     def methods(self) -> dict[str, Wrong]:
         """Method of `ShardedTrainer` -> what replaces it."""
+        own: dict[str, Wrong]
         if self.field and self.scope:
             own = {"network": functools.partial(_network_with, constants={self.field: self.value})}
         elif self.field:

@@ -172,7 +172,7 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
         known = (*place.words, *((rough,) if rough else alone(run, until)), *parts(trainer, run))
         return Located("rounding" if rough else "forward", known)
     if (
-        place.place in ("backward", "loss", "first-update")
+        place.place in ("backward", "loss", "first-update", "training-network")
         and "gradients" in trainer.capabilities
         and (rough := irregular(trainer, run, "gradients"))
     ):
@@ -180,8 +180,8 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
     if any(call.method in RESTART for call in run.calls):
         if whole(pairs(made(trainer, run, _simple(run)))) > 1:
             return place
-        shown = restored(run if run is not log else restarted(trainer, log) or log)
-        return Located("restart", (*place.words, *shown))
+        states = restored(run if run is not log else restarted(trainer, log) or log)
+        return Located("restart", (*place.words, *states))
     shown = any(pair.bad for pair in compared if pair.got.kind in ("loss", "rate", "distance"))
     if shown and _unobserved_is_right(trainer, run):
         return Located("observation", place.words)
@@ -194,8 +194,8 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
         if left <= 1 and left * DECISIVE <= margin:
             right.append(what)
             apart = apart or name
-    words = [f"right {', '.join(right)}"] if right else []
-    return Located(place.with_setting(apart), (*place.words, *words))
+    settings = [f"right {', '.join(right)}"] if right else []
+    return Located(place.with_setting(apart), (*place.words, *settings))
 
 
 def _parts_of(trainer: Any, run: Log) -> str:

@@ -116,7 +116,8 @@ def irregular(trainer: Any, run: Log, method: str) -> str:
         rng = np.random.default_rng(draw)
         size = MOVED if draw else 0.0
         params = {
-            k: np.float64(np.float32(p * (1 + size * rng.standard_normal(p.shape)))) for k, p in run.params.items()
+            name: (leaf * (1 + size * rng.standard_normal(leaf.shape))).astype(np.float32).astype(np.float64)
+            for name, leaf in run.params.items()
         }
         got = made(trainer, Log(run.case, params, run.n), [(method, batch)]).calls[0].result
         if method == "evaluate":
