@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training import train_state
 from jax import Array
@@ -89,13 +90,21 @@ class Program:
     def state(self, params: Any, seed: int, step: int = 0, opt_state: Any = None) -> TrainState:
         """A state of host arrays; a trainer places it on devices."""
         return TrainState(
-            step=jnp.asarray(step, jnp.int32),
+            step=np.asarray(step, np.int32),
             apply_fn=self.model.apply,
             params=params,
             tx=self.optimizer,
-            opt_state=self.optimizer.init(params) if opt_state is None else opt_state,
-            seed=jnp.asarray([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32),
+            opt_state=self.no_moments(params) if opt_state is None else opt_state,
+            seed=np.asarray([seed >> 32, seed & 0xFFFFFFFF], np.uint32),
         )
+
+    def no_moments(self, params: Any) -> Any:
+        """The optimizer's state before the first update, as host arrays: Adam's moments and all counts begin at 0.
+
+        `optimizer.init` gives the same values, but compiles a program for the zeros of each shape: 14 for MiniLM.
+        """
+        shapes = jax.eval_shape(self.optimizer.init, params)
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def masks(program: Program, state: TrainState, micro: Array, device: Array | None) -> Dropout | None:

@@ -6,8 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from equality_table import SEVERAL, Case, Experiment
+from equality_table import SEVERAL, Case, Experiment, same_bits
+from helpers import model_config, parameters
+from sftref.conformance.laws.support.compilation import compiled
 
+from sftref.config import OptimConfig
+from sftref.train.step import Program
 from sftref.trainers import make_trainer
 from sftref.trainers.local import sum_over
 
@@ -61,3 +65,16 @@ def test_leaves_of_a_dtype_are_one_message() -> None:
     for want, got in zip(*(jax.tree.leaves(lowered(in_one)(tree)) for in_one in (False, True)), strict=True):
         assert want.dtype == got.dtype
         assert (want == got).all()
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_state_compiles_nothing(clip_norm: float | None) -> None:
+    """The optimizer's first state MUST be that of optax, without a program for the zeros of each shape."""
+    model, optim = model_config(), OptimConfig(clip_norm=clip_norm, warmup_steps=2)
+    program = Program.of(model, optim, total_steps=9, dropout="off", precision="float32")
+    params = parameters(model)
+    with compiled() as programs:
+        state = program.state(params, seed=3)
+    assert programs == []
+    assert same_bits(jax.device_get(state.opt_state), jax.device_get(program.optimizer.init(params)))
+    assert jax.tree.structure(state.opt_state) == jax.tree.structure(program.optimizer.init(params))

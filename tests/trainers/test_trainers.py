@@ -197,7 +197,7 @@ class TestPlacement:
         state = experiment.program.state(on_device, SEED)
         after, _ = trainer.train_step(trainer.place(state), batch)
         assert same_bits(trainer.read(after).params, runs[name].course.params[1])
-        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
         assert same_bits(on_device, experiment.params)
 
 
