@@ -16,9 +16,9 @@ pytestmark = pytest.mark.once
 CLUSTERS = Path(__file__).parents[2] / "sftref" / "cluster"
 
 
-def documents() -> dict[str, dict[str, Any]]:
-    """The documents of jobset.yaml, by kind."""
-    return {document["kind"]: document for document in yaml.safe_load_all((CLUSTERS / "jobset.yaml").read_text())}
+def documents(name: str = "jobset.yaml") -> dict[str, dict[str, Any]]:
+    """The documents of a file, by kind."""
+    return {document["kind"]: document for document in yaml.safe_load_all((CLUSTERS / name).read_text())}
 
 
 def test_the_batch_script_is_valid_and_its_command_parses() -> None:
@@ -42,6 +42,39 @@ def test_the_batch_script_runs_what_srun_would(tmp_path: Path) -> None:
     assert lines[:3] == ["--kill-on-bad-exit=1", "sftref", "train"]
     assert lines[lines.index("--out") + 1] == "/home/me/runs/17"
     assert lines[-3:-1] == ["--epochs", "1"]
+
+
+def test_the_batch_script_of_verify_is_valid_and_its_command_parses() -> None:
+    """`test_launchers.py` runs it under Slurm."""
+    assert subprocess.run(["bash", "-n", str(CLUSTERS / "verify.sbatch")], check=False).returncode == 0
+    text = (CLUSTERS / "verify.sbatch").read_text()
+    [command] = re.findall(r"^  sftref (.*)$", text, re.M)
+    args = vars(parser().parse_args([word for word in shlex.split(command) if word != "$@"]))
+    assert (args["command"], args["distributed"]) == ("verify", "auto")
+    assert "#SBATCH --no-kill\n" in text, "a node that fails must not end the job"
+
+
+def test_the_job_set_of_verify_keeps_the_others_when_a_pod_fails() -> None:
+    train, kinds = documents(), documents("jobset-verify.yaml")
+    assert {kind: kinds[kind] for kind in train if kind != "JobSet"} == {
+        kind: train[kind] for kind in train if kind != "JobSet"
+    }, "one role for both"
+    spec = kinds["JobSet"]["spec"]
+    assert spec["network"] == train["JobSet"]["spec"]["network"]
+    assert spec["failurePolicy"] == {"maxRestarts": 0}
+    [job] = spec["replicatedJobs"]
+    spec = job["template"]["spec"]
+    # Kubernetes accepts a limit for each index with these two only.
+    assert (spec["completionMode"], spec["template"]["spec"]["restartPolicy"]) == ("Indexed", "Never")
+    assert spec["backoffLimitPerIndex"] == 0
+    assert "backoffLimit" not in spec
+    assert spec["parallelism"] == spec["completions"] == 2
+    pod = spec["template"]["spec"]
+    assert pod["serviceAccountName"] == kinds["ServiceAccount"]["metadata"]["name"]
+    [container] = pod["containers"]
+    args = vars(parser().parse_args([*container["command"][1:], *container["args"]]))
+    assert (args["command"], args["distributed"], args["level"]) == ("verify", "auto", "standard")
+    assert {volume["name"] for volume in pod["volumes"]} == {mount["name"] for mount in container["volumeMounts"]}
 
 
 def test_the_job_set_starts_two_pods_that_may_look_themselves_up() -> None:
