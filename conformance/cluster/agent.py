@@ -19,21 +19,15 @@ from ..faults import cluster as faults
 from ..machine import snapshot, startup
 from ..workers.channel import NoAnswer, Worker, free_port
 from ..workers.plan import variables
+from .link import Link, Stop
 from .options import Cluster
 from .store import HOLD, Client, Gone
 
-# Seconds between two signs of life, and seconds without any after which process 0 and its agents give each other up.
-BEAT, LOST = 1.0, 30.0
-# Seconds in which the host of process 0 may answer that no process listens, before an agent takes process 0 for dead.
-REFUSED = 5.0
-# A host on which JAX needs more than JOINED seconds to start and join gets more time, up to SLOWEST times as much.
-JOINED, SLOWEST = 4.0, 3.0
+# Deadlines are for a host with a free core. A busy one gets as much more time as SPIN seconds of work take, up to
+# SLOWEST times as much.
+SPIN, SLOWEST = 0.1, 20.0
 # The most frames of a stack in the report.
 FRAMES = 6
-
-
-class Stop(Exception):  # noqa: N818 - as `signals.Stopped`
-    """Process 0 ends a job: another member of the group failed."""
 
 
 class Agent:
@@ -45,9 +39,7 @@ class Agent:
         self.cluster, self.me = cluster, cluster.process
         self.client = Client(cluster.host, cluster.port, self.me)
         self.log = Log(out, self.me)
-        self.job, self.beaten, self.address = -1, 0.0, ""
-        self.silent: float | None = None  # since when process 0 gives no answer
-        self.refused: float | None = None  # since when its host refuses connections
+        self.link, self.address = Link(self.client), ""
 
     def run(self) -> dict[str, Any]:
         """Take jobs until process 0 ends the run; returns its last words.
@@ -57,12 +49,12 @@ class Agent:
             ValueError: process 0 has another number of processes, or another process has this number.
         """
         self._greet()
-        for self.job in itertools.count():
-            while (job := self._ask(get=f"job/{self.job}", hold=HOLD)) is None:
+        for self.link.job in itertools.count():
+            while (job := self.link.ask(get=f"job/{self.link.job}", hold=HOLD)) is None:
                 pass
             if job["do"] == "end":
                 return dict(job)
-            self.log.write(f"job {self.job}: {job['do']}")
+            self.log.write(f"job {self.link.job}: {job['do']}")
             began = time.monotonic()
             try:
                 result = getattr(self, f"_{job['do']}")(job)
@@ -72,8 +64,8 @@ class Agent:
             except Exception as error:  # a fault of this host's system, such as a full disk, is its result
                 result = {"state": "error", "message": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             result |= {"done": True, "seconds": round(time.monotonic() - began, 3)}
-            self.log.write(f"job {self.job}: {result['state']} {result.get('message', '')}")
-            self._ask({f"result/{self.job}/{self.me}": result})
+            self.log.write(f"job {self.link.job}: {result['state']} {result.get('message', '')}")
+            self.link.ask({f"result/{self.link.job}/{self.me}": result})
         raise AssertionError
 
     def _greet(self) -> None:
@@ -89,7 +81,8 @@ class Agent:
                         f"it was not there within --wait {self.cluster.wait} s ({error})", refused=False
                     ) from error
                 time.sleep(0.2)
-        about, known = self._ask(get="run", hold=HOLD), self._ask(get=f"hello/{self.me}")
+        self.link.beat()
+        about, known = self.link.ask(get="run", hold=HOLD), self.link.ask(get=f"hello/{self.me}")
         if about["processes"] != self.cluster.processes:
             words = f"--num-processes = {self.cluster.processes}, must be {about['processes']}, as in process 0"
             raise ValueError(words)
@@ -104,45 +97,12 @@ class Agent:
             "host": socket.gethostname(), "pid": os.getpid(), "time": faults.clock(time.time(), self.me),
             "boot": boot.read_text().strip() if boot.is_file() else socket.gethostname(), **static,
         }  # fmt: skip
-        self._ask({f"hello/{self.me}": hello})
-
-    def _ask(self, put: Mapping[str, Any] | None = None, get: str = "", hold: float = 0.0) -> Any:
-        """A request that is repeated until process 0 answers; a `Gone` says that it is lost."""
-        while True:
-            try:
-                answer = self.client.request(put, get, hold)
-            except Gone as error:
-                self._unanswered(error)
-                time.sleep(0.2)
-            else:
-                self.silent = self.refused = None
-                return answer
-
-    def _unanswered(self, error: Gone) -> None:
-        now = time.monotonic()
-        self.silent = self.silent or now
-        self.refused = (self.refused or now) if error.refused else None
-        if now - self.silent > LOST or (self.refused and now - self.refused > REFUSED):
-            raise Gone(f"no answer for {now - self.silent:.0f} s ({error})", refused=error.refused) from error
+        self.link.ask({f"hello/{self.me}": hello})
 
     def leave(self, why: str) -> None:
         """Tell process 0 that this agent ends."""
         with contextlib.suppress(Gone):
             self.client.request({f"left/{self.me}": why})
-
-    def _beat(self, *_: object) -> None:
-        """Show that this agent lives, about once a second; a `Stop` says that process 0 ends the job."""
-        if time.monotonic() - self.beaten < BEAT:
-            return
-        self.beaten = time.monotonic()
-        try:
-            stop = self.client.request(get=f"stop/{self.job}/{self.me}")
-            self.silent = self.refused = None
-        except Gone as error:
-            self._unanswered(error)
-            stop = None
-        if stop:
-            raise Stop
 
     def _environment(self) -> dict[str, str]:
         """The environment of a child."""
@@ -152,7 +112,7 @@ class Agent:
         if self.cluster.local_devices:
             numbers = ",".join(map(str, self.cluster.local_devices))
             kept |= {"JAX_CUDA_VISIBLE_DEVICES": numbers, "JAX_ROCM_VISIBLE_DEVICES": numbers}
-        return kept | {faults.PROCESS: str(self.me), faults.JOB: str(self.job)}
+        return kept | {faults.PROCESS: str(self.me), faults.JOB: str(self.link.job)}
 
     @contextlib.contextmanager
     def _child(self, factory: str, *arguments: Any) -> Iterator[Worker]:
@@ -165,7 +125,7 @@ class Agent:
 
     def _start(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Start JAX on this host's devices, phase by phase."""
-        started = startup.start(settings_of(job), self._beat, self._environment())
+        started = startup.start(settings_of(job), self.link.check, self._environment())
         if started.how == startup.READY:
             return {"state": "pass", "live": started.live, "phases": started.seconds}
         states = {startup.HANG: "hang", startup.CRASH: "crash"}
@@ -173,14 +133,14 @@ class Agent:
 
     def _alone(self, job: Mapping[str, Any]) -> dict[str, Any]:
         with self._child("children.alone:Alone") as child:
-            answer = child.ask("run", settings_of(job), seconds=job["deadline"], waiting=self._beat)
+            answer = child.ask("run", settings_of(job), seconds=job["deadline"] * slowness(), waiting=self.link.check)
         return failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", **answer}
 
     def _measure(self, job: Mapping[str, Any]) -> dict[str, Any]:
         if self.me not in job["only"]:
             return {"state": "not_run"}
         with self._child("speed.timed:Timed", settings_of(job), self.me) as child:
-            answer = child.ask("run", job["duration"], seconds=job["deadline"], waiting=self._beat)
+            answer = child.ask("run", job["duration"], seconds=job["deadline"] * slowness(), waiting=self.link.check)
         return failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", "times": answer}
 
     def _group(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,35 +148,34 @@ class Agent:
         group: Sequence[int] = next((group for group in job["groups"] if self.me in group), ())
         if not group:
             return {"state": "not_run", "tasks": []}
-        number, key = group.index(self.me), f"address/{self.job}/{group[0]}"
+        number, key = group.index(self.me), f"address/{self.link.job}/{group[0]}"
         tasks: list[dict[str, Any]] = []
         with self._child(f"children.{job['factory']}", group, number, settings_of(job)) as child:
             if number == 0:
                 host = f"[{self.address}]" if ":" in self.address else self.address
-                self._ask({key: f"{host}:{free_port()}"})
-            address = self._address(key, job["join"])
-            first = {"name": "join", "method": "join", "arguments": [address, job["join"]], "seconds": job["join"] + 30}
-            slowness = 1.0
+                self.link.ask({key: f"{host}:{free_port()}"})
+            busy = slowness()
+            join = round(job["join"] * busy)
+            address = self._address(key, join)
+            first = {"name": "join", "method": "join", "arguments": [address, join], "seconds": job["join"] + 30}
             last = {"name": "leave", "method": "leave", "arguments": [], "seconds": job["join"]}
             for task in [first, *job["tasks"], last]:
                 began = time.monotonic()
-                seconds = round(task["seconds"] * slowness)
-                answer = child.ask(task["method"], *task["arguments"], seconds=seconds, waiting=self._beat)
-                if task is first:
-                    slowness = min(max(1.0, (time.monotonic() - began) / JOINED), SLOWEST)
+                seconds = round(task["seconds"] * busy)
+                answer = child.ask(task["method"], *task["arguments"], seconds=seconds, waiting=self.link.check)
                 ended = failed(answer) if isinstance(answer, NoAnswer) else {"state": "pass", "value": answer}
                 tasks.append({"name": task["name"], "seconds": round(time.monotonic() - began, 3), **ended})
-                self._ask({f"result/{self.job}/{self.me}": {"state": ended["state"], "tasks": tasks}})
+                self.link.ask({f"result/{self.link.job}/{self.me}": {"state": ended["state"], "tasks": tasks}})
                 if ended["state"] != "pass":
                     break
         return {"state": tasks[-1]["state"], "message": tasks[-1].get("message", ""), "tasks": tasks}
 
     def _address(self, key: str, seconds: float) -> str:
         until = time.monotonic() + seconds
-        while (address := self._ask(get=key, hold=1.0)) is None:
+        while (address := self.link.ask(get=key, hold=1.0)) is None:
             if time.monotonic() > until:
                 raise TimeoutError(f"the first process of the group gave no address within {seconds:g} s")
-            self._beat()
+            self.link.check()
         return str(address)
 
 
@@ -236,6 +195,14 @@ class Log:
         with contextlib.suppress(OSError, ValueError):
             if self.file is not None:
                 self.file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+
+def slowness() -> float:
+    """How many times as long as on a free core work takes here now, at most `SLOWEST`."""
+    began, work = time.monotonic(), time.process_time() + SPIN
+    while time.process_time() < work:
+        pass
+    return min(max(1.0, (time.monotonic() - began) / SPIN), SLOWEST)
 
 
 def settings_of(job: Mapping[str, Any]) -> Settings:

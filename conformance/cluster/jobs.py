@@ -6,12 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ..core.settings import Settings
-from .agent import LOST
+from .agent import SLOWEST
+from .link import LOST
 from .store import Store
 
 # Seconds after a member of a group has failed, in which the others may end by themselves: they wait for it.
-GRACE = 10.0
-# Seconds that an agent has to end a job, beyond the deadline of its children.
+GRACE = 20.0
+# Seconds that an agent has to end a job, beyond the deadline of its children on the busiest host.
 SLACK = 30.0
 POLL = 0.2
 FAILED = ("hang", "crash", "error", "lost", "stopped")
@@ -52,7 +53,8 @@ class Jobs:
             that did not fail itself.
         """
         self.publish(do, deadline=deadline, groups=[list(group) for group in groups], **values)
-        until = time.monotonic() + deadline + SLACK
+        longest = deadline * SLOWEST + SLACK
+        until = time.monotonic() + longest
         failing: dict[
             int, float
         ] = {}  # first member of a group -> when one of its members was first seen to have failed
@@ -70,7 +72,7 @@ class Jobs:
                     message = f"no sign of life for {LOST:g} s: the process, its host or its network is down"
                     results[process] = result | {"state": "lost", "message": message}
                 elif now > until:
-                    message = f"its agent did not end the job within {deadline + SLACK:g} s"
+                    message = f"its agent did not end the job within {longest:g} s"
                     results[process] = result | {"state": "hang", "message": message}
             for group in groups:
                 failed = any(results.get(process, {}).get("state") in FAILED for process in group)

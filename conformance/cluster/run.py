@@ -79,6 +79,7 @@ def follow(cluster: Cluster, out: Path) -> int:
 def lead(cluster: Cluster, settings: Settings, known: list[Deviation], out: Path) -> int:
     """What process 0 does: it serves the store, gives the jobs, judges and writes."""
     began, store = time.monotonic(), Store()
+    store.put({"run": {"processes": cluster.processes}})
     try:
         server = Server(store, cluster.port)
     except OSError as error:
@@ -87,7 +88,6 @@ def lead(cluster: Cluster, settings: Settings, known: list[Deviation], out: Path
     signal.signal(signal.SIGTERM, _end)
     screen = Lines(settings, {})
     director = Director(cluster, on_devices(settings, cluster), store, screen.note, Waits())
-    store.put({"run": {"processes": cluster.processes}})
     line = "process 0 failed"
     with Worker(f"{PACKAGE}.cluster.agent:Agent", cluster, out, dict(os.environ), alone=True) as own:
         own.send("run")

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from sftref.conformance.cluster import agent, store
+from sftref.conformance.cluster import agent, link, store
 from sftref.conformance.cluster.options import Cluster
 from sftref.conformance.workers.channel import free_port
 
@@ -76,12 +76,33 @@ def test_an_agent_whose_number_is_taken_or_whose_run_is_another_is_refused(
 def test_an_agent_that_loses_process_0_ends_within_seconds(
     served: tuple[store.Store, store.Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent, "REFUSED", 0.3)
-    one = agent.Agent(cluster(free_port()), None)
+    monkeypatch.setattr(link, "REFUSED", 0.3)
+    lost = link.Link(store.Client("localhost", free_port(), 1))
     began = time.monotonic()
     with pytest.raises(store.Gone, match="no answer for"):
-        one._ask(get="job/0")
+        lost.ask(get="job/0")
+    with pytest.raises(store.Gone, match="no answer for"):
+        lost.check()
     assert time.monotonic() - began < 5
+
+
+def test_a_thread_shows_signs_of_life_and_notices_the_end_of_a_job(
+    served: tuple[store.Store, store.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, client = served
+    monkeypatch.setattr(link, "BEAT", 0.01)
+    alive = link.Link(client)
+    alive.job = 4
+    alive.beat()
+    alive.check()
+    shared.put({"stop/4/3": True})
+    until = time.monotonic() + 10
+    while alive.stopped != 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    with pytest.raises(link.Stop):
+        alive.check()
+    assert time.monotonic() - shared.seen[3] < 10
+    alive.gone = store.Gone("over", refused=False)
 
 
 def test_an_agent_reports_what_went_wrong_in_a_job_and_takes_the_next(
