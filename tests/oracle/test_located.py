@@ -9,7 +9,7 @@ from sftref.conformance.adapter import Case, HostBatch
 from sftref.conformance.judge.explained import places
 from sftref.conformance.laws.support.examine import experiments
 from sftref.conformance.laws.support.examine.made import made
-from sftref.conformance.oracle.cases import MAIN, start_params
+from sftref.conformance.oracle.cases import MAIN, L, start_params
 from sftref.conformance.oracle.draws import batch_of, rows_of
 from sftref.conformance.oracle.model import Params, Tape
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums, rounded
@@ -188,6 +188,47 @@ def test_rows_of_a_lost_micro_batch_are_not_those_of_lost_devices() -> None:
     assert found is not None
     assert found.place.startswith("micro-batch"), found
     assert "block of consecutive rows 1 do not count" in "; ".join(found.words)
+
+
+def rolled(self: Any, batch: HostBatch) -> Sums:
+    return ShardedTrainer.sums(self, batch._replace(labels=np.roll(batch.labels, 3)))
+
+
+def without_last_class(self: Any, logits: Any, batch: HostBatch) -> Any:
+    most = logits.shape[1] - 1
+    labels = np.minimum(batch.labels, most - 1)
+    losses, slopes = ShardedTrainer.losses(self, logits[:, :most], batch._replace(labels=labels))
+    return losses, np.concatenate([slopes, np.zeros((len(slopes), 1))], axis=1)
+
+
+def by_class(self: Any, logits: Any, batch: HostBatch) -> Any:
+    losses, slopes = ShardedTrainer.losses(self, logits, batch)
+    return losses * (1 + batch.labels), slopes * (1 + batch.labels)[:, None]
+
+
+def shorter(self: Any, batch: HostBatch) -> Sums:
+    """Training sees eight tokens."""
+    return ShardedTrainer.sums(self, batch._replace(attention_mask=batch.attention_mask * (np.arange(L) < 8)))
+
+
+@pytest.mark.parametrize(
+    ("base", "methods", "place", "words"),
+    [
+        (FourMethods, {"sums": rolled}, "other-labels", "the gradient is that of other labels: row 1 has"),
+        (FourMethods, {"losses": without_last_class}, "slopes", "the loss of row 0, of label 0, has the derivative ["),
+        (Right, {"losses": by_class}, "class-weights", "the rows of label 1 count 2 times"),
+        (Right, {"sums": shorter}, "training-network", "the loss of update 0 is wrong too"),
+        (Right, {"update": moving((".weight", ".bias"), 0)}, "skipped", "all leaves: did not move"),
+        (Right, {"params": lambda self: {k: x / 2 for k, x in self.now.items()}}, "shown-parameters", ""),
+    ],
+)
+def test_a_wrong_gradient_is_that_of_other_slopes_or_of_another_network(
+    base: type[Right], methods: dict[str, Any], place: str, words: str
+) -> None:
+    found = examined(wrong(base, **methods), n=1)
+    assert found is not None
+    assert (found.place, words in "; ".join(found.words)) == (place, True), found
+    assert place in places()
 
 
 class Stale(FourMethods):

@@ -12,7 +12,7 @@ from ...adapter import HostBatch
 from ...core.comparison import Bound, distance
 from ..sharded import rounded
 from ..updates import learning_rate
-from .fit import counts, named, said, steps
+from .fit import ALL_STILL, counts, named, said, steps
 from .measure import NARROW, slopes
 from .replay import Log, Seen, bounds, seen
 
@@ -151,11 +151,13 @@ def _gradient(
         return Located(facts[0][0], tuple(words))
     if loss != "right" and batch is not None and (fit := slopes(log, batch, pair.got, pair.limits)) is not None:
         others = any("other labels" in one for one in fit[1])
-        place = ("other-labels" if others else "slopes") if fit[0] else _if_seen("training-network", right)
-        return Located(place, (*fit[1], *words))
+        if fit[0] or ("gradient", 0) not in right:
+            place = ("other-labels" if others else "slopes") if fit[0] else _if_seen("training-network", right)
+            return Located(place, (*fit[1], *words))
     words += _deepest(pair)
     if ("gradient", 0) in right:
-        return Located("later-gradient", tuple(words))
+        # After an update everything is that of other parameters than those that are shown.
+        return Located("shown-parameters" if ("logits", at) in bad else "later-gradient", tuple(words))
     place = "loss" if loss == "wrong too" and not _head_right(pair) else "backward"
     return Located(_if_seen(place, right), tuple(words))
 
@@ -193,6 +195,8 @@ def _update(log: Log, first: dict[str, Pair], right: set[tuple[str, int]]) -> Lo
         "distance" in first
     ) else []  # fmt: skip
     words = tuple(f"in update {first['distance'].got.updates - 1}, {words}" for _, words in facts)
+    if facts == [ALL_STILL]:
+        return Located("skipped", words)
     if "first moment" in first and first["first moment"].got.updates <= at:
         return Located("before-moments", words)
     if "second moment" in first and first["second moment"].got.updates <= at:

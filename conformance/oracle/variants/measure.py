@@ -159,7 +159,7 @@ def _logits(log: Log, got: Seen, part: HostBatch) -> Array:
 def _gradient(log: Log, got: Seen, part: HostBatch, unit: Array) -> Params:
     """The gradient of one logit of one row."""
     oracle = _oracle(log, got)
-    oracle.losses = lambda logits, _: (np.zeros(len(logits)), np.tile(unit, (len(logits), 1)))  # type: ignore[method-assign]
+    oracle.losses = lambda logits, _: (np.zeros(len(logits)), np.tile(unit, (len(logits), 1)))  # type: ignore[assignment, method-assign]
     return oracle.sums(part).gradients
 
 

@@ -283,9 +283,15 @@ def _decayed(before: Params, after: Params, factor: float) -> Params:
     return {k: p - factor * before[k] * decays(k) for k, p in after.items()}
 
 
+def _towards(self: ShardedTrainer, before: Params, after: Params, rate: float) -> Params:
+    start, by = self.notes.setdefault("began", before), rate * self.case.weight_decay
+    return {k: p - by * (before[k] - start[k]) * decays(k) for k, p in after.items()}
+
+
 _decay("decay-without-rate", lambda self, before, after, _: _decayed(before, after, self.case.weight_decay))
 _decay(
     "decay-at-the-peak-rate",
     lambda self, before, after, _: _decayed(before, after, self.case.weight_decay * self.case.learning_rate),
 )
+_decay("decay-towards-the-start", _towards)
 _decay("decay-after-the-step", lambda self, _, after, rate: _decayed(after, after, rate * self.case.weight_decay))
