@@ -125,6 +125,7 @@ def test_lost_processes_are_not_a_wrong_layout(monkeypatch: pytest.MonkeyPatch) 
     ("fault", "law", "message"),
     [
         ("bfloat16-ignored", "step.bfloat16", r"error of the bfloat16 gradient: .* should be at least"),
+        ("bias-gradients-in-bfloat16", "step.bfloat16", r"gradient of 1024 equal examples: \S+\.bias: error"),
         ("devices-left-out", "equivalence.devices_used", r"the run's arrays: \[0, 1\], should be \[0, 1, 2, 3, 4,"),
         ("gradient-reduced-twice-in-the-program", "equivalence.collectives", "elements moved beyond the gradient: 1, "),
     ],
