@@ -53,6 +53,7 @@ class Agent:
             while (job := self.link.ask(get=f"job/{self.link.job}", hold=HOLD)) is None:
                 pass
             if job["do"] == "end":
+                self.leave("the run has ended")
                 return dict(job)
             self.log.write(f"job {self.link.job}: {job['do']}")
             began = time.monotonic()

@@ -85,13 +85,10 @@ class Jobs:
     def _result(self, process: int) -> dict[str, Any]:
         return dict(self.store.get(f"result/{self.number}/{process}") or {})
 
-    def end(self, members: Collection[int], words: Mapping[str, Any], seconds: float = 5.0) -> None:
-        """End the run, and give the agents a moment to take notice."""
+    def end(self, members: Collection[int], words: Mapping[str, Any], seconds: float = 20.0) -> None:
+        """End the run: stop the present job, and wait until all agents have left, at most `seconds`."""
+        self.store.put({f"stop/{self.number}/{process}": True for process in members})
         self.publish("end", **words)
-        published = time.monotonic()
-        while time.monotonic() - published < seconds:
-            # An agent asks again within the time for which an answer is held back, unless it has ended.
-            if all(self.store.seen.get(process, 0.0) > published for process in members):
-                break
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not all(self.store.get(f"left/{process}") for process in members):
             self.store.wait(POLL)
-        time.sleep(POLL)

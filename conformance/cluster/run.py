@@ -95,6 +95,7 @@ def lead(cluster: Cluster, settings: Settings, known: list[Deviation], out: Path
             interrupted = phases(director, settings)
             if interrupted is not None:
                 own.close()
+                store.put({f"left/{cluster.process}": "it was ended"})
             outcome = outcome_of(director, settings, time.monotonic() - began)
             outcome.interrupted, outcome.deviations = interrupted, known
             accept(outcome)
@@ -104,7 +105,8 @@ def lead(cluster: Cluster, settings: Settings, known: list[Deviation], out: Path
             report.write(out, outcome, verdict)
             screen.verdict(verdict, f"; report: {out / 'report.html'}")
         finally:
-            director.jobs.end(director.members(), {"line": line})
+            here = [host.process for host in director.hosts if host.facts and host.state != "lost"]
+            director.jobs.end(here, {"line": line})
             server.close()
     return verdict.exit_code
 

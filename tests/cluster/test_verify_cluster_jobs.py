@@ -261,6 +261,22 @@ def test_a_report_of_1024_hosts_is_small(cluster: Any, tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_size < 20e6
 
 
+def test_the_run_ends_when_all_agents_have_left() -> None:
+    shared = store.Store()
+    one = jobs.Jobs(shared, SETTINGS, lambda _: None)
+    one.publish("alone")
+    threading.Timer(0.1, lambda: shared.put({"left/0": "end", "left/1": "end"})).start()
+    began = time.monotonic()
+    one.end([0, 1], {"line": "CONFORMANT"})
+    assert time.monotonic() - began < 10
+    # An agent that is still busy stops its job.
+    assert shared.get("stop/0/1")
+    assert shared.get("job/1")["line"] == "CONFORMANT"
+    began = time.monotonic()
+    one.end([0, 1, 2], {"line": ""}, seconds=0.1)
+    assert time.monotonic() - began < 10
+
+
 def test_each_host_runs_what_was_selected_of_rungs_0_to_5() -> None:
     assert run.lower(Settings(level="quick", only=("9", LAW))) == (LAW,)
     everything = run.lower(Settings(level="quick"))
