@@ -157,8 +157,8 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
             return Located("history", ())
         run, compared = log, pairs(log)
         margin = whole(compared)
-    if words := random_run(trainer, run, compared):
-        return Located("random-run", (words,))
+    if (apart := random_run(trainer, run, compared)) is not None:
+        return apart
     plain, batch = None, None
     if "gradients" not in trainer.capabilities and not any(call.method in RESTART for call in run.calls):
         plain, batch = gradient(trainer, run) or (None, None)
@@ -168,6 +168,10 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
     if place.place in ("forward", "evaluation") and (words := random_evaluation(trainer, run)):
         return Located("random-evaluation", (words, *place.words))
     if place.place == "forward":
+        for name, what, other in without(run):
+            # The network of one example a row, or of one device, is right.
+            if name in ("packing", "reduction") and whole(pairs(made(trainer, other, _simple(other)))) <= 1:
+                return Located(name, (f"right {what}", *place.words))
         rough = irregular(trainer, run, "evaluate")
         known = (*place.words, *((rough,) if rough else alone(run, until)), *parts(trainer, run))
         return Located("rounding" if rough else "forward", known)
@@ -185,7 +189,7 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
     shown = any(pair.bad for pair in compared if pair.got.kind in ("loss", "rate", "distance"))
     if shown and _unobserved_is_right(trainer, run):
         return Located("observation", place.words)
-    right, apart = list[str](), ""
+    right, setting = list[str](), ""
     for name, what, other in without(run):
         if time.thread_time() > until:
             break
@@ -193,9 +197,9 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
         # Just within the bounds after just without proves nothing.
         if left <= 1 and left * DECISIVE <= margin:
             right.append(what)
-            apart = apart or name
+            setting = setting or name
     settings = [f"right {', '.join(right)}"] if right else []
-    return Located(place.with_setting(apart), (*place.words, *settings))
+    return Located(place.with_setting(setting), (*place.words, *settings))
 
 
 def _parts_of(trainer: Any, run: Log) -> str:
@@ -215,10 +219,10 @@ def _parts_of(trainer: Any, run: Log) -> str:
     return "micro-batch" if wrong["reduction"] else "device"
 
 
-def random_run(trainer: Any, run: Log, compared: list[Pair]) -> str:
-    """A sentence, if the updates of a run, made twice more, give different results; empty if not."""
+def random_run(trainer: Any, run: Log, compared: list[Pair]) -> Located | None:
+    """The place, if the updates of a run, made twice more, give different results; None if they do not."""
     if any(call.method in RESTART for call in run.calls):
-        return ""
+        return None
     # Each comes after the same run, so that what an earlier run leaves is in both.
     calls = [(method, batch) for method, batch in _simple(run) if method != "evaluate"]
     one, other = (seen(made(trainer, run, calls)) for _ in range(2))
@@ -226,11 +230,14 @@ def random_run(trainer: Any, run: Log, compared: list[Pair]) -> str:
     for first, second in zip(one, other, strict=True):
         apart = Pair(second, first, limits[first.kind, first.updates])
         if apart.margin > 1:
-            return (
+            words = (
                 f"two runs with the same seed, parameters and batches differ in the {first.what} by {apart.margin:.3g} "
                 "times the bound"
             )
-    return ""
+            # What an earlier run leaves in the optimizer shows in the update, and not before it.
+            early = first.updates == 0 and first.kind in ("loss", "gradient")
+            return Located("random-run" if early else "left-over", (words,))
+    return None
 
 
 def random_evaluation(trainer: Any, run: Log) -> str:
