@@ -69,7 +69,7 @@ def _phase(host: Mapping[str, Any], phase: str, usual: float) -> Cell:
     state, took = host["states"].get(phase, "not_run"), host["seconds"].get(phase)
     words, kind = STATES[state]
     failed = host["checks"].get(phase, {}).get("failed", ())
-    seconds = "" if took is None else f"{took:.1f}\N{NO-BREAK SPACE}s"
+    seconds = "" if took is None else f"{took:.1f} s"
     parts = ("" if state == "pass" and seconds else words, seconds, f"({', '.join(failed)})" if failed else "")
     text = " ".join(filter(None, parts))
     colour = _colour(state, took, usual)
