@@ -73,7 +73,12 @@ def _phase(host: Mapping[str, Any], phase: str, usual: float) -> Cell:
     parts = ("" if state == "pass" and seconds else words, seconds, f"({', '.join(failed)})" if failed else "")
     text = " ".join(filter(None, parts))
     colour = _colour(state, took, usual)
-    return Cell(text, kind, mark=svg(words, 14, 14, cells([(0, 0, colour)], 14)) if colour else "")
+    # The class `n` keeps a number and its unit on one line.
+    return Cell(
+        text,
+        "good n" if state == "pass" else kind,
+        mark=svg(words, 14, 14, cells([(0, 0, colour)], 14)) if colour else "",
+    )
 
 
 def _pairs(cluster: Cluster) -> Iterator[Block]:
