@@ -16,6 +16,7 @@ from sftref.conformance.core.settings import Settings
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.judge.verdict import judge
 
+pytestmark = pytest.mark.once
 Answer = dict[str, Any]
 # A script: (job, process, the other members of its group) -> what differs from the answer of a right host.
 Script = Callable[[Mapping[str, Any], int, list[int]], Answer | None]

@@ -10,6 +10,9 @@ from sftref.conformance.cluster.options import Cluster
 from sftref.conformance.workers.channel import free_port
 
 
+pytestmark = pytest.mark.once
+
+
 @pytest.fixture
 def served() -> tuple[store.Store, store.Client]:
     shared = store.Store()
