@@ -25,7 +25,7 @@ from .store import HOLD, Client, Gone
 
 # Deadlines are for a host with a free core. A busy one gets as much more time as SPIN seconds of work take, up to
 # SLOWEST times as much.
-SPIN, SLOWEST = 0.1, 20.0
+SPIN, SLOWEST = 0.1, 10.0
 # The most frames of a stack in the report.
 FRAMES = 6
 

@@ -24,7 +24,7 @@ PROCESSES = 4
 # The checks of a trial, besides those that a fault needs; the pairs and collectives always run.
 ONLY = ("copies.round_trip", "processes.devices")
 # Seconds for one trial.
-DEADLINE = 900
+DEADLINE = 1800
 
 
 def faults() -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from sftref.conformance.cluster import agent, link, store
 from sftref.conformance.cluster.options import Cluster
 from sftref.conformance.workers.channel import free_port
 
-
 pytestmark = pytest.mark.once
 
 
