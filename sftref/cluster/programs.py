@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import logging
 from collections.abc import Iterator
@@ -29,10 +30,8 @@ CPU = Path("/proc/cpuinfo")
 
 def folder(cache: Path) -> Path:
     """The folder of the programs for this release of jaxlib and this processor, in the folder of all caches."""
-    import jaxlib
-
     digest = hashlib.sha256("\n".join(_processor()).encode()).hexdigest()[:12]
-    return cache / "programs" / f"jaxlib-{jaxlib.__version__}-{digest}"
+    return cache / "programs" / f"jaxlib-{importlib.metadata.version('jaxlib')}-{digest}"
 
 
 @contextlib.contextmanager
@@ -46,8 +45,8 @@ def kept(cache: Path | None) -> Iterator[None]:
 
     if (
         cache is None
-        or jax.config.jax_compilation_cache_dir is not None
-        or not jax.config.jax_enable_compilation_cache
+        or jax.config.values["jax_compilation_cache_dir"] is not None
+        or not jax.config.values["jax_enable_compilation_cache"]
         or jax.__version_info__ < SINCE
         or importlib.util.find_spec("filelock") is None
     ):

@@ -89,13 +89,15 @@ class Program:
 
     def state(self, params: Any, seed: int, step: int = 0, opt_state: Any = None) -> TrainState:
         """A state of host arrays; a trainer places it on devices."""
+        # Flax's types name device arrays, but these are the host's: no program is compiled for them.
+        step_and_seed: Any = np.asarray(step, np.int32), np.asarray([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
         return TrainState(
-            step=np.asarray(step, np.int32),
+            step=step_and_seed[0],
             apply_fn=self.model.apply,
             params=params,
             tx=self.optimizer,
             opt_state=self.no_moments(params) if opt_state is None else opt_state,
-            seed=np.asarray([seed >> 32, seed & 0xFFFFFFFF], np.uint32),
+            seed=step_and_seed[1],
         )
 
     def no_moments(self, params: Any) -> Any:
