@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+from sftref.conformance.core.comparison import EXACT
 from sftref.conformance.core.fault import LAYERS
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result
@@ -10,6 +12,9 @@ from sftref.conformance.core.settings import Settings
 from sftref.conformance.judge.diagnosis import advice, diagnose
 from sftref.conformance.judge.explained import places
 from sftref.conformance.judge.outcome import Outcome
+from sftref.conformance.oracle.cases import SMALL
+from sftref.conformance.oracle.variants.located import Pair, located
+from sftref.conformance.oracle.variants.replay import Log, Seen
 
 pytestmark = pytest.mark.once
 
@@ -150,3 +155,24 @@ def test_a_part_is_named_only_where_each_variant_does_its_part(place: str, after
         "left": "gradient of update 0",
     }
     assert ("Partly: GELU" in str(diagnosis_of(record)["cause"])) is partly
+
+
+@pytest.mark.parametrize(
+    ("right", "place"),
+    [
+        ((), "first-update"),
+        ((("logits", 0),), "loss"),
+        ((("logits", 0), ("distance", 1)), "reported-loss"),
+        ((("gradient", 0),), "reported-loss"),
+    ],
+)
+def test_a_wrong_loss_alone_says_nothing_of_the_gradient(right: tuple[tuple[str, int], ...], place: str) -> None:
+    def pair(kind: str, updates: int, off: float) -> Pair:
+        got, want = (Seen(kind, updates, {kind: np.array(value)}, {}) for value in (1.0 + off, 1.0))
+        return Pair(got, want, {kind: EXACT})
+
+    compared = [pair("loss", 0, 0.5), *(pair(*one, 0.0) for one in right)]
+    shown = located(Log(SMALL, {}, 1), compared)
+    assert shown is not None
+    assert shown.place == place
+    assert "the loss of update 0 is 1.5, the oracle's 1" in shown.words[0]

@@ -107,9 +107,12 @@ def located(
     if "rate" in first and first["rate"].got.updates <= min(pair.got.updates for pair in wrong):
         return Located("schedule", tuple(_rates(log, compared)))
     if "loss" in first:
-        moved = any(kind in ("distance", "first moment") for kind in first)
+        moving = ("distance", "first moment")
+        moved = any(kind in moving for kind in first)
         early = first["loss"].got.updates == 0 or ("loss", 0) not in right
-        if not moved or any(kind == "gradient" for kind, _ in right):
+        # A loss alone says nothing of the gradient: the two are told apart where that, or an update, was compared.
+        beside = any(kind == "gradient" or (kind in moving and not moved) for kind, _ in right)
+        if beside or not (moved or early):
             return Located("reported-loss" if early else "later-loss", tuple(_loss(first["loss"])))
         if early:
             return Located(_if_seen("loss", right), tuple(_loss(first["loss"])))
