@@ -8,16 +8,38 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax.training.train_state import TrainState
 from kit import DROPPED, B, batch_of, params_of
 from sftref.conformance.adapter import Arrays, Case, check_adapter, shapes
 from sftref.conformance.adapters import base
 from sftref.conformance.adapters.base import Adapter, Rows
+from sftref.conformance.adapters.loop import Functions, Loop
 from sftref.conformance.adapters.scripts import inner, script
 
 pytestmark = pytest.mark.jax
 
 NAMES = {"layers": "bert.encoder.layer", "tables.word": "bert.embeddings.word_embeddings", "head": "classifier"}
+
+
+def tree_of(case: Case) -> dict[str, Any]:
+    """Parameters with kernels as (in, heads, width) and a list of layers, and a dropout rate."""
+    width, heads = case.hidden_size, case.num_attention_heads
+    like: dict[str, Any] = {}
+    for name, shape in shapes(case).items():
+        own = name.replace("bert.embeddings.word_embeddings", "tables.word").replace("classifier", "head")
+        *path, last = own.split(".")
+        kernel = last == "weight" and len(shape) == 2 and "embeddings" not in name
+        own_shape = shape[::-1] if kernel else shape
+        if kernel and "query" in name:
+            own_shape = (width, heads, width // heads)
+        node = like
+        for part in path:
+            node = node.setdefault(part, {})
+        node["kernel" if kernel else last] = np.zeros(own_shape, np.float32)
+    like["layers"] = [like["bert"]["encoder"]["layer"].pop(str(k)) for k in range(case.num_hidden_layers)]
+    return like | {"dropout": {"rate": np.float32(0.1)}}
 
 
 class Own(Adapter):
@@ -30,21 +52,7 @@ class Own(Adapter):
 
     def build(self, case: Case, devices: Any) -> Any:
         self.builds.append((case.seed, len(devices)))
-        width, heads = case.hidden_size, case.num_attention_heads
-        like: dict[str, Any] = {}
-        for name, shape in shapes(case).items():
-            own = name.replace("bert.embeddings.word_embeddings", "tables.word").replace("classifier", "head")
-            *path, last = own.split(".")
-            kernel = last == "weight" and len(shape) == 2 and "embeddings" not in name
-            own_shape = shape[::-1] if kernel else shape
-            if kernel and "query" in name:
-                own_shape = (width, heads, width // heads)
-            node = like
-            for part in path:
-                node = node.setdefault(part, {})
-            node["kernel" if kernel else last] = np.zeros(own_shape, np.float32)
-        like["layers"] = [like["bert"]["encoder"]["layer"].pop(str(k)) for k in range(case.num_hidden_layers)]
-        return like | {"dropout": {"rate": np.float32(0.1)}}
+        return tree_of(case)
 
     def begin(self, params: Arrays, seed: int) -> None:
         self.own = self.replicated(self.to_tree(params, self.built))
@@ -119,6 +127,58 @@ def test_a_table_of_names_that_leaves_one_out_is_refused(
     monkeypatch.setattr(Own, "names", names)
     with pytest.raises(ValueError, match=r"^own: [02] leaves are named [a-z_.]+, must be one; correct `names`"):
         started()
+
+
+class Counts(Loop):
+    """A loop that adds 1 to every parameter, and keeps a TrainState, or a model and its optimizer."""
+
+    name, capabilities, names = "counts", frozenset({"devices", "moments"}), NAMES
+    columns: ClassVar = {"ids": "input_ids", "y": "labels"}
+
+    def build(self, case: Case, devices: Any) -> Functions:
+        like = tree_of(case)
+        tx, more = optax.adam(1.0), lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree)
+        state = TrainState.create(apply_fn=None, params=like, tx=tx)
+
+        def train(state: Any, rows: Rows, keys: Any) -> Any:
+            assert len(keys) == 2
+            metrics = {"loss": rows["y"].sum(), "learning_rate": state.step}
+            return state.replace(step=state.step + 1, params=more(state.params)), metrics, keys
+
+        return Functions({"state": state}, train, lambda state, rows: np.zeros((len(rows["ids"]), case.num_labels)))
+
+
+class CountsModel(Counts):
+    """The same on a model and its optimizer, with AdamW of the case."""
+
+    takes, gives = ("model", "key", "optimizer", "rows"), ("losses", "optimizer", "model")
+    evaluates = ("model", "rows")
+
+    def build(self, case: Case, devices: Any) -> Functions:
+        like = tree_of(case) | {"flag": np.array(True)}
+
+        def train(model: Any, key: Any, optimizer: Any, batch: Any) -> Any:
+            more = jax.tree.map(lambda leaf: leaf + (leaf.dtype != bool), model)
+            return batch[None].repeat(2, 0).reshape(2, -1).sum(1) / 2, optimizer, more
+
+        adamw = self.adamw(case) | {"batch": lambda rows: rows.get("y", rows["ids"])}
+        return Functions({"model": like}, train, lambda model, batch: np.zeros((len(batch), case.num_labels)), **adamw)
+
+
+@pytest.mark.parametrize("kind", [Counts, CountsModel])
+def test_a_loop_keeps_what_its_functions_take_and_give(kind: type[Counts]) -> None:
+    own, params, batch = kind(), params_of(DROPPED), batch_of(DROPPED)
+    labels = batch.labels[batch.weights > 0].sum()
+    for _ in range(2):
+        own.start(DROPPED, params, 2)
+        assert [own.step(batch).loss for _ in range(2)] == [labels, labels]
+        assert all(
+            (leaf == np.float32(params[name]) + np.float32(1) + np.float32(1)).all()
+            for name, leaf in own.params().items()
+        )
+        for moment in own.moments():
+            assert moment.keys() == params.keys()
+        assert own.evaluate(batch).shape == (B, DROPPED.num_labels)
 
 
 def main() -> int:

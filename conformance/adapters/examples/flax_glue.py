@@ -7,47 +7,29 @@ rows` nor `dropout` is claimed. Its Adam constants are written into it, and it d
     sftref verify --adapter sftref.conformance.adapters.examples.flax_glue:FlaxGlue
 """
 
+import functools
 from typing import Any, ClassVar
 
-from ...adapter import Arrays, Case
-from ..base import Adapter, Rows
+from ...adapter import Case
+from ..loop import Functions, Loop
 from ..scripts import inner, script
 
 
-class FlaxGlue(Adapter):
+class FlaxGlue(Loop):
     """The script's `pmap` of `train_step` and `eval_step`, on the model that it trains."""
 
     name, pmapped = "run_flax_glue.py", True
     capabilities = frozenset({"devices", "jax", "moments", "replicas", "program", "lowering", "costs"})
     fixed: ClassVar = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "clip_norm": None}
 
-    def build(self, case: Case, devices: Any) -> Any:
+    def build(self, case: Case, devices: Any) -> Functions:
         import jax
         from transformers import BertConfig, FlaxBertForSequenceClassification
 
         glue, model = script("run_flax_glue.py"), FlaxBertForSequenceClassification(BertConfig(**case.config))
         rate = glue.create_learning_rate_fn(case.total_steps, 1, 1, case.warmup_steps, case.learning_rate)
         state = glue.create_train_state(model, rate, case.regression, case.num_labels, case.weight_decay)
-        train = jax.pmap(
-            inner(glue.main, "train_step", learning_rate_fn=rate), "batch", devices=devices, donate_argnums=0
-        )
-        evaluate = jax.pmap(inner(glue.main, "eval_step"), "batch", devices=devices)
-        return state.replace(logits_fn=lambda logits: logits), train, evaluate
-
-    def begin(self, params: Arrays, seed: int) -> None:
-        import jax
-
-        state, self.train, self.evaluation = self.built
-        tree = self.to_tree(params, state.params)
-        self.state = self.replicated(state.replace(params=tree, opt_state=state.tx.init(tree)))
-        self.keys = jax.random.split(jax.random.PRNGKey(seed), self.n)
-
-    def call(self, rows: Rows) -> tuple[Any, tuple[Any, ...]]:
-        return self.train, (self.state, rows, self.keys)
-
-    def update(self, rows: Rows) -> tuple[Any, Any]:
-        self.state, metrics, self.keys = self.train(self.state, rows, self.keys)
-        return metrics["loss"], metrics["learning_rate"]
-
-    def logits(self, rows: Rows) -> Any:
-        return self.evaluation(self.state, rows)
+        parallel = functools.partial(jax.pmap, axis_name="batch", devices=devices)
+        train = parallel(inner(glue.main, "train_step", learning_rate_fn=rate), donate_argnums=0)
+        kept = {"state": state.replace(logits_fn=lambda logits: logits)}
+        return Functions(kept, train, parallel(inner(glue.main, "eval_step")))
