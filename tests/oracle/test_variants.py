@@ -189,6 +189,16 @@ def test_numbers_that_no_variant_gives_stay_unexplained() -> None:
     assert time.thread_time() - began < 15.0
 
 
+def test_no_value_is_fitted_to_one_loss() -> None:
+    # The first update of a warm-up moves nothing, so the parameters after it are no evidence.
+    log = log_of((), WHOLE, 1, updates=1)
+    step, params = (next(call for call in log.calls if call.method == method) for method in ("step", "params"))
+    log.calls = [step._replace(result=step.result._replace(loss=step.result.loss * 1.07)), params]
+    explanation = explain([log], SECONDS)
+    assert explanation is not None
+    assert (explanation.found, explanation.before.what) == ((), "loss of update 0")
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -66,8 +66,9 @@ class Search:
         """The explanation; None if the oracle's own numbers are within all bounds. `known` are tried first."""
         if self.before.whole:
             return None
-        # A few numbers are soon explained by chance.
-        few = sum(leaf.size for one in self.mine[self.before.passed :] for leaf in one.value.values()) < FEW
+        # A few numbers are soon explained by chance; what does not move is no number.
+        later = self.right[self.before.passed :]
+        few = sum(int(np.count_nonzero(leaf)) for one in later for leaf in one.value.values()) < FEW
         deepest = 1 if few else deepest
         near: list[tuple[Several, Gap]] = [((), self.before)]
         for depth in range(deepest + 1):
