@@ -180,10 +180,11 @@ def _verified(settings: Settings, known: list[Deviation], file: Path | None, out
     from . import report
     from .judge.verdict import judge
     from .report.document import diagnosis
+    from .report.explain import seconds_before
     from .report.terminal import Screen
     from .run.verify import unfinished, verify
 
-    screen = Screen(settings, _seconds_before(out, settings.level))
+    screen = Screen(settings, seconds_before(out, settings.level))
     begun = unfinished(settings, known)
     report.write(out, begun, judge(begun))
     outcome = verify(settings, known, file, screen, cache)
@@ -199,19 +200,6 @@ def _verified(settings: Settings, known: list[Deviation], file: Path | None, out
         raise ValueError(f"--out: {surroundings.reason(error)}") from error
     screen.verdict(verdict, f"; report: {out / 'report.html'}")
     return verdict.exit_code
-
-
-def _seconds_before(out: Path, level: str) -> dict[str, float]:
-    """The seconds of each check in the report in `out`, if that run had this level."""
-    from .report.explain import read_report
-
-    try:
-        report = read_report(out / "report.json")
-        same = report["settings"]["level"] == level
-        ran = [check for check in report["checks"] if check["status"] in ("pass", "fail", "deviation")]
-        return {check["id"]: float(check["seconds"]) for check in ran} if same else {}
-    except (ValueError, KeyError, TypeError):
-        return {}
 
 
 def _explain(args: dict[str, Any]) -> int:

@@ -44,9 +44,9 @@ class Loop(Adapter):
     - `loss`; `losses`, whose sum is the loss; or `metrics` with `loss` and `learning_rate`.
     """
 
-    takes: ClassVar = ("state", "rows", "keys")
-    gives: ClassVar = ("state", "metrics", "keys")
-    evaluates: ClassVar = ("state", "rows")
+    takes: ClassVar[tuple[str, ...]] = ("state", "rows", "keys")
+    gives: ClassVar[tuple[str, ...]] = ("state", "metrics", "keys")
+    evaluates: ClassVar[tuple[str, ...]] = ("state", "rows")
 
     def adamw(self, case: Case) -> dict[str, Any]:
         """AdamW of a case and its schedule, as fields of `Functions`; it sees only the leaves that are floats."""
@@ -111,8 +111,8 @@ class NnxLoop(Loop):
     """The adapter of a loop on Flax NNX's Module and Optimizer, which the training function changes in place."""
 
     takes: ClassVar = ("model", "optimizer", "rows")
-    gives: ClassVar = ("loss",)
-    evaluates: ClassVar = ("model", "rows")
+    gives: ClassVar[tuple[str, ...]] = ("loss",)
+    evaluates: ClassVar[tuple[str, ...]] = ("model", "rows")
 
     def begin(self, params: Arrays, seed: int) -> None:
         from flax import nnx

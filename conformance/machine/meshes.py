@@ -39,7 +39,7 @@ def varying(tree: Any, axis: str = "data") -> Any:
     """The same numbers, inside `shard_map` with its check, with a type that varies along an axis of the mesh."""
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(tree, axis, to="varying")
-    return jax.lax.pvary(tree, axis)  # the name before JAX 0.8
+    return getattr(jax.lax, "pvary")(tree, axis)  # noqa: B009 - the name before JAX 0.8, which newer stubs lack
 
 
 def on_each(function: Callable[..., Any], mesh: Mesh, *, check: bool = True) -> Callable[..., Any]:

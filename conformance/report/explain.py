@@ -75,3 +75,14 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def _paragraph(first: str, text: str) -> list[str]:
     return textwrap.wrap(first + text, 110, initial_indent="  ", subsequent_indent="    ")
+
+
+def seconds_before(out: Path, level: str) -> dict[str, float]:
+    """The seconds of each check in the report in `out`, if that run had this level."""
+    try:
+        report = read_report(out / "report.json")
+        same = report["settings"]["level"] == level
+        ran = [check for check in report["checks"] if check["status"] in ("pass", "fail", "deviation")]
+        return {check["id"]: float(check["seconds"]) for check in ran} if same else {}
+    except (ValueError, KeyError, TypeError):
+        return {}

@@ -44,7 +44,7 @@ def per_shard(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs
     """`function` run by each device on its shards; without the check that results are replicated."""
     if hasattr(jax, "shard_map"):
         return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    from jax.experimental.shard_map import shard_map  # before JAX 0.6
+    from jax.experimental.shard_map import shard_map  # before JAX 0.6.1
 
     mapped: Callable[..., Any] = shard_map(function, mesh, in_specs=in_specs, out_specs=out_specs, check_rep=False)
     return mapped

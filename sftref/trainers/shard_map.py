@@ -88,4 +88,4 @@ def varying(tree: Any) -> Any:
     """The same numbers, with a type that varies along `data`; their gradients are not summed over the devices."""
     if hasattr(lax, "pcast"):
         return lax.pcast(tree, DATA, to="varying")
-    return lax.pvary(tree, DATA)  # the name before JAX 0.8
+    return getattr(lax, "pvary")(tree, DATA)  # noqa: B009 - the name before JAX 0.8, which newer stubs lack

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 import pytest
-from lawruns import numbers, run_law
+from kit import numbers, run_law
 from sftref.conformance.adapter import AdapterError, Arrays, Case, HostBatch, StepResult, check_adapter, fixed_of
 from sftref.conformance.benchmarks.measuring.bench import Bench
 from sftref.conformance.benchmarks.measuring.trainers import begin

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lawruns import numbers, run_law
+from kit import numbers, run_law
 from sftref.conformance.adapter import Arrays, HostBatch, StepResult
 from sftref.conformance.core.check import AdapterRaised, Check, LawBroken, NotRun
 from sftref.conformance.core.law import laws

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from lawruns import numbers, run_law
+from kit import numbers, run_law
 from sftref.conformance.core.check import Check, Known, LawBroken, NotRun
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result

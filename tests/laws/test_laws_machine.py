@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lawruns import numbers, run_law
+from kit import numbers, run_law
 from sftref.conformance.core.check import LawBroken, NotRun
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings

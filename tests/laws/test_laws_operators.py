@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from lawruns import run_law
+from kit import run_law
 from sftref.conformance.core.check import Check, LawBroken, NotRun
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings

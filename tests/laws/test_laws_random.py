@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
-from lawruns import run_law
+from kit import run_law
 from sftref.conformance.core.check import LawBroken
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.laws.machine import test_5_random as rung

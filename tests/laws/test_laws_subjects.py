@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from lawruns import run_law
+from kit import run_law
 from sftref.conformance.adapter import Arrays, Case, HostBatch, StepResult
 from sftref.conformance.adapters.template import Template
 from sftref.conformance.core.check import Check, LawBroken, NotRun

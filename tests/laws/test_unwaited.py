@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from lawruns import numbers, run_law
+from kit import numbers, run_law
 from sftref.conformance.core.check import Known
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from sftref.conformance import cli
 from sftref.conformance.core.settings import Settings
-from sftref.conformance.report import terminal
+from sftref.conformance.report import explain, terminal
 
 IDS = ["copies.round_trip", "copies.between", "operators.gelu", "step.update[mesh]"]
 
@@ -58,5 +57,5 @@ def test_what_did_not_run_before_says_nothing_about_its_time(tmp_path: Path, mon
     ]
     report = {"settings": {"level": "quick"}, "checks": checks}
     monkeypatch.setattr("sftref.conformance.report.explain.read_report", lambda path: json.loads(json.dumps(report)))
-    assert cli._seconds_before(tmp_path, "quick") == {IDS[0]: 2.5}
-    assert cli._seconds_before(tmp_path, "standard") == {}
+    assert explain.seconds_before(tmp_path, "quick") == {IDS[0]: 2.5}
+    assert explain.seconds_before(tmp_path, "standard") == {}

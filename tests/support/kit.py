@@ -1,4 +1,4 @@
-"""Functions for tests of the kit: small cases, parameters without neutral values, weighted batches, the oracle."""
+"""Functions for tests of the kit: one law in this process, small cases, parameters, weighted batches, the oracle."""
 
 import dataclasses
 from typing import Any
@@ -7,6 +7,10 @@ import helpers
 import numpy as np
 from sftref.conformance.adapter import Case, HostBatch
 from sftref.conformance.adapters.sftref import lay_out, model_config
+from sftref.conformance.core.check import Check
+from sftref.conformance.core.law import laws
+from sftref.conformance.core.settings import Settings
+from sftref.conformance.laws.support import call
 from sftref.conformance.oracle.masks import Masks
 from sftref.conformance.oracle.model import Network
 
@@ -15,6 +19,7 @@ from sftref.data.batches import Batch
 from sftref.data.tokens import TokenArrays
 from sftref.model.names import to_hf
 
+QUICK = Settings(level="quick")
 B, L = 6, 8
 PLAIN = Case(
     vocab_size=19, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20,
@@ -84,3 +89,17 @@ def relative(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> float:
     assert got.keys() == want.keys()
     error = sum(float(((got[k] - want[k]) ** 2).sum()) for k in want)
     return (error / sum(float((want[k] ** 2).sum()) for k in want)) ** 0.5
+
+
+def run_law(law: str, settings: Settings = QUICK, **instead: Any) -> Check:
+    """Run a law as pytest would, with the values `instead` of its fixtures. Returns its check, or raises its error.
+
+    It looks for no cause of a failure, which takes seconds.
+    """
+    check = Check(laws()[law], settings.level, settings.seed, narrows=False)
+    call.run(check, settings, instead)
+    return check
+
+
+def numbers() -> np.random.Generator:
+    return np.random.default_rng(0)
