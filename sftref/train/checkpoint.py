@@ -46,7 +46,7 @@ class Checkpoints:
     def __init__(self, folder: Path, *, must_exist: bool = False) -> None:
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs each of its phases at INFO and WARNING
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what stops a run, Orbax raises too
         self.folder = folder.resolve() / FOLDER
         if must_exist:
             require(self.folder.is_dir(), f"--resume {folder}: has no folder {FOLDER}; give the --out of a run")

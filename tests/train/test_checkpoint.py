@@ -135,3 +135,10 @@ def test_files_that_are_no_checkpoints_are_passed_over(saved: Path, tmp_path: Pa
     (tmp_path / "run" / FOLDER / "8").write_text("")
     (tmp_path / "run" / FOLDER / "notes").mkdir()
     assert int(restore(tmp_path / "run", state()).step) == 3
+
+
+def test_what_orbax_only_logs_is_not_printed(saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(saved, tmp_path / "run")
+    (tmp_path / "run" / FOLDER / "3" / "_CHECKPOINT_METADATA").write_text("")  # times and versions, which nothing needs
+    assert int(restore(tmp_path / "run", state()).step) == 3
+    assert not caplog.records
