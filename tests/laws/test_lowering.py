@@ -56,6 +56,8 @@ def test_a_fault_is_seen(name: str, law: str) -> None:
         "rows-on-every-device": "tokens that do not lie in 8 pieces" if law.startswith("low") else "elements moved: 0",
         "products-of-any-precision": "cuda: precisions below float32 that its products ask for: ['DEFAULT']",
         "a-rule-in-bfloat16": "rocm: types narrower than float32: ['bf16'], should be []",
+        "a-psum-beside-the-check": "share reduced beyond that: 1" if law.startswith("low") else "gradient, N = 8",
+        "no-psum-without-the-check": "elements reduced: 2," if law.startswith("low") else "gradient, N = 8",
         "a-kernel-of-another-platform": "rocm: kernels of another platform: ['cuda_tanh'], should be []",
     }  # fmt: skip
     assert laws()[law] in side(fault)
@@ -64,14 +66,15 @@ def test_a_fault_is_seen(name: str, law: str) -> None:
     assert messages[name].replace("elements moved: 0", "elements moved by collectives: 0") in record.message
 
 
-def test_a_trainer_that_writes_its_sum_out_is_right() -> None:
-    change = changes()["sums-written-out"]
+@pytest.mark.parametrize("name", ["sums-by-the-check", "sums-written-out"])
+def test_a_trainer_that_sums_in_another_right_way_is_right(name: str) -> None:
+    change = changes()[name]
     laws_of_change = [(law.id, Settings(level="quick")) for law in side(change)]
     assert [record.status for record in trials(change, laws_of_change)] == ["pass", "pass"]
 
 
 def test_the_catalogue_has_what_is_seeded() -> None:
-    assert sorted(FAULTS) == sorted([fault.id for fault in SEEDED] + ["sums-written-out"])
+    assert sorted(FAULTS) == sorted([fault.id for fault in SEEDED] + ["sums-by-the-check", "sums-written-out"])
 
 
 def test_a_rule_of_one_platform_is_removed_again() -> None:

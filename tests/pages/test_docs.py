@@ -165,6 +165,8 @@ COMMAND_LINES = [(page, line) for page in PAGES for line in unrun(page)]
 def test_a_command_that_is_not_run_is_one_that_the_program_takes(page: str, line: str) -> None:
     words = [word for word in shlex.split(line) if not re.match(r"^[A-Z_]+=", word)]
     program, *arguments = [words[0].rpartition("/")[2], *words[1:]]
+    if program in ("srun", "mpirun"):
+        program, *arguments = arguments
     if program == "sftref":
         _parsed(arguments)
     elif program == "python":
@@ -180,6 +182,8 @@ def test_a_command_that_is_not_run_is_one_that_the_program_takes(page: str, line
     elif program == "tox":
         named = arguments[arguments.index("-e") + 1] if "-e" in arguments else "lint"
         assert named in environments(), line
+    elif program == "kubectl":
+        assert (ROOT / "sftref" / "cluster" / arguments[-1]).is_file(), line
     else:
         assert program in ("pip", "pytest"), line
 
