@@ -1,16 +1,20 @@
 """Seeded faults of clusters: which process has one, what it changes, and what the self-test demands of a report."""
 
+import fractions
 import inspect
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
+from sftref.conformance.adapter import StepResult
 from sftref.conformance.cluster import selftest
-from sftref.conformance.cluster.children.laws import digests
+from sftref.conformance.cluster.children.laws import Answer, digests
 from sftref.conformance.cluster.children.member import Member
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults import cluster as faults
 from sftref.conformance.laws.support.messages import expected
+from sftref.conformance.workers.serve import packed
 
 
 def test_a_fault_is_one_of_its_process_or_of_the_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +86,13 @@ def test_each_fault_of_the_catalogue_is_seeded_by_its_name() -> None:
     ids = [fault["id"] for fault in selftest.faults()]
     assert len(set(ids)) == len(ids) == 8
     assert [fault for fault in ids if f'"{fault}"' not in text] == []
+
+
+def test_an_answer_of_another_process_has_data_only() -> None:
+    arrays = {0: np.arange(6, dtype=np.float32)[::2], 1: np.zeros((2, 0), np.int32), 2: np.arange(6.0).reshape(2, 3).T}
+    sent = [arrays, StepResult(np.float32(0.5), 0.25), ("text", None, [1, True])]
+    got = Answer.of(packed(sent))
+    assert all(np.array_equal(got[0][k], leaf) and got[0][k].dtype == leaf.dtype for k, leaf in arrays.items())
+    assert got[1:] == sent[1:]
+    with pytest.raises(pickle.UnpicklingError, match=r"has fractions\.Fraction, must have data only"):
+        Answer.of(packed(fractions.Fraction(1, 2)))
