@@ -19,7 +19,7 @@ pytestmark = pytest.mark.jax
 def names() -> dict[str, Any]:
     """What the page's own lines define."""
     if not hasattr(jax, "shard_map"):
-        pytest.skip("JAX before 0.6")
+        pytest.skip("JAX before 0.6.1")
     found: dict[str, Any] = {}
     assert SETUP is not None
     exec(SETUP[1], found)
