@@ -13,6 +13,7 @@ from sftref.conformance.faults.trial import run_law
 from sftref.conformance.judge.diagnosis import diagnose
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.laws.support import explaining
+from sftref.conformance.laws.support.guarded import Guarded
 from sftref.conformance.laws.support.trainer_checks import compare_or_simplify
 from sftref.conformance.oracle.draws import draw_case
 
@@ -102,7 +103,8 @@ def test_a_wrong_score_is_named(fault: str, cause: str) -> None:
     ],
 )
 def test_a_failed_law_notes_what_explains_it(fault: str, law: str, by: list[str]) -> None:
-    instead = {"subject": FAULTS[fault](), "devices": list(range(8))}
+    # Behind the guard of the adapter interface, as every trainer is; it returns the moments as a list.
+    instead = {"subject": Guarded(FAULTS[fault](), fault), "devices": list(range(8))}
     record = run_law(laws()[law], instead, Settings(level="quick"), narrows=True)
     assert record.status == "fail"
     assert by in record.facts["explained"]["by"]

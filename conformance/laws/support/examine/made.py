@@ -13,7 +13,7 @@ def copied(result: Any) -> Any:
     """A copy in float64 of what a method returned."""
     if isinstance(result, StepResult) or hasattr(result, "_fields"):
         return StepResult(float(result.loss), float(result.learning_rate))
-    if isinstance(result, tuple):
+    if isinstance(result, (tuple, list)):
         return tuple(copied(one) for one in result)
     if hasattr(result, "items"):
         return {name: np.array(leaf, np.float64) for name, leaf in result.items()}
