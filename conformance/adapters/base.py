@@ -25,7 +25,7 @@ VALUES = ("value", "raw_value")
 # The most builds that are kept: a run at `full` has fewer cases and device counts than that at any one time.
 MOST_BUILDS = 32
 # The columns that an evaluation does not need.
-TARGETS = ("labels", "weights", "example_ids")
+TARGETS = ("labels", "one_hot", "weights", "example_ids")
 _builds: dict[tuple[Any, ...], Any] = {}
 
 
@@ -38,8 +38,10 @@ class Adapter(abc.ABC):
     `costs`; `replicas` needs nothing.
 
     Attributes:
-        columns: the trainer's name of a column -> its name in `HostBatch`; `rows` has these columns.
+        columns: the trainer's name of a column -> its name in `HostBatch`, or `one_hot`: the labels as vectors [B, C];
+            `rows` has these columns.
         pmapped: whether `rows` has a leading axis of devices, and the logits too.
+        scores: whether the evaluation takes labels, for a score; they are 0 then. Otherwise it gets none.
         names: a dotted part of a leaf's path -> what it is in a checkpoint, such as `{"layers": "bert.encoder.layer"}`.
             Whole components are replaced, the longest part first. The last component becomes `weight` or `bias`.
             Leaves that have no name in a checkpoint, such as a dropout rate, are ignored.
@@ -55,6 +57,7 @@ class Adapter(abc.ABC):
         name: name for name in ("input_ids", "token_type_ids", "attention_mask", "labels")
     }
     pmapped = False
+    scores = False
     state: Any
 
     @abc.abstractmethod
@@ -74,7 +77,7 @@ class Adapter(abc.ABC):
 
     @abc.abstractmethod
     def logits(self, rows: Rows) -> Any:
-        """Logits of all rows without dropout, [rows, C] or [devices, rows / devices, C]; the rows have no labels."""
+        """Logits of all rows without dropout, [rows, C] or [devices, rows / devices, C]; labels: see `scores`."""
 
     def tree(self) -> Any:
         """The current parameters in the trainer's form; leaves may have a leading axis of devices with equal copies."""
@@ -114,8 +117,12 @@ class Adapter(abc.ABC):
         return StepResult(loss, rate)
 
     def evaluate(self, batch: HostBatch) -> npt.NDArray[Any]:
-        rows = {own: leaf for own, leaf in self.rows(batch).items() if self.columns[own] not in TARGETS}
-        logits = np.asarray(self.logits(rows))
+        rows = self.rows(batch)
+        targets = [own for own in rows if self.columns[own] in TARGETS]
+        rows |= {own: np.zeros_like(rows[own]) for own in targets}
+        logits = np.asarray(
+            self.logits(rows if self.scores else {own: rows[own] for own in rows if own not in targets})
+        )
         return logits.reshape(-1, logits.shape[-1])[: len(batch.weights)]
 
     def params(self) -> Arrays:
@@ -165,6 +172,8 @@ class Adapter(abc.ABC):
         padding = rows["attention_mask"] == 0
         rows["input_ids"][padding], rows["token_type_ids"][padding] = 0, 0
         rows["attention_mask"][empty, 0] = 1
+        if "one_hot" in self.columns.values():
+            rows["one_hot"] = np.eye(self.case.num_labels, dtype=np.float32)[rows["labels"]]
         own = {own: rows[name] for own, name in self.columns.items()}
         return {name: leaf.reshape(self.n, -1, *leaf.shape[1:]) for name, leaf in own.items()} if self.pmapped else own
 
@@ -213,12 +222,15 @@ class Adapter(abc.ABC):
                 found[name] = np.array(own.T if kernel else own)
         return found
 
-    def decays(self, tree: Any) -> Any:
-        """The tree with True for each leaf that decays: all that have a checkpoint's name but biases and LayerNorm."""
+    def decays(self, tree: Any, case: Case | None = None) -> Any:
+        """The tree with True for each leaf that decays: all that have a checkpoint's name but biases and LayerNorm.
+
+        What `build` returns outlives the run that it was called for, so there the case must be given.
+        """
         import jax
 
         names, _, form = self._named(tree)
-        known = shapes(self.case)
+        known = shapes(case or self.case)
         return jax.tree.unflatten(
             form, [name in known and not name.endswith((".bias", "LayerNorm.weight")) for name, _ in names]
         )
@@ -235,10 +247,7 @@ class Adapter(abc.ABC):
         if parts[-1] in VALUES:
             parts.pop()
         last = parts.pop()
-        longest = sorted(self.names, key=len, reverse=True)
-        pattern = rf"(?<![^.])({'|'.join(map(re.escape, longest))})(?![^.])"
-        name = re.sub(pattern, lambda match: self.names[match[1]], ".".join(parts)) if longest else ".".join(parts)
-        return f"{name}.{ENDS.get(last, last)}", last == "kernel"
+        return f"{renamed('.'.join(parts), self.names)}.{ENDS.get(last, last)}", last == "kernel"
 
     def _check(self, names: Sequence[tuple[str, bool]], wanted: Mapping[str, Any]) -> None:
         given = [name for name, _ in names]
@@ -249,6 +258,12 @@ class Adapter(abc.ABC):
                     f"{self.name}: {times} leaves are named {name}, must be one; correct `names`; the leaves without a "
                     f"name in a checkpoint: {extra}"
                 )
+
+
+def renamed(path: str, names: Mapping[str, str]) -> str:
+    """A dotted path with its parts replaced, the longest part first; see `Adapter.names`."""
+    longest = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return re.sub(rf"(?<![^.])({longest})(?![^.])", lambda match: names[match[1]], path) if names else path
 
 
 def _own_layout(values: npt.NDArray[Any], leaf: Any, *, kernel: bool) -> npt.NDArray[Any]:

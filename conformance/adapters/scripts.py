@@ -77,3 +77,10 @@ def inner(outer: Callable[..., Any], name: str, **variables: Any) -> Any:
         raise ValueError(f"{name} of {outer.__qualname__} uses the variables {sorted(uses)}, got {sorted(variables)}")
     cells = tuple(CellType(variables[used]) for used in uses)
     return FunctionType(codes[0], outer.__globals__, name, None, cells)
+
+
+def without_init(kind: type, **attributes: Any) -> Any:
+    """An object of a class whose `__init__` is not called, since it opens files, say; it has these attributes only."""
+    made: Any = object.__new__(kind)
+    vars(made).update(attributes)
+    return made

@@ -1,5 +1,6 @@
 """The base class of adapters: names and layouts of other libraries, clean rows, one build for each case; scripts."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from flax.training.train_state import TrainState
 from kit import DROPPED, B, batch_of, params_of
 from sftref.conformance.adapter import Arrays, Case, check_adapter, shapes
 from sftref.conformance.adapters import base
 from sftref.conformance.adapters.base import Adapter, Rows
-from sftref.conformance.adapters.loop import Functions, Loop
-from sftref.conformance.adapters.scripts import inner, script
+from sftref.conformance.adapters.loop import Functions, Loop, NnxLoop, recorded
+from sftref.conformance.adapters.scripts import inner, script, without_init
 
 pytestmark = pytest.mark.jax
 
@@ -161,12 +163,45 @@ class CountsModel(Counts):
             more = jax.tree.map(lambda leaf: leaf + (leaf.dtype != bool), model)
             return batch[None].repeat(2, 0).reshape(2, -1).sum(1) / 2, optimizer, more
 
-        adamw = self.adamw(case) | {"batch": lambda rows: rows.get("y", rows["ids"])}
-        return Functions({"model": like}, train, lambda model, batch: np.zeros((len(batch), case.num_labels)), **adamw)
+        def evaluate(model: Any, batch: Any) -> Any:
+            return np.zeros((len(batch), case.num_labels))
+
+        return Functions({"model": like}, train, evaluate, self.adamw(case), lambda rows: rows.get("y", rows["ids"]))
 
 
-@pytest.mark.parametrize("kind", [Counts, CountsModel])
-def test_a_loop_keeps_what_its_functions_take_and_give(kind: type[Counts]) -> None:
+class Node(nnx.Module):
+    """A nested dict of arrays as a Module of Modules."""
+
+    def __init__(self, tree: dict[str, Any]) -> None:
+        for name, leaf in tree.items():
+            setattr(self, name, Node(leaf) if isinstance(leaf, dict) else nnx.Param(jnp.asarray(leaf)))
+
+
+class CountsNnx(NnxLoop):
+    """The same in NNX, with labels as vectors and an evaluation that updates metrics, and takes labels."""
+
+    name, capabilities, names = "counts in NNX", frozenset({"devices", "moments"}), NAMES
+    columns: ClassVar = {"ids": "input_ids", "y": "one_hot"}
+    scores = True
+
+    def build(self, case: Case, devices: Any) -> Functions:
+        tree = tree_of(case)
+        model = Node(tree | {"layers": {str(k): layer for k, layer in enumerate(tree["layers"])}})
+
+        def train(model: Any, optimizer: Any, batch: Any) -> Any:
+            nnx.update(model, jax.tree.map(lambda leaf: leaf + 1, nnx.state(model, nnx.Param)))
+            return batch["y"].argmax(-1).sum()
+
+        def evaluate(model: Any, metrics: Any, batch: Any) -> None:
+            logits = jnp.zeros((len(batch["ids"]), case.num_labels))
+            metrics.update(loss=batch["y"].sum(), logits=logits, labels=batch["y"].argmax(-1))
+
+        kept = {"model": model, "optimizer": nnx.Optimizer(model, optax.adam(1.0), wrt=nnx.Param)}
+        return Functions(kept, nnx.jit(train), nnx.jit(recorded(evaluate)))
+
+
+@pytest.mark.parametrize("kind", [Counts, CountsModel, CountsNnx])
+def test_a_loop_keeps_what_its_functions_take_and_give(kind: type[Loop]) -> None:
     own, params, batch = kind(), params_of(DROPPED), batch_of(DROPPED)
     labels = batch.labels[batch.weights > 0].sum()
     for _ in range(2):
@@ -179,6 +214,31 @@ def test_a_loop_keeps_what_its_functions_take_and_give(kind: type[Counts]) -> No
         for moment in own.moments():
             assert moment.keys() == params.keys()
         assert own.evaluate(batch).shape == (B, DROPPED.num_labels)
+
+
+def test_rows_are_sharded_for_functions_of_jit() -> None:
+    own = CountsNnx()
+    own.start(DROPPED, params_of(DROPPED), 2)
+    batch = own.placed(own.rows(batch_of(DROPPED)))
+    assert all(
+        [len(shard.data) for shard in leaf.addressable_shards] == [len(leaf) // 2] * 2 for leaf in batch.values()
+    )
+
+
+def test_a_build_outlives_its_run() -> None:
+    """The mask of the decay is that of the case that was built, also while a run of another case goes on."""
+    own = CountsModel()
+    own.start(DROPPED, params_of(DROPPED), 2)
+    tx, model = own.built.tx, own.tree()
+    shallow = dataclasses.replace(DROPPED, num_hidden_layers=1)
+    own.start(shallow, params_of(shallow), 2)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if leaf.dtype == jnp.float32 else None, model)
+    updates, _ = tx.update(zeros, tx.init(model), jax.tree.map(jnp.ones_like, model))
+    layer = updates["layers"][1]["output"]["dense"]
+    assert DROPPED.num_hidden_layers > 1
+    assert DROPPED.warmup_steps == 0
+    assert layer["kernel"].max() < 0
+    assert (layer["bias"] == 0).all()
 
 
 def main() -> int:
@@ -197,6 +257,17 @@ def test_an_inner_function_is_taken_out() -> None:
         inner(main, "step")
     with pytest.raises(ValueError, match="main defines 0 functions 'other', must define one"):
         inner(main, "other")
+
+
+def test_an_object_without_its_init() -> None:
+    class Trainer:
+        rate = 1
+
+        def __init__(self) -> None:
+            raise OSError("no folder")
+
+    made = without_init(Trainer, model=3)
+    assert (made.model, made.rate, isinstance(made, Trainer)) == (3, 1, True)
 
 
 def test_a_notebook_gives_its_definitions_and_runs_nothing_else(

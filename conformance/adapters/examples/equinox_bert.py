@@ -10,6 +10,8 @@ since the notebook's own `optax.adam` refuses them in optax 0.2.8. The loss is w
 import functools
 from typing import Any, ClassVar
 
+import jax
+
 from ...adapter import Case
 from ..loop import Functions, Loop
 from ..scripts import script
@@ -38,11 +40,9 @@ class EquinoxBert(Loop):
 
     def build(self, case: Case, devices: Any) -> Functions:
         import equinox as eqx  # type: ignore[import-not-found,unused-ignore]
-        import jax
 
-        example, adamw = script("bert.ipynb"), self.adamw(case)
+        example, tx = script("bert.ipynb"), self.adamw(case)
         model = example.BertClassifier(case.config, case.num_labels, jax.random.PRNGKey(0))
-        step = functools.partial(example.make_step, tx=adamw["tx"])
+        step = functools.partial(example.make_step, tx=tx)
         train = eqx.filter_pmap(step, axis_name="devices", devices=devices)
-        evaluate = eqx.filter_pmap(example.make_eval_step, devices=devices)
-        return Functions({"model": model}, train, evaluate, **adamw)
+        return Functions({"model": model}, train, eqx.filter_pmap(example.make_eval_step, devices=devices), tx)

@@ -10,6 +10,8 @@ rows` nor `dropout` is claimed. Its Adam constants are written into it, and it d
 import functools
 from typing import Any, ClassVar
 
+import jax
+
 from ...adapter import Case
 from ..loop import Functions, Loop
 from ..scripts import inner, script
@@ -23,7 +25,6 @@ class FlaxGlue(Loop):
     fixed: ClassVar = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "clip_norm": None}
 
     def build(self, case: Case, devices: Any) -> Functions:
-        import jax
         from transformers import BertConfig, FlaxBertForSequenceClassification
 
         glue, model = script("run_flax_glue.py"), FlaxBertForSequenceClassification(BertConfig(**case.config))

@@ -7,14 +7,18 @@ dropout layer is written into it too: training and evaluation are random.
     sftref verify --adapter sftref.conformance.adapters.examples.nnx_bert:NnxBert
 """
 
-import importlib
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, ClassVar
+
+from flax import nnx
 
 from ...adapter import Case
 from ..base import Rows
-from ..loop import Functions, NnxLoop
-from ..scripts import inner
-from ..template import optimizer_of
+from ..loop import Functions, NnxLoop, rate_of, recorded
+from ..scripts import inner, without_init
+
+PARTS = ("bert", "trainers")
 
 
 class NnxBert(NnxLoop):
@@ -22,7 +26,8 @@ class NnxBert(NnxLoop):
 
     name, capabilities = "NNX BERT of walln/scratch", frozenset({"devices", "jax", "moments", "replicas"})
     fixed: ClassVar = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": None, "regression": False}
-    columns: ClassVar = {"input_ids": "input_ids", "labels": "labels"}
+    columns: ClassVar = {"input_ids": "input_ids", "labels": "one_hot"}
+    scores = True
     names: ClassVar = {
         "bert.embeddings.token_embeddings": "bert.embeddings.word_embeddings", "bert.pooler": "bert.pooler.dense",
         "bert.embeddings.segment_embeddings": "bert.embeddings.token_type_embeddings",
@@ -34,33 +39,15 @@ class NnxBert(NnxLoop):
     }  # fmt: skip
 
     def build(self, case: Case, devices: Any) -> Functions:
-        import jax
-        from flax import nnx
-        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        bert, trainers = (import_module(f"scratch.language_modeling.{part}.sequence_classification") for part in PARTS)
+        config, settings = without_init(bert.BertConfig, **case.config), SimpleNamespace(learning_rate=rate_of(case))
+        model = bert.BertForSequenceClassification(config, case.num_labels, rngs=nnx.Rngs(0))
+        # Its `__init__` opens a folder for checkpoints.
+        trainer = without_init(trainers.SequenceClassificationTrainer, model=model, trainer_config=settings)
+        kept, kind = {"model": model, "optimizer": trainer._create_train_state()}, type(trainer)
+        train, evaluate = inner(kind.train, "train_step"), recorded(inner(kind.eval, "eval_step"))
 
-        bert = importlib.import_module("scratch.language_modeling.bert.sequence_classification")
-        trainers = importlib.import_module("scratch.language_modeling.trainers.sequence_classification")
-        kind, schedule, config = trainers.SequenceClassificationTrainer, optimizer_of(case, None)[1], bert.BertConfig()
-        evaluate = inner(kind.eval, "eval_step")
+        def batch(rows: Rows) -> Rows:
+            return rows | {"attention_mask": trainer._create_attention_mask(rows["input_ids"])}
 
-        def logits(model: Any, batch: Rows) -> Any:
-            """The logits that its `eval_step` gives to the metrics."""
-            kept: dict[str, Any] = {}
-            metrics = type("Metrics", (), {"update_metrics": staticmethod(lambda **values: kept.update(values))})
-            evaluate(model, metrics, batch | {"labels": batch["input_ids"]})
-            return kept["logits"]
-
-        def batch(rows: Rows) -> Any:
-            """Rows as its loop makes them: a mask of the ids, no token types, labels as one-hot vectors."""
-            labels = {"labels": jax.nn.one_hot(rows["labels"], case.num_labels)} if "labels" in rows else {}
-            mask = trainer._create_attention_mask(rows["input_ids"])
-            return jax.device_put({**rows, "attention_mask": mask, **labels}, place)
-
-        vars(config).update(case.config)
-        # Without its `__init__`, which opens a folder for checkpoints.
-        trainer = object.__new__(kind)
-        trainer.model = bert.BertForSequenceClassification(config, case.num_labels, rngs=nnx.Rngs(0))
-        trainer.trainer_config = type("Config", (), {"learning_rate": schedule})
-        state, place = trainer._create_train_state(), NamedSharding(Mesh(devices, ("device",)), PartitionSpec("device"))
-        kept = {"model": trainer.model, "optimizer": state, "first": nnx.state(state)}
-        return Functions(kept, nnx.jit(inner(kind.train, "train_step")), nnx.jit(logits), None, schedule, batch)
+        return Functions(kept, nnx.jit(train), nnx.jit(evaluate), batch=batch)
