@@ -115,10 +115,11 @@ def test_the_article_keeps_its_public_path() -> None:
 
 
 def test_torch_keeps_its_public_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without PyTorch: only `torch_rank.py` imports it."""
+    """Without PyTorch and transformers: only `torch_rank.py` and the example import them."""
     rank = ModuleType("torch_rank")
-    vars(rank).update(Rank=lambda **_: None, serve=None)
-    monkeypatch.setitem(sys.modules, f"{examples.__name__}.torch_rank", rank)
+    vars(rank).update(Rank=type("Rank", (), {}), Parts=None)
+    monkeypatch.setitem(sys.modules, "sftref.conformance.adapters.torch_rank", rank)
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
     names = {name: load_adapter(f"sftref.conformance.adapters.torch:{name}").name for name in TORCH}
     assert names == {name: load_adapter(f"{examples.__name__}.torch:{name}").name for name in TORCH}
     for name in (f"{examples.__name__}.torch", "sftref.conformance.adapters.torch"):

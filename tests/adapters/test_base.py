@@ -1,5 +1,6 @@
 """The base class of adapters: names and layouts of other libraries, clean rows, one build for each case; scripts."""
 
+import ast
 import dataclasses
 import json
 import sys
@@ -299,3 +300,28 @@ def test_a_capability_without_its_method_is_named() -> None:
         adapter.gradients(batch_of(DROPPED))
     with pytest.raises(NotImplementedError, match="Own claims program, lowering or costs and has no method `call`"):
         adapter.program(batch_of(DROPPED))
+
+
+def lines_of(path: Path) -> tuple[int, int]:
+    """A file's lines of code after the imports, without and with the table `names`."""
+    text = path.read_text(encoding="utf-8")
+    shown, table = set(), set()
+    for node in ast.parse(text).body[1:]:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            shown |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            shown -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "names":
+            table |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    code = {k for k, line in enumerate(text.splitlines(), 1) if line.strip() and not line.strip().startswith("#")}
+    return len(shown & code - table), len(shown & code)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["flax_glue", "equinox_bert", "nnx_bert", "torch"])
+def test_an_adapter_of_a_trainer_by_others_has_at_most_15_lines_beside_its_names(name: str) -> None:
+    kit = Path(base.__file__).parents[1]
+    own, whole = lines_of(kit / "adapters" / "examples" / f"{name}.py")
+    assert own <= 15
+    assert f"examples/{name}.py) | {own}, {whole} |" in (kit / "docs" / "extend.md").read_text(encoding="utf-8")

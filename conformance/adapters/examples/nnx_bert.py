@@ -7,18 +7,21 @@ dropout layer is written into it too: training and evaluation are random.
     sftref verify --adapter sftref.conformance.adapters.examples.nnx_bert:NnxBert
 """
 
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from flax import nnx
+from scratch.language_modeling.bert import (  # type: ignore[import-not-found,unused-ignore]
+    sequence_classification as bert,
+)
+from scratch.language_modeling.trainers import (  # type: ignore[import-not-found,unused-ignore]
+    sequence_classification as trainers,
+)
 
 from ...adapter import Case
 from ..base import Rows
 from ..loop import Functions, NnxLoop, rate_of, recorded
 from ..scripts import inner, without_init
-
-PARTS = ("bert", "trainers")
 
 
 class NnxBert(NnxLoop):
@@ -39,7 +42,6 @@ class NnxBert(NnxLoop):
     }  # fmt: skip
 
     def build(self, case: Case, devices: Any) -> Functions:
-        bert, trainers = (import_module(f"scratch.language_modeling.{part}.sequence_classification") for part in PARTS)
         config, settings = without_init(bert.BertConfig, **case.config), SimpleNamespace(learning_rate=rate_of(case))
         model = bert.BertForSequenceClassification(config, case.num_labels, rngs=nnx.Rngs(0))
         # Its `__init__` opens a folder for checkpoints.
