@@ -237,6 +237,23 @@ def collectives(text: str) -> list[str]:
     return re.findall(rf"\s({names})(?:-start)?\(", text)
 
 
+@pytest.mark.parametrize("name", SEVERAL)
+def test_processes_send_a_message_for_each_dtype(
+    name: str, experiment: Experiment, batches: dict[Any, Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each leaf of a sum would be a message of its own, there MUST be one for each dtype of loss and gradient."""
+
+    def messages() -> int:
+        trainer = make_trainer(name, experiment.program, jax.devices()[:DEVICES])
+        state, batch = trainer.place(experiment.state()), trainer.put(batches[DEVICES, "uneven"])
+        return trainer.step_text(state, batch).count("stablehlo.all_reduce")
+
+    apart = messages()
+    monkeypatch.setattr(f"sftref.trainers.{name}.sends_leaves", lambda _: True)
+    assert messages() == 1
+    assert apart > 20
+
+
 def test_gradient_step_is_what_the_optimizer_sees(experiment: Experiment) -> None:
     """The gradient read from Adam's first moment, as in the tables, MUST be that of `gradient_step`."""
     case = Case(DEVICES, packed=True, micro=1)
