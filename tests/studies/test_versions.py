@@ -23,7 +23,8 @@ def report(jax: str, *checks: tuple[int, str, str, str], survived: int = 0) -> d
         "verdict": "CONFORMANT", "settings": {"level": "quick"}, "timing": {"seconds": 83.4},
         "environment": {"versions": {"jax": jax, "flax": "0.10"}, "platforms": ["cpu"], "machine": {"cores": 2},
                         "devices": [{}] * 8},
-        "checks": [{"rung": rung, "rung_name": "name", "id": law, "law": law, "status": status, "message": message}
+        "checks": [{"rung": rung, "rung_name": "name", "id": law, "law": law, "status": status, "message": message,
+                    "subject": "mesh" if rung > 5 else ""}
                    for rung, law, status, message in checks],
         "faults": [{"id": "f", "status": "killed"}] * 2 + [{"id": "g", "status": "survived"}] * survived,
     }  # fmt: skip
@@ -37,13 +38,14 @@ MISSING = (7, "equivalence.loss", "not_run", "needs 2 devices, found 1")
 
 def test_a_row_counts_what_became_of_each_rung() -> None:
     head, row = table.rows([report("0.5.3", FELL, FINE, APART)])
-    assert dict(zip(head, row, strict=True))["unwaited steps"] == "not asked"
+    assert dict(zip(head, row, strict=True))["unwaited steps"] == "not run"
     hangs = report("0.5.3", (2, "collectives.unwaited", "deviation", "hangs"))
     head, row = table.rows([report("0.5.3", FELL, FINE, APART) | {"unwaited": hangs}])
     assert dict(zip(head, row, strict=True))["unwaited steps"] == "**hang** (known)"
     found = dict(zip(head, row, strict=True))
-    assert found["2 name"] == "1 passed, 1 **fell**"
+    assert found["2 name"] == "1 passed, 1 **failed**"
     assert found["7 name"] == "does not apply"
+    assert found["trainers"] == "mesh"
     assert (found["JAX"], found["flax"], found["seeded faults"], found["seconds"]) == (
         "**0.5.3**", "0.10", "2 of 2 seen", "83",
     )  # fmt: skip
@@ -92,18 +94,19 @@ def test_the_page_is_in_the_order_of_releases(
     ends = report("0.9.2", (2, "collectives.unwaited", "pass", ""))
     (tmp_path / "0.9.2" / "unwaited" / "report.json").write_text(json.dumps(ends))
     out = tmp_path / "page.md"
-    assert call(monkeypatch, str(tmp_path), "--out", str(out)) == 0
+    assert call(monkeypatch, str(tmp_path), "--out", str(out), "--commit", "ab12") == 0
     text = out.read_text()
     assert text.index("**0.9.2**") < text.index("**0.10.2**")
-    assert [line.split(" | ")[-3] for line in text.splitlines() if line.startswith("| **")] == ["end", "not asked"]
+    assert [line.split(" | ")[-3] for line in text.splitlines() if line.startswith("| **")] == ["end", "not run"]
     assert text.rstrip().endswith("Nothing.")
+    assert "at commit ab12." in text
     (tmp_path / "0.9.2" / "report.json").write_text(json.dumps(report("0.9.2", FELL)))
-    assert call(monkeypatch, str(tmp_path), "--out", str(out)) == 1
+    assert call(monkeypatch, str(tmp_path), "--out", str(out), "--commit", "ab12") == 1
     assert "JAX 0.9.2: collectives.psum has no entry" in capsys.readouterr().out
 
 
 def test_a_folder_without_reports_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, str(tmp_path)) == 2
+    assert call(monkeypatch, str(tmp_path), "--commit", "ab12") == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -1,10 +1,15 @@
-"""The kit's reports on trainers by others: the article's loops on FlaxBert, and PyTorch with and without DDP.
+"""The kit's reports on trainers by others: the article's loops, PyTorch with and without DDP, and three scripts.
 
     tox run -e peers -- reports.py [--kept FOLDER]
 
 Runs `verify --level quick` on each trainer, with its known deviations, and writes `REPORTS.md` beside this file;
 `--kept` uses reports of an earlier run. Nothing in the page is written by hand: each law that a trainer breaks is a
-deviation, with its reason, in the adapter's own file. Exits with 1 if a verdict is not the expected one.
+deviation, with its reason, in the adapter's own file, or its cause is the report's diagnosis. Exits with 1 if a verdict
+is not the expected one.
+
+The scripts are in no package and need other releases of the libraries. The adapter's docstring says what to install;
+the command of its section, with `--out FOLDER/NAME`, makes the report that `--kept FOLDER` reads: NAME is the adapter's
+MODULE-FACTORY, such as `nnx_bert-NnxBert`.
 """
 
 import argparse
@@ -23,30 +28,34 @@ Report = Mapping[str, Any]
 
 
 class Peer(NamedTuple):
-    """A trainer: its title, its adapter, the file of its known deviations, and further options."""
+    """A trainer: its title, its adapter, the file of its known deviations, options, and a file in no package."""
 
     name: str
     factory: str
     deviations: str = ""
     options: tuple[str, ...] = ()
     verdict: str = "CONFORMANT"
+    script: str = ""
 
     @property
     def words(self) -> list[str]:
         """The words that a person types after `sftref`."""
-        found = [
-            "verify",
-            "--level",
-            "quick",
-            "--adapter",
-            f"sftref.conformance.adapters.{self.factory}",
-            *self.options,
-        ]
-        return found + (["--deviations", f"conformance/adapters/{self.deviations}"] if self.deviations else [])
+        adapter = f"sftref.conformance.adapters.examples.{self.factory}"
+        known = ["--deviations", f"conformance/adapters/examples/{self.deviations}"] if self.deviations else []
+        return ["verify", "--level", "quick", "--adapter", adapter, *self.options, *known]
+
+    def out(self, folder: Path) -> Path:
+        """The folder of its report."""
+        return folder / self.factory.replace(":", "-")
+
+    def lacks(self, folder: Path) -> bool:
+        """Whether it has no report yet and its script is not on Python's path."""
+        has = (self.out(folder) / "report.json").exists() or not self.script
+        return not has and not any((Path(path) / self.script).exists() for path in sys.path)
 
     def run(self, folder: Path) -> Report:
         """Verify the trainer, unless `folder` has its report already; returns the report."""
-        out = folder / self.factory.replace(":", "-")
+        out = self.out(folder)
         if not (out / "report.json").exists():
             words = [*self.words, "--no-remedies", "--out", str(out)]
             subprocess.run(
@@ -57,6 +66,8 @@ class Peer(NamedTuple):
 
 
 ONE = ("--only", "step.update", "--no-self-test")
+# The rungs of a trainer.
+OWN = ("--only", "6", "--only", "7", "--only", "8", "--no-self-test")
 PEERS = (
     Peer("The article's `pmap` loop, on FlaxBert", "article:pmap", "article.toml"),
     Peer("The article's `jit` loop over a mesh, on FlaxBert", "article:mesh", "article.toml"),
@@ -64,6 +75,9 @@ PEERS = (
     # One law of the machine needs more than two devices, and these two processes have one each.
     Peer("PyTorch, DistributedDataParallel over gloo, two processes", "torch:ddp", "ddp.toml", ("--devices", "2"),
          "INCOMPLETE"),
+    Peer("Hugging Face's `run_flax_glue.py`", "flax_glue:FlaxGlue", "flax_glue.toml", OWN, script="run_flax_glue.py"),
+    Peer("Equinox's `bert.ipynb`", "equinox_bert:EquinoxBert", "", OWN, "NONCONFORMANT", "bert.ipynb"),
+    Peer("The BERT of `walln/scratch` in Flax NNX", "nnx_bert:NnxBert", "", OWN, "NONCONFORMANT", "scratch"),
     Peer("The article's `pmap` loop with its own dropout", "article:pmap_dropout", "", ONE, "NONCONFORMANT"),
     Peer("The article's loop over a mesh with its own dropout", "article:mesh_dropout", "", ONE, "NONCONFORMANT"),
     Peer("PyTorch, whose token 0 is padding", "torch:with_padding_token", "", ONE, "NONCONFORMANT"),
@@ -82,31 +96,36 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def broken(report: Report) -> Iterator[list[str]]:
-    """A row for each law that a trainer breaks: the law, by how much, where, and why."""
+    """A row for each law that a trainer breaks: the law, by how much, where, and why if that is known before."""
     reasons = {known["id"]: known["reason"] for known in report["deviations"]}
     for check in of_status(report, "deviation", "fail"):
         figure = ""
         if check["measured"] is not None and check["bound"]:
             figure = f"{check['measured']:.2g} ({check['bound']:.1g})"
         said = check["message"].rpartition("seen again as fail: ")[2]
-        why = reasons.get(check["law"]) or report["diagnosis"]["cause"]
-        yield [f"`{check['law']}`", figure, " ".join((check["worst"] if figure else said).split())[:160], why]
+        where = " ".join((check["worst"] if figure else said).split())[:160]
+        yield [f"`{check['law']}`", figure, where, reasons.get(check["law"], "see the diagnosis")]
 
 
 def section(peer: Peer, report: Report) -> str:
     """The section of one trainer."""
     kept = ", ".join(f"`{check['law']}`" for check in of_status(report, "pass")) or "none of those asked"
     unclaimed = sorted({check["message"] for check in of_status(report, "not_run")})
+    versions = report["environment"]["versions"]
+    libraries = f"; with JAX {versions['jax']}, Flax {versions['flax']}" if peer.script else ""
+    line = re.sub(r" [(][^)]*[)]", "", report["line"]).partition(";")[0]
     parts = [
         f"## {peer.name}",
         f"`sftref {' '.join(peer.words)}`",
-        f"{re.sub(r' [(][^)]*[)]', '', report['line']).partition(';')[0]}; {report['timing']['seconds']:.0f} s.",
+        f"{line}; {report['timing']['seconds']:.0f} s{libraries}.",
         f"Keeps: {kept}.",
     ]
     if unclaimed:
         parts.append(f"Not asked: {'; '.join(unclaimed)}.")
     if rows := list(broken(report)):
         parts.append(table([["breaks", "error (bound)", "where", "why"], *rows]))
+    if of_status(report, "fail"):
+        parts.append(f"Diagnosis: {report['diagnosis']['cause']}")
     return "\n\n".join(parts)
 
 
@@ -116,7 +135,14 @@ def main() -> int:
     parser.add_argument("--kept", type=Path, help="folder for the reports; reports that it has are used")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        reports = [peer.run(given.kept or Path(scratch)) for peer in PEERS]
+        folder = given.kept or Path(scratch)
+        if missing := [peer.script for peer in PEERS if peer.lacks(folder)]:
+            print(
+                f"reports.py: {', '.join(missing)}: in no folder of PYTHONPATH, and no report in --kept",
+                file=sys.stderr,
+            )
+            return 2
+        reports = [peer.run(folder) for peer in PEERS]
     versions = reports[0]["environment"]["versions"]
     amiss = [
         f"{peer.factory}: {report['line']}"
@@ -126,9 +152,9 @@ def main() -> int:
     parts = [
         "# What the kit says of trainers that others wrote",
         f"`reports.py` beside this file made this page, with JAX {versions['jax']}, Flax {versions['flax']}, "
-        "transformers 4.57.6 and PyTorch 2.13.0 on a CPU. If a trainer is known to break a law, its file of deviations "
-        "lists the law and the reason; all other laws must pass. The last three trainers are known to fail, and show "
-        "what the kit then reports.",
+        "transformers 4.57.6 and PyTorch 2.13.0 on a CPU, unless a section names others. If a trainer is known to "
+        "break a law, its file of deviations lists the law and the reason; all other laws must pass. The trainers with "
+        "the verdict NONCONFORMANT are known to fail, and show what the kit then reports.",
         *(section(peer, report) for peer, report in zip(PEERS, reports, strict=True)),
     ]
     (HERE / "REPORTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

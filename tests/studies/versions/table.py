@@ -1,7 +1,7 @@
 """Reports of many releases of JAX -> a table of releases by rungs, with the reason for each failed check.
 
     tox run -e jax0.5.3,jax0.6.2,jax0.7.2,jax0.8.3,jax0.9.2,jax0.10.2,jax0.11.1,jax0.12.0.1
-    python tests/studies/versions/table.py versions
+    python tests/studies/versions/table.py versions --commit "$(git rev-parse --short HEAD)"
 
 Writes `README.md` beside this file. Nothing in it is written by hand: results come from the reports, reasons from
 `known.toml`. Exits with 1 if a failed check has no entry in `known.toml`, or an entry has no failed check.
@@ -38,7 +38,7 @@ def cell(checks: Sequence[Report]) -> str:
     """The results of a rung's checks, for one cell of the table."""
     counts = {
         "passed": sum(check["status"] == "pass" for check in checks),
-        "**fell**": sum(check["status"] in FELL for check in checks),
+        "**failed**": sum(check["status"] in FELL for check in checks),
         "blocked": sum(check["status"] == "blocked" for check in checks),
         "not run": sum(check["status"] == "not_run" and not check["message"].startswith(APART) for check in checks),
     }
@@ -48,7 +48,7 @@ def cell(checks: Sequence[Report]) -> str:
 def queue(report: Report) -> str:
     """The result for steps that no one waits for, which has a separate report."""
     if "unwaited" not in report:
-        return "not asked"
+        return "not run"
     check = next(check for check in report["unwaited"]["checks"] if check["law"] == UNWAITED)
     return {"pass": "end", "deviation": "**hang** (known)"}.get(check["status"], f"**{check['status']}**")
 
@@ -56,15 +56,17 @@ def queue(report: Report) -> str:
 def rows(reports: Sequence[Report]) -> Iterator[list[str]]:
     """The table, the head first: a row for each release, a column for each rung."""
     rungs = sorted({(check["rung"], check["rung_name"]) for report in reports for check in report["checks"]})
-    yield ["JAX", *PACKAGES, "verdict", *(f"{rung} {name}" for rung, name in rungs), "unwaited steps",
+    yield ["JAX", *PACKAGES, "trainers", "verdict", *(f"{rung} {name}" for rung, name in rungs), "unwaited steps",
            "seeded faults", "seconds"]  # fmt: skip
     for report in reports:
         versions = report["environment"]["versions"]
         cells = [cell([check for check in report["checks"] if check["rung"] == rung]) for rung, _ in rungs]
         seen = sum(fault["status"] == "killed" for fault in report["faults"])
+        trainers = dict.fromkeys(check["subject"] for check in report["checks"] if check["subject"])
         asked = sum(fault["status"] != "not_run" for fault in report["faults"])
         yield [
-            f"**{jax(report)}**", *(versions.get(name, "") for name in PACKAGES), report["verdict"], *cells,
+            f"**{jax(report)}**", *(versions.get(name, "") for name in PACKAGES), ", ".join(trainers),
+            report["verdict"], *cells,
             queue(report), f"{seen} of {asked} seen", f"{report['timing']['seconds']:.0f}",
         ]  # fmt: skip
 
@@ -100,7 +102,7 @@ def explained(reports: Sequence[Report], known: Sequence[Mapping[str, Any]]) -> 
     return lines, amiss
 
 
-def page(reports: Sequence[Report], lines: Sequence[str]) -> str:
+def page(reports: Sequence[Report], lines: Sequence[str], commit: str) -> str:
     """The text of the page."""
     head, *table = rows(reports)
     cells = [head, ["---"] * len(head), *table]
@@ -109,14 +111,14 @@ def page(reports: Sequence[Report], lines: Sequence[str]) -> str:
         "# Releases of JAX",
         f"The table has the results of `sftref verify --level {level}` under each release, on "
         f"{reports[0]['environment']['platforms'][-1]} ({machine['cores']} cores, "
-        f"{len(reports[0]['environment']['devices'])} devices). `table.py` beside this file made it from the runs' "
-        "reports.",
+        f"{len(reports[0]['environment']['devices'])} devices), at commit {commit}. `table.py` beside this file made "
+        "it from the runs' reports. The trainer `shard_map` needs JAX 0.6.1.",
         "\n".join(f"| {' | '.join(row)} |" for row in cells),
         "The oldest release is 0.5.3. Before 0.5 no setting simulates devices (`jax_num_cpu_devices`), and a key's "
         "random bits depend on the sharding (`jax_threefry_partitionable` is off).",
         "Before JAX 0.8 `pmap` has an implementation of its own; from 0.8 on it is `jit` of `shard_map` "
-        "(https://docs.jax.dev/en/latest/migrate_pmap.html). So on older releases the agreement of the two trainers "
-        "proves more.",
+        "(https://docs.jax.dev/en/latest/migrate_pmap.html). So on older releases the agreement of `pmap` with the "
+        "other trainers proves more.",
         '"Unwaited steps" are 300 steps with an all-reduce, on simulated devices, for whose results no one waits. If '
         "they hang, `verify` reports a known deviation (law `collectives.unwaited`) and a way to avoid the hang. The "
         "trainers here wait.",
@@ -131,6 +133,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="has a folder for each release, with a report.json in it")
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
+    parser.add_argument("--commit", required=True, help="the commit that the runs were made at")
     given = parser.parse_args()
     reports = []
     for path in given.folder.glob("*/report.json"):
@@ -143,7 +146,7 @@ def main() -> int:
         return 2
     known = tomllib.loads((HERE / "known.toml").read_text()).get("known", [])
     lines, amiss = explained(reports, known)
-    given.out.write_text(page(reports, lines), encoding="utf-8")
+    given.out.write_text(page(reports, lines, given.commit), encoding="utf-8")
     print("\n".join([*amiss, str(given.out)]))
     return int(bool(amiss))
 
