@@ -1,6 +1,7 @@
 """Trainers, devices, layouts, micro-batches -> measured difference of each run from one device with padded rows.
 
-    python tests/support/equality_table.py [--x64] [--long] [--steps 50] [--layers 2] [--json FILE]
+    python tests/support/equality_table.py [--precision float64] [--devices 1 2 8] [--long] [--steps 50] [--layers 2]
+        [--json FILE]
 
 prints two Markdown tables. Every run has the same examples in the same updates, with dropout. Runs differ in the
 trainer, the number of devices N, padded or packed rows, and the number of micro-batches K. Two arrangements of the rows
@@ -42,7 +43,7 @@ from helpers import (
     spread,
 )
 
-from sftref.config import OptimConfig, Precision
+from sftref.config import PRECISIONS, OptimConfig, Precision
 from sftref.data.batches import Batch, Layout, Update, pad, plan
 from sftref.data.packing import pack
 from sftref.data.tokens import TokenArrays
@@ -277,16 +278,17 @@ def markdown(rows: list[Row], pairs: list[Pair]) -> str:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--x64", action="store_true", help="float64 instead of float32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 3, 4, 8], help="only cases of these numbers")
     parser.add_argument("--long", action="store_true", help="only the cases that are run for many steps")
     parser.add_argument("--steps", type=int, default=2, help="updates of the selected cases")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
-    experiment = Experiment("float64" if args.x64 else "float32", args.layers)
+    experiment = Experiment(args.precision, args.layers)
     rows, pairs = list[Row](), list[Pair]()
-    for case in LONG if args.long else CASES:
+    for case in (case for case in (LONG if args.long else CASES) if case.devices in args.devices):
         measured, both = experiment.measure(case, args.steps if case in LONG else 2)
         rows, pairs = rows + measured, pairs + both
         print(case, *measured, both, flush=True, sep="\n    ", file=sys.stderr)
