@@ -39,8 +39,8 @@ class Torch:
 
     def start(self, case: Case, params: Arrays, n_devices: int) -> None:
         """Begin a run, and start the processes if they do not run yet; ValueError for too many devices."""
-        if n_devices > (MOST if self.parallel else 1):
-            raise ValueError(f"{self.name}: {n_devices} devices, must be at most {MOST}; use --devices {MOST}")
+        if n_devices > (most := MOST if self.parallel else 1):
+            raise ValueError(f"{self.name}: {n_devices} devices, must be at most {most}; use --devices {most}")
         self.case, self.n = case, n_devices
         if n_devices > 1 and not self.workers:
             self.folder = tempfile.TemporaryDirectory(prefix="sftref-ddp-", dir=os.environ.get(SCRATCH))
