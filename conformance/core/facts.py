@@ -33,6 +33,7 @@ class Facts(TypedDict, total=False):
     # In any check.
     adapter_frames: list[str]  # where the adapter raised: its last frames, the innermost last
     compile_seconds: float
+    diagnosis_ended: str  # the exception with which the search for a cause ended, if it did
     control_margin: float  # the smallest error in `Check.distinct`, in units of the bound
     explained: Explained  # after a failure of a trainer
     fails: list[str]  # simplified variants that fail too, after a failure

@@ -48,12 +48,34 @@ def advice(record: Result, others: Sequence[Result] = ()) -> tuple[str, str]:
         shown, law = place_of([record]), laws()[record.law]
         cause = unknown(record, [record], law.cause, shown and shown[0])
         step = shown[0].next_step if shown else law.next_step
+    if (first := _measured_instead(record, others)) is not None:
+        cause = f"{first.id} was measured, and can have the same cause. {cause}"
+        step = f"Fix what {first.id} names, and rerun; then see whether this check still fails. {step}"
     broken = {one.law for one in others if one.status in BROKEN and one.subject in (None, record.subject)}
     return cause, without_idle(step, broken) if others and record.status in BROKEN else step
 
 
+def _measured_instead(record: Result, others: Sequence[Result]) -> Result | None:
+    """The failure of the same trainer whose cause was measured, if that of this one was not; None if there is none."""
+    if record.status != "fail" or record.subject is None or _is_measured(record) or record.facts.get("scores"):
+        return None
+    if _exact(record) is not None or (unexplained(record) and follows_from(record, others) is not None):
+        return None
+    mine = [one for one in others if one.subject == record.subject and one.rung <= record.rung and one.status == "fail"]
+    return next((one for one in mine if one.id != record.id and _is_measured(one)), None)
+
+
+def _is_measured(record: Result) -> bool:
+    return "explained" in record.facts and (not unexplained(record) or place_of([record]) is not None)
+
+
+def _exact(record: Result) -> "Rule | None":
+    """The rule that the message of a failed check establishes; None if there is none."""
+    return next((rule for rule in rules() if rule.exact and rule.cause and rule.match([record], ())), None)
+
+
 def _own(record: Result) -> tuple[str, str]:
-    """Cause and next step of a failed check by itself: of how it ended, of wrong scores, or the law's."""
+    """Cause and next step of a failed check by itself: of how it ended, its scores, its message, or the law's."""
     law = laws()[record.law]
     if record.status in ("error", "crash", "hang") and record.subject is not None:
         return _ended(record)
@@ -62,6 +84,8 @@ def _own(record: Result) -> tuple[str, str]:
         return "The check raised an exception.", how
     if record.facts.get("scores"):
         return f"{'; '.join(record.facts['scores'])}.", SCORED
+    if record.status == "fail" and (rule := _exact(record)) is not None:
+        return rule.cause, rule.next_step
     return law.cause, law.next_step
 
 

@@ -19,7 +19,16 @@ PART = 100.0
 # Places of a wrong forward pass.
 FORWARD = ("forward", "rounding")
 # Places that say no more than where the first wrong result is.
-GENERAL = ("forward", "loss", "first-update", "backward", "optimizer", "gradient-or-optimizer")
+GENERAL = (
+    "forward",
+    "logits",
+    "evaluation-network",
+    "loss",
+    "first-update",
+    "backward",
+    "optimizer",
+    "gradient-or-optimizer",
+)
 # What is one number, which many variants bring nearer by chance.
 SCALARS = ("loss", "learning rate")
 
@@ -130,7 +139,7 @@ def _forward(record: Result) -> bool:
 
 
 def unknown(record: Result, failures: Sequence[Result], possible: str, place: Place | None = None) -> str:
-    """The cause of a failure that no variant explains: that of its place, or a possible one; and what was measured."""
+    """The cause of a failure that no variant explains: that of its place, or what it can be; and what was measured."""
     facts = record.facts["explained"]
     part, scalar = "", facts["what"].startswith(SCALARS)
     # Each variant must do its part; and what was measured of rows and leaves says more.
@@ -138,11 +147,14 @@ def unknown(record: Result, failures: Sequence[Result], possible: str, place: Pl
     general = place is None or place.id in GENERAL
     if facts["nearest"] and general and not scalar and facts["what"] == facts["left"] and facts["before"] > size:
         causes = " ".join(one.cause for name in facts["nearest"] if (one := named(name)))
-        part = f" Partly: {causes} That leaves {facts['after']:.3g} of {facts['before']:.3g} of the bound."
+        part = (
+            f" The variant that comes nearest, though not within the bounds: {causes} It leaves "
+            f"{facts['after']:.3g} of {facts['before']:.3g} times the bound."
+        )
     tried = f"none of {facts['tried']} variants of the oracle gives these numbers."
     shown = measured([record, *(one for one in failures if one is not record)])
     if place is None:
-        return f"Unknown: {tried}{shown}{part} Possible: {possible}"
+        return f"Unknown: {tried}{shown}{part} {possible}"
     return f"{place.cause}{shown}{part} The exact cause is unknown: {tried}"
 
 

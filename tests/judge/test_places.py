@@ -131,7 +131,9 @@ def test_what_follows_from_wrong_logits_has_no_cause_of_its_own(first: Result, f
     then = failure("step.moments", "optimizer")
     cause, step = advice(then, [first, then])
     assert (first.id in cause and first.id in step) is follows
-    assert advice(first, [first, then])[0] == advice(first)[0]
+    measured = bool(first.facts)
+    assert (advice(first, [first, then])[0] == advice(first)[0]) is measured
+    assert measured or advice(first, [first, then])[0].startswith("step.moments[mesh] was measured, and can have the")
     alone = advice(then)
     assert alone[0].startswith(places()["optimizer"].cause)
     assert alone == (cause, step) or follows
@@ -154,7 +156,7 @@ def test_a_part_is_named_only_where_each_variant_does_its_part(place: str, after
         "after": after,
         "left": "gradient of update 0",
     }
-    assert ("Partly: GELU" in str(diagnosis_of(record)["cause"])) is partly
+    assert ("comes nearest, though not within the bounds: GELU" in str(diagnosis_of(record)["cause"])) is partly
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...adapter import Case, HostBatch
-from ...core.check import Check
+from ...core.check import AdapterRaised, Check, NotRun
 from ...core.facts import Explained
 from ...oracle.variants.replay import Call, Log
 from ...oracle.variants.search import DEEPEST, Several, explain, wrong
-from .examine.experiments import as_earlier, confirmed, examined, observed
+from ...oracle.variants.table import PHASES
+from .examine.confirming import as_earlier, confirmed
+from .examine.experiments import examined, observed
 from .examine.made import copied, copied_batch
 
 # Seconds of this thread after a failure; and the most runs of a law that are kept for it.
@@ -90,41 +92,56 @@ def note(check: Check) -> None:
     if "explained" in check.facts or not recorders or not check.narrows:
         return
     # Whatever goes wrong here, the failure of the law is what the user must see.
-    with contextlib.suppress(Exception):
-        recorder, until = recorders[-1], time.thread_time() + 2 * SECONDS
-        trainer, log = recorder.trainer, wrong(recorder.logs)
-        if log is None:
-            return
-        run = log
-        with contextlib.suppress(Exception):
-            # More results of the same run leave fewer causes.
-            run = observed(trainer, log) or log
-        before = sum(one is trainer for one in unexplained)
-        deepest = 1 if before else DEEPEST
-        explanation = explain([log, run], SECONDS, known, deepest)
-        if explanation is None:
-            return
-        with contextlib.suppress(Exception):
-            found = confirmed(trainer, explanation.log, explanation.found)
-            explanation = dataclasses.replace(explanation, found=found)
-        place = as_earlier([case for one, case in cases if one is trainer], explanation.log)
-        # Two failures are enough to place a fault; more of them take as long again.
-        if place is None and not explanation.found and before < ENOUGH and time.thread_time() < until:
-            with contextlib.suppress(Exception):
-                place = examined(trainer, log, run, until)
-        # Constants of an earlier run are named before variants that give the same numbers.
-        same = [f"with the same numbers: {' '.join(one.cause for one in several)}" for several in explanation.found[:1]]
-        if not explanation.found:
-            unexplained.append(trainer)
-        known.extend(several for several in explanation.found if several not in known)
-        check.facts["explained"] = Explained(
-            by=[] if place else [[one.id for one in several] for several in explanation.found[:MOST_NAMED]],
-            nearest=[one.id for one in explanation.nearest],
-            what=explanation.before.what,
-            before=explanation.before.margin,
-            after=explanation.after.margin,
-            left=explanation.after.what,
-            tried=explanation.tried,
-            measured=[*explanation.measured, *(place.words if place else ()), *(same if place else ())],
-            place=place.place if place else "",
-        )
+    try:
+        explained = _explained(recorders[-1])
+    except (Exception, NotRun) as error:
+        check.facts["diagnosis_ended"] = f"{type(error).__name__}: {error}"
+    else:
+        if explained is not None:
+            check.facts["explained"] = explained
+
+
+def _apart(found: tuple[Several, ...]) -> tuple[Several, ...]:
+    """These explanations, one of those that differ only in how rows are dealt to micro-batches: all say the same."""
+    kinds = {tuple((one.entry, one.value, one.scope in PHASES and one.scope) for one in several): several
+             for several in reversed(found)}  # fmt: skip
+    return tuple(several for several in found if several in kinds.values())
+
+
+def _explained(recorder: Recorder) -> Explained | None:
+    """What explains the last wrong run of a trainer, or where it is; None if no run is wrong by its numbers."""
+    trainer, log, until = recorder.trainer, wrong(recorder.logs), time.thread_time() + 2 * SECONDS
+    if log is None:
+        return None
+    run = log
+    with contextlib.suppress(NotRun, AdapterRaised):
+        # More results of the same run leave fewer causes.
+        run = observed(trainer, log) or log
+    before = sum(one is trainer for one in unexplained)
+    explanation = explain([log, run], SECONDS, known, 1 if before else DEEPEST)
+    if explanation is None:
+        return None
+    rate = explanation.before.what.startswith("learning rate")
+    found = confirmed(trainer, explanation.log, explanation.found, until, rate)
+    explanation = dataclasses.replace(explanation, found=_apart(found))
+    place = as_earlier([case for one, case in cases if one is trainer], explanation.log)
+    # Two failures are enough to place a fault; more of them take as long again.
+    if place is None and not explanation.found and before < ENOUGH and time.thread_time() < until:
+        with contextlib.suppress(NotRun, AdapterRaised):
+            place = examined(trainer, log, run, until)
+    # Constants of an earlier run are named before variants that give the same numbers.
+    same = [f"with the same numbers: {' '.join(one.cause for one in several)}" for several in explanation.found[:1]]
+    if not explanation.found:
+        unexplained.append(trainer)
+    known.extend(several for several in explanation.found if several not in known)
+    return Explained(
+        by=[] if place else [[one.id for one in several] for several in explanation.found[:MOST_NAMED]],
+        nearest=[one.id for one in explanation.nearest],
+        what=explanation.before.what,
+        before=explanation.before.margin,
+        after=explanation.after.margin,
+        left=explanation.after.what,
+        tried=explanation.tried,
+        measured=[*explanation.measured, *(place.words if place else ()), *(same if place else ())],
+        place=place.place if place else "",
+    )

@@ -17,6 +17,7 @@ from ...oracle.cases import NO_DROPOUT
 from ...oracle.draws import with_weights
 from ...oracle.model import Params, value_and_gradient
 from ...oracle.updates import learning_rate
+from ...oracle.variants.measure import rows_elsewhere
 from .compilation import precision
 from .explaining import note
 
@@ -135,12 +136,10 @@ def check_logits(
     check.same(f"{what}: shape of the logits", np.shape(logits), (len(batch.weights), want.want["logits"].shape[1]))
     logits, right, most = np.asarray(logits, np.float64), want.want["logits"], want.bounds["logits"].value
     got = logits[real]
-    if not distance(got, right, 1.0) <= most and np.isfinite(logits).all():
-        # If all rows are right but in the wrong order, the failure says so.
-        gaps = np.linalg.norm(logits[None] - right[:, None], axis=2)
-        if (gaps.min(axis=1) <= most).all():
-            places = gaps.argmin(axis=1).tolist()
-            check.same(f"{what}: where the rows of the batch are", places, np.flatnonzero(real).tolist())
+    # If all rows are right but in the wrong order, the failure says so.
+    apart = not distance(got, right, 1.0) <= most and np.isfinite(logits).all()
+    if apart and (places := rows_elsewhere(logits, right, most)) is not None:
+        check.same(f"{what}: where the rows of the batch are", places, np.flatnonzero(real).tolist())
     check.tree(what, {"logits": got}, want.want, want.bounds)
     if ordered:
         check.distinct("logits in another order", {"logits": np.roll(got, 1, axis=0)}, want.want, want.bounds)

@@ -18,6 +18,9 @@ Loss = Callable[[float], float]  # length of a step -> the loss after it
 # Lengths of a step along the gradient, in units of the parameters' norm. A long step errs by the loss's curvature, a
 # short one by the loss's rounding. The best length depends on the drawn values; the oracle finds it.
 STEPS = tuple(2.0**-k for k in range(6, 18, 2))
+# The largest change of a trainer's own slope, in units of its gradient, from one step length to half of it: FACTOR
+# times as much must be at most half of the slope.
+SMOOTH = 0.5 / FACTOR
 
 
 @law("autodiff.model", draws=True, claims=("gradients",))
@@ -50,6 +53,9 @@ def test_model(check: Check, subject: TrainerUnderTest, rng: np.random.Generator
     measured = derivative(loss, best)
     # A loss that differs from the oracle's, for example by its masks, has its own curvature.
     own = abs(measured - derivative(loss, best / 2)) * 16 / 15 / size
+    # Else the bound of the slope would allow a gradient of zero.
+    smooth = Bound(SMOOTH, noise / size, "a smooth loss gives nearly the same slope over a step and over half of it")
+    check.at_most(f"change of the loss's own slope from a step of {best:.2g} to half of it", own, smooth)
     why = f"curvature and rounding of the loss over a step of {best:.2g}, the best of {len(STEPS)}"
     bound = Bound(FACTOR * max(noise / size, own), noise / size, why)
     what = "slope between the gradient and the oracle's"

@@ -185,16 +185,18 @@ def _groups(
 
 
 def _constant(found: Counts, group: npt.NDArray[np.integer]) -> bool:
-    """Whether all rows of each group count equally often, and not all groups do."""
-    means = []
+    """Whether all rows of each group count equally often, and not all groups do; False if the groups are too small."""
+    means, alone = [], 0
     for one in np.unique(group):
         known = (group == one) & np.isfinite(found.times)
         if not known.any():
             continue
+        alone += known.sum() == 1
         if not _alike(found, known):
             return False
         means.append(_of(found, known))
-    return len(means) > 1 and np.ptp(means) > 0
+    # Groups of one row are alike by themselves.
+    return len(means) > 1 and np.ptp(means) > 0 and 2 * alone <= len(means)
 
 
 def _alike(found: Counts, which: npt.NDArray[np.bool_]) -> bool:

@@ -10,12 +10,13 @@ import numpy as np
 
 from ...adapter import HostBatch
 from ...core.comparison import Bound, distance
-from ..sharded import rounded
 from ..updates import learning_rate
 from .fit import ALL_STILL, counts, named, said, steps
-from .measure import NARROW, slopes
+from .measure import common_factor, places_of_rows, slopes
 from .replay import Log, Seen, bounds, seen
 
+# The relative error up to which one factor is the square of another.
+FACTORS = 1e-3
 # The most learning rates that are listed.
 MOST_RATES = 6
 
@@ -58,8 +59,10 @@ class Pair(NamedTuple):
 PARTICULAR = (
     "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows",
     "row-weights", "class-weights", "other-labels", "weights", "schedule", "decay", "leaves", "rate-applied",
-    "no-gradient",
+    "no-gradient", "zero-gradient", "skipped", "row-order",
 )  # fmt: skip
+# Kinds of results that show what training does in an update, and those that show how far it moves.
+TRAINING, MOVING = ("loss", "gradient"), ("distance", "first moment")
 
 
 class Located(NamedTuple):
@@ -72,6 +75,8 @@ class Located(NamedTuple):
         """The place, given that of a setting without which the run is right, if any."""
         if place == "packing" and self.place in ("rows", "row-weights"):
             return "packed-rows"
+        if place == "uneven-rows" and self.place in ("rows", "row-weights", "factor", "reported-loss"):
+            return place
         return self.place if not place or self.place in PARTICULAR else place
 
 
@@ -101,23 +106,27 @@ def located(
     bad = {(pair.got.kind, pair.got.updates): pair for pair in reversed(wrong)}
     first = {kind: pair for pair in reversed(wrong) for kind in (pair.got.kind,)}
     if ("logits", 0) in bad:
-        return Located("forward", (_size(bad["logits", 0]),))
+        return _logits(log, bad["logits", 0], bad, right)
     if "gradient" in first:
         return _gradient(log, first["gradient"], batch, bad, right, only)
     if "rate" in first and first["rate"].got.updates <= min(pair.got.updates for pair in wrong):
         return Located("schedule", tuple(_rates(log, compared)))
     if "loss" in first:
-        moving = ("distance", "first moment")
-        moved = any(kind in moving for kind in first)
-        early = first["loss"].got.updates == 0 or ("loss", 0) not in right
-        # A loss alone says nothing of the gradient: the two are told apart where that, or an update, was compared.
-        beside = any(kind == "gradient" or (kind in moving and not moved) for kind, _ in right)
-        if beside or not (moved or early):
+        at = first["loss"].got.updates
+        early = at == 0 or ("loss", 0) not in right
+        # A loss alone says nothing of the gradient: the two are told apart where that, or a move, was compared.
+        moved = any(
+            pair.got.kind in MOVING and pair.got.updates == at + 1 and _moves(pair) and not pair.bad
+            for pair in compared
+        )
+        if ("gradient", at) in right or (moved and not any(kind in first for kind in MOVING)):
             return Located("reported-loss" if early else "later-loss", tuple(_loss(first["loss"])))
         if early:
             return Located(_if_seen("loss", right), tuple(_loss(first["loss"])))
-    if "distance" in first or "first moment" in first or "second moment" in first:
-        place = _update(log, first, right)
+        if not any(kind in first for kind in (*MOVING, "second moment")):
+            return Located("later-loss-alone", tuple(_loss(first["loss"])))
+    if any(kind in first for kind in (*MOVING, "second moment")):
+        place = _update(log, compared, first, right)
         if plain is not None and plain.bad and plain.still and place.place == "gradient-or-optimizer":
             return Located("no-gradient", (f"without decay and clipping these leaves do not move: {named(plain.bad)}",))
         return place
@@ -125,11 +134,27 @@ def located(
         return Located("schedule", tuple(_rates(log, compared)))
     if "restored" in first:
         return Located("restart", ())
-    return (
-        Located("evaluation", ("only logits after an update are wrong",))
-        if "logits" in first
-        else Located("later-loss", ())
+    words = (
+        f"only logits after updates are wrong, of {len([one for one in wrong if one.got.kind == 'logits'])} evaluations"
     )
+    return Located("evaluation", (words,))
+
+
+def _moves(pair: Pair) -> bool:
+    """Whether the oracle moves by more than the bound, so that the comparison can fail."""
+    return any(np.linalg.norm(leaf) > pair.limits[name].value for name, leaf in pair.want.value.items())
+
+
+def _logits(log: Log, pair: Pair, bad: dict[tuple[str, int], Pair], right: set[tuple[str, int]]) -> Located:
+    """About logits that are wrong before any update: the order of rows, evaluation alone, or the network."""
+    order = places_of_rows(log, pair.want.value["logits"], pair.limits["logits"].value)
+    if order is not None:
+        return Located("row-order", (f"the rows of the batch are, in this order, at {order[0]}, not at {order[1]}",))
+    beside = {kind: (kind, 0) in right for kind in TRAINING if (kind, 0) in right or (kind, 0) in bad}
+    words = [f"the {kind} of update 0 is {'right' if is_right else 'wrong too'}" for kind, is_right in beside.items()]
+    if all(beside.values()):
+        return Located("evaluation-network" if beside else "logits", (_size(pair), *words))
+    return Located("forward", (_size(pair), *words))
 
 
 def _size(pair: Pair) -> str:
@@ -146,13 +171,16 @@ def _gradient(
     batch = of or _batch(log, at)
     found = counts(log, batch, pair.got, pair.limits, pair.bad) if batch is not None else None
     facts = list(said(found, log, batch, only)) if found is not None and batch is not None else []
+    if pair.still and pair.bad:
+        rest = ", and right in the other leaves" if len(pair.bad) < len(pair.want.value) else ""
+        return Located("zero-gradient", (f"the gradient of update {at} is zero in {named(pair.bad)}{rest}",))
     loss = "wrong too" if ("loss", at) in bad else "right" if ("loss", at) in right else ""
     words = [f"in the gradient of update {at} {words}" for _, words in facts]
     if loss:
         words.append(f"the loss of update {at} is {loss}")
     if facts:
         return Located(facts[0][0], tuple(words))
-    if loss != "right" and batch is not None and (fit := slopes(log, batch, pair.got, pair.limits)) is not None:
+    if loss == "wrong too" and batch is not None and (fit := slopes(log, batch, pair.got, pair.limits)) is not None:
         others = any("other labels" in one for one in fit[1])
         if fit[0] or ("gradient", 0) not in right:
             place = ("other-labels" if others else "slopes") if fit[0] else _if_seen("training-network", right)
@@ -190,7 +218,7 @@ def _deepest(pair: Pair) -> Iterator[str]:
         yield f"from the output backwards, {depth} leaves are right; the first wrong one is {order[depth]}"
 
 
-def _update(log: Log, first: dict[str, Pair], right: set[tuple[str, int]]) -> Located:
+def _update(log: Log, compared: list[Pair], first: dict[str, Pair], right: set[tuple[str, int]]) -> Located:
     """About wrong moments or a wrong update, with right gradients and losses as far as they are known."""
     pair = min(first.values(), key=lambda one: one.got.updates)
     at = pair.got.updates
@@ -201,6 +229,10 @@ def _update(log: Log, first: dict[str, Pair], right: set[tuple[str, int]]) -> Lo
     if facts == [ALL_STILL]:
         return Located("skipped", words)
     if "first moment" in first and first["first moment"].got.updates <= at:
+        if times := _scaled(compared, at):
+            return Located(
+                "scaled-update", (f"the gradient that the optimizer gets in update {at - 1} {times}", *words)
+            )
         return Located("before-moments", words)
     if "second moment" in first and first["second moment"].got.updates <= at:
         return Located("second-moment", words)
@@ -220,30 +252,16 @@ def _update(log: Log, first: dict[str, Pair], right: set[tuple[str, int]]) -> Lo
     return Located("optimizer" if known else "gradient-or-optimizer", words)
 
 
-def restored(log: Log) -> Iterator[str]:
-    """What a restart changed of the parameters and the moments, as the trainer shows them."""
-    methods = [call.method for call in log.calls]
-    saved, back = methods.index("save"), methods.index("restore")
-    for method in ("params", "moments"):
-        before = [call.result for call in log.calls[:saved] if call.method == method]
-        after = [call.result for call in log.calls[back:] if call.method == method]
-        shown = methods[back + 1 :]
-        if not before or not after or "step" in shown[: shown.index(method)]:
-            continue
-        old, new = (side if method == "moments" else (side,) for side in (before[-1], after[0]))
-        pairs = [(name, one[name], two[name]) for one, two in zip(old, new, strict=True) for name in one]
-        wrong = [(name, new) for name, old, new in pairs if not np.array_equal(old, new)]
-        which = "all leaves" if len(wrong) == len(pairs) else named([name for name, _ in wrong])
-        if not wrong:
-            yield f"{method}() gives the same before the save and after the restore"
-            continue
-        kind = next(
-            (kind for kind in NARROW if all(np.array_equal(rounded(leaf, kind), leaf) for _, leaf in wrong)), ""
-        )
-        still = (
-            "; these are zero" if not any(leaf.any() for _, leaf in wrong) else f"; these are of {kind}" if kind else ""
-        )
-        yield f"after the restore {method}() gives other values than before the save, in {which}{still}"
+def _scaled(compared: list[Pair], at: int) -> str:
+    """How much of the gradient the first update's moments have, if it is one factor; empty if not.
+
+    A wrong b1 scales the first moment too, and the second one not by the square of that.
+    """
+    both = [pair for pair in compared if pair.got.updates == at == 1 and "moment" in pair.got.kind]
+    factors = [common_factor(pair.got.value, pair.want.value, pair.limits) for pair in both]
+    if len(factors) != 2 or None in factors or not np.isclose(factors[1], factors[0] ** 2, rtol=FACTORS):
+        return ""
+    return f"is {factors[0]:.5g} times the right one, in every leaf"
 
 
 def _loss(pair: Pair) -> Iterator[str]:

@@ -11,11 +11,9 @@ from ..bounds_measured import zero_gradients
 from ..draws import rows_of
 from ..model import Array, Params, example_losses
 from ..sharded import ShardedTrainer, rounded
-from .fit import joined
+from .fit import MOST_NAMED, joined, named
 from .replay import Log, Seen
 
-# The most leaves that are named.
-MOST_NAMED = 3
 NARROW = ("bfloat16", "float16")
 # A target is a label's if each of its parts differs by at most this from 0 or 1, or is that of the batch.
 NEAR = 0.02
@@ -27,7 +25,7 @@ def measured(log: Log, got: Seen, want: Seen, limits: dict[str, Bound]) -> list[
     """Sentences about the first result that is out of its bounds: which leaves, which rows, which factor."""
     bad = [name for name, leaf in want.value.items() if not distance(got.value[name], leaf, 1.0) <= limits[name].value]
     words = list(_leaves(got, want, bad))
-    factor = _factor(got.value, want.value, limits)
+    factor = common_factor(got.value, want.value, limits)
     if factor is not None:
         words.append(f"{got.what}: {factor:.7g} times the oracle's{' in every leaf' if len(want.value) > 1 else ''}")
     kept = log.points()[max(log.points())] if got.kind == "distance" else got.value
@@ -43,27 +41,20 @@ def measured(log: Log, got: Seen, want: Seen, limits: dict[str, Bound]) -> list[
     return words
 
 
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
-
-
 def _leaves(got: Seen, want: Seen, bad: list[str]) -> Iterator[str]:
     """Which leaves are wrong, and which of them are zero or no numbers."""
     broken = [name for name in bad if not np.isfinite(got.value[name]).all()]
     still = [name for name in bad if not got.value[name].any()]
     if len(want.value) > 1:
-        which = (
-            "all leaves" if len(bad) == len(want.value) else f"{len(bad)} of {len(want.value)} leaves, {_named(bad)}"
-        )
+        which = "all leaves" if len(bad) == len(want.value) else f"{len(bad)} of {len(want.value)} leaves, {named(bad)}"
         yield f"{got.what}: wrong in {which}"
     if broken:
-        yield f"{got.what}: NaN or infinity in {_named(broken)}"
+        yield f"{got.what}: NaN or infinity in {named(broken)}"
     elif still:
-        yield f"{got.what}: {_named(still)} {'did not move' if got.kind == 'distance' else 'zero'}"
+        yield f"{got.what}: {named(still)} {'did not move' if got.kind == 'distance' else 'zero'}"
 
 
-def _factor(got: Params, want: Params, limits: dict[str, Bound]) -> float | None:
+def common_factor(got: Params, want: Params, limits: dict[str, Bound]) -> float | None:
     """The number that is got / want in all leaves within their bounds; None if there is none, or if all are zero."""
     g, w = (np.concatenate([np.ravel(side[name]) for name in want]) for side in (got, want))
     size = float(w @ w)
@@ -91,6 +82,21 @@ def _rows(log: Log, got: Array, want: Array, bound: float) -> Iterator[str]:
             yield f"these are the rows {what}"
 
 
+def places_of_rows(log: Log, want: Array, bound: float) -> tuple[list[int], list[int]] | None:
+    """Where the first evaluation's logits have each row of `want`, and where they must be; None if rows are wrong."""
+    call = next((call for call in log.calls if call.method == "evaluate" and call.batch is not None), None)
+    if call is None or call.batch is None or not np.isfinite(call.result).all():
+        return None
+    places, real = rows_elsewhere(call.result, want, bound), np.flatnonzero(call.batch.weights > 0).tolist()
+    return None if places is None or places == real else (places, real)
+
+
+def rows_elsewhere(logits: Array, want: Array, bound: float) -> list[int] | None:
+    """For each row of `want` [R, C], the row of `logits` [B, C] that it is within the bound; None if one is none."""
+    gaps = np.linalg.norm(logits[None] - want[:, None], axis=2)
+    return gaps.argmin(axis=1).tolist() if (gaps.min(axis=1) <= bound).all() else None
+
+
 def _properties(batch: HostBatch, real: npt.NDArray[np.integer], n: int) -> dict[str, npt.NDArray[np.bool_]]:
     lengths = batch.attention_mask.sum(axis=1)[real]
     share = -(-len(batch.weights) // n)
@@ -106,6 +112,32 @@ def _properties(batch: HostBatch, real: npt.NDArray[np.integer], n: int) -> dict
         "of all devices but the first": device > 0,
         "with a token of id 0": (batch.input_ids == 0).any(axis=1)[real],
     }
+
+
+def restored(log: Log) -> Iterator[str]:
+    """What a restart changed of the parameters and the moments, as the trainer shows them."""
+    methods = [call.method for call in log.calls]
+    saved, back = methods.index("save"), methods.index("restore")
+    for method in ("params", "moments"):
+        before = [call.result for call in log.calls[:saved] if call.method == method]
+        after = [call.result for call in log.calls[back:] if call.method == method]
+        shown = methods[back + 1 :]
+        if not before or not after or "step" in shown[: shown.index(method)]:
+            continue
+        old, new = (side if method == "moments" else (side,) for side in (before[-1], after[0]))
+        pairs = [(name, one[name], two[name]) for one, two in zip(old, new, strict=True) for name in one]
+        wrong = [(name, new) for name, old, new in pairs if not np.array_equal(old, new)]
+        which = "all leaves" if len(wrong) == len(pairs) else named([name for name, _ in wrong])
+        if not wrong:
+            yield f"{method}() gives the same before the save and after the restore"
+            continue
+        kind = next(
+            (kind for kind in NARROW if all(np.array_equal(rounded(leaf, kind), leaf) for _, leaf in wrong)), ""
+        )
+        still = (
+            "; these are zero" if not any(leaf.any() for _, leaf in wrong) else f"; these are of {kind}" if kind else ""
+        )
+        yield f"after the restore {method}() gives other values than before the save, in {which}{still}"
 
 
 # Slopes of the loss: its derivative by the logits.

@@ -128,13 +128,22 @@ _layers("layers-reversed", lambda k, count, _: count - 1 - k)
 _layers("layers-alike", lambda _, count, value: 0 if value == "first" else count - 1)
 
 
+# What a cause calls a square weight -> the end of its layer's name.
+SQUARE = {
+    "query": "self.query", "key": "self.key", "value": "self.value", "attention's output": "attention.output.dense",
+    "the pooler": "pooler.dense",
+}  # fmt: skip
+
+
 @wrong("square-weights-transposed", "tape")
-def _transposed(right: Wrong, _: ShardedTrainer, params: Arrays) -> Tape:
+@wrong("weight-transposed", "tape")
+def _transposed(right: Wrong, _: ShardedTrainer, params: Arrays, *, value: str = "") -> Tape:
     def turned(leaf: Any) -> Any:
         return leaf.T if leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1] else leaf
 
-    weights = [name for name in params if "dense" in name or "self" in name]
-    tape: Tape = right({**params, **{name: turned(params[name]) for name in weights}})
+    ends = tuple(SQUARE.values()) if not value else (SQUARE[value],)
+    layers = [name.removesuffix(".weight") for name in params if name.removesuffix(".weight").endswith(ends)]
+    tape: Tape = right({**params, **{f"{name}.weight": turned(params[f"{name}.weight"]) for name in layers}})
     add = tape.linear
 
     def linear(x: Array, name: str) -> tuple[Array, Back]:
@@ -147,7 +156,7 @@ def _transposed(right: Wrong, _: ShardedTrainer, params: Arrays) -> Tape:
             tape.gradients[weight] = before + turned(tape.gradients[weight] - before)
             return dx
 
-        return y, turn_back
+        return y, turn_back if name in layers else back
 
     tape.linear = linear  # type: ignore[method-assign]
     return tape

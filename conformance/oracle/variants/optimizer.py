@@ -16,7 +16,8 @@ from .table import Wrong, wrong
 # What a text calls these leaves -> parts of their names.
 LEAVES = {
     "embeddings": ("_embeddings.",), "word embeddings": ("word_embeddings.",), "biases": (".bias",),
-    "LayerNorm parameters": ("LayerNorm.",), "head": ("classifier.", "pooler."),
+    "LayerNorm parameters": ("LayerNorm.",), "leaves that do not decay": (".bias", "LayerNorm."),
+    "head": ("classifier.", "pooler."),
 }  # fmt: skip
 
 

@@ -5,8 +5,13 @@ from typing import Any
 import numpy as np
 
 from ....adapter import HostBatch, StepResult
+from ....core.check import AdapterRaised, NotRun
+from ....oracle.variants.located import pairs, whole
 from ....oracle.variants.replay import Call, Log
 from ..compilation import precision
+
+Calls = list[tuple[str, HostBatch | None]]
+RESTART = ("save", "start", "restore")
 
 
 def copied(result: Any) -> Any:
@@ -25,7 +30,17 @@ def copied_batch(batch: HostBatch) -> HostBatch:
     return HostBatch(*(np.array(leaf) for leaf in batch))
 
 
-def made(trainer: Any, log: Log, calls: list[tuple[str, HostBatch | None]]) -> Log:
+def simple(log: Log) -> Calls:
+    """The calls of a run, without those that save and restore."""
+    return [(call.method, call.batch) for call in log.calls if call.method not in RESTART]
+
+
+def restarts(log: Log) -> bool:
+    """Whether a run saves or restores."""
+    return any(call.method in RESTART for call in log.calls)
+
+
+def made(trainer: Any, log: Log, calls: Calls) -> Log:
     """The run of these calls from the start of `log`."""
     run = Log(log.case, log.params, log.n)
     with precision(log.case):
@@ -34,10 +49,24 @@ def made(trainer: Any, log: Log, calls: list[tuple[str, HostBatch | None]]) -> L
     return run
 
 
-def called(trainer: Any, calls: list[tuple[str, HostBatch | None]]) -> list[Call]:
+def called(trainer: Any, calls: Calls) -> list[Call]:
     """These calls of a trainer that has started, with copies of what they get and return."""
     made = []
     for method, batch in calls:
         result = getattr(trainer, method)(*(() if batch is None else (copied_batch(batch),)))
         made.append(Call(method, batch, copied(result)))
     return made
+
+
+def attempted(trainer: Any, log: Log, calls: Calls | None = None) -> Log | None:
+    """The run of these calls, or of all of `log`; None if the trainer does not claim them, or raises."""
+    try:
+        return made(trainer, log, simple(log) if calls is None else calls)
+    except (NotRun, AdapterRaised):
+        return None
+
+
+def margin_of(trainer: Any, log: Log, calls: Calls | None = None) -> float | None:
+    """The largest error of that run beside the oracle's, in units of its bound; None as for `attempted`."""
+    run = attempted(trainer, log, calls)
+    return None if run is None else whole(pairs(run))

@@ -1,0 +1,119 @@
+"""A wrong run is placed by its kind: rows, gradients, updates, evaluations and random numbers."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+from sftref.conformance.adapter import HostBatch
+from sftref.conformance.judge.explained import places
+from sftref.conformance.laws.support.examine import experiments
+from sftref.conformance.laws.support.examine.confirming import confirmed
+from sftref.conformance.laws.support.examine.made import made, simple
+from sftref.conformance.oracle.cases import start_params
+from sftref.conformance.oracle.draws import batch_of, rows_of
+from sftref.conformance.oracle.model import Params
+from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
+from sftref.conformance.oracle.variants.located import pairs
+from sftref.conformance.oracle.variants.replay import Call, Log
+from sftref.conformance.oracle.variants.table import WRONG, named
+from wrong_oracles import CASE, LAST, Right, examined, wrong
+
+pytestmark = pytest.mark.once
+SMOOTHING = functools.partial(WRONG["label-smoothing"]["losses"], value=0.3)
+POSITIONS = "bert.embeddings.position_embeddings.weight"
+
+
+def filled_up(self: Any, batch: HostBatch) -> list[list[HostBatch]]:
+    """Batches are filled up with their own first rows."""
+    count, parts = len(batch.weights), self.n * self.case.accumulate
+    rows = np.arange(-(-count // parts) * parts) % count
+    return ShardedTrainer.micro_batches(self, rows_of(batch, rows))
+
+
+def without_positions(self: Any, batch: HostBatch) -> Sums:
+    sums = ShardedTrainer.sums(self, batch)
+    return sums._replace(gradients=sums.gradients | {POSITIONS: sums.gradients[POSITIONS] * 0})
+
+
+def clipped_by_part(self: Any, gradients: Params) -> Params:
+    """The norm is that of the query weights."""
+    norm = np.sqrt(sum(float((g**2).sum()) for name, g in gradients.items() if "query" in name))
+    return {name: g * min(1.0, self.case.clip_norm / norm) for name, g in gradients.items()}
+
+
+def per_call(self: Any, step: int) -> Any:
+    """Masks by a count that no start sets again."""
+    type(self).calls = getattr(type(self), "calls", 0) + 1
+    return ShardedTrainer.masks(self, type(self).calls)
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "place", "words"),
+    [
+        ({"micro_batches": filled_up}, {"accumulate": 2}, "uneven-rows", "right with rows that divide evenly among"),
+        ({"sums": without_positions}, {}, "zero-gradient", f"is zero in {POSITIONS}"),
+        ({"clip": clipped_by_part}, {"clip_norm": 0.1}, "scaled-update", "the gradient that the optimizer gets in"),
+        ({"masks": per_call}, {"hidden_dropout": 0.2}, "random-dropout", "without dropout they are alike"),
+    ],
+)
+def test_the_kind_of_a_wrong_update(methods: dict[str, Any], changes: dict[str, Any], place: str, words: str) -> None:
+    found = examined(wrong(Right, **methods), n=3 if place == "uneven-rows" else 1, **changes)
+    assert found is not None
+    assert (found.place, words in "; ".join(found.words)) == (place, True), found
+    assert place in places()
+
+
+def smoothed(self: Any, logits: Any, batch: HostBatch) -> Any:
+    """Label smoothing of 0.3, in packed batches or in all."""
+    right = functools.partial(ShardedTrainer.losses, self)
+    return right(logits, batch) if self.case.pack < self.only_packed else SMOOTHING(right, self, logits, batch)
+
+
+@pytest.mark.parametrize("only_packed", [True, False])
+def test_a_variant_that_holds_in_one_setting_only_is_no_cause(only_packed: bool) -> None:
+    trainer, rng = wrong(Right, losses=smoothed, only_packed=only_packed), np.random.default_rng(3)
+    case, found = dataclasses.replace(CASE, pack=True), (named("label-smoothing(0.3)"),)
+    log = Log(case, start_params(case, rng), 1, [Call("step", batch_of(case, rng)), Call("params")])
+    run = made(trainer, log, simple(log))
+    assert [pair.bad for pair in pairs(run) if pair.got.kind == "loss"] == [["loss"]]
+    assert confirmed(trainer, run, (found,), LAST) == (() if only_packed else (found,))
+    placed = experiments.examined(trainer, run, run, LAST)
+    assert placed is not None
+    assert (placed.place == "packing") is only_packed
+
+
+def turned(self: Any, batch: HostBatch) -> Any:
+    return ShardedTrainer.evaluate(self, batch)[:: -1 if self.n > 1 else 1]
+
+
+def raised_by_one(self: Any, batch: HostBatch) -> Any:
+    return ShardedTrainer.evaluate(self, batch) + 1
+
+
+def of_the_last_update(self: Any, batch: HostBatch) -> Any:
+    """Evaluation has a bias that grows with each update: no variant of the oracle."""
+    return ShardedTrainer.evaluate(self, batch) + 0.1 * self.t
+
+
+def of_the_last_row_only(self: Any, batch: HostBatch) -> Any:
+    """Evaluation is wrong for full batches, before any update too."""
+    logits = ShardedTrainer.evaluate(self, batch)
+    return logits + (np.arange(len(batch.weights)) > 14)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "place", "words"),
+    [
+        (turned, "row-order", "right on one device"),
+        (raised_by_one, "evaluation-network", "the gradient of update 0 is right"),
+        (of_the_last_update, "evaluation", "before any update, the logits of the same batch are right"),
+        (of_the_last_row_only, "evaluation-network", "the logits of this batch are wrong before any update too"),
+    ],
+)
+def test_the_kind_of_a_wrong_evaluation(evaluate: Any, place: str, words: str) -> None:
+    found = examined(wrong(Right, evaluate=evaluate), n=2 if place == "row-order" else 1)
+    assert found is not None
+    assert (found.place, words in found.words) == (place, True), found
+    assert place in places()
