@@ -17,7 +17,7 @@ from tokenizers_brought import CASED, FOLDERS, SECOND, SPECIAL, TEXT, backend, p
 from wordpieces import real_tokenizer_folder, wordpiece
 
 from sftref.config import ConfigError
-from sftref.data.tokenizer import check_tables, load_tokenizer, save_tokenizer
+from sftref.data.tokenizer import check_tables, definition, load_tokenizer, save_tokenizer
 from sftref.data.unknown import check_unknown, keeps_capitals, unknown_share
 
 LONG = " ".join([TEXT] * 9)
@@ -54,8 +54,15 @@ def test_a_casing_that_no_file_says_is_said(tmp_path: Path, caplog: pytest.LogCa
     assert not caplog.records
 
 
-def test_the_real_tokenizer_is_taken_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_real_tokenizer_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(real_tokenizer_folder())
+    # The module of this class imports torch, where it is installed.
+    monkeypatch.delattr(transformers.AutoTokenizer, "from_pretrained")
     tokenizer = load_tokenizer(real_tokenizer_folder())
+    assert definition(tokenizer) == definition(theirs)
+    assert type(tokenizer) is type(theirs)
     assert type(tokenizer).__name__.startswith("BertTokenizer")
     check_tables(tokenizer, 30522, "m")
     assert not caplog.records
