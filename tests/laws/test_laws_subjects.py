@@ -15,7 +15,7 @@ from sftref.conformance.core.fault import faults
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers import FAULTS
-from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer, OnDevices
+from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer, OnDevices, Sums
 from sftref.conformance.faults.trial import PROCESSES, SUBJECTS, TRAINERS, trials
 from sftref.conformance.judge.mutation_score import level_of
 from sftref.conformance.laws.support.process_group import RanksBroken
@@ -157,6 +157,55 @@ def test_an_array_at_an_address_used_before_is_new(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(jax, "live_arrays", lambda: [subject.held] if hasattr(subject, "held") else [])
     for _ in range(3):
         run("equivalence.devices_used", subject)
+
+
+class Recompiles(OnDevices):
+    """Logs by a function that is jitted in each update."""
+
+    def step(self, batch: HostBatch) -> StepResult:
+        jax.jit(lambda x: x + 1)(1)
+        return super().step(batch)
+
+
+def test_an_update_that_compiles_each_time_is_seen_at_quick() -> None:
+    """It once passed `quick` and `standard`: the rung that counts compilations runs at `full` alone."""
+    with pytest.raises(LawBroken, match=r"^compiled by a later update, .*: \['jit\(<lambda>\)'\], should be \[\]"):
+        run("training.settings", Recompiles())
+
+
+class ClipsEach(OnDevices):
+    """Clips the gradient of each micro-batch, and not their sum."""
+
+    def divide(self, totals: list[Sums]) -> tuple[float, Arrays]:
+        self.totals = totals
+        return super().divide(totals)
+
+    def clip(self, gradients: Arrays) -> Arrays:
+        whole = sum(total.weight for total in self.totals)
+        parts = [super(ClipsEach, self).clip(total.mean().gradients) for total in self.totals]
+        shares = [total.weight / whole for total in self.totals]
+        return {name: sum(w * part[name] for w, part in zip(shares, parts, strict=True)) for name in gradients}
+
+
+def test_clipping_of_each_micro_batch_is_seen_at_quick() -> None:
+    """With a limit in the middle of the norms: none, and one that clips all, hide it or show it too late."""
+    with pytest.raises(LawBroken, match=r"^first moment after the first update, .*, some updates clipped, two micro"):
+        run("training.settings", ClipsEach())
+
+
+class HalvesRegression(OnDevices):
+    """`optax.l2_loss`, in a trainer that shows no gradients."""
+
+    capabilities = frozenset({"devices"})
+
+    def losses(self, logits: Any, batch: HostBatch) -> Any:
+        half = 0.5 if self.case.regression else 1.0
+        return tuple(half * part for part in super().losses(logits, batch))
+
+
+def test_half_a_squared_error_is_seen_at_quick() -> None:
+    with pytest.raises(LawBroken, match=r"^loss of the first update of a regression, N = 1, loss: error"):
+        run("step.update", HalvesRegression())
 
 
 def test_what_is_not_claimed_is_not_run() -> None:

@@ -148,11 +148,13 @@ def check_logits(
 
 
 def check_updates(
-    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batches: Sequence[HostBatch], n: int
-) -> list[StepResult]:
+    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batches: Sequence[HostBatch], n: int,
+    of: str = "",
+) -> list[StepResult]:  # fmt: skip
     """Check the first loss of a run on n devices and how far it moves each leaf; returns the results of its updates.
 
-    Later losses are not compared, because rounding has moved the parameters apart by then.
+    Later losses are not compared, because rounding has moved the parameters apart by then. `of` is what a message adds
+    about the run.
     """
     results: list[StepResult] = []
 
@@ -163,8 +165,8 @@ def check_updates(
             results[:] = [subject.step(batch) for batch in run]
             end = subject.params()
         loss, distance = measured.loss_reference(case, params, first), measured.walk(case, params, run).distance
-        check_loss(check, f"loss of the first update, N = {n},", results[0].loss, loss)
-        check_distance(check, f"after {len(run)} updates, N = {n},", case, params, end, distance)
+        check_loss(check, f"loss of the first update{of}, N = {n},", results[0].loss, loss)
+        check_distance(check, f"after {len(run)} updates{of}, N = {n},", case, params, end, distance)
 
     compare_or_simplify(check, case, batches[0], n, compare)
     return results

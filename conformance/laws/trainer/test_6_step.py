@@ -11,7 +11,7 @@ from ...core.comparison import Bound
 from ...oracle.bounds_derived import UNIT
 from ...oracle.bounds_measured import FACTOR, gradient_reference, loss_reference, walk, zero_gradients
 from ...oracle.cases import NO_DROPOUT, B, main_case, start_params
-from ...oracle.draws import Rng, batch_of, seeded_case, with_weights
+from ...oracle.draws import Rng, batch_of, possible, seeded_case, with_weights
 from ...oracle.model import Params, mean_loss
 from ..support.compilation import precision
 from ..support.running import law, losses_of
@@ -19,6 +19,9 @@ from ..support.trainer_checks import check_evaluation, check_gradients, check_lo
 
 # This is added to all position embeddings, whose standard deviation is about 1.
 FAR = 300.0
+REGRESSION = {"num_labels": 1, "regression": True}
+# Without clipping, and with an epsilon at which an update is nearly proportional to the moments: nothing hides a scale.
+SHOWING = {"clip_norm": None, "eps": 1.0, "learning_rate": 0.02, "warmup_steps": 1}
 # Equal examples in bfloat16: four times the terms at which a sum in bfloat16 stops.
 MANY = 1024
 
@@ -52,11 +55,19 @@ def test_weights(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 
 @law("step.update", draws=True)
 def test_update(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
-    """Compares three updates: the first has learning rate 0, and in the second Adam hides the gradient's scale."""
+    """Compares three updates: the first has learning rate 0, and in the second Adam hides the gradient's scale.
+
+    Two updates of a small regression, without clipping and with an epsilon that hides no scale, are compared too.
+    """
     case = seeded_case(subject, rng)
     batches = [batch_of(case, rng, real=int(rng.integers(1, B + 1))) for _ in range(3)]
     results = check_updates(check, subject, case, start_params(case, rng), batches, 1)
     check.same("learning rate of the first update under a warm-up", results[0].learning_rate, 0.0)
+    changes = possible(subject, SHOWING | ({} if fixed_of(subject).keys() & REGRESSION.keys() else REGRESSION))
+    case = seeded_case(subject, rng, small=True, **changes)
+    what = " of a regression" if case.regression else " of the small model"
+    batches = [batch_of(case, rng, real=13) for _ in range(2)]
+    check_updates(check, subject, case, start_params(case, rng), batches, 1, what)
 
 
 @law("step.logits", draws=True)

@@ -11,7 +11,7 @@ from ...oracle.bounds_measured import Beside, Update, gradient_reference, logits
 from ...oracle.draws import with_weights
 from ...oracle.model import Params
 from ...oracle.updates import learning_rate
-from ..support.compilation import precision
+from ..support.compilation import compiled, precision
 from ..support.running import law
 from ..support.trainer_checks import (
     check_distance,
@@ -24,6 +24,8 @@ from ..support.trainer_checks import (
 
 # The trainer evaluates after every update but this one, and restarts before update RESTARTED in rows with a restart.
 NOT_EVALUATED, RESTARTED = 1, 4
+# Updates like those before them: neither the first ones, nor after an update without evaluation, nor after a restart.
+QUIET = (2, 3)
 # The epoch whose order must stay the same through the run: its number, examples and batch size.
 EPOCH = (37, 8, 2)
 # Settings that a message leaves out.
@@ -69,7 +71,11 @@ class Run:
                 exact = gradient_reference(self.case, now, batch, step)
                 what = f"gradient of {phase}{self.words}"
                 self.check.tree(what, self.subject.gradients(batch), exact.want, exact.bounds)
-            result, before, now = self.subject.step(batch), now, self.params()
+            with compiled() as programs:
+                result = self.subject.step(batch)
+            before, now = now, self.params()
+            if "jax" in self.subject.capabilities and step in QUIET and step != self.case.warmup_steps:
+                self.check.same(f"compiled by {phase}{self.words}", programs, [])
             check_loss(self.check, f"loss of {phase}{self.words}", result.loss, want.loss)
             check_rate(self.check, self.case, step, result.learning_rate)
             moving = learning_rate(self.case, step) > 0

@@ -38,9 +38,9 @@ def _further(log: Log, rate: bool) -> Iterator[Log]:
     short = _short(log)
     if rate and any(call.method == "step" for call in log.calls):
         yield from other_schedules(log)
+    yield other_values(short)
     for one in without(short):
         yield one.log
-    yield other_values(short)
 
 
 def _short(log: Log) -> Log:
