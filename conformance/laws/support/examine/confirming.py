@@ -1,15 +1,16 @@
 """Explanations of a wrong run -> those that further runs of the trainer confirm.
 
 A number that is fitted, or one of many variants, gives some numbers by chance. So each explanation must also give those
-of runs without each setting, from other parameters with other labels, and, of a learning rate, under other schedules.
+of a run with other parameters, labels and constants, of runs without each setting, and, of a learning rate, of other
+schedules.
 """
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from ....adapter import NEVER_FIXED, Case, shapes
+from ....adapter import NEVER_FIXED, Case, fixed_of, shapes
 from ....oracle.variants.located import Located, Pair, pairs, whole
 from ....oracle.variants.replay import Log, bounds, seen
 from ....oracle.variants.search import Several
@@ -24,7 +25,7 @@ def confirmed(
     trainer: Any, log: Log, found: tuple[Several, ...], until: float, rate: bool = False
 ) -> tuple[Several, ...]:
     """Those of the explanations of a run that also explain further ones; with `rate` it is a learning rate's."""
-    for other in _further(log, rate):
+    for other in _further(log, rate, fixed_of(trainer)):
         if not found or time.thread_time() > until:
             break
         run = attempted(trainer, other)
@@ -33,12 +34,12 @@ def confirmed(
     return found
 
 
-def _further(log: Log, rate: bool) -> Iterator[Log]:
+def _further(log: Log, rate: bool, fixed: Collection[str]) -> Iterator[Log]:
     """Runs that an explanation must explain too."""
     short = _short(log)
     if rate and any(call.method == "step" for call in log.calls):
         yield from other_schedules(log)
-    yield other_values(short)
+    yield other_values(short, fixed)
     for one in without(short):
         yield one.log
 

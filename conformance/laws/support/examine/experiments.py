@@ -6,10 +6,12 @@ dropout, padding or accumulation; a gradient without Adam; the network with one 
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ....adapter import HostBatch
+from ....oracle.cases import NO_DROPOUT
 from ....oracle.updates import learning_rate
 from ....oracle.variants.located import Located, located, pairs, whole
 from ....oracle.variants.measure import restored
@@ -18,7 +20,7 @@ from ..compilation import precision
 from .made import Calls, called, made, margin_of, restarts, simple
 from .parts import alone, gradient, irregular, parts
 from .repeats import DECISIVE, random_evaluation, random_run, unobserved_is_right
-from .simpler import without
+from .simpler import changed, without
 
 # Updates of an observed run: at least two with a learning rate above 0, and at most MOST.
 MOVING, MOST = 2, 6
@@ -161,7 +163,18 @@ def _settings(trainer: Any, run: Log, margin: float, until: float) -> tuple[list
         # Just within the bounds after just without proves nothing.
         if left is not None and left <= 1 and left * DECISIVE <= margin:
             right[simpler.place] = simpler.what
-    return [*right], [f"right {', '.join(right.values())}"] if right else []
+    words = [f"right {', '.join(right.values())}"] if right else []
+    return [*right], [*words, *(_rates(trainer, run) if [*right] == ["dropout"] else ())]
+
+
+def _rates(trainer: Any, run: Log) -> Iterator[str]:
+    """With which of the rates of dropout alone a run is wrong, and with which it is right."""
+    rates = {name: getattr(run.case, name) for name in NO_DROPOUT if getattr(run.case, name)}
+    margins = {name: margin_of(trainer, changed(run, **NO_DROPOUT | {name: rate})) for name, rate in rates.items()}
+    wrong = [name for name, margin in margins.items() if margin is not None and margin > 1]
+    right = [name for name, margin in margins.items() if margin is not None and margin <= 1]
+    if len(rates) > 1 and wrong:
+        yield f"wrong with {' or '.join(wrong)} alone" + (f", right with {' or '.join(right)} alone" if right else "")
 
 
 def _parts_of(trainer: Any, run: Log) -> str:

@@ -1,7 +1,7 @@
 """A run -> the same run with one setting left out, or with other values: still to be made."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,11 @@ from .made import Calls, simple
 Change = Callable[[HostBatch], HostBatch]
 # Relative noise of the parameters of a run with other values: more than any rounding, less than what changes a network.
 NOISE = 0.1
+# Constants -> what they are multiplied by in a run with other values; no result is one of a library's defaults.
+OTHERS = {
+    "b1": 0.93, "b2": 0.97, "eps": 3.0, "clip_norm": 0.7, "weight_decay": 1.3, "learning_rate": 0.8,
+    "layer_norm_eps": 2.0,
+}  # fmt: skip
 # (warm-up, total) of other schedules, and how many updates are made under them: also past the end.
 SCHEDULES, PAST = ((2, 7), (0, 5), (3, 11)), 1
 
@@ -74,14 +79,20 @@ def without(log: Log) -> Iterator[Simpler]:
         yield Simpler("padding", "without padding tokens", changed(log, _full))
 
 
-def other_values(log: Log) -> Log:
-    """The run from other parameters, with the labels of other rows."""
+def other_values(log: Log, fixed: Collection[str] = ()) -> Log:
+    """The run from other parameters, with the labels of other rows, and other constants if they are not `fixed`."""
+    case = log.case
+    constants = {
+        name: getattr(case, name) * by
+        for name, by in OTHERS.items()
+        if name not in fixed and getattr(case, name) is not None
+    }
     rng = np.random.default_rng(1)
     params = {
         name: (leaf * (1 + NOISE * rng.standard_normal(leaf.shape))).astype(np.float32).astype(np.float64)
         for name, leaf in log.params.items()
     }
-    return dataclasses.replace(changed(log, _of_other_rows), params=params)
+    return dataclasses.replace(changed(log, _of_other_rows, **constants), params=params)
 
 
 def other_schedules(log: Log) -> Iterator[Log]:
