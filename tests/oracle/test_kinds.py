@@ -18,7 +18,7 @@ from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
 from sftref.conformance.oracle.variants.located import pairs
 from sftref.conformance.oracle.variants.replay import Call, Log
 from sftref.conformance.oracle.variants.table import WRONG, named
-from wrong_oracles import CASE, LAST, Right, examined, wrong
+from wrong_oracles import CASE, LAST, FourMethods, Right, examined, wrong
 
 pytestmark = pytest.mark.once
 SMOOTHING = functools.partial(WRONG["label-smoothing"]["losses"], value=0.3)
@@ -43,6 +43,12 @@ def clipped_by_part(self: Any, gradients: Params) -> Params:
     return {name: g * min(1.0, self.case.clip_norm / norm) for name, g in gradients.items()}
 
 
+def without_rows(self: Any, batch: HostBatch) -> Sums:
+    """A device or micro-batch whose rows all have weight 0 divides by 0."""
+    sums = ShardedTrainer.sums(self, batch)
+    return sums if sums.weight else sums.scaled(np.nan)._replace(weight=0.0)
+
+
 def per_call(self: Any, step: int) -> Any:
     """Masks by a count that no start sets again."""
     type(self).calls = getattr(type(self), "calls", 0) + 1
@@ -54,15 +60,22 @@ def per_call(self: Any, step: int) -> Any:
     [
         ({"micro_batches": filled_up}, {"accumulate": 2}, "uneven-rows", "right with rows that divide evenly among"),
         ({"sums": without_positions}, {}, "zero-gradient", f"is zero in {POSITIONS}"),
+        ({"sums": without_rows}, {}, "not-finite", "right on one device, without padding rows"),
         ({"clip": clipped_by_part}, {"clip_norm": 0.1}, "scaled-update", "the gradient that the optimizer gets in"),
         ({"masks": per_call}, {"hidden_dropout": 0.2}, "random-dropout", "without dropout they are alike"),
     ],
 )
 def test_the_kind_of_a_wrong_update(methods: dict[str, Any], changes: dict[str, Any], place: str, words: str) -> None:
-    found = examined(wrong(Right, **methods), n=3 if place == "uneven-rows" else 1, **changes)
+    found = examined(wrong(Right, **methods), n={"uneven-rows": 3, "not-finite": 16}.get(place, 1), **changes)
     assert found is not None
     assert (found.place, words in "; ".join(found.words)) == (place, True), found
     assert place in places()
+
+
+def test_a_trainer_of_four_methods_that_gives_nan_is_placed() -> None:
+    found = examined(wrong(FourMethods, sums=without_rows), n=16)
+    assert found is not None
+    assert found.place == "not-finite"
 
 
 def smoothed(self: Any, logits: Any, batch: HostBatch) -> Any:

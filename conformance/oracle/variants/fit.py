@@ -63,7 +63,7 @@ def counts(log: Log, batch: HostBatch, got: Seen, limits: dict[str, Bound], bad:
     zero = zero_gradients(log.case)
     learning = [name for name in limits if name not in zero and any(part[name].any() for part in parts)]
     moving = [name for name in bad if name in learning]
-    if not moving:
+    if not moving or not all(np.isfinite(got.value[name]).all() for name in moving):
         return None
     columns = np.stack([joined(part, moving, limits) * share[row] for part, row in zip(parts, real, strict=True)], 1)
     wanted = joined(got.value, moving, limits)

@@ -59,7 +59,7 @@ class Pair(NamedTuple):
 PARTICULAR = (
     "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows",
     "row-weights", "class-weights", "other-labels", "weights", "schedule", "decay", "leaves", "rate-applied",
-    "no-gradient", "zero-gradient", "skipped", "row-order",
+    "no-gradient", "zero-gradient", "skipped", "row-order", "not-finite",
 )  # fmt: skip
 # Kinds of results that show what training does in an update, and those that show how far it moves.
 TRAINING, MOVING = ("loss", "gradient"), ("distance", "first moment")
@@ -102,6 +102,9 @@ def located(
     wrong = [pair for pair in compared if pair.bad]
     if not wrong:
         return None
+    if broken := [name for name in wrong[0].bad if not np.isfinite(wrong[0].got.value[name]).all()]:
+        which = f" in {named(broken)}" if len(wrong[0].want.value) > 1 else ""
+        return Located("not-finite", (f"the first wrong result, {wrong[0].got.what}, has NaN or infinity{which}",))
     right = {(pair.got.kind, pair.got.updates) for pair in compared if not pair.bad}
     bad = {(pair.got.kind, pair.got.updates): pair for pair in reversed(wrong)}
     first = {kind: pair for pair in reversed(wrong) for kind in (pair.got.kind,)}

@@ -153,6 +153,8 @@ def slopes(log: Log, batch: HostBatch, got: Seen, limits: dict[str, Bound]) -> t
     outputs = 1 if case.regression else case.num_labels
     zero = zero_gradients(case)
     names = [name for name in limits if name not in zero]
+    if not all(np.isfinite(got.value[name]).all() for name in names):
+        return None
     if MANY * outputs * len(real) > sum(got.value[name].size for name in names):
         return None
     one = batch._replace(weights=(batch.weights > 0).astype(np.float32))

@@ -39,6 +39,9 @@ def _apart(trainer: Any, run: Log, compared: list[Pair]) -> tuple[str, str] | No
         return None
     limits = {(pair.got.kind, pair.got.updates): pair.limits for pair in compared}
     for first, second in zip(seen(first_run), seen(second_run), strict=True):
+        # What follows from NaN has no bounds.
+        if not all(np.isfinite(leaf).all() for leaf in (*first.value.values(), *first.start.values())):
+            return None
         apart = Pair(second, first, limits[first.kind, first.updates])
         if apart.margin > 1:
             words = (
