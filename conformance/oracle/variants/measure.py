@@ -29,11 +29,9 @@ def measured(log: Log, got: Seen, want: Seen, limits: dict[str, Bound]) -> list[
     if factor is not None:
         words.append(f"{got.what}: {factor:.7g} times the oracle's{' in every leaf' if len(want.value) > 1 else ''}")
     kept = log.points()[max(log.points())] if got.kind == "distance" else got.value
-    for kind in NARROW:
-        if all(np.array_equal(rounded(leaf, kind), leaf) for leaf in kept.values()) and got.kind not in (
-            "loss",
-            "rate",
-        ):
+    numbers = got.kind not in ("loss", "rate") and any(leaf.any() for leaf in kept.values())
+    for kind in NARROW if numbers else ():
+        if all(np.array_equal(rounded(leaf, kind), leaf) for leaf in kept.values()):
             words.append(f"{got.what}: every number is one of {kind}")
             break
     if got.kind == "logits":

@@ -101,6 +101,8 @@ FEWEST = 12
 # irregular. An operator that is another function errs nearly alike at both; a rounding to at most 11 bits does not,
 # since values then fall at other places between two numbers of that type.
 MOVED, DRAWS, ALIKE = 0.02, 3, 0.5
+# The largest relative error that is called a rounding: that of numbers of 3 bits, as of the 8-bit type e4m3.
+ROUGHEST = 2.0**-4
 
 
 def irregular(trainer: Any, run: Log, method: str) -> str:
@@ -135,6 +137,8 @@ def irregular(trainer: Any, run: Log, method: str) -> str:
     if max(map(abs, alike)) >= ALIKE:
         return ""
     relative = float(np.linalg.norm(sizes[-1]) / np.linalg.norm(whole))
+    if relative > ROUGHEST:
+        return ""
     return (
         f"the error is another one if all parameters change by {MOVED:.1%} (correlation {max(alike, key=abs):.2f}), as "
         f"that of a rounding is; it is {relative:.1e} of the result"
