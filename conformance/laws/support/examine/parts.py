@@ -153,7 +153,6 @@ def parts(trainer: Any, log: Log) -> Iterator[str]:
     if right:
         yield f"the logits are right without {right[0]}"
     else:
-        rest = (
-            "embeddings, LayerNorms, order of the layers" if found[all_before] else "pooler, classifier, order of rows"
-        )
+        before = "embeddings, LayerNorms, order of the layers, the token that the pooler reads, its weight"
+        rest = before if found[all_before] else "the pooler's bias and activation, the classifier, what is returned"
         yield f"they stay wrong without attention and feed-forward layers, so at least one of these is wrong: {rest}"
