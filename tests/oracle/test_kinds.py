@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sftref.conformance.adapter import HostBatch
+from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer
 from sftref.conformance.judge.explained import places
+from sftref.conformance.laws.support import explaining
 from sftref.conformance.laws.support.examine import experiments
 from sftref.conformance.laws.support.examine.confirming import confirmed
 from sftref.conformance.laws.support.examine.made import made, simple
@@ -76,6 +79,28 @@ def test_a_trainer_of_four_methods_that_gives_nan_is_placed() -> None:
     found = examined(wrong(FourMethods, sums=without_rows), n=16)
     assert found is not None
     assert found.place == "not-finite"
+
+
+class Saves(NumpyTrainer):
+    """Dropout has the masks of another step, which no variant has."""
+
+    def masks(self, step: int) -> Any:
+        return super().masks(step + 5)
+
+
+def test_a_run_that_restarts_is_examined_without_its_restart(tmp_path: Path) -> None:
+    trainer, rng = explaining.Recorder(Saves()), np.random.default_rng(3)
+    case = dataclasses.replace(CASE, hidden_dropout=0.2)
+    params, batch = start_params(case, rng), batch_of(case, rng)
+    trainer.start(case, params, 1)
+    trainer.step(batch)
+    trainer.save(tmp_path)
+    trainer.start(case, params, 1)
+    trainer.restore(tmp_path)
+    trainer.step(batch)
+    explained = explaining.explained_by(trainer)
+    assert explained is not None
+    assert (explained["place"], explained["by"]) == ("dropout", [])
 
 
 def smoothed(self: Any, logits: Any, batch: HostBatch) -> Any:

@@ -10,12 +10,13 @@ from typing import Any
 from ...adapter import Case, HostBatch
 from ...core.check import AdapterRaised, Check, NotRun
 from ...core.facts import Explained
+from ...oracle.variants.located import pairs, whole
 from ...oracle.variants.replay import Call, Log
 from ...oracle.variants.search import DEEPEST, Several, explain, wrong
 from ...oracle.variants.table import PHASES
 from .examine.confirming import as_earlier, confirmed
 from .examine.experiments import examined, observed
-from .examine.made import copied, copied_batch
+from .examine.made import attempted, copied, copied_batch, restarts
 
 # Seconds of this thread after a failure; and the most runs of a law that are kept for it.
 SECONDS = 12.0
@@ -93,7 +94,7 @@ def note(check: Check) -> None:
         return
     # Whatever goes wrong here, the failure of the law is what the user must see.
     try:
-        explained = _explained(recorders[-1])
+        explained = explained_by(recorders[-1])
     except (Exception, NotRun) as error:
         check.facts["diagnosis_ended"] = f"{type(error).__name__}: {error}"
     else:
@@ -108,11 +109,14 @@ def _apart(found: tuple[Several, ...]) -> tuple[Several, ...]:
     return tuple(several for several in found if several in kinds.values())
 
 
-def _explained(recorder: Recorder) -> Explained | None:
+def explained_by(recorder: Recorder) -> Explained | None:
     """What explains the last wrong run of a trainer, or where it is; None if no run is wrong by its numbers."""
     trainer, log, until = recorder.trainer, wrong(recorder.logs), time.thread_time() + 2 * SECONDS
     if log is None:
         return None
+    # What is wrong without the restart too has nothing to do with it.
+    if restarts(log) and (plain := attempted(trainer, log)) is not None and whole(pairs(plain)) > 1:
+        log = plain
     run = log
     with contextlib.suppress(NotRun, AdapterRaised):
         # More results of the same run leave fewer causes.
