@@ -27,8 +27,8 @@ MOST_SHOWN = 5
 # The next step for a wrong score, whichever mistake it is.
 SCORED = (
     "Compute both scores by hand for one call of `score`: F1 is that of class 1 (`average='binary'`, `pos_label=1`), "
-    "from counts over all rows of weight above 0. Compare which rows, which class, which average and which parameters the "
-    "trainer takes."
+    "from counts over all rows of weight above 0. Compare which rows, which class, which average and which parameters "
+    "the trainer takes."
 )
 
 
