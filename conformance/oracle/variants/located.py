@@ -262,9 +262,12 @@ def _scaled(compared: list[Pair], at: int) -> str:
     """
     both = [pair for pair in compared if pair.got.updates == at == 1 and "moment" in pair.got.kind]
     factors = [common_factor(pair.got.value, pair.want.value, pair.limits) for pair in both]
-    if len(factors) != 2 or None in factors or not np.isclose(factors[1], factors[0] ** 2, rtol=FACTORS):
+    if len(factors) != 2:
         return ""
-    return f"is {factors[0]:.5g} times the right one, in every leaf"
+    one, two = factors
+    if one is None or two is None or not np.isclose(two, one**2, rtol=FACTORS):
+        return ""
+    return f"is {one:.5g} times the right one, in every leaf"
 
 
 def _loss(pair: Pair) -> Iterator[str]:

@@ -124,8 +124,8 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
 
 def _evaluated(trainer: Any, run: Log, place: Located, margin: float, until: float) -> Located:
     """About wrong logits: whether they are random, right in some setting, or those of fewer bits."""
-    if words := random_evaluation(trainer, run):
-        return Located("random-evaluation", (words, *place.words))
+    if sentence := random_evaluation(trainer, run):
+        return Located("random-evaluation", (sentence, *place.words))
     if place.place == "evaluation":
         wrong = next((pair for pair in pairs(run) if pair.got.kind == "logits" and pair.bad), None)
         batch = wrong and _batch(run, wrong.got.updates)
