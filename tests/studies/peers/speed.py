@@ -23,10 +23,11 @@ from typing import Any
 import jax
 from alone import NAMES, make
 from jax_peers import Ours, Peak
+from onnx_peer import OnnxRuntime
 from workload import BATCH, MODELS, Work, forward_flops
 
 OURS, BARE, ARTICLE, TORCH = "ours, mesh, packed", "ours, bare jit, packed", "article, pmap", "PyTorch, loop"
-IN_ORDER = "PyTorch, loop, not sorted"
+IN_ORDER, ONNX = "PyTorch, loop, not sorted", "ONNX Runtime"
 Seconds = dict[str, list[float]]
 
 
@@ -55,7 +56,7 @@ def rounds(work: Work, peers: dict[str, Any], count: int) -> tuple[Seconds, Seco
     peak, compilations = Peak(), Compilations()
     training: dict[str, Callable[[], None]] = {"peak": peak} | {name: peer.train for name, peer in peers.items()}
     evaluation = {name: peer.evaluate for name, peer in peers.items()}
-    evaluation[IN_ORDER] = peers[TORCH].evaluate_in_order
+    evaluation[IN_ORDER], evaluation[ONNX] = peers[TORCH].evaluate_in_order, OnnxRuntime(peers[TORCH]).evaluate
     train: Seconds = defaultdict(list)
     evaluate: Seconds = defaultdict(list)
     pipeline: Seconds = defaultdict(list)
@@ -134,6 +135,7 @@ def main() -> None:
     needed = forward_flops(work.config, work.held_out.lengths)
     slow = [statistics.median(peak)] * len(evaluate[OURS])
     table("evaluation", evaluate, len(work.held_out), needed, slow)
+    print(f"\nevaluation of {OURS}, times ONNX Runtime: {ratios(evaluate[ONNX], evaluate[OURS])}")
 
     print(
         "\na step, in those of a bare jit: "
