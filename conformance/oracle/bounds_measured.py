@@ -188,13 +188,20 @@ def stored(case: Case, params: Params, distance: Reference, updates: int, share:
 
     The learning rate may be computed in float32 in every precision, with roundings of the largest rate, which is
     `share` times the rate of the updates.
+
+    Adam's corrections 1 - b^t cancel: b and b^t are rounded, so b^t errs by up to (t + 1) u b^t, where 1 - b^t is at
+    least t (1 - b) b^t. So an update errs by up to 2 u / (1 - b1) + u / (1 - b2) of itself, 6e-5 with b2 = 0.999. All
+    its elements err equally, in one direction: that is added to the bound.
     """
     u, rate = UNIT["float64" if case.precision == "float64" else "float32"], share * UNIT["float32"] / math.sqrt(3)
+    corrections = 2 * u / (1 - case.b1) + u / (1 - case.b2)
     bounds = {}
     for name, bound in distance.bounds.items():
         kept = u * math.sqrt(updates) * float(np.linalg.norm(params[name]))
-        noise = math.hypot(bound.noise, kept, rate * float(np.linalg.norm(distance.want[name])))
-        bounds[name] = Bound(FACTOR * noise, noise, f"{bound.why} and {updates} roundings of stored parameters")
+        size = float(np.linalg.norm(distance.want[name]))
+        noise = math.hypot(bound.noise, kept, rate * size)
+        why = f"{bound.why}, {updates} roundings of stored parameters and {corrections:.1e} of Adam's corrections"
+        bounds[name] = Bound(FACTOR * noise + corrections * size, noise, why)
     return Reference(distance.want, bounds)
 
 
