@@ -103,6 +103,30 @@ def test_a_run_that_restarts_is_examined_without_its_restart(tmp_path: Path) -> 
     assert (explained["place"], explained["by"]) == ("dropout", [])
 
 
+def to_the_fourth(self: Any, logits: Any, batch: HostBatch) -> Any:
+    """A regression has the fourth power of the error."""
+    losses, slopes = ShardedTrainer.losses(self, logits, batch)
+    if not self.case.regression:
+        return losses, slopes
+    return losses**2, 2 * losses[:, None] * slopes
+
+
+def halved(self: Any, logits: Any, batch: HostBatch) -> Any:
+    losses, slopes = ShardedTrainer.losses(self, logits, batch)
+    return (losses / 2, slopes / 2) if self.case.regression else (losses, slopes)
+
+
+def test_a_wrong_regression_is_told_from_what_is_wrong_with_classes_too() -> None:
+    found = examined(wrong(Right, losses=to_the_fourth), n=1, regression=True, num_labels=1)
+    assert found is not None
+    assert "right with 3 classes" in "; ".join(found.words)
+    trainer, rng = wrong(Right, losses=halved), np.random.default_rng(3)
+    case = dataclasses.replace(CASE, regression=True, num_labels=1)
+    log = Log(case, start_params(case, rng), 1, [Call("step", batch_of(case, rng)), Call("params")])
+    both = tuple((named(name),) for name in ("half-squared-error", "loss-and-gradient-scaled(0.5)"))
+    assert confirmed(trainer, made(trainer, log, simple(log)), both, LAST) == both[:1]
+
+
 def smoothed(self: Any, logits: Any, batch: HostBatch) -> Any:
     """Label smoothing of 0.3, in packed batches or in all."""
     right = functools.partial(ShardedTrainer.losses, self)

@@ -136,7 +136,8 @@ def _evaluated(trainer: Any, run: Log, place: Located, margin: float, until: flo
         place = Located("evaluation-network", ("the logits of this batch are wrong before any update too",))
     settings, words = _settings(trainer, run, margin, until)
     if place.place != "forward":
-        return Located(place.place, (*place.words, *words))
+        more = parts(trainer, run) if place.place == "evaluation-network" else ()
+        return Located(place.place, (*place.words, *words, *more))
     own = [name for name in settings if name in OF_THE_NETWORK]
     rough = "" if own else irregular(trainer, run, "evaluate")
     known = (*place.words, *words, *((rough,) if rough else alone(run, until)), *parts(trainer, run))

@@ -20,6 +20,7 @@ OTHERS = {
     "b1": 0.93, "b2": 0.97, "eps": 3.0, "clip_norm": 0.7, "weight_decay": 1.3, "learning_rate": 0.8,
     "layer_norm_eps": 2.0,
 }  # fmt: skip
+CLASSES = 3
 # (warm-up, total) of other schedules, and how many updates are made under them: also past the end.
 SCHEDULES, PAST = ((2, 7), (0, 5), (3, 11)), 1
 
@@ -52,9 +53,8 @@ def without(log: Log) -> Iterator[Simpler]:
         return any(map(holds, batches))
 
     if case.regression:
-        yield Simpler(
-            "labels", "with whole labels", changed(log, lambda one: one._replace(labels=np.round(one.labels)))
-        )
+        yield Simpler("labels", "with whole labels", changed(log, _of_whole_labels))
+        yield Simpler("regression", f"with {CLASSES} classes", _of_classes(log))
     parts = log.n * case.accumulate
     if some(lambda one: len(one.weights) % parts):
         words = "with rows that divide evenly among devices and micro-batches"
@@ -102,6 +102,25 @@ def other_schedules(log: Log) -> Iterator[Log]:
     for warmup, total in SCHEDULES:
         case: Case = dataclasses.replace(log.case, warmup_steps=warmup, total_steps=total)
         yield Log(case, log.params, log.n, [call._replace(batch=batch)] * (total + PAST))
+
+
+def _of_whole_labels(batch: HostBatch) -> HostBatch:
+    return batch._replace(labels=np.round(batch.labels))
+
+
+def _of_classes(log: Log) -> Log:
+    """The run with a classifier and whole labels in place of a regression."""
+    rng = np.random.default_rng(1)
+    head = {name: leaf for name, leaf in log.params.items() if name.startswith("classifier")}
+    head = {name: np.repeat(leaf, CLASSES, axis=0) * rng.uniform(-1, 1, (CLASSES,) + (1,) * (leaf.ndim - 1))
+            for name, leaf in head.items()}  # fmt: skip
+    params = log.params | {name: leaf.astype(np.float32).astype(np.float64) for name, leaf in head.items()}
+    other = changed(log, _of_some_class, num_labels=CLASSES, regression=False)
+    return dataclasses.replace(other, params=params)
+
+
+def _of_some_class(batch: HostBatch) -> HostBatch:
+    return batch._replace(labels=np.round(batch.labels).astype(np.int32) % CLASSES)
 
 
 def _even(batch: HostBatch, parts: int) -> HostBatch:
