@@ -19,6 +19,7 @@ from sftref.conformance.oracle.draws import batch_of, rows_of
 from sftref.conformance.oracle.model import Params
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
 from sftref.conformance.oracle.variants.located import pairs
+from sftref.conformance.oracle.variants.measure import measured
 from sftref.conformance.oracle.variants.replay import Call, Log
 from sftref.conformance.oracle.variants.table import WRONG, named
 from wrong_oracles import CASE, LAST, FourMethods, Right, examined, wrong
@@ -125,6 +126,24 @@ def test_a_wrong_regression_is_told_from_what_is_wrong_with_classes_too() -> Non
     log = Log(case, start_params(case, rng), 1, [Call("step", batch_of(case, rng)), Call("params")])
     both = tuple((named(name),) for name in ("half-squared-error", "loss-and-gradient-scaled(0.5)"))
     assert confirmed(trainer, made(trainer, log, simple(log)), both, LAST) == both[:1]
+
+
+def lazy(self: Any, gradients: Params, rate: float) -> None:
+    """Words without a gradient are not updated."""
+    before, name = (self.now, self.first, self.second), "bert.embeddings.word_embeddings.weight"
+    Right.update(self, gradients, rate)
+    seen = (gradients[name] != 0).any(axis=1, keepdims=True)
+    for now, old in zip((self.now, self.first, self.second), before, strict=True):
+        now[name] = np.where(seen, now[name], old[name])
+
+
+def test_the_words_that_are_wrong_are_named() -> None:
+    trainer, rng = wrong(Right, update=lazy), np.random.default_rng(3)
+    log, batch = Log(CASE, start_params(CASE, rng), 1), batch_of(CASE, rng, real=2)
+    run = made(trainer, log, [("step", batch), ("params", None)])
+    pair = next(pair for pair in pairs(run) if pair.bad)
+    sentence = "parameters after 1 updates: only words that the batch of update 0 does not have are wrong"
+    assert sentence in measured(run, pair.got, pair.want, pair.limits)
 
 
 def smoothed(self: Any, logits: Any, batch: HostBatch) -> Any:

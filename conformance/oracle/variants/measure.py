@@ -15,6 +15,7 @@ from .fit import MOST_NAMED, joined, named
 from .replay import Log, Seen
 
 NARROW = ("bfloat16", "float16")
+WORDS = "bert.embeddings.word_embeddings.weight"
 # A target is a label's if each of its parts differs by at most this from 0 or 1, or is that of the batch.
 NEAR = 0.02
 # A fit of slopes has at least this many numbers for each unknown.
@@ -24,7 +25,7 @@ MANY = 4
 def measured(log: Log, got: Seen, want: Seen, limits: dict[str, Bound]) -> list[str]:
     """Sentences about the first result that is out of its bounds: which leaves, which rows, which factor."""
     bad = [name for name, leaf in want.value.items() if not distance(got.value[name], leaf, 1.0) <= limits[name].value]
-    words = list(_leaves(got, want, bad))
+    words = [*_leaves(got, want, bad), *_words(log, got, want, bad, limits)]
     factor = common_factor(got.value, want.value, limits)
     if factor is not None:
         words.append(f"{got.what}: {factor:.7g} times the oracle's{' in every leaf' if len(want.value) > 1 else ''}")
@@ -78,6 +79,21 @@ def _rows(log: Log, got: Array, want: Array, bound: float) -> Iterator[str]:
     for what, has in _properties(batch, real, log.n).items():
         if np.array_equal(has, wrong) and wrong.sum() > 1:
             yield f"these are the rows {what}"
+
+
+def _words(log: Log, got: Seen, want: Seen, bad: list[str], limits: dict[str, Bound]) -> Iterator[str]:
+    """Which words' embeddings are wrong, if only those: the words that the batch of the update has, or all others."""
+    if bad != [WORDS] or got.updates == 0 or len(want.value) == 1:
+        return
+    steps = [call.batch for call in log.calls if call.method == "step" and call.batch is not None]
+    batch = steps[got.updates - 1]
+    real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
+    gaps = np.linalg.norm(got.value[WORDS] - want.value[WORDS], axis=1)
+    wrong, there = gaps > limits[WORDS].value, np.isin(np.arange(len(gaps)), batch.input_ids[real])
+    if wrong.any() and not (wrong & there).any():
+        yield f"{got.what}: only words that the batch of update {got.updates - 1} does not have are wrong"
+    elif wrong.any() and not (wrong & ~there).any():
+        yield f"{got.what}: only words that the batch of update {got.updates - 1} has are wrong"
 
 
 def places_of_rows(log: Log, want: Array, bound: float) -> tuple[list[int], list[int]] | None:
