@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,12 +113,11 @@ def section(peer: Peer, report: Report) -> str:
     kept = ", ".join(f"`{check['law']}`" for check in of_status(report, "pass")) or "none of those asked"
     unclaimed = sorted({check["message"] for check in of_status(report, "not_run")})
     versions = report["environment"]["versions"]
-    libraries = f"; with JAX {versions['jax']}, Flax {versions['flax']}" if peer.script else ""
     line = re.sub(r" [(][^)]*[)]", "", report["line"]).partition(";")[0]
     parts = [
         f"## {peer.name}",
         f"`sftref {' '.join(peer.words)}`",
-        f"{line}; {report['timing']['seconds']:.0f} s{libraries}.",
+        f"{line}; {report['timing']['seconds']:.0f} s, with JAX {versions['jax']} and Flax {versions['flax']}.",
         f"Keeps: {kept}.",
     ]
     if unclaimed:
@@ -125,7 +125,7 @@ def section(peer: Peer, report: Report) -> str:
     if rows := list(broken(report)):
         parts.append(table([["breaks", "error (bound)", "where", "why"], *rows]))
     if of_status(report, "fail"):
-        parts.append(f"Diagnosis: {report['diagnosis']['cause']}")
+        parts.append(textwrap.fill(f"Diagnosis: {report['diagnosis']['cause']}", 120))
     return "\n\n".join(parts)
 
 
@@ -133,32 +133,31 @@ def main() -> int:
     """Verify each trainer, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kept", type=Path, help="folder for the reports; reports that it has are used")
+    parser.add_argument("--only", action="append", help="MODULE:FACTORY; the other sections of the page stay")
     given = parser.parse_args()
+    peers = [peer for peer in PEERS if not given.only or peer.factory in given.only]
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.kept or Path(scratch)
-        if missing := [peer.script for peer in PEERS if peer.lacks(folder)]:
-            print(
-                f"reports.py: {', '.join(missing)}: in no folder of PYTHONPATH, and no report in --kept",
-                file=sys.stderr,
-            )
+        if missing := ", ".join(peer.script for peer in peers if peer.lacks(folder)):
+            print(f"reports.py: {missing}: in no folder of PYTHONPATH, and no report in --kept", file=sys.stderr)
             return 2
-        reports = [peer.run(folder) for peer in PEERS]
-    versions = reports[0]["environment"]["versions"]
-    amiss = [
-        f"{peer.factory}: {report['line']}"
-        for peer, report in zip(PEERS, reports, strict=True)
-        if report["verdict"] != peer.verdict
-    ]
+        reports = [peer.run(folder) for peer in peers]
+    pairs = list(zip(peers, reports, strict=True))
+    amiss = [f"{peer.factory}: {report['line']}" for peer, report in pairs if report["verdict"] != peer.verdict]
+    page = HERE / "REPORTS.md"
+    old = page.read_text(encoding="utf-8").split("\n## ")[1:] if page.exists() else []
+    sections = {part.splitlines()[0]: f"## {part.strip()}" for part in old}
+    sections |= {peer.name: section(peer, report) for peer, report in pairs}
     parts = [
         "# What the kit says of trainers that others wrote",
-        f"`reports.py` beside this file made this page, with JAX {versions['jax']}, Flax {versions['flax']}, "
-        "transformers 4.57.6 and PyTorch 2.13.0 on a CPU, unless a section names others. If a trainer is known to "
-        "break a law, its file of deviations lists the law and the reason; all other laws must pass. The trainers with "
-        "the verdict NONCONFORMANT are known to fail, and show what the kit then reports.",
-        *(section(peer, report) for peer, report in zip(PEERS, reports, strict=True)),
+        "`reports.py` beside this file made this page, with PyTorch 2.13.0 and transformers 4.57.6 (4.56.2 for "
+        "`run_flax_glue.py`)\non a CPU. If a trainer is known to break a law, its file of deviations lists the law and "
+        "the reason; all other laws\nmust pass. The trainers with the verdict NONCONFORMANT are known to fail, and "
+        "show what the kit then reports.",
+        *(sections[peer.name] for peer in PEERS if peer.name in sections),
     ]
-    (HERE / "REPORTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print("\n".join([*amiss, str(HERE / "REPORTS.md")]))
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print("\n".join([*amiss, str(page)]))
     return int(bool(amiss))
 
 
