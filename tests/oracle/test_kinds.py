@@ -89,7 +89,8 @@ class Saves(NumpyTrainer):
         return super().masks(step + 5)
 
 
-def test_a_run_that_restarts_is_examined_without_its_restart(tmp_path: Path) -> None:
+def test_a_run_that_restarts_is_examined_without_its_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explaining, "DEEPEST", 1)
     trainer, rng = explaining.Recorder(Saves()), np.random.default_rng(3)
     case = dataclasses.replace(CASE, hidden_dropout=0.2)
     params, batch = start_params(case, rng), batch_of(case, rng)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import time
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +16,12 @@ from ...oracle.variants.search import DEEPEST, Several, explain, wrong
 from ...oracle.variants.table import PHASES
 from .examine.confirming import as_earlier, confirmed
 from .examine.experiments import examined, observed
-from .examine.made import attempted, copied, copied_batch, restarts
+from .examine.made import Until, attempted, copied, copied_batch, restarts
 
 # Seconds of this thread after a failure; and the most runs of a law that are kept for it.
 SECONDS = 12.0
+# The share of a check's deadline after which no further run is made.
+SHARE = 0.7
 MOST_RUNS = 32
 # The most explanations of the same numbers that are named.
 MOST_NAMED = 3
@@ -94,7 +96,7 @@ def note(check: Check) -> None:
         return
     # Whatever goes wrong here, the failure of the law is what the user must see.
     try:
-        explained = explained_by(recorders[-1])
+        explained = explained_by(recorders[-1], check.law.deadline)
     except (Exception, NotRun) as error:
         check.facts["diagnosis_ended"] = f"{type(error).__name__}: {error}"
     else:
@@ -109,9 +111,12 @@ def _apart(found: tuple[Several, ...]) -> tuple[Several, ...]:
     return tuple(several for several in found if several in kinds.values())
 
 
-def explained_by(recorder: Recorder) -> Explained | None:
-    """What explains the last wrong run of a trainer, or where it is; None if no run is wrong by its numbers."""
-    trainer, log, until = recorder.trainer, wrong(recorder.logs), time.thread_time() + 2 * SECONDS
+def explained_by(recorder: Recorder, deadline: float = math.inf) -> Explained | None:
+    """What explains the last wrong run of a trainer, or where it is; None if no run is wrong by its numbers.
+
+    `deadline` is the check's, in seconds.
+    """
+    trainer, log, until = recorder.trainer, wrong(recorder.logs), Until.after(2 * SECONDS, SHARE * deadline)
     if log is None:
         return None
     # What is wrong without the restart too has nothing to do with it.
@@ -130,7 +135,7 @@ def explained_by(recorder: Recorder) -> Explained | None:
     explanation = dataclasses.replace(explanation, found=_apart(found))
     place = as_earlier([case for one, case in cases if one is trainer], explanation.log)
     # Two failures are enough to place a fault; more of them take as long again.
-    if place is None and not explanation.found and before < ENOUGH and time.thread_time() < until:
+    if place is None and not explanation.found and before < ENOUGH:
         with contextlib.suppress(NotRun, AdapterRaised):
             place = examined(trainer, log, run, until)
     # Constants of an earlier run are named before variants that give the same numbers.

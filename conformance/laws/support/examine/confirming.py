@@ -6,7 +6,6 @@ schedules.
 """
 
 import dataclasses
-import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
@@ -14,7 +13,8 @@ from ....adapter import NEVER_FIXED, Case, fixed_of, shapes
 from ....oracle.variants.located import Located, Pair, pairs, whole
 from ....oracle.variants.replay import Log, bounds, seen
 from ....oracle.variants.search import Several
-from .made import attempted, restarts
+from ....oracle.variants.table import Variant, all_variants
+from .made import Until, attempted, restarts
 from .simpler import other_schedules, other_values, without
 
 # The most updates of such a run.
@@ -22,16 +22,21 @@ MOST = 3
 
 
 def confirmed(
-    trainer: Any, log: Log, found: tuple[Several, ...], until: float, rate: bool = False
+    trainer: Any, log: Log, found: tuple[Several, ...], until: Until, rate: bool = False
 ) -> tuple[Several, ...]:
     """Those of the explanations of a run that also explain further ones; with `rate` it is a learning rate's."""
-    for other in _further(log, rate, fixed_of(trainer)):
-        if not found or time.thread_time() > until:
-            break
-        run = attempted(trainer, other)
+    for number, other in enumerate(_further(log, rate, fixed_of(trainer))):
+        if until.over:
+            # A number that is fitted is no cause until it gives other numbers too.
+            return found if number else tuple(several for several in found if all(map(_listed, several)))
+        run = attempted(trainer, other) if found else None
         if run is not None:
             found = tuple(several for several in found if _gives(several, run))
     return found
+
+
+def _listed(variant: Variant) -> bool:
+    return variant.id in all_variants()
 
 
 def _further(log: Log, rate: bool, fixed: Collection[str]) -> Iterator[Log]:

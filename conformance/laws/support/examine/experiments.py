@@ -5,7 +5,6 @@ dropout, padding or accumulation; a gradient without Adam; the network with one 
 """
 
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ....oracle.variants.located import Located, located, pairs, whole
 from ....oracle.variants.measure import restored
 from ....oracle.variants.replay import Call, Log
 from ..compilation import precision
-from .made import Calls, called, made, margin_of, restarts, simple
+from .made import Calls, Until, called, made, margin_of, restarts, simple
 from .parts import alone, gradient, irregular, parts
 from .repeats import DECISIVE, random_evaluation, random_run, unobserved_is_right
 from .simpler import changed, without
@@ -84,7 +83,7 @@ def restarted(trainer: Any, log: Log) -> Log | None:
     return run
 
 
-def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
+def examined(trainer: Any, log: Log, run: Log, until: Until) -> Located | None:
     """Where a wrong run of the trainer parts from the oracle's, and what runs that leave something out show.
 
     `run` is the same run with everything observed, or `log` itself.
@@ -122,7 +121,7 @@ def examined(trainer: Any, log: Log, run: Log, until: float) -> Located | None:
     return Located(place.with_setting(settings[0] if settings else ""), (*place.words, *words))
 
 
-def _evaluated(trainer: Any, run: Log, place: Located, margin: float, until: float) -> Located:
+def _evaluated(trainer: Any, run: Log, place: Located, margin: float, until: Until) -> Located:
     """About wrong logits: whether they are random, right in some setting, or those of fewer bits."""
     if sentence := random_evaluation(trainer, run):
         return Located("random-evaluation", (sentence, *place.words))
@@ -154,11 +153,11 @@ def _batch(run: Log, updates: int) -> HostBatch | None:
     return None
 
 
-def _settings(trainer: Any, run: Log, margin: float, until: float) -> tuple[list[str], list[str]]:
+def _settings(trainer: Any, run: Log, margin: float, until: Until) -> tuple[list[str], list[str]]:
     """The settings without each of which the run is right, by far, and a sentence about them."""
     right: dict[str, str] = {}
     for simpler in () if restarts(run) else without(run):
-        if time.thread_time() > until:
+        if until.over:
             break
         left = margin_of(trainer, simpler.log)
         # Just within the bounds after just without proves nothing.

@@ -1,5 +1,7 @@
 """A trainer, a run and its calls -> the run made again: copies of what the trainer gets and returns."""
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,24 @@ from ..compilation import precision
 
 Calls = list[tuple[str, HostBatch | None]]
 RESTART = ("save", "start", "restore")
+
+
+@dataclass(frozen=True)
+class Until:
+    """When an examination ends: by this thread's processor time, and by the clock, since a check has a deadline."""
+
+    processor: float
+    clock: float
+
+    @classmethod
+    def after(cls, processor: float, clock: float) -> "Until":
+        """So many seconds from now."""
+        return cls(time.thread_time() + processor, time.monotonic() + clock)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return time.thread_time() > self.processor or time.monotonic() > self.clock
 
 
 def copied(result: Any) -> Any:

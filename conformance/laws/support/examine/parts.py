@@ -16,7 +16,7 @@ from ....oracle.variants.fit import joined
 from ....oracle.variants.located import Pair
 from ....oracle.variants.replay import Log, Seen
 from ....oracle.variants.search import explain
-from .made import made
+from .made import Until, made
 
 # Constants under which the first update shows the gradient: p - g / (|g| + 1), without history, decay and clipping.
 PLAIN: dict[str, Any] = {
@@ -86,10 +86,10 @@ def switched_off(trainer: Any, log: Log) -> Iterator[tuple[str, bool]]:
         yield part, distance(got, want.want["logits"], 1.0) <= want.bounds["logits"].value
 
 
-def alone(run: Log, until: float) -> Iterator[str]:
+def alone(run: Log, until: Until) -> Iterator[str]:
     """A variant of the oracle that gives the logits before any update, though not what follows."""
     first = next(call for call in run.calls if call.method == "evaluate")
-    explanation = explain([Log(run.case, run.params, run.n, [first])], until - time.thread_time(), deepest=1)
+    explanation = explain([Log(run.case, run.params, run.n, [first])], until.processor - time.thread_time(), deepest=1)
     if explanation is not None and explanation.found:
         causes = " Or: ".join(several[0].cause for several in explanation.found).removesuffix(".")
         yield f"the logits alone are those of a network with this: {causes}"
