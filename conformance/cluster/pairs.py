@@ -8,8 +8,8 @@ from .tournament import Pair, blamed, rounds
 
 # Seconds to join a group, and for one collective, with its compilation.
 JOIN, EXCHANGE = 60, 20.0
-# The tasks of a group before and after its own.
-STEPS = ("join", "leave")
+# The task of a group before its own.
+JOINING = "join"
 KIB, MIB = 1024, 1 << 20
 OPERATIONS = ("psum", "all_gather", "reduce_scatter", "all_to_all", "ppermute")
 # Bytes of a message, by level.
@@ -109,7 +109,7 @@ def judged(pair: Pair, both: Sequence[Mapping[str, Any]]) -> tuple[str, float, s
     wrong: dict[str, list[str]] = {}
     for result in both:
         for task in result["tasks"]:
-            for sender, receiver, _ in task["value"]["wrong"] if task["name"] not in STEPS else ():
+            for sender, receiver, _ in task["value"]["wrong"] if task["name"] != JOINING else ():
                 wrong.setdefault(f"{sender}>{receiver}", []).append(task["name"])
     ways = [f"{way} {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}" for way, names in wrong.items()]
     return ("fail" if ways else "pass"), seconds, "; ".join(ways)[:WHAT]

@@ -6,7 +6,7 @@ from typing import Any
 from ..core.law import expected, split_id
 from .director import Director, counted
 from .hosts import ranges
-from .pairs import JOIN, OPERATIONS, SIZES, STEPS, exchange
+from .pairs import JOIN, JOINING, OPERATIONS, SIZES, exchange
 from .tournament import apart
 
 # The laws that hosts run together, in this order. `processes.collectives` is a task of its own; `processes.lost` ends a
@@ -115,7 +115,7 @@ def note(director: Director, members: Sequence[int], results: Mapping[int, Mappi
         )
     for process, result in results.items():
         for task in result.get("tasks", ()):
-            if task["state"] == "pass" and task["name"] not in STEPS:
+            if task["state"] == "pass" and task["name"] != JOINING:
                 note_task(director, process, task)
 
 
