@@ -16,7 +16,7 @@ from sftref.conformance.laws.support.examine.confirming import confirmed
 from sftref.conformance.laws.support.examine.made import made, simple
 from sftref.conformance.oracle.cases import start_params
 from sftref.conformance.oracle.draws import batch_of, rows_of
-from sftref.conformance.oracle.model import Params
+from sftref.conformance.oracle.model import Params, Tape
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
 from sftref.conformance.oracle.variants.located import pairs
 from sftref.conformance.oracle.variants.measure import measured
@@ -39,6 +39,20 @@ def filled_up(self: Any, batch: HostBatch) -> list[list[HostBatch]]:
 def without_positions(self: Any, batch: HostBatch) -> Sums:
     sums = ShardedTrainer.sums(self, batch)
     return sums._replace(gradients=sums.gradients | {POSITIONS: sums.gradients[POSITIONS] * 0})
+
+
+def once_each(self: Any, params: Params) -> Tape:
+    """Two tokens of one word count as one and a half."""
+    tape = ShardedTrainer.tape(self, params)
+    look_up = tape.embedding
+
+    def embedding(ids: Any, name: str) -> Any:
+        value, back = look_up(ids, name)
+        times = 0.5 + 0.5 / np.bincount(ids.ravel())[ids] if "word" in name else np.ones(ids.shape)
+        return value, lambda dy: back(dy * times[..., None])
+
+    tape.embedding = embedding  # type: ignore[method-assign]
+    return tape
 
 
 def clipped_by_part(self: Any, gradients: Params) -> Params:
@@ -64,6 +78,7 @@ def per_call(self: Any, step: int) -> Any:
     [
         ({"micro_batches": filled_up}, {"accumulate": 2}, "uneven-rows", "right with rows that divide evenly among"),
         ({"sums": without_positions}, {}, "zero-gradient", f"is zero in {POSITIONS}"),
+        ({"tape": once_each}, {}, "tables", "is wrong in bert.embeddings.word_embeddings.weight alone"),
         ({"sums": without_rows}, {}, "not-finite", "right on one device, without padding rows"),
         ({"clip": clipped_by_part}, {"clip_norm": 0.1}, "scaled-update", "the gradient that the optimizer gets in"),
         ({"masks": per_call}, {"hidden_dropout": 0.2}, "random-dropout", "without dropout they are alike"),

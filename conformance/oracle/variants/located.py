@@ -59,7 +59,7 @@ class Pair(NamedTuple):
 PARTICULAR = (
     "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows",
     "row-weights", "class-weights", "other-labels", "weights", "schedule", "decay", "leaves", "rate-applied",
-    "no-gradient", "zero-gradient", "skipped", "row-order", "not-finite",
+    "no-gradient", "zero-gradient", "skipped", "row-order", "not-finite", "tables",
 )  # fmt: skip
 # Kinds of results that show what training does in an update, and those that show how far it moves.
 TRAINING, MOVING = ("loss", "gradient"), ("distance", "first moment")
@@ -188,6 +188,8 @@ def _gradient(
         if fit[0] or ("gradient", 0) not in right:
             place = ("other-labels" if others else "slopes") if fit[0] else _if_seen("training-network", right)
             return Located(place, (*fit[1], *words))
+    if loss != "wrong too" and all(name.endswith("_embeddings.weight") for name in pair.bad):
+        return Located("tables", (f"the gradient of update {at} is wrong in {named(pair.bad)} alone", *words))
     words += _deepest(pair)
     if ("gradient", 0) in right:
         # After an update everything is that of other parameters than those that are shown.
