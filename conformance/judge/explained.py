@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ GENERAL = (
     "optimizer",
     "gradient-or-optimizer",
 )
+# What a variant says of what it leaves as it is.
+REST = r"; the (gradient|loss) is right|^The (update|reported learning rate) is right, but |, but the gradient is right"
 # What is one number, which many variants bring nearer by chance.
 SCALARS = ("loss", "learning rate")
 
@@ -81,9 +84,11 @@ def _by(record: Result) -> list[list[str]]:
 
 
 def _cause(several: Sequence[Variant], others: Sequence[Sequence[str]]) -> str:
-    cause = " ".join(variant.cause for variant in several)
+    cause = several[0].cause
     if len(several) > 1:
-        cause = f"{len(several)} defects together: {cause}"
+        # What one of them says of the rest is no longer so.
+        alone = [re.sub(REST, "", variant.cause) for variant in several]
+        cause = f"{len(several)} defects together: {' '.join(f'{one[0].upper()}{one[1:]}' for one in alone)}"
     own = {variant.id for variant in several}
     same = [" ".join(one.cause for name in ids if name not in own and (one := named(name))) for ids in others]
     return f"{cause} (Or, with the same numbers: {' Or: '.join(same)})" if same else cause

@@ -109,6 +109,15 @@ def test_a_message_that_establishes_the_cause_speaks_before_a_place(
     assert cause in str(found["cause"])
 
 
+def test_of_two_defects_none_says_that_the_rest_is_right() -> None:
+    both = ["reported-rate-shifted(+1)", "applied-rate-shifted(+1)", "loss-of-one-device"]
+    cause = str(diagnosis_of(failure("step.update", "optimizer", by=(both,)))["cause"])
+    assert cause.startswith(
+        "3 defects together: The reported learning rate is that of another (this one +1). The update"
+    )
+    assert "is right" not in cause
+
+
 def test_two_causes_of_the_same_numbers_have_both_next_steps() -> None:
     record = failure("training.settings", "reduction", by=(["mean-of-means"], ["mean-of-micro-batches"]))
     step = str(diagnosis_of(record)["next_step"])

@@ -162,6 +162,20 @@ def test_the_words_that_are_wrong_are_named() -> None:
     assert sentence in measured(run, pair.got, pair.want, pair.limits)
 
 
+def with_squares(self: Any, batch: HostBatch) -> Any:
+    """The loss has a term of squared parameters, with a constant of its own."""
+    loss, gradients = ShardedTrainer.mean(self, batch)
+    return loss, {k: g + 0.07 * self.now[k] if k.endswith("dense.weight") else g for k, g in gradients.items()}
+
+
+def test_a_multiple_of_the_parameters_in_the_gradient_is_measured() -> None:
+    trainer, rng = wrong(Right, mean=with_squares), np.random.default_rng(3)
+    run = made(trainer, Log(CASE, start_params(CASE, rng), 1), [("gradients", batch_of(CASE, rng))])
+    (pair,) = pairs(run)
+    sentence = "gradient of update 0: where it is wrong, it has 0.07 times the parameters besides"
+    assert sentence in measured(run, pair.got, pair.want, pair.limits)
+
+
 def smoothed(self: Any, logits: Any, batch: HostBatch) -> Any:
     """Label smoothing of 0.3, in packed batches or in all."""
     right = functools.partial(ShardedTrainer.losses, self)

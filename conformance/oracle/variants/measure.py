@@ -25,7 +25,7 @@ MANY = 4
 def measured(log: Log, got: Seen, want: Seen, limits: dict[str, Bound]) -> list[str]:
     """Sentences about the first result that is out of its bounds: which leaves, which rows, which factor."""
     bad = [name for name, leaf in want.value.items() if not distance(got.value[name], leaf, 1.0) <= limits[name].value]
-    words = [*_leaves(got, want, bad), *_words(log, got, want, bad, limits)]
+    words = [*_leaves(got, want, bad), *_words(log, got, want, bad, limits), *_decay(got, want, bad, limits)]
     factor = common_factor(got.value, want.value, limits)
     if factor is not None:
         words.append(f"{got.what}: {factor:.7g} times the oracle's{' in every leaf' if len(want.value) > 1 else ''}")
@@ -79,6 +79,20 @@ def _rows(log: Log, got: Array, want: Array, bound: float) -> Iterator[str]:
     for what, has in _properties(batch, real, log.n).items():
         if np.array_equal(has, wrong) and wrong.sum() > 1:
             yield f"these are the rows {what}"
+
+
+def _decay(got: Seen, want: Seen, bad: list[str], limits: dict[str, Bound]) -> Iterator[str]:
+    """Which multiple of the parameters is in a wrong gradient, if nothing else is: a decay, or a term of the loss."""
+    if got.kind != "gradient" or not all(np.isfinite(got.value[name]).all() for name in bad):
+        return
+    gaps = {name: got.value[name] - want.value[name] for name in bad}
+    size = sum(float((got.start[name] ** 2).sum()) for name in bad)
+    times = sum(float((gap * got.start[name]).sum()) for name, gap in gaps.items()) / size if size else 0.0
+    if times and all(
+        distance(gap, times * got.start[name], 1.0) <= max(1.0, abs(times)) * limits[name].value
+        for name, gap in gaps.items()
+    ):
+        yield f"{got.what}: where it is wrong, it has {times:.4g} times the parameters besides"
 
 
 def _words(log: Log, got: Seen, want: Seen, bad: list[str], limits: dict[str, Bound]) -> Iterator[str]:
