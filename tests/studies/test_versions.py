@@ -40,10 +40,11 @@ def test_a_row_counts_what_became_of_each_rung() -> None:
     head, row = table.rows([report("0.5.3", FELL, FINE, APART)])
     assert dict(zip(head, row, strict=True))["unwaited steps"] == "not run"
     hangs = report("0.5.3", (2, "collectives.unwaited", "deviation", "hangs"))
-    head, row = table.rows([report("0.5.3", FELL, FINE, APART) | {"unwaited": hangs}])
+    known = (2, "collectives.non_finite", "deviation", "known bug")
+    head, row = table.rows([report("0.5.3", FELL, FINE, known, APART) | {"unwaited": hangs}])
     assert dict(zip(head, row, strict=True))["unwaited steps"] == "**hang** (known)"
     found = dict(zip(head, row, strict=True))
-    assert found["2 name"] == "1 passed, 1 **failed**"
+    assert found["2 name"] == "1 passed, 1 **failed**, 1 known deviation"
     assert found["7 name"] == "does not apply"
     assert found["trainers"] == "mesh"
     assert (found["JAX"], found["flax"], found["seeded faults"], found["seconds"]) == (
