@@ -94,7 +94,7 @@ def test_a_right_run_has_no_place(base: type[Right]) -> None:
                 (wrong(Right, divide=scaled_norms), {}, "reduction", "every row counts 0.25 times in bert"),
                 (wrong(Right, divide=last_micro_batch), {"accumulate": 2}, "micro-batch", "without micro-batches"),
                 (wrong(FourMethods, update=moving(("query.weight",), 0)), {}, "leaves", "weight: did not move"),
-                (wrong(Right, update=moving((".weight", ".bias"), 2)), {}, "rate-applied", "all leaves: moved 2"),
+                (wrong(Right, update=moving((".weight", ".bias"), 2)), {}, "rate-applied", "leaves move 2, 2 times"),
                 (wrong(Right, rate=lambda self: 0.01), {}, "schedule", "learning rates are 0.01, 0.01"),
             )
         ),
@@ -190,7 +190,7 @@ def shorter(self: Any, batch: HostBatch) -> Sums:
         (FourMethods, {"losses": without_last_class}, "slopes", "the loss of row 0, of label 0, has the derivative ["),
         (Right, {"losses": by_class}, "class-weights", "the rows of label 1 count 2 times"),
         (Right, {"sums": shorter}, "training-network", "the loss of update 0 is wrong too"),
-        (Right, {"update": moving((".weight", ".bias"), 0)}, "skipped", "all leaves: did not move"),
+        (Right, {"update": moving((".weight", ".bias"), 0)}, "skipped", "all leaves move 0, 0 times as far"),
         (Right, {"params": lambda self: {k: x / 2 for k, x in self.now.items()}}, "shown-parameters", ""),
     ],
 )

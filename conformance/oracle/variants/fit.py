@@ -27,8 +27,6 @@ SAME, NEAR = 1e-7, 1e-3
 RIGHT = (1.0, np.inf)
 # The most rows, leaves or groups that a sentence names.
 MOST_NAMED = 3
-# What is said of an update that moves no leaf: a place and a sentence.
-ALL_STILL = ("leaves", "all leaves: did not move")
 
 
 class Counts(NamedTuple):

@@ -10,15 +10,12 @@ import numpy as np
 
 from ...adapter import HostBatch
 from ...core.comparison import Bound, distance
-from ..updates import learning_rate
-from .fit import ALL_STILL, counts, named, said, steps
-from .measure import common_factor, places_of_rows, slopes
+from .fit import counts, named, said, steps
+from .measure import common_factor, gradient_batch, places_of_rows, rates, slopes
 from .replay import Log, Seen, bounds, seen
 
 # The relative error up to which one factor is the square of another.
 FACTORS = 1e-3
-# The most learning rates that are listed.
-MOST_RATES = 6
 
 
 class Pair(NamedTuple):
@@ -113,7 +110,7 @@ def located(
     if "gradient" in first:
         return _gradient(log, first["gradient"], batch, bad, right, only)
     if "rate" in first and first["rate"].got.updates <= min(pair.got.updates for pair in wrong):
-        return Located("schedule", tuple(_rates(log, compared)))
+        return Located("schedule", tuple(rates(log, [pair.got for pair in compared if pair.got.kind == "rate"])))
     if "loss" in first:
         at = first["loss"].got.updates
         early = at == 0 or ("loss", 0) not in right
@@ -122,6 +119,8 @@ def located(
             pair.got.kind in MOVING and pair.got.updates == at + 1 and _moves(pair) and not pair.bad
             for pair in compared
         )
+        if ("gradient", at) in right and any((kind, at + 1) in bad for kind in MOVING):
+            return Located("own-step", tuple(_loss(first["loss"])))
         if ("gradient", at) in right or (moved and not any(kind in first for kind in MOVING)):
             return Located("reported-loss" if early else "later-loss", tuple(_loss(first["loss"])))
         if early:
@@ -134,7 +133,7 @@ def located(
             return Located("no-gradient", (f"without decay and clipping these leaves do not move: {named(plain.bad)}",))
         return place
     if "rate" in first:
-        return Located("schedule", tuple(_rates(log, compared)))
+        return Located("schedule", tuple(rates(log, [pair.got for pair in compared if pair.got.kind == "rate"])))
     if "restored" in first:
         return Located("restart", ())
     words = (
@@ -171,7 +170,7 @@ def _gradient(
 ) -> Located:
     """About a wrong gradient, whose logits are right as far as they are known."""
     at = pair.got.updates
-    batch = of or _batch(log, at)
+    batch = of or gradient_batch(log, at)
     found = counts(log, batch, pair.got, pair.limits, pair.bad) if batch is not None else None
     facts = list(said(found, log, batch, only)) if found is not None and batch is not None else []
     if pair.still and pair.bad:
@@ -231,8 +230,13 @@ def _update(log: Log, compared: list[Pair], first: dict[str, Pair], right: set[t
         "distance" in first
     ) else []  # fmt: skip
     words = tuple(f"in update {first['distance'].got.updates - 1}, {words}" for _, words in facts)
-    if facts == [ALL_STILL]:
-        return Located("skipped", words)
+    if "distance" in first and ("first moment" not in first or first["first moment"].got.updates > at):
+        factors = _factors(compared)
+        wrong = [one for one in factors.values() if abs(one - 1) > FACTORS]
+        if wrong:
+            far = ", ".join(f"{factor:.3g}" for factor in factors.values())
+            what = f"in updates {', '.join(map(str, factors))} all leaves move {far} times as far as they must"
+            return Located("rate-applied" if any(wrong) else "skipped", (what,))
     if "first moment" in first and first["first moment"].got.updates <= at:
         if times := _scaled(compared, at):
             return Located(
@@ -257,6 +261,19 @@ def _update(log: Log, compared: list[Pair], first: dict[str, Pair], right: set[t
     return Located("optimizer" if known else "gradient-or-optimizer", words)
 
 
+def _factors(compared: list[Pair]) -> dict[int, float]:
+    """How many times as far as they must all leaves move in each update; empty if that is no single number in one."""
+    factors = {}
+    for pair in compared:
+        if pair.got.kind == "distance" and pair.got.since == 1 and _moves(pair):
+            still = not any(leaf.any() for leaf in pair.got.value.values())
+            factor = 0.0 if still else common_factor(pair.got.value, pair.want.value, pair.limits)
+            if factor is None:
+                return {}
+            factors[pair.got.updates - 1] = factor
+    return factors
+
+
 def _scaled(compared: list[Pair], at: int) -> str:
     """How much of the gradient the first update's moments have, if it is one factor; empty if not.
 
@@ -275,25 +292,3 @@ def _scaled(compared: list[Pair], at: int) -> str:
 def _loss(pair: Pair) -> Iterator[str]:
     got, want = (float(side.value["loss"]) for side in (pair.got, pair.want))
     yield f"the {pair.got.what} is {got:.6g}, the oracle's {want:.6g}"
-
-
-def _rates(log: Log, compared: list[Pair]) -> Iterator[str]:
-    """The learning rates of the run, and those of the schedule."""
-    some = [pair.got for pair in compared if pair.got.kind == "rate"][:MOST_RATES]
-    got = ", ".join(f"{float(one.value['rate']):.4g}" for one in some)
-    want = ", ".join(f"{learning_rate(log.case, one.updates):.4g}" for one in some)
-    case = log.case
-    yield (
-        f"the reported learning rates are {got}, the schedule's {want} (peak {case.learning_rate:g}, "
-        f"warm-up {case.warmup_steps}, total {case.total_steps})"
-    )
-
-
-def _batch(log: Log, updates: int) -> HostBatch | None:
-    """The batch of the gradient that a run showed after so many updates."""
-    made = 0
-    for call in log.calls:
-        if call.method == "gradients" and made == updates:
-            return call.batch
-        made += call.method == "step"
-    return None

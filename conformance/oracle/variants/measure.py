@@ -11,10 +11,13 @@ from ..bounds_measured import zero_gradients
 from ..draws import rows_of
 from ..model import Array, Params, example_losses
 from ..sharded import ShardedTrainer, rounded
+from ..updates import learning_rate
 from .fit import MOST_NAMED, joined, named
 from .replay import Log, Seen
 
 NARROW = ("bfloat16", "float16")
+# The most learning rates that are listed.
+MOST_RATES = 6
 WORDS = "bert.embeddings.word_embeddings.weight"
 # A target is a label's if each of its parts differs by at most this from 0 or 1, or is that of the batch.
 NEAR = 0.02
@@ -140,6 +143,27 @@ def _properties(batch: HostBatch, real: npt.NDArray[np.integer], n: int) -> dict
         "of all devices but the first": device > 0,
         "with a token of id 0": (batch.input_ids == 0).any(axis=1)[real],
     }
+
+
+def rates(log: Log, some: list[Seen]) -> Iterator[str]:
+    """The learning rates that a run reports, and those of the schedule."""
+    got = ", ".join(f"{float(one.value['rate']):.4g}" for one in some[:MOST_RATES])
+    want = ", ".join(f"{learning_rate(log.case, one.updates):.4g}" for one in some[:MOST_RATES])
+    case = log.case
+    yield (
+        f"the reported learning rates are {got}, the schedule's {want} (peak {case.learning_rate:g}, "
+        f"warm-up {case.warmup_steps}, total {case.total_steps})"
+    )
+
+
+def gradient_batch(log: Log, updates: int) -> HostBatch | None:
+    """The batch of the gradient that a run showed after so many updates."""
+    made = 0
+    for call in log.calls:
+        if call.method == "gradients" and made == updates:
+            return call.batch
+        made += call.method == "step"
+    return None
 
 
 def restored(log: Log) -> Iterator[str]:
