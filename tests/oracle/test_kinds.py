@@ -18,6 +18,7 @@ from sftref.conformance.oracle.cases import start_params
 from sftref.conformance.oracle.draws import batch_of, rows_of
 from sftref.conformance.oracle.model import Params, Tape
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
+from sftref.conformance.oracle.updates import learning_rate
 from sftref.conformance.oracle.variants.located import pairs
 from sftref.conformance.oracle.variants.measure import measured
 from sftref.conformance.oracle.variants.replay import Call, Log
@@ -83,6 +84,11 @@ def ever_slower(self: Any, gradients: Params, rate: float) -> None:
     Right.update(self, gradients, rate * 0.7**self.t)
 
 
+def by_part(self: Any) -> float:
+    """The schedule is two updates ahead for each micro-batch but the first."""
+    return learning_rate(self.case, self.t + 2 * (self.case.accumulate - 1))
+
+
 def per_call(self: Any, step: int) -> Any:
     """Masks by a count that no start sets again."""
     type(self).calls = getattr(type(self), "calls", 0) + 1
@@ -97,6 +103,7 @@ def per_call(self: Any, step: int) -> Any:
         ({"tape": once_each}, {}, "tables", "is wrong in bert.embeddings.word_embeddings.weight alone"),
         ({"step": one_behind, "start": started}, {}, "own-step", "the loss of update 1 is"),
         ({"update": ever_slower}, {}, "rate-applied", "in updates 0, 1 all leaves move 0.7, 0.49 times as far"),
+        ({"rate": by_part}, {"accumulate": 3, "warmup_steps": 5}, "accumulation", "the reported learning rates are"),
         ({"sums": without_rows}, {}, "not-finite", "right on one device, without padding rows"),
         ({"clip": clipped_by_part}, {"clip_norm": 0.1}, "scaled-update", "the gradient that the optimizer gets in"),
         ({"masks": per_call}, {"hidden_dropout": 0.2}, "random-dropout", "without dropout they are alike"),

@@ -58,6 +58,8 @@ PARTICULAR = (
     "row-weights", "class-weights", "other-labels", "weights", "schedule", "decay", "leaves", "rate-applied",
     "no-gradient", "zero-gradient", "skipped", "row-order", "not-finite", "tables",
 )  # fmt: skip
+# Places of the optimizer: where they are right without micro-batches, it is called or counted for each of them.
+OF_THE_OPTIMIZER = ("schedule", "decay", "leaves", "rate-applied", "scaled-update", "skipped")
 # Kinds of results that show what training does in an update, and those that show how far it moves.
 TRAINING, MOVING = ("loss", "gradient"), ("distance", "first moment")
 
@@ -72,6 +74,8 @@ class Located(NamedTuple):
         """The place, given that of a setting without which the run is right, if any."""
         if place == "packing" and self.place in ("rows", "row-weights"):
             return "packed-rows"
+        if place == "accumulation" and self.place in OF_THE_OPTIMIZER:
+            return place
         if place == "uneven-rows" and self.place in ("rows", "row-weights", "factor", "reported-loss"):
             return place
         return self.place if not place or self.place in PARTICULAR else place
