@@ -69,12 +69,30 @@ def test_other_constants_than_those_declared_are_seen() -> None:
     ("step.regression", {"num_labels": 2}, "needs num_labels = 1; the trainer's is fixed at 2"),
     ("training.metrics", {"num_labels": 3}, "needs num_labels = 2; the trainer's is fixed at 3"),
     ("training.schedule", {"total_steps": 50}, "needs total_steps = 1; the trainer's is fixed at 50"),
+    ("training.decay", {"weight_decay": 0.0}, "needs weight_decay > 0; the trainer's is fixed at 0"),
 ])  # fmt: skip
 def test_a_law_about_a_fixed_constant_is_not_run(law: str, fixed: dict[str, Any], message: str) -> None:
     subject = NumpyTrainer()
     subject.fixed = fixed
     with pytest.raises(NotRun, match=message):
         run(law, subject)
+
+
+@pytest.mark.parametrize("law", ["step.update", "training.decay"])
+def test_a_trainer_without_a_warm_up_is_right(law: str) -> None:
+    """Both laws once counted on a first update of rate 0."""
+    run(law, with_constants(warmup_steps=0))
+
+
+def test_decay_without_a_warm_up_is_still_measured() -> None:
+    class DecaysBiases(NumpyTrainer):
+        fixed: ClassVar = {"warmup_steps": 0}
+
+        def decays(self, name: str) -> bool:
+            return True
+
+    with pytest.raises(LawBroken, match=r"^decay of .*LayerNorm.weight, 1.0"):
+        run("training.decay", DecaysBiases())
 
 
 def test_changes_of_fixed_constants_can_be_left_out() -> None:

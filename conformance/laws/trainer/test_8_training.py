@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ...adapter import TrainerUnderTest
-from ...core.check import Check
+from ...core.check import Check, NotRunReason
 from ...core.comparison import Bound
 from ...oracle.bounds_measured import FACTOR, walk
 from ...oracle.cases import B, start_params
@@ -56,11 +56,15 @@ def test_schedule(check: Check, subject: TrainerUnderTest) -> None:
 def test_decay(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares each leaf's decay (what an update subtracts beyond Adam's step) with the full decay or with none."""
     case, params, batch = draw_case(subject, rng)
-    batches = [batch, batch]  # the first has learning rate 0
+    words = "needs weight_decay > 0; the trainer's is fixed at 0"
+    check.need(case.weight_decay > 0, words, NotRunReason.NOT_APPLICABLE)
+    # Until the first update that moves: its gradient does not depend on an earlier decay. A warm-up begins at rate 0.
+    moves = 0 if learning_rate(case, 0) else 1
+    batches = [batch] * (moves + 1)
     losses_of(subject, case, params, batches, 1)
     walked = {name: np.asarray(leaf, np.float64) - params[name] for name, leaf in subject.params().items()}
     undecayed = walk(dataclasses.replace(case, weight_decay=0.0), params, batches).distance
-    full = learning_rate(case, 1) * case.weight_decay
+    full = learning_rate(case, moves) * case.weight_decay
     for name, start in params.items():
         if name in undecayed.bounds and not name.endswith("key.bias"):
             # How much of the parameter the update subtracts beyond Adam's step, as a share of the full decay.
