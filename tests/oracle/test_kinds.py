@@ -89,6 +89,12 @@ def by_part(self: Any) -> float:
     return learning_rate(self.case, self.t + 2 * (self.case.accumulate - 1))
 
 
+def of_half(self: Any, batch: HostBatch) -> Any:
+    """The loss that is reported is that of the first half of the rows."""
+    half = self.mean(rows_of(batch, np.arange(len(batch.weights) // 2)))[0]
+    return ShardedTrainer.step(self, batch)._replace(loss=half)
+
+
 def per_call(self: Any, step: int) -> Any:
     """Masks by a count that no start sets again."""
     type(self).calls = getattr(type(self), "calls", 0) + 1
@@ -104,6 +110,7 @@ def per_call(self: Any, step: int) -> Any:
         ({"step": one_behind, "start": started}, {}, "own-step", "the loss of update 1 is"),
         ({"update": ever_slower}, {}, "rate-applied", "in updates 0, 1 all leaves move 0.7, 0.49 times as far"),
         ({"rate": by_part}, {"accumulate": 3, "warmup_steps": 5}, "accumulation", "the reported learning rates are"),
+        ({"step": of_half}, {}, "reported-loss", "the gradient beside it is right"),
         ({"sums": without_rows}, {}, "not-finite", "right on one device, without padding rows"),
         ({"clip": clipped_by_part}, {"clip_norm": 0.1}, "scaled-update", "the gradient that the optimizer gets in"),
         ({"masks": per_call}, {"hidden_dropout": 0.2}, "random-dropout", "without dropout they are alike"),

@@ -126,7 +126,8 @@ def located(
         if ("gradient", at) in right and any((kind, at + 1) in bad for kind in MOVING):
             return Located("own-step", tuple(_loss(first["loss"])))
         if ("gradient", at) in right or (moved and not any(kind in first for kind in MOVING)):
-            return Located("reported-loss" if early else "later-loss", tuple(_loss(first["loss"])))
+            beside = f"the {'gradient' if ('gradient', at) in right else 'change of the parameters'} beside it is right"
+            return Located("reported-loss" if early else "later-loss", (*_loss(first["loss"]), beside))
         if early:
             return Located(_if_seen("loss", right), tuple(_loss(first["loss"])))
         if not any(kind in first for kind in (*MOVING, "second moment")):
