@@ -10,6 +10,7 @@ Writes `README.md` beside this file. Nothing in it is written by hand: results c
 import argparse
 import json
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -103,8 +104,8 @@ def explained(reports: Sequence[Report], known: Sequence[Mapping[str, Any]]) -> 
     return lines, amiss
 
 
-def page(reports: Sequence[Report], lines: Sequence[str], commit: str) -> str:
-    """The text of the page."""
+def page(reports: Sequence[Report], lines: Sequence[str], commit: str, note: str = "") -> str:
+    """The text of the page; the note is a sentence about this run."""
     head, *table = rows(reports)
     cells = [head, ["---"] * len(head), *table]
     level, machine = reports[0]["settings"]["level"], reports[0]["environment"]["machine"]
@@ -113,7 +114,7 @@ def page(reports: Sequence[Report], lines: Sequence[str], commit: str) -> str:
         f"The table has the results of `sftref verify --level {level}` under each release, on "
         f"{reports[0]['environment']['platforms'][-1]} ({machine['cores']} cores, "
         f"{len(reports[0]['environment']['devices'])} devices), at commit {commit}. `table.py` beside this file made "
-        "it from the runs' reports. The trainer `shard_map` needs JAX 0.6.1.",
+        f"it from the runs' reports. The trainer `shard_map` needs JAX 0.6.1. {note}".rstrip(),
         "\n".join(f"| {' | '.join(row)} |" for row in cells),
         "The oldest release is 0.5.3. Before 0.5 no setting simulates devices (`jax_num_cpu_devices`), and a key's "
         "random bits depend on the sharding (`jax_threefry_partitionable` is off).",
@@ -126,7 +127,7 @@ def page(reports: Sequence[Report], lines: Sequence[str], commit: str) -> str:
         "## What failed, and why",
         "\n".join(lines) or "Nothing.",
     ]
-    return "\n\n".join(said) + "\n"
+    return "\n\n".join(part if part[0] in "|#-" else textwrap.fill(part, 120) for part in said) + "\n"
 
 
 def main() -> int:
@@ -135,6 +136,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="has a folder for each release, with a report.json in it")
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
     parser.add_argument("--commit", required=True, help="the commit that the runs were made at")
+    parser.add_argument("--note", default="", help="a sentence about this run, such as what else the machine did")
     given = parser.parse_args()
     reports = []
     for path in given.folder.glob("*/report.json"):
@@ -147,7 +149,7 @@ def main() -> int:
         return 2
     known = tomllib.loads((HERE / "known.toml").read_text()).get("known", [])
     lines, amiss = explained(reports, known)
-    given.out.write_text(page(reports, lines, given.commit), encoding="utf-8")
+    given.out.write_text(page(reports, lines, given.commit, given.note), encoding="utf-8")
     print("\n".join([*amiss, str(given.out)]))
     return int(bool(amiss))
 
