@@ -38,7 +38,7 @@ def on_its_mesh(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def run(self: "MeshTrainer", *args: Any) -> Any:
-        # `jax.set_mesh` came with JAX 0.7.
+        # `jax.set_mesh` is public since JAX 0.7.1.
         is_set = hasattr(jax, "set_mesh") and not jax.sharding.get_abstract_mesh().empty
         with jax.set_mesh(self.mesh) if is_set else contextlib.nullcontext():
             return method(self, *args)

@@ -195,7 +195,7 @@ def explicit_programs(rng: np.random.Generator, n: int) -> Iterator[Program]:
 @law("collectives.explicit", devices=2)
 def test_explicit(check: Check, rng: np.random.Generator, devices: list[Any]) -> None:
     """Compares the sharding in the type of each result, its placement, and its values with NumPy."""
-    check.need(hasattr(jax, "set_mesh"), "needs jax.set_mesh (JAX 0.7)", NotRunReason.NOT_APPLICABLE)
+    check.need(hasattr(jax, "set_mesh"), "needs jax.set_mesh (JAX 0.7.1)", NotRunReason.NOT_APPLICABLE)
     n = len(devices)
     plain = mesh_of(devices)
     mesh = jax.sharding.Mesh(plain.devices, plain.axis_names, axis_types=(jax.sharding.AxisType.Explicit,))
