@@ -105,6 +105,20 @@ def test_1024_hosts_give_a_report_that_opens() -> None:
     assert "And 3 more" in text
 
 
+@pytest.mark.slow
+def test_all_pairs_of_1024_hosts_give_a_page_that_opens() -> None:
+    """523,776 pairs: the matrix has a cell for many of them, and the JSON file at most 200 bytes for each."""
+    made_cluster = cluster(1024, 16)
+    made_cluster["pairs"] = [[a, b, "pass", 1.234, ""] for a in range(1024) for b in range(a + 1, 1024)]
+    report = content(made(("pass",))) | {"cluster": made_cluster}
+    began = time.process_time()
+    text = page(report)
+    assert time.process_time() - began < 10.0
+    assert len(text) < 1_000_000
+    assert "523,776 of 523,776 pairs" in text
+    assert len(json.dumps(report, indent=1)) < 1024 * 4096 + 523_776 * 200
+
+
 def test_any_text_is_well_formed() -> None:
     made_cluster = cluster(3, 3, exclude=NASTY)
     made_cluster["hosts"][1] |= {"host": NASTY, "kind": NASTY, "message": NASTY, "status": "error", "stack": [NASTY]}
