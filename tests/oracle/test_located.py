@@ -231,6 +231,17 @@ def test_a_call_that_changes_the_state_is_named() -> None:
     assert found.place == "observation"
 
 
+def test_what_only_a_call_shows_is_not_blamed_on_the_call() -> None:
+    """Wrong parameters are shown after an update, and right ones at the end: no call changes the state."""
+
+    def params(self: Any) -> Params:
+        return {name: leaf * (1.01 if self.t == 1 else 1.0) for name, leaf in Right.params(self).items()}
+
+    found = examined(wrong(Right, params=params), n=1)
+    assert found is not None
+    assert found.place == "shown-parameters"
+
+
 def test_the_part_of_a_wrong_forward_pass_is_named() -> None:
     def tape(self: Any, params: Params) -> Tape:
         tape = ShardedTrainer.tape(self, params)

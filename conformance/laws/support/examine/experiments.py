@@ -114,8 +114,7 @@ def examined(trainer: Any, log: Log, run: Log, until: Until) -> Located | None:
         place = Located("rounding-of-gradient", (rough, *place.words))
     if restarts(run):
         return place
-    shown = any(pair.bad for pair in compared if pair.got.kind in ("loss", "rate", "distance"))
-    if shown and unobserved_is_right(trainer, run, margin):
+    if unobserved_is_right(trainer, run):
         return Located("observation", place.words)
     settings, words = _settings(trainer, run, margin, until)
     return Located(place.with_setting(settings[0] if settings else ""), (*place.words, *words))

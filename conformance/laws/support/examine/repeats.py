@@ -7,7 +7,7 @@ import numpy as np
 from ....core.comparison import distance
 from ....oracle.bounds_measured import logits_reference
 from ....oracle.cases import NO_DROPOUT
-from ....oracle.variants.located import Located, Pair, pairs
+from ....oracle.variants.located import Located, Pair, pairs, whole
 from ....oracle.variants.replay import Log, seen
 from .made import attempted, margin_of, restarts, simple
 from .simpler import changed
@@ -72,8 +72,16 @@ def random_evaluation(trainer: Any, run: Log) -> str:
     )
 
 
-def unobserved_is_right(trainer: Any, run: Log, margin: float) -> bool:
-    """Whether the updates of a run are right, by far, without the calls that only read its state."""
-    steps = [(method, batch) for method, batch in simple(run) if method == "step"]
-    left = margin_of(trainer, run, [*steps, ("params", None)]) if steps else None
+def unobserved_is_right(trainer: Any, run: Log) -> bool:
+    """Whether a run is right, by far, without the calls that only read its state, and wrong with them.
+
+    Only what both runs show is compared: losses, rates, and the parameters at the end.
+    """
+    seen = [call for call in run.calls if call.method == "step"]
+    last = max((place for place, call in enumerate(run.calls) if call.method == "step"), default=0)
+    seen += [call for call in run.calls[last + 1 :] if call.method == "params"][-1:]
+    margin = whole(pairs(Log(run.case, run.params, run.n, seen)))
+    if margin <= 1:
+        return False
+    left = margin_of(trainer, run, [(call.method, call.batch) for call in seen])
     return left is not None and left <= 1 and left * DECISIVE <= margin
