@@ -244,7 +244,7 @@ def _facts(record: Result) -> list[str]:
     names = {
         "passes": ", ".join(facts.get("holds", ())),
         "also fails": ", ".join(facts.get("fails", ())),
-        "error in units of the bound:": ", ".join(f"{margin:.2g} {name}" for name, margin in margins.items()),
+        "error in units of the bound:": ", ".join(f"{float(margin):.2g} {name}" for name, margin in margins.items()),
         "passed before:": "; ".join(facts.get("held_before", ())),
         "relative error": f"{facts['off_by']:.2g} in the l2 norm" if isinstance(facts.get("off_by"), float) else "",
     }

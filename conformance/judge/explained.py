@@ -3,9 +3,10 @@
 import collections
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.law import by_id, read
 from ..core.result import Result
@@ -65,8 +66,9 @@ def explanation(failures: Sequence[Result]) -> Explanation | None:
     several = [one for name in best[0] if (one := named(name))]
     others = [ids for ids in best[1:] if list(ids) in _by(record)][: MOST_NAMED - 1]
     facts = record.facts["explained"]
+    before, after = _margins(facts)
     evidence = [
-        f"{record.id}: {facts['what']}: {facts['before']:.3g} of its bound from the oracle, {facts['after']:.2g} from "
+        f"{record.id}: {facts['what']}: {before:.3g} of its bound from the oracle, {after:.2g} from "
         f"the oracle with {' and '.join(best[0])}"
     ]
     rest = [
@@ -143,18 +145,24 @@ def _forward(record: Result) -> bool:
     return any("forward" in kind for kind in kinds) or record.facts["explained"].get("place", "") in FORWARD
 
 
+def _margins(facts: Mapping[str, Any]) -> tuple[float, float]:
+    """How far the trainer is from the oracle, and from its nearest form, in bounds; a record has infinity as text."""
+    return float(facts["before"]), float(facts["after"])
+
+
 def unknown(record: Result, failures: Sequence[Result], possible: str, place: Place | None = None) -> str:
     """The cause of a failure that no variant explains: that of its place, or what it can be; and what was measured."""
     facts = record.facts["explained"]
     part, scalar = "", facts["what"].startswith(SCALARS)
     # Each variant must do its part; and what was measured of rows and leaves says more.
-    size = PART ** len(facts["nearest"]) * facts["after"]
+    before, after = _margins(facts)
+    size = PART ** len(facts["nearest"]) * after
     general = place is None or place.id in GENERAL
-    if facts["nearest"] and general and not scalar and facts["what"] == facts["left"] and facts["before"] > size:
+    if facts["nearest"] and general and not scalar and facts["what"] == facts["left"] and before > size:
         causes = " ".join(one.cause for name in facts["nearest"] if (one := named(name)))
         part = (
             f" The variant that comes nearest, though not within the bounds: {causes} It leaves "
-            f"{facts['after']:.3g} of {facts['before']:.3g} times the bound."
+            f"{after:.3g} of {before:.3g} times the bound."
         )
     tried = f"none of {facts['tried']} variants of the oracle gives these numbers."
     shown = measured([record, *(one for one in failures if one is not record)])

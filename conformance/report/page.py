@@ -186,7 +186,12 @@ def _faults(faults: Sequence[Mapping[str, Any]], level: str) -> Iterator[Block]:
 
 
 def _curves(checks: Sequence[Check]) -> Iterator[Block]:
-    lines = {check["subject"]: check["facts"]["losses"] for check in checks if check["facts"].get("losses")}
+    # A report has NaN and infinity as texts.
+    lines = {
+        check["subject"]: [float(loss) for loss in check["facts"]["losses"]]
+        for check in checks
+        if check["facts"].get("losses")
+    }
     if lines:
         yield Figure(curves(lines, "loss"))
 

@@ -1,6 +1,7 @@
 """Where a run parts from the oracle's, for failures that no variant explains: layer, cause and next step."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -42,6 +43,20 @@ def test_every_place_is_whole() -> None:
         assert place.cause.endswith(".")
         assert place.next_step.endswith(".")
         assert not any(law in place.next_step for law in laws()), "a place names no check, which may have passed"
+
+
+@pytest.mark.parametrize("by", [[], [["gelu-tanh"]]])
+def test_errors_that_are_not_finite_are_told(by: list[list[str]]) -> None:
+    """A record has NaN and infinity as texts; `verify` once ended with a traceback there."""
+    record = failure("step.gradients", "not-finite", by=tuple(by))
+    numbers = {"before": math.inf, "after": math.nan, "nearest": ["gelu-tanh"], "left": "gradient of update 0"}
+    facts = {"explained": record.facts["explained"] | numbers, "margins": {"without dropout": math.inf}}
+    record = Result.from_json(dataclasses.replace(record, facts=facts).to_json())
+    assert record.facts["explained"]["before"] == "inf"
+    found = diagnosis_of(record)
+    assert "step.gradients[mesh]: error in units of the bound: inf without dropout" in found["evidence"]
+    cause, _ = advice(record, [record])
+    assert cause
 
 
 def test_the_place_that_most_failures_show_is_the_cause() -> None:
