@@ -1,7 +1,6 @@
 """Trainers, devices, layouts, micro-batches -> measured difference of each run from one device with padded rows.
 
-    python tests/support/equality_table.py [--precision float64] [--devices 1 2 8] [--long] [--steps 50] [--layers 2]
-        [--json FILE]
+    python tests/support/equality_table.py [--precision float64] [--devices 1 2 8] [--long] [--json FILE]
 
 prints two Markdown tables. Every run has the same examples in the same updates, with dropout. Runs differ in the
 trainer, the number of devices N, padded or packed rows, and the number of micro-batches K. Two arrangements of the rows
@@ -50,8 +49,7 @@ from sftref.data.tokens import TokenArrays
 from sftref.train.step import Program, TrainState
 from sftref.trainers import Trainer, make_trainer
 
-SEED, EXAMPLES, BATCH, TOTAL_STEPS = 2**40 + 5, 71, 21, 60
-SLOTS = 4  # in a packed row
+SEED, EXAMPLES, BATCH, TOTAL_STEPS, SLOTS = 2**40 + 5, 71, 21, 60, 4  # SLOTS of a packed row
 STEPS = (1, 2, 50)  # the updates after which parameters are compared
 # The trainers for several devices, of which `shard_map` needs JAX 0.6.1; and the pairs that are compared.
 SEVERAL = ("pmap", "mesh", *(["shard_map"] if hasattr(jax, "shard_map") else []))

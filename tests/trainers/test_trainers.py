@@ -1,7 +1,6 @@
 """Trainers, fast: one case on three devices in detail, and what each must refuse. All cases: `test_equality.py`."""
 
 import functools
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -199,42 +198,6 @@ class TestPlacement:
         assert same_bits(trainer.read(after).params, runs[name].course.params[1])
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
         assert same_bits(on_device, experiment.params)
-
-
-@pytest.fixture(scope="module")
-def compiled(experiment: Experiment) -> tuple[MeshTrainer, Any, Any]:
-    """On a mesh of 2 x 3: the trainer, its compiled step, a batch."""
-    mesh = Mesh(np.array(jax.devices()[:6]).reshape(2, 3), ("copies", "data"))
-    trainer = MeshTrainer(experiment.program, mesh=mesh)
-    batch = experiment.batch(next(experiment.updates()), Case(DEVICES, packed=False, micro=1), "empty")
-    placed = trainer.put(batch)
-    return trainer, trainer._train.lower(trainer.place(experiment.state()), placed).compile(), placed
-
-
-class TestMesh:
-    """A mesh of the caller's MUST work, and the compiled step MUST have one all-reduce and no other collective."""
-
-    def test_one_all_reduce(self, compiled: Any) -> None:
-        assert collectives(compiled[1].as_text()) == ["all-reduce"]
-
-    def test_the_step_of_a_second_axis_is_the_same(self, compiled: Any, experiment: Experiment) -> None:
-        trainer, step, batch = compiled
-        assert trainer.shards == DEVICES
-        assert len(trainer.devices) == 6
-        state, metrics = step(trainer.place(experiment.state()), batch)
-        replicas = trainer.replicas(state)
-        assert len(replicas) == 6
-        assert all(same_bits(replica, replicas[0]) for replica in replicas)
-        want = experiment.reference
-        assert float(trainer.read(metrics).loss) == pytest.approx(want.loss["empty"], rel=1e-6)
-        gradient = jax.tree.map(lambda m: m / (1 - experiment.b1), trainer.read(state).opt_state[0].mu)
-        assert relative_error(gradient, want.gradient["empty"]) < GRADIENT["float32"]
-
-
-def collectives(text: str) -> list[str]:
-    """The collective operations of an optimised program, once each: `-done` belongs to `-start`."""
-    names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast|ragged-all-to-all"
-    return re.findall(rf"\s({names})(?:-start)?\(", text)
 
 
 @pytest.mark.parametrize("name", SEVERAL)

@@ -11,7 +11,7 @@ import numpy as np
 from ...adapter import HostBatch
 from ...core.comparison import Bound, distance
 from .fit import counts, named, said, steps
-from .measure import common_factor, gradient_batch, places_of_rows, rates, slopes
+from .measure import batch_after, common_factor, places_of_rows, rates, slopes
 from .replay import Log, Seen, bounds, seen
 
 # The relative error up to which one factor is the square of another.
@@ -175,7 +175,7 @@ def _gradient(
 ) -> Located:
     """About a wrong gradient, whose logits are right as far as they are known."""
     at = pair.got.updates
-    batch = of or gradient_batch(log, at)
+    batch = of or batch_after(log, "gradients", at)
     found = counts(log, batch, pair.got, pair.limits, pair.bad) if batch is not None else None
     facts = list(said(found, log, batch, only)) if found is not None and batch is not None else []
     if pair.still and pair.bad:

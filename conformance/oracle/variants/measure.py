@@ -156,11 +156,11 @@ def rates(log: Log, some: list[Seen]) -> Iterator[str]:
     )
 
 
-def gradient_batch(log: Log, updates: int) -> HostBatch | None:
-    """The batch of the gradient that a run showed after so many updates."""
+def batch_after(log: Log, method: str, updates: int) -> HostBatch | None:
+    """The batch of the first call of a method after so many updates."""
     made = 0
     for call in log.calls:
-        if call.method == "gradients" and made == updates:
+        if call.method == method and made == updates:
             return call.batch
         made += call.method == "step"
     return None

@@ -42,7 +42,8 @@ def _listed(variant: Variant) -> bool:
 def _further(log: Log, rate: bool, fixed: Collection[str]) -> Iterator[Log]:
     """Runs that an explanation must explain too."""
     short = _short(log)
-    if rate and any(call.method == "step" for call in log.calls):
+    scheduled = not {"warmup_steps", "total_steps"} & set(fixed)
+    if rate and scheduled and any(call.method == "step" for call in log.calls):
         yield from other_schedules(log)
     yield other_values(short, fixed)
     for one in without(short):

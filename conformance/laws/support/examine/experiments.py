@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ....adapter import HostBatch
 from ....oracle.cases import NO_DROPOUT
 from ....oracle.updates import learning_rate
 from ....oracle.variants.located import Located, located, pairs, whole
-from ....oracle.variants.measure import restored
+from ....oracle.variants.measure import batch_after, restored
 from ....oracle.variants.replay import Call, Log
 from ..compilation import precision
 from .made import Calls, Until, called, made, margin_of, restarts, simple
@@ -126,7 +125,7 @@ def _evaluated(trainer: Any, run: Log, place: Located, margin: float, until: Unt
         return Located("random-evaluation", (sentence, *place.words))
     if place.place == "evaluation":
         wrong = next((pair for pair in pairs(run) if pair.got.kind == "logits" and pair.bad), None)
-        batch = wrong and _batch(run, wrong.got.updates)
+        batch = wrong and batch_after(run, "evaluate", wrong.got.updates)
         left = margin_of(trainer, run, [("evaluate", batch)]) if batch is not None else None
         if left is None or left <= 1:
             same = () if left is None else ("before any update, the logits of the same batch are right",)
@@ -140,16 +139,6 @@ def _evaluated(trainer: Any, run: Log, place: Located, margin: float, until: Unt
     rough = "" if own else irregular(trainer, run, "evaluate")
     known = (*place.words, *words, *((rough,) if rough else alone(run, until)), *parts(trainer, run))
     return Located("rounding" if rough else own[0] if own else "forward", known)
-
-
-def _batch(run: Log, updates: int) -> HostBatch | None:
-    """The batch of the first evaluation after so many updates."""
-    made = 0
-    for call in run.calls:
-        if call.method == "evaluate" and made == updates:
-            return call.batch
-        made += call.method == "step"
-    return None
 
 
 def _settings(trainer: Any, run: Log, margin: float, until: Until) -> tuple[list[str], list[str]]:

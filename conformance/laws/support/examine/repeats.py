@@ -77,11 +77,11 @@ def unobserved_is_right(trainer: Any, run: Log) -> bool:
 
     Only what both runs show is compared: losses, rates, and the parameters at the end.
     """
-    seen = [call for call in run.calls if call.method == "step"]
+    shown = [call for call in run.calls if call.method == "step"]
     last = max((place for place, call in enumerate(run.calls) if call.method == "step"), default=0)
-    seen += [call for call in run.calls[last + 1 :] if call.method == "params"][-1:]
-    margin = whole(pairs(Log(run.case, run.params, run.n, seen)))
+    shown += [call for call in run.calls[last + 1 :] if call.method == "params"][-1:]
+    margin = whole(pairs(Log(run.case, run.params, run.n, shown)))
     if margin <= 1:
         return False
-    left = margin_of(trainer, run, [(call.method, call.batch) for call in seen])
+    left = margin_of(trainer, run, [(call.method, call.batch) for call in shown])
     return left is not None and left <= 1 and left * DECISIVE <= margin
