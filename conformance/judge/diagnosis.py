@@ -50,8 +50,9 @@ def advice(record: Result, others: Sequence[Result] = ()) -> tuple[str, str]:
         cause = unknown(record, [record], law.cause, shown and shown[0])
         step = shown[0].next_step if shown else law.next_step
     if (first := _measured_instead(record, others)) is not None:
-        cause = f"{first.id} was measured, and can have the same cause. {cause}"
-        step = f"Fix what {first.id} names, and rerun; then see whether this check still fails. {step}"
+        # A guess beside a measured cause misleads; what this check measured stays.
+        cause = f"{first.id} was measured, and can have the same cause: see there.{measured([record])}"
+        step = f"Fix what {first.id} names, and rerun; if this check still fails then, it has a cause of its own."
     broken = {one.law for one in others if one.status in BROKEN and one.subject in (None, record.subject)}
     return cause, without_idle(step, broken) if others and record.status in BROKEN else step
 
@@ -63,7 +64,8 @@ def _measured_instead(record: Result, others: Sequence[Result]) -> Result | None
     if _exact(record) is not None or (unexplained(record) and follows_from(record, others) is not None):
         return None
     mine = [one for one in others if one.subject == record.subject and one.rung <= record.rung and one.status == "fail"]
-    return next((one for one in mine if one.id != record.id and _is_measured(one)), None)
+    named = [one for one in mine if one.id != record.id and _is_measured(one)]
+    return min(named, key=lambda one: (one.rung, _loudness(one)), default=None)
 
 
 def _is_measured(record: Result) -> bool:
@@ -86,7 +88,7 @@ def _own(record: Result) -> tuple[str, str]:
     if record.facts.get("scores"):
         return f"{'; '.join(record.facts['scores'])}.", SCORED
     if record.status == "fail" and (rule := _exact(record)) is not None:
-        return rule.cause, rule.next_step
+        return rule.texts(record)
     return law.cause, law.next_step
 
 
@@ -122,8 +124,8 @@ class Rule:
     accelerator: bool = False  # whether the rule is about accelerators only
     exact: bool = False  # whether the message alone establishes the cause, so that no place is named instead
     tested: bool = False  # whether variants of the oracle test its cause, which is not named if they contradict it
-    cause: str = ""  # replaces the law's own
-    next_step: str = ""  # replaces the law's own
+    cause: str = ""  # replaces the law's own; {name} is a named group of `message`
+    next_step: str = ""  # replaces the law's own, as for `cause`
 
     def match(self, failures: Sequence[Result], passes: Sequence[Result]) -> Result | None:
         """The failure that the rule explains, given failures and passes of one rung; None if it does not match."""
@@ -135,6 +137,12 @@ class Rule:
         if not failed.issuperset(self.also_failed) or not (passed - failed).issuperset(self.passed):
             return None
         return next((record for record in named if self._fits(record)), None)
+
+    def texts(self, record: Result) -> tuple[str, str]:
+        """Cause and next step of a failure, with what its message says."""
+        found = re.search(self.message, record.message)
+        words = found.groupdict() if found else {}
+        return self.cause.format(**words), self.next_step.format(**words)
 
     def _fits(self, record: Result) -> bool:
         holds, fails = record.facts.get("holds", ()), record.facts.get("fails", ())
@@ -218,12 +226,12 @@ def _judge(
     if shown is not None:
         place, record = shown
         return place.layer, unknown(record, judged, "", place), place.next_step, record, []
-    cause, step = _own(record)
-    if rule.cause:
-        cause = rule.cause + measured(judged)
+    (cause, step), (own, next_step) = _own(record), rule.texts(record)
+    if own:
+        cause = own + measured(judged)
     elif unexplained(record):
         cause = unknown(record, judged, cause)
-    return rule.layer, cause, rule.next_step or step, record, []
+    return rule.layer, cause, next_step or step, record, []
 
 
 def _as_failed(record: Result) -> Result:

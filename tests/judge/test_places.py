@@ -202,3 +202,64 @@ def test_a_wrong_loss_alone_says_nothing_of_the_gradient(right: tuple[tuple[str,
     assert shown is not None
     assert shown.place == place
     assert "the loss of update 0 is 1.5, the oracle's 1" in shown.words[0]
+
+
+def test_a_guess_gives_way_to_a_measured_cause_and_what_was_measured_stays() -> None:
+    first = failure("equivalence.devices", "reduction", "right on one device")
+    guess = dataclasses.replace(failure("equivalence.padding", ""), message="with garbage in padding, 3, should be 2")
+    placed = failure("equivalence.loss", "", "the loss of update 0 is 3, the oracle's 2")
+    placed.facts["explained"] = first.facts["explained"] | {"place": "", "measured": ["the loss of update 0 is 3"]}
+    for record, words in ((guess, ""), (placed, " Measured: the loss of update 0 is 3.")):
+        cause, step = advice(record, [first, guess, placed])
+        assert cause == f"{first.id} was measured, and can have the same cause: see there.{words}"
+        assert step.startswith(f"Fix what {first.id} names, and rerun; if this check still fails then, it has a cause")
+    # A message that is a measurement speaks for itself, and so does the fault of another trainer.
+    own = dataclasses.replace(
+        guess, law="training.data_order", rung=8, message="number of orders in 4 epochs: 1, should"
+    )
+    assert advice(own, [first, own])[0].startswith("Epochs have the same order")
+    other = dataclasses.replace(guess, subject="pmap")
+    assert advice(other, [first, other])[0] == laws()["equivalence.padding"].cause
+
+
+@pytest.mark.parametrize(
+    ("law", "message", "texts"),
+    [
+        (
+            "lowering.precision",
+            "tpu: types narrower than float32, which the programs for cpu, cuda, rocm have not, first in convert of "
+            "2x16x32: ['f16'], should be [] [lowering.precision]",
+            ["Lowered for tpu, the float32 update has the types ['f16'], and lowered for cpu, cuda, rocm it has none",
+             "first in convert of 2x16x32", "the shape of convert of 2x16x32 says which array"],
+        ),
+        (
+            "lowering.precision",
+            "cuda: types narrower than float32, first in dot_general of 4x4: ['bf16'], should be []",
+            ["has the types ['bf16'] on every platform, first in dot_general of 4x4"],
+        ),
+        (
+            "lowering.precision",
+            "rocm: products that are not the CPU's: ['a x b -> c DEFAULT'], should be []",
+            ["Lowered for rocm, the update has other matrix products", "['a x b -> c DEFAULT']"],
+        ),
+        (
+            "lowering.reduction",
+            "cpu: tokens that do not lie in 8 pieces, in a module without all-reduce: [Tensor(shape=(16, 16))], should",
+            ["The batch is not divided among the devices", "PartitionSpec"],
+        ),
+        (
+            "lowering.reduction",
+            "cuda: groups of devices that a sum is taken over: [(0, 1), (2, 3)], should be [(0, 1, 2, 3)]",
+            ["within the groups [(0, 1), (2, 3)], and not over all devices"],
+        ),
+        (
+            "lowering.reduction",
+            "tpu: elements reduced: 96, should be at least 2.5e+04 (every gradient element is added up)",
+            ["adds 96 numbers up over the devices, and the gradient has 2.5e+04"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_text_of_a_program_shows_is_the_cause(law: str, message: str, texts: list[str]) -> None:
+    found = diagnosis_of(failure(law, "", message=message))
+    assert all(text in f"{found['cause']} {found['next_step']}" for text in texts), found
+    assert "{" not in f"{found['cause']} {found['next_step']}"

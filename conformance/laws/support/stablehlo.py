@@ -6,7 +6,7 @@ JAX passes such a module to the platform's compiler, and can make one for a plat
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -23,6 +23,7 @@ DOT = re.compile(
     r"stablehlo\.dot_general .*?(?:precision = \[(\w+)[^\]]*\])?(?:, algorithm = (<[^>]*>))? : (\(.*?\) -> .*)"
 )
 COLLECTIVE = re.compile(rf'"stablehlo\.({"|".join(COLLECTIVES)})"\(.*')
+OPERATION = re.compile(r"= \"?stablehlo\.(\w+)")
 CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @([\w.$]+|\"[^\"]*\")")
 MESH = re.compile(r"sdy\.mesh @(\w+) = <\[(.*?)\]")
 AXIS = re.compile(r'"(\w+)"=(\d+)')
@@ -75,6 +76,15 @@ class Module:
     def dtypes(self) -> frozenset[str]:
         """Element types in the module."""
         return frozenset(dtype for _, dtype in TENSOR.findall(self.text))
+
+    def first(self, dtypes: Collection[str]) -> str:
+        """The first operation with one of these element types, and the shapes of its tensors of these types."""
+        for line in self.text.splitlines():
+            operation = OPERATION.search(line)
+            shapes = [shape.removesuffix("x") or "a scalar" for shape, dtype in TENSOR.findall(line) if dtype in dtypes]
+            if operation and shapes:
+                return f"{operation[1]} of {' and '.join(dict.fromkeys(shapes))}"
+        return "a signature"
 
     @cached_property
     def custom_calls(self) -> frozenset[str]:
