@@ -3,7 +3,7 @@
 import collections
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ GENERAL = (
 )
 # What a variant says of what it leaves as it is.
 REST = r"; the (gradient|loss) is right|^The (update|reported learning rate) is right, but |, but the gradient is right"
+# How a sentence begins that says in which simpler runs the trainer is right.
+RIGHT = "right "
 # What is one number, which many variants bring nearer by chance.
 SCALARS = ("loss", "learning rate")
 
@@ -158,6 +160,7 @@ def unknown(record: Result, failures: Sequence[Result], possible: str, place: Pl
     before, after = _margins(facts)
     size = PART ** len(facts["nearest"]) * after
     general = place is None or place.id in GENERAL
+    rights = [word for word in facts["measured"] if word.startswith(RIGHT)] if place else []
     if facts["nearest"] and general and not scalar and facts["what"] == facts["left"] and before > size:
         causes = " ".join(one.cause for name in facts["nearest"] if (one := named(name)))
         part = (
@@ -165,10 +168,11 @@ def unknown(record: Result, failures: Sequence[Result], possible: str, place: Pl
             f"{after:.3g} of {before:.3g} times the bound."
         )
     tried = f"none of {facts['tried']} variants of the oracle gives these numbers."
-    shown = measured([record, *(one for one in failures if one is not record)])
+    shown = measured([record, *(one for one in failures if one is not record)], rights)
     if place is None:
         return f"Unknown: {tried}{shown}{part} {possible}"
-    return f"{place.cause}{shown}{part} The exact cause is unknown: {tried}"
+    known = f" The run is {'; '.join(rights)}." if rights else ""
+    return f"{place.cause}{known}{shown}{part} The exact cause is unknown: {tried}"
 
 
 def unexplained(record: Result) -> bool:
@@ -176,11 +180,15 @@ def unexplained(record: Result) -> bool:
     return "explained" in record.facts and not _by(record)
 
 
-def measured(failures: Sequence[Result]) -> str:
-    """What was measured about failures, as a sentence that names the most particular first; empty if nothing was."""
+def measured(failures: Sequence[Result], known: Collection[str] = ()) -> str:
+    """What was measured about failures, as a sentence that names the most particular first; empty if nothing was.
+
+    What is `known` already is left out.
+    """
     # One failure says enough if two things were measured about it; others repeat it for other runs.
     each = [record.facts["explained"]["measured"] for record in failures if "explained" in record.facts]
     words = [word for i, some in enumerate(each) for word in some if i == 0 or len(each[0]) < ENOUGH]
     # Which leaves are wrong says less than a common factor, a narrow type or a property of the rows.
-    words = sorted(dict.fromkeys(words), key=lambda word: ("wrong in" in word) + ("are wrong" in word))
+    words = [word for word in dict.fromkeys(words) if word not in known]
+    words = sorted(words, key=lambda word: ("wrong in" in word) + ("are wrong" in word))
     return f" Measured: {'; '.join(words[:MOST_MEASURED])}." if words else ""

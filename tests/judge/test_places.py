@@ -68,7 +68,8 @@ def test_the_place_that_most_failures_show_is_the_cause() -> None:
     )
     assert found["layer"] == "collective"
     assert found["next_step"] == places()["device"].next_step
-    assert str(found["cause"]).startswith(f"{places()['device'].cause} Measured: {'; '.join(words)}.")
+    cause = f"{places()['device'].cause} The run is {words[1]}. Measured: {words[0]}."
+    assert str(found["cause"]).startswith(cause)
     assert "none of 90 variants of the oracle gives these numbers" in str(found["cause"])
     assert "Possible" not in str(found["cause"])
 

@@ -56,7 +56,7 @@ class Pair(NamedTuple):
 PARTICULAR = (
     "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows",
     "row-weights", "class-weights", "other-labels", "weights", "schedule", "decay", "leaves", "rate-applied",
-    "no-gradient", "zero-gradient", "skipped", "row-order", "not-finite", "tables",
+    "no-gradient", "zero-gradient", "skipped", "row-order", "not-finite", "tables", "narrow-gradient", "elements",
 )  # fmt: skip
 # Places of the optimizer: where they are right without micro-batches, it is called or counted for each of them.
 OF_THE_OPTIMIZER = ("schedule", "decay", "leaves", "rate-applied", "scaled-update", "skipped")

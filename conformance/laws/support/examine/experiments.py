@@ -18,6 +18,7 @@ from ..compilation import precision
 from .made import Calls, Until, called, made, margin_of, restarts, simple
 from .parts import alone, gradient, irregular, parts
 from .repeats import DECISIVE, random_evaluation, random_run, unobserved_is_right
+from .sharper import counts_of_devices, course, differing_replicas, late, left_over, narrow_parameters, sharper
 from .simpler import changed, without
 
 # Updates of an observed run: at least two with a learning rate above 0, and at most MOST.
@@ -94,10 +95,15 @@ def examined(trainer: Any, log: Log, run: Log, until: Until) -> Located | None:
         again = None if restarts(log) else margin_of(trainer, log)
         if again is not None and again <= 1:
             return Located("history", ())
-        run, compared = log, pairs(log)
+        # A longer run than was observed: what is wrong in it begins later.
+        many = sum(call.method == "step" for call in log.calls) > MOST and not restarts(log)
+        run = (late(trainer, log) if many else None) or log
+        compared = pairs(run)
         margin = whole(compared)
     if (apart := random_run(trainer, run, compared)) is not None:
         return apart
+    if (narrow := narrow_parameters(run, compared)) is not None:
+        return narrow
     plain, batch = None, None
     if "gradients" not in trainer.capabilities and not restarts(run):
         plain, batch = gradient(trainer, run) or (None, None)
@@ -115,8 +121,22 @@ def examined(trainer: Any, log: Log, run: Log, until: Until) -> Located | None:
         return place
     if unobserved_is_right(trainer, run):
         return Located("observation", place.words)
+    place = sharper(place, run, compared)
     settings, words = _settings(trainer, run, margin, until)
-    return Located(place.with_setting(settings[0] if settings else ""), (*place.words, *words))
+    words += course(compared)
+    if place.place == "elements" and "reduction" in settings:
+        words.append(left_over(run))
+    if place.place.startswith("device") and (replicas := differing_replicas(trainer, run)):
+        words.append(replicas)
+        place = Located("device" if "different" in replicas else place.place, place.words)
+    return Located(place.with_setting(_setting(settings)), (*place.words, *words))
+
+
+def _setting(settings: list[str]) -> str:
+    """The setting that says most, of those without each of which a run is right; empty if there is none."""
+    if settings[:1] == ["dropout"] and "reduction" in settings:
+        return "device-dropout"
+    return settings[0] if settings else ""
 
 
 def _evaluated(trainer: Any, run: Log, place: Located, margin: float, until: Until) -> Located:
@@ -151,7 +171,9 @@ def _settings(trainer: Any, run: Log, margin: float, until: Until) -> tuple[list
         # Just within the bounds after just without proves nothing.
         if left is not None and left <= 1 and left * DECISIVE <= margin:
             right[simpler.place] = simpler.what
-    words = [f"right {', '.join(right.values())}"] if right else []
+    if "reduction" in right and run.n > 2:
+        right["reduction"] = counts_of_devices(trainer, run, until).removeprefix("right ")
+    words = [f"right {what}" for what in right.values()]
     return [*right], [*words, *(_rates(trainer, run) if [*right] == ["dropout"] else ())]
 
 

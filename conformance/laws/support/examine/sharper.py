@@ -1,0 +1,209 @@
+"""Where a run is wrong, in general -> in particular: which numbers of a leaf, how many bits, devices and updates."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ....oracle.model import Params
+from ....oracle.sharded import rounded
+from ....oracle.variants.fit import MOST_NAMED
+from ....oracle.variants.located import Located, Pair, pairs
+from ....oracle.variants.measure import NARROW
+from ....oracle.variants.replay import Log
+from .made import Calls, Until, attempted, margin_of
+from .simpler import changed
+
+# The largest relative error of a rounding to a type; a number on the border of two can be rounded to either.
+ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+# Numbers of devices between one and all of them.
+COUNTS = (2, 3, 4, 6)
+# The fewest consecutive elements that are a part of a leaf: fewer can be next to each other by chance.
+PART = 4
+# Places of wrong gradients and updates that say nothing of which numbers are wrong.
+VAGUE = (
+    "backward", "later-gradient", "before-moments", "after-moments", "second-moment", "scaled-update", "optimizer",
+    "gradient-or-optimizer", "shown-parameters",
+)  # fmt: skip
+# Results that show parts of leaves; and the most indices or updates that a sentence lists.
+BY_LEAF, MOST_LISTED = ("gradient", "distance", "first moment"), 6
+
+
+def narrow_parameters(run: Log, compared: Sequence[Pair]) -> Located | None:
+    """The place, if the trainer shows parameters of fewer bits than it got; None if not."""
+    shown = next((call.result for call in run.calls if call.method == "params"), None)
+    if shown is None or run.case.precision == "bfloat16":
+        return None
+    kind = next((kind for kind in NARROW if _all_of(shown, kind) and not _all_of(run.params, kind)), "")
+    if not kind:
+        return None
+    words = [f"params() after an update: every number is one of {kind}, and those that `start` got are not"]
+    moments = next((call.result for call in run.calls if call.method == "moments"), None)
+    if moments is not None:
+        more = "are of that type too" if all(_all_of(one, kind) for one in moments) else "have more bits"
+        words.append(f"Adam's moments {more}")
+    logits = next((pair for pair in compared if (pair.got.kind, pair.got.updates) == ("logits", 0)), None)
+    if logits is not None:
+        used = "wrong too, so the network has them" if logits.bad else "right, so the network has more bits then"
+        words.append(f"the logits before any update are {used}")
+    return Located("narrow-parameters", tuple(words))
+
+
+def _all_of(leaves: Params, kind: str) -> bool:
+    return all(np.array_equal(rounded(leaf, kind), leaf) for leaf in leaves.values())
+
+
+def sharper(place: Located, run: Log, compared: Sequence[Pair]) -> Located:
+    """The place, or a more particular one, if logits are right: a narrow gradient, or a part of a leaf."""
+    wrong = [pair for pair in compared if pair.bad]
+    if any(pair.got.kind == "logits" and pair.got.updates == 0 for pair in wrong):
+        return place
+    gradient = next((pair for pair in wrong if pair.got.kind == "gradient"), None)
+    if gradient is not None and run.case.precision != "bfloat16" and (words := _rounded(gradient)):
+        return Located("narrow-gradient", (*words, *place.words))
+    if place.place not in VAGUE:
+        return place
+    for pair in wrong:
+        found = dict(parts_of_leaves(pair)) if pair.got.kind in BY_LEAF else {}
+        if any(not name.endswith("_embeddings.weight") for name in found):
+            return Located("elements", (*found.values(), *place.words))
+    return place
+
+
+def _rounded(pair: Pair) -> tuple[str, ...]:
+    """Sentences, if every number of a gradient is one of a narrow type; empty if not."""
+    kind = next((kind for kind in NARROW if _all_of(pair.got.value, kind)), "")
+    if not kind or not any(leaf.any() for leaf in pair.got.value.values()):
+        return ()
+    most = max(
+        float((np.abs(pair.got.value[name] - leaf) / (np.abs(leaf) * ROUNDING[kind] + pair.limits[name].value)).max())
+        for name, leaf in pair.want.value.items()
+    )
+    how = (
+        "and within one rounding of the right one: the gradient is computed with more bits, and rounded once"
+        if most <= 1 else f"and up to {most:.2g} roundings from the right one: it is also added up or computed so"
+    )  # fmt: skip
+    return (f"{pair.got.what}: every number is one of {kind}, {how}",)
+
+
+def parts_of_leaves(pair: Pair) -> Iterator[tuple[str, str]]:
+    """Pairs: a leaf of which a part is zero or wrong, and a sentence about that part."""
+    zero, some = [], []
+    for name in pair.bad:
+        got, want, limit = np.asarray(pair.got.value[name]), pair.want.value[name], pair.limits[name].value
+        if want.ndim == 0 or not np.isfinite(got).all():
+            continue
+        still, gaps = (got == 0) & (want != 0), np.abs(got - want)
+        wrong = gaps > limit
+        if still.any() and got.any() and (np.abs(want[still]) > limit).any():
+            part, is_so = still, "did not move" if pair.got.kind == "distance" else "are zero"
+        elif wrong.sum() >= PART and not wrong.all() and np.linalg.norm(gaps[~wrong]) <= limit and _slices(wrong):
+            part, is_so = wrong, "are wrong, and the others are right"
+        else:
+            continue
+        at = tuple(int(i) for i in np.argwhere(part)[0])
+        numbers = f"({list(at)} is {got[at]:.4g}, must be {want[at]:.4g})"
+        words = f"{pair.got.what}: of {name}, {described(part)}, {is_so} {numbers}"
+        (zero if part is still else some).append((name, words))
+    # What is wrong in some leaves as a whole is no part of others.
+    yield from [*zero, *(some if len(zero) + len(some) == len(pair.bad) else ())][:MOST_NAMED]
+
+
+def _slices(part: npt.NDArray[np.bool_]) -> bool:
+    return " of axis " in (words := described(part)) or "elements from" in words
+
+
+def described(part: npt.NDArray[np.bool_]) -> str:
+    """Which elements of an array [...] these are, in row-major order."""
+    flat = np.flatnonzero(part)
+    first, last = ([int(i) for i in np.unravel_index(flat[k], part.shape)] for k in (0, -1))
+    many = f"{len(flat)} of {part.size} elements"
+    if flat[-1] - flat[0] + 1 == len(flat):
+        where = "the last " if flat[-1] == part.size - 1 else "the first " if flat[0] == 0 else ""
+        return f"{where}{many.replace('elements', 'elements from')} {first} to {last}"
+    for axis in range(part.ndim):
+        others = tuple(one for one in range(part.ndim) if one != axis)
+        if np.array_equal(part, np.broadcast_to(part.any(axis=others, keepdims=True), part.shape)):
+            these = np.flatnonzero(part.any(axis=others)).tolist()
+            more = " and others" if len(these) > MOST_LISTED else ""
+            return f"{many}, those with index {', '.join(map(str, these[:MOST_LISTED]))}{more} of axis {axis},"
+    return f"{many}, the first at {first},"
+
+
+def counts_of_devices(trainer: Any, run: Log, until: Until) -> str:
+    """On which numbers of devices a run is right, and on which it is wrong: it is right on one, and wrong on all."""
+    parts = run.case.accumulate
+    rows = {len(call.batch.weights) for call in run.calls if call.batch is not None}
+    right, wrong = [1], [run.n]
+    for n in COUNTS[::-1]:
+        fits = "padding rows" in trainer.capabilities or not any(count % (n * parts) for count in rows)
+        if n < run.n and fits and not until.over and (margin := margin_of(trainer, changed(run, n=n))) is not None:
+            (wrong if margin > 1 else right).append(n)
+    well = "one device" if right == [1] else f"{', '.join(map(str, sorted(right)))} devices"
+    return f"right on {well}, wrong on {', '.join(map(str, sorted(wrong)))}"
+
+
+def left_over(run: Log) -> str:
+    """Whether the number of parameters divides among the devices."""
+    size = sum(leaf.size for leaf in run.params.values())
+    return f"the model has {size} parameters, which leave {size % run.n} over if divided among {run.n} devices"
+
+
+def differing_replicas(trainer: Any, run: Log) -> str:
+    """Which devices have the same parameters after two updates, in words; empty if the trainer shows no replicas."""
+    batches = [call.batch for call in run.calls if call.method == "step"]
+    if "replicas" not in trainer.capabilities or run.n == 1 or not batches:
+        return ""
+    after = attempted(trainer, run, [("step", batches[0]), ("step", batches[-1]), ("replicas", None)])
+    if after is None:
+        return ""
+    alike: dict[bytes, list[int]] = {}
+    for device, leaves in enumerate(after.calls[-1].result):
+        alike.setdefault(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves.values()), []).append(device)
+    if len(alike) == 1:
+        return "all devices have the same parameters after two updates"
+    groups = "; ".join(f"devices {', '.join(map(str, some))}" for some in alike.values())
+    return f"after two updates the devices have different parameters; the same have: {groups}"
+
+
+def late(trainer: Any, log: Log) -> Log | None:
+    """A run of many updates, observed up to its first wrong one, and with everything around it; None if none is wrong.
+
+    The oracle continues from the trainer's parameters, so each update is compared by itself.
+    """
+    batches = [call.batch for call in log.calls if call.method == "step"]
+    able = [name for name in ("gradients", "moments") if name in trainer.capabilities]
+    calls: Calls = []
+    for batch in batches:
+        calls += [("step", batch), ("params", None), *((name, None) for name in able if name == "moments")]
+    run = attempted(trainer, log, calls)
+    wrong = [] if run is None else [pair.got for pair in pairs(run) if pair.bad]
+    if not wrong:
+        return None
+    first = min(one.updates - (one.kind in ("distance", "first moment", "second moment")) for one in wrong)
+    calls = []
+    for number, batch in enumerate(batches[: first + 3]):
+        near = number >= first - 1
+        calls += [("gradients", batch)] if near and "gradients" in able else []
+        calls += [("step", batch), ("params", None)]
+        calls += [("moments", None)] if near and "moments" in able else []
+        calls += [("evaluate", batch)] if near else []
+    return attempted(trainer, log, calls)
+
+
+def course(compared: Sequence[Pair]) -> Iterator[str]:
+    """In which updates a run is wrong, if the first of them are right."""
+    each: dict[int, bool] = {}
+    for pair in compared:
+        after = pair.got.kind in ("distance", "first moment", "second moment")
+        if pair.got.kind != "logits" and not (after and pair.got.since > 1):
+            number = pair.got.updates - after
+            each[number] = each.get(number, True) and not pair.bad
+    wrong = [number for number, is_right in each.items() if not is_right]
+    if not wrong or wrong[0] == min(each):
+        return
+    again = [number for number in each if number > wrong[0] and each[number]]
+    these = f"in update {', '.join(map(str, wrong[:MOST_LISTED]))}" if again else f"from update {wrong[0]} on"
+    rest = f", and right again in {', '.join(map(str, again[:MOST_LISTED]))}" if again else ""
+    yield f"right in updates {min(each)} to {wrong[0] - 1}, wrong {these}{rest}"
