@@ -83,6 +83,14 @@ def _leaks(right: Any, self: Template, batch: HostBatch) -> HostBatch:
     return placed
 
 
+@FAULTS.method("losses-kept", "step")
+def _losses_kept(right: Any, self: Template, batch: HostBatch) -> StepResult:
+    """The loss of each update stays on the devices, as for a curve that is drawn at the end."""
+    result = right(self, batch)
+    vars(self).setdefault("curve", []).append(jax.device_put(jnp.float32(result.loss), self.run.everywhere))
+    return result
+
+
 def another_step(
     faults: SeededFaults, fault: str, *, donated: tuple[int, ...] = (0, 1), gradients: Callable[..., Any] | None = None
 ) -> Decorator:

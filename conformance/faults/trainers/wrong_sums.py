@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from ...adapter import Arrays, Case, HostBatch
+from ...oracle.draws import rows_of
 from ...oracle.model import Array, Params
 from ..backend.seeding import SeededFaults
 from .numpy_trainer import NumpyTrainer, OnDevices, Sums, added, rounded
@@ -23,6 +26,11 @@ FAULTS.method("mean-of-means", "reduce")(
 )
 FAULTS.method("empty-shard-counts", "reduce")(
     lambda right, self, parts: right(self, [part._replace(weight=part.weight or 1.0) for part in parts])
+)
+FAULTS.method("rest-of-micro-batches-lost", "micro_batches")(
+    lambda right, self, batch: right(
+        self, rows_of(batch, np.arange(len(batch.weights) // self.case.accumulate * self.case.accumulate))
+    )
 )
 FAULTS.method("mean-of-micro-batches", "divide")(lambda right, self, sums: right(self, [part.mean() for part in sums]))
 

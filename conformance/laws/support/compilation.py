@@ -1,11 +1,14 @@
-"""How a check's programs compile (optimizations, options, cache on disk), and what JAX compiled, by its events.
+"""How a check's programs compile (optimizations, options, cache on disk), what JAX compiled, and what it keeps.
 
 Without optimizations, laws on simulated devices take half the time.
 """
 
+import collections
 import contextlib
 import functools
+import gc
 import importlib
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -115,6 +118,20 @@ def _without_mesh() -> Iterator[AbstractContextManager[Any]]:
     if not importlib.import_module("jax._src.mesh").thread_resources.env.physical_mesh.empty:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             yield empty
+
+
+def held(*, collected: bool = True) -> collections.Counter[Any]:
+    """(shape, dtype, bytes on all devices) -> the number of live arrays, after a collection of garbage."""
+    import jax
+
+    if collected:
+        gc.collect()
+    # `addressable_shards` is not used: it creates arrays, which the next call would count.
+    return collections.Counter(
+        (array.shape, str(array.dtype), math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+         * len(array.sharding.addressable_devices))
+        for array in jax.live_arrays() if not array.is_deleted()
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -186,13 +186,13 @@ def check_distance(
 
 
 def check_evaluation(
-    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int
+    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batch: HostBatch, n: int, what: str = ""
 ) -> None:
-    """Check that logits on n devices are the oracle's."""
+    """Check that logits on n devices are the oracle's; `what` says what is special about the run in a message."""
     with precision(case):
         subject.start(case, params, n)
         logits = subject.evaluate(batch)
-    check_logits(check, f"logits, N = {n},", logits, batch, measured.logits_reference(case, params, batch))
+    check_logits(check, f"logits, N = {n}{what},", logits, batch, measured.logits_reference(case, params, batch))
 
 
 def check_same_run(

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import gc
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ from ...adapter import Case, TrainerUnderTest
 from ...core.check import Check, Vacuous
 from ...oracle.cases import B, main_case, start_params
 from ...oracle.draws import MOST, batch_of, seeded_case
-from ..support.compilation import compiled
+from ..support.compilation import compiled, held
 from ..support.running import law
 
 # Updates before each count of arrays: a trainer that frees arrays one or two updates late has equally many each time.
@@ -94,14 +93,3 @@ def used(check: Check, subject: TrainerUnderTest, case: Case, rng: np.random.Gen
         raise Vacuous(f"{check.law.id}: JAX {jax.__version__} does not report an array that is on a device")
     del control
     return before
-
-
-def held() -> collections.Counter[Any]:
-    """(shape, dtype, bytes on all devices) -> the number of live arrays."""
-    gc.collect()
-    # `addressable_shards` is not used: it creates arrays, which the next call would count.
-    return collections.Counter(
-        (array.shape, str(array.dtype), math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
-         * len(array.sharding.addressable_devices))
-        for array in jax.live_arrays() if not array.is_deleted()
-    )  # fmt: skip

@@ -1,6 +1,8 @@
 """Rung 8, settings: every observable of a run, in every phase of it, under each row of a covering array."""
 
+import collections
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from ...oracle.bounds_measured import Beside, Update, gradient_reference, logits
 from ...oracle.draws import with_weights
 from ...oracle.model import Params
 from ...oracle.updates import learning_rate
-from ..support.compilation import compiled, precision
+from ..support.compilation import compiled, held, precision
 from ..support.running import law
 from ..support.trainer_checks import (
     check_distance,
@@ -55,6 +57,7 @@ class Run:
 
     def __init__(self, check: Check, subject: TrainerUnderTest, row: settings.Row, case: Case, n: int) -> None:
         self.check, self.subject, self.row, self.case, self.n = check, subject, row, case, n
+        self.held: collections.Counter[Any] = collections.Counter()  # arrays on the devices after a quiet update
         # Values that every run may have need no mention.
         others = [value for name, value in row.items() if value != settings.VALUES[name][0] and name not in UNNAMED]
         self.words = "".join(f", {value}" for value in (*others, f"N = {n}"))
@@ -76,6 +79,7 @@ class Run:
             before, now = now, self.params()
             if "jax" in self.subject.capabilities and step in QUIET and step != self.case.warmup_steps:
                 self.check.same(f"compiled by {phase}{self.words}", programs, [])
+            self.arrays(step)
             check_loss(self.check, f"loss of {phase}{self.words}", result.loss, want.loss)
             check_rate(self.check, self.case, step, result.learning_rate)
             moving = learning_rate(self.case, step) > 0
@@ -88,6 +92,21 @@ class Run:
                 self.restart(params, now, folder)
                 self.observe("right after a restart", now, want)
                 self.evaluate("right after a restart", now, batch)
+
+    def arrays(self, step: int) -> None:
+        """Check that no more arrays are on the devices after one quiet update than after the one before it.
+
+        A trainer that frees its arrays one or two updates late has equally many each time.
+        """
+        if "jax" not in self.subject.capabilities or step not in QUIET:
+            return
+        now = held(collected=False)
+        if step != QUIET[0]:
+            # Garbage is collected only where it can be what is too much, since that takes long.
+            now = held() if now - self.held else now
+            more = [f"{count} {dtype}{list(shape)}" for (shape, dtype, _), count in (now - self.held).items()]
+            self.check.same(f"arrays that an update leaves on the devices{self.words}", more, [])
+        self.held = now
 
     def phase(self, step: int) -> str:
         """What is special about an update of the run."""

@@ -89,7 +89,8 @@ def _rounded(pair: Pair) -> tuple[str, ...]:
 
 def parts_of_leaves(pair: Pair) -> Iterator[tuple[str, str]]:
     """Pairs: a leaf of which a part is zero or wrong, and a sentence about that part."""
-    zero, some = [], []
+    zero: list[tuple[str, str]] = []
+    some: list[tuple[str, str]] = []
     for name in pair.bad:
         got, want, limit = np.asarray(pair.got.value[name]), pair.want.value[name], pair.limits[name].value
         if want.ndim == 0 or not np.isfinite(got).all():
