@@ -40,6 +40,11 @@ def mistaken(
     shares = [f1(p, y, c) for c in (0, 1)]
     counts = [int((y == c).sum()) for c in (0, 1)]
     right: dict[str, Callable[[Classes, Classes], float]] = {"accuracy": accuracy, "f1": f1}
+    # Both scores of most of the examples seldom are those of another part.
+    first = [
+        k for k in range(len(y) // 2 + 1, len(y))
+        if all(abs(float(score[name]) - of(p[:k], y[:k])) <= NEAR for name, of in right.items())
+    ]  # fmt: skip
     sentences = []
     for name, of in right.items():
         got, want = float(score[name]), of(p, y)
@@ -54,6 +59,8 @@ def mistaken(
             "the value of the first batch alone": of(*kept[0]),
             "a percentage": 100 * want,
         }  # fmt: skip
+        if first:
+            known[f"the value of the first {' or '.join(map(str, first))} of {len(y)} examples"] = got
         if name == "accuracy":
             known |= {
                 "F1": f1(p, y),

@@ -16,6 +16,7 @@ from sftref.conformance.laws.support import explaining
 from sftref.conformance.laws.support.guarded import Guarded
 from sftref.conformance.laws.support.trainer_checks import compare_or_simplify
 from sftref.conformance.oracle.draws import draw_case
+from sftref.conformance.oracle.scores import accuracy, f1, mistaken
 
 pytestmark = pytest.mark.once
 
@@ -92,6 +93,17 @@ def test_a_wrong_score_is_named(fault: str, cause: str) -> None:
     diagnosis = diagnose(outcome)
     assert diagnosis is not None
     assert diagnosis["cause"].startswith(cause)
+
+
+def test_examples_that_an_evaluation_leaves_out_are_counted() -> None:
+    """Of three batches, the last rows that do not fill 8 devices are left out."""
+    rng = np.random.default_rng(4)
+    batches = [(rng.integers(0, 2, rows), rng.integers(0, 2, rows), np.ones(rows, bool)) for rows in (16, 16, 13)]
+    predicted, labels = (np.concatenate([batch[k] for batch in batches])[:40] for k in (0, 1))
+    score = {"accuracy": accuracy(predicted, labels), "f1": f1(predicted, labels)}
+    assert mistaken(score, batches) == [
+        f"The reported {name} is the value of the first 40 of 45 examples" for name in ("accuracy", "F1")
+    ]
 
 
 @pytest.mark.parametrize(
