@@ -194,6 +194,21 @@ def test_the_words_that_are_wrong_are_named() -> None:
     assert sentence in measured(run, pair.got, pair.want, pair.limits)
 
 
+def of_the_row_before(self: Any, batch: HostBatch) -> Any:
+    """The second and the fourth row get the logits of the row before them."""
+    logits = Right.evaluate(self, batch)
+    logits[[1, 3]] = logits[[0, 2]]
+    return logits
+
+
+def test_rows_that_have_the_logits_of_others_are_named() -> None:
+    trainer, rng = wrong(Right, evaluate=of_the_row_before), np.random.default_rng(3)
+    run = made(trainer, Log(CASE, start_params(CASE, rng), 1), [("evaluate", batch_of(CASE, rng))])
+    (pair,) = pairs(run)
+    words = measured(run, pair.got, pair.want, pair.limits)
+    assert "rows of the batch have the same logits, and must not: 0, 1; 2, 3" in words
+
+
 def with_squares(self: Any, batch: HostBatch) -> Any:
     """The loss has a term of squared parameters, with a constant of its own."""
     loss, gradients = ShardedTrainer.mean(self, batch)

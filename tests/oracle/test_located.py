@@ -229,6 +229,8 @@ def test_a_call_that_changes_the_state_is_named() -> None:
     found = examined(wrong(Right, gradients=gradients), n=1)
     assert found is not None
     assert found.place == "observation"
+    assert "right if `evaluate`, `params`, `moments` is called alone" in found.words[0]
+    assert found.words[0].endswith("and wrong if `gradients` is")
 
 
 def test_what_only_a_call_shows_is_not_blamed_on_the_call() -> None:

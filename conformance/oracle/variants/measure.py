@@ -74,6 +74,8 @@ def _rows(log: Log, got: Array, want: Array, bound: float) -> Iterator[str]:
     if batch is None:
         return
     real = np.flatnonzero(batch.weights > 0)
+    if len(real) == len(got):
+        yield from _same_rows(real, got, want, bound)
     gaps = np.linalg.norm(got - want, axis=1)
     wrong = ~(gaps <= bound)
     if wrong.all() or not wrong.any() or len(real) != len(wrong):
@@ -82,6 +84,16 @@ def _rows(log: Log, got: Array, want: Array, bound: float) -> Iterator[str]:
     for what, has in _properties(batch, real, log.n).items():
         if np.array_equal(has, wrong) and wrong.sum() > 1:
             yield f"these are the rows {what}"
+
+
+def _same_rows(real: npt.NDArray[np.integer], got: Array, want: Array, bound: float) -> Iterator[str]:
+    """Which rows have the same logits, and must not."""
+    groups = np.unique(got, axis=0, return_inverse=True)[1].ravel()
+    rows = [np.flatnonzero(groups == one) for one in np.unique(groups)]
+    same = [some for some in rows if len(some) > 1 and np.linalg.norm(want[some] - want[some[0]], axis=1).max() > bound]
+    if same:
+        words = "; ".join(", ".join(map(str, real[some].tolist())) for some in same[:MOST_NAMED])
+        yield f"rows of the batch have the same logits, and must not: {words}"
 
 
 def _decay(got: Seen, want: Seen, bad: list[str], limits: dict[str, Bound]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ....oracle.variants.replay import Call, Log
 from ..compilation import precision
 from .made import Calls, Until, called, made, margin_of, restarts, simple
 from .parts import alone, gradient, irregular, parts
-from .repeats import DECISIVE, random_evaluation, random_run, unobserved_is_right
+from .repeats import DECISIVE, changing, random_evaluation, random_run, unobserved_is_right
 from .sharper import counts_of_devices, course, differing_replicas, late, left_over, narrow_parameters, sharper
 from .simpler import changed, without
 
@@ -120,7 +120,8 @@ def examined(trainer: Any, log: Log, run: Log, until: Until) -> Located | None:
     if restarts(run):
         return place
     if unobserved_is_right(trainer, run):
-        return Located("observation", place.words)
+        which = changing(trainer, run)
+        return Located("observation", (*([which] if which else []), *place.words))
     place = sharper(place, run, compared)
     settings, words = _settings(trainer, run, margin, until)
     words += course(compared)

@@ -85,3 +85,18 @@ def unobserved_is_right(trainer: Any, run: Log) -> bool:
         return False
     left = margin_of(trainer, run, [(call.method, call.batch) for call in shown])
     return left is not None and left <= 1 and left * DECISIVE <= margin
+
+
+def changing(trainer: Any, run: Log) -> str:
+    """With which calls alone, beside its updates, a run is wrong that is right without any of them, in words."""
+    calls = simple(run)
+    methods = [method for method in dict.fromkeys(method for method, _ in calls) if method != "step"]
+    margins = {
+        method: margin_of(trainer, run, [(name, batch) for name, batch in calls if name in ("step", method)])
+        for method in methods
+    }
+    wrong = [f"`{method}`" for method, margin in margins.items() if margin is not None and margin > 1]
+    right = [f"`{method}`" for method, margin in margins.items() if margin is not None and margin <= 1]
+    if not wrong or not right:
+        return ""
+    return f"right if {', '.join(right)} is called alone beside the updates, and wrong if {' or '.join(wrong)} is"
