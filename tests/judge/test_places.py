@@ -258,6 +258,41 @@ def test_a_guess_gives_way_to_a_measured_cause_and_what_was_measured_stays() -> 
             "tpu: elements reduced: 96, should be at least 2.5e+04 (every gradient element is added up)",
             ["adds 96 numbers up over the devices, and the gradient has 2.5e+04"],
         ),
+        (
+            "processes.data",
+            "37 examples in batches of 8, 2 x 2 processes x devices: what all read of batch 1: [3, 9], should be [3, 7]",
+            ["read the examples [3, 9] as batch 1, and must read [3, 7]"],
+        ),
+        (
+            "processes.agreement",
+            "rank 1 of 2 x 2 processes x devices: loss and rate of update 0: (1.5, 0.0), should be (1.25, 0.0)",
+            ["In update 0, process 1 has the loss and the learning rate (1.5, 0.0), and process 0 has (1.25, 0.0)"],
+        ),
+        (
+            "equivalence.replicas",
+            "bert.pooler.dense.bias on device 3: error 1, must be the same bit for bit; furthest off at [19]: 0, should",
+            ["device 3 has other parameters than device 0, first in bert.pooler.dense.bias"],
+        ),
+        (
+            "equivalence.devices_used",
+            "devices that hold the run's arrays: [0, 2], should be [0, 1] [equivalence.devices_used]",
+            ["arrays are on the devices [0, 2], and must be on [0, 1]"],
+        ),
+        (
+            "equivalence.collectives",
+            "share of elements moved beyond the gradient: 1.02, should be at most 0.01 (25000 parameters)",
+            ["moves 1.02 times as many numbers between devices as the gradient has"],
+        ),
+        (
+            "training.evaluation",
+            "after evaluation, classifier.bias: error 1, must be the same bit for bit",
+            ["An evaluation changes the parameters, first classifier.bias."],
+        ),
+        (
+            "training.settings",
+            "arrays that an update leaves on the devices, ragged batches, N = 8: ['1 float32[]'], should be []",
+            ["that were not there after the update before: ['1 float32[]']"],
+        ),
     ],
 )  # fmt: skip
 def test_what_the_text_of_a_program_shows_is_the_cause(law: str, message: str, texts: list[str]) -> None:
