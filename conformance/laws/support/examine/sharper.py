@@ -205,6 +205,10 @@ def course(compared: Sequence[Pair]) -> Iterator[str]:
     if not wrong or wrong[0] == min(each):
         return
     again = [number for number in each if number > wrong[0] and each[number]]
-    these = f"in update {', '.join(map(str, wrong[:MOST_LISTED]))}" if again else f"from update {wrong[0]} on"
-    rest = f", and right again in {', '.join(map(str, again[:MOST_LISTED]))}" if again else ""
-    yield f"right in updates {min(each)} to {wrong[0] - 1}, wrong {these}{rest}"
+    before = f"update {min(each)}" if wrong[0] == min(each) + 1 else f"updates {min(each)} to {wrong[0] - 1}"
+    if again:
+        these = f"in update {', '.join(map(str, wrong[:MOST_LISTED]))}"
+        these += f", and right again in {', '.join(map(str, again[:MOST_LISTED]))}"
+    else:
+        these = f"from update {wrong[0]} on" if len(wrong) > 1 else f"in update {wrong[0]}, the last that was observed"
+    yield f"right in {before}, wrong {these}"
