@@ -70,6 +70,30 @@ def replicas(self: Any) -> list[Params]:
     return [{name: leaf + (device // 2) for name, leaf in self.now.items()} for device in range(self.n)]
 
 
+def clipped_gradient(self: Any, batch: HostBatch) -> Params:
+    """What `gradients` returns is limited element by element; no update is."""
+    return {name: np.clip(leaf, -1e-3, 1e-3) for name, leaf in self.mean(batch)[1].items()}
+
+
+def corrected(self: Any) -> tuple[Params, ...]:
+    """Moments after bias correction."""
+    by = 1 - self.case.b1**self.t, 1 - self.case.b2**self.t
+    return tuple(
+        {name: leaf / one for name, leaf in kind.items()}
+        for kind, one in zip(ShardedTrainer.moments(self), by, strict=True)
+    )
+
+
+def rate_of_its_own(self: Any, batch: HostBatch) -> Any:
+    return Right.step(self, batch)._replace(learning_rate=0.4 / (self.t + 7))
+
+
+def by_padding(self: Any, batch: HostBatch) -> Sums:
+    """Padding of large ids makes the loss larger."""
+    more = 1.5 if ((batch.input_ids > 1000) & (batch.attention_mask == 0)).any() else 1.0
+    return ShardedTrainer.sums(self, batch).scaled(more)._replace(weight=float(batch.weights.sum()))
+
+
 @pytest.mark.parametrize(
     ("base", "methods", "changes", "place", "words"),
     [
@@ -83,6 +107,11 @@ def replicas(self: Any) -> list[Params]:
         (FourMethods, {"update": half_parameters}, {}, "narrow-parameters", ["every number is one of float16"]),
         (Right, {"masks": masks_by_count}, {"hidden_dropout": 0.2}, "device-dropout",
          ["right without dropout", "right on one device, wrong on 2, 3, 4"]),
+        (Right, {"gradients": clipped_gradient}, {}, "shown-gradient", ["the loss of update 0 is right"]),
+        (Right, {"moments": corrected}, {}, "shown-moments",
+         ["the first moments after 1 updates are divided by 1 - 0.8^1, the bias correction"]),
+        (Right, {"step": rate_of_its_own}, {}, "shown-rate", ["the schedule's"]),
+        (Right, {"sums": by_padding}, {}, "padding-content", ["right with padding of id, type and label 0"]),
         (Right, {"reduce": by_pairs, "replicas": replicas,
                  "capabilities": Right.capabilities | {"replicas"}}, {}, "device",
          ["right on 1, 2, 3 devices, wrong on 4", "the same have: devices 0, 1; devices 2, 3"]),

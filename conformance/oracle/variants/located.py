@@ -57,6 +57,7 @@ PARTICULAR = (
     "device", "device-rows", "device-means", "micro-batch", "micro-batch-rows", "micro-batch-means", "rows",
     "row-weights", "class-weights", "other-labels", "weights", "schedule", "decay", "leaves", "rate-applied",
     "no-gradient", "zero-gradient", "skipped", "row-order", "not-finite", "tables", "narrow-gradient", "elements",
+    "shown-gradient", "shown-moments", "shown-rate",
 )  # fmt: skip
 # Places of the optimizer: where they are right without micro-batches, it is called or counted for each of them.
 OF_THE_OPTIMIZER = ("schedule", "decay", "leaves", "rate-applied", "scaled-update", "skipped")
@@ -120,8 +121,7 @@ def located(
         early = at == 0 or ("loss", 0) not in right
         # A loss alone says nothing of the gradient: the two are told apart where that, or a move, was compared.
         moved = any(
-            pair.got.kind in MOVING and pair.got.updates == at + 1 and _moves(pair) and not pair.bad
-            for pair in compared
+            pair.got.kind in MOVING and pair.got.updates == at + 1 and moves(pair) and not pair.bad for pair in compared
         )
         if ("gradient", at) in right and any((kind, at + 1) in bad for kind in MOVING):
             return Located("own-step", tuple(_loss(first["loss"])))
@@ -147,7 +147,7 @@ def located(
     return Located("evaluation", (words,))
 
 
-def _moves(pair: Pair) -> bool:
+def moves(pair: Pair) -> bool:
     """Whether the oracle moves by more than the bound, so that the comparison can fail."""
     return any(np.linalg.norm(leaf) > pair.limits[name].value for name, leaf in pair.want.value.items())
 
@@ -270,7 +270,7 @@ def _factors(compared: list[Pair]) -> dict[int, float]:
     """How many times as far as they must all leaves move in each update; empty if that is no single number in one."""
     factors = {}
     for pair in compared:
-        if pair.got.kind == "distance" and pair.got.since == 1 and _moves(pair):
+        if pair.got.kind == "distance" and pair.got.since == 1 and moves(pair):
             still = not any(leaf.any() for leaf in pair.got.value.values())
             factor = 0.0 if still else common_factor(pair.got.value, pair.want.value, pair.limits)
             if factor is None:

@@ -30,7 +30,7 @@ EVALUATED = ("forward", "logits", "evaluation-network", "row-order", "evaluation
 # Places of wrong gradients that can be those of fewer bits.
 ROUGH = ("backward", "loss", "first-update", "training-network")
 # Settings without which a forward pass can be right as a whole.
-OF_THE_NETWORK = ("packing", "reduction", "uneven-rows", "precision", "padding-rows", "padding")
+OF_THE_NETWORK = ("padding-content", "packing", "reduction", "uneven-rows", "precision", "padding-rows", "padding")
 
 
 def observed(trainer: Any, log: Log) -> Log | None:

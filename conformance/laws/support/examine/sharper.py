@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from ....oracle.model import Params
 from ....oracle.sharded import rounded
-from ....oracle.variants.fit import MOST_NAMED
-from ....oracle.variants.located import Located, Pair, pairs
-from ....oracle.variants.measure import NARROW
+from ....oracle.variants.fit import MOST_NAMED, NEAR
+from ....oracle.variants.located import Located, Pair, moves, pairs
+from ....oracle.variants.measure import NARROW, common_factor
 from ....oracle.variants.replay import Log
 from .made import Calls, Until, attempted, margin_of
 from .simpler import changed
@@ -55,10 +55,12 @@ def _all_of(leaves: Params, kind: str) -> bool:
 
 
 def sharper(place: Located, run: Log, compared: Sequence[Pair]) -> Located:
-    """The place, or a more particular one, if logits are right: a narrow gradient, or a part of a leaf."""
+    """The place, or a more particular one, if logits are right: what is only shown, few bits, or a part of a leaf."""
     wrong = [pair for pair in compared if pair.bad]
     if any(pair.got.kind == "logits" and pair.got.updates == 0 for pair in wrong):
         return place
+    if (shown := _only_shown(place, run, wrong, [pair for pair in compared if not pair.bad])) is not None:
+        return shown
     gradient = next((pair for pair in wrong if pair.got.kind == "gradient"), None)
     if gradient is not None and run.case.precision != "bfloat16" and (words := _rounded(gradient)):
         return Located("narrow-gradient", (*words, *place.words))
@@ -69,6 +71,33 @@ def sharper(place: Located, run: Log, compared: Sequence[Pair]) -> Located:
         if any(not name.endswith("_embeddings.weight") for name in found):
             return Located("elements", (*found.values(), *place.words))
     return place
+
+
+def _only_shown(place: Located, run: Log, wrong: Sequence[Pair], right: Sequence[Pair]) -> Located | None:
+    """The place, if all updates are right, and only a gradient, moments or learning rates that are shown are wrong."""
+    kinds = {pair.got.kind for pair in wrong}
+    fine = {(pair.got.kind, pair.got.updates) for pair in right}
+    moved = {pair.got.updates for pair in right if pair.got.kind == "distance" and moves(pair)}
+    if not moved or kinds & {"distance", "loss", "logits"}:
+        return None
+    if kinds == {"gradient"}:
+        # Adam hides a common factor of the gradient, and moments do not.
+        after = [pair.got.updates + 1 for pair in wrong]
+        if all(("first moment", one) in fine or (one in moved and place.place != "factor") for one in after):
+            return Located("shown-gradient", place.words)
+    if kinds <= {"first moment", "second moment"} and len(moved) > 1:
+        return Located("shown-moments", (*_corrected(run, wrong[0]), *place.words))
+    if kinds == {"rate"}:
+        return Located("shown-rate", place.words)
+    return None
+
+
+def _corrected(run: Log, pair: Pair) -> Iterator[str]:
+    """Whether a moment is divided by its bias correction."""
+    factor = common_factor(pair.got.value, pair.want.value, pair.limits)
+    decay = run.case.b1 if pair.got.kind == "first moment" else run.case.b2
+    if factor is not None and np.isclose(factor, 1 / (1 - decay**pair.got.updates), rtol=NEAR):
+        yield f"the {pair.got.what} are divided by 1 - {decay:g}^{pair.got.updates}, the bias correction"
 
 
 def _rounded(pair: Pair) -> tuple[str, ...]:

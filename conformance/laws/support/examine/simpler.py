@@ -55,6 +55,8 @@ def without(log: Log) -> Iterator[Simpler]:
     if case.regression:
         yield Simpler("labels", "with whole labels", changed(log, _of_whole_labels))
         yield Simpler("regression", f"with {CLASSES} classes", _of_classes(log))
+    if some(lambda one: (_legal(one).input_ids != one.input_ids).any()):
+        yield Simpler("padding-content", "with padding of id, type and label 0", changed(log, _legal))
     parts = log.n * case.accumulate
     if some(lambda one: len(one.weights) % parts):
         words = "with rows that divide evenly among devices and micro-batches"
@@ -161,6 +163,16 @@ def _all_count(batch: HostBatch) -> HostBatch:
     real = int(np.flatnonzero(batch.weights > 0)[0])
     index = np.where(batch.weights > 0, np.arange(len(batch.weights)), real)
     return rows_of(batch, index)._replace(example_ids=batch.example_ids)
+
+
+def _legal(batch: HostBatch) -> HostBatch:
+    """Tokens and rows of padding have id, type and label 0."""
+    unseen = (batch.attention_mask == 0) | (batch.weights == 0)[:, None]
+    return batch._replace(
+        input_ids=np.where(unseen, 0, batch.input_ids).astype(batch.input_ids.dtype),
+        token_type_ids=np.where(unseen, 0, batch.token_type_ids).astype(batch.token_type_ids.dtype),
+        labels=np.where(batch.weights == 0, 0, batch.labels).astype(batch.labels.dtype),
+    )
 
 
 def _full(batch: HostBatch) -> HostBatch:
