@@ -14,8 +14,8 @@ from .fit import counts, named, said, steps
 from .measure import batch_after, common_factor, places_of_rows, rates, slopes
 from .replay import Log, Seen, bounds, seen
 
-# The relative error up to which one factor is the square of another.
-FACTORS = 1e-3
+# The relative error up to which one factor is the square of another; and the most updates that a sentence lists.
+FACTORS, MOST_UPDATES = 1e-3, 6
 
 
 class Pair(NamedTuple):
@@ -236,12 +236,11 @@ def _update(log: Log, compared: list[Pair], first: dict[str, Pair], right: set[t
     ) else []  # fmt: skip
     words = tuple(f"in update {first['distance'].got.updates - 1}, {words}" for _, words in facts)
     if "distance" in first and ("first moment" not in first or first["first moment"].got.updates > at):
-        factors = _factors(compared)
-        wrong = [one for one in factors.values() if abs(one - 1) > FACTORS]
+        wrong = dict([one for one in _factors(compared).items() if one[1] != 1][:MOST_UPDATES])
         if wrong:
-            far = ", ".join(f"{factor:.3g}" for factor in factors.values())
-            what = f"in updates {', '.join(map(str, factors))} all leaves move {far} times as far as they must"
-            return Located("rate-applied" if any(wrong) else "skipped", (what,))
+            far = ", ".join(f"{factor:.6g}" for factor in wrong.values())
+            what = f"in updates {', '.join(map(str, wrong))} all leaves move {far} times as far as they must"
+            return Located("rate-applied" if any(wrong.values()) else "skipped", (what,))
     if "first moment" in first and first["first moment"].got.updates <= at:
         if times := _scaled(compared, at):
             return Located(
@@ -267,7 +266,7 @@ def _update(log: Log, compared: list[Pair], first: dict[str, Pair], right: set[t
 
 
 def _factors(compared: list[Pair]) -> dict[int, float]:
-    """How many times as far as they must all leaves move in each update; empty if that is no single number in one."""
+    """How many times as far as they must all leaves move in each update, 1 if it is right; empty if not by one number."""
     factors = {}
     for pair in compared:
         if pair.got.kind == "distance" and pair.got.since == 1 and moves(pair):
@@ -275,7 +274,7 @@ def _factors(compared: list[Pair]) -> dict[int, float]:
             factor = 0.0 if still else common_factor(pair.got.value, pair.want.value, pair.limits)
             if factor is None:
                 return {}
-            factors[pair.got.updates - 1] = factor
+            factors[pair.got.updates - 1] = factor if pair.bad else 1.0
     return factors
 
 
