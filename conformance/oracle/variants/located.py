@@ -266,7 +266,7 @@ def _update(log: Log, compared: list[Pair], first: dict[str, Pair], right: set[t
 
 
 def _factors(compared: list[Pair]) -> dict[int, float]:
-    """How many times as far as they must all leaves move in each update, 1 if it is right; empty if not by one number."""
+    """How many times as far as they must all leaves move in each update, 1 if it is right; else empty."""
     factors = {}
     for pair in compared:
         if pair.got.kind == "distance" and pair.got.since == 1 and moves(pair):
