@@ -169,6 +169,7 @@ def test_the_first_wrong_update_of_many_is_named(base: type[Right], wrong_update
     [
         (np.s_[1, 2:], "2 of 12 elements from [1, 2] to [1, 3]"),
         (np.s_[2:], "the last 4 of 12 elements from [2, 0] to [2, 3]"),
+        (np.s_[1, 1], "one of 12 elements, [1, 1],"),
         (np.s_[:, 1], "3 of 12 elements, those with index 1 of axis 1,"),
         (np.s_[[0, 2], [1, 3]], "2 of 12 elements, the first at [0, 1],"),
     ],

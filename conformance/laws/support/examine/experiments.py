@@ -12,7 +12,7 @@ from typing import Any
 from ....oracle.cases import NO_DROPOUT
 from ....oracle.updates import learning_rate
 from ....oracle.variants.located import Located, located, pairs, whole
-from ....oracle.variants.measure import batch_after, restored
+from ....oracle.variants.measure import batch_after, measured, restored
 from ....oracle.variants.replay import Call, Log
 from ..compilation import precision
 from .made import Calls, Until, called, made, margin_of, restarts, simple
@@ -125,6 +125,8 @@ def examined(trainer: Any, log: Log, run: Log, until: Until) -> Located | None:
     place = sharper(place, run, compared)
     settings, words = _settings(trainer, run, margin, until)
     words += course(compared)
+    first = next(pair for pair in compared if pair.bad)
+    words += [word for word in measured(run, first.got, first.want, first.limits) if word not in place.words]
     if place.place == "elements" and "reduction" in settings:
         words.append(left_over(run))
     if place.place.startswith("device") and (replicas := differing_replicas(trainer, run)):

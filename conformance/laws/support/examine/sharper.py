@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ....oracle.model import Params
+from ....oracle.model import Array, Params
 from ....oracle.sharded import rounded
 from ....oracle.variants.fit import MOST_NAMED, NEAR
 from ....oracle.variants.located import Located, Pair, moves, pairs
@@ -21,6 +21,8 @@ ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 COUNTS = (2, 3, 4, 6)
 # The fewest consecutive elements that are a part of a leaf: fewer can be next to each other by chance.
 PART = 4
+# Fewer elements are a part of it if each errs by at least this many bounds of the whole leaf.
+FAR_OFF = 100.0
 # Places of wrong gradients and updates that say nothing of which numbers are wrong.
 VAGUE = (
     "backward", "later-gradient", "before-moments", "after-moments", "second-moment", "scaled-update", "optimizer",
@@ -127,26 +129,30 @@ def parts_of_leaves(pair: Pair) -> Iterator[tuple[str, str]]:
         still, gaps = (got == 0) & (want != 0), np.abs(got - want)
         wrong = gaps > limit
         if still.any() and got.any() and (np.abs(want[still]) > limit).any():
-            part, is_so = still, "did not move" if pair.got.kind == "distance" else "are zero"
-        elif wrong.sum() >= PART and not wrong.all() and np.linalg.norm(gaps[~wrong]) <= limit and _slices(wrong):
-            part, is_so = wrong, "are wrong, and the others are right"
+            part, is_so = still, "did not move" if pair.got.kind == "distance" else "zero"
+        elif wrong.any() and not wrong.all() and np.linalg.norm(gaps[~wrong]) <= limit and _surely(wrong, gaps, limit):
+            part, is_so = wrong, "wrong, and the others are right"
         else:
             continue
         at = tuple(int(i) for i in np.argwhere(part)[0])
         numbers = f"({list(at)} is {got[at]:.4g}, must be {want[at]:.4g})"
-        words = f"{pair.got.what}: of {name}, {described(part)}, {is_so} {numbers}"
+        verb = "" if is_so.startswith("did") else "is " if part.sum() == 1 else "are "
+        words = f"{pair.got.what}: of {name}, {described(part).removesuffix(',')}, {verb}{is_so} {numbers}"
         (zero if part is still else some).append((name, words))
     # What is wrong in some leaves as a whole is no part of others.
     yield from [*zero, *(some if len(zero) + len(some) == len(pair.bad) else ())][:MOST_NAMED]
 
 
-def _slices(part: npt.NDArray[np.bool_]) -> bool:
-    return " of axis " in (words := described(part)) or "elements from" in words
+def _surely(part: npt.NDArray[np.bool_], gaps: Array, limit: float) -> bool:
+    """Whether these elements are no chance: they are consecutive or a slice, or far off."""
+    return (part.sum() >= PART and "first at" not in described(part)) or bool((gaps[part] >= FAR_OFF * limit).all())
 
 
 def described(part: npt.NDArray[np.bool_]) -> str:
     """Which elements of an array [...] these are, in row-major order."""
     flat = np.flatnonzero(part)
+    if len(flat) == 1:
+        return f"one of {part.size} elements, {[int(i) for i in np.argwhere(part)[0]]},"
     first, last = ([int(i) for i in np.unravel_index(flat[k], part.shape)] for k in (0, -1))
     many = f"{len(flat)} of {part.size} elements"
     if flat[-1] - flat[0] + 1 == len(flat):
