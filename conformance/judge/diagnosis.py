@@ -17,7 +17,7 @@ from typing import Any
 from ..core.law import RUNGS, laws, read
 from ..core.result import Result
 from .advice import next_step_of, without_accelerators, without_idle
-from .explained import Explanation, explanation, follows_from, measured, place_of, unexplained, unknown
+from .explained import Explanation, explanation, follows_from, measured, next_of, place_of, unexplained, unknown
 from .outcome import BROKEN, LOST, Outcome
 
 # The most messages of checks that are evidence.
@@ -48,7 +48,7 @@ def advice(record: Result, others: Sequence[Result] = ()) -> tuple[str, str]:
     else:
         shown, law = place_of([record]), laws()[record.law]
         cause = unknown(record, [record], law.cause, shown and shown[0])
-        step = shown[0].next_step if shown else law.next_step
+        step = next_of(*shown) if shown else law.next_step
     if (first := _measured_instead(record, others)) is not None:
         # A guess beside a measured cause misleads; what this check measured stays.
         cause = f"{first.id} was measured, and can have the same cause: see there.{measured([record])}"
@@ -225,7 +225,7 @@ def _judge(
     shown = None if rule.exact or intermittent else place_of(judged)
     if shown is not None:
         place, record = shown
-        return place.layer, unknown(record, judged, "", place), place.next_step, record, []
+        return place.layer, unknown(record, judged, "", place), next_of(place, record), record, []
     if record.facts.get("scores"):
         # What is known of several wrong scores at once is the surest: it leaves the fewest mistakes.
         scored = [one for one in judged if one.facts.get("scores")]

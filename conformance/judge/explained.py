@@ -35,6 +35,19 @@ GENERAL = (
 REST = r"; the (gradient|loss) is right|^The (update|reported learning rate) is right, but |, but the gradient is right"
 # How a sentence begins that says in which simpler runs the trainer is right.
 RIGHT = "right "
+# How it begins -> places that are about this setting, and what it adds to the next step of other places.
+SIMPLER = {
+    "right on ": (
+        ("device", "reduction", "elements", "uneven-rows"),
+        "It is right on one device, so compare it there and on several: which part each device computes or keeps, and how "
+        "the parts are put together.",
+    ),
+    "right without micro-batches": (
+        ("micro-batch", "accumulation", "uneven-rows"),
+        "It is right without micro-batches, so compare one update with and without them: what each micro-batch adds, and "
+        "what is done once for all of them.",
+    ),
+}
 # What is one number, which many variants bring nearer by chance.
 SCALARS = ("loss", "learning rate")
 
@@ -112,6 +125,16 @@ class Place:
 def places() -> dict[str, Place]:
     """All places by id; raises as `core.law.read` does."""
     return by_id((place.id, place) for place in read(Path(__file__).with_name("places.toml"), Place))
+
+
+def next_of(place: Place, record: Result) -> str:
+    """The next step of a place, and what a simpler run that is right adds to it."""
+    rights = [word for word in record.facts["explained"]["measured"] if word.startswith(RIGHT)]
+    more = [
+        text for begins, (own, text) in SIMPLER.items()
+        if not place.id.startswith(own) and any(word.startswith(begins) for word in rights)
+    ]  # fmt: skip
+    return " ".join([place.next_step, *more])
 
 
 def place_of(failures: Sequence[Result]) -> tuple[Place, Result] | None:

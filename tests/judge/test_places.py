@@ -56,6 +56,15 @@ def test_the_place_that_most_failures_show_is_the_cause() -> None:
     assert "Possible" not in str(found["cause"])
 
 
+def test_the_next_step_takes_up_in_which_simpler_run_it_is_right() -> None:
+    words = ("right without dropout", "right on 1, 2, 4 devices, wrong on 8", "in update 1, x: did not move")
+    found = diagnosis_of(failure("equivalence.devices", "leaves", *words))
+    assert f"{places()['leaves'].cause} The run is {words[0]}; {words[1]}. Measured: {words[2]}." in str(found["cause"])
+    assert str(found["next_step"]).startswith(f"{places()['leaves'].next_step} It is right on one device, so compare")
+    found = diagnosis_of(failure("equivalence.devices", "reduction", *words))
+    assert found["next_step"] == places()["reduction"].next_step
+
+
 def test_a_wrong_forward_pass_speaks_before_what_follows_from_it() -> None:
     found = diagnosis_of(
         failure("step.update", "gradient-or-optimizer"),
