@@ -39,13 +39,13 @@ RIGHT = "right "
 SIMPLER = {
     "right on ": (
         ("device", "reduction", "elements", "uneven-rows"),
-        "It is right on one device, so compare it there and on several: which part each device computes or keeps, and how "
-        "the parts are put together.",
+        "It is right on one device, so compare it there and on several: which part each device computes or keeps, and "
+        "how the parts are put together.",
     ),
     "right without micro-batches": (
         ("micro-batch", "accumulation", "uneven-rows"),
-        "It is right without micro-batches, so compare one update with and without them: what each micro-batch adds, and "
-        "what is done once for all of them.",
+        "It is right without micro-batches, so compare one update with and without them: what each micro-batch adds, "
+        "and what is done once for all of them.",
     ),
 }
 # What is one number, which many variants bring nearer by chance.
