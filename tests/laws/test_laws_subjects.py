@@ -173,6 +173,19 @@ def test_an_update_that_compiles_each_time_is_seen_at_quick() -> None:
         run("training.settings", Recompiles())
 
 
+class FreesLate(OnDevices):
+    """The last two losses stay on the devices, as of a log that is written two updates late."""
+
+    def step(self, batch: HostBatch) -> StepResult:
+        result = super().step(batch)
+        self.losses_on_devices = [*vars(self).get("losses_on_devices", []), jax.device_put(result.loss)][-2:]
+        return result
+
+
+def test_arrays_that_are_freed_two_updates_late_are_no_leak() -> None:
+    run("training.settings", FreesLate())
+
+
 class ClipsEach(OnDevices):
     """Clips the gradient of each micro-batch, and not their sum."""
 

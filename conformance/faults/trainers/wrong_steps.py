@@ -112,6 +112,12 @@ def _mask_ignored(right: Any, self: NumpyTrainer, batch: HostBatch, masks: Masks
     return right(self, batch._replace(input_ids=ids, token_type_ids=types, attention_mask=visible), masks)
 
 
+@FAULTS.method("loss-of-clipped-probabilities", "losses")
+def _of_probabilities(right: Any, self: NumpyTrainer, logits: Array, batch: HostBatch) -> tuple[Array, Array]:
+    losses, slopes = right(self, logits, batch)
+    return losses if self.case.regression else np.minimum(losses, -math.log(1e-7)), slopes
+
+
 @FAULTS.method("half-squared-error", "losses")
 def _half_square(right: Any, self: NumpyTrainer, logits: Array, batch: HostBatch) -> tuple[Array, Array]:
     losses, slopes = right(self, logits, batch)

@@ -22,6 +22,8 @@ FAR = 300.0
 # Queries are multiplied by this. The largest score of nearly every query is then above 88, up to which `exp` is finite
 # in float32. The noise of the scores grows with them, so the bound holds: 0.14 of it was the most of 40 draws.
 LARGE = 64.0
+# The classifier is multiplied by this, so that probabilities underflow; 0.1 of the bound was the most of 30 draws.
+SURE = 256.0
 REGRESSION = {"num_labels": 1, "regression": True}
 # Without clipping, and with an epsilon at which an update is nearly proportional to the moments: nothing hides a scale.
 SHOWING = {"clip_norm": None, "eps": 1.0, "learning_rate": 0.02, "warmup_steps": 1}
@@ -60,13 +62,19 @@ def test_weights(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 def test_update(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares three updates: the first has learning rate 0, and in the second Adam hides the gradient's scale.
 
-    Two updates of a small regression, without clipping and with an epsilon that hides no scale, are compared too.
+    The loss of logits so large that probabilities underflow, and two updates of a small regression, without clipping
+    and with an epsilon that hides no scale, are compared too.
     """
     case = seeded_case(subject, rng)
     batches = [batch_of(case, rng, real=int(rng.integers(1, B + 1))) for _ in range(3)]
-    results = check_updates(check, subject, case, start_params(case, rng), batches, 1)
+    params = start_params(case, rng)
+    results = check_updates(check, subject, case, params, batches, 1)
     if case.warmup_steps:
         check.same("learning rate of the first update under a warm-up", results[0].learning_rate, 0.0)
+    if not case.regression:
+        sure = {name: leaf * SURE if name.startswith("classifier.") else leaf for name, leaf in params.items()}
+        (loss,) = losses_of(subject, case, sure, batches[:1], 1)
+        check_loss(check, "loss with logits far above 88", loss, loss_reference(case, sure, batches[0]))
     changes = possible(subject, SHOWING | ({} if fixed_of(subject).keys() & REGRESSION.keys() else REGRESSION))
     case = seeded_case(subject, rng, small=True, **changes)
     what = " of a regression" if case.regression else " of the small model"
