@@ -94,3 +94,12 @@ def test_what_the_text_of_a_program_shows_is_the_cause(law: str, message: str, t
     found = diagnosis_of(failure(law, "", message=message))
     assert all(text in f"{found['cause']} {found['next_step']}" for text in texts), found
     assert "{" not in f"{found['cause']} {found['next_step']}"
+
+
+def test_a_program_that_sends_too_much_does_not_hide_wrong_results() -> None:
+    wrong = failure("equivalence.devices", "device-dropout", "right on one device")
+    much = failure("lowering.reduction", "", message="cpu: share reduced beyond that: 1.02, should be at most 0.01")
+    assert str(diagnosis_of(wrong, much)["cause"]).startswith("With dropout the run is right on one device")
+    groups = "cpu: groups of devices that a sum is taken over: [(0, 1), (2, 3)], should be [(0, 1, 2, 3)]"
+    within = failure("lowering.reduction", "", message=groups)
+    assert str(diagnosis_of(wrong, within)["cause"]).startswith("A sum over devices is taken within the groups")

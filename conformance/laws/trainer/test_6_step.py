@@ -26,7 +26,7 @@ LARGE = 64.0
 SURE = 256.0
 REGRESSION = {"num_labels": 1, "regression": True}
 # Without clipping, and with an epsilon at which an update is nearly proportional to the moments: nothing hides a scale.
-SHOWING = {"clip_norm": None, "eps": 1.0, "learning_rate": 0.02, "warmup_steps": 1}
+SHOWING = {"clip_norm": None, "eps": 1.0, "learning_rate": 0.02, "warmup_steps": 0}
 # Equal examples in bfloat16: four times the terms at which a sum in bfloat16 stops.
 MANY = 1024
 
