@@ -11,7 +11,7 @@ from sftref.conformance.laws.support.examine import confirming
 from sftref.conformance.laws.support.examine.made import made
 from sftref.conformance.oracle.cases import L, start_params
 from sftref.conformance.oracle.draws import batch_of, rows_of
-from sftref.conformance.oracle.model import Params, Tape
+from sftref.conformance.oracle.model import Network, Params, Tape
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums, rounded
 from sftref.conformance.oracle.variants.located import Located
 from sftref.conformance.oracle.variants.network import relu
@@ -254,6 +254,31 @@ def test_the_part_of_a_wrong_forward_pass_is_named() -> None:
     assert found is not None
     assert found.place == "forward"
     assert "right without the feed-forward layers" in "; ".join(found.words)
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [(True, "at least one of these is wrong: the look-up of embeddings (ids"), (False, "is wrong: LayerNorms, their")],
+)
+def test_what_reads_another_token_is_told_from_a_layer_norm(second: bool, words: str) -> None:
+    class ThirdToken(Network):
+        def first(self, x: Any) -> Any:
+            return x[:, 2:3], lambda dy: np.concatenate([0 * x[:, :2], dy, 0 * x[:, 3:]], axis=1)
+
+    def tape(self: Any, params: Params) -> Tape:
+        return ShardedTrainer.tape(
+            self, {k: p**2 if "LayerNorm.weight" in k and not second else p for k, p in params.items()}
+        )
+
+    def network(self: Any, batch: HostBatch, masks: Any) -> Network:
+        right = ShardedTrainer.network(self, batch, masks)
+        if second:
+            right.__class__ = ThirdToken
+        return right
+
+    found = examined(wrong(FourMethods, tape=tape, network=network), n=1)
+    assert found is not None
+    assert words in "; ".join(found.words), found
 
 
 def test_an_explanation_must_hold_on_one_device_too() -> None:

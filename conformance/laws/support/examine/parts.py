@@ -75,10 +75,18 @@ PARTS: dict[str, Callable[[Params], Params]] = {
 }  # fmt: skip
 
 
-def switched_off(trainer: Any, log: Log) -> Iterator[tuple[str, bool]]:
+# Without attention and feed-forward layers, and with one embedding for all tokens: no token is another than the first.
+ONE_TOKEN: dict[str, Callable[[Params], Params]] = {
+    "": lambda p: _alike(_zero(p, ".output.dense.weight"), "_embeddings.weight")
+}
+
+
+def switched_off(
+    trainer: Any, log: Log, parts: dict[str, Callable[[Params], Params]] = PARTS
+) -> Iterator[tuple[str, bool]]:
     """Pairs: a part of the network, and whether the logits of an evaluation are right without it."""
     batch = next(call.batch for call in log.calls if call.method == "evaluate" and call.batch is not None)
-    for part, change in PARTS.items():
+    for part, change in parts.items():
         params = change(log.params)
         run = made(trainer, Log(log.case, params, log.n), [("evaluate", batch)])
         want = logits_reference(log.case, params, batch)
@@ -152,7 +160,12 @@ def parts(trainer: Any, log: Log) -> Iterator[str]:
     right = [part for part in parts if found[part]]
     if right:
         yield f"the logits are right without {right[0]}"
+        return
+    if not found[all_before]:
+        rest = "the pooler's bias and activation, the classifier, what is returned"
+    elif dict(switched_off(trainer, log, ONE_TOKEN))[""]:
+        yield "without these and with one embedding for all tokens the logits are right"
+        rest = "the look-up of embeddings (ids, types, positions, their sum), the token that the pooler reads"
     else:
-        before = "embeddings, LayerNorms, order of the layers, the token that the pooler reads, its weight"
-        rest = before if found[all_before] else "the pooler's bias and activation, the classifier, what is returned"
-        yield f"they stay wrong without attention and feed-forward layers, so at least one of these is wrong: {rest}"
+        rest = "LayerNorms, their order, the pooler's weight"
+    yield f"they stay wrong without attention and feed-forward layers, so at least one of these is wrong: {rest}"
