@@ -212,6 +212,8 @@ def measured(failures: Sequence[Result], known: Collection[str] = ()) -> str:
     each = [record.facts["explained"]["measured"] for record in failures if "explained" in record.facts]
     words = [word for i, some in enumerate(each) for word in some if i == 0 or len(each[0]) < ENOUGH]
     # Which leaves are wrong says less than a common factor, a narrow type or a property of the rows.
+    # What another sentence begins with says nothing more.
     words = [word for word in dict.fromkeys(words) if word not in known]
+    words = [word for word in words if not any(other != word and other.startswith(word) for other in words)]
     words = sorted(words, key=lambda word: ("wrong in" in word) + ("are wrong" in word))
     return f" Measured: {'; '.join(words[:MOST_MEASURED])}." if words else ""
