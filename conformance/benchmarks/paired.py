@@ -25,8 +25,11 @@ from .measuring.rounds import Measured
 from .options import PROCESSES
 from .side import DEADLINE, overlay, start
 
-# A benchmark is judged after so many pairs of rounds; all these looks share one probability of a false alarm.
-LOOKS = (12, 24, 48, 96, 192)
+# A benchmark is judged after so many pairs of rounds; all these looks share one probability of a false alarm. A pair
+# scatters by 5 to 15 %; with 15 %, a slow-down of 5 % needs about 800 pairs.
+LOOKS = (24, 48, 96, 192, 384, 768)
+# In each further pair of processes it has at least so many pairs. With fewer, their own ratio says too little.
+CONFIRMING = 192
 # The same for benchmarks that compile, whose rounds take seconds.
 FEW_LOOKS = (6, 12)
 # Most seconds that the rounds of one benchmark take in one pair of processes.
@@ -40,6 +43,7 @@ class Pairs:
     work: Mapping[str, float] = field(default_factory=dict)
     exact: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
     blocks: list[dict[str, list[tuple[float, float]]]] = field(default_factory=list)
+    looks: tuple[int, ...] = LOOKS
 
 
 @dataclass
@@ -110,21 +114,25 @@ class Comparison:
         block: dict[str, list[tuple[float, float]]] = {}
         pairs.blocks.append(block)
         until = time.monotonic() + SECONDS[self.level]
-        looks = FEW_LOOKS if after["once"] else LOOKS
-        for number in range(looks[-1]):
+        pairs.looks = FEW_LOOKS if after["once"] else LOOKS
+        first = 0 if len(pairs.blocks) == 1 else min(CONFIRMING, pairs.looks[-1])
+        for number in range(pairs.looks[-1]):
             times = {}
             for side in list(sides)[:: 1 if number % 2 == 0 else -1]:
                 [times[side]] = call({side: sides[side]}, "round", seconds=DEADLINE)
             for series in times["before"]:
                 if series != "cpu" or self.described[1]["platform"] == "cpu":
                     block.setdefault(series, []).append((times["before"][series], times["after"][series]))
-            if number + 1 in looks and (AMBIGUOUS not in self._words(name).values() or time.monotonic() > until):
+            if number + 1 not in pairs.looks:
+                continue
+            decided = number + 1 >= first and AMBIGUOUS not in self._words(name).values()
+            if decided or time.monotonic() > until:
                 return
 
     def _ratios(self, name: str) -> dict[str, Ratio]:
-        # Shared by wall and processor time of each benchmark, at each look.
-        alarms = intervals.FALSE_ALARMS / (2 * self.count * len(LOOKS))
-        blocks = self.measured[name].blocks
+        blocks, looks = self.measured[name].blocks, self.measured[name].looks
+        # Shared by wall and processor time of each benchmark, and by the looks of a pair of processes.
+        alarms = intervals.FALSE_ALARMS / (2 * self.count) * intervals.share(len(blocks[-1]["wall"]), looks)
         pairs = {s: [pair for block in blocks for pair in block[s]] for s in blocks[-1]}
         timed = {s: each for s, each in pairs.items() if all(a > 0 and b > 0 for a, b in each)}
         return {s: _ratio(each, alarms) for s, each in timed.items()}

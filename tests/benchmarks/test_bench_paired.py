@@ -83,6 +83,14 @@ def test_a_slower_side_fails_after_three_pairs_of_processes(monkeypatch: pytest.
     assert log.count("close") == 2 * paired.PROCESSES
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_five_per_cent_are_seen_although_a_pair_scatters_by_twelve(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(seed)
+    judged, log = compared(monkeypatch, lambda *_: 1.05 * float(np.exp(0.116 * noise.standard_normal())))
+    assert judged.word == FAIL
+    assert log.count("round") >= 2 * (paired.LOOKS[0] + 2 * paired.CONFIRMING), "further pairs of processes say enough"
+
+
 def test_a_side_that_is_slow_in_one_process_only_does_not_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     judged, _ = compared(monkeypatch, lambda process, rng: scattered(1.4 if process == 0 else 1.0)(process, rng))
     assert judged.word in (PASS, AMBIGUOUS)

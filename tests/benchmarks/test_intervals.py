@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from sftref.conformance.benchmarks import paired
 from sftref.conformance.benchmarks.judging import intervals
 from sftref.conformance.benchmarks.judging.intervals import FALSE_ALARMS, Ratio, Scatter
 
@@ -17,6 +18,27 @@ def test_the_tail_is_that_of_all_signs(n: int, alarms: float) -> None:
     sums = [sum(rank for rank, sign in enumerate(signs, 1) if sign) for signs in itertools.product((0, 1), repeat=n)]
     allowed = [t for t in range(n * (n + 1) // 2 + 1) if sum(s <= t for s in sums) / 2**n <= alarms]
     assert intervals.signed_rank_tail(n, alarms) == (max(allowed) if allowed else None)
+
+
+@pytest.mark.parametrize("alarms", [1e-6, 1e-4, 0.02])
+def test_many_pairs_have_a_slightly_wider_interval_than_the_exact_one(
+    alarms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = intervals.MOST_EXACT
+    exact = intervals.signed_rank_tail(n, alarms)
+    monkeypatch.setattr(intervals, "MOST_EXACT", n - 1)
+    near = intervals.signed_rank_tail.__wrapped__(n, alarms)
+    assert exact is not None
+    assert 0.998 * exact <= near <= exact
+
+
+def test_looks_share_one_probability() -> None:
+    for looks in (paired.LOOKS, paired.FEW_LOOKS):
+        shares = [intervals.share(look, looks) for look in looks]
+        assert sum(shares) == pytest.approx(1)
+        assert shares == sorted(shares)
+        # The last look can decide when a run has all eleven benchmarks, with wall and processor time.
+        assert intervals.signed_rank_tail(looks[-1], FALSE_ALARMS / 22 * shares[-1]) is not None
 
 
 @pytest.mark.parametrize("shape", ["normal", "heavy tails"])

@@ -29,6 +29,8 @@ FALSE_ALARMS = 0.01
 # The weight, in degrees of freedom, of the scatter of all benchmarks against a benchmark's own. Benchmarks scatter by 2
 # to 20 %. With a larger weight the noisy ones raise false alarms; with this one, 0.8 % of the runs of a test had one.
 POOLED_WORTH = 4
+# Up to this many pairs, the distribution of the signed-rank statistic is computed exactly; it takes n^3 operations.
+MOST_EXACT = 800
 # If more rounds than this are needed, the machine is too noisy.
 MOST_ROUNDS = 100_000
 
@@ -68,7 +70,12 @@ def signed_rank_tail(n: int, alarms: float) -> int | None:
     """How many of the n (n + 1) / 2 pairwise averages are outside the interval on each side; None if n is too small.
 
     The number follows from the exact distribution of the signed-rank statistic, the sum of a random subset of 1 .. n.
+    Above `MOST_EXACT` pairs it is that of the normal distribution with the same mean and variance (section 3.1). The
+    statistic has lighter tails than this distribution, so the interval becomes slightly wider.
     """
+    if n > MOST_EXACT:
+        deviation = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+        return math.floor(n * (n + 1) / 4 + stats.norm.ppf(alarms) * deviation) - 1
     chances = np.ones(1)
     for rank in range(1, n + 1):
         chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
@@ -119,6 +126,14 @@ def of_runs(before: Sequence[float], after: Sequence[float], spread: Scatter | N
     error = spread.deviation * math.sqrt(1 / len(before) + 1 / len(after))
     wide = float(stats.t.ppf(1 - alarms, spread.freedom)) * error
     return Ratio(math.exp(difference), math.exp(difference - wide), math.exp(difference + wide), n)
+
+
+def share(look: int, looks: Sequence[int]) -> float:
+    """The part of the probability of a false alarm that one of several looks at growing data has; all parts sum to 1.
+
+    Parts are proportional to the number of pairs, so that the last look, which decides close cases, has the largest.
+    """
+    return look / sum(looks)
 
 
 def word(ratio: Ratio, matters: float) -> str:
