@@ -116,7 +116,7 @@ def explained_by(recorder: Recorder, deadline: float = math.inf) -> Explained | 
 
     `deadline` is the check's, in seconds.
     """
-    trainer, log, until = recorder.trainer, wrong(recorder.logs), Until.after(2 * SECONDS, SHARE * deadline)
+    trainer, log, until = recorder.trainer, wrong(recorder.logs), Until.after(3 * SECONDS, SHARE * deadline)
     if log is None:
         return None
     # What is wrong without the restart too has nothing to do with it.

@@ -31,6 +31,8 @@ EVALUATED = ("forward", "logits", "evaluation-network", "row-order", "evaluation
 ROUGH = ("backward", "loss", "first-update", "training-network")
 # Settings without which a forward pass can be right as a whole.
 OF_THE_NETWORK = ("padding-content", "packing", "reduction", "uneven-rows", "precision", "padding-rows", "padding")
+# Settings that are left out first.
+FIRST = ("reduction", "dropout", "accumulation", "packing", "precision", "regression")
 
 
 def observed(trainer: Any, log: Log) -> Log | None:
@@ -167,13 +169,16 @@ def _evaluated(trainer: Any, run: Log, place: Located, margin: float, until: Unt
 def _settings(trainer: Any, run: Log, margin: float, until: Until) -> tuple[list[str], list[str]]:
     """The settings without each of which the run is right, by far, and a sentence about them."""
     right: dict[str, str] = {}
-    for simpler in () if restarts(run) else without(run):
+    every = [] if restarts(run) else [*without(run)]
+    # Those that say most are made first: the time can end before the last one.
+    for simpler in sorted(every, key=lambda one: one.place not in FIRST):
         if until.over:
             break
         left = margin_of(trainer, simpler.log)
         # Just within the bounds after just without proves nothing.
         if left is not None and left <= 1 and left * DECISIVE <= margin:
             right[simpler.place] = simpler.what
+    right = {one.place: right[one.place] for one in every if one.place in right}
     if "reduction" in right and run.n > 2:
         right["reduction"] = counts_of_devices(trainer, run, until).removeprefix("right ")
     words = [f"right {what}" for what in right.values()]

@@ -17,8 +17,8 @@ from .simpler import changed
 
 # The largest relative error of a rounding to a type; a number on the border of two can be rounded to either.
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
-# Numbers of devices between one and all of them.
-COUNTS = (2, 3, 4, 6)
+# A number of devices between one and all of them, beside half of all: it is no power of two, and divides few batches.
+ODD = 3
 # The fewest consecutive elements that are a part of a leaf: fewer can be next to each other by chance.
 PART = 4
 # Fewer elements are a part of it if each errs by at least this many bounds of the whole leaf.
@@ -172,9 +172,9 @@ def counts_of_devices(trainer: Any, run: Log, until: Until) -> str:
     parts = run.case.accumulate
     rows = {len(call.batch.weights) for call in run.calls if call.batch is not None}
     right, wrong = [1], [run.n]
-    for n in COUNTS[::-1]:
+    for n in sorted({run.n // 2, ODD}):
         fits = "padding rows" in trainer.capabilities or not any(count % (n * parts) for count in rows)
-        if n < run.n and fits and not until.over and (margin := margin_of(trainer, changed(run, n=n))) is not None:
+        if 1 < n < run.n and fits and not until.over and (margin := margin_of(trainer, changed(run, n=n))) is not None:
             (wrong if margin > 1 else right).append(n)
     well = "one device" if right == [1] else f"{', '.join(map(str, sorted(right)))} devices"
     return f"right on {well}, wrong on {', '.join(map(str, sorted(wrong)))}"
