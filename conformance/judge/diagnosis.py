@@ -141,7 +141,7 @@ class Rule:
     def texts(self, record: Result) -> tuple[str, str]:
         """Cause and next step of a failure, with what its message says."""
         found = re.search(self.message, record.message)
-        words = found.groupdict() if found else {}
+        words = found.groupdict("none") if found else {}
         return self.cause.format(**words), self.next_step.format(**words)
 
     def _fits(self, record: Result) -> bool:

@@ -59,6 +59,21 @@ def test_of_several_wrong_scores_the_surest_is_the_cause() -> None:
             ["read the examples [3, 9] as batch 1, and must read [3]"],
         ),
         (
+            "training.data_order",
+            "examples of epoch 0, 9 in batches of 4, without 1: [7]: [0, 1, 2, 3, 4, 5, 6, 8], should be [0, 1, 2, 3]",
+            ["Epoch 0 of 9 examples in batches of 4 leaves out 1 of them, [7], and has these twice: none."],
+        ),
+        (
+            "training.data_order",
+            "examples of epoch 1, 9 in batches of 4, without 1: [7], twice 2: [0, 3]: [0, 0, 1], should be [0, 1]",
+            ["leaves out 1 of them, [7], and has these twice: 2: [0, 3]."],
+        ),
+        (
+            "training.data_order",
+            "examples of epoch 0, 9 in batches of 4, twice 3: [0, 1, 2]: [0, 0, 1], should be [0, 1]",
+            ["has 3 of them more than once, [0, 1, 2], and leaves out none."],
+        ),
+        (
             "processes.agreement",
             "rank 1 of 2 x 2 processes x devices: loss and rate of update 0: (1.5, 0.0), should be (1.25, 0.0)",
             ["In update 0, process 1 has the loss and the learning rate (1.5, 0.0), and process 0 has (1.25, 0.0)"],

@@ -1,5 +1,6 @@
 """Rung 8, a whole run: final parameters, learning rates, weight decay, data order, metrics and checkpoints."""
 
+import collections
 import dataclasses
 from pathlib import Path
 
@@ -140,7 +141,10 @@ def epoch(check: Check, subject: TrainerUnderTest, examples: int, size: int, num
     batches = subject.epoch(examples, size, number)
     order = [int(i) for batch in batches for i in batch]
     what = f"examples of epoch {number}, {examples} in batches of {size}"
-    check.same(what, sorted(order), list(range(examples)))
+    missing = sorted({*range(examples)} - {*order})
+    twice = sorted(example for example, times in collections.Counter(order).items() if times > 1)
+    words = "".join(f", {how} {len(some)}: {some}" for how, some in (("without", missing), ("twice", twice)) if some)
+    check.same(f"{what}{words}", sorted(order), list(range(examples)))
     # Which batch is the partial one is the trainer's choice.
     sizes = sorted((len(batch) for batch in batches), reverse=True)
     check.same(f"sizes of {what}", sizes, [min(size, examples - k) for k in range(0, examples, size)])
