@@ -84,6 +84,16 @@ def corrected(self: Any) -> tuple[Params, ...]:
     )
 
 
+def exchanged(self: Any) -> tuple[Params, ...]:
+    return tuple(ShardedTrainer.moments(self)[::-1])
+
+
+def of_twice_the_gradient(self: Any) -> tuple[Params, ...]:
+    """Moments as of twice the gradient, which Adam could hide in the update."""
+    first, second = ShardedTrainer.moments(self)
+    return {k: 2 * leaf for k, leaf in first.items()}, {k: 4 * leaf for k, leaf in second.items()}
+
+
 def rate_of_its_own(self: Any, batch: HostBatch) -> Any:
     return Right.step(self, batch)._replace(learning_rate=0.4 / (self.t + 7))
 
@@ -110,6 +120,8 @@ def by_padding(self: Any, batch: HostBatch) -> Sums:
         (Right, {"gradients": clipped_gradient}, {}, "shown-gradient", ["the loss of update 0 is right"]),
         (Right, {"moments": corrected}, {}, "shown-moments",
          ["the first moments after 1 updates are divided by 1 - 0.8^1, the bias correction"]),
+        (Right, {"moments": exchanged}, {}, "shown-moments", ["first moments after 1 updates: wrong in"]),
+        (Right, {"moments": of_twice_the_gradient}, {}, "scaled-update", ["is 2 times the right one, in every leaf"]),
         (Right, {"step": rate_of_its_own}, {}, "shown-rate", ["the schedule's"]),
         (Right, {"sums": by_padding}, {}, "padding-content", ["right with padding of id, type and label 0"]),
         (Right, {"reduce": by_pairs, "replicas": replicas,

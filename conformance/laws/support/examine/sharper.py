@@ -28,6 +28,8 @@ VAGUE = (
     "backward", "later-gradient", "before-moments", "after-moments", "second-moment", "scaled-update", "optimizer",
     "gradient-or-optimizer", "shown-parameters",
 )  # fmt: skip
+# The relative error up to which one factor is the square of another.
+TIMES = 1e-2
 # Results that show parts of leaves; and the most indices or updates that a sentence lists.
 BY_LEAF, MOST_LISTED = ("gradient", "distance", "first moment"), 6
 
@@ -87,11 +89,28 @@ def _only_shown(place: Located, run: Log, wrong: Sequence[Pair], right: Sequence
         after = [pair.got.updates + 1 for pair in wrong]
         if all(("first moment", one) in fine or (one in moved and place.place != "factor") for one in after):
             return Located("shown-gradient", place.words)
-    if kinds <= {"first moment", "second moment"} and len(moved) > 1:
+    if kinds <= {"first moment", "second moment"} and len(moved) > 1 and not _scaled(wrong):
         return Located("shown-moments", (*_corrected(run, wrong[0]), *place.words))
     if kinds == {"rate"}:
         return Located("shown-rate", place.words)
     return None
+
+
+def _scaled(wrong: Sequence[Pair]) -> bool:
+    """Whether wrong moments are those of gradients times one factor in each leaf, which Adam hides in the update."""
+    first, second = (
+        next((one for one in wrong if one.got.kind == f"{kind} moment"), None) for kind in ("first", "second")
+    )
+    if first is None or second is None:
+        return False
+    for name in first.bad:
+        one, two = (
+            float((pair.got.value[name] * pair.want.value[name]).sum() / (pair.want.value[name] ** 2).sum())
+            for pair in (first, second)
+        )
+        if not np.isclose(two, one**2, rtol=TIMES):
+            return False
+    return True
 
 
 def _corrected(run: Log, pair: Pair) -> Iterator[str]:
