@@ -85,15 +85,25 @@ def _only_shown(place: Located, run: Log, wrong: Sequence[Pair], right: Sequence
     if not moved or kinds & {"distance", "loss", "logits"}:
         return None
     if kinds == {"gradient"}:
-        # Adam hides a common factor of the gradient, and moments do not.
+        # Adam hides the factor of a leaf's gradient, and moments do not.
         after = [pair.got.updates + 1 for pair in wrong]
-        if all(("first moment", one) in fine or (one in moved and place.place != "factor") for one in after):
+        hidden = any(_by_factors(pair) for pair in wrong)
+        if all(("first moment", one) in fine or (one in moved and not hidden) for one in after):
             return Located("shown-gradient", place.words)
     if kinds <= {"first moment", "second moment"} and len(moved) > 1 and not _scaled(wrong):
         return Located("shown-moments", (*_corrected(run, wrong[0]), *place.words))
     if kinds == {"rate"}:
         return Located("shown-rate", place.words)
     return None
+
+
+def _by_factors(pair: Pair) -> bool:
+    """Whether each wrong leaf is a multiple of the right one."""
+    return all(
+        common_factor({name: pair.got.value[name]}, {name: pair.want.value[name]}, pair.limits) is not None
+        for name in pair.bad
+        if pair.want.value[name].size > 1
+    )
 
 
 def _scaled(wrong: Sequence[Pair]) -> bool:
