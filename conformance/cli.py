@@ -19,7 +19,7 @@ from .benchmarks import cli as bench
 from .cluster import options
 from .core import output
 from .core.kit import PACKAGE
-from .core.law import LEVELS, expected
+from .core.law import LEVELS
 from .core.settings import DEFAULT_ADAPTERS, PLATFORMS, Settings
 from .run import surroundings
 
@@ -161,7 +161,7 @@ def _verify(args: dict[str, Any]) -> int:
     cluster = options.cluster_of(args, os.environ)
     processes = settings.processes if cluster is None else cluster.processes
     for word in settings.only:
-        if not expected(settings.level, settings.subjects, [word], processes=processes):
+        if not settings.checks([word], processes=processes):
             raise ValueError(f"--only = {word} matches no check at --level {settings.level}; raise the level")
     file: Path | None = args["deviations"]
     known = deviations.load(file) if file else []

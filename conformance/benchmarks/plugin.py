@@ -34,7 +34,7 @@ class Speed:
         self.config, self.settings = config, settings
         self.results: list[verdict.Judged] = []
         self.out: Path | None = option.sftref_bench_out
-        self.bench = Bench(devices, settings.subjects, option.sftref_size, settings.seed)
+        self.bench = Bench(devices, settings.timed, option.sftref_size, settings.seed)
         self.entries = {e.id: e for e in suite(self.bench, settings.level, option.sftref_time)}
         if not self.entries:
             stems = sorted({e.id.partition("[")[0] for e in suite(self.bench, "full")})

@@ -25,7 +25,7 @@ class Timer:
     def __init__(self, settings: Settings, size: str | None, only: Sequence[str], label: str | None) -> None:
         sys.path.append(os.getcwd())
         devices = find_devices(settings)
-        subjects = settings.subjects if label is None else {label: settings.adapters[0]}
+        subjects = settings.timed if label is None else {label: settings.adapters[0]}
         self.bench = Bench(devices, subjects, size, settings.seed)
         self.entries = {entry.id: entry for entry in suite(self.bench, settings.level, only)}
 

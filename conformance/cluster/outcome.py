@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.law import NotRunReason, expected, laws, split_id
+from ..core.law import NotRunReason, laws, split_id
 from ..core.result import Result
 from ..core.settings import Settings
 from ..judge.outcome import Outcome
@@ -26,7 +26,7 @@ MESSAGE = 600
 
 def outcome_of(director: Director, settings: Settings, seconds: float) -> Outcome:
     """The outcome of a run, with one result for each check: the worst of all hosts, with the names of the hosts."""
-    every = expected(settings.level, settings.subjects, settings.only, processes=2)
+    every = settings.checks(processes=2)
     planned = {task["name"] for task in trainings(director)}
     ids = [check for check in every if split_id(check)[0].rung <= TOP_ALONE or check in planned]
     ids += [COLLECTIVES] if director.collectives and COLLECTIVES not in ids else []

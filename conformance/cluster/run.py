@@ -15,7 +15,7 @@ from .. import report
 from ..core import output
 from ..core.deviations import Deviation, accepted
 from ..core.kit import PACKAGE
-from ..core.law import expected, split_id
+from ..core.law import split_id
 from ..core.settings import Settings
 from ..judge.outcome import Outcome
 from ..judge.verdict import judge
@@ -142,11 +142,7 @@ def show(screen: Lines, outcome: Outcome) -> None:
 
 def lower(settings: Settings) -> tuple[str, ...]:
     """The checks that each host runs alone: of those that the user selected, or all, those of rungs 0 to 5."""
-    return tuple(
-        check
-        for check in expected(settings.level, settings.subjects, settings.only)
-        if split_id(check)[0].rung <= TOP_ALONE
-    )
+    return tuple(check for check in settings.checks() if split_id(check)[0].rung <= TOP_ALONE)
 
 
 def on_devices(settings: Settings, cluster: Cluster) -> Settings:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core.law import expected, split_id
+from ..core.law import split_id
 from .director import Director, counted
 from .hosts import ranges
 from .pairs import JOIN, JOINING, OPERATIONS, SIZES, exchange
@@ -61,7 +61,7 @@ def attempt(director: Director, members: Sequence[int], factory: str, tasks: Seq
 def trainings(director: Director) -> list[dict[str, Any]]:
     """The tasks of laws of rung 9, in the order of trainers, for what the user selected."""
     settings = director.settings
-    checks = expected(settings.level, settings.subjects, director.only, processes=2)
+    checks = settings.checks(director.only, processes=2)
     chosen = QUICK if settings.level == "quick" and not director.only else TOGETHER
     found = []
     for check in checks:

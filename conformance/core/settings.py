@@ -1,20 +1,44 @@
 """The options of a run, which the command line and the pytest plugin share, and the set-up of JAX for these options."""
 
 import contextlib
+import importlib.metadata
 import os
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..adapter import AdapterError, load_adapter
 from .kit import INSTALLED, PACKAGE
-from .law import LEVELS, laws
+from .law import LEVELS, RUNGS, expected, laws, split_id
 
 SIMULATED_DEVICES = 8
 MOST_PROCESSES = 8
 PLATFORMS = ("cpu", "gpu", "rocm", "cuda", "tpu")
 SFTREF = "sftref.conformance.adapters.sftref"
-DEFAULT_ADAPTERS = tuple(f"{SFTREF}:{kind}" for kind in ("single", "pmap", "mesh"))
+# Of a run without `--adapter`, `single`, `pmap` and `mesh` have all checks. `shard_map` shares their step, and differs
+# only in how devices take part; so it has only those of the rungs with several devices, and all at level `full`.
+TIMED_ADAPTERS = tuple(f"{SFTREF}:{kind}" for kind in ("single", "pmap", "mesh"))
+SHARD_MAP = f"{SFTREF}:shard_map"
+SHARD_MAP_SINCE = (0, 6, 1)  # the first release with `jax.shard_map`
+SHARD_MAP_RUNGS = frozenset(map(RUNGS.index, ("equivalence", "training", "processes")))
+
+
+def default_adapters(jax_version: str | None) -> tuple[str, ...]:
+    """The trainers of a run without `--adapter`, for a release of JAX; None if JAX is not installed."""
+    if jax_version and tuple(map(int, re.findall(r"\d+", jax_version)[:3])) < SHARD_MAP_SINCE:
+        return TIMED_ADAPTERS
+    return (*TIMED_ADAPTERS, SHARD_MAP)
+
+
+def _jax_version() -> str | None:
+    try:
+        return importlib.metadata.version("jax")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+DEFAULT_ADAPTERS = default_adapters(_jax_version())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +103,27 @@ class Settings:
     def subjects(self) -> dict[str, str]:
         """Trainers under test: the name in ids -> `MODULE:FACTORY`."""
         return dict(zip(subject_labels(self.adapters), self.adapters, strict=True))
+
+    @property
+    def timed(self) -> dict[str, str]:
+        """The trainers that benchmarks measure: without `--adapter` all but `shard_map`, as fast as `mesh`."""
+        default = self.adapters == DEFAULT_ADAPTERS
+        return {label: name for label, name in self.subjects.items() if not default or name != SHARD_MAP}
+
+    def has(self, check: str) -> bool:
+        """Whether a run with these trainers at this level has a check, whatever `only` selects."""
+        law, subject = split_id(check)
+        partly = self.adapters == DEFAULT_ADAPTERS and self.level != LEVELS[-1]
+        return not (partly and subject and self.subjects[subject] == SHARD_MAP and law.rung not in SHARD_MAP_RUNGS)
+
+    def checks(self, only: Sequence[str] | None = None, *, processes: int | None = None) -> list[str]:
+        """The ids of all checks of the run, in their order.
+
+        `only` and `processes` replace the fields of these names.
+        """
+        words = self.only if only is None else only
+        ids = expected(self.level, self.subjects, words, processes=processes or self.processes)
+        return [check for check in ids if self.has(check)]
 
     def repro(self, check: str, subject: str | None) -> str:
         """The command that reruns one check with the same values."""

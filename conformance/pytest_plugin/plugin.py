@@ -102,7 +102,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             others.append(item)
             continue
         item.stash[CHECK_ID] = check_id(law.id, _subject_of(item))
-        if law.runs_at(settings.level, settings.processes) and selects(settings.only, item.stash[CHECK_ID]):
+        check = item.stash[CHECK_ID]
+        if law.runs_at(settings.level, settings.processes) and settings.has(check) and selects(settings.only, check):
             ours.append((law, item))
         else:
             dropped.append(item)

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from ..core.deviations import Deviation
-from ..core.law import expected
 from ..core.settings import Settings
 from ..judge.mutation_score import chosen
 from ..judge.outcome import Outcome
@@ -26,7 +25,7 @@ from .workarounds import Rerun, start_jax_alone, tried
 
 def unfinished(settings: Settings, deviations: list[Deviation]) -> Outcome:
     """The outcome of a run that has just begun: its report stays if the run is killed."""
-    ids = expected(settings.level, settings.subjects, settings.only, processes=settings.processes)
+    ids = settings.checks()
     code = CODES["INCOMPLETE"]
     outcome = Outcome(settings=settings, expected=ids, deviations=deviations, interrupted=code)
     outcome.environment = snapshot.static()
@@ -41,7 +40,7 @@ def verify(
 
     Compiled programs are kept in `cache` between runs (`program_cache.py`); a ValueError if it cannot be written.
     """
-    ids = expected(settings.level, settings.subjects, settings.only, processes=settings.processes)
+    ids = settings.checks()
     outcome = Outcome(settings=settings, expected=ids, deviations=deviations, environment=snapshot.static())
     outcome.seeded = chosen(settings.level, ids) if settings.self_test else []
     kept = ProgramCache(cache, settings, outcome.environment) if cache is not None else None
