@@ -142,7 +142,7 @@ def said(found: Counts, log: Log, batch: HostBatch, only: str = "") -> Iterator[
         # Rows that are lost or repeated count a whole number of times as often as others; weights need not.
         least = min((abs(one) for one in known if abs(one) >= KNOWN), default=1.0)
         place = "rows" if all(abs(one / least - round(one / least)) <= KNOWN for one in known) else "row-weights"
-        for value in sorted(values):
+        for value in sorted(values, key=lambda text: abs(float(text))):
             these = [int(row) for row in rows if f"{found.times[row]:.3g}" == value]
             yield place, f"rows {these} of the batch {_times(float(value))}{where}"
         return
