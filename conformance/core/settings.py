@@ -17,11 +17,11 @@ MOST_PROCESSES = 8
 PLATFORMS = ("cpu", "gpu", "rocm", "cuda", "tpu")
 SFTREF = "sftref.conformance.adapters.sftref"
 # Of a run without `--adapter`, `single`, `pmap` and `mesh` have all checks. `shard_map` shares their step, and differs
-# only in how devices take part; so it has only those of the rungs with several devices, and all at level `full`.
+# only in how devices take part; so it has only those of these rungs, by level, and all at level `full`.
 TIMED_ADAPTERS = tuple(f"{SFTREF}:{kind}" for kind in ("single", "pmap", "mesh"))
 SHARD_MAP = f"{SFTREF}:shard_map"
 SHARD_MAP_SINCE = (0, 6, 1)  # the first release with `jax.shard_map`
-SHARD_MAP_RUNGS = frozenset(map(RUNGS.index, ("equivalence", "training", "processes")))
+SHARD_MAP_RUNGS = {"quick": ("equivalence", "processes"), "standard": ("equivalence", "training", "processes")}
 
 
 def default_adapters(jax_version: str | None) -> tuple[str, ...]:
@@ -113,8 +113,9 @@ class Settings:
     def has(self, check: str) -> bool:
         """Whether a run with these trainers at this level has a check, whatever `only` selects."""
         law, subject = split_id(check)
-        partly = self.adapters == DEFAULT_ADAPTERS and self.level != LEVELS[-1]
-        return not (partly and subject and self.subjects[subject] == SHARD_MAP and law.rung not in SHARD_MAP_RUNGS)
+        if subject is None or self.adapters != DEFAULT_ADAPTERS or self.subjects[subject] != SHARD_MAP:
+            return True
+        return law.rung_name in SHARD_MAP_RUNGS.get(self.level, RUNGS)
 
     def checks(self, only: Sequence[str] | None = None, *, processes: int | None = None) -> list[str]:
         """The ids of all checks of the run, in their order.
