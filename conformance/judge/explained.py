@@ -215,5 +215,5 @@ def measured(failures: Sequence[Result], known: Collection[str] = ()) -> str:
     # What another sentence begins with says nothing more.
     words = [word for word in dict.fromkeys(words) if word not in known]
     words = [word for word in words if not any(other != word and other.startswith(word) for other in words)]
-    words = sorted(words, key=lambda word: ("wrong in" in word) + ("are wrong" in word))
+    words = sorted(words, key=lambda word: ("wrong in" in word) + word.endswith("are wrong"))
     return f" Measured: {'; '.join(words[:MOST_MEASURED])}." if words else ""

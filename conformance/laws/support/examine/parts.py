@@ -161,11 +161,12 @@ def parts(trainer: Any, log: Log) -> Iterator[str]:
     if right:
         yield f"the logits are right without {right[0]}"
         return
+    more = ""
     if not found[all_before]:
         rest = "the pooler's bias and activation, the classifier, what is returned"
     elif dict(switched_off(trainer, log, ONE_TOKEN))[""]:
-        yield "without these and with one embedding for all tokens the logits are right"
+        more = ", and are right if all tokens have one embedding besides"
         rest = "the look-up of embeddings (ids, types, positions, their sum), the token that the pooler reads"
     else:
         rest = "LayerNorms, their order, the pooler's weight"
-    yield f"they stay wrong without attention and feed-forward layers, so at least one of these is wrong: {rest}"
+    yield f"they stay wrong without attention and feed-forward layers{more}, so at least one of these is wrong: {rest}"
