@@ -77,7 +77,7 @@ def test_a_fault_is_seen(name: str, law: str) -> None:
         ("dropout-high-word-lost", "step.regression", 8),
         ("first-layer-has-the-seconds-weights", "step.regression", 8),
         ("regression-labels-cast-to-int", "step.gradients", 8),
-        ("warmup-divides-by-zero", "step.update", 8),
+        ("warmup-divides-by-zero", "step.moments", 8),
         ("drifts-after-step-20", "step.update", 8),
         ("one-update-in-fifty-wrong", "step.update", 8),
         ("keeps-the-callers-buffer", "step.update", 8),
