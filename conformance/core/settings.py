@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 from ..adapter import AdapterError, load_adapter
 from .kit import INSTALLED, PACKAGE
-from .law import LEVELS, RUNGS, expected, laws, split_id
+from .law import LEVELS, expected, laws, split_id
 
 SIMULATED_DEVICES = 8
 MOST_PROCESSES = 8
 PLATFORMS = ("cpu", "gpu", "rocm", "cuda", "tpu")
 SFTREF = "sftref.conformance.adapters.sftref"
 # Of a run without `--adapter`, `single`, `pmap` and `mesh` have all checks. `shard_map` shares their step, and differs
-# only in how devices take part; so it has only those of these rungs, by level, and all at level `full`.
+# only in how devices take part; so it has only those of one rung, and all at level `full`.
 TIMED_ADAPTERS = tuple(f"{SFTREF}:{kind}" for kind in ("single", "pmap", "mesh"))
 SHARD_MAP = f"{SFTREF}:shard_map"
 SHARD_MAP_SINCE = (0, 6, 1)  # the first release with `jax.shard_map`
-SHARD_MAP_RUNGS = {"quick": ("equivalence", "processes"), "standard": ("equivalence", "training", "processes")}
+SHARD_MAP_RUNG = "equivalence"
 
 
 def default_adapters(jax_version: str | None) -> tuple[str, ...]:
@@ -113,9 +113,9 @@ class Settings:
     def has(self, check: str) -> bool:
         """Whether a run with these trainers at this level has a check, whatever `only` selects."""
         law, subject = split_id(check)
-        if subject is None or self.adapters != DEFAULT_ADAPTERS or self.subjects[subject] != SHARD_MAP:
+        if self.adapters != DEFAULT_ADAPTERS or self.level == LEVELS[-1] or law.rung_name == SHARD_MAP_RUNG:
             return True
-        return law.rung_name in SHARD_MAP_RUNGS.get(self.level, RUNGS)
+        return subject is None or self.subjects[subject] != SHARD_MAP
 
     def checks(self, only: Sequence[str] | None = None, *, processes: int | None = None) -> list[str]:
         """The ids of all checks of the run, in their order.
