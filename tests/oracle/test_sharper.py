@@ -155,8 +155,8 @@ def many(trainer: Any, updates: int) -> Located | None:
 @pytest.mark.parametrize(
     ("base", "wrong_update", "place", "words"),
     [
-        (Right, "skips", "skipped", "right in updates 0 to 8, wrong in update 9, and right again in 10, 11"),
-        (Right, "doubles", "factor", "right in updates 0 to 8, wrong from update 9 on"),
+        (Right, "skips", "skipped", "right in updates 0 to 6, wrong in update 7, and right again in 8, 9"),
+        (Right, "doubles", "factor", "right in updates 0 to 6, wrong from update 7 on"),
     ],
 )
 def test_the_first_wrong_update_of_many_is_named(base: type[Right], wrong_update: str, place: str, words: str) -> None:
@@ -164,14 +164,14 @@ def test_the_first_wrong_update_of_many_is_named(base: type[Right], wrong_update
         before = self.now
         Right.update(self, gradients, rate)
         # The number of the update has been advanced.
-        self.now = before if self.t == 10 else self.now
+        self.now = before if self.t == 8 else self.now
 
     def mean(self: Any, batch: HostBatch) -> tuple[float, Params]:
         loss, gradients = ShardedTrainer.mean(self, batch)
-        return loss, {name: leaf * (2 if self.t >= 9 else 1) for name, leaf in gradients.items()}
+        return loss, {name: leaf * (2 if self.t >= 7 else 1) for name, leaf in gradients.items()}
 
     methods = {"skips": {"update": update}, "doubles": {"mean": mean}}[wrong_update]
-    found = many(wrong(base, **methods), 14)
+    found = many(wrong(base, **methods), 10)
     assert found is not None
     assert (found.place, words in "; ".join(found.words)) == (place, True), found
 
