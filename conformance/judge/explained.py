@@ -47,6 +47,11 @@ SIMPLER = {
         "It is right without micro-batches, so compare one update with and without them: what each micro-batch adds, "
         "and what is done once for all of them.",
     ),
+    "right in update": (
+        ("later-gradient", "history", "observation", "schedule", "rate"),
+        "The updates before the one that is named are right, so look for what changes with the number of the update: a "
+        "counter, a loss scale, a schedule, a buffer, a cache.",
+    ),
 }
 # What is one number, which many variants bring nearer by chance.
 SCALARS = ("loss", "learning rate")

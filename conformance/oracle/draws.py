@@ -145,3 +145,8 @@ def rows_of(batch: HostBatch, index: npt.NDArray[np.integer]) -> HostBatch:
 def with_weights(batch: HostBatch, weights: npt.NDArray[np.floating]) -> HostBatch:
     """The same examples with other weights."""
     return batch._replace(weights=weights.astype(np.float32))
+
+
+def devices(batch: HostBatch, n: int) -> npt.NDArray[np.integer]:
+    """[B]; the device of each row, if consecutive blocks of rows are sharded over n devices."""
+    return np.arange(len(batch.weights)) // -(-len(batch.weights) // n)

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from ...adapter import HostBatch
 from ...core.comparison import Bound
 from ..bounds_measured import zero_gradients
-from ..draws import rows_of
-from ..model import Array, Params
+from ..draws import devices, rows_of
+from ..model import Array
 from ..sharded import ShardedTrainer
 from ..updates import decays, learning_rate
-from .replay import Log, Seen
+from .replay import MOST_NAMED, Log, Seen, joined, named
 
 # A count is known if its standard error is at most KNOWN, and is another than 1 if it differs by this many errors.
 KNOWN, ERRORS = 0.02, 6.0
@@ -25,8 +25,6 @@ KNOWN, ERRORS = 0.02, 6.0
 SAME, NEAR = 1e-7, 1e-3
 # The factors of a leaf that moved as the oracle's, whether it decays or not.
 RIGHT = (1.0, np.inf)
-# The most rows, leaves or groups that a sentence names.
-MOST_NAMED = 3
 
 
 class Counts(NamedTuple):
@@ -42,11 +40,6 @@ class Counts(NamedTuple):
         """[B]; whether a row is known not to count once."""
         with np.errstate(invalid="ignore"):
             return np.abs(self.times - 1) > ERRORS * self.errors
-
-
-def joined(leaves: Params, names: Sequence[str], limits: dict[str, Bound]) -> Array:
-    """These leaves in one vector, each in units of its bound."""
-    return np.concatenate([np.ravel(leaves[name]) / max(limits[name].value, np.finfo(float).tiny) for name in names])
 
 
 def counts(log: Log, batch: HostBatch, got: Seen, limits: dict[str, Bound], bad: Sequence[str]) -> Counts | None:
@@ -106,11 +99,6 @@ def _one_device(
     return Counts(all_times, errors, tuple(leaves), whole)
 
 
-def devices(batch: HostBatch, n: int) -> npt.NDArray[np.integer]:
-    """[B]; the device of each row, if consecutive blocks of rows are sharded over n devices."""
-    return np.arange(len(batch.weights)) // -(-len(batch.weights) // n)
-
-
 def said(found: Counts, log: Log, batch: HostBatch, only: str = "") -> Iterator[tuple[str, str]]:
     """Pairs of a place (an id of `judge/places.toml`) and a sentence about which rows count how often.
 
@@ -136,6 +124,8 @@ def said(found: Counts, log: Log, batch: HostBatch, only: str = "") -> Iterator[
     if np.nanmax(alike) - np.nanmin(alike) <= NEAR * np.nanmax(np.abs(alike)):
         yield "weights", f"all rows count the same{where}, whatever their weights"
         return
+    if part := _means(found, log, batch, only):
+        yield f"{part}-means", f"every {part} counts the same{where}, whatever the weight of its rows"
     rows = np.flatnonzero(wrong)
     values = {f"{times:.3g}" for times in found.times[rows]}
     if len(values) <= MOST_NAMED:
@@ -149,6 +139,24 @@ def said(found: Counts, log: Log, batch: HostBatch, only: str = "") -> Iterator[
     # One output, or two classes, have one direction: there any other loss or label is another count.
     place = "slopes" if log.case.regression or log.case.num_labels <= 2 else "rows"
     yield place, f"rows count {known.min():.3g} to {known.max():.3g} times their weights{where}"
+
+
+def _means(found: Counts, log: Log, batch: HostBatch, only: str) -> str:
+    """`device` or `micro-batch` if each has the same part of the sum, whatever rows it has; empty if not.
+
+    Rows that count alike are those of whole parts, so together they have a whole number of parts of the sum.
+    """
+    real = np.flatnonzero(batch.weights > 0)
+    order = real[np.argsort(found.times[real])]
+    share = batch.weights[order] * found.times[order] / batch.weights.sum(dtype=np.float64)
+    starts = np.flatnonzero(np.diff(found.times[order], prepend=-np.inf) > NEAR)
+    counts = np.add.reduceat(share, starts)
+    for what, many in (("micro-batch", log.case.accumulate), ("device", log.n)):
+        whole = np.round(counts * many)
+        each = what.startswith(only) and 1 < len(counts) <= many and whole.all() and whole.sum() == many
+        if each and np.allclose(counts * many, whole, atol=NEAR):
+            return what
+    return ""
 
 
 def _groupings(log: Log, batch: HostBatch, only: str) -> Iterator[tuple[str, str, npt.NDArray[np.integer]]]:
@@ -176,9 +184,18 @@ def _groups(
         return f"{place}-means", f"every {what} counts the same{where}, whatever the weight of its rows"
     wrong = {one: times for one, times in each.items() if (found.wrong & (group == one)).any()}
     by = {_times(times): [one for one in wrong if _times(wrong[one]) == _times(times)] for times in wrong.values()}
-    words = [f"the rows of {what} {', '.join(map(str, ones))} {much}" for much, ones in by.items()]
+    who = f"the rows of {what}"
+    if what == "device" and np.ptp(np.unique(group, return_counts=True)[1]):
+        # Where rows do not divide evenly, trainers deal them in several ways.
+        who, by = "rows", {much: np.flatnonzero(np.isin(group, ones)).tolist() for much, ones in by.items()}
+    words = [f"{who} {', '.join(map(str, ones))} {much}" for much, ones in by.items()]
     # Rows that are left out or read twice count so in every leaf; a part that is lost on the way may not.
     rows = found.whole and all(abs(one - round(one)) <= KNOWN / 2 and round(one) != 1 for one in wrong.values())
+    # If the sum of weights counts them so too, they count so relative to others.
+    least = min(map(abs, each.values()), default=0.0)
+    if least > KNOWN and abs(sum(sizes) / float(batch.weights.sum()) - 1) <= NEAR:
+        by_least = [one / least for one in each.values()]
+        rows = found.whole and max(by_least) > 1.5 and all(abs(one - round(one)) <= NEAR for one in by_least)
     return f"{place}-rows" if rows else place, f"{'; '.join(words[:MOST_NAMED])}{where}"
 
 
@@ -213,12 +230,6 @@ def _times(times: float) -> str:
     if abs(times) < KNOWN:
         return "do not count"
     return f"count {times:.9g} times" if abs(times - 1) < KNOWN else f"count {times:.3g} times"
-
-
-def named(names: Sequence[str]) -> str:
-    """Some names, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
 
 
 # Updates.

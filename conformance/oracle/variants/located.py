@@ -10,9 +10,9 @@ import numpy as np
 
 from ...adapter import HostBatch
 from ...core.comparison import Bound, distance
-from .fit import counts, named, said, steps
+from .fit import counts, said, steps
 from .measure import batch_after, common_factor, places_of_rows, rates, slopes
-from .replay import Log, Seen, bounds, seen
+from .replay import Log, Seen, bounds, named, seen
 
 # The relative error up to which one factor is the square of another; and the most updates that a sentence lists.
 FACTORS, MOST_UPDATES = 1e-3, 6
@@ -61,6 +61,8 @@ PARTICULAR = (
 )  # fmt: skip
 # Places of the optimizer: where they are right without micro-batches, it is called or counted for each of them.
 OF_THE_OPTIMIZER = ("schedule", "decay", "leaves", "rate-applied", "scaled-update", "skipped")
+# Places of rows that count wrongly: where they are right with rows that divide evenly, batches are filled up wrongly.
+OF_ROWS = ("rows", "row-weights", "device-rows", "micro-batch-rows", "factor", "reported-loss")
 # Kinds of results that show what training does in an update, and those that show how far it moves.
 TRAINING, MOVING = ("loss", "gradient"), ("distance", "first moment")
 
@@ -75,9 +77,7 @@ class Located(NamedTuple):
         """The place, given that of a setting without which the run is right, if any."""
         if place == "packing" and self.place in ("rows", "row-weights"):
             return "packed-rows"
-        if place == "accumulation" and self.place in OF_THE_OPTIMIZER:
-            return place
-        if place == "uneven-rows" and self.place in ("rows", "row-weights", "factor", "reported-loss"):
+        if self.place in {"accumulation": OF_THE_OPTIMIZER, "uneven-rows": OF_ROWS}.get(place, ()):
             return place
         return self.place if not place or self.place in PARTICULAR else place
 

@@ -12,8 +12,7 @@ from ..draws import rows_of
 from ..model import Array, Params, example_losses
 from ..sharded import ShardedTrainer, rounded
 from ..updates import learning_rate
-from .fit import MOST_NAMED, joined, named
-from .replay import Log, Seen
+from .replay import MOST_NAMED, Log, Seen, joined, named
 
 NARROW = ("bfloat16", "float16")
 # The most learning rates that are listed.

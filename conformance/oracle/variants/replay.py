@@ -22,6 +22,8 @@ from .table import Variant, trainer_of
 # Calls whose results are compared; save and restore are replayed, others are left out.
 COMPARED = ("step", "params", "gradients", "moments", "evaluate")
 SEPARATOR = "|"
+# The most rows, leaves or groups that a sentence names.
+MOST_NAMED = 3
 # Kind of a result -> what it is, with the number of updates.
 WORDS = {
     "loss": "loss of update {}", "rate": "learning rate of update {}", "gradient": "gradient of update {}",
@@ -201,3 +203,14 @@ def gap(mine: list[Seen], theirs: Iterator[Seen], limits: list[dict[str, Bound]]
 def _margin(got: Array, want: Array, bound: float) -> float:
     error = distance(np.asarray(got, np.float64), np.asarray(want, np.float64), 1.0)
     return 0.0 if error == 0 else error / bound if bound > 0 else np.inf
+
+
+def joined(leaves: Params, names: Sequence[str], limits: dict[str, Bound]) -> Array:
+    """These leaves in one vector, each in units of its bound."""
+    return np.concatenate([np.ravel(leaves[name]) / max(limits[name].value, np.finfo(float).tiny) for name in names])
+
+
+def named(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ....oracle.cases import NO_DROPOUT
 from ....oracle.updates import learning_rate
 from ....oracle.variants.located import Located, located, pairs, whole
@@ -18,7 +20,16 @@ from ..compilation import precision
 from .made import Calls, Until, called, made, margin_of, restarts, simple
 from .parts import alone, gradient, irregular, parts
 from .repeats import DECISIVE, changing, random_evaluation, random_run, unobserved_is_right
-from .sharper import counts_of_devices, course, differing_replicas, late, left_over, narrow_parameters, sharper
+from .sharper import (
+    counts_of_devices,
+    course,
+    differing_replicas,
+    first_wrong,
+    late,
+    left_over,
+    narrow_parameters,
+    sharper,
+)
 from .simpler import changed, without
 
 # Updates of an observed run: at least two with a learning rate above 0, and at most MOST.
@@ -125,7 +136,7 @@ def examined(trainer: Any, log: Log, run: Log, until: Until) -> Located | None:
         which = changing(trainer, run)
         return Located("observation", (*([which] if which else []), *place.words))
     place = sharper(place, run, compared)
-    settings, words = _settings(trainer, run, margin, until)
+    settings, words = _settings(trainer, run, margin, until, first_wrong(compared))
     words += course(compared)
     first = next(pair for pair in compared if pair.bad)
     words += [word for word in measured(run, first.got, first.want, first.limits) if word not in place.words]
@@ -166,10 +177,13 @@ def _evaluated(trainer: Any, run: Log, place: Located, margin: float, until: Unt
     return Located("rounding" if rough else own[0] if own else "forward", known)
 
 
-def _settings(trainer: Any, run: Log, margin: float, until: Until) -> tuple[list[str], list[str]]:
-    """The settings without each of which the run is right, by far, and a sentence about them."""
+def _settings(trainer: Any, run: Log, margin: float, until: Until, first: int = 0) -> tuple[list[str], list[str]]:
+    """The settings without each of which the run is right, by far, and a sentence about them.
+
+    What the batches of the first updates have is no cause, if the first wrong update is number `first`.
+    """
     right: dict[str, str] = {}
-    every = [] if restarts(run) else [*without(run)]
+    every = [] if restarts(run) else [one for one in without(run) if not _had(run, one.log, first)]
     # Those that say most are made first: the time can end before the last one.
     for simpler in sorted(every, key=lambda one: one.place not in FIRST):
         if until.over:
@@ -183,6 +197,13 @@ def _settings(trainer: Any, run: Log, margin: float, until: Until) -> tuple[list
         right["reduction"] = counts_of_devices(trainer, run, until).removeprefix("right ")
     words = [f"right {what}" for what in right.values()]
     return [*right], [*words, *(_rates(trainer, run) if [*right] == ["dropout"] else ())]
+
+
+def _had(run: Log, other: Log, updates: int) -> bool:
+    """Whether batches of the run's first updates have what another run, of other batches alone, leaves out."""
+    steps = [(a.batch, b.batch) for a, b in zip(run.calls, other.calls, strict=True) if a.method == "step"][:updates]
+    same = all(np.array_equal(x, y) for a, b in steps if a and b for x, y in zip(a, b, strict=True))
+    return not same and (run.case, run.n) == (other.case, other.n)
 
 
 def _rates(trainer: Any, run: Log) -> Iterator[str]:

@@ -12,9 +12,8 @@ from ....core.comparison import Bound, distance
 from ....oracle.bounds_derived import UNIT
 from ....oracle.bounds_measured import FACTOR, gradient_reference, logits_reference
 from ....oracle.model import Params
-from ....oracle.variants.fit import joined
 from ....oracle.variants.located import Pair
-from ....oracle.variants.replay import Log, Seen
+from ....oracle.variants.replay import Log, Seen, joined
 from ....oracle.variants.search import explain
 from .made import Until, made
 

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from ....oracle.model import Array, Params
 from ....oracle.sharded import rounded
-from ....oracle.variants.fit import MOST_NAMED, NEAR
+from ....oracle.variants.fit import NEAR
 from ....oracle.variants.located import Located, Pair, moves, pairs
 from ....oracle.variants.measure import NARROW, common_factor
-from ....oracle.variants.replay import Log
+from ....oracle.variants.replay import MOST_NAMED, Log
 from .made import Calls, Until, attempted, margin_of
 from .simpler import changed
 
@@ -257,14 +257,25 @@ def late(trainer: Any, log: Log) -> Log | None:
     return attempted(trainer, log, calls)
 
 
-def course(compared: Sequence[Pair]) -> Iterator[str]:
-    """In which updates a run is wrong, if the first of them are right."""
+def _by_update(compared: Sequence[Pair]) -> dict[int, bool]:
+    """Number of each update -> whether its results are right."""
     each: dict[int, bool] = {}
     for pair in compared:
         after = pair.got.kind in ("distance", "first moment", "second moment")
         if pair.got.kind != "logits" and not (after and pair.got.since > 1):
             number = pair.got.updates - after
             each[number] = each.get(number, True) and not pair.bad
+    return each
+
+
+def first_wrong(compared: Sequence[Pair]) -> int:
+    """The number of the first wrong update; 0 if there is none."""
+    return min((number for number, right in _by_update(compared).items() if not right), default=0)
+
+
+def course(compared: Sequence[Pair]) -> Iterator[str]:
+    """In which updates a run is wrong, if the first of them are right."""
+    each = _by_update(compared)
     wrong = [number for number, is_right in each.items() if not is_right]
     if not wrong or wrong[0] == min(each):
         return
