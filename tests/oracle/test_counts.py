@@ -1,13 +1,14 @@
-"""How often each row counts in a wrong gradient -> its place: means of parts, repeated rows, and late faults."""
+"""How often each row counts in a wrong gradient -> its place; and places that a setting makes more particular."""
 
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from sftref.conformance.judge.explained import places
 from sftref.conformance.oracle.cases import B
 from sftref.conformance.oracle.draws import batch_of, rows_of
-from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
+from sftref.conformance.oracle.sharded import ShardedTrainer, Sums, rounded
 from sftref.conformance.oracle.variants.fit import Counts, said
 from sftref.conformance.oracle.variants.replay import Log
 from wrong_oracles import CASE, Right, examined, wrong
@@ -74,3 +75,26 @@ def test_what_right_updates_have_too_is_no_cause_of_a_later_wrong_one() -> None:
     words = "; ".join(found.words)
     assert "right in update 0, wrong in update 1" in words
     assert "padding" not in words + found.place
+
+
+def narrow_parts(self: Any, parts: list[Sums]) -> Sums:
+    """Devices send bfloat16."""
+    sent = [part._replace(gradients={k: rounded(g) for k, g in part.gradients.items()}) for part in parts]
+    return ShardedTrainer.reduce(self, sent if len(parts) > 1 else parts)
+
+
+def looks_up_padding(self: Any, batch: Any) -> Any:
+    """Ids of padding tokens that are not 0 become NaN."""
+    logits = ShardedTrainer.evaluate(self, batch)
+    return logits * np.nan if batch.input_ids[batch.attention_mask == 0].any() else logits
+
+
+@pytest.mark.parametrize(
+    ("methods", "place"),
+    [({"reduce": narrow_parts}, "rounded-reduction"), ({"evaluate": looks_up_padding}, "padding-content")],
+)
+def test_a_setting_makes_a_place_more_particular(methods: dict[str, Any], place: str) -> None:
+    found = examined(wrong(Right, **methods))
+    assert found is not None
+    assert (found.place, place in places()) == (place, True)
+    assert "the same logits" not in "; ".join(found.words), "rows of NaN have no logits"

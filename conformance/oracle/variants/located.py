@@ -63,6 +63,11 @@ PARTICULAR = (
 OF_THE_OPTIMIZER = ("schedule", "decay", "leaves", "rate-applied", "scaled-update", "skipped")
 # Places of rows that count wrongly: where they are right with rows that divide evenly, batches are filled up wrongly.
 OF_ROWS = ("rows", "row-weights", "device-rows", "micro-batch-rows", "factor", "reported-loss")
+# A setting without which a run is right, and a place -> the place that says both.
+FINER = {
+    ("packing", "rows"): "packed-rows", ("packing", "row-weights"): "packed-rows",
+    ("reduction", "rounding-of-gradient"): "rounded-reduction", ("padding-content", "not-finite"): "padding-content",
+}  # fmt: skip
 # Kinds of results that show what training does in an update, and those that show how far it moves.
 TRAINING, MOVING = ("loss", "gradient"), ("distance", "first moment")
 
@@ -75,11 +80,10 @@ class Located(NamedTuple):
 
     def with_setting(self, place: str) -> str:
         """The place, given that of a setting without which the run is right, if any."""
-        if place == "packing" and self.place in ("rows", "row-weights"):
-            return "packed-rows"
-        if self.place in {"accumulation": OF_THE_OPTIMIZER, "uneven-rows": OF_ROWS}.get(place, ()):
-            return place
-        return self.place if not place or self.place in PARTICULAR else place
+        if (place, self.place) in FINER:
+            return FINER[place, self.place]
+        own = {"accumulation": OF_THE_OPTIMIZER, "uneven-rows": OF_ROWS}.get(place, ())
+        return self.place if not place or (self.place in PARTICULAR and self.place not in own) else place
 
 
 def pairs(log: Log) -> list[Pair]:
@@ -198,7 +202,7 @@ def _gradient(
     if ("gradient", 0) in right:
         # After an update everything is that of other parameters than those that are shown.
         return Located("shown-parameters" if ("logits", at) in bad else "later-gradient", tuple(words))
-    place = "loss" if loss == "wrong too" and not _head_right(pair) else "backward"
+    place = "loss" if loss == "wrong too" and "classifier.bias" in pair.bad else "backward"
     return Located(_if_seen(place, right), tuple(words))
 
 
@@ -212,10 +216,6 @@ def _fits(log: Log, plain: Pair, batch: HostBatch | None) -> bool:
     if batch is None or counts(log, batch, plain.got, plain.limits, plain.bad) is not None:
         return batch is not None
     return (slopes(log, batch, plain.got, plain.limits) or (False, []))[0]
-
-
-def _head_right(pair: Pair) -> bool:
-    return "classifier.bias" not in pair.bad
 
 
 def _deepest(pair: Pair) -> Iterator[str]:
