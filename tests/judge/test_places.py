@@ -63,6 +63,10 @@ def test_the_next_step_takes_up_in_which_simpler_run_it_is_right() -> None:
     assert str(found["next_step"]).startswith(f"{places()['leaves'].next_step} It is right on one device, so compare")
     found = diagnosis_of(failure("equivalence.devices", "reduction", *words))
     assert found["next_step"] == places()["reduction"].next_step
+    late = "right in updates 0 to 4, wrong in update 5"
+    found = diagnosis_of(failure("training.settings", "before-moments", late))
+    assert f"The run is {late}." in str(found["cause"])
+    assert "what changes with the number of the update: a counter, a loss scale" in str(found["next_step"])
 
 
 def test_a_wrong_forward_pass_speaks_before_what_follows_from_it() -> None:
