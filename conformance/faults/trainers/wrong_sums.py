@@ -79,6 +79,12 @@ class _ReplicasDrift(NumpyTrainer):
         return [*super().replicas()[:-1], self.untouched]
 
 
+@FAULTS.trainer("replicas-drift-unless-power-of-two")
+class _ReplicasDriftByCount(_ReplicasDrift):
+    def replicas(self) -> list[Arrays]:
+        return super().replicas() if self.n & (self.n - 1) else NumpyTrainer.replicas(self)
+
+
 @FAULTS.method("logits-by-device", "evaluate")
 def _logits_by_device(right: Any, self: NumpyTrainer, batch: HostBatch) -> Array:
     logits = right(self, batch)

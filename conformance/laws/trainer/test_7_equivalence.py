@@ -10,7 +10,14 @@ from ...oracle.draws import MOST, Rng, batch_of, divides, draw_case, possible, w
 from ...oracle.model import mean_loss
 from ..support.compilation import precision
 from ..support.running import law, losses_of
-from ..support.trainer_checks import check_evaluation, check_gradients, check_loss, check_same_run, check_updates
+from ..support.trainer_checks import (
+    check_evaluation,
+    check_gradients,
+    check_loss,
+    check_same_bits,
+    check_same_run,
+    check_updates,
+)
 
 COUNTS = (2, 3, 4, 6, 8)
 EVEN = "equal shards of equal weight"
@@ -35,6 +42,10 @@ def test_device_counts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng
     case, params, batch = draw_case(subject, rng, small=True, **possible(subject, rates))
     for fewer in [count for count in COUNTS if count < n and divides(subject, count)]:
         check_updates(check, subject, case, params, [batch, batch], fewer)
+        if "replicas" in subject.capabilities:
+            copies = subject.replicas()
+            for device, copy in enumerate(copies):
+                check_same_bits(check, f"{{}} on device {device} of {fewer}", copy, copies[0])
         if fewer == 3 or check.at("full"):
             if "gradients" in subject.capabilities:
                 check_gradients(check, subject, case, params, batch, fewer)
