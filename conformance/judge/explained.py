@@ -38,7 +38,7 @@ RIGHT = "right "
 # How it begins -> places that are about this setting, and what it adds to the next step of other places.
 SIMPLER = {
     "right on ": (
-        ("device", "reduction", "elements", "uneven-rows", "rounded-reduction"),
+        ("device", "reduction", "elements", "uneven-rows", "rounded-reduction", "moments-by-device"),
         "It is right on one device, so compare it there and on several: which part each device computes or keeps, and "
         "how the parts are put together.",
     ),

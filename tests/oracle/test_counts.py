@@ -89,9 +89,18 @@ def looks_up_padding(self: Any, batch: Any) -> Any:
     return logits * np.nan if batch.input_ids[batch.attention_mask == 0].any() else logits
 
 
+def clipped_on_several(self: Any, gradients: Any, rate: float) -> None:
+    """With several devices, the optimizer gets elements of at most 1e-3."""
+    Right.update(self, {k: np.clip(g, -1e-3, 1e-3) if self.n > 1 else g for k, g in gradients.items()}, rate)
+
+
 @pytest.mark.parametrize(
     ("methods", "place"),
-    [({"reduce": narrow_parts}, "rounded-reduction"), ({"evaluate": looks_up_padding}, "padding-content")],
+    [
+        ({"reduce": narrow_parts}, "rounded-reduction"),
+        ({"evaluate": looks_up_padding}, "padding-content"),
+        ({"update": clipped_on_several}, "moments-by-device"),
+    ],
 )
 def test_a_setting_makes_a_place_more_particular(methods: dict[str, Any], place: str) -> None:
     found = examined(wrong(Right, **methods))

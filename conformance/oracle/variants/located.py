@@ -67,6 +67,7 @@ OF_ROWS = ("rows", "row-weights", "device-rows", "micro-batch-rows", "factor", "
 FINER = {
     ("packing", "rows"): "packed-rows", ("packing", "row-weights"): "packed-rows",
     ("reduction", "rounding-of-gradient"): "rounded-reduction", ("padding-content", "not-finite"): "padding-content",
+    ("reduction", "before-moments"): "moments-by-device",
 }  # fmt: skip
 # Kinds of results that show what training does in an update, and those that show how far it moves.
 TRAINING, MOVING = ("loss", "gradient"), ("distance", "first moment")

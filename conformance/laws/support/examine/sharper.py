@@ -157,7 +157,9 @@ def parts_of_leaves(pair: Pair) -> Iterator[tuple[str, str]]:
             continue
         still, gaps = (got == 0) & (want != 0), np.abs(got - want)
         wrong = gaps > limit
-        if still.any() and got.any() and (np.abs(want[still]) > limit).any():
+        # Few elements at rest in a leaf that is wrong as a whole are a chance.
+        enough = still.sum() >= PART or np.linalg.norm(gaps[~still]) <= limit
+        if enough and still.any() and got.any() and (np.abs(want[still]) > limit).any():
             part, is_so = still, "did not move" if pair.got.kind == "distance" else "zero"
         elif wrong.any() and not wrong.all() and np.linalg.norm(gaps[~wrong]) <= limit and _surely(wrong, gaps, limit):
             part, is_so = wrong, "wrong, and the others are right"
