@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 from sftref.conformance.adapter import HostBatch
+from sftref.conformance.core.comparison import Bound
 from sftref.conformance.judge.explained import places
 from sftref.conformance.laws.support.examine import experiments
 from sftref.conformance.laws.support.examine.made import made
-from sftref.conformance.laws.support.examine.sharper import described
+from sftref.conformance.laws.support.examine.sharper import described, parts_of_leaves
 from sftref.conformance.oracle.cases import start_params
 from sftref.conformance.oracle.draws import batch_of
 from sftref.conformance.oracle.model import Params
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums, rounded
-from sftref.conformance.oracle.variants.located import Located
-from sftref.conformance.oracle.variants.replay import Log
+from sftref.conformance.oracle.variants.located import Located, Pair
+from sftref.conformance.oracle.variants.replay import Log, Seen
 from wrong_oracles import CASE, LAST, FourMethods, Right, examined, wrong
 
 pytestmark = pytest.mark.once
@@ -190,3 +191,14 @@ def test_which_elements_these_are(index: Any, words: str) -> None:
     part = np.zeros((3, 4), bool)
     part[index] = True
     assert described(part) == words
+
+
+@pytest.mark.parametrize(("still", "wrong", "named"), [(1, 0.0, 1), (1, 0.1, 0), (8, 0.1, 1)])
+def test_one_element_at_rest_in_a_leaf_that_is_wrong_as_a_whole_is_no_part_of_it(
+    still: int, wrong: float, named: int
+) -> None:
+    want = np.linspace(1, 2, 32)
+    got = want + wrong
+    got[:still] = 0
+    pair = Pair(*(Seen("gradient", 0, {"a": leaf}, {}) for leaf in (got, want)), {"a": Bound(1e-3, 0.0, "")})
+    assert len(list(parts_of_leaves(pair))) == named
