@@ -44,7 +44,7 @@ def test_device_counts(check: Check, subject: TrainerUnderTest, n: int, rng: Rng
         check_updates(check, subject, case, params, [batch, batch], fewer)
         if "replicas" in subject.capabilities:
             copies = subject.replicas()
-            for device, copy in enumerate(copies):
+            for device, copy in enumerate(copies[1:], 1):
                 check_same_bits(check, f"{{}} on device {device} of {fewer}", copy, copies[0])
         if fewer == 3 or check.at("full"):
             if "gradients" in subject.capabilities:
