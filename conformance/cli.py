@@ -154,6 +154,7 @@ def _verify(args: dict[str, Any]) -> int:
     settings = Settings(
         **{name: args[name] for name in ("level", "against", "platform", "devices", "expect", "seed", "processes")},
         adapters=tuple(args["adapter"]) or DEFAULT_ADAPTERS,
+        named=bool(args["adapter"]),
         only=tuple(args["only"]),
         self_test=not args["no_self_test"],
         remedies=not args["no_remedies"],

@@ -66,8 +66,8 @@ def add_command(commands: Any) -> None:
 def run(args: dict[str, Any]) -> int:
     """Run the command; returns its exit code. Raises ValueError for a wrong argument, or without pytest-benchmark."""
     settings = Settings(
-        level=args["level"], adapters=tuple(args["adapter"]) or DEFAULT_ADAPTERS, platform=args["platform"],
-        devices=args["devices"], seed=args["seed"],
+        level=args["level"], adapters=tuple(args["adapter"]) or DEFAULT_ADAPTERS, named=bool(args["adapter"]),
+        platform=args["platform"], devices=args["devices"], seed=args["seed"],
     )  # fmt: skip
     check_share("--matters", args["matters"])
     if args["runs"] < 1:

@@ -47,6 +47,7 @@ class Settings:
 
     level: str = "standard"  # quick, standard or full
     adapters: tuple[str, ...] = DEFAULT_ADAPTERS  # `MODULE:FACTORY` of each trainer under test
+    named: bool = False  # whether the user named them; each then has all checks, also those that are the default ones
     against: str = f"{SFTREF}:single"  # the trainer to compare those with, in addition to the oracle
     platform: str | None = None  # the platform of the devices; None takes the one that JAX chooses
     devices: int | None = None  # the most devices to use; None takes all, or eight simulated ones on the CPU
@@ -107,13 +108,17 @@ class Settings:
     @property
     def timed(self) -> dict[str, str]:
         """The trainers that benchmarks measure: without `--adapter` all but `shard_map`, as fast as `mesh`."""
-        default = self.adapters == DEFAULT_ADAPTERS
-        return {label: name for label, name in self.subjects.items() if not default or name != SHARD_MAP}
+        return {label: name for label, name in self.subjects.items() if not self.default or name != SHARD_MAP}
+
+    @property
+    def default(self) -> bool:
+        """Whether the trainers are those of a run without `--adapter`."""
+        return not self.named and self.adapters == DEFAULT_ADAPTERS
 
     def has(self, check: str) -> bool:
         """Whether a run with these trainers at this level has a check, whatever `only` selects."""
         law, subject = split_id(check)
-        if self.adapters != DEFAULT_ADAPTERS or self.level == LEVELS[-1] or law.rung_name == SHARD_MAP_RUNG:
+        if not self.default or self.level == LEVELS[-1] or law.rung_name == SHARD_MAP_RUNG:
             return True
         return subject is None or self.subjects[subject] != SHARD_MAP
 
@@ -130,7 +135,7 @@ class Settings:
         """The command that reruns one check with the same values."""
         start = ["sftref"] if PACKAGE == INSTALLED else ["python", "-m", PACKAGE]
         words = [*start, "verify", "--only", check, "--level", self.level, "--seed", str(self.seed)]
-        if subject is not None and self.adapters != DEFAULT_ADAPTERS:
+        if subject is not None and not self.default:
             words += ["--adapter", self.subjects[subject]]
         if self.against != f"{SFTREF}:single":
             words += ["--against", self.against]

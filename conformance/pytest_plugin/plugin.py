@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         settings = Settings(
             **{name: value for name in OPTIONS if (value := getattr(option, f"sftref_{name}")) is not None},
             adapters=tuple(option.sftref_adapter) or Settings.adapters,
+            named=bool(option.sftref_adapter),
             only=tuple(option.sftref_only),
         )
         config.stash[SUMMARY] = summary = Summary(config, settings)

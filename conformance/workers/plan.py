@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..core.kit import IMPORT_ROOT, IN_SITE_PACKAGES, KIT, PACKAGE
 from ..core.law import LADDER, UPPER, split_id
-from ..core.settings import DEFAULT_ADAPTERS, Settings
+from ..core.settings import Settings
 
 # The CPU compiler of JAX 0.10 takes half the processor time with its older code generator and one module a program.
 # Other releases have no such choice.
@@ -78,7 +78,7 @@ def command(settings: Settings, ids: Sequence[str], failed: str, deviations: Pat
     # Laws do not use `assert`; rewriting asserts would recompile each module of each plugin.
     words += ["--assert", "plain"]
     options = [*settings.options("level", "seed"), ("failed", failed), ("against", settings.against)]
-    if settings.adapters != DEFAULT_ADAPTERS:
+    if not settings.default:
         options += [("adapter", name) for name in settings.adapters]
     options += settings.options("platform", "devices", "expect", "processes")
     if deviations is not None:

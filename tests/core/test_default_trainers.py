@@ -1,8 +1,11 @@
 """The checks of a run: which trainers a release of JAX has, and what of `shard_map` each level checks."""
 
+from pathlib import Path
+
 import pytest
 from sftref.conformance.core.law import LEVELS, expected, split_id
 from sftref.conformance.core.settings import SHARD_MAP, SHARD_MAP_RUNG, TIMED_ADAPTERS, Settings, default_adapters
+from sftref.conformance.workers.plan import command
 
 EVERY = (*TIMED_ADAPTERS, SHARD_MAP)
 
@@ -37,9 +40,12 @@ def test_below_full_the_default_run_checks_shard_map_on_several_devices_only(lev
 
 @pytest.mark.usefixtures("all_four")
 def test_a_trainer_that_is_named_has_all_checks() -> None:
-    settings = Settings(level="quick", adapters=(SHARD_MAP,))
-    assert settings.checks() == expected("quick", ["shard_map"])
-    assert settings.timed == {"shard_map": SHARD_MAP}
+    for adapters in ((SHARD_MAP,), EVERY):
+        settings = Settings(level="quick", adapters=adapters, named=True)
+        assert settings.checks() == expected("quick", settings.subjects)
+        assert SHARD_MAP in settings.timed.values()
+        given = command(settings, ["step.weights[shard_map]"], "", None, Path("scratch"))
+        assert f"--sftref-adapter={SHARD_MAP}" in given, "its process has these checks too"
 
 
 @pytest.mark.usefixtures("all_four")
