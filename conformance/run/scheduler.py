@@ -10,7 +10,7 @@ import errno
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..core.result import Result
 from ..judge.outcome import BROKEN, WRONG, Group, Outcome
 from ..machine import snapshot
 from ..workers import endings
-from ..workers.plan import SEEDED, Unit, command, light_flags, trial_command, variables
+from ..workers.plan import LIGHT_FLAGS, SEEDED, Unit, command, light_checks, trial_command, trials, units, variables
 from ..workers.process import Child, wait
 from .progress import Progress
 
@@ -81,12 +81,14 @@ class Scheduler:
         # (rung, trainer or None) -> the number of its checks.
         self.whole = Counter((law.rung, subject) for law, subject in map(split_id, outcome.expected))
 
-    def run(self, waiting: list[Unit], programs: Path | None = None) -> None:
-        """Run all checks of these units, and empty the list; a `SetupError` says that nothing can be verified here.
+    def run(self, ids: Sequence[str], seeded: Sequence[str] = (), programs: Path | None = None) -> None:
+        """Run these checks and trials of seeded faults; a `SetupError` says that nothing can be verified here.
 
         Compiled programs are kept in the folder `programs`; None keeps none beyond this run.
         """
         self.programs = programs
+        light = light_checks(ids, self.settings.level, self._versions(), self.environment) if self._simulated() else ()
+        waiting = units(ids, light) + trials(seeded)
         while waiting or self.running:
             ready = [unit for unit in waiting if unit.after <= self.outcome.records.keys()]
             # One process at a time uses an accelerator; on simulated devices, as many processes run as there are cores.
@@ -98,6 +100,13 @@ class Scheduler:
             for running in list(self.running):
                 self._poll(running)
             self.progress.waiting(self.outcome.records, [f"{r}" for r in self.running])
+
+    def _simulated(self) -> bool:
+        # Until the first process has reported its platform, the requested or installed one decides.
+        return (self.outcome.platforms or snapshot.foreseen(self.settings.platform)) == ["cpu"]
+
+    def _versions(self) -> Mapping[str, str]:
+        return self.outcome.environment.get("versions", {})
 
     def listen(self) -> None:
         """Read all events that processes have written, so that no check which ended before an interruption is lost."""
@@ -134,13 +143,9 @@ class Scheduler:
 
     def _launch(self, running: _Running, words: list[str]) -> None:
         self.starts += 1
-        # The first process has not reported its platform yet: the requested or installed one decides.
-        simulated = (self.outcome.platforms or snapshot.foreseen(self.settings.platform)) == ["cpu"]
-        versions = self.outcome.environment.get("versions", {})
-        cache = self.scratch / "cache" if simulated and snapshot.keeps_programs(versions) else None
-        seeded = running.unit.name == SEEDED
-        cache = cache if seeded else self.programs or cache
-        flags = light_flags(running.unit, self.settings.level, versions) if simulated and not seeded else ""
+        cache = self.scratch / "cache" if self._simulated() and snapshot.keeps_programs(self._versions()) else None
+        cache = cache if running.unit.name == SEEDED else self.programs or cache
+        flags = LIGHT_FLAGS if running.unit.light else ""
         running.child = Child(words, variables(self.environment, cache, self.scratch, flags), len(running.left))
         running.errors = {}
         self.running.append(running)

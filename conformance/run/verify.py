@@ -15,7 +15,6 @@ from ..machine.findings import findings
 from ..machine.host import Host, facts
 from ..machine.startup import CRASH, HANG
 from ..workers import signals
-from ..workers.plan import trials, units
 from .program_cache import ProgramCache, agree
 from .progress import Progress
 from .scheduler import NEVER_RUN, Scheduler, SetupError
@@ -56,7 +55,7 @@ def verify(
                 outcome.troubles.append(outcome.start.line)
                 reason = "JAX did not start"
             else:
-                scheduler.run(units(ids) + trials(outcome.seeded), kept.programs if kept else None)
+                scheduler.run(ids, outcome.seeded, kept.programs if kept else None)
                 if kept is not None:
                     compare_with_cold(scheduler, kept)
             if settings.remedies:
@@ -93,7 +92,7 @@ def compare_with_cold(scheduler: Scheduler, kept: ProgramCache) -> None:
     outcome.kept_since = kept.since
     differing = kept.differing(outcome.ended(), outcome.environment) if kept.since else []
     cached = {check: outcome.records.pop(check) for check in differing}
-    scheduler.run(units(differing))
+    scheduler.run(differing)
     outcome.doubted = [
         check for check in differing
         if cached[check].status != "blocked"

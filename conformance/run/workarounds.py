@@ -20,7 +20,6 @@ from ..judge.outcome import BROKEN, Outcome
 from ..judge.verdict import judge
 from ..machine.remedies import FAILS, FIXES, REFUSED, SILENT, UNTRIED, Remedy, Tries, Try, remedies
 from ..machine.startup import READY, Started, start
-from ..workers.plan import units
 from .progress import Progress
 from .scheduler import NEVER_RUN, Scheduler, SetupError
 
@@ -59,7 +58,7 @@ class Rerun:
         scheduler = Scheduler(again, _WaitingOnly(self.progress, first.records), scratch, self.file, environment)
         began = time.monotonic()
         try:
-            scheduler.run(units(ids))
+            scheduler.run(ids)
         except SetupError as error:
             again.setup = str(error)
         finally:

@@ -1,11 +1,13 @@
 """Ids of checks -> units: which checks share a process, when it may start, its command and its environment."""
 
+import enum
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.kit import IMPORT_ROOT, IN_SITE_PACKAGES, KIT, PACKAGE
 from ..core.law import LADDER, UPPER, split_id
@@ -20,6 +22,14 @@ SEEDED = "the seeded faults"
 SCRATCH = "SFTREF_SCRATCH"
 
 
+class Stage(enum.IntEnum):
+    """The processes of a trainer, in their order."""
+
+    FIRST = 0
+    LIGHT = 1  # programs that are compiled with `LIGHT_FLAGS`
+    ABOVE = 2  # rungs that need those of the light programs
+
+
 @dataclass
 class Unit:
     """Checks that share a process."""
@@ -28,21 +38,39 @@ class Unit:
     ids: list[str]  # ids of the checks
     # Ids of checks in other units, on rungs that this unit needs: they must have ended before this unit starts.
     after: frozenset[str]
+    light: bool = False  # whether XLA compiles its programs with `LIGHT_FLAGS`
 
 
-def units(ids: Iterable[str]) -> list[Unit]:
-    """Group the machine's checks by the process of their rung, and all others by trainer."""
-    members: dict[str, list[str]] = {}
+def units(ids: Iterable[str], light: Collection[str] = ()) -> list[Unit]:
+    """Group the machine's checks by the process of their rung, and all others by trainer and stage.
+
+    `light` has the checks for `LIGHT_FLAGS`. Units come after those that they need.
+    """
+    members: dict[tuple[str, Stage], list[str]] = {}
+    lighter = {(law.rung, subject) for law, subject in map(split_id, light)}
     for check in ids:
         law, subject = split_id(check)
+        stage = Stage.ABOVE if any((rung, subject) in lighter for rung in LADDER[law.rung].needs) else Stage.FIRST
         home = LADDER[law.rung].process if subject is None else f"trainer {subject}"
-        members.setdefault(home, []).append(check)
-    first = [name for name in dict.fromkeys(rung.process for rung in LADDER) if name != UPPER and name in members]
-    order = first + [name for name in members if name not in first]
-    return [Unit(name, members[name], _needed(members[name], members)) for name in order]
+        members.setdefault((home, Stage.LIGHT if check in light else stage), []).append(check)
+    first = {rung.process for rung in LADDER} - {UPPER}
+    order = sorted(members, key=lambda key: (key[0] not in first, key[1]))
+    return [Unit(key[0], members[key], _needed(members[key], members), key[1] is Stage.LIGHT) for key in order]
 
 
-def _needed(ids: Sequence[str], members: Mapping[str, Sequence[str]]) -> frozenset[str]:
+def light_checks(
+    ids: Iterable[str], level: str, versions: Mapping[str, str], environment: Mapping[str, str]
+) -> frozenset[str]:
+    """The checks on simulated devices that get `LIGHT_FLAGS`, if JAX has them: those whose programs are not optimized.
+
+    None gets them if the user's environment says how trainers are compiled.
+    """
+    if not versions.get("jax", "").startswith(LIGHT_RELEASE) or "JAX_DISABLE_MOST_OPTIMIZATIONS" in environment:
+        return frozenset()
+    return frozenset(check for check in ids if split_id(check)[0].unoptimized_at(level))
+
+
+def _needed(ids: Sequence[str], members: Mapping[Any, Sequence[str]]) -> frozenset[str]:
     """The checks outside `ids`, of the machine or of the same trainer, on rungs that `ids` need."""
     needs = {(rung, trainer) for law, trainer in map(split_id, ids) for rung in LADDER[law.rung].needs}
     needed = set()
@@ -107,15 +135,14 @@ def variables(
     With a user's cache, the compiler would not be verified. On simulated devices, where compilation takes most of the
     time, the processes of one run share a new cache; on an accelerator each process compiles for itself. Hypothesis
     writes to `scratch` instead of `.hypothesis` in the current folder. Python writes bytecode to `scratch` if it would
-    otherwise compile the same modules in each process. XLA reads `flags` before the user's own, which so replace them;
-    there are none if the user chooses how trainers are compiled.
+    otherwise compile the same modules in each process. XLA reads `flags` before the user's own, which so replace them.
     """
     kept = {name: value for name, value in environment.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     kept.pop("JAX_COMPILATION_CACHE_DIR", None)
     if not IN_SITE_PACKAGES:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(IMPORT_ROOT), kept.get("PYTHONPATH"))))
-    if flags and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in kept:
+    if flags:
         kept["XLA_FLAGS"] = f"{flags} {kept.get('XLA_FLAGS', '')}".strip()
     if scratch is not None:
         kept[SCRATCH] = str(scratch)
@@ -126,12 +153,6 @@ def variables(
     if cache is None:
         return kept | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     return kept | cache_variables(cache)
-
-
-def light_flags(unit: Unit, level: str, versions: Mapping[str, str]) -> str:
-    """XLA's flags for a cheaper compilation on simulated devices, if no program of the unit would be optimized."""
-    light = all(split_id(check)[0].unoptimized_at(level) for check in unit.ids)
-    return LIGHT_FLAGS if light and versions.get("jax", "").startswith(LIGHT_RELEASE) else ""
 
 
 def cache_variables(cache: Path) -> dict[str, str]:

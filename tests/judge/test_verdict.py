@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from sftref.conformance.core.check import NotRunReason
 from sftref.conformance.core.deviations import Deviation, accepted, load, stale
-from sftref.conformance.core.law import LADDER, blocked_by, check_id, laws, split_id
+from sftref.conformance.core.law import LADDER, LEVELS, blocked_by, check_id, laws, split_id
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.judge.verdict import CODES, judge
 from sftref.conformance.machine.remedies import Tries
 from sftref.conformance.report.document import diagnosis
-from sftref.conformance.workers.plan import units
+from sftref.conformance.workers.plan import light_checks, units
 
 # Two laws of the machine on different rungs, and one of trainers.
 LOW = next(law for law in laws().values() if law.per == "machine" and law.rung == 1)
@@ -240,10 +240,11 @@ def test_a_failed_rung_blocks_only_the_rungs_that_need_it() -> None:
     )
 
 
-def test_units_have_every_check_once_after_those_that_it_needs() -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_units_have_every_check_once_after_those_that_it_needs(level: str) -> None:
     ids = [law.id if law.per == "machine" else check_id(law.id, name) for law in laws().values() for name in "ab"]
     ids = list(dict.fromkeys(ids))
-    made = units(ids)
+    made = units(ids, light_checks(ids, level, {"jax": "0.10.2"}, {}))
     assert sorted(check for unit in made for check in unit.ids) == sorted(ids)
     answered: set[str] = set()
     for unit in made:

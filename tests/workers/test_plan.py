@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sftref.conformance.machine import snapshot
-from sftref.conformance.workers.plan import LIGHT_FLAGS, keeps_bytecode, light_flags, units, variables
+from sftref.conformance.workers.plan import LIGHT_FLAGS, keeps_bytecode, light_checks, units, variables
 
 
 def test_a_compilation_cache_of_the_user_is_not_used() -> None:
@@ -81,13 +81,30 @@ def test_a_plugin_that_announces_itself_is_not_the_cpu(monkeypatch: pytest.Monke
 
 
 def test_programs_that_are_not_optimized_are_compiled_cheaply() -> None:
-    """A unit with one law that needs the optimized programs gets no flags, and neither do other releases of JAX."""
-    (trainer,) = units(["step.logits[mesh]", "training.settings[mesh]"])
-    (machine,) = units(["operators.matmul"])
-    assert light_flags(trainer, "quick", {"jax": "0.10.2"}) == LIGHT_FLAGS
-    assert light_flags(trainer, "standard", {"jax": "0.10.2"}) == ""
-    assert light_flags(trainer, "quick", {"jax": "0.12.0.1"}) == ""
-    assert light_flags(machine, "quick", {"jax": "0.10.2"}) == ""
+    """Those of checks that need optimized programs get no flags, and neither do other releases of JAX."""
+    ids = ["operators.matmul", "step.logits[mesh]", "training.settings[mesh]"]
+    jax = {"jax": "0.10.2"}
+    assert light_checks(ids, "quick", jax, {}) == set(ids[1:])
+    assert light_checks(ids, "standard", jax, {}) == {"training.settings[mesh]"}
+    assert light_checks(ids, "full", jax, {}) == set()
+    assert light_checks(ids, "quick", {"jax": "0.12.0.1"}, {}) == set()
+    assert light_checks(ids, "quick", jax, {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}) == set()
+
+
+def test_light_programs_have_a_process_of_their_own_between_the_rungs_that_need_each_other() -> None:
+    light = {"equivalence.packing[mesh]", "training.settings[mesh]", "training.settings[pmap]"}
+    ids = ["copies.sharded", "step.update[mesh]", "step.update[pmap]", "equivalence.loss[mesh]", *sorted(light)]
+    made = units([*ids, "training.decay[mesh]", "training.decay[pmap]"], light)
+    assert [(unit.name, unit.light, unit.ids) for unit in made] == [
+        ("rungs 0, 1, 2 and 5", False, ["copies.sharded"]),
+        ("trainer mesh", False, ["step.update[mesh]", "equivalence.loss[mesh]"]),
+        ("trainer pmap", False, ["step.update[pmap]", "training.decay[pmap]"]),
+        ("trainer mesh", True, ["equivalence.packing[mesh]", "training.settings[mesh]"]),
+        ("trainer pmap", True, ["training.settings[pmap]"]),
+        ("trainer mesh", False, ["training.decay[mesh]"]),
+    ]
+    assert made[3].after == {"copies.sharded", "step.update[mesh]", "equivalence.loss[mesh]"}
+    assert made[5].after == made[3].after | {"equivalence.packing[mesh]"}
 
 
 def test_the_users_own_compiler_flags_come_last() -> None:
@@ -95,4 +112,3 @@ def test_the_users_own_compiler_flags_come_last() -> None:
     own = "--xla_cpu_use_fusion_emitters=true"
     assert variables({"XLA_FLAGS": own}, None, flags=LIGHT_FLAGS)["XLA_FLAGS"] == f"{LIGHT_FLAGS} {own}"
     assert "XLA_FLAGS" not in variables({}, None)
-    assert "XLA_FLAGS" not in variables({"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}, None, flags=LIGHT_FLAGS)
