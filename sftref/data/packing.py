@@ -13,59 +13,31 @@ from sftref.data.tokens import TokenArrays
 
 # The number of batches that are packed to find the static layout.
 TRIAL_BATCHES = 64
-# The cost of attention scores grows with the square of the row length. So a row whose length is a multiple of BLOCK is
-# computed block by block, if no example crosses from one block into the next.
-BLOCK = 64
 
 
-def blocks_of(length: int) -> int:
-    """The number of blocks in a row of `length` tokens; 1 if `length` is not a multiple of `BLOCK`."""
-    return length // BLOCK if length % BLOCK == 0 else 1
-
-
-def first_fit_decreasing(
-    lengths: np.ndarray, capacity: int, slots: int, block: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places for examples: the longest first, each goes to the first bin with room and a free slot.
+def first_fit_decreasing(lengths: np.ndarray, capacity: int, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places for examples: the longest first, each goes to the first row with room and a free slot.
 
     Args:
         lengths: int [B], each at most `capacity`.
         capacity: most tokens in a row.
         slots: most examples in a row.
-        block: tokens in a block, a divisor of `capacity`. No example crosses into another block, except in the first
-            rows, which have the examples that are longer than a block. None: examples may cross.
 
     Returns:
-        Row, slot and start column of each example, int64 [B] each. Without blocks a bin is a row, and first-fit
-        decreasing needs at most 11/9 of the best number of bins plus 6/9 (Dosa 2007), if slots are not the limit.
+        Row, slot and start column of each example, int64 [B] each. First-fit decreasing needs at most 11/9 of the best
+        number of rows plus 6/9 (Dosa 2007), if slots are not the limit.
     """
-    n, block = len(lengths), block or capacity
-    each, longer = capacity // block, int((lengths > block).sum())
-    # The bins in order: a whole row for each example longer than a block, then rows of `each` blocks.
-    bin_row = np.concatenate([np.arange(longer), longer + np.arange(n * each) // each])
-    start_of = np.concatenate([np.zeros(longer, np.int64), np.tile(np.arange(each) * block, n)])
-    # Tokens left in each bin; 0 once the slots of its row are used.
-    free = np.repeat([capacity, block], [longer, n * each])
-    used = np.zeros(longer + n, np.int64)
+    n = len(lengths)
+    free, used = np.full(n, capacity, np.int64), np.zeros(n, np.int64)  # tokens left, and slots used, in each row
     row, slot, start = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-
-    def place(items: np.ndarray) -> None:
-        for item in items:
-            size = lengths[item]
-            bin_ = int((free >= size).argmax())
-            r = bin_row[bin_]
-            row[item], slot[item], start[item] = r, used[r], start_of[bin_]
-            start_of[bin_] += size
-            free[bin_] -= size
-            used[r] += 1
-            if used[r] == slots:
-                free[bin_row == r] = 0
-
     order = np.argsort(-lengths, kind="stable")
-    place(order[:longer])
-    free[:longer][used[:longer] == 0] = 0  # rows left empty, because their examples fit into others
-    place(order[longer:])
-    return np.unique(row, return_inverse=True)[1], slot, start
+    for item in order:
+        size = lengths[item]
+        r = int(((free >= size) & (used < slots)).argmax())
+        row[item], slot[item], start[item] = r, used[r], capacity - free[r]
+        free[r] -= size
+        used[r] += 1
+    return row, slot, start
 
 
 def packed_layout(
@@ -88,15 +60,9 @@ def packed_layout(
 def pack(tokens: TokenArrays, index: np.ndarray, layout: Layout, devices: int, part: Part = WHOLE) -> Batch:
     """A batch of the examples `index`, int64 [B], in packed rows of `layout`, with more rows if needed.
 
-    The shape does not depend on earlier batches, so that a resumed run computes the same bits. Examples are kept within
-    blocks if that takes no more rows.
+    The shape does not depend on earlier batches, so that a resumed run computes the same bits.
     """
-    lengths = tokens.lengths[index]
-    places = first_fit_decreasing(lengths, layout.length, layout.slots)
-    if (blocks := blocks_of(layout.length)) > 1:
-        within = first_fit_decreasing(lengths, layout.length, layout.slots, layout.length // blocks)
-        places = min(within, places, key=lambda rows_slots_starts: int(rows_slots_starts[0].max()))
-    row, slot, start = places
+    row, slot, start = first_fit_decreasing(tokens.lengths[index], layout.length, layout.slots)
     needed = int(row.max()) + 1
     if needed > layout.micro * layout.rows:
         layout = layout._replace(rows=rows_for(needed, devices, layout.micro))

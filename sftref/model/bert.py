@@ -1,7 +1,6 @@
 """Batch -> logits: BERT for sequence classification and regression, over padded or packed rows."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -22,14 +21,12 @@ class BertForSequenceClassification(Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, batch: Batch, dropout: Dropout | None = None, blocks: int = 1) -> Array:
+    def __call__(self, batch: Batch, dropout: Dropout | None = None) -> Array:
         """One micro-batch -> logits.
 
         Args:
             batch: token arrays [R, L] and slot arrays [R, S], without the axis K.
             dropout: the source of masks; None computes without dropout (evaluation).
-            blocks: a divisor of L; all layers except the last compute rows of L / blocks tokens, with `blocks` times
-                fewer attention scores. Correct only if no example is in two blocks (`chunks.crossing`).
 
         Returns:
             Logits [R, S, C] in at least float32. They are finite for any tokens, in slots of weight 0 too.
@@ -44,16 +41,11 @@ class BertForSequenceClassification(Module):
         slot_tokens = _slots(batch)
         # Padding tokens may have any ids. Ids outside the tables, for which JAX would read NaN, become 0 here.
         layer_of = nn.remat(Layer) if self.remat else Layer
-        input_ids, token_type_ids, parts = jax.tree.map(
-            lambda a: a.reshape(a.shape[0] * blocks, a.shape[1] // blocks, *a.shape[2:]),
-            (jnp.where(real, batch.input_ids, 0), jnp.where(real, batch.token_type_ids, 0), tokens),
-        )
-        # x is [R * blocks, L / blocks, D] up to the last layer.
-        x = Embeddings(c, self.numerics, self.places, name="embeddings")(input_ids, token_type_ids, parts, dropout)
+        ids = jnp.where(real, batch.input_ids, 0), jnp.where(real, batch.token_type_ids, 0)
+        x = Embeddings(c, self.numerics, self.places, name="embeddings")(*ids, tokens, dropout)  # [R, L, D]
         for layer in range(c.num_hidden_layers - 1):
             one = layer_of(c, self.numerics, self.places, layer=layer, name=f"layer_{layer}")
-            x = one(x, parts, x, parts, dropout)
-        x = x.reshape(*real.shape, c.hidden_size)  # [R, L, D]
+            x = one(x, tokens, x, tokens, dropout)
         last = c.num_hidden_layers - 1
         cls = jnp.take_along_axis(x, batch.starts[..., None], axis=1)  # [R, S, D]
         one = layer_of(c, self.numerics, self.places, layer=last, name=f"layer_{last}")

@@ -1,4 +1,4 @@
-"""Batch [K, ...] -> one sum over its K micro-batches, computed in chunks and blocks that save time.
+"""Batch [K, ...] -> one sum over its K micro-batches, computed in chunks that save time.
 
 A micro-batch is one of those of `--accumulate` or, on CPU devices, a *chunk*: a few rows whose activations stay in the
 cache. Sums do not depend on how rows are grouped, so this file changes results only by the order of additions.
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from sftref.data.batches import Batch, Layout
-from sftref.data.packing import blocks_of
 
 Tree = TypeVar("Tree")
 
@@ -38,44 +37,26 @@ def chunked(layout: Layout, most_rows: int) -> Layout:
     return layout._replace(micro=-(-layout.micro * layout.rows // rows) + 1, rows=rows)
 
 
-def sum_over_micro_batches(one: Callable[[Batch, Array, int], Tree], batch: Batch, *, in_blocks: bool) -> Tree:
+def sum_over_micro_batches(one: Callable[[Batch, Array], Tree], batch: Batch) -> Tree:
     """The sum of `one` over the micro-batches of a batch, up to the last micro-batch that has an example.
 
-    Under `pmap` each device stops at its own last micro-batch, as the loop has no collective. With `in_blocks`, all
-    micro-batches after the last with an example that crosses blocks are computed block by block, with fewer attention
-    scores.
+    Under `pmap` each device stops at its own last micro-batch, as the loop has no collective.
 
     Args:
-        one: (micro-batch [R, ...], its index, the number of blocks in a row) -> a tree of sums.
+        one: (micro-batch [R, ...], its index) -> a tree of sums.
         batch: leaves [K, R, ...]; micro-batches may have different numbers of examples.
-        in_blocks: whether `one` may compute a row in blocks.
     """
 
-    def at(k: Array, blocks: int = 1) -> Tree:
-        return one(jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, k, keepdims=False), batch), k, blocks)
+    def at(k: Array) -> Tree:
+        return one(jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, k, keepdims=False), batch), k)
 
     if batch.weights.shape[0] == 1:
         return at(jnp.int32(0))
     stop = _last(jnp.any(batch.weights > 0, axis=(1, 2)))
-
-    def add(total: Tree, first: Array, end: Array, blocks: int) -> Tree:
-        return lax.fori_loop(first, end, lambda k, so_far: jax.tree.map(jnp.add, so_far, at(k, blocks)), total)
-
     zero = jnp.int32(0)
     # Made from `stop`, which varies over the devices under `shard_map`, as the sums do.
     zeros: Tree = jax.tree.map(lambda a: jnp.full(a.shape, 0 * stop, a.dtype), jax.eval_shape(at, zero))
-    blocks = blocks_of(batch.segments.shape[2]) if in_blocks else 1
-    if blocks == 1:
-        return add(zeros, zero, stop, 1)
-    whole = _last(crossing(batch, blocks))
-    return add(add(zeros, zero, whole, 1), whole, stop, blocks)
-
-
-def crossing(batch: Batch, blocks: int) -> Array:
-    """Bool [K]: whether a micro-batch has an example in more than one of the `blocks` equal parts of its row."""
-    parts = batch.segments.reshape(*batch.segments.shape[:2], blocks, -1)
-    present = jnp.any(parts[..., None] == jnp.arange(1, batch.starts.shape[2] + 1), axis=3)  # [K, R, blocks, S]
-    return jnp.any(present.sum(axis=2) > 1, axis=(1, 2))
+    return lax.fori_loop(zero, stop, lambda k, total: jax.tree.map(jnp.add, total, at(k)), zeros)
 
 
 def _last(flags: Array) -> Array:

@@ -134,17 +134,16 @@ def gradient_sums(
 ) -> tuple[LossSums, Any]:
     """The loss sums of `batch`, and the gradient of the weighted loss sum; neither reduced over devices nor divided."""
 
-    def loss(params: Any, micro: Batch, k: Array, blocks: int) -> tuple[Array, LossSums]:
-        logits: Any = program.model.apply({"params": params}, micro, masks(program, state, k, device), blocks)
+    def loss(params: Any, micro: Batch, k: Array) -> tuple[Array, LossSums]:
+        logits: Any = program.model.apply({"params": params}, micro, masks(program, state, k, device))
         sums = loss_sums(logits, micro.labels, micro.weights, regression=program.regression)
         return sums.loss, sums
 
-    def one(micro: Batch, k: Array, blocks: int) -> tuple[LossSums, Any]:
-        (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, micro, k, blocks)
+    def one(micro: Batch, k: Array) -> tuple[LossSums, Any]:
+        (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, micro, k)
         return sums, gradients
 
-    # Not in blocks for the article's masks, which have the shape of a whole row.
-    return sum_over_micro_batches(one, batch, in_blocks=program.dropout != "article")
+    return sum_over_micro_batches(one, batch)
 
 
 Sums = Callable[[Program, TrainState, Batch, Array | None], tuple[LossSums, Any]]
