@@ -44,6 +44,8 @@ CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
 MOST_TOKENS = 16
 # Fields of `Case` that follow from the capabilities or the run's seed, and that no trainer can fix.
 NEVER_FIXED = ("seed", "precision", "pack", "accumulate", "weighted", "padding_rows")
+# The name of an adapter, as messages give it.
+EXAMPLE = "sftref.conformance.adapters.sftref:mesh"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,11 +234,11 @@ def load_adapter(name: str) -> TrainerUnderTest:
     """`package.module:factory` -> the trainer that the factory returns; an `AdapterError` says why there is none."""
     module_name, colon, factory_name = name.partition(":")
     if not colon or not module_name or not factory_name:
-        raise AdapterError("must be MODULE:FACTORY, as in sftref.conformance.adapters.sftref:mesh", name)
+        raise AdapterError(f"must be MODULE:FACTORY, as in {EXAMPLE}", name)
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
-        message = f"cannot be found ({error}); give the import path and the name of a callable"
+        message = f"cannot be found ({error}); give a module and the name of a callable in it, as in {EXAMPLE}"
         raise AdapterError(message, name) from error
     except (Exception, SystemExit) as error:
         raise AdapterError(f"could not be imported ({type(error).__name__}: {error})", name) from error

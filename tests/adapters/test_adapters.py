@@ -93,7 +93,7 @@ class Half:
     [
         ("nothing", "must be MODULE:FACTORY"),
         ("no.such.module:f", "cannot be found"),
-        ("math:nothing", "cannot be found"),
+        ("math:nothing", "in it, as in sftref.conformance.adapters.sftref:mesh"),
         ("math:pi", "is a float, must be a class or a function"),
         ("math:sqrt", "could not be made (TypeError"),
         ("builtins:dict", "name = None, must be a str"),
