@@ -117,14 +117,24 @@ def _has(subject: TrainerUnderTest, setting: str, value: str) -> bool:
 
 
 def devices_of(row: Row, subject: TrainerUnderTest, n: int) -> int:
-    """How many of n devices the run uses: `fewer` does not divide the examples, if the trainer claims padding rows."""
+    """How many of n devices the run uses: `fewer` does not divide the examples, if the trainer claims padding rows.
+
+    It is no power of two if possible: some sums over devices are right for powers of two only.
+    """
     rows = SIZES[row["tokens"]][0]
-    fewer = max((count for count in range(1, min(n, 6)) if rows % count), default=1)
+    # The batches of such a trainer have one row less: see `run_of`.
+    fewer = _unlike([count for count in range(2, min(n, 6)) if (rows - 1) % count])
     if "padding rows" not in subject.capabilities:
         # They divide the examples of each micro-batch.
         rows //= FIELDS.get(row["accumulation"], {}).get("accumulate", 1)
-        n, fewer = math.gcd(n, rows), math.gcd(max(n // 2, 1), rows)
+        fewer = _unlike([count for count in range(2, n) if rows % count == 0])
+        n = math.gcd(n, rows)
     return {"one device": 1, "all devices": n, "fewer devices": fewer}[row["devices"]]
+
+
+def _unlike(counts: Sequence[int]) -> int:
+    """The largest number that is no power of two; the largest one if all are, and 1 if there is none."""
+    return max(counts, key=lambda count: (count & (count - 1) > 0, count), default=1)
 
 
 def run_of(row: Row, subject: TrainerUnderTest, rng: Rng) -> tuple[Case, Params, list[HostBatch]]:

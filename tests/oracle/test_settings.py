@@ -56,3 +56,20 @@ def test_clipping_has_the_effect_that_its_name_says(number: int) -> None:
 def test_adam_does_not_take_the_sign_of_the_rounding_of_bfloat16(row: settings.Row) -> None:
     case, _, _ = settings.run_of(row, NumpyTrainer(), np.random.default_rng(0))
     assert case.eps >= settings.BFLOAT16_EPS
+
+
+@pytest.mark.parametrize(
+    ("n", "any_rows", "even_rows"), [(8, 5, 6), (6, 5, 3), (5, 3, 3), (4, 3, 3), (3, 2, 2), (2, 1, 1)]
+)
+def test_fewer_devices_are_no_power_of_two_if_possible(n: int, any_rows: int, even_rows: int) -> None:
+    row = settings.table()[0][1] | {"devices": "fewer devices"}
+    assert settings.devices_of(row, NumpyTrainer(), n) == any_rows
+    assert (
+        settings.devices_of(settings.supported(row, Nothing()) | {"devices": "fewer devices"}, Nothing(), n)
+        == even_rows
+    )
+
+
+def test_a_quick_run_trains_on_a_number_of_devices_that_is_no_power_of_two() -> None:
+    [row] = [row for level, row in settings.table() if level == "quick"]
+    assert row["devices"] == "fewer devices"

@@ -5,7 +5,7 @@
 The array of pairs is for level `standard`, that of triples for `full`. covertable's result depends on a seed, so the
 smallest array of several seeds is taken. At `quick` one row runs, which has what the other laws of that level leave
 out: two labels, a limit in the middle of the norms, an epsilon that shows a gradient's scale, micro-batches, packed
-rows, full batches.
+rows, full batches, a number of devices that is no power of two.
 """
 
 import csv
@@ -20,7 +20,7 @@ SEEDS = 400
 QUICK = settings.USUAL | {
     "labels": "2 labels", "clipping": "some updates clipped", "accumulation": "two micro-batches",
     "packing": "packed rows", "dropout": "no dropout", "weights": "equal weights", "epsilon": "large epsilon",
-    "rows": "full batches", "gradients": "updates only",
+    "rows": "full batches", "gradients": "updates only", "devices": "fewer devices",
 }  # fmt: skip
 
 

@@ -59,6 +59,19 @@ def _parameters_in_bfloat16(right: Any, self: NumpyTrainer, gradients: Params, r
         self.now = {name: rounded(leaf) for name, leaf in self.now.items()}
 
 
+@FAULTS.trainer("old-copy-in-bfloat16")
+class _OldCopy(NumpyTrainer):
+    def sums(self, batch: HostBatch) -> Sums:
+        if self.case.precision != "bfloat16":
+            return super().sums(batch)
+        own = self.now
+        # The copy is made in the first two updates only.
+        self.now = self.notes["copy"] = own if self.t < 2 else self.notes.get("copy", own)
+        sums = super().sums(batch)
+        self.now = own
+        return sums
+
+
 @FAULTS.method("packed-logits-out-of-order", "evaluate")
 def _packed_out_of_order(right: Any, self: NumpyTrainer, batch: HostBatch) -> Array:
     logits = right(self, batch)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ...adapter import Arrays, HostBatch
 from ...oracle import model
+from ...oracle.draws import rows_of
 from ...oracle.masks import Masks
 from ...oracle.model import Array, Back, Network, Tape
 from ..backend.seeding import SeededFaults, patch
@@ -41,6 +42,9 @@ FAULTS.method("hidden-dropout-for-the-classifier", "start")(
     lambda right, self, case, *rest: right(
         self, dataclasses.replace(case, classifier_dropout=case.hidden_dropout), *rest
     )
+)
+FAULTS.method("odd-row-dropped", "sums")(
+    lambda right, self, batch: right(self, rows_of(batch, np.arange(len(batch.weights) // 2 * 2)))
 )
 FAULTS.method("one-mask-for-all-steps", "masks")(lambda right, self, step: right(self, 0))
 FAULTS.method("dropout-high-word-lost", "masks")(
@@ -88,6 +92,20 @@ def plain_softmax(x: Array) -> tuple[Array, Back]:
         e = np.where(x > np.log(np.finfo(np.float32).max), np.inf, np.exp(x))
         p = e / e.sum(axis=-1, keepdims=True)
     return p, lambda dp: p * (dp - (dp * p).sum(axis=-1, keepdims=True))
+
+
+@FAULTS.method("softmax-in-float32", "network")
+def _narrow_softmax(right: Any, self: NumpyTrainer, *rest: Any) -> Network:
+    network = right(self, *rest)
+    softmax = network.softmax
+
+    def narrow(x: Array) -> tuple[Array, Back]:
+        p, back = softmax(rounded(x, np.float32))
+        return rounded(p, np.float32), back
+
+    if self.case.precision == "float64":
+        network.softmax = narrow
+    return network
 
 
 @FAULTS.method("layernorm-in-one-pass", "tape")

@@ -21,6 +21,9 @@ def first_weighted(parts: list[Sums]) -> Sums:
 # Trainers with one wrong method of one expression.
 FAULTS.method("remainder-dropped", "share")(lambda right, self, rows: rows // self.n)
 FAULTS.method("missing-all-reduce", "reduce")(lambda right, self, parts: first_weighted(parts))
+FAULTS.method("sum-in-too-few-rounds", "reduce")(
+    lambda right, self, parts: right(self, parts[: 2 ** (self.n.bit_length() - 1)])
+)
 FAULTS.method("mean-of-means", "reduce")(
     lambda right, self, parts: right(self, [p.mean()._replace(weight=float(p.weight > 0)) for p in parts])
 )

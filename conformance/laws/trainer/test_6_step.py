@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from ...core.comparison import Bound
 from ...oracle.bounds_derived import UNIT
 from ...oracle.bounds_measured import (
     FACTOR,
+    Beside,
     gradient_reference,
     logits_reference,
     loss_reference,
@@ -20,9 +22,11 @@ from ...oracle.bounds_measured import (
 from ...oracle.cases import NO_DROPOUT, B, main_case, start_params
 from ...oracle.draws import Rng, batch_of, possible, seeded_case, with_weights
 from ...oracle.model import Params, mean_loss
+from ...oracle.settings import BFLOAT16_EPS
+from ...oracle.updates import learning_rate
 from ..support.compilation import precision
 from ..support.running import law, losses_of
-from ..support.trainer_checks import check_evaluation, check_gradients, check_loss, check_updates
+from ..support.trainer_checks import check_distance, check_evaluation, check_gradients, check_loss, check_updates
 
 # This is added to all position embeddings, whose standard deviation is about 1.
 FAR = 300.0
@@ -34,6 +38,11 @@ SURE = 256.0
 REGRESSION = {"num_labels": 1, "regression": True}
 # Without clipping, and with an epsilon at which an update is nearly proportional to the moments: nothing hides a scale.
 SHOWING = {"clip_norm": None, "eps": 1.0, "learning_rate": 0.02, "warmup_steps": 0}
+# An odd number of rows on one device: some kernels take rows in pairs.
+ODD = 15
+# A first update of rate 0, which shows parameters that are stored in bfloat16; then updates so large that a loss in
+# bfloat16 shows each of them.
+MOVING = {"eps": 1.0, "learning_rate": 0.5, "warmup_steps": 1}
 # Equal examples in bfloat16: four times the terms at which a sum in bfloat16 stops.
 MANY = 1024
 
@@ -69,8 +78,8 @@ def test_weights(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
 def test_update(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     """Compares three updates: the first has learning rate 0, and in the second Adam hides the gradient's scale.
 
-    The loss of logits so large that probabilities underflow, and two updates of a small regression, without clipping
-    and with an epsilon that hides no scale, are compared too.
+    The loss of logits so large that probabilities underflow; two updates of a small regression with an odd number of
+    rows, without clipping and with an epsilon that hides no scale; and four updates in bfloat16 are compared too.
     """
     case = seeded_case(subject, rng)
     batches = [batch_of(case, rng, real=int(rng.integers(1, B + 1))) for _ in range(3)]
@@ -87,10 +96,43 @@ def test_update(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
         (loss,) = losses_of(subject, case, sure, [unlikely], 1)
         check_loss(check, "loss with logits far above 88", loss, loss_reference(case, sure, unlikely))
     changes = possible(subject, SHOWING | ({} if fixed_of(subject).keys() & REGRESSION.keys() else REGRESSION))
-    case = seeded_case(subject, rng, small=True, **changes)
-    what = " of a regression" if case.regression else " of the small model"
-    batches = [batch_of(case, rng, real=13) for _ in range(2)]
-    check_updates(check, subject, case, start_params(case, rng), batches, 1, what)
+    wide = not check.at("standard") and "precision:float64" in subject.capabilities
+    # Where `step.float64` does not run: in float64 all that is wrong in float32 is wrong too.
+    case = seeded_case(subject, rng, small=True, **changes, **({"precision": "float64"} if wide else {}))
+    what = f"{' of a regression' if case.regression else ' of the small model'}{' in float64' if wide else ''}"
+    batches = [some_left_out(batch_of(case, rng, rows=ODD), case) for _ in range(2)]
+    params = start_params(case, rng)
+    check_updates(check, subject, case, params, batches, 1, what)
+    if wide and "moments" in subject.capabilities:
+        # An update may have a learning rate in float32; the moments of the first one do not depend on it.
+        with precision(case):
+            losses_of(subject, case, params, batches[:1], 1)
+        check_moments(check, subject, case, params, batches[:1], what)
+    # An epsilon that a trainer fixes may be too small for bfloat16.
+    if "precision:bf16" in subject.capabilities and fixed_of(subject).get("eps", BFLOAT16_EPS) >= BFLOAT16_EPS:
+        case = seeded_case(subject, rng, small=True, precision="bfloat16", **possible(subject, MOVING))
+        check_each_update(check, subject, case, start_params(case, rng), [batch_of(case, rng) for _ in range(4)])
+
+
+def some_left_out(batch: HostBatch, case: Case) -> HostBatch:
+    """The batch with weight 0 in its first two rows, if the trainer claims such rows: its last row counts."""
+    return with_weights(batch, batch.weights * (np.arange(len(batch.weights)) > 1)) if case.padding_rows else batch
+
+
+def check_each_update(
+    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batches: Sequence[HostBatch]
+) -> None:
+    """Check loss and distance of each update of a run on one device, from the trainer's own parameters before it."""
+    beside = Beside(case)
+    with precision(case):
+        subject.start(case, params, 1)
+        now = params
+        for step, batch in enumerate(batches):
+            want, of = beside.update(now, batch), f"update {step} in {case.precision}"
+            check_loss(check, f"loss of {of}", subject.step(batch).loss, want.loss)
+            before, now = now, {name: np.array(leaf, np.float64) for name, leaf in subject.params().items()}
+            moving = learning_rate(case, step) > 0
+            check_distance(check, f"{of},", case, before, now, want.distance, control=moving)
 
 
 @law("step.logits", draws=True)
@@ -109,9 +151,18 @@ def test_moments(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
     case = seeded_case(subject, rng)
     params, batches = start_params(case, rng), [batch_of(case, rng) for _ in range(2)]
     losses_of(subject, case, params, batches, 1)
+    check_moments(check, subject, case, params, batches)
+
+
+def check_moments(
+    check: Check, subject: TrainerUnderTest, case: Case, params: Params, batches: Sequence[HostBatch], of: str = ""
+) -> None:
+    """Check both moments at the end of a run; `of` is what a message adds about the run."""
     want = walk(case, params, batches)
-    for name, got, moment in zip(("first", "second"), subject.moments(), (want.first, want.second), strict=True):
-        check.tree(f"{name} moment of", got, moment.want, moment.bounds)
+    with precision(case):
+        moments = subject.moments()
+    for name, got, moment in zip(("first", "second"), moments, (want.first, want.second), strict=True):
+        check.tree(f"{name} moment{of} of", got, moment.want, moment.bounds)
         empty = {leaf: np.zeros_like(value) for leaf, value in moment.want.items()}
         check.distinct("moments of zero", empty, moment.want, moment.bounds)
 

@@ -230,6 +230,8 @@ def differing_replicas(trainer: Any, run: Log) -> str:
         alike.setdefault(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves.values()), []).append(device)
     if len(alike) == 1:
         return "all devices have the same parameters after two updates"
+    if len(alike) == run.n:
+        return "after two updates the devices have different parameters: every device has its own"
     groups = "; ".join(f"devices {', '.join(map(str, some))}" for some in alike.values())
     return f"after two updates the devices have different parameters; the same have: {groups}"
 
@@ -260,11 +262,17 @@ def late(trainer: Any, log: Log) -> Log | None:
 
 
 def _by_update(compared: Sequence[Pair]) -> dict[int, bool]:
-    """Number of each update -> whether its results are right."""
+    """Number of each update -> whether its results are right.
+
+    If only what updates change is wrong, an update is right only if it changed something: not at a learning rate of 0.
+    """
+    changes = ("distance", "first moment", "second moment")
+    only = all(pair.got.kind in changes for pair in compared if pair.bad)
     each: dict[int, bool] = {}
     for pair in compared:
-        after = pair.got.kind in ("distance", "first moment", "second moment")
-        if pair.got.kind != "logits" and not (after and pair.got.since > 1):
+        after = pair.got.kind in changes
+        moved = pair.bad or any(leaf.any() for leaf in pair.want.value.values())
+        if (pair.got.since <= 1 and moved) if after else (pair.got.kind != "logits" and not only):
             number = pair.got.updates - after
             each[number] = each.get(number, True) and not pair.bad
     return each
