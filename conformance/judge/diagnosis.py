@@ -49,6 +49,9 @@ def advice(record: Result, others: Sequence[Result] = ()) -> tuple[str, str]:
         shown, law = place_of([record]), laws()[record.law]
         cause = unknown(record, [record], law.cause, shown and shown[0])
         step = next_of(*shown) if shown else law.next_step
+    if "explained" in record.facts and (words := measured([record])) and (first := _diagnosed(record, others)):
+        # Two causes would contradict each other; what this check measured stays.
+        cause = f"The diagnosis is about {first.id}.{words}"
     if (first := _measured_instead(record, others)) is not None:
         # A guess beside a measured cause misleads; what this check measured stays.
         cause = f"{first.id} was measured, and can have the same cause: see there.{measured([record])}"
@@ -66,6 +69,26 @@ def _measured_instead(record: Result, others: Sequence[Result]) -> Result | None
     mine = [one for one in others if one.subject == record.subject and one.rung <= record.rung and one.status == "fail"]
     named = [one for one in mine if one.id != record.id and _is_measured(one)]
     return min(named, key=lambda one: (one.rung, _loudness(one)), default=None)
+
+
+def _diagnosed(record: Result, others: Sequence[Result]) -> Result | None:
+    """The failure of the same trainer and rung that the diagnosis is about, if it has another cause than this one."""
+    of_rung = [one for one in others if (one.subject, one.rung) == (record.subject, record.rung)]
+    mine = sorted((one for one in of_rung if one.status == "fail"), key=_loudness)
+    # A wrong learning rate does not follow from anything else; what follows from wrong logits says so.
+    apart = record.facts["explained"]["what"].startswith("learning rate") or follows_from(record, others) is not None
+    if apart or any(_intermittent(one) for one in mine):
+        return None
+    found, own = explanation(mine), explanation([record])
+    if found is not None:
+        return None if own is not None and own.cause == found.cause else found.record
+    shown = place_of(mine)
+    alike = shown is None or (own is None and record.facts["explained"].get("place", "") == shown[0].id)
+    return None if shown is None or alike else shown[1]
+
+
+def _intermittent(record: Result) -> bool:
+    return "when rerun" in record.facts.get("holds", ())
 
 
 def _is_measured(record: Result) -> bool:
@@ -213,7 +236,7 @@ def _judge(
     if not judged and lowest[0].subject is not None:
         layer = "adapter" if lowest[0].status == "error" else "process"
         return layer, *_ended(lowest[0]), lowest[0], []
-    intermittent = any("when rerun" in record.facts.get("holds", ()) for record in judged)
+    intermittent = any(_intermittent(record) for record in judged)
     found: Explanation | None = None if intermittent else explanation(judged)
     if found is not None:
         layer = "autodiff" if found.record.law == "autodiff.model" and found.group == "scale" else found.layer

@@ -200,7 +200,13 @@ def unknown(record: Result, failures: Sequence[Result], possible: str, place: Pl
     if place is None:
         return f"Unknown: {tried}{shown}{part} {possible}"
     known = f" The run is {'; '.join(rights)}." if rights else ""
-    return f"{place.cause}{known}{shown}{part} The exact cause is unknown: {tried}"
+    if not general:
+        end = f"This much is certain; which mistake of this kind it is could not be distinguished: {tried}"
+    elif shown or known:
+        end = f"What was measured is certain; which mistake causes it could not be distinguished: {tried}"
+    else:
+        end = f"The exact cause is unknown: {tried}"
+    return f"{place.cause}{known}{shown}{part} {end}"
 
 
 def unexplained(record: Result) -> bool:

@@ -69,6 +69,34 @@ def test_the_next_step_takes_up_in_which_simpler_run_it_is_right() -> None:
     assert "what changes with the number of the update: a counter, a loss scale" in str(found["next_step"])
 
 
+@pytest.mark.parametrize(
+    ("place", "words", "ends"),
+    [
+        (
+            "device",
+            ("the rows of device 7 count twice",),
+            "This much is certain; which mistake of this kind it is could",
+        ),
+        ("device", (), "This much is certain; which mistake of this kind it is could not be distinguished: none of 90"),
+        ("optimizer", ("all leaves: moved twice as far",), "What was measured is certain; which mistake causes it"),
+        ("optimizer", (), "The exact cause is unknown: none of 90 variants of the oracle gives these numbers."),
+    ],
+)
+def test_a_cause_is_unknown_only_where_nothing_is_named(place: str, words: tuple[str, ...], ends: str) -> None:
+    cause = str(diagnosis_of(failure("step.update", place, *words))["cause"])
+    assert ends in cause
+    assert ("unknown" in cause) is (ends.startswith("The exact"))
+
+
+def test_a_check_states_what_it_measured_where_the_diagnosis_names_another_cause() -> None:
+    first = failure("step.gradients", "loss", by=(["label-smoothing(0.1)"],))
+    other = failure("step.moments", "optimizer", "x is 2")
+    assert advice(other, [first, other])[0] == f"The diagnosis is about {first.id}. Measured: x is 2."
+    assert advice(other, [other])[0].startswith(places()["optimizer"].cause)
+    alike = failure("step.update", "optimizer", "x is 3")
+    assert advice(alike, [other, alike]) == advice(alike)
+
+
 def test_a_wrong_forward_pass_speaks_before_what_follows_from_it() -> None:
     found = diagnosis_of(
         failure("step.update", "gradient-or-optimizer"),

@@ -71,6 +71,11 @@ def replicas(self: Any) -> list[Params]:
     return [{name: leaf + (device // 2) for name, leaf in self.now.items()} for device in range(self.n)]
 
 
+def own_replicas(self: Any) -> list[Params]:
+    """Every device has other parameters."""
+    return [{name: leaf + device for name, leaf in self.now.items()} for device in range(self.n)]
+
+
 def clipped_gradient(self: Any, batch: HostBatch) -> Params:
     """What `gradients` returns is limited element by element; no update is."""
     return {name: np.clip(leaf, -1e-3, 1e-3) for name, leaf in self.mean(batch)[1].items()}
@@ -128,6 +133,9 @@ def by_padding(self: Any, batch: HostBatch) -> Sums:
         (Right, {"reduce": by_pairs, "replicas": replicas,
                  "capabilities": Right.capabilities | {"replicas"}}, {}, "device",
          ["right on 1, 2, 3 devices, wrong on 4", "the same have: devices 0, 1; devices 2, 3"]),
+        (Right, {"reduce": by_pairs, "replicas": own_replicas,
+                 "capabilities": Right.capabilities | {"replicas"}}, {}, "device",
+         ["the devices have different parameters: every device has its own"]),
     ],
 )  # fmt: skip
 def test_a_particular_place(
@@ -139,6 +147,14 @@ def test_a_particular_place(
     assert place in places()
     for word in words:
         assert word in "; ".join(found.words), found
+
+
+def test_an_update_that_changes_nothing_is_no_right_one() -> None:
+    """The first update of a warm-up has learning rate 0."""
+    unclipped = wrong(FourMethods, clip=lambda self, gradients: gradients)
+    found = examined(unclipped, warmup_steps=2, clip_norm=0.1, n=1)
+    assert found is not None
+    assert not any(word.startswith("right in update") for word in found.words), found
 
 
 def many(trainer: Any, updates: int) -> Located | None:
