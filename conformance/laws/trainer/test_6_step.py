@@ -96,15 +96,15 @@ def test_update(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
         (loss,) = losses_of(subject, case, sure, [unlikely], 1)
         check_loss(check, "loss with logits far above 88", loss, loss_reference(case, sure, unlikely))
     changes = possible(subject, SHOWING | ({} if fixed_of(subject).keys() & REGRESSION.keys() else REGRESSION))
+    # Where `step.float64` does not run, this run is the one in float64.
     wide = not check.at("standard") and "precision:float64" in subject.capabilities
-    # Where `step.float64` does not run: in float64 all that is wrong in float32 is wrong too.
     case = seeded_case(subject, rng, small=True, **changes, **({"precision": "float64"} if wide else {}))
     what = f"{' of a regression' if case.regression else ' of the small model'}{' in float64' if wide else ''}"
     batches = [some_left_out(batch_of(case, rng, rows=ODD), case) for _ in range(2)]
     params = start_params(case, rng)
     check_updates(check, subject, case, params, batches, 1, what)
-    if wide and "moments" in subject.capabilities:
-        # An update may have a learning rate in float32; the moments of the first one do not depend on it.
+    if "moments" in subject.capabilities:
+        # A run in float64 may have learning rates in float32; the moments of the first update do not depend on them.
         with precision(case):
             losses_of(subject, case, params, batches[:1], 1)
         check_moments(check, subject, case, params, batches[:1], what)
