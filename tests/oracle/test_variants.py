@@ -228,3 +228,17 @@ def test_wrong_rows_are_described_by_what_only_they_have_in_common() -> None:
     explanation = explain([log], SECONDS)
     assert explanation is not None
     assert explanation.measured[-1] == "these are the rows of odd length"
+
+
+@pytest.mark.parametrize("name", sorted({one.entry for one in all_variants().values() if one.group == "clipping"}))
+def test_a_clipping_of_gradients_that_are_zero_ends_no_search(name: str) -> None:
+    """Another variant can give such gradients; a division by zero once hid what explains a trainer's numbers."""
+    for variant in (one for one in all_variants().values() if one.entry == name):
+        trainer = trainer_of((variant,))
+        params = start_params(MAIN, np.random.default_rng(0))
+        trainer.start(MAIN, params, 1)
+        try:
+            clipped = trainer.clip({leaf: np.zeros_like(value) for leaf, value in params.items()})
+        except KeyError:
+            continue  # what it needs is noted by a step before
+        assert not any(leaf.any() for leaf in clipped.values())

@@ -71,7 +71,8 @@ def _clipping(entry: str) -> Callable[[Callable[..., Params]], None]:
 
 
 def _by_norm(gradients: Params, most: float, norm: float) -> Params:
-    return {name: leaf * min(1.0, most / norm) for name, leaf in gradients.items()}
+    # Gradients of zero, which another variant can give, are not divided by zero.
+    return {name: leaf * min(1.0, most / (norm or most)) for name, leaf in gradients.items()}
 
 
 @_clipping("clipped-by-leaf")
@@ -86,7 +87,7 @@ def _by_value(gradients: Params, most: float) -> Params:
 
 @_clipping("normalised")
 def _normalised(gradients: Params, most: float) -> Params:
-    return {name: leaf * (most / norm_of(gradients)) for name, leaf in gradients.items()}
+    return {name: leaf * (most / (norm_of(gradients) or most)) for name, leaf in gradients.items()}
 
 
 @_clipping("norm-leaves-out")
