@@ -256,7 +256,8 @@ def _judge(
         return rule.layer, *_own(record), record, []
     (cause, step), (own, next_step) = _own(record), rule.texts(record)
     if own:
-        cause = own + measured(judged)
+        # What a message alone establishes, other failures do not measure.
+        cause = own + measured([record] if rule.exact else judged)
     elif unexplained(record):
         cause = unknown(record, judged, cause)
     return rule.layer, cause, next_step or step, record, []

@@ -148,6 +148,14 @@ def test_a_message_that_establishes_the_cause_speaks_before_a_place(
     assert cause in str(found["cause"])
 
 
+def test_what_a_message_establishes_has_no_measurements_of_other_checks() -> None:
+    """Of a gradient that is right but for a large mean was said that it is wrong: in another check, in float64."""
+    far = failure("step.gradients", "", message="gradient, N = 1, a large mean, x: error 1")
+    found = diagnosis_of(far, failure("step.update", "precision", "the gradient of update 0 is wrong too"))
+    assert str(found["cause"]).startswith("The gradient is right, and loses digits")
+    assert "wrong too" not in str(found["cause"])
+
+
 def test_of_two_defects_none_says_that_the_rest_is_right() -> None:
     both = ["reported-rate-shifted(+1)", "applied-rate-shifted(+1)", "loss-of-one-device"]
     cause = str(diagnosis_of(failure("step.update", "optimizer", by=(both,)))["cause"])
