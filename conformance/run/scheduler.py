@@ -6,8 +6,6 @@ new process. In the end every expected check has one result, and no process is l
 
 import dataclasses
 import datetime
-import errno
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,6 @@ from ..core.check import NotRunReason
 from ..core.deviations import accepted
 from ..core.facts import Facts
 from ..core.law import RUNGS, blocked_by, laws, split_id
-from ..core.result import NO_MEMORY as EXHAUSTED
 from ..core.result import Result
 from ..judge.outcome import BROKEN, WRONG, Group, Outcome
 from ..machine import snapshot
@@ -31,10 +28,6 @@ from .progress import Progress
 
 # After this many hangs on one rung, each of which costs a deadline, the other checks of the rung are blocked.
 MOST_HANGS = 3
-# The operating system's message for a full disk, which is searched for in the output of a process that ended.
-NO_SPACE = os.strerror(errno.ENOSPC)
-# What XLA and C++ print when memory runs out, before they end the process.
-NO_MEMORY = (EXHAUSTED, "std::bad_alloc")
 # The message of a check that no process reached.
 NEVER_RUN = "never run"
 
@@ -212,7 +205,7 @@ class Scheduler:
 
     def _lost(self, running: _Running, check: str, status: str, message: str, output: list[str]) -> None:
         facts: Facts = {"stderr": output[-40:]} if output else {}
-        needed = next((line for line in output if any(mark in line for mark in NO_MEMORY)), "")
+        needed = endings.without_memory(output)
         if needed and status == "crash":
             status, facts["out_of_memory"] = "error", needed[:300]
         record = Result.ended(*split_id(check), status, message, time.monotonic() - running.child.since)
@@ -298,8 +291,9 @@ class Scheduler:
         words = f"{process} was lost {times} between checks ({'; '.join(dict.fromkeys(ways))}), and {then}"
         others = [text for text in self.outcome.troubles if not text.startswith(f"{process} was lost ")]
         self.outcome.troubles = [*others, words]
-        if NO_SPACE in message:
-            raise SetupError(f"{NO_SPACE.lower()} for temporary files; free some, or set TMPDIR to another folder")
+        if endings.NO_SPACE in message:
+            full = endings.NO_SPACE.lower()
+            raise SetupError(f"{full} for temporary files; free some, or set TMPDIR to another folder")
         if running.stalled > 1:
             for check in list(running.left):
                 self._lost(running, check, status, message, list(running.child.output))

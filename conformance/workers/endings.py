@@ -1,12 +1,17 @@
 """How a child process ended or where it hangs, in words."""
 
+import errno
+import os
 import re
 import signal
 from collections.abc import Iterable
 
+from ..core.result import NO_MEMORY
+
 # Frames of these packages call the check; `faulthandler` prints the check's own frames above them.
 MACHINERY = ("/_pytest/", "/pluggy/")
-
+# The operating system's message for a full disk, which is searched for in the output of a process that ended.
+NO_SPACE = os.strerror(errno.ENOSPC)
 
 STOPPED = "was stopped by a signal, as by SIGSTOP, and did not continue"
 
@@ -28,6 +33,11 @@ def ended(code: int | None, output: Iterable[str]) -> str:
     """How a process ended, and the last lines of its output."""
     words = last_words(output)
     return f"{how_it_ended(code)}; last output: {words}" if words else how_it_ended(code)
+
+
+def without_memory(output: Iterable[str]) -> str:
+    """The line in which XLA or C++ says that memory ran out, before they end the process; empty if there is none."""
+    return next((line for line in output if NO_MEMORY in line or "std::bad_alloc" in line), "")
 
 
 def position(stack: Iterable[str]) -> str:
