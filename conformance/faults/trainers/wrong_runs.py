@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...adapter import Arrays, Case, HostBatch
+from ...oracle.draws import rows_of
 from ...oracle.model import Array, Params
 from ...oracle.updates import clip, learning_rate
 from ..backend.seeding import SeededFaults
@@ -37,6 +38,12 @@ FAULTS.method("schedule-late", "rate")(lambda right, self: learning_rate(self.ca
 FAULTS.method("epochs-alike", "epoch")(lambda right, self, examples, size, number: right(self, examples, size, 0))
 FAULTS.method("examples-lost", "epoch")(
     lambda right, self, examples, size, number: [b for b in right(self, examples, size, number) if len(b) == size]
+)
+FAULTS.method("scores-by-weight", "counts")(
+    lambda right, self, batch: sum(
+        weight * right(self, rows_of(batch, np.flatnonzero(batch.weights == weight)))
+        for weight in np.unique(batch.weights[batch.weights > 0])
+    )
 )
 FAULTS.method("last-batch-dropped", "score")(lambda right, self, batches: right(self, batches[:-1]))
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
+from ...oracle.masks import Masks
 from ...oracle.model import Array, Params
 from ...oracle.updates import clip
 from ..backend.seeding import SeededFaults
@@ -29,6 +30,21 @@ def _schedule_by_micro_batch(right: Any, self: NumpyTrainer, batch: HostBatch) -
 def _losses_added(right: Any, self: NumpyTrainer, batch: HostBatch) -> StepResult:
     loss, rate = right(self, batch)
     return StepResult(loss * self.case.accumulate, rate)
+
+
+@FAULTS.trainer("masks-by-micro-batch")
+class _MasksByMicroBatch(NumpyTrainer):
+    number = 0
+
+    def mean(self, batch: HostBatch) -> tuple[float, Params]:
+        totals = []
+        for number, parts in enumerate(self.micro_batches(batch)):
+            self.number = number
+            totals.append(self.reduce([self.sums(part) for part in parts]))
+        return self.divide(totals)
+
+    def masks(self, step: int) -> Masks | None:
+        return super().masks(step * self.case.accumulate + self.number)
 
 
 @FAULTS.trainer("clip-by-micro-batch")
@@ -57,6 +73,14 @@ def _parameters_in_bfloat16(right: Any, self: NumpyTrainer, gradients: Params, r
     right(self, gradients, rate)
     if self.case.precision == "bfloat16":
         self.now = {name: rounded(leaf) for name, leaf in self.now.items()}
+
+
+@FAULTS.method("narrow-moments-in-bfloat16-runs", "moments_after")
+def _narrow_moments(right: Any, self: NumpyTrainer, gradients: Params) -> tuple[Params, ...]:
+    moments: tuple[Params, ...] = right(self, gradients)
+    if self.case.precision != "bfloat16":
+        return moments
+    return tuple({name: rounded(leaf) for name, leaf in leaves.items()} for leaves in moments)
 
 
 @FAULTS.trainer("old-copy-in-bfloat16")

@@ -109,6 +109,14 @@ class _DevicesLeftOut(OnDevices):
         return super().devices()[: min(2, max(self.n - 1, 1))]
 
 
+@FAULTS.trainer("all-devices-of-the-machine")
+class _AllDevices(OnDevices):
+    def devices(self) -> list[Any]:
+        import jax
+
+        return list(jax.devices()) if self.n > 1 else super().devices()
+
+
 @FAULTS.trainer("gradient-reduced-twice-in-the-program")
 class _TwiceInTheProgram(OnDevices):
     def program(self, batch: HostBatch) -> str:

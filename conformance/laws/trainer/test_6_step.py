@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import ml_dtypes
 import numpy as np
 
 from ...adapter import Arrays, Case, HostBatch, TrainerUnderTest, fixed_of
@@ -43,6 +44,8 @@ ODD = 15
 # A first update of rate 0, which shows parameters that are stored in bfloat16; then updates so large that a loss in
 # bfloat16 shows each of them.
 MOVING = {"eps": 1.0, "learning_rate": 0.5, "warmup_steps": 1}
+# Types with fewer bits than float32.
+NARROW = (ml_dtypes.bfloat16, np.float16)
 # Equal examples in bfloat16: four times the terms at which a sum in bfloat16 stops.
 MANY = 1024
 
@@ -133,6 +136,19 @@ def check_each_update(
             before, now = now, {name: np.array(leaf, np.float64) for name, leaf in subject.params().items()}
             moving = learning_rate(case, step) > 0
             check_distance(check, f"{of},", case, before, now, want.distance, control=moving)
+        if "moments" in subject.capabilities:
+            check_width(check, subject.moments())
+
+
+def check_width(check: Check, moments: Sequence[Arrays]) -> None:
+    """Check that both moments of a run whose products are narrow are stored in float32."""
+    for which, leaves in zip(("first", "second"), moments, strict=True):
+        values = np.concatenate([np.ravel(leaf) for leaf in leaves.values()]).astype(np.float64)
+        values = values[values != 0]
+        for kind in NARROW:
+            share = float(np.mean(values.astype(kind).astype(np.float64) == values))
+            what = f"share of the {which} moments that are {np.dtype(kind).name} numbers"
+            check.at_most(what, share, Bound(0.5, 2.0**-13, "one float32 number in 2^13 or more is one by chance"))
 
 
 @law("step.logits", draws=True)

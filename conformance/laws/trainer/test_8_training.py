@@ -94,18 +94,20 @@ def test_evaluation(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -
 def test_metrics(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) -> None:
     """Compares accuracy and F1 of splits, whose last batch is partial, with the counts of all examples.
 
-    Besides random labels: a split where class 1 is neither predicted nor present, and one where only labels have it.
+    Besides random labels: a split where class 1 is neither predicted nor present, one where only labels have it, and
+    one whose weights are not 1.
     """
     case = seeded_case(subject, rng, small=True, num_labels=2)
     params = start_params(case, rng)
-    batches = [batch_of(case, rng, real=real) for real in (B, B, 5)]
-    batches = [with_weights(batch, (batch.weights > 0).astype(np.float32)) for batch in batches]
+    drawn = [batch_of(case, rng, real=real) for real in (B, B, 5)]
+    batches = [with_weights(batch, (batch.weights > 0).astype(np.float32)) for batch in drawn]
     without = [batch._replace(labels=np.zeros_like(batch.labels)) for batch in batches]
     zeros = params | {"classifier.bias": params["classifier.bias"] + np.array([FAR, 0.0])}
     for what, start, split in (
         ("", params, batches),
         (" without class 1", zeros, without),
         (" if class 1 is never predicted", zeros, batches),
+        (" with weights that are not 1", params, drawn),
     ):
         subject.start(case, start, n)
         check_score(check, what, subject, split)
