@@ -35,8 +35,8 @@ GENERAL = (
 REST = r"; the (gradient|loss) is right|^The (update|reported learning rate) is right, but |, but the gradient is right"
 # How a sentence begins that says in which simpler runs the trainer is right.
 RIGHT = "right "
-# How it begins -> places that are about this setting, and what it adds to the next step of other places.
-SIMPLER = {
+# How this or another measurement begins -> places that are about it, and what it adds to the next step of other places.
+ADDED: dict[str | tuple[str, ...], tuple[tuple[str, ...], str]] = {
     "right on ": (
         ("device", "reduction", "elements", "uneven-rows", "rounded-reduction", "moments-by-device"),
         "It is right on one device, so compare it there and on several: which part each device computes or keeps, and "
@@ -46,6 +46,11 @@ SIMPLER = {
         ("micro-batch", "accumulation", "uneven-rows"),
         "It is right without micro-batches, so compare one update with and without them: what each micro-batch adds, "
         "and what is done once for all of them.",
+    ),
+    ("these are the rows of all devices", "these are the rows of the last device"): (
+        ("device", "moments-by-device"),
+        "The wrong rows are all those of some devices, so compare the state of each device with that of one whose rows "
+        "are right: parameters, and what is restored, copied or updated on each.",
     ),
     "right in update": (
         ("later-gradient", "history", "observation", "schedule", "rate"),
@@ -133,11 +138,11 @@ def places() -> dict[str, Place]:
 
 
 def next_of(place: Place, record: Result) -> str:
-    """The next step of a place, and what a simpler run that is right adds to it."""
-    rights = [word for word in record.facts["explained"]["measured"] if word.startswith(RIGHT)]
+    """The next step of a place, and what a simpler run that is right, or a group of rows that is wrong, adds to it."""
+    words = record.facts["explained"]["measured"]
     more = [
-        text for begins, (own, text) in SIMPLER.items()
-        if not place.id.startswith(own) and any(word.startswith(begins) for word in rights)
+        text for begins, (own, text) in ADDED.items()
+        if not place.id.startswith(own) and any(word.startswith(begins) for word in words)
     ]  # fmt: skip
     return " ".join([place.next_step, *more])
 

@@ -67,6 +67,8 @@ def test_the_next_step_takes_up_in_which_simpler_run_it_is_right() -> None:
     found = diagnosis_of(failure("training.settings", "before-moments", late))
     assert f"The run is {late}." in str(found["cause"])
     assert "what changes with the number of the update: a counter, a loss scale" in str(found["next_step"])
+    found = diagnosis_of(failure("training.resume", "restart", "these are the rows of all devices but the first"))
+    assert "so compare the state of each device with that of one whose rows are right" in str(found["next_step"])
 
 
 @pytest.mark.parametrize(
