@@ -18,6 +18,7 @@ from sftref.conformance.faults.trainers.lowered import FAULTS
 from sftref.conformance.faults.trial import LOWERED, run_law, side, trials
 from sftref.conformance.judge.mutation_score import level_of
 from sftref.conformance.laws.support.stablehlo import Argument, Collective, Module, Product, Tensor
+from sftref.conformance.laws.trainer.test_7_invariance import collective_elements
 from sftref.conformance.laws.trainer.test_7_lowering import PLATFORMS, foreign, narrow
 from sftref.conformance.machine.meshes import shard_map
 
@@ -123,6 +124,26 @@ def test_groups_are_read_along_each_axis_of_a_mesh() -> None:
     )
     [collective] = lowered(gathered, jnp.ones((2, 4))).collectives
     assert (collective.kind, collective.joins) == ("all_gather", "")
+
+
+def test_what_is_in_a_loop_counts_as_often_as_it_runs() -> None:
+    """A scan over layers reduces each layer's gradient in its body, which was called a gradient that is not reduced."""
+    spec = PartitionSpec("data")
+
+    def scanned(x: jax.Array) -> jax.Array:
+        def layer(x: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return lax.fori_loop(2, 5, lambda k, x: lax.psum(x, "data"), x) @ jnp.eye(4), None
+
+        x = lax.scan(layer, lax.psum(x, "data"), length=6)[0]
+        # The length of this loop is not known.
+        return lax.while_loop(lambda x: x.sum() < 1, lambda x: lax.psum(x, "data"), x)
+
+    function = shard_map(scanned, mesh(8), spec, PartitionSpec(None), check=False)
+    module = lowered(function, jnp.ones((8, 4)))
+    assert sum(module.collectives.values()) == 1 + 6 * 3 + 1
+    assert sum(module.products.values()) == 6
+    compiled = jax.jit(function).lower(jnp.ones((8, 4))).compile().as_text()
+    assert collective_elements(compiled) == {"all-reduce": 4 * (1 + 6 * 3 + 1)}
 
 
 def test_arguments_are_whole_or_in_pieces() -> None:

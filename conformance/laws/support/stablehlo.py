@@ -6,7 +6,7 @@ JAX passes such a module to the platform's compiler, and can make one for a plat
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -25,6 +25,8 @@ DOT = re.compile(
 COLLECTIVE = re.compile(rf'"stablehlo\.({"|".join(COLLECTIVES)})"\(.*')
 OPERATION = re.compile(r"= \"?stablehlo\.(\w+)")
 CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @([\w.$]+|\"[^\"]*\")")
+INTEGER = re.compile(r"(%\w+) = stablehlo\.constant dense<(\d+)> : tensor<u?i\d+>")
+LESS = re.compile(r"stablehlo\.compare +LT, (%\w+), (%\w+),")
 MESH = re.compile(r"sdy\.mesh @(\w+) = <\[(.*?)\]")
 AXIS = re.compile(r'"(\w+)"=(\d+)')
 
@@ -68,7 +70,7 @@ class Argument(NamedTuple):
 
 @dataclass(frozen=True)
 class Module:
-    """A parsed module. The body of a function counts as often as it is called; a loop's body counts once."""
+    """A parsed module. What is in a function or loop counts as often as it runs; in a loop of unknown length, once."""
 
     text: str
 
@@ -126,19 +128,20 @@ class Module:
         return [Argument(_tensors(one)[0], self._pieces(one)) for one in parameters]
 
     def _functions(self) -> Iterator[tuple[int, str]]:
-        """For each function: (how often it runs, its text)."""
+        """For each function, and each loop in one: (how often it runs, its text without the loops in it)."""
         parts = FUNCTION.split(self.text)
-        bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
-        runs: Counter[str] = Counter()
+        bodies = {name: list(_loops(text.splitlines())) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+        runs: Counter[tuple[str, int]] = Counter()
 
         def run(name: str, times: int) -> None:
-            runs[name] += times
-            for called, count in Counter(CALL.findall(bodies[name])).items():
-                run(called, times * count)
+            for i, (trips, text) in enumerate(bodies[name]):
+                runs[name, i] += times * trips
+                for called, count in Counter(CALL.findall(text)).items():
+                    run(called, times * trips * count)
 
         if "main" in bodies:
             run("main", 1)
-        return ((times, bodies[name]) for name, times in runs.items())
+        return ((times, bodies[name][i][1]) for (name, i), times in runs.items())
 
     @cached_property
     def _meshes(self) -> dict[str, dict[str, int]]:
@@ -174,3 +177,30 @@ class Module:
 
 def _tensors(text: str) -> list[Tensor]:
     return [Tensor(tuple(int(n) for n in shape.split("x") if n), dtype) for shape, dtype in TENSOR.findall(text)]
+
+
+def _loops(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Lines of a region -> (how often it runs, text) of what is outside its loops, and of each loop's body."""
+    outside: list[str] = []
+    at = 0
+    while at < len(lines):
+        outside.append(lines[at])
+        at += 1
+        if "stablehlo.while(" not in lines[at - 1]:
+            continue
+        # The regions of a loop end where a line is as far to the right as the one that begins it.
+        indent = " " * (len(lines[at - 1]) - len(lines[at - 1].lstrip()))
+        middle = next((i for i in range(at, len(lines)) if lines[i].startswith(f"{indent}}} do {{")), len(lines))
+        end = next((i for i in range(middle + 1, len(lines)) if lines[i].startswith(f"{indent}}}")), len(lines))
+        trips = _trips(lines[at - 1], lines[at:middle], outside)
+        yield from ((trips * times, text) for times, text in _loops(lines[middle + 1 : end]))
+        at = end
+    yield 1, "\n".join(outside)
+
+
+def _trips(loop: str, condition: Sequence[str], before: Sequence[str]) -> int:
+    """How often a loop runs whose number is compared with a constant, as that of `lax.scan`; 1 for any other loop."""
+    known = {name: int(value) for line in (*before, *condition) for name, value in INTEGER.findall(line)}
+    less = next((match for line in condition if (match := LESS.search(line))), None)
+    start = less and re.search(rf"{re.escape(less[1])} = (%[\w#]+)", loop)
+    return known[less[2]] - known[start[1]] if less and start and {less[2], start[1]} <= known.keys() else 1

@@ -3,6 +3,7 @@
 import collections
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -124,9 +125,30 @@ def test_collectives(check: Check, subject: TrainerUnderTest, n: int, rng: Rng) 
 
 
 def collective_elements(text: str) -> dict[str, int]:
-    """Elements in the results of each kind of collective in an HLO text: `%x = (f32[8]{0}, f32[]) all-reduce(...)`."""
+    """Elements in the results of each kind of collective in an HLO text: `%x = (f32[8]{0}, f32[]) all-reduce(...)`.
+
+    What is in a loop counts as often as XLA knows that the loop runs; in a loop of unknown length, once.
+    """
+    bodies = {body[1]: body[2] for body in re.finditer(r"(?ms)^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text)}
+    inside = {name for body in bodies.values() for name, _ in _loops(body)}
     elements: collections.Counter[str] = collections.Counter()
-    for results, kind in re.findall(rf"(?m)^.*?= (.*?) ({COLLECTIVES})(?:-start)?\(", text):
-        for shape in re.findall(r"[a-z]\w*\[([\d,]*)\]", results):
-            elements[kind] += math.prod(int(d) for d in shape.split(",") if d)
+
+    def add(body: str, times: int) -> None:
+        for results, kind in re.findall(rf"(?m)^.*?= (.*?) ({COLLECTIVES})(?:-start)?\(", body):
+            for shape in re.findall(r"[a-z]\w*\[([\d,]*)\]", results):
+                elements[kind] += times * math.prod(int(d) for d in shape.split(",") if d)
+        for name, trips in _loops(body):
+            add(bodies.get(name, ""), times * trips)
+
+    for name, body in bodies.items() or {"": text}.items():
+        if name not in inside:
+            add(body, 1)
     return dict(elements)
+
+
+def _loops(body: str) -> Iterator[tuple[str, int]]:
+    """The computations that the loops in one repeat, and how often."""
+    for line in body.splitlines():
+        if loop := re.search(r" while\(.*\bbody=%?([\w.-]+)", line):
+            trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+            yield loop[1], int(trips[1]) if trips else 1
