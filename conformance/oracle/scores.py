@@ -9,6 +9,8 @@ import numpy.typing as npt
 Classes = npt.NDArray[np.integer]
 # A score is a mistake's if it differs from it by at most this; scores of few examples are far apart.
 NEAR = 1e-9
+# The same for sums of weights, which a trainer adds up in float32: 2^-24 for each of about a hundred additions.
+NEAR_IN_FLOAT32 = 1e-5
 
 
 def f1(predicted: Classes, labels: Classes, of: int = 1) -> float:
@@ -26,16 +28,24 @@ def _ratio(hits: int, of: int) -> float:
     return hits / of if of else 0.0
 
 
+def _by_weight(predicted: Classes, labels: Classes, weights: npt.NDArray[np.floating]) -> dict[str, float]:
+    """Both scores if an example of weight w counts w times."""
+    w, hit = weights.astype(np.float64), predicted == labels
+    spread = float(w @ (predicted == 1) + w @ (labels == 1))
+    return {"accuracy": float(w @ hit / w.sum()), "f1": 2 * float(w @ (hit & (labels == 1))) / (spread or 1.0)}
+
+
 def mistaken(
-    score: Mapping[str, float], batches: Sequence[tuple[Classes, Classes, npt.NDArray[np.bool_]]]
+    score: Mapping[str, float], batches: Sequence[tuple[Classes, Classes, npt.NDArray[np.floating]]]
 ) -> list[str]:
     """Sentences about wrong scores: each names the mistakes that give the same number.
 
-    `batches` has predictions, labels and the rows that count, [B] each.
+    `batches` has predictions, labels and weights, [B] each; rows of weight above 0 count once.
     """
-    kept = [(predicted[real], labels[real]) for predicted, labels, real in batches]
+    kept = [(predicted[weights > 0], labels[weights > 0]) for predicted, labels, weights in batches]
     p, y = (np.concatenate([pair[k] for pair in kept]) for k in (0, 1))
     whole = [np.concatenate([batch[k] for batch in batches]) for k in (0, 1)]
+    by_weight = _by_weight(whole[0], whole[1], np.concatenate([weights for _, _, weights in batches]))
     hits = int(((p == 1) & (y == 1)).sum())
     shares = [f1(p, y, c) for c in (0, 1)]
     counts = [int((y == c).sum()) for c in (0, 1)]
@@ -77,6 +87,8 @@ def mistaken(
                 "the precision": precision, "the recall": recall,
             }  # fmt: skip
         named = [what for what, value in known.items() if abs(got - value) <= NEAR]
+        if abs(got - by_weight[name]) <= NEAR_IN_FLOAT32 < abs(want - by_weight[name]):
+            named.append("the value in which each example counts as often as its weight says")
         label = {"accuracy": "accuracy", "f1": "F1"}[name]
         if math.isnan(got):
             sentences.append(f"{label} is NaN, must be {want:.6g}: a division by zero, as if no example were positive")

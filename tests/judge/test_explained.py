@@ -85,6 +85,10 @@ def test_a_variant_that_just_passes_is_no_evidence(margin: float, counts: bool) 
         ("scores-exchanged", "The reported accuracy is F1; The reported F1 is the accuracy."),
         ("f1-of-class-0", "The reported F1 is F1 of class 0."),
         ("mean-of-batch-metrics", "The reported accuracy is the mean of the batches' values"),
+        (
+            "scores-by-weight",
+            "The reported accuracy is the value in which each example counts as often as its",
+        ),
     ],
 )
 def test_a_wrong_score_is_named(fault: str, cause: str) -> None:
@@ -98,7 +102,7 @@ def test_a_wrong_score_is_named(fault: str, cause: str) -> None:
 def test_examples_that_an_evaluation_leaves_out_are_counted() -> None:
     """Of three batches, the last rows that do not fill 8 devices are left out."""
     rng = np.random.default_rng(4)
-    batches = [(rng.integers(0, 2, rows), rng.integers(0, 2, rows), np.ones(rows, bool)) for rows in (16, 16, 13)]
+    batches = [(rng.integers(0, 2, rows), rng.integers(0, 2, rows), np.ones(rows)) for rows in (16, 16, 13)]
     predicted, labels = (np.concatenate([batch[k] for batch in batches])[:40] for k in (0, 1))
     score = {"accuracy": accuracy(predicted, labels), "f1": f1(predicted, labels)}
     assert mistaken(score, batches) == [

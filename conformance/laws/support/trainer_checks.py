@@ -223,14 +223,12 @@ def check_rate(check: Check, case: Case, step: int, rate: float) -> None:
 
 
 def check_score(check: Check, what: str, subject: TrainerUnderTest, batches: Sequence[HostBatch]) -> None:
-    """Check accuracy and F1 of class 1 over the rows of weight 1; F1 is 0 if class 1 is neither predicted nor there.
+    """Check accuracy and F1 of class 1 over rows of weight above 0; F1 is 0 if class 1 is neither predicted nor there.
 
     They are computed from the trainer's own logits, so only counting and dividing can be wrong.
     """
-    counted = [
-        (np.asarray(subject.evaluate(batch)).argmax(axis=1), batch.labels, batch.weights > 0) for batch in batches
-    ]
-    predicted, labels = (np.concatenate([batch[k][batch[2]] for batch in counted]) for k in (0, 1))
+    counted = [(np.asarray(subject.evaluate(batch)).argmax(axis=1), batch.labels, batch.weights) for batch in batches]
+    predicted, labels = (np.concatenate([batch[k][batch[2] > 0] for batch in counted]) for k in (0, 1))
     exact = Bound(4 * UNIT["float64"], UNIT["float64"], "counts are integers: one division")
     score = subject.score(batches)
     if "scores" not in check.facts and (wrong := scores.mistaken(score, counted)):
