@@ -111,7 +111,8 @@ def _own(record: Result) -> tuple[str, str]:
     if record.facts.get("scores"):
         return f"{'; '.join(record.facts['scores'])}.", SCORED
     if record.status == "fail" and (rule := _exact(record)) is not None:
-        return rule.texts(record)
+        cause, step = rule.texts(record)
+        return cause, step or law.next_step
     return law.cause, law.next_step
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 from failures import diagnosis_of, failure
+from sftref.conformance.judge.diagnosis import advice
 
 pytestmark = pytest.mark.once
 
@@ -32,6 +33,11 @@ def test_of_several_wrong_scores_the_surest_is_the_cause() -> None:
             "lowering.precision",
             "cuda: types narrower than float32, first in dot_general of 4x4: ['bf16'], should be []",
             ["has the types ['bf16'] on every platform, first in dot_general of 4x4"],
+        ),
+        (
+            "lowering.precision",
+            "cuda: precisions below float32 that its products ask for: ['DEFAULT'], should be [] [lowering.precision]",
+            ["request ['DEFAULT'], which cuda may compute in TF32", "Pass `precision=jax.lax.Precision.HIGHEST`"],
         ),
         (
             "lowering.precision",
@@ -109,6 +115,7 @@ def test_what_the_text_of_a_program_shows_is_the_cause(law: str, message: str, t
     found = diagnosis_of(failure(law, "", message=message))
     assert all(text in f"{found['cause']} {found['next_step']}" for text in texts), found
     assert "{" not in f"{found['cause']} {found['next_step']}"
+    assert all(advice(failure(law, "", message=message)))
 
 
 def test_a_program_that_sends_too_much_does_not_hide_wrong_results() -> None:
