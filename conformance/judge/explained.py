@@ -47,6 +47,11 @@ ADDED: dict[str | tuple[str, ...], tuple[tuple[str, ...], str]] = {
         "It is right without micro-batches, so compare one update with and without them: what each micro-batch adds, "
         "and what is done once for all of them.",
     ),
+    "right without dropout": (
+        ("dropout", "device-dropout", "random-dropout"),
+        "It is right without dropout, so compare what the masks are drawn from: seed, number of the update, layer and "
+        "example, and nothing else, such as a micro-batch's number or a device's.",
+    ),
     ("these are the rows of all devices", "these are the rows of the last device"): (
         ("device", "moments-by-device"),
         "The wrong rows are all those of some devices, so compare the state of each device with that of one whose rows "

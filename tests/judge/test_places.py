@@ -62,7 +62,11 @@ def test_the_next_step_takes_up_in_which_simpler_run_it_is_right() -> None:
     assert f"{places()['leaves'].cause} The run is {words[0]}; {words[1]}. Measured: {words[2]}." in str(found["cause"])
     assert str(found["next_step"]).startswith(f"{places()['leaves'].next_step} It is right on one device, so compare")
     found = diagnosis_of(failure("equivalence.devices", "reduction", *words))
-    assert found["next_step"] == places()["reduction"].next_step
+    assert str(found["next_step"]).startswith(
+        f"{places()['reduction'].next_step} It is right without dropout, so compare"
+    )
+    found = diagnosis_of(failure("step.gradients", "dropout", words[0]))
+    assert found["next_step"] == places()["dropout"].next_step
     late = "right in updates 0 to 4, wrong in update 5"
     found = diagnosis_of(failure("training.settings", "before-moments", late))
     assert f"The run is {late}." in str(found["cause"])
