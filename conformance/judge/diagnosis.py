@@ -40,7 +40,7 @@ def advice(record: Result, others: Sequence[Result] = ()) -> tuple[str, str]:
     found = explanation([record]) if record.status == "fail" and not record.facts.get("scores") else None
     if found:
         return found.cause, found.next_step
-    if record.status != "fail" or not unexplained(record):
+    if record.status != "fail" or not unexplained(record) or _exact(record) is not None:
         cause, step = _own(record)
     elif (first := follows_from(record, others)) is not None:
         cause = f"This follows from the network's forward pass, which is wrong already ({first.id})."

@@ -125,3 +125,14 @@ def test_a_program_that_sends_too_much_does_not_hide_wrong_results() -> None:
     groups = "cpu: groups of devices that a sum is taken over: [(0, 1), (2, 3)], should be [(0, 1, 2, 3)]"
     within = failure("lowering.reduction", "", message=groups)
     assert str(diagnosis_of(wrong, within)["cause"]).startswith("A sum over devices is taken within the groups")
+
+
+def test_what_a_message_establishes_is_the_likely_cause_of_its_check_too() -> None:
+    """The check said that some part has fewer bits, and the diagnosis that LayerNorm computes its variance in one pass."""
+    message = "gradient, N = 1, a large mean, classifier.bias: error 0.2, bound 1e-6"
+    record = failure("step.gradients", "rounding", "the gradient of update 0 is wrong too", message=message)
+    cause, step = advice(record, [record])
+    assert cause.startswith("With embeddings of a small mean the gradient is right")
+    assert (cause, step) == advice(record)
+    assert str(diagnosis_of(record)["cause"]).startswith(cause)
+    assert diagnosis_of(record)["next_step"] == step

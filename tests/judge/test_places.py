@@ -158,7 +158,7 @@ def test_what_a_message_establishes_has_no_measurements_of_other_checks() -> Non
     """Of a gradient that is right but for a large mean was said that it is wrong: in another check, in float64."""
     far = failure("step.gradients", "", message="gradient, N = 1, a large mean, x: error 1")
     found = diagnosis_of(far, failure("step.update", "precision", "the gradient of update 0 is wrong too"))
-    assert str(found["cause"]).startswith("The gradient is right, and loses digits")
+    assert str(found["cause"]).startswith("With embeddings of a small mean the gradient is right")
     assert "wrong too" not in str(found["cause"])
 
 
