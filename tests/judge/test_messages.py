@@ -128,7 +128,7 @@ def test_a_program_that_sends_too_much_does_not_hide_wrong_results() -> None:
 
 
 def test_what_a_message_establishes_is_the_likely_cause_of_its_check_too() -> None:
-    """The check said that some part has fewer bits, and the diagnosis that LayerNorm computes its variance in one pass."""
+    """The check said that a part has fewer bits, and the diagnosis that LayerNorm computes its variance in one pass."""
     message = "gradient, N = 1, a large mean, classifier.bias: error 0.2, bound 1e-6"
     record = failure("step.gradients", "rounding", "the gradient of update 0 is wrong too", message=message)
     cause, step = advice(record, [record])
