@@ -62,5 +62,6 @@ def test_only_laws_of_trainers_are_compiled_without_optimizations(level: str) ->
     light = {law.id for law in laws().values() if law.unoptimized_at(level)}
     trainers = {law.id for law in laws().values() if law.per == "subject"}
     some = {"equivalence.device_counts", "equivalence.packing", "equivalence.accumulation"}
-    some |= {"training.schedule", "training.settings"}
+    some |= {"training.schedule", "training.settings", "training.resume_elsewhere"}
+    some |= {f"processes.{name}" for name in ("training", "agreement", "layouts", "data", "resume")}
     assert light == {"quick": trainers, "standard": some, "full": set()}[level]

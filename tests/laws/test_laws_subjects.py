@@ -151,7 +151,7 @@ class FreedFirst(OnDevices):
 
     def start(self, case: Any, params: Any, n_devices: int) -> None:
         self.held = None
-        self.held = types.SimpleNamespace(size=8 * 32, devices=lambda: set(jax.devices()))
+        self.held = types.SimpleNamespace(size=8 * 32, devices=lambda: set(jax.devices()[:n_devices]))
 
 
 def test_an_array_at_an_address_used_before_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
