@@ -39,7 +39,6 @@ CAPABILITIES = frozenset(OPTIONAL_METHODS.values()) | {
     "precision:float64",
 }  # fmt: skip
 
-
 # A model needs at least as many positions; only runs of `training.settings` use longer examples, if it has more.
 MOST_TOKENS = 16
 # Fields of `Case` that follow from the capabilities or the run's seed, and that no trainer can fix.
