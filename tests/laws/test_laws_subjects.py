@@ -163,6 +163,14 @@ def test_an_array_at_an_address_used_before_is_new(monkeypatch: pytest.MonkeyPat
         run("equivalence.devices_used", subject)
 
 
+def test_narrow_moments_of_bfloat16_runs_are_seen_at_standard_too() -> None:
+    """`step.update` has such runs at `quick` only."""
+    with pytest.raises(LawBroken, match=r"moments that are bfloat16 numbers: 1, should be at most 0\.5"):
+        run_law(
+            "training.settings", Settings(level="standard"), subject=FAULTS["narrow-moments-in-bfloat16-runs"](), n=8
+        )
+
+
 class Recompiles(OnDevices):
     """Logs by a function that is jitted in each update."""
 

@@ -48,6 +48,7 @@ CALLS = {
 }
 # Failures that a setting fixes, and an intermittent one.
 MENDED = {
+    "needs_light": "check.equal('a', A + ('fusion_emitters=false' not in os.environ.get('XLA_FLAGS', '')), A)",
     "needs_simple": "check.equal('a', A + (os.environ.get('NCCL_PROTO') != 'Simple'), A)",
     "needs_plain": "check.equal('a', A + ('fast_math' in os.environ.get('XLA_FLAGS', '')), A)",
     "hates_simple": "check.equal('a', A + (os.environ.get('NCCL_PROTO') == 'Simple'), A)",
@@ -98,6 +99,8 @@ from types import SimpleNamespace as Some
 class Config:
     jax_platforms = None
     values = property(lambda self: dict(vars(self)))
+    def __init__(self):
+        self.jax_disable_most_optimizations = False
     def update(self, name, value):
         setattr(self, name, value)
 class Client:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ...adapter import Arrays, Case, HostBatch, StepResult, TrainerUnderTest
@@ -25,6 +26,8 @@ from .explaining import note
 RATE = Bound(4 * UNIT["float32"], UNIT["float32"], "four roundings in float32, of the largest rate")
 # The variant with nothing simplified; it passes if the failure is intermittent.
 RERUN = "when rerun"
+# Types with fewer bits than float32.
+NARROW = (ml_dtypes.bfloat16, np.float16)
 # A variant that passes is evidence if it divides the largest margin by at least this.
 DECISIVE = 100.0
 
@@ -235,3 +238,15 @@ def check_score(check: Check, what: str, subject: TrainerUnderTest, batches: Seq
         check.facts["scores"] = wrong
     check.at_most(f"error of the accuracy{what}", abs(score["accuracy"] - scores.accuracy(predicted, labels)), exact)
     check.at_most(f"error of F1{what}", abs(score["f1"] - scores.f1(predicted, labels)), exact)
+
+
+def check_width(check: Check, moments: Sequence[Arrays]) -> None:
+    """Check that both moments of a run whose products are narrow are stored in float32."""
+    for which, leaves in zip(("first", "second"), moments, strict=True):
+        values = np.concatenate([np.ravel(leaf) for leaf in leaves.values()]).astype(np.float64)
+        values = values[values != 0]
+        for kind in NARROW:
+            with np.errstate(over="ignore"):
+                share = float(np.mean(values.astype(kind).astype(np.float64) == values))
+            what = f"share of the {which} moments that are {np.dtype(kind).name} numbers"
+            check.at_most(what, share, Bound(0.5, 2.0**-13, "one float32 number in 2^13 or more is one by chance"))

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import ml_dtypes
 import numpy as np
 
 from ...adapter import Arrays, Case, HostBatch, TrainerUnderTest, fixed_of
@@ -27,7 +26,14 @@ from ...oracle.settings import BFLOAT16_EPS
 from ...oracle.updates import learning_rate
 from ..support.compilation import precision
 from ..support.running import law, losses_of
-from ..support.trainer_checks import check_distance, check_evaluation, check_gradients, check_loss, check_updates
+from ..support.trainer_checks import (
+    check_distance,
+    check_evaluation,
+    check_gradients,
+    check_loss,
+    check_updates,
+    check_width,
+)  # fmt: skip
 
 # This is added to all position embeddings, whose standard deviation is about 1.
 FAR = 300.0
@@ -44,8 +50,6 @@ ODD = 15
 # A first update of rate 0, which shows parameters that are stored in bfloat16; then updates so large that a loss in
 # bfloat16 shows each of them.
 MOVING = {"eps": 1.0, "learning_rate": 0.5, "warmup_steps": 1}
-# Types with fewer bits than float32.
-NARROW = (ml_dtypes.bfloat16, np.float16)
 # Equal examples in bfloat16: four times the terms at which a sum in bfloat16 stops.
 MANY = 1024
 
@@ -111,7 +115,7 @@ def test_update(check: Check, subject: TrainerUnderTest, rng: Rng) -> None:
         with precision(case):
             losses_of(subject, case, params, batches[:1], 1)
         check_moments(check, subject, case, params, batches[:1], what)
-    # From `standard` on, `training.settings` and `step.bfloat16` have such runs. An epsilon that a trainer fixes may be
+    # From `standard` on, `training.settings` has such runs. An epsilon that a trainer fixes may be
     # too small for bfloat16.
     half = not check.at("standard") and "precision:bf16" in subject.capabilities
     if half and fixed_of(subject).get("eps", BFLOAT16_EPS) >= BFLOAT16_EPS:
@@ -140,17 +144,6 @@ def check_each_update(
             check_distance(check, f"{of},", case, before, now, want.distance, control=moving)
         if "moments" in subject.capabilities:
             check_width(check, subject.moments())
-
-
-def check_width(check: Check, moments: Sequence[Arrays]) -> None:
-    """Check that both moments of a run whose products are narrow are stored in float32."""
-    for which, leaves in zip(("first", "second"), moments, strict=True):
-        values = np.concatenate([np.ravel(leaf) for leaf in leaves.values()]).astype(np.float64)
-        values = values[values != 0]
-        for kind in NARROW:
-            share = float(np.mean(values.astype(kind).astype(np.float64) == values))
-            what = f"share of the {which} moments that are {np.dtype(kind).name} numbers"
-            check.at_most(what, share, Bound(0.5, 2.0**-13, "one float32 number in 2^13 or more is one by chance"))
 
 
 @law("step.logits", draws=True)

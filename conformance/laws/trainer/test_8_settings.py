@@ -22,6 +22,7 @@ from ..support.trainer_checks import (
     check_rate,
     check_same_bits,
     check_score,
+    check_width,
 )  # fmt: skip
 
 # The trainer evaluates after every update but this one, and restarts before update RESTARTED in rows with a restart.
@@ -92,6 +93,8 @@ class Run:
                 self.restart(params, now, folder)
                 self.observe("right after a restart", now, want)
                 self.evaluate("right after a restart", now, batch)
+        if self.case.precision == "bfloat16" and "moments" in self.subject.capabilities:
+            check_width(self.check, self.subject.moments())
 
     def arrays(self, step: int) -> None:
         """Check that no more arrays are on the devices after one quiet update than after the one before it.
