@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--platform", choices=PLATFORMS, help="the platform to use")
     add("--devices", type=int, metavar="N", help="at most N devices (default: all; 8 simulated ones on a CPU)")
     add("--seed", type=int, default=0, metavar="S", help="seed of all drawn values (default 0)")
-    add("--matrix", type=Path, metavar="DIR", help="run every law with every fault and equivalent change; write to DIR")
+    add("--matrix", type=Path, metavar="DIR", help="all laws with every fault and equivalent change; DIR keeps rows")
     add("--read", metavar="ID", help="run all laws with one fault, and print what `verify` would print")
     add("--sftref-stream", type=Path, help=argparse.SUPPRESS)
     return top

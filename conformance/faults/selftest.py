@@ -1,10 +1,14 @@
 """Faults and equivalent changes -> matrix.json, matrix.md, matrix.png: which laws see which fault.
 
 `tox -e selftest` runs it: each fault is tested by every law that can meet it, in as many processes as there are cores.
+Each row is appended to rows.jsonl when it ends, so a run that was interrupted continues, and only the rows of another
+kit, environment or setting are made anew.
 """
 
 import concurrent.futures
 import dataclasses
+import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -16,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from ..core.fault import Fault, changes, faults
+from ..core.kit import KIT
 from ..core.law import laws
+from ..core.release import hashes
 from ..core.result import plain
 from ..core.settings import Settings, start_jax
 from ..judge.diagnosis import diagnose
 from ..machine.snapshot import cores, keeps_programs, static
 from ..workers.plan import cache_variables
 from .picture import draw
+
+ROWS = "rows.jsonl"
 
 
 def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
@@ -32,10 +40,19 @@ def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
         0 if every fault was seen by the laws that must see it and no equivalent change by any law, else 5.
     """
     entries = [entry for entry in [*faults().values(), *changes().values()] if not ids or entry.id in ids]
-    began = time.monotonic()
-    rows = list(_rows(entries, settings))
-    content = gathered(rows, settings, time.monotonic() - began)
     out.mkdir(parents=True, exist_ok=True)
+    made_by = _made_by(settings)
+    done = _stored(out / ROWS, made_by)
+    rows = [done[entry.id] for entry in entries if entry.id in done]
+    if rows:
+        print(f"   {len(rows)} of {len(entries)} rows are in {out / ROWS}", file=sys.stderr)
+    missing = [entry for entry in entries if entry.id not in done]
+    with (out / ROWS).open("w", encoding="utf-8") as file:
+        for row in itertools.chain(done.values(), _rows(missing, settings)):
+            print(json.dumps({"made_by": made_by} | row), file=file, flush=True)
+            if row["id"] not in done:
+                rows.append(row)
+    content = gathered(rows, settings)
     (out / "matrix.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (out / "matrix.md").write_text(markdown(content), encoding="utf-8")
     drawn = draw(content, out / "matrix.png")
@@ -43,9 +60,26 @@ def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
     print(
         f"{summary['killed']} of {summary['seeded']} seeded faults seen, {summary['attributed']} attributed to their "
         f"layer; {summary['false_alarms']} false alarms in {summary['equivalent']} equivalent changes; "
-        f"{content['seconds']:.0f} s; {out / 'matrix.md'}{'' if drawn else ' (no picture without matplotlib)'}"
+        f"{content['seconds']:.0f} s of trials; {out / 'matrix.md'}"
+        f"{'' if drawn else ' (no picture without matplotlib)'}"
     )
     return 0 if summary["killed"] == summary["seeded"] > 0 and not summary["false_alarms"] else 5
+
+
+def _stored(path: Path, made_by: str) -> dict[str, dict[str, Any]]:
+    """Id -> row, of those rows of an earlier run that would be the same today."""
+    if not path.exists():
+        return {}
+    # A process that is killed can leave half a line.
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+    rows = [json.loads(line) for line in lines]
+    return {row["id"]: row for row in rows if row.pop("made_by") == made_by}
+
+
+def _made_by(settings: Settings) -> str:
+    """A digest of the kit, the environment and the settings."""
+    whole = [hashes(KIT), static(), plain(dataclasses.asdict(settings))]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 def _rows(entries: Sequence[Fault], settings: Settings) -> Iterable[dict[str, Any]]:
@@ -97,7 +131,7 @@ def _row(entry: Fault, settings: Settings) -> dict[str, Any]:
     }
 
 
-def gathered(rows: Sequence[dict[str, Any]], settings: Settings, seconds: float) -> dict[str, Any]:
+def gathered(rows: Sequence[dict[str, Any]], settings: Settings) -> dict[str, Any]:
     """matrix.json: the rows in the order of the catalogues, and counts."""
     by_id = {row["id"]: row for row in rows}
     seeded = [by_id[name] for name in faults() if name in by_id]
@@ -109,7 +143,7 @@ def gathered(rows: Sequence[dict[str, Any]], settings: Settings, seconds: float)
         "schema": "sftref.matrix/2",
         "settings": plain(dataclasses.asdict(settings)),
         "environment": static(),
-        "seconds": round(seconds, 1),
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
         "summary": {
             "seeded": len(tried),
             "killed": len(killed),

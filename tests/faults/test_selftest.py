@@ -12,11 +12,12 @@ from typing import Any
 import jsonschema
 import pytest
 from ladders import KIT
-from sftref.conformance.core.fault import LAYERS, changes, faults
+from sftref.conformance.core.fault import LAYERS, Fault, changes, faults
 from sftref.conformance.core.law import LEVELS, check_id, expected, laws, split_id
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import DEFAULT_ADAPTERS, Settings, subject_labels
 from sftref.conformance.faults import __main__ as command
+from sftref.conformance.faults import selftest
 from sftref.conformance.faults.picture import draw
 from sftref.conformance.faults.selftest import gathered, markdown
 from sftref.conformance.judge.mutation_score import chosen, fates, level_of
@@ -208,7 +209,7 @@ def test_the_counts_of_the_matrix(tmp_path: Path) -> None:
         row("sums-by-halves", {LAW: "pass"}, None),
         row("five-devices", {"copies.sharded": "error"}, "copy"),
     ]
-    content = gathered(rows, Settings(), 1.0)
+    content = gathered(rows, Settings())
     summary = {"seeded": 3, "killed": 2, "attributed": 1, "equivalent": 2, "false_alarms": 1}
     assert content["summary"] == summary
     assert (content["survivors"], content["misattributed"]) == (["tanh-cut-at-4"], ["fast-log"])
@@ -220,6 +221,27 @@ def test_the_counts_of_the_matrix(tmp_path: Path) -> None:
         assert part in text
     assert draw(content, tmp_path / "matrix.png")
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_matrix_that_was_interrupted_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[str]] = []
+
+    def rows(entries: list[Fault], settings: Settings) -> list[dict[str, Any]]:
+        made.append([entry.id for entry in entries])
+        return [row(entry.id, dict.fromkeys(entry.seen_by, "fail"), entry.layer) for entry in entries]
+
+    monkeypatch.setattr(selftest, "_rows", rows)
+    monkeypatch.setattr(selftest, "draw", lambda content, path: False)
+    both = [FAULT, "fast-log"]
+    assert selftest.run(Settings(), tmp_path, [FAULT]) == 0
+    with (tmp_path / selftest.ROWS).open("a", encoding="utf-8") as file:
+        file.write('{"made_by": "half a li')
+    assert selftest.run(Settings(), tmp_path, both) == 0
+    assert selftest.run(Settings(), tmp_path, both) == 0
+    content = json.loads((tmp_path / "matrix.json").read_text(encoding="utf-8"))
+    assert content["summary"]["killed"] == 2
+    assert selftest.run(Settings(seed=1), tmp_path, [FAULT]) == 0, "rows of another seed are made anew"
+    assert made == [[FAULT], ["fast-log"], [], [FAULT]]
 
 
 def test_the_catalogues() -> None:
