@@ -3,8 +3,9 @@
     pip install torch==2.13.0 transformers==4.57.6 '.[demo]'
     PYTHONPATH=tests/studies:tests/studies/peers python -m waits.start --model minilm --rounds 5
 
-`alone.py` runs one peer with examples in memory, on one device. `train` is the command, with the bundled pairs, from
-an empty folder of caches and with the one that the run before it filled.
+`alone.py` runs one peer with examples in memory, on one device; ours also with the compiled programs that a run before
+it left in JAX's cache. `train` is the command, with the bundled pairs, from an empty folder of caches and with the one
+that the run before it filled.
 """
 
 import argparse
@@ -18,18 +19,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sftref.cluster.programs import LEAST_SECONDS
 from waits.ratios import Spent, in_turn, table
 
 PEERS = Path(__file__).parents[1] / "peers" / "alone.py"
 TORCH, OURS, COLD, WARM = "PyTorch, loop", "ours, mesh, packed", "sftref train, cold", "sftref train, warm"
+OURS_WARM = f"{OURS}, programs cached"
 # The command's model of each size; `tiny` has no file of the size `small`.
 TRAIN = ("--batch-size", "64", "--train-fraction", "0.5", "--eval-fraction", "0.05", "--max-steps", "1")
 
 
-def alone(model: str, name: str) -> Spent:
-    """To the end of the first update of a peer."""
+def alone(model: str, name: str, programs: Path | None = None) -> Spent:
+    """To the end of the first update of a peer, with the compiled programs in a folder or none."""
     command = [sys.executable, str(PEERS), model, name, str(time.time())]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kept = {
+        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(LEAST_SECONDS),
+    }
+    variables = os.environ | (kept if programs else {})
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
     spent = json.loads(done.stdout.splitlines()[-1])
     return Spent(spent["start"], spent["cpu"])
 
@@ -71,7 +79,9 @@ def main() -> None:
         calls: dict[str, Callable[[], Spent]] = {
             TORCH: lambda model=model: alone(model, TORCH),  # type: ignore[misc]
             OURS: lambda model=model: alone(model, OURS),  # type: ignore[misc]
+            OURS_WARM: lambda model=model: alone(model, OURS, warm / "programs"),  # type: ignore[misc]
         }
+        alone(model, OURS, warm / "programs")
         if model == "minilm" and not args.no_train:
             train(warm, args.devices)
             calls |= {COLD: from_nothing, WARM: lambda: train(warm, args.devices)}
