@@ -8,13 +8,15 @@ act like a perturbation of its factors. Therefore
 
     noise = root mean square, over DRAWS draws, of the change of the float64 result when every parameter is multiplied
             by 1 + u sqrt(n / 3) e,   e normal,   n the longest product's length, and every probability of the
-            loss by 1 + u e: three roundings, of exp, of the sum and of the quotient
+            loss and the logarithm of its sum by 1 + u e: three roundings, of exp, of the sum and of the quotient
 
 The bound is FACTOR = 2 x 2 x 2 times the noise: 2 because right results differ by their order of summation, 2 for what
 the model leaves out (roundings of activations in the backward pass, and of exp, erf and tanh), and 2 because few draws
 may be small by chance. Probabilities are perturbed separately because the gradient has p - 1 at the label: near p = 1,
 parameters hardly move p - 1, but the rounding of p does. (Without that, in one of 400 repetitions, at p - 1 = -0.0033,
-a gradient erred by 2.7e-8 where 2.68e-8 was allowed.) For a float64 trainer the noise is the same, in units of its u.
+a gradient erred by 2.7e-8 where 2.68e-8 was allowed.) The loss of such a row is the logarithm minus the logit, which
+are nearly equal: parameters move both alike, but each is rounded by itself. For a float64 trainer the noise is the
+same, in units of its u.
 """
 
 import math
@@ -45,7 +47,7 @@ class Reference:
 
 
 def jittered(params: Params, size: float, draw: int) -> tuple[Params, Rounding]:
-    """The parameters, each perturbed by a relative `size`, and a function that perturbs the loss's probabilities."""
+    """The parameters, each perturbed by a relative `size`, and a function that perturbs values of the loss."""
     rng = np.random.default_rng((draw, 0x5EED))
     moved = {name: p * (1.0 + size * rng.standard_normal(p.shape)) for name, p in params.items()}
     # The loss is computed in float32 even if products are bfloat16.
@@ -53,7 +55,7 @@ def jittered(params: Params, size: float, draw: int) -> tuple[Params, Rounding]:
 
 
 def reference(case: Case, params: Params, compute: Callable[[Params, Rounding], Mapping[str, Array]]) -> Reference:
-    """The result of `compute(parameters, rounding of probabilities)`, and bounds from its change under perturbations.
+    """The result of `compute(parameters, rounding in the loss)`, and bounds from its change under perturbations.
 
     The noise of a leaf is at least the round-off of its own size, and at least a tenth of the noise of an average leaf
     with as many elements, since few elements and few draws may be small by chance. A gradient that is exactly zero
@@ -90,7 +92,7 @@ def gradient_reference(case: Case, params: Params, batch: HostBatch, step: int =
 
 def loss_reference(case: Case, params: Params, batch: HostBatch, step: int = 0) -> Reference:
     """The mean loss, under the name `loss`, and its bound."""
-    return reference(case, params, lambda p, _: {"loss": np.array(mean_loss(case, p, batch, step))})
+    return reference(case, params, lambda p, rounding: {"loss": np.array(mean_loss(case, p, batch, step, rounding))})
 
 
 def logits_reference(case: Case, params: Params, batch: HostBatch) -> Reference:

@@ -255,7 +255,8 @@ def example_losses(
 ) -> tuple[Array, Array]:
     """The loss of each example [B], cross-entropy or squared error, and d loss / d logits [B, C].
 
-    `rounding` acts on the probabilities p before 1 is subtracted at the label; it matters most if p is near 1.
+    `rounding` acts on the probabilities p before 1 is subtracted at the label, and on the logarithm of their sum before
+    the logit is subtracted; it matters most if p is near 1.
     """
     if case.regression:
         error = logits[:, 0] - labels.astype(np.float64)
@@ -265,7 +266,7 @@ def example_losses(
     log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(axis=-1))
     slope = rounding(np.exp(logits - log_sum[:, None]))
     slope[at] -= 1.0
-    return log_sum - logits[at], slope
+    return rounding(log_sum) - logits[at], slope
 
 
 def value_and_gradient(
@@ -277,9 +278,9 @@ def value_and_gradient(
     return Gradient(loss, network.tape.gradients)
 
 
-def mean_loss(case: Case, params: Arrays, batch: HostBatch, step: int = 0) -> float:
+def mean_loss(case: Case, params: Arrays, batch: HostBatch, step: int = 0, rounding: Rounding = unrounded) -> float:
     """The loss of `value_and_gradient` alone, in half the time."""
-    return _forward(case, params, batch, step)[2]
+    return _forward(case, params, batch, step, rounding)[2]
 
 
 def _forward(
@@ -293,6 +294,6 @@ def _forward(
     return network, back, float((share * losses).sum()), share[:, None] * slopes
 
 
-def evaluate(case: Case, params: Arrays, batch: HostBatch) -> Array:
-    """Logits [B, C] without dropout."""
-    return Network(case, params, batch, None).logits()[0]
+def evaluate(case: Case, params: Arrays, batch: HostBatch, masks: Masks | None = None) -> Array:
+    """Logits [B, C], without dropout or with its masks."""
+    return Network(case, params, batch, masks).logits()[0]

@@ -1,6 +1,7 @@
 """The oracle agrees with known answers, central differences, JAX's gradients in float64, and optax."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from kit import DROPPED, PLAIN, REGRESSION, L, batch_of, device_batch, params_of, relative
 from sftref.conformance.adapter import StepResult
 from sftref.conformance.adapters.sftref import model_config
-from sftref.conformance.oracle.bounds_measured import gradient_reference, walk
+from sftref.conformance.laws.trainer.test_6_step import with_unlikely_labels
+from sftref.conformance.oracle.bounds_measured import gradient_reference, loss_reference, walk
 from sftref.conformance.oracle.masks import ATTENTION, CLASSIFIER, FEED_FORWARD, Masks, threefry_2x32
-from sftref.conformance.oracle.model import evaluate, value_and_gradient
+from sftref.conformance.oracle.model import evaluate, mean_loss, value_and_gradient
 from sftref.conformance.oracle.updates import OracleTrainer, decays, learning_rate
 
 from sftref.config import OptimConfig
@@ -188,6 +190,29 @@ def test_the_bound_near_a_probability_of_1_has_its_roundoff() -> None:
     assert abs(rounded - left[0]) < bound
     # The same for updates, where the first moment is (1 - b1) g.
     assert walk(PLAIN, params, [batch]).first.bounds["classifier.bias"].value > (1 - PLAIN.b1) * 2**-25
+
+
+def test_the_bound_of_a_loss_near_0_has_the_roundoff_of_the_logits() -> None:
+    """Once a false alarm: float32 gives 0, or the distance of two numbers near the logit, for a loss of 1e-14."""
+    large = 250.0
+    params = params_of(PLAIN) | {"classifier.bias": np.array([large, 0.0, 0.0])}
+    batch = batch_of(PLAIN)
+    batch = batch._replace(labels=0 * batch.labels, weights=(np.arange(len(batch.weights)) == 0).astype(np.float32))
+    reference = loss_reference(PLAIN, params, batch)
+    want, bound = reference.want["loss"], reference.bounds["loss"].value
+    assert want < 1e-12
+    assert np.spacing(np.float32(large)) < bound < 1e-3
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_unlikely_labels_are_unlikely_in_the_first_update(rate: float) -> None:
+    """Once labels were the unlikely ones of an evaluation; with dropout they were nearly certain in some updates."""
+    case = dataclasses.replace(PLAIN, hidden_dropout=rate, classifier_dropout=rate)
+    params = {name: leaf * 256.0 if name.startswith("classifier.") else leaf for name, leaf in params_of(case).items()}
+    for seed, row in itertools.product(range(3), range(5)):
+        batch = batch_of(case, seed)
+        batch = batch._replace(weights=(np.arange(len(batch.weights)) == row).astype(np.float32))
+        assert mean_loss(case, params, with_unlikely_labels(case, params, batch)) > 88
 
 
 def test_the_oracle_imports_no_jax() -> None:
