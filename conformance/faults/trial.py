@@ -5,7 +5,7 @@ import dataclasses
 import importlib
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,17 +82,24 @@ def run_law(
     return Result.of(law, subject, check, error, time.monotonic() - began, "")
 
 
+def _never(law: Law) -> bool:
+    return False
+
+
 def trials(
-    fault: Fault | None, runs: Sequence[tuple[str, Settings]], *, narrows: bool = False
+    fault: Fault | None, runs: Sequence[tuple[str, Settings]], *, narrows: Callable[[Law], bool] = _never
 ) -> Generator[Result, None, None]:
-    """Run laws with one fault seeded, or none; the `subject` of the results is the fault."""
+    """Run laws with one fault seeded, or none; the `subject` of the results is the fault.
+
+    `narrows` says of a law whether it looks for the cause if it fails, which takes many times as long.
+    """
     subject = fault.id if fault else None
     try:
         if fault is not None:
             _need_devices(fault, runs[0][1])
         with seeded(fault) as instead:
             for law, settings in runs:
-                yield run_law(laws()[law], instead, settings, subject, narrows=narrows)
+                yield run_law(laws()[law], instead, settings, subject, narrows=narrows(laws()[law]))
     except CannotSeedError as error:
         for law, _ in runs:
             yield Result.ended(laws()[law], subject, "not_run", str(error), 0.0, NotRunReason.LACKING)
@@ -123,17 +130,29 @@ def row(fault: Fault, settings: Settings) -> dict[str, Result]:
     """The result of each law that can meet a fault, up to the level of `settings`: a row of the kill matrix.
 
     Each runs at the lowest level at which it can see the fault, from the lowest rung up, and no failure blocks another
-    law: so the matrix shows which laws could replace each other.
+    law: so the matrix shows which laws could replace each other. Only those that a run would not block look for causes.
     """
     names = [law.id for law in side(fault) if LEVELS.index(law.level) <= LEVELS.index(settings.level)]
     runs = [(law, dataclasses.replace(settings, level=level_of(settings.level, fault, law))) for law in names]
-    return {result.law: result for result in trials(fault, runs, narrows=True)}
+    results: dict[str, Result] = {}
+
+    def narrows(law: Law) -> bool:
+        return blocked_by(_failed(results), law, None) is None
+
+    for result in trials(fault, runs, narrows=narrows):
+        results[result.law] = result
+    return results
+
+
+def _failed(results: Mapping[str, Result]) -> set[tuple[int, str | None]]:
+    """The rungs that block others after these results."""
+    return {(result.rung, None) for law, result in results.items()
+            if result.status in BROKEN and laws()[law].blocks}  # fmt: skip
 
 
 def as_run(fault: Fault, results: dict[str, Result], settings: Settings) -> Outcome:
     """The outcome of a run on a system that has the fault: laws that need a failed rung are blocked."""
-    failed = {(result.rung, None) for law, result in results.items()
-              if result.status in BROKEN and laws()[law].blocks}  # fmt: skip
+    failed = _failed(results)
     outcome = Outcome(settings=settings, expected=[check_id(law, fault.id) for law in results])
     for law, result in results.items():
         rung = blocked_by(failed, laws()[law], None)

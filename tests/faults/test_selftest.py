@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import jsonschema
 import pytest
 from ladders import KIT
 from sftref.conformance.core.fault import LAYERS, Fault, changes, faults
-from sftref.conformance.core.law import LEVELS, check_id, expected, laws, split_id
+from sftref.conformance.core.law import LADDER, LEVELS, Law, check_id, expected, laws, split_id
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import DEFAULT_ADAPTERS, Settings, subject_labels
 from sftref.conformance.faults import __main__ as command
 from sftref.conformance.faults import selftest
+from sftref.conformance.faults import trial as trial_module
 from sftref.conformance.faults.picture import draw
 from sftref.conformance.faults.selftest import gathered, markdown
 from sftref.conformance.judge.mutation_score import chosen, fates, level_of
@@ -221,6 +223,20 @@ def test_the_counts_of_the_matrix(tmp_path: Path) -> None:
         assert part in text
     assert draw(content, tmp_path / "matrix.png")
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_laws_that_a_run_would_block_look_for_no_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: dict[str, bool] = {}
+
+    def trials(fault: Fault, runs: list[tuple[str, Settings]], *, narrows: Callable[[Law], bool]) -> Iterator[Result]:
+        for name, _ in runs:
+            looks[name] = narrows(laws()[name])
+            yield Result.ended(laws()[name], fault.id, "fail" if name == "step.update" else "pass", "", 1.0)
+
+    monkeypatch.setattr(trial_module, "trials", trials)
+    trial_module.row(faults()["missing-all-reduce"], Settings())
+    blocked = {law.id for law in laws().values() if 6 in LADDER[law.rung].needs} & looks.keys()
+    assert {name for name, look in looks.items() if not look} == blocked != set()
 
 
 def test_a_matrix_that_was_interrupted_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
