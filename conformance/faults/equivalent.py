@@ -14,7 +14,7 @@ from jax.extend.core import primitives as core
 
 from ..adapter import HostBatch
 from ..oracle.draws import rows_of
-from ..oracle.model import Array, Params
+from ..oracle.tape import Array, Params
 from .backend.collectives import each
 from .backend.lowering import CannotSeedError
 from .backend.seeding import Fixtures, SeededFaults, option

@@ -28,7 +28,8 @@ import numpy as np
 from ..adapter import Case, HostBatch
 from ..core.comparison import Bound
 from .bounds_derived import UNIT
-from .model import Array, Params, Rounding, evaluate, mean_loss, unrounded, value_and_gradient
+from .model import evaluate, mean_loss, value_and_gradient
+from .tape import Array, Params, Rounding, unrounded
 from .updates import OracleTrainer, learning_rate
 
 DRAWS = 4
@@ -113,19 +114,60 @@ class Walk:
 def walk(case: Case, params: Params, batches: Sequence[HostBatch]) -> Walk:
     """Run one update of the oracle for each batch; the noise includes the rounding of the stored parameters."""
     trainers: list[OracleTrainer] = []
+    gradients: list[list[Params]] = [[] for _ in batches]
 
-    def run(start: Params, rounding: Rounding) -> dict[str, Array]:
-        trainer = OracleTrainer.start(case, start, rounding)
-        for batch in batches:
-            trainer.step(batch)
+    def run(start: Params, rounding: Rounding, scale: float = 1.0) -> dict[str, Array]:
+        trainer = OracleTrainer.start(case, start)
+        trainer.scale = scale
+        for batch, seen in zip(batches, gradients, strict=True):
+            seen.append(value_and_gradient(case, trainer.params, batch, trainer.step_number, rounding).gradients)
+            trainer.apply(seen[-1])
         trainers.append(trainer)
         return {name: trainer.params[name] - start[name] for name in start}
 
-    distance = stored(case, params, reference(case, params, run), len(batches))
+    distance, swing = reference(case, params, run), Swing(case, params)
+    scaled = run(params, unrounded, 1.0 + corrections(case))
+    for seen in gradients:
+        swing.apply(seen[:-1], seen[-1])
+    widened = swing.widened(distance, trainers[0].params)
     runs, again = iter(trainers), iter(trainers)
     first = reference(case, params, lambda *_: next(runs).first)
     second = reference(case, params, lambda *_: next(again).second)
-    return Walk(distance, first, second)
+    return Walk(stored(case, params, widened, len(batches), scaled), first, second)
+
+
+class Swing:
+    """How far updates can go if each element of the gradients errs by FACTOR times its own noise, up or down.
+
+    Where a moment is nearly 0, Adam with a small epsilon makes an update of nearly full size of it, whose sign may be
+    that of a rounding. Only few elements are such, so the root mean square of few draws may have none of them.
+    """
+
+    def __init__(self, case: Case, params: Params) -> None:
+        self.case = case
+        self.ends = [OracleTrainer.start(case, params) for _ in range(2)]
+
+    def apply(self, gradients: Sequence[Params], scaled: Params | None = None) -> None:
+        """One update by the exact gradient, the first one, and its noise, from those under perturbations.
+
+        `scaled` is the gradient after updates with an error of Adam's corrections, which has one direction.
+        """
+        exact, *moved = gradients
+        far = FACTOR * (UNIT["float64"] / UNIT["float32"] if self.case.precision == "float64" else 1.0)
+        noise = {name: far * np.sqrt(np.mean([(m[name] - g) ** 2 for m in moved], axis=0)) for name, g in exact.items()}
+        if scaled is not None:
+            noise = {name: size + np.abs(scaled[name] - exact[name]) for name, size in noise.items()}
+        for end, sign in zip(self.ends, (-1.0, 1.0), strict=True):
+            end.apply({name: g + sign * noise[name] for name, g in exact.items()})
+
+    def widened(self, distance: Reference, params: Params) -> Reference:
+        """The bounds of a distance whose exact end is `params`, at least as large as both ends are far from it."""
+        bounds = {}
+        for name, bound in distance.bounds.items():
+            most = np.max([np.abs(end.params[name] - params[name]) for end in self.ends], axis=0)
+            noise = max(bound.noise, float(np.linalg.norm(most)) / FACTOR)
+            bounds[name] = Bound(FACTOR * noise, noise, bound.why)
+        return Reference(distance.want, bounds)
 
 
 @dataclass(frozen=True)
@@ -149,23 +191,30 @@ class Beside:
         self.case = case
         self.runs = [OracleTrainer.start(case, {}) for _ in range(1 + DRAWS)]
         self.clipped = OracleTrainer.start(case, {})
+        self.swing = Swing(case, {})
 
     def update(self, params: Params, batch: HostBatch) -> Update:
         """The oracle's update number 0, 1, ... from these parameters."""
         runs, rate = iter(self.runs), learning_rate(self.case, self.clipped.step_number)
         losses: list[float] = []
+        seen: list[Params] = []
 
         def run(start: Params, rounding: Rounding) -> dict[str, Array]:
             trainer = next(runs)
             loss, gradients = value_and_gradient(self.case, start, batch, trainer.step_number, rounding)
             losses.append(loss)
+            seen.append(gradients)
             for one, more in ((trainer, 0.0), *([(self.clipped, CLIPPED)] if trainer is self.runs[0] else [])):
                 one.params = dict(start)
                 one.apply(gradients, more)
             return {name: trainer.params[name] - start[name] for name in start}
 
         share = self.case.learning_rate / rate if rate else 0.0
-        walked = stored(self.case, params, reference(self.case, params, run), 1, share)
+        walked = reference(self.case, params, run)
+        for end in self.swing.ends:
+            end.params = dict(params)
+        self.swing.apply(seen)
+        walked = stored(self.case, params, self.swing.widened(walked, self.runs[0].params), 1, share=share)
         again, first, second = iter(losses), iter(self.runs), iter(self.runs)
         other = {name: self.clipped.params[name] - leaf for name, leaf in params.items()}
         return Update(
@@ -185,25 +234,36 @@ def _with_clipping(right: Reference, other: Params) -> Reference:
     return Reference(right.want, bounds)
 
 
-def stored(case: Case, params: Params, distance: Reference, updates: int, share: float = 1.0) -> Reference:
+def corrections(case: Case) -> float:
+    """The most by which an update errs, relative to itself, because Adam's corrections 1 - b^t cancel.
+
+    b and b^t are rounded, so b^t errs by up to (t + 1) u b^t, where 1 - b^t is at least t (1 - b) b^t. So an update
+    errs by up to 2 u / (1 - b1) + u / (1 - b2) of itself, 6e-5 with b2 = 0.999. All its elements err equally.
+    """
+    u = UNIT["float64" if case.precision == "float64" else "float32"]
+    return 2 * u / (1 - case.b1) + u / (1 - case.b2)
+
+
+def stored(
+    case: Case, params: Params, distance: Reference, updates: int, scaled: Params | None = None, share: float = 1.0
+) -> Reference:
     """The bounds of a distance, with the rounding of the parameters that are stored after each update.
 
     The learning rate may be computed in float32 in every precision, with roundings of the largest rate, which is
-    `share` times the rate of the updates.
-
-    Adam's corrections 1 - b^t cancel: b and b^t are rounded, so b^t errs by up to (t + 1) u b^t, where 1 - b^t is at
-    least t (1 - b) b^t. So an update errs by up to 2 u / (1 - b1) + u / (1 - b2) of itself, 6e-5 with b2 = 0.999. All
-    its elements err equally, in one direction: that is added to the bound.
+    `share` times the rate of the updates. `scaled` is the distance if all updates have the error of `corrections`,
+    which later gradients see too; None for one update.
     """
     u, rate = UNIT["float64" if case.precision == "float64" else "float32"], share * UNIT["float32"] / math.sqrt(3)
-    corrections = 2 * u / (1 - case.b1) + u / (1 - case.b2)
-    bounds = {}
+    apart, bounds = corrections(case), {}
     for name, bound in distance.bounds.items():
         kept = u * math.sqrt(updates) * float(np.linalg.norm(params[name]))
         size = float(np.linalg.norm(distance.want[name]))
         noise = math.hypot(bound.noise, kept, rate * size)
-        why = f"{bound.why}, {updates} roundings of stored parameters and {corrections:.1e} of Adam's corrections"
-        bounds[name] = Bound(FACTOR * noise + corrections * size, noise, why)
+        apart = (
+            corrections(case) * size if scaled is None else float(np.linalg.norm(scaled[name] - distance.want[name]))
+        )
+        why = f"{bound.why}, {updates} roundings of stored parameters and {corrections(case):.1e} of Adam's corrections"
+        bounds[name] = Bound(FACTOR * noise + apart, noise, why)
     return Reference(distance.want, bounds)
 
 

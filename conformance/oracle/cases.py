@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..adapter import MOST_TOKENS, Case, shapes
-from .model import Params
+from .tape import Params
 
 # Rows of a batch and tokens of a row. 16 rows are two on each of 8 devices, and no multiple of 3 or 6.
 B, L = 16, MOST_TOKENS

@@ -18,7 +18,7 @@ from hypothesis.errors import Flaky
 from ..adapter import Case, HostBatch, TrainerUnderTest, fixed_of
 from ..core.check import Check, NotRun, NotRunReason
 from .cases import B, L, main_case, start_params
-from .model import Params
+from .tape import Params
 
 Rng = np.random.Generator
 Shapes = Mapping[str, Sequence[tuple[int, ...]]]

@@ -1,8 +1,7 @@
 """Case, parameters, batch -> loss, logits and gradients: BERT, forward and backward, in NumPy float64.
 
-Written by hand from Devlin et al. (2019), Hendrycks and Gimpel (2016, GELU by erf) and Ba et al. (2016, LayerNorm),
-without JAX or automatic differentiation: slow, short, and to be checked by reading. Each operator returns its value and
-a function from the gradient of its output to that of its input, which also adds up the gradients of its parameters.
+Written by hand from Devlin et al. (2019), without JAX or automatic differentiation: slow, short, and to be checked by
+reading. The operators are those of `tape.py`.
 """
 
 import math
@@ -14,82 +13,7 @@ import numpy.typing as npt
 
 from ..adapter import Arrays, Case, HostBatch
 from .masks import ATTENTION, ATTENTION_OUTPUT, CLASSIFIER, EMBEDDING, FEED_FORWARD, SITES_PER_LAYER, Masks
-
-Array = npt.NDArray[np.float64]
-Params = dict[str, Array]
-Back = Callable[[Array], Array]
-Rounding = Callable[[Array], Array]
-
-
-class Tape:
-    """Parameters, and the sums of their gradients, under the names of a Hugging Face checkpoint."""
-
-    def __init__(self, params: Arrays) -> None:
-        self.params: Params = {name: np.asarray(value, np.float64) for name, value in params.items()}
-        self.gradients: Params = {name: np.zeros_like(value) for name, value in self.params.items()}
-
-    def linear(self, x: Array, name: str) -> tuple[Array, Back]:
-        """The affine map x W^T + b over the last axis, with W [out, in]."""
-        weight, bias = self.params[f"{name}.weight"], self.params[f"{name}.bias"]
-
-        def back(dy: Array) -> Array:
-            flat = dy.reshape(-1, dy.shape[-1])
-            self.gradients[f"{name}.weight"] += flat.T @ x.reshape(-1, x.shape[-1])
-            self.gradients[f"{name}.bias"] += flat.sum(axis=0)
-            return dy @ weight
-
-        return x @ weight.T + bias, back
-
-    def layer_norm(self, x: Array, name: str, eps: float) -> tuple[Array, Back]:
-        """(x - mean) / sqrt(variance + eps) over the last axis, times the scale, plus the bias."""
-        scale = self.params[f"{name}.weight"]
-        centred = x - x.mean(axis=-1, keepdims=True)
-        root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
-        unit = centred / root
-
-        def back(dy: Array) -> Array:
-            axes = tuple(range(dy.ndim - 1))
-            self.gradients[f"{name}.weight"] += (dy * unit).sum(axis=axes)
-            self.gradients[f"{name}.bias"] += dy.sum(axis=axes)
-            d = dy * scale
-            along = (d * unit).mean(axis=-1, keepdims=True)
-            return (d - d.mean(axis=-1, keepdims=True) - unit * along) / root
-
-        return unit * scale + self.params[f"{name}.bias"], back
-
-    def embedding(self, ids: npt.NDArray[np.integer], name: str) -> tuple[Array, Callable[[Array], None]]:
-        """The rows `ids` of a table."""
-
-        def back(dy: Array) -> None:
-            np.add.at(self.gradients[f"{name}.weight"], ids, dy)
-
-        return self.params[f"{name}.weight"][ids], back
-
-    def gelu(self, x: Array) -> tuple[Array, Back]:
-        """The function of the same name."""
-        return gelu(x)
-
-    def tanh(self, x: Array) -> tuple[Array, Back]:
-        """The hyperbolic tangent."""
-        y = np.tanh(x)
-        return y, lambda dy: dy * (1.0 - y**2)
-
-
-def gelu(x: Array) -> tuple[Array, Back]:
-    """GELU: x Phi(x), with slope Phi(x) + x phi(x); Phi and phi are the normal distribution and its density."""
-    # Imported here, because the import takes most of a second and the rungs of the machine do not need it.
-    from scipy.special import erf
-
-    phi = 0.5 * (1.0 + erf(x / math.sqrt(2.0)))
-    slope = phi + x * np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
-    return x * phi, lambda dy: dy * slope
-
-
-def softmax(x: Array) -> tuple[Array, Back]:
-    """exp(x) / sum exp(x) over the last axis."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    p = e / e.sum(axis=-1, keepdims=True)
-    return p, lambda dp: p * (dp - (dp * p).sum(axis=-1, keepdims=True))
+from .tape import Array, Back, Params, Rounding, Tape, softmax, unrounded
 
 
 class Network:
@@ -98,9 +22,11 @@ class Network:
     Parameters have Hugging Face's names; `masks` are the dropout of this step, None for evaluation.
     """
 
-    def __init__(self, case: Case, params: Arrays, batch: HostBatch, masks: Masks | None) -> None:
+    def __init__(
+        self, case: Case, params: Arrays, batch: HostBatch, masks: Masks | None, rounding: Rounding = unrounded
+    ) -> None:
         self.case, self.batch, self.masks = case, batch, masks
-        self.tape = Tape(params)
+        self.tape = Tape(params, rounding)
         # Padding and rows of weight 0 may have ids outside the tables. They are read as id 0, which affects no result.
         real = (batch.attention_mask > 0) & (batch.weights > 0)[:, None]
         self.visible = real[:, None, None, :]  # which keys a query sees, to be broadcast to [B, H, L, L]
@@ -245,11 +171,6 @@ class Gradient(NamedTuple):
     gradients: Params
 
 
-def unrounded(x: Array) -> Array:
-    """Exact arithmetic: x itself."""
-    return x
-
-
 def example_losses(
     case: Case, logits: Array, labels: npt.NDArray[np.generic], rounding: Rounding = unrounded
 ) -> tuple[Array, Array]:
@@ -287,7 +208,7 @@ def _forward(
     case: Case, params: Arrays, batch: HostBatch, step: int, rounding: Rounding = unrounded
 ) -> tuple[Network, Callable[[Array], None], float, Array]:
     """The network, its backward pass, the mean loss, and its gradient with respect to the logits [B, C]."""
-    network = Network(case, params, batch, Masks(case.seed, step) if case.dropout else None)
+    network = Network(case, params, batch, Masks(case.seed, step) if case.dropout else None, rounding)
     logits, back = network.logits()
     losses, slopes = example_losses(case, logits, np.where(batch.weights > 0, batch.labels, 0), rounding)
     share = batch.weights.astype(np.float64) / batch.weights.sum(dtype=np.float64)

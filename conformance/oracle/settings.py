@@ -16,7 +16,8 @@ from typing import Any
 from ..adapter import Case, HostBatch, TrainerUnderTest, fixed_of
 from .cases import MAIN, NO_DROPOUT, B, L, start_params
 from .draws import Rng, batch_of, possible, seeded_case
-from .model import Params, value_and_gradient
+from .model import value_and_gradient
+from .tape import Params
 from .updates import OracleTrainer, norm_of
 
 Row = Mapping[str, str]  # setting -> value

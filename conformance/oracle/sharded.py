@@ -15,7 +15,8 @@ import numpy.typing as npt
 from ..adapter import Arrays, Case, HostBatch, StepResult
 from .draws import rows_of
 from .masks import Masks
-from .model import Array, Network, Params, Tape, example_losses
+from .model import Network, example_losses
+from .tape import Array, Params, Tape
 from .updates import clip, decays, learning_rate
 
 

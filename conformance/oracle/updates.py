@@ -7,7 +7,8 @@ from typing import Self
 import numpy as np
 
 from ..adapter import Arrays, Case, HostBatch, StepResult
-from .model import Params, Rounding, unrounded, value_and_gradient
+from .model import value_and_gradient
+from .tape import Params, Rounding, unrounded
 
 
 def learning_rate(case: Case, step: int) -> float:
@@ -43,7 +44,7 @@ class OracleTrainer:
         p -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p),    t = 1, 2, ...
 
     with decay for the parameters of `decays` only (AdamW, Loshchilov and Hutter, 2019, algorithm 2).
-    `rounding` is as in `example_losses`.
+    `rounding` is as in `example_losses`; `scale` is a relative error of the corrections 1 - b^t, which scales m.
     """
 
     case: Case
@@ -52,6 +53,7 @@ class OracleTrainer:
     first: Params = field(default_factory=dict)
     second: Params = field(default_factory=dict)
     rounding: Rounding = unrounded
+    scale: float = 1.0
 
     @classmethod
     def start(cls, case: Case, params: Arrays, rounding: Rounding = unrounded) -> Self:
@@ -71,7 +73,7 @@ class OracleTrainer:
             m = case.b1 * self.first.get(name, 0.0) + (1.0 - case.b1) * g
             v = case.b2 * self.second.get(name, 0.0) + (1.0 - case.b2) * g * g
             self.first[name], self.second[name] = m, v
-            direction = m / (1.0 - case.b1**self.step_number)
+            direction = self.scale * m / (1.0 - case.b1**self.step_number)
             direction = direction / (np.sqrt(v / (1.0 - case.b2**self.step_number)) + case.eps)
             decay = case.weight_decay * self.params[name] if decays(name) else 0.0
             self.params[name] = self.params[name] - rate * (direction + decay)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from kit import numbers, run_law
 from sftref.conformance.adapter import AdapterError, Arrays, Case, HostBatch, StepResult, check_adapter, fixed_of
+from sftref.conformance.adapters.template import Template
 from sftref.conformance.benchmarks.measuring.bench import Bench
 from sftref.conformance.benchmarks.measuring.trainers import begin
 from sftref.conformance.core.check import LawBroken, NotRun
+from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers.numpy_trainer import NumpyTrainer
 from sftref.conformance.oracle import settings
 from sftref.conformance.oracle.draws import batch_of, draw_case, possible, seeded_case
@@ -52,6 +54,20 @@ def run(law: str, subject: Any, n: int = 8) -> None:
 @pytest.mark.parametrize("law", LAWS)
 def test_every_case_has_the_constants_of_the_trainer(law: str) -> None:
     run(law, Fixed())
+
+
+@pytest.mark.parametrize("seed", [115, 128, 137])
+def test_a_small_epsilon_magnifies_roundings_that_are_allowed(seed: int) -> None:
+    """Once false alarms, of 1.04, 1.5 and 265 times the bound, in 3 of 120 seeds.
+
+    The updates of tiny gradients were wrong: behind a saturated tanh, and where gradients cancel to 1e-8, which the
+    error of Adam's corrections in the update before had moved.
+    """
+
+    class Common(Template):
+        fixed: ClassVar = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": None}
+
+    run_law("step.update", Settings(level="quick", seed=seed), subject=Common())
 
 
 def test_other_constants_than_those_declared_are_seen() -> None:

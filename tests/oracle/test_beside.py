@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from sftref.conformance.core.comparison import Bound
-from sftref.conformance.oracle.bounds_measured import CLIPPED, Beside, Reference, stored
+from sftref.conformance.oracle.bounds_measured import CLIPPED, FACTOR, Beside, Reference, Swing, stored
 from sftref.conformance.oracle.cases import SMALL, start_params
 from sftref.conformance.oracle.draws import batch_of
-from sftref.conformance.oracle.model import Params, value_and_gradient
+from sftref.conformance.oracle.model import value_and_gradient
+from sftref.conformance.oracle.tape import Params
 from sftref.conformance.oracle.updates import OracleTrainer
 
 pytestmark = pytest.mark.once
@@ -69,6 +70,22 @@ def test_what_torch_adds_to_the_norm_is_right_and_more_is_not() -> None:
 @pytest.mark.parametrize(("off", "passes"), [(2.0**-24, True), (1e-5, False)])
 def test_a_rate_in_float32_is_right_and_a_larger_error_is_not(off: float, passes: bool) -> None:
     assert (run(rate=1 + off)["distance"] <= 1) == passes
+
+
+def test_an_element_whose_sign_may_be_noise_may_go_either_way() -> None:
+    """Adam with a small epsilon makes a full step of it; in few draws no such element may change its sign."""
+    case = dataclasses.replace(SMALL, eps=1e-8, clip_norm=None, learning_rate=0.01, warmup_steps=0)
+    exact, start = {"leaf": np.array([3e-6, 1.0])}, {"leaf": np.zeros(2)}
+    right = OracleTrainer.start(case, start)
+    right.apply(exact)
+    distance = Reference(right.params, {"leaf": Bound(1e-7, 1e-7 / FACTOR, "measured")})
+    bounds = []
+    for noise in (1e-9, 1e-6):
+        swing = Swing(case, start)
+        swing.apply([exact, *({"leaf": exact["leaf"] + noise * sign} for sign in (-1, 1, 1, -1))])
+        bounds.append(swing.widened(distance, right.params).bounds["leaf"].value)
+    assert bounds[0] < 0.01 * case.learning_rate
+    assert 1.9 * case.learning_rate < bounds[1] < 2.1 * case.learning_rate
 
 
 @pytest.mark.parametrize("b2", [0.9, 0.98, 0.999, 0.9999])

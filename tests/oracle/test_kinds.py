@@ -16,8 +16,8 @@ from sftref.conformance.laws.support.examine.confirming import confirmed
 from sftref.conformance.laws.support.examine.made import made, simple
 from sftref.conformance.oracle.cases import start_params
 from sftref.conformance.oracle.draws import batch_of, rows_of
-from sftref.conformance.oracle.model import Params, Tape
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums
+from sftref.conformance.oracle.tape import Params, Tape
 from sftref.conformance.oracle.updates import learning_rate
 from sftref.conformance.oracle.variants.located import pairs
 from sftref.conformance.oracle.variants.measure import measured

@@ -11,8 +11,9 @@ from sftref.conformance.laws.support.examine import confirming
 from sftref.conformance.laws.support.examine.made import made
 from sftref.conformance.oracle.cases import L, start_params
 from sftref.conformance.oracle.draws import batch_of, rows_of
-from sftref.conformance.oracle.model import Network, Params, Tape
+from sftref.conformance.oracle.model import Network
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums, rounded
+from sftref.conformance.oracle.tape import Params, Tape
 from sftref.conformance.oracle.variants.located import Located
 from sftref.conformance.oracle.variants.network import relu
 from sftref.conformance.oracle.variants.replay import Log

@@ -204,6 +204,19 @@ def test_the_bound_of_a_loss_near_0_has_the_roundoff_of_the_logits() -> None:
     assert np.spacing(np.float32(large)) < bound < 1e-3
 
 
+@pytest.mark.parametrize(("bias", "value", "leaf"), [
+    ("bert.pooler.dense.bias", 8.0, "bert.pooler.dense.weight"),  # 1 - tanh(x)^2 = 4.5e-7
+    ("bert.encoder.layer.1.intermediate.dense.bias", -5.0, "bert.encoder.layer.1.output.dense.weight"),  # 1 + erf
+])  # fmt: skip
+def test_the_bound_of_a_saturated_activation_has_its_roundoff(bias: str, value: float, leaf: str) -> None:
+    """Once a false alarm, 265 times the bound: float32 leaves one or two bits of 1 - tanh^2 and of 1 + erf."""
+    params, weight = params_of(PLAIN), bias.replace("bias", "weight")
+    params |= {bias: np.full_like(params[bias], value), weight: 0.01 * params[weight]}
+    reference = gradient_reference(PLAIN, params, batch_of(PLAIN))
+    size, bound = float(np.linalg.norm(reference.want[leaf])), reference.bounds[leaf].value
+    assert 0.01 * size < bound < 5 * size
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_unlikely_labels_are_unlikely_in_the_first_update(rate: float) -> None:
     """Once labels were the unlikely ones of an evaluation; with dropout they were nearly certain in some updates."""

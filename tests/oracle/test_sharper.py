@@ -13,8 +13,8 @@ from sftref.conformance.laws.support.examine.made import made
 from sftref.conformance.laws.support.examine.sharper import described, parts_of_leaves
 from sftref.conformance.oracle.cases import start_params
 from sftref.conformance.oracle.draws import batch_of
-from sftref.conformance.oracle.model import Params
 from sftref.conformance.oracle.sharded import ShardedTrainer, Sums, rounded
+from sftref.conformance.oracle.tape import Params
 from sftref.conformance.oracle.variants.located import Located, Pair
 from sftref.conformance.oracle.variants.replay import Log, Seen
 from wrong_oracles import CASE, LAST, FourMethods, Right, examined, wrong

@@ -10,7 +10,7 @@ import pytest
 from sftref.conformance.adapter import Case, HostBatch
 from sftref.conformance.oracle.cases import MAIN, start_params
 from sftref.conformance.oracle.draws import batch_of
-from sftref.conformance.oracle.model import Params
+from sftref.conformance.oracle.tape import Params
 from sftref.conformance.oracle.variants.replay import Call, Log
 from sftref.conformance.oracle.variants.search import explain
 from sftref.conformance.oracle.variants.table import AT, WRONG, Variant, all_variants, named, trainer_of, variants

@@ -12,7 +12,8 @@ import transformers
 from kit import PLAIN, batch_of, params_of, relative
 from sftref.conformance.adapter import Case, HostBatch
 from sftref.conformance.adapters.sftref import model_config
-from sftref.conformance.oracle.model import Params, evaluate, value_and_gradient
+from sftref.conformance.oracle.model import evaluate, value_and_gradient
+from sftref.conformance.oracle.tape import Params
 from sftref.conformance.oracle.updates import OracleTrainer, decays, learning_rate
 
 pytestmark = pytest.mark.parity_torch

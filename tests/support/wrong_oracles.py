@@ -10,8 +10,8 @@ from sftref.conformance.laws.support.examine import experiments
 from sftref.conformance.laws.support.examine.made import Until, made
 from sftref.conformance.oracle.cases import MAIN, start_params
 from sftref.conformance.oracle.draws import batch_of
-from sftref.conformance.oracle.model import Params
 from sftref.conformance.oracle.sharded import ShardedTrainer
+from sftref.conformance.oracle.tape import Params
 from sftref.conformance.oracle.variants.located import Located
 from sftref.conformance.oracle.variants.replay import Log
 

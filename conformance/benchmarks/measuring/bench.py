@@ -14,7 +14,7 @@ from ...core.settings import Settings, start_jax
 from ...machine import snapshot
 from ...oracle.cases import MAIN, NO_DROPOUT, start_params
 from ...oracle.draws import batch_of
-from ...oracle.model import Params
+from ...oracle.tape import Params
 from .timing import Prepared
 
 # Name of a size -> (model, rows, tokens). A step of `small` takes tens of milliseconds on two CPU cores; `base` is

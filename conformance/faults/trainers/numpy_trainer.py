@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...adapter import CAPABILITIES, Arrays, Case, HostBatch
-from ...oracle.model import Array, Back, Tape
 from ...oracle.sharded import ShardedTrainer, Sums, added, rounded
+from ...oracle.tape import Array, Back, Tape
 
 __all__ = ["Bfloat16Tape", "NumpyTrainer", "OnDevices", "Sums", "added", "rounded"]
 

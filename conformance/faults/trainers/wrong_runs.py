@@ -9,7 +9,7 @@ import numpy as np
 
 from ...adapter import Arrays, Case, HostBatch
 from ...oracle.draws import rows_of
-from ...oracle.model import Array, Params
+from ...oracle.tape import Array, Params
 from ...oracle.updates import clip, learning_rate
 from ..backend.seeding import SeededFaults
 from .numpy_trainer import NumpyTrainer, Sums, rounded

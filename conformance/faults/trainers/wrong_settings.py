@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
 from ...oracle.masks import Masks
-from ...oracle.model import Array, Params
+from ...oracle.tape import Array, Params
 from ...oracle.updates import clip
 from ..backend.seeding import SeededFaults
 from .numpy_trainer import NumpyTrainer, Sums, added, rounded

@@ -13,7 +13,8 @@ from ...adapter import Arrays, HostBatch
 from ...oracle import model
 from ...oracle.draws import rows_of
 from ...oracle.masks import Masks
-from ...oracle.model import Array, Back, Network, Tape
+from ...oracle.model import Network
+from ...oracle.tape import Array, Back, Tape
 from ..backend.seeding import SeededFaults, patch
 from .numpy_trainer import NumpyTrainer, Sums, rounded
 

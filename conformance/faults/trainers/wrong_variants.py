@@ -8,7 +8,8 @@ import numpy as np
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
 from ...oracle.masks import Masks
-from ...oracle.model import Array, Back, Network, Params, Tape
+from ...oracle.model import Network
+from ...oracle.tape import Array, Back, Params, Tape
 from ...oracle.updates import clip, norm_of
 from ...oracle.variants.network import gelu_by_tanh
 from ..backend.seeding import SeededFaults

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.comparison import Array
 from ...oracle import bounds_derived
-from ...oracle.model import softmax as softmax_64
+from ...oracle.tape import softmax as softmax_64
 from . import operators
 from .operators import Exact
 

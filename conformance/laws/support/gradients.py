@@ -6,9 +6,9 @@ import numpy as np
 
 from ...core.comparison import Array
 from ...oracle import bounds_derived
-from ...oracle.model import Tape
-from ...oracle.model import gelu as gelu_64
-from ...oracle.model import softmax as softmax_64
+from ...oracle.tape import Tape
+from ...oracle.tape import gelu as gelu_64
+from ...oracle.tape import softmax as softmax_64
 from .families import added, attention_parts, cross_entropy, gelu_slope, tail
 from .operators import Exact
 

@@ -19,7 +19,7 @@ import pytest
 from ...adapter import Case, HostBatch, TrainerUnderTest
 from ...core.check import Check
 from ...oracle.draws import Shapes, divides, for_all, for_shapes, generators
-from ...oracle.model import Params
+from ...oracle.tape import Params
 from .explaining import recorded
 from .operators import Machine
 

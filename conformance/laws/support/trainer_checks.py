@@ -16,7 +16,8 @@ from ...oracle.bounds_derived import UNIT
 from ...oracle.bounds_measured import Reference
 from ...oracle.cases import NO_DROPOUT
 from ...oracle.draws import with_weights
-from ...oracle.model import Params, value_and_gradient
+from ...oracle.model import value_and_gradient
+from ...oracle.tape import Params
 from ...oracle.updates import learning_rate
 from ...oracle.variants.measure import rows_elsewhere
 from .compilation import precision

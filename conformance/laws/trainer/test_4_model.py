@@ -10,7 +10,8 @@ from ...core.check import Check
 from ...core.comparison import Bound
 from ...oracle.bounds_measured import FACTOR, loss_reference
 from ...oracle.draws import draw_case
-from ...oracle.model import Params, mean_loss, value_and_gradient
+from ...oracle.model import mean_loss, value_and_gradient
+from ...oracle.tape import Params
 from ...oracle.updates import norm_of
 from ..support.running import law, losses_of
 

@@ -21,8 +21,9 @@ from ...oracle.bounds_measured import (
 from ...oracle.cases import NO_DROPOUT, B, main_case, start_params
 from ...oracle.draws import Rng, batch_of, possible, seeded_case, with_weights
 from ...oracle.masks import Masks
-from ...oracle.model import Params, evaluate, mean_loss
+from ...oracle.model import evaluate, mean_loss
 from ...oracle.settings import BFLOAT16_EPS
+from ...oracle.tape import Params
 from ...oracle.updates import learning_rate
 from ..support.compilation import precision
 from ..support.running import law, losses_of

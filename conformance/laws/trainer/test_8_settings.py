@@ -11,7 +11,7 @@ from ...core.check import Check
 from ...oracle import settings
 from ...oracle.bounds_measured import Beside, Update, gradient_reference, logits_reference
 from ...oracle.draws import with_weights
-from ...oracle.model import Params
+from ...oracle.tape import Params
 from ...oracle.updates import learning_rate
 from ..support.compilation import compiled, held, precision
 from ..support.running import law

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...adapter import Arrays, HostBatch
-from ..model import Array, Back, Network, Tape
+from ..model import Network
 from ..sharded import ShardedTrainer
+from ..tape import Array, Back, Tape
 from .network import identity, of_network, operator
 from .table import Wrong, wrong
 

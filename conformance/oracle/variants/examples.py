@@ -8,8 +8,8 @@ import numpy as np
 
 from ...adapter import Case, HostBatch
 from ..masks import SITES_PER_LAYER, Factors, Masks, Words
-from ..model import Array, Params, softmax
 from ..sharded import ShardedTrainer
+from ..tape import Array, Params, softmax
 from ..updates import decays
 from .table import Wrong, wrong
 

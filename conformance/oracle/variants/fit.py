@@ -14,8 +14,8 @@ from ...adapter import HostBatch
 from ...core.comparison import Bound
 from ..bounds_measured import zero_gradients
 from ..draws import devices, rows_of
-from ..model import Array
 from ..sharded import ShardedTrainer
+from ..tape import Array
 from ..updates import decays, learning_rate
 from .replay import MOST_NAMED, Log, Seen, joined, named
 

@@ -9,8 +9,9 @@ from ...adapter import HostBatch
 from ...core.comparison import Bound, distance
 from ..bounds_measured import zero_gradients
 from ..draws import rows_of
-from ..model import Array, Params, example_losses
+from ..model import example_losses
 from ..sharded import ShardedTrainer, rounded
+from ..tape import Array, Params
 from ..updates import learning_rate
 from .replay import MOST_NAMED, Log, Seen, joined, named
 

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from ...adapter import Arrays, HostBatch
 from ..masks import Masks
-from ..model import Array, Back, Network, Tape
+from ..model import Network
 from ..sharded import ShardedTrainer
+from ..tape import Array, Back, Tape
 from .table import Wrong, wrong
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...adapter import Arrays, Case
-from ..model import Params
 from ..sharded import ShardedTrainer, Sums
+from ..tape import Params
 from ..updates import clip, decays, norm_of
 from .table import Wrong, wrong
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...adapter import Case, HostBatch
+from ...adapter import Arrays, Case, HostBatch
 from ...core.comparison import Bound, distance
 from .. import bounds_measured as measured
 from ..bounds_derived import UNIT
-from ..model import Array, Params, Rounding, example_losses, unrounded
+from ..model import example_losses
 from ..sharded import ShardedTrainer
+from ..tape import Array, Params, Rounding, Tape, unrounded
 from .table import Variant, trainer_of
 
 # Calls whose results are compared; save and restore are replayed, others are left out.
@@ -126,6 +127,7 @@ def replay(several: Sequence[Variant], log: Log, points: dict[int, Params], roun
     )
     if rounding is not unrounded:
         trainer.losses = _rounded(trainer.losses, trainer, rounding)  # type: ignore[method-assign]
+        trainer.tape = _rounded_tape(trainer.tape, rounding)  # type: ignore[assignment, method-assign]
     trainer.start(log.case, points[-1], 1 if alone else log.n)
     saved: list[dict[str, Any]] = []
     ends: dict[int, int] = {id(call): i for i, call in enumerate(log.calls)}
@@ -157,6 +159,17 @@ def _rounded(right: Callable[..., Any], trainer: ShardedTrainer, rounding: Round
         return values, slopes + example_losses(trainer.case, logits, batch.labels, rounding)[1] - exact
 
     return losses
+
+
+def _rounded_tape(right: Callable[[Arrays], Tape], rounding: Rounding) -> Callable[[Arrays], Tape]:
+    """The operators, of which erf and tanh are rounded."""
+
+    def tape(params: Arrays) -> Tape:
+        made = right(params)
+        made.rounding = rounding
+        return made
+
+    return tape
 
 
 def bounds(several: Sequence[Variant], log: Log) -> list[tuple[Seen, dict[str, Bound]]]:

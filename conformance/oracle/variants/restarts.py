@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ..model import Params
 from ..sharded import ShardedTrainer, rounded
+from ..tape import Params
 from .table import Wrong, wrong
 
 STATE = {

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...adapter import Arrays, Case, HostBatch, StepResult
-from ..model import Array, Params, softmax
 from ..sharded import ShardedTrainer, Sums, rounded
+from ..tape import Array, Params, softmax
 from ..updates import learning_rate
 from .optimizer import among
 from .table import Wrong, wrong

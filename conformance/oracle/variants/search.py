@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..model import Array, unrounded
+from ..tape import Array, unrounded
 from .measure import measured
 from .replay import Gap, Log, Seen, bounds, gap, replay, seen
 from .table import Variant, all_variants, with_value

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...adapter import HostBatch, StepResult
 from ..draws import rows_of
-from ..model import Params
 from ..sharded import ShardedTrainer, Sums, added
+from ..tape import Params
 from ..updates import clip
 from .table import Wrong, wrong
 

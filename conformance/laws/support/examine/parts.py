@@ -11,7 +11,7 @@ from ....adapter import HostBatch, fixed_of
 from ....core.comparison import Bound, distance
 from ....oracle.bounds_derived import UNIT
 from ....oracle.bounds_measured import FACTOR, gradient_reference, logits_reference
-from ....oracle.model import Params
+from ....oracle.tape import Params
 from ....oracle.variants.located import Pair
 from ....oracle.variants.replay import Log, Seen, joined
 from ....oracle.variants.search import explain

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ....oracle.model import Array, Params
 from ....oracle.sharded import rounded
+from ....oracle.tape import Array, Params
 from ....oracle.variants.fit import NEAR
 from ....oracle.variants.located import Located, Pair, moves, pairs
 from ....oracle.variants.measure import NARROW, common_factor
