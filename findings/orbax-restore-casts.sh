@@ -8,7 +8,7 @@
 # value is restored as the type of the target's, and not what happens to such numbers.
 # Who meets this: anyone who builds the target anew from a configuration: counters of examples or tokens beyond 2**31
 # when 64-bit types are off, the complex weights of a state-space or Fourier layer, a setting that was 0 when the target
-# was made.
+# was made. sftref/train/checkpoint.py compares names, shapes and dtypes first.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
