@@ -155,8 +155,8 @@ def _system_error(error: BaseException) -> str:
 def _compare(stored: Any, want: dict[str, Any], source: str) -> None:
     """Compare the names, shapes and dtypes in a checkpoint with those of the run, before any value is read.
 
-    Orbax compares neither where the target is a NumPy array: it returns the stored shape, and casts to the target's
-    dtype (https://github.com/google/orbax/issues/2972 is a model of another size that was restored in silence).
+    Orbax casts to the target's dtype without a word, and where the target is a NumPy array it returns the stored shape
+    (https://github.com/google/orbax/issues/2972 is a model of another size that was restored in silence).
 
     Raises:
         ValueError: the checkpoint has no description of its arrays.
