@@ -18,7 +18,7 @@ from sftref.conformance.oracle.variants.located import Located
 from sftref.conformance.oracle.variants.network import relu
 from sftref.conformance.oracle.variants.replay import Log
 from sftref.conformance.oracle.variants.table import variants
-from wrong_oracles import CASE, LAST, FourMethods, Right, examined, wrong
+from wrong_oracles import CASE, LAST, FourMethods, Right, examined, nearly_right, wrong
 
 pytestmark = pytest.mark.once
 
@@ -92,7 +92,7 @@ def test_a_right_run_has_no_place(base: type[Right]) -> None:
             for row in (
                 (wrong(Right, reduce=without_last(BIAS)), {}, "device", "device 3 do not count in class"),
                 (wrong(Right, reduce=last_less), {}, "device", "right on one device"),
-                (wrong(Right, divide=scaled_norms), {}, "reduction", "every row counts 0.25 times in bert"),
+                (wrong(Right, divide=scaled_norms), {}, "reduction", "all rows count 0.25 times in bert"),
                 (wrong(Right, divide=last_micro_batch), {"accumulate": 2}, "micro-batch", "without micro-batches"),
                 (wrong(FourMethods, update=moving(("query.weight",), 0)), {}, "leaves", "weight: did not move"),
                 (wrong(Right, update=moving((".weight", ".bias"), 2)), {}, "rate-applied", "leaves move 2, 2 times"),
@@ -189,6 +189,7 @@ def shorter(self: Any, batch: HostBatch) -> Sums:
     [
         (FourMethods, {"sums": rolled}, "other-labels", "the gradient is that of other labels: row 1 has"),
         (FourMethods, {"losses": without_last_class}, "slopes", "the loss of row 0, of label 0, has the derivative ["),
+        (FourMethods, {"losses": nearly_right}, "slopes", "the loss of update 0 is wrong too"),
         (Right, {"losses": by_class}, "class-weights", "the rows of label 1 count 2 times"),
         (Right, {"sums": shorter}, "training-network", "the loss of update 0 is wrong too"),
         (Right, {"update": moving((".weight", ".bias"), 0)}, "skipped", "all leaves move 0, 0 times as far"),

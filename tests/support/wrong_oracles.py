@@ -53,3 +53,9 @@ def examined(trainer: Any, n: int = 4, **changes: Any) -> Located | None:
 
 def wrong(base: type[Right], **methods: Any) -> Any:
     return type("Wrong", (base,), methods)()
+
+
+def nearly_right(self: Any, logits: Any, batch: HostBatch) -> Any:
+    """Losses and their slopes that err by a thousandth; no label is another."""
+    losses, slopes = ShardedTrainer.losses(self, logits, batch)
+    return losses * 1.001, slopes + 0.001 * np.array([1, -1, 0])

@@ -109,7 +109,7 @@ def said(found: Counts, log: Log, batch: HostBatch, only: str = "") -> Iterator[
         return
     known = found.times[np.isfinite(found.times)]
     if _alike(found, np.isfinite(found.times)):
-        yield "factor", f"every row counts {_of(found, np.isfinite(found.times)):.4g} times{where}"
+        yield "factor", f"all rows {_times(_of(found, np.isfinite(found.times)))}{where}"
         return
     for place, what, group in _groupings(log, batch, only):
         if len(np.unique(group)) > 1 and _constant(found, group):

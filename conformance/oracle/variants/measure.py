@@ -275,8 +275,9 @@ def _about(log: Log, batch: HostBatch, real: npt.NDArray[np.integer], mine: Arra
         ):
             other = [f"row {row} has {new}, not {old}" for row, new, old in
                      zip(real, target.argmax(axis=1), labels, strict=True) if new != old]  # fmt: skip
-            yield f"the gradient is that of other labels: {', '.join(other[: 2 * MOST_NAMED])}"
-            return
+            if other:
+                yield f"the gradient is that of other labels: {', '.join(other[: 2 * MOST_NAMED])}"
+                return
     apart = np.flatnonzero(~np.isclose(mine, exact, rtol=NEAR, atol=NEAR * np.abs(exact).max()).all(axis=1))
     for i in apart[:2]:
         got, want = (", ".join(f"{value:.3g}" for value in side[i]) for side in (mine, exact))
