@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...adapter import Arrays, HostBatch
-from ...oracle import model
 from ...oracle.draws import rows_of
 from ...oracle.masks import Masks
 from ...oracle.model import Network
 from ...oracle.tape import Array, Back, Tape
-from ..backend.seeding import SeededFaults, patch
+from ..backend.seeding import SeededFaults
 from .numpy_trainer import NumpyTrainer, Sums, rounded
 
 FAULTS = SeededFaults(NumpyTrainer)
@@ -67,10 +66,11 @@ def _padding_counts(right: Any, self: NumpyTrainer, batch: HostBatch) -> list[Ho
     return right(self, legal._replace(weights=np.where(batch.weights > 0, batch.weights, 1).astype(np.float32)))
 
 
-@FAULTS.method("gelu-by-tanh", "forward")
-def _by_tanh(right: Any, self: NumpyTrainer, network: Network) -> tuple[Array, Callable[[Array], None]]:
-    with patch(model, "gelu", gelu_by_tanh):
-        return right(self, network)
+@FAULTS.method("gelu-by-tanh", "tape")
+def _by_tanh(right: Any, self: NumpyTrainer, params: Arrays) -> Tape:
+    tape: Tape = right(self, params)
+    tape.gelu = gelu_by_tanh  # type: ignore[method-assign]
+    return tape
 
 
 def gelu_by_tanh(x: Array) -> tuple[Array, Back]:
