@@ -140,7 +140,8 @@ class Swing:
     """How far updates can go if each element of the gradients errs by FACTOR times its own noise, up or down.
 
     Where a moment is nearly 0, Adam with a small epsilon makes an update of nearly full size of it, whose sign may be
-    that of a rounding. Only few elements are such, so the root mean square of few draws may have none of them.
+    that of a rounding. Only few elements are such, so the root mean square of few draws may have none of them. Here the
+    noise of all updates has one sign, so where it is independent the result is up to sqrt(updates) times too large.
     """
 
     def __init__(self, case: Case, params: Params) -> None:
@@ -254,15 +255,13 @@ def stored(
     which later gradients see too; None for one update.
     """
     u, rate = UNIT["float64" if case.precision == "float64" else "float32"], share * UNIT["float32"] / math.sqrt(3)
-    apart, bounds = corrections(case), {}
+    error, bounds = corrections(case), {}
     for name, bound in distance.bounds.items():
         kept = u * math.sqrt(updates) * float(np.linalg.norm(params[name]))
         size = float(np.linalg.norm(distance.want[name]))
         noise = math.hypot(bound.noise, kept, rate * size)
-        apart = (
-            corrections(case) * size if scaled is None else float(np.linalg.norm(scaled[name] - distance.want[name]))
-        )
-        why = f"{bound.why}, {updates} roundings of stored parameters and {corrections(case):.1e} of Adam's corrections"
+        apart = error * size if scaled is None else float(np.linalg.norm(scaled[name] - distance.want[name]))
+        why = f"{bound.why}, {updates} roundings of stored parameters and {error:.1e} of Adam's corrections"
         bounds[name] = Bound(FACTOR * noise + apart, noise, why)
     return Reference(distance.want, bounds)
 

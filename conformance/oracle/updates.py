@@ -8,7 +8,7 @@ import numpy as np
 
 from ..adapter import Arrays, Case, HostBatch, StepResult
 from .model import value_and_gradient
-from .tape import Params, Rounding, unrounded
+from .tape import Params
 
 
 def learning_rate(case: Case, step: int) -> float:
@@ -44,7 +44,7 @@ class OracleTrainer:
         p -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p),    t = 1, 2, ...
 
     with decay for the parameters of `decays` only (AdamW, Loshchilov and Hutter, 2019, algorithm 2).
-    `rounding` is as in `example_losses`; `scale` is a relative error of the corrections 1 - b^t, which scales m.
+    `scale` is 1, or the factor of m by an error of the corrections 1 - b^t.
     """
 
     case: Case
@@ -52,17 +52,16 @@ class OracleTrainer:
     step_number: int = 0
     first: Params = field(default_factory=dict)
     second: Params = field(default_factory=dict)
-    rounding: Rounding = unrounded
     scale: float = 1.0
 
     @classmethod
-    def start(cls, case: Case, params: Arrays, rounding: Rounding = unrounded) -> Self:
+    def start(cls, case: Case, params: Arrays) -> Self:
         """A run at step 0, from a copy of `params`."""
-        return cls(case, {name: np.array(value, np.float64) for name, value in params.items()}, rounding=rounding)
+        return cls(case, {name: np.array(value, np.float64) for name, value in params.items()})
 
     def step(self, batch: HostBatch) -> StepResult:
         """One update."""
-        loss, gradients = value_and_gradient(self.case, self.params, batch, self.step_number, self.rounding)
+        loss, gradients = value_and_gradient(self.case, self.params, batch, self.step_number)
         return StepResult(loss, self.apply(gradients))
 
     def apply(self, gradients: Params, more: float = 0.0) -> float:

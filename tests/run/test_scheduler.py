@@ -1,6 +1,5 @@
 """The scheduler, with real processes: a check that fails, hangs or crashes costs no other check; no process is left."""
 
-import importlib.metadata
 import signal
 import time
 import unittest.mock
@@ -136,25 +135,6 @@ def test_the_machine_and_the_trainer_are_described(everything: tuple[Copy, Ended
     assert len(report["environment"]["devices"]) == 8
     assert report["environment"]["platforms"] == ["cpu"]
     assert report["subject"] == [{"label": "Trainer", "adapter": "stand_in:Trainer"}], "none of its checks ran"
-
-
-@pytest.mark.parametrize(("level", "unoptimized"), [("quick", ["r6.passes"]), ("standard", [])])
-def test_the_verdict_says_which_programs_were_compiled_without_optimization(
-    level: str, unoptimized: list[str], copy: Make
-) -> None:
-    ended = copy([(0, "passes"), (6, "passes")]).verify("--level", level)
-    assert ended.report["settings"]["unoptimized"] == unoptimized
-    assert ("(trainers compiled without optimization)" in ended.verdict) is bool(unoptimized)
-    assert ended.check("r6.passes[Trainer]")["status"] == "pass"
-
-
-@pytest.mark.parametrize(("level", "light"), [("quick", True), ("standard", False)])
-def test_programs_that_are_not_optimized_get_the_flags_of_the_older_generator(
-    level: str, light: bool, copy: Make
-) -> None:
-    ended = copy([(0, "passes"), (6, "needs_light")]).verify("--level", level)
-    known = importlib.metadata.version("jax").startswith("0.10.")
-    assert ended.check("r6.needs_light[Trainer]")["status"] == ("pass" if light and known else "fail")
 
 
 def test_nothing_is_left_behind(everything: tuple[Copy, Ended]) -> None:

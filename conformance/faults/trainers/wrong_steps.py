@@ -14,6 +14,7 @@ from ...oracle.draws import rows_of
 from ...oracle.masks import Masks
 from ...oracle.model import Network
 from ...oracle.tape import Array, Back, Tape
+from ...oracle.variants.network import gelu_by_tanh
 from ..backend.seeding import SeededFaults
 from .numpy_trainer import NumpyTrainer, Sums, rounded
 
@@ -71,13 +72,6 @@ def _by_tanh(right: Any, self: NumpyTrainer, params: Arrays) -> Tape:
     tape: Tape = right(self, params)
     tape.gelu = gelu_by_tanh  # type: ignore[method-assign]
     return tape
-
-
-def gelu_by_tanh(x: Array) -> tuple[Array, Back]:
-    """GELU as x (1 + tanh z) / 2, z = sqrt(2 / pi) (x + 0.044715 x^3): Hendrycks and Gimpel's approximation (2016)."""
-    tanh = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-    inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
-    return x * (1 + tanh) / 2, lambda dy: dy * ((1 + tanh) / 2 + x * (1 - tanh**2) * inner / 2)
 
 
 @FAULTS.method("softmax-without-maximum", "network")
