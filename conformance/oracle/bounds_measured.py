@@ -140,13 +140,14 @@ class Swing:
     """How far updates can go if each element of the gradients errs by FACTOR times its own noise, up or down.
 
     Where a moment is nearly 0, Adam with a small epsilon makes an update of nearly full size of it, whose sign may be
-    that of a rounding. Only few elements are such, so the root mean square of few draws may have none of them. Here the
-    noise of all updates has one sign, so where it is independent the result is up to sqrt(updates) times too large.
+    that of a rounding. Only few elements are such, so the root mean square of few draws may have none of them. Signs
+    differ at random from update to update, so that noise of many updates adds up as independent noise does.
     """
 
     def __init__(self, case: Case, params: Params) -> None:
         self.case = case
         self.ends = [OracleTrainer.start(case, params) for _ in range(2)]
+        self.rng = np.random.default_rng(0x51695)
 
     def apply(self, gradients: Sequence[Params], scaled: Params | None = None) -> None:
         """One update by the exact gradient, the first one, and its noise, from those under perturbations.
@@ -158,8 +159,9 @@ class Swing:
         noise = {name: far * np.sqrt(np.mean([(m[name] - g) ** 2 for m in moved], axis=0)) for name, g in exact.items()}
         if scaled is not None:
             noise = {name: size + np.abs(scaled[name] - exact[name]) for name, size in noise.items()}
+        moves = {name: self.rng.choice((-1.0, 1.0), size.shape) * size for name, size in noise.items()}
         for end, sign in zip(self.ends, (-1.0, 1.0), strict=True):
-            end.apply({name: g + sign * noise[name] for name, g in exact.items()})
+            end.apply({name: g + sign * moves[name] for name, g in exact.items()})
 
     def widened(self, distance: Reference, params: Params) -> Reference:
         """The bounds of a distance whose exact end is `params`, at least as large as both ends are far from it."""
