@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..core.fault import faults
+from ..core.fault import changes, faults
 from ..core.kit import PACKAGE
 from ..core.law import LEVELS, check_id, laws, split_id
 from ..core.settings import PLATFORMS, Settings, start_jax
@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = top.add_argument
-    add("--fault", action="append", default=[], metavar="ID", help="a seeded fault; repeatable (default: all)")
+    choice = "a seeded fault, with --matrix also an equivalent change; repeatable (default: all)"
+    add("--fault", action="append", default=[], metavar="ID", help=choice)
     add("--law", action="append", default=[], metavar="ID", help="run this law only; repeatable")
     add("--trial", action="append", default=[], metavar="LAW[FAULT]", help="one law and one fault; repeatable")
     add("--level", choices=LEVELS, default="full", help="the highest level of the laws (default full)")
@@ -57,13 +58,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def trials_of(args: argparse.Namespace) -> list[str]:
-    """The requested trials: ids of laws, each with a fault in brackets.
+    """The requested trials: ids of laws, each with a fault in brackets; none for a matrix, which has all laws.
 
     Raises:
         ValueError: there is no such fault or law, or no trial is left.
     """
     read = [args.read] if args.read else []
-    for option, words, known in (("fault", args.fault, faults()), ("law", args.law, laws()), ("read", read, faults())):
+    entries = faults() if args.matrix is None else {**faults(), **changes()}
+    for option, words, known in (("fault", args.fault, entries), ("law", args.law, laws()), ("read", read, faults())):
         for word in words:
             if word not in known:
                 near = difflib.get_close_matches(word, known, 3) or list(known)[:3]
@@ -72,7 +74,7 @@ def trials_of(args: argparse.Namespace) -> list[str]:
         law, _, fault = word.partition("[")
         if law not in laws() or fault.removesuffix("]") not in faults():
             raise ValueError(f"--trial = {word}, must be a law with a seeded fault in brackets")
-    if args.trial:
+    if args.trial or args.matrix is not None:
         return list(args.trial)
     trials = [
         check_id(law, fault.id)

@@ -260,6 +260,20 @@ def test_a_matrix_that_was_interrupted_continues(tmp_path: Path, monkeypatch: py
     assert made == [[FAULT], ["fast-log"], [], [FAULT]]
 
 
+def test_a_matrix_of_chosen_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(selftest, "run", lambda settings, out, ids: asked.append(ids) or 0)
+    change = next(iter(changes()))
+    assert command.main(["--matrix", str(tmp_path), "--fault", change, "--fault", FAULT]) == 0
+    assert asked == [[change, FAULT]]
+
+
+def test_an_equivalent_change_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    change = next(iter(changes()))
+    assert command.main(["--fault", change]) == 2
+    assert f"--fault = {change}, must be one of {len(faults())}" in capsys.readouterr().err
+
+
 def test_the_catalogues() -> None:
     assert len(faults()) >= 70
     assert len(changes()) >= 15
