@@ -1,27 +1,19 @@
 """A seeded fault -> what a user reads whose machine, or trainer, has it: the ladder, the diagnosis, the verdict."""
 
-import dataclasses
 import time
 
 from ..core.fault import Fault
 from ..core.settings import Settings
 from ..judge.diagnosis import diagnose
 from ..judge.verdict import Verdict, judge
-from ..machine import snapshot
 from ..report.terminal import Screen
-from .trial import TRAINERS, as_run, row
+from .trial import as_run, row
 
 
 def read(fault: Fault, settings: Settings) -> Verdict:
     """Run all laws that can meet the fault while it is seeded, and print what `verify` would."""
     began = time.monotonic()
     outcome = as_run(fault, row(fault, settings), settings)
-    if fault.module not in TRAINERS:
-        # Laws of the machine have ids without a trainer's name, where a trial has the fault's.
-        results = [dataclasses.replace(result, id=result.law, subject=None) for result in outcome.records.values()]
-        outcome.records = {result.law: result for result in results}
-        outcome.expected = list(outcome.records)
-    outcome.environment = snapshot.static() | snapshot.live(settings.devices)
     outcome.seconds = time.monotonic() - began
     screen, verdict = Screen(settings, {}), judge(outcome)
     for group in outcome.groups():

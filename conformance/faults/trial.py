@@ -20,6 +20,7 @@ from ..judge.mutation_score import level_of
 from ..judge.outcome import BROKEN, Outcome
 from ..laws.machine import test_2_unwaited
 from ..laws.support import call
+from ..machine import snapshot
 from .backend.lowering import CannotSeedError
 from .backend.seeding import SeededFaults
 
@@ -151,10 +152,14 @@ def _failed(results: Mapping[str, Result]) -> set[tuple[int, str | None]]:
 
 
 def as_run(fault: Fault, results: dict[str, Result], settings: Settings) -> Outcome:
-    """The outcome of a run on a system that has the fault: laws that need a failed rung are blocked."""
+    """The outcome of a run on this machine with the fault: laws that need a failed rung are blocked."""
     failed = _failed(results)
-    outcome = Outcome(settings=settings, expected=[check_id(law, fault.id) for law in results])
+    # Checks of the machine are of no trainer, where a trial has the fault's name.
+    subject = fault.id if fault.module in TRAINERS else None
+    outcome = Outcome(settings=settings, expected=[check_id(law, subject) for law in results])
+    outcome.environment = snapshot.static() | snapshot.live(settings.devices)
     for law, result in results.items():
         rung = blocked_by(failed, laws()[law], None)
-        outcome.records[result.id] = Result.ended(laws()[law], fault.id, "blocked", rung, 0.0) if rung else result
+        ended = Result.ended(laws()[law], subject, "blocked", rung, 0.0) if rung else result
+        outcome.records[check_id(law, subject)] = dataclasses.replace(ended, id=check_id(law, subject), subject=subject)
     return outcome

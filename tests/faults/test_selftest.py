@@ -22,6 +22,8 @@ from sftref.conformance.faults import selftest
 from sftref.conformance.faults import trial as trial_module
 from sftref.conformance.faults.picture import draw
 from sftref.conformance.faults.selftest import gathered, markdown
+from sftref.conformance.faults.trial import as_run
+from sftref.conformance.judge.diagnosis import diagnose
 from sftref.conformance.judge.mutation_score import chosen, fates, level_of
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.judge.verdict import judge
@@ -258,6 +260,17 @@ def test_a_matrix_that_was_interrupted_continues(tmp_path: Path, monkeypatch: py
     assert content["summary"]["killed"] == 2
     assert selftest.run(Settings(seed=1), tmp_path, [FAULT]) == 0, "rows of another seed are made anew"
     assert made == [[FAULT], ["fast-log"], [], [FAULT]]
+
+
+def test_a_fault_of_the_machine_is_judged_as_in_a_run() -> None:
+    """There, a known deviation of a lower rung is no cause: only one of the same trainer can be."""
+    accepted = Result.ended(laws()["collectives.non_finite"], FAULT, "deviation", "known bug of maxima", 1.0)
+    wrong = Result.ended(laws()[LAW], FAULT, "fail", "off", 1.0)
+    outcome = as_run(faults()[FAULT], {accepted.law: accepted, LAW: wrong}, Settings())
+    assert (outcome.expected, outcome.on_cpu) == ([accepted.law, LAW], True)
+    diagnosis = diagnose(outcome)
+    assert diagnosis is not None
+    assert (diagnosis["layer"], diagnosis["cause"]) == (faults()[FAULT].layer, laws()[LAW].cause)
 
 
 def test_a_matrix_of_chosen_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from sftref.conformance.core.law import Law, check_id, laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.trainers import NumpyTrainer
+from sftref.conformance.judge.advice import ON_CPU, REPRODUCE
 from sftref.conformance.judge.diagnosis import diagnose, rules
 from sftref.conformance.judge.outcome import Outcome
 from sftref.conformance.laws.support.trainer_checks import simplified
@@ -82,6 +83,8 @@ def test_without_a_failure_there_is_no_diagnosis() -> None:
     ("failed", "passed", "facts", "layer"),
     [
         (("copies.round_trip", "operators.matmul", "step.gradients[mesh]"), (), {}, "copy"),
+        (("collectives.explicit", "collectives.partitioner"), (), {"fails": ["on one device"]}, "operator"),
+        (("collectives.psum", "collectives.partitioner"), (), {"fails": ["on one device"]}, "collective"),
         (("operators.matmul",), ("operators.precision",), {"off_by": 2.0**-11}, "precision"),
         (("operators.matmul",), ("operators.precision",), {"off_by": 0.3}, "operator"),
         (("step.update[mesh]",), ("step.gradients[mesh]",), {}, "optimizer"),
@@ -197,14 +200,20 @@ def test_on_simulated_devices_no_library_of_accelerators_is_named(law: Law) -> N
     assert not re.search("NCCL|RCCL|HSA_|IOMMU|driver", diagnosis["cause"] + diagnosis["next_step"])
     assert diagnosis["cause"].endswith(".")
     assert diagnosis["next_step"].endswith(".")
+    # Where nothing is left without the accelerators, the CPU's own code is to blame, or its memory, only for copies.
+    assert (diagnosis["cause"] == ON_CPU) == (law.id in ("copies.round_trip", "copies.between_devices"))
+    assert diagnosis["next_step"] != REPRODUCE
 
 
-def test_on_accelerators_they_are_named() -> None:
-    outcome = run("collectives.psum")
+@pytest.mark.parametrize(
+    ("law", "step"), [("collectives.psum", "NCCL_PROTO=Simple"), ("collectives.pmap", "jit with a mesh instead")]
+)
+def test_on_accelerators_the_library_is_named_where_it_can_be_at_fault(law: str, step: str) -> None:
+    outcome = run(law)
     outcome.environment = {"platforms": ["gpu", "rocm"]}
     diagnosis = diagnose(outcome)
     assert diagnosis is not None
-    assert "NCCL_PROTO=Simple" in diagnosis["next_step"]
+    assert step in diagnosis["next_step"]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import pytest
 from jax import lax
 from kit import numbers, run_law
 from sftref.conformance.core.check import Check, Known, LawBroken, NotRun
+from sftref.conformance.core.fault import faults
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.result import Result
 from sftref.conformance.core.settings import Settings
+from sftref.conformance.faults.trial import trials
 from sftref.conformance.laws.machine import test_2_collectives as rung2
 from sftref.conformance.laws.machine import test_2_partitioner as partitioner
 from sftref.conformance.laws.support.messages import REDUCTIONS, compare_non_finite, non_finite
@@ -201,6 +203,12 @@ def test_a_wrong_program_that_needs_the_whole_mesh_is_a_failure(monkeypatch: pyt
     monkeypatch.setattr(partitioner, "programs", one_wrong)
     with pytest.raises(LawBroken, match=f"{name}, mesh .*, device after device: error"):
         run_law("collectives.partitioner", FOUR)
+
+
+def test_a_sum_that_is_wrong_on_one_device_too_is_no_collectives_fault() -> None:
+    for name, alone in (("column-sums-in-bfloat16", ["on one device"]), ("sums-without-the-eighth-device", None)):
+        [record] = trials(faults()[name], [("collectives.non_finite", Settings(level="quick"))])
+        assert (record.status, record.facts.get("fails")) == ("fail", alone)
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
