@@ -23,6 +23,11 @@ def test_of_several_wrong_scores_the_surest_is_the_cause() -> None:
     ("law", "message", "texts"),
     [
         (
+            "environment.versions",
+            "version of the imported jax (/home/me/jax/__init__.py): '0.4.99', should be '0.10.2'",
+            ["Python imports another jax than the installed one: /home/me/jax/__init__.py.", "PYTHONPATH"],
+        ),
+        (
             "lowering.precision",
             "tpu: types narrower than float32, which the programs for cpu, cuda, rocm have not, first in convert of "
             "2x16x32: ['f16'], should be [] [lowering.precision]",
