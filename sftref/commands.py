@@ -42,7 +42,7 @@ def train(args: dict[str, Any], cache: Path | None, cluster: Cluster = devices.A
         cluster: how several processes find each other.
 
     Raises:
-        ConfigError, OSError, ImportError, NonFiniteError, KeyboardInterrupt: see `cli.main`.
+        ConfigError, OSError, ImportError, NonFiniteError, KeyboardInterrupt: see `cli.py`, which explains them.
     """
     resume = _resumed_folder(args)
     config = make_config(args, _saved_config(resume) if resume else None)

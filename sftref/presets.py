@@ -7,7 +7,7 @@ from sftref.config import OptimConfig, TrainConfig, require
 OPTIM_FIELDS = tuple(OptimConfig.__dataclass_fields__)
 # Options that a resumed run may change, because they change results only by the order of additions.
 FREE_ON_RESUME = frozenset({"trainer", "devices", "mesh", "remat", "eval_batch_size", "save_every"})
-# The article's run (see README): QQP, bert-base-cased, a tenth of the training split for training and the next tenth
+# The article's run: QQP, bert-base-cased, a tenth of the training split for training and the next tenth
 # for evaluation, rows padded to 128 tokens, 64 examples per device, 6 epochs of full batches.
 ARTICLE: dict[str, Any] = {
     "task": "qqp", "data": "hub", "model": "bert-base-cased", "max_length": 128, "epochs": 6, "seed": 0,

@@ -1,7 +1,7 @@
 """A complete and short adapter: copy this file, and replace its trainer by your own.
 
 The functions are a common data-parallel trainer: a model, optax, `jax.jit` over a mesh. The kit uses only the class at
-the end of the file; if you have a trainer already, write only that class. See `../README.md`.
+the end of the file; if you have a trainer already, write only that class. See `../docs/adapter.md`.
 
     sftref verify --adapter sftref.conformance.adapters.template:Template
 """

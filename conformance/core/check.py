@@ -71,7 +71,7 @@ class Blocked(Skipped):
 
 
 class Known(Skipped):
-    """Known upstream bug, fixed in a later release."""
+    """A known bug of JAX or of what it calls; it does not count against the verdict."""
 
     status = "deviation"
 

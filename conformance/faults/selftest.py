@@ -2,7 +2,7 @@
 
 `tox -e selftest` runs it: each fault is tested by every law that can meet it, in as many processes as there are cores.
 Each row is appended to rows.jsonl when it ends, so a run that was interrupted continues, and only the rows of another
-kit, environment or setting are made anew.
+kit, environment or setting are made again.
 """
 
 import concurrent.futures

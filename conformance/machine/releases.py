@@ -30,7 +30,11 @@ class Rules:
 
 @functools.cache
 def release(version: str) -> tuple[int, ...]:
-    """The numbers that two packages must share: 0.9.2.post1 and 0.9.2+rocm7 are of release 0.9.2."""
+    """The numbers that two packages must share: 0.9.2.post1 and 0.9.2+rocm7 are of release 0.9.2.
+
+    Raises:
+        ValueError: the version does not begin with a number.
+    """
     match = re.match(r"[0-9]+(\.[0-9]+)*", version)
     if match is None:
         raise ValueError(f"version {version!r} does not begin with a number")

@@ -40,11 +40,6 @@ def plugins(versions: Mapping[str, str]) -> dict[str, str]:
     return {name: version for name, version in versions.items() if PLUGIN.fullmatch(name)}
 
 
-def unpaired(versions: Mapping[str, str], least_jaxlib: str) -> list[str]:
-    """The conflicts by which JAX cannot work with these versions, one sentence each."""
-    return [each.what for each in conflicts(versions, least_jaxlib) if each.level == BROKEN]
-
-
 def conflicts(versions: Mapping[str, str], least_jaxlib: str) -> list[Conflict]:
     """All conflicts between these versions; `least_jaxlib` is the oldest jaxlib that this jax accepts."""
     jax, jaxlib = versions["jax"], versions["jaxlib"]

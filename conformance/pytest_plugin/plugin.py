@@ -1,4 +1,4 @@
-"""The kit's pytest plugin, but for its options: the fixtures of laws, and one result for each check.
+"""The kit's pytest plugin, except its options: the fixtures of laws, and one result for each check.
 
 It is loaded by `options.py`, and imports JAX only if a law will run or an adapter is named.
 """

@@ -17,7 +17,6 @@ from sftref.config import ConfigError, one_line, require
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-OLD_WEIGHTS = "pytorch_model.bin"
 NEEDED = f"a folder with {CONFIG} and {WEIGHTS}"
 
 TOKENIZER_FILES = (

@@ -116,8 +116,8 @@ def masks(program: Program, state: TrainState, micro: Array, device: Array | Non
         program: gives the kind of dropout.
         state: gives seed and step, of which every mask is a function.
         micro: int32 scalar, the index of the micro-batch; used by the article's dropout only.
-        device: int32 scalar, the device's index under `pmap`, where the article has one key per device; None if all
-            devices share one key.
+        device: int32 scalar, the device's index under `pmap` and `shard_map`, where the article's dropout has one key
+            per device; None if all devices share one key.
     """
     if program.dropout == "off":
         return None

@@ -18,7 +18,7 @@ from sftref.config import TrainConfig
 from sftref.model.classes import NEW_HEAD
 from sftref.model.names import to_hf
 from sftref.model.pretrained import load_pretrained
-from sftref.model.weights import CONFIG, CONVERT, DEMO_SHA256, INDEX, OLD_WEIGHTS, WEIGHTS
+from sftref.model.weights import CONFIG, CONVERT, DEMO_SHA256, INDEX, WEIGHTS
 
 AGAIN = "download it again"
 QUERY = "bert__encoder__layer__1__attention__self__query__weight"
@@ -119,7 +119,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
         "classifier.bias has dtype I8, must be one of F32, F64, F16, BF16; dequantize it",
     ),
     "old weights only": (
-        both(remove(WEIGHTS), put(OLD_WEIGHTS, "")),
+        both(remove(WEIGHTS), put("pytorch_model.bin", "")),
         f"DIR has neither {WEIGHTS} nor {INDEX}; it has pytorch_model.bin, PyTorch weights; run there, with torch: "
         + CONVERT.format(files="pytorch_model*.bin"),
     ),

@@ -12,7 +12,6 @@ ROCM60 = {"jax": "0.5.0", "jaxlib": "0.5.0", "python": "3.12.1", "jax-rocm60-plu
 CUDA = JAX | {"jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.2"}
 TPU = JAX | {"libtpu": "0.0.42.1"}
 WHEELS = {"nvidia-cublas": "13.0.0.19"}
-SMI = "GPU[0]: hangs"
 # (finding, arguments of `machine`, versions, words that the finding's message must have)
 CASES: list[tuple[str, dict[str, Any], dict[str, str], list[str]]] = [
     ("driver-missing", {"driver": False, "files": False}, ROCM, ["amd: 8 on the PCI bus", "sudo modprobe amdgpu"]),

@@ -20,7 +20,6 @@ pytestmark = pytest.mark.jax
 
 ROWS, SLOTS, CLASSES = 3, 4, 3
 UNIT = 2.0**-24  # round-off of float32
-FINITE = st.floats(-1e4, 1e4, width=32)
 
 evaluate = jax.jit(eval_sums, static_argnames="regression")
 value_and_grad = jax.jit(

@@ -72,7 +72,11 @@ def begin(bench: Bench, label: str, n: int | None = None, rows: int | None = Non
 
 @functools.cache
 def checked(bench: Bench, label: str, n: int, rows: int) -> None:
-    """Compare an evaluation and two updates of a trainer on n devices with the oracle, once for all its benchmarks."""
+    """Compare an evaluation and two updates of a trainer on n devices with the oracle, once for all its benchmarks.
+
+    Raises:
+        WrongResultError: a result is wrong.
+    """
     trainer, case = bench.trainer(label), bench.case(label)
     params, batch = bench.params(label), bench.batch(case, rows)
     few = with_weights(batch, np.where(np.arange(rows) < CHECKED, batch.weights, 0).astype(np.float32))

@@ -148,7 +148,7 @@ def _with_peaks(x: Array, axis: int, end: int | None = -1) -> Array:
 def _compare_reductions(
     check: Check, machine: Machine, names: tuple[str, ...], arrays: list[Array], axis: int = 0, *, spread: bool = True
 ) -> None:
-    """Compare reductions of arrays over one axis: exactly, but for means, which divide."""
+    """Compare reductions of arrays over one axis: exactly, except means, which divide."""
     for where, outputs in machine.run(operators.reductions(names, axis), *arrays, spread=spread):
         for (x, name), got in zip(itertools.product(arrays, names), outputs, strict=True):
             what = f"the {name} of {x.dtype} {x.shape} over axis {axis}{where}"

@@ -70,7 +70,7 @@ class Ranks:
 
         Raises:
             RanksBroken: a process did not answer within `LIMIT`. All are then ended; later calls raise the error again.
-        AdapterRaised: the trainer under test raised in a process.
+            AdapterRaised: the trainer under test raised in a process.
         """
         words = f"{method} {arguments[0]}" if arguments and isinstance(arguments[0], str) else method
         if self.broken:

@@ -2,8 +2,8 @@
 
 `@law(id)` marks a test. The test takes pytest's fixtures by name, and also `machine`, one `Machine` for all its runs,
 and `n`, the number of devices that the trainer under test can use: all, or one if it does not claim `devices`; without
-`padding rows`, a number that divides B. With
-`draws` it runs for each drawn `rng`, with `shapes` also for each `shape`::
+`padding rows`, a number that divides B. With `draws` it runs for each drawn `rng`, with `shapes` also for each
+`shape`::
 
     @law("operators.softmax", shapes={"quick": ((5, 1), (64, 33)), "full": ((12_288, 512),)})
     def test_softmax(check: Check, machine: Machine, rng: np.random.Generator, shape: tuple[int, int]) -> None: ...

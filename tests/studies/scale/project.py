@@ -99,8 +99,8 @@ def page(measured: dict[str, Any]) -> str:
 The model was checked on a BERT of {SMALL.layers} layers of width {SMALL.width}, with 8 rows of 64 tokens a device. All
 devices share {measured["cores"]} cores, so N devices have N times the work of one. The model adds N times the update
 of one device and the time of the all-reduce, which was measured separately and fitted as a + b bytes. Between processes
-`a` counts {SMALL.leaves} times, because gloo sends each leaf of the gradient separately, although the program has one
-all-reduce. Times are medians in seconds:
+`a` counts {SMALL.leaves} times, because these times are older than commit 594cfe2: gloo then sent each leaf of the
+gradient separately. Since that commit, the leaves of one dtype are one message. Times are medians in seconds:
 
 {table(("processes x devices", "measured", "model", "all-reduce in the model", "model / measured"), check)}
 
@@ -110,7 +110,7 @@ The model is a sum of measurements. It leaves out that threads wait for each oth
 
 The projection is for bert-base ({BASE.parameters / 1e6:.0f} million parameters, float32 gradients of
 {4 * BASE.parameters / 1e6:.0f} MB) with {LENGTH} tokens a row. Products in bfloat16 are assumed to run at
-{machines()[0].share:.0%} of the published peak; the trainers here reach 34 to 40 % of this CPU's peak.
+{machines()[0].share:.0%} of the published peak; [on CPUs](../peers/SPEED.md) the trainers reach 39 to 56 %.
 
 This table has the rows a device that give an efficiency of {ENOUGH:.0%} without overlap, by the number of devices:
 
