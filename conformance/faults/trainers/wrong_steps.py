@@ -14,7 +14,8 @@ from ...oracle.draws import rows_of
 from ...oracle.masks import Masks
 from ...oracle.model import Network
 from ...oracle.tape import Array, Back, Tape
-from ...oracle.variants.network import gelu_by_tanh
+from ...oracle.variants.network import gelu_by_tanh, last_token_wins
+from ...oracle.variants.sums import with_padding
 from ..backend.seeding import SeededFaults
 from .numpy_trainer import NumpyTrainer, Sums, rounded
 
@@ -58,13 +59,7 @@ FAULTS.method("dropout-in-evaluation", "evaluate")(
 
 @FAULTS.method("padding-counts", "shards")
 def _padding_counts(right: Any, self: NumpyTrainer, batch: HostBatch) -> list[HostBatch]:
-    # Padding may hold values out of range.
-    legal = batch._replace(
-        input_ids=batch.input_ids % self.case.vocab_size,
-        token_type_ids=batch.token_type_ids % self.case.type_vocab_size,
-        labels=batch.labels if self.case.regression else batch.labels % self.case.num_labels,
-    )
-    return right(self, legal._replace(weights=np.where(batch.weights > 0, batch.weights, 1).astype(np.float32)))
+    return right(self, with_padding(self.case, batch))
 
 
 @FAULTS.method("gelu-by-tanh", "tape")
@@ -145,17 +140,7 @@ def _frozen(right: Any, self: NumpyTrainer, batch: HostBatch) -> Sums:
 
 @FAULTS.method("duplicate-tokens-lost", "tape")
 def _duplicates_lost(right: Any, self: NumpyTrainer, params: Arrays) -> Tape:
-    """Each row of a table gets the gradient of the last token which reads it."""
-    tape = right(self, params)
-
-    def last_wins(ids: npt.NDArray[np.integer], name: str) -> tuple[Array, Callable[[Array], None]]:
-        def back(dy: Array) -> None:
-            tape.gradients[f"{name}.weight"][ids] = dy
-
-        return tape.params[f"{name}.weight"][ids], back
-
-    tape.embedding = last_wins
-    return tape
+    return last_token_wins(right(self, params))
 
 
 @FAULTS.method("rounded-to-float32", "mean")

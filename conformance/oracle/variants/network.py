@@ -210,9 +210,8 @@ def _weighted(x: Array, *, share: Array) -> tuple[Array, Back]:
     return (x * share[:, :, None]).sum(axis=1, keepdims=True), lambda dy: dy * share[:, :, None]
 
 
-@wrong("duplicate-tokens-lost", "tape")
-def _duplicates_lost(right: Wrong, _: ShardedTrainer, params: Arrays) -> Tape:
-    tape: Tape = right(params)
+def last_token_wins(tape: Tape) -> Tape:
+    """The operators, except that a row of a table gets the gradient of the last token that reads it only."""
 
     def last_wins(ids: npt.NDArray[np.integer], name: str) -> tuple[Array, Callable[[Array], None]]:
         def back(dy: Array) -> None:
@@ -222,3 +221,8 @@ def _duplicates_lost(right: Wrong, _: ShardedTrainer, params: Arrays) -> Tape:
 
     tape.embedding = last_wins  # type: ignore[method-assign]
     return tape
+
+
+@wrong("duplicate-tokens-lost", "tape")
+def _duplicates_lost(right: Wrong, _: ShardedTrainer, params: Arrays) -> Tape:
+    return last_token_wins(right(params))

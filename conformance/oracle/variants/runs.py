@@ -11,7 +11,7 @@ from ..sharded import ShardedTrainer, Sums, rounded
 from ..tape import Array, Params, softmax
 from ..updates import learning_rate
 from .optimizer import among
-from .table import Wrong, wrong
+from .table import Wrong, noting, wrong
 
 
 def _rate(entry: str, of: Callable[..., float]) -> None:
@@ -117,12 +117,7 @@ def _reported(right: Wrong, self: ShardedTrainer, batch: HostBatch, *, value: in
 # State.
 
 
-@wrong("stale-parameters", "step")
-def _stale(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> StepResult:
-    self.notes["stepping"] = True
-    result = right(batch)
-    self.notes["stepping"] = False
-    return result
+wrong("stale-parameters", "step")(noting("stepping"))
 
 
 @wrong("stale-parameters", "mean")

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ...adapter import HostBatch, StepResult
+from ...adapter import Case, HostBatch, StepResult
 from ..draws import rows_of
 from ..sharded import ShardedTrainer, Sums, added
 from ..tape import Params
 from ..updates import clip
-from .table import Wrong, wrong
+from .table import Wrong, noting, wrong
 
 Mean = tuple[float, Params]
 
@@ -52,15 +52,20 @@ def _shifted(batch: HostBatch, *, value: int) -> HostBatch:
 # Weights and rows.
 
 
+def with_padding(case: Case, batch: HostBatch) -> HostBatch:
+    """The batch, whose rows of padding count once."""
+    # Padding may have ids and labels out of range.
+    return batch._replace(
+        input_ids=batch.input_ids % case.vocab_size,
+        token_type_ids=batch.token_type_ids % case.type_vocab_size,
+        labels=batch.labels if case.regression else batch.labels % case.num_labels,
+        weights=np.where(batch.weights > 0, batch.weights, 1).astype(np.float32),
+    )
+
+
 @wrong("padding-counts", "shards")
 def _padding_counts(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> list[HostBatch]:
-    # Padding may have ids out of range.
-    legal = batch._replace(
-        input_ids=batch.input_ids % self.case.vocab_size,
-        token_type_ids=batch.token_type_ids % self.case.type_vocab_size,
-        labels=batch.labels if self.case.regression else batch.labels % self.case.num_labels,
-    )
-    return right(legal._replace(weights=np.where(batch.weights > 0, batch.weights, 1).astype(np.float32)))
+    return right(with_padding(self.case, batch))
 
 
 of_batch("weights-ignored", lambda batch: batch._replace(weights=(batch.weights > 0).astype(np.float32)))
@@ -245,12 +250,7 @@ def _updates(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> StepResult
 
 
 def _in_step(entry: str) -> None:
-    @wrong(entry, "step")
-    def _step(right: Wrong, self: ShardedTrainer, batch: HostBatch, **_: Any) -> StepResult:
-        self.notes["stepping"] = True
-        result = right(batch)
-        self.notes["stepping"] = False
-        return result
+    wrong(entry, "step")(noting("stepping"))
 
     @wrong(entry, "clip")
     def _unclipped(_: Wrong, __: ShardedTrainer, gradients: Params, **___: Any) -> Params:

@@ -66,7 +66,7 @@ class Variant:
             }
         if self.scope in PHASES:
             own = {name: functools.partial(_in_phase, wrong, self.scope) for name, wrong in own.items()}
-            return own | {"evaluate": _evaluating}
+            return own | {"evaluate": noting("evaluating")}
         return own | {"micro_batches": functools.partial(_dealt, self.scope)} if self.scope else own
 
 
@@ -105,6 +105,18 @@ def wrong(entry: str, method: str) -> Callable[[Wrong], Wrong]:
         return function
 
     return add
+
+
+def noting(what: str) -> Wrong:
+    """The right method, during which `notes` of the trainer say `what`."""
+
+    def noted(right: Wrong, self: ShardedTrainer, *arguments: Any, **_: Any) -> Any:
+        self.notes[what] = True
+        result = right(*arguments)
+        self.notes[what] = False
+        return result
+
+    return noted
 
 
 @functools.cache
@@ -190,13 +202,6 @@ def _network_with(right: Wrong, self: ShardedTrainer, *arguments: Any, constants
 def _in_phase(wrong: Wrong, phase: str, right: Wrong, self: ShardedTrainer, *arguments: Any) -> Any:
     now = "evaluation" if self.notes.get("evaluating") else "training"
     return wrong(right, self, *arguments) if now == phase else right(*arguments)
-
-
-def _evaluating(right: Wrong, self: ShardedTrainer, batch: HostBatch) -> Any:
-    self.notes["evaluating"] = True
-    logits = right(batch)
-    self.notes["evaluating"] = False
-    return logits
 
 
 def _dealt(scope: str, _: Wrong, self: ShardedTrainer, batch: HostBatch) -> list[list[HostBatch]]:
