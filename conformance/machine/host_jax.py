@@ -8,7 +8,8 @@ pass, on the CPU. So the versions of JAX and its dependencies are given to pip a
 tox runs it as a file, in an environment that has pip only: it imports nothing but the standard library.
 
 SFTREF_JAX names an extra of JAX to install instead: rocm7-local, cuda13, cuda12, tpu. For PLATFORM `cpu`, a missing JAX
-is installed from PyPI. Exit code 2: there is no JAX, or the installation would change it.
+is installed from PyPI. Exit code 2: Python is too old, there is no JAX, or sftref cannot be installed without changing
+it.
 """
 
 import importlib
