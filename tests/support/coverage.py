@@ -138,9 +138,10 @@ def page(quick: Laws, standard: Laws) -> str:
     return "\n".join([
         "# What the laws of trainers ask for",
         "",
-        "This page is generated: every law ran with a trainer that records its calls (`tests/support/coverage.py`).",
+        "This page is generated (`tests/support/coverage.py`): every law of trainers, except those of rungs 9 and",
+        "10, ran with a trainer that records its calls.",
         "A cell has the number of laws that ask for the observable, at `quick` and at `standard`; `-` is none.",
-        "Level `full` has the laws of `standard`, with more values and with every triple of settings.",
+        "Level `full` has these laws too, with more values and with every triple of settings, and the laws of rung 10.",
         "",
         *table("By phase", list(PHASES), quick, standard),
         *table("By setting", values, quick, standard),
