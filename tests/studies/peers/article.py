@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from sftref.conformance.adapters.examples.article_loop import Loop, decays
 
@@ -67,14 +66,6 @@ class ArticleTrainer:
         from sklearn.metrics import accuracy_score, f1_score
 
         return {"accuracy": accuracy_score(references, predictions), "f1": f1_score(references, predictions)}
-
-
-def train_batches(dataset: Any, batch_size: int, key: jax.Array) -> Iterator[dict[str, list[Any]]]:
-    """One epoch in the order of `jax.random.permutation`; the incomplete batch is dropped."""
-    steps = len(dataset) // batch_size
-    order = np.asarray(jax.random.permutation(key, len(dataset)))[: steps * batch_size]
-    for rows in order.reshape(steps, batch_size):
-        yield dataset[rows]
 
 
 def eval_batches(dataset: Any, batch_size: int) -> Iterator[dict[str, list[Any]]]:
