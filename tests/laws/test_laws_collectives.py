@@ -205,10 +205,20 @@ def test_a_wrong_program_that_needs_the_whole_mesh_is_a_failure(monkeypatch: pyt
         run_law("collectives.partitioner", FOUR)
 
 
-def test_a_sum_that_is_wrong_on_one_device_too_is_no_collectives_fault() -> None:
-    for name, alone in (("column-sums-in-bfloat16", ["on one device"]), ("sums-without-the-eighth-device", None)):
-        [record] = trials(faults()[name], [("collectives.non_finite", Settings(level="quick"))])
-        assert (record.status, record.facts.get("fails")) == ("fail", alone)
+@pytest.mark.parametrize(
+    ("law", "fault", "alone"),
+    [
+        ("collectives.non_finite", "column-sums-in-bfloat16", {"fails"}),
+        ("collectives.non_finite", "sums-without-the-eighth-device", set()),
+        ("collectives.partitioner", "last-row-out-of-reach", {"fails"}),
+        ("collectives.explicit", "slope-of-a-product", {"fails"}),
+        ("collectives.explicit", "shard-offset-lost", {"holds"}),
+    ],
+)
+def test_what_is_wrong_on_one_device_too_is_no_collectives_fault(law: str, fault: str, alone: set[str]) -> None:
+    [record] = trials(faults()[fault], [(law, Settings(level="quick"))])
+    assert record.status == "fail"
+    assert {name for name in ("holds", "fails") if record.facts.get(name) == ["on one device"]} == alone
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
