@@ -55,9 +55,14 @@ def _five() -> Fixtures:
     return {"devices": jax.devices()[:5]}
 
 
+def positions(x: Any, axis: int) -> Any:
+    """The position of each element along an axis, sharded as x is, which matters on explicit axes."""
+    return jnp.zeros_like(x, dtype=np.int32) + lax.broadcasted_iota(np.int32, x.shape, axis)
+
+
 @FAULTS.lowered("sums-by-halves", core.reduce_sum_p)
 def _halves(right: Any, x: Any, *, axes: Any, **_: Any) -> Any:
-    even = lax.broadcasted_iota(np.int32, x.shape, axes[0]) % 2 == 0
+    even = positions(x, axes[0]) % 2 == 0
     zero = jnp.zeros_like(x)
     return right(jnp.where(even, x, zero)) + right(jnp.where(even, zero, x))
 
@@ -67,7 +72,7 @@ def _blocks(right: Any, a: Any, b: Any, *, dimension_numbers: Any, preferred_ele
     over = dimension_numbers[0][0]
     if len(over) != 1 or (preferred_element_type or a.dtype) != np.float32:
         return right(a, b)
-    first = lax.broadcasted_iota(np.int32, a.shape, over[0]) < a.shape[over[0]] // 2
+    first = positions(a, over[0]) < a.shape[over[0]] // 2
     zero = jnp.zeros_like(a)
     return right(jnp.where(first, a, zero), b) + right(jnp.where(first, zero, a), b)
 

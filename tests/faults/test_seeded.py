@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from sftref.conformance.core.fault import faults
+from sftref.conformance.core.fault import changes, faults
 from sftref.conformance.core.law import laws
 from sftref.conformance.core.settings import Settings
 from sftref.conformance.faults.backend.executables import results_changed
 from sftref.conformance.faults.backend.lowering import CannotSeedError, replaced
-from sftref.conformance.faults.trial import PROCESSES, TRAINERS, seeded, trials
+from sftref.conformance.faults.trial import PROCESSES, TRAINERS, seeded, side, trials
 from sftref.conformance.judge.mutation_score import level_of
 from sftref.conformance.laws.support.call import functions
 
@@ -22,8 +22,7 @@ pytestmark = pytest.mark.jax
 BACKEND = ("environment", "collectives", "programs", "primitives", "generators", "formulas")
 # Faults of processes have tests in `tests/laws/test_ranks.py`.
 MACHINE = [fault for fault in faults().values() if fault.module not in (*TRAINERS, PROCESSES)]
-
-
+EXPLICIT = "collectives.explicit"
 # This law takes seconds, in which it compiles 39 lengths; on 3.12 it runs without a fault.
 SLOW = "operators.reductions"
 
@@ -41,6 +40,14 @@ def test_a_seeded_fault_is_seen(name: str, law: str) -> None:
     [record] = trials(fault, [(law, Settings(level=level_of("full", fault, law)))])
     assert record.status == "fail", record.message
     assert (record.subject, record.law) == (name, law)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", [change.id for change in changes().values() if laws()[EXPLICIT] in side(change)])
+def test_an_equivalent_change_works_on_explicit_axes(name: str) -> None:
+    """There, what a change itself computes needs the right sharding; `tox -e selftest` has the other laws."""
+    [record] = trials(changes()[name], [(EXPLICIT, Settings(level="quick"))])
+    assert record.status == "pass", record.message
 
 
 @pytest.mark.once
