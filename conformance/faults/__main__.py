@@ -19,7 +19,7 @@ from ..core.fault import changes, faults
 from ..core.kit import PACKAGE
 from ..core.law import LEVELS, check_id, laws, split_id
 from ..core.settings import PLATFORMS, Settings, start_jax
-from ..judge.mutation_score import level_of
+from ..judge.mutation_score import laws_at, level_of
 from ..workers.serve import Stream
 
 EXAMPLES = """examples:
@@ -74,6 +74,9 @@ def trials_of(args: argparse.Namespace) -> list[str]:
         law, _, fault = word.partition("[")
         if law not in laws() or fault.removesuffix("]") not in faults():
             raise ValueError(f"--trial = {word}, must be a law with a seeded fault in brackets")
+    if args.read and not laws_at(faults()[args.read], args.level):
+        rule = f"a level at which it is seen; raise --level, which is {args.level}"
+        raise ValueError(f"--read = {args.read}, must have {rule}")
     if args.trial or args.matrix is not None:
         return list(args.trial)
     trials = [

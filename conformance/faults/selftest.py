@@ -26,6 +26,7 @@ from ..core.release import hashes
 from ..core.result import plain
 from ..core.settings import Settings, start_jax
 from ..judge.diagnosis import diagnose
+from ..judge.mutation_score import laws_at
 from ..machine.snapshot import cores, keeps_programs, static
 from ..workers.plan import cache_variables
 from .picture import draw
@@ -37,9 +38,13 @@ def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
     """Run all trials, or those of `ids`, and write the files to `out`.
 
     Returns:
-        0 if every fault was seen by the laws that must see it and no equivalent change by any law, else 5.
+        0 if every fault was seen by the laws that must see it at this level, and no equivalent change by any; else 5.
     """
     entries = [entry for entry in [*faults().values(), *changes().values()] if not ids or entry.id in ids]
+    above = [entry.id for entry in entries if entry.seen_by and not laws_at(entry, settings.level)]
+    if above:
+        print(f"   {len(above)} faults are seen from a higher level on: {', '.join(above)}", file=sys.stderr)
+        entries = [entry for entry in entries if entry.id not in above]
     out.mkdir(parents=True, exist_ok=True)
     made_by = _made_by(settings)
     done = _stored(out / ROWS, made_by)
@@ -121,7 +126,7 @@ def _row(entry: Fault, settings: Settings) -> dict[str, Any]:
         "id": entry.id,
         "does": entry.does,
         "expected_layer": entry.layer,
-        "expected": list(entry.seen_by),
+        "expected": laws_at(entry, settings.level),
         "layer": diagnosis["layer"],
         "cause": diagnosis["cause"],
         "seen_by": [law for law, result in results.items() if result.status == "fail"],
@@ -153,6 +158,7 @@ def gathered(rows: Sequence[dict[str, Any]], settings: Settings) -> dict[str, An
         },
         "survivors": [row["id"] for row in tried if row not in killed],
         "not_run": [row["id"] for row in seeded if row not in tried],
+        "seen_above": [fault.id for fault in faults().values() if not laws_at(fault, settings.level)],
         "misattributed": [row["id"] for row in killed if row["layer"] != row["expected_layer"]],
         "alarms": [row["id"] for row in alarms],
         "seen_by_one_law": {row["id"]: row["seen_by"][0] for row in killed if len(row["seen_by"]) == 1},
@@ -179,6 +185,9 @@ def markdown(content: dict[str, Any]) -> str:
             texts = ([f"`{law}`: {text[:200]}" for law, text in by_id[n]["messages"].items()] for n in content[key])
             rows = [(f"`{name}`", "; ".join(messages)) for name, messages in zip(content[key], texts, strict=True)]
             parts += [f"## {title}", _table(("", "messages of the laws"), rows)]
+    if content["seen_above"]:
+        names = ", ".join(f"`{name}`" for name in content["seen_above"])
+        parts += ["## Seen from a higher level on", f"Level {content['settings']['level']} cannot see {names}."]
     if content["misattributed"]:
         wrong = [by_id[name] for name in content["misattributed"]]
         rows = [(f"`{row['id']}`", row["expected_layer"], row["layer"] or "") for row in wrong]

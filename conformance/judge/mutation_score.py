@@ -80,3 +80,8 @@ def level_of(level: str, fault: Fault, law: str) -> str:
     """The level at which a law runs under a fault: the lowest at which the law sees it, to save time."""
     least = max(LEVELS.index(fault.level), LEVELS.index(laws()[law].level))
     return LEVELS[min(least, LEVELS.index(level))]
+
+
+def laws_at(fault: Fault, level: str) -> list[str]:
+    """The laws that must see a fault in a run of this level; none if it takes a higher level."""
+    return [law for law in fault.seen_by if level_of(level, fault, law) == level_of("full", fault, law)]
