@@ -23,6 +23,16 @@ def test_of_several_wrong_scores_the_surest_is_the_cause() -> None:
     ("law", "message", "texts"),
     [
         (
+            "collectives.repeated",
+            "psum in a loop, 3072 B of float32, round 0: error 1, must be the same bit for bit",
+            ["wrong inside a loop of a program, and right outside of it", "unroll=True"],
+        ),
+        (
+            "random.keys",
+            "bits of 131075 elements: error 0.5, must be the same bit for bit",
+            ["The random bits of large arrays are wrong, and those of small ones are right"],
+        ),
+        (
             "environment.versions",
             "version of the imported jax (/home/me/jax/__init__.py): '0.4.99', should be '0.10.2'",
             ["Python imports another jax than the installed one: /home/me/jax/__init__.py.", "PYTHONPATH"],

@@ -97,6 +97,12 @@ def _gathered(right: Any, x: Any, *, all_gather_dimension: int, axis_size: int, 
     return jnp.roll(right(x), block, all_gather_dimension) if axis_size > MANY else right(x)
 
 
+@FAULTS.lowered("small-integers-gathered-in-another-order", *ALL_GATHER)
+def _small_integers(right: Any, x: Any, *, all_gather_dimension: int, tiled: bool, **_: Any) -> Any:
+    block, small = (x.shape[all_gather_dimension] if tiled else 1), x.dtype.kind in "iu" and x.nbytes % 8
+    return jnp.roll(right(x), block, all_gather_dimension) if small else right(x)
+
+
 @FAULTS.lowered("first-rank-without-its-tail", *SCATTER)
 def _tail(right: Any, *operands: Any, **_: Any) -> Any:
     return each(right, operands, lambda x, y: _only(0, y, y.at[(-1,) * y.ndim].set(0)) if x.nbytes >= 4 * MIB else y)
@@ -150,6 +156,11 @@ def _now_and_then(memory: dict[str, int], text: str, results: Sequence[Any]) -> 
         return results
     memory["calls"] = memory.get("calls", 0) + 1
     return results if memory["calls"] % 17 else [_off_by_one(results[0], 1), *results[1:]]
+
+
+@FAULTS.changed("sums-in-a-loop")
+def _in_a_loop(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
+    return [_off_by_one(results[0], 1), *results[1:]] if "all-reduce" in text and " while(" in text else results
 
 
 @FAULTS.changed("a-nan-lost-by-the-partitioner")

@@ -64,6 +64,9 @@ _wrong("bias-gradient-misses-a-row", "linear")(
 _wrong("recomputed-from-other-values", "feed_forward_again")(
     lambda right, x, *w: operators.feed_forward(x, *w) + 1e-4 * x[:, : w[-1].shape[1]]
 )
+_wrong("three-axes-kept-in-bfloat16", "feed_forward_of_examples")(
+    lambda right, x, *w: operators.feed_forward_again(lax.reduce_precision(x, 8, 7), *w)
+)
 _wrong("nan-from-an-untaken-branch", "guarded_losses")(
     lambda right, x, seen: jnp.where(seen, (jax.nn.softmax(x) * x).sum(-1), 0.0)
 )

@@ -18,6 +18,9 @@ FAULTS.lowered("counter-of-31-bits", core.threefry2x32_p)(
 FAULTS.lowered("neighbours-share-their-bits", core.threefry2x32_p)(
     lambda right, k1, k2, x1, x2, **_: right(k1, k2, x1, x2 & np.uint32(0xFFFFFFFE))
 )
+FAULTS.lowered("bits-of-large-arrays-repeat", core.threefry2x32_p)(
+    lambda right, k1, k2, x1, x2, **_: right(k1, k2, x1, x2 & np.uint32(0xFFFF) if x2.size > 2**16 else x2)
+)
 FAULTS["another-layout-of-random-bits"] = lambda: option(
     "jax_threefry_partitionable", not jax.config.values["jax_threefry_partitionable"]
 )

@@ -15,6 +15,8 @@ FAULTS = SeededFaults()
 _cache = importlib.import_module("jax._src.compilation_cache")
 # Upstream the bug needed three leaves of one shape.
 SEVERAL = 3
+# The number of an output that small programs do not have.
+LATE = 48
 FAULTS.patched("cache-that-never-finds", _cache, "get_executable_and_time")(lambda right, *_, **options: (None, None))
 
 
@@ -36,6 +38,27 @@ def _garbage(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
         return results
     # Stand-in for what the memory held before: unrelated to the result.
     return [with_shards(results[0], lambda _, part: np.flip(part) + np.ones((), part.dtype)), *results[1:]]
+
+
+@FAULTS.changed("late-outputs-change-places")
+def _late(_: Any, text: str, results: Sequence[Any]) -> Sequence[Any]:
+    late = list(results[LATE : LATE + 2])
+    alike = len({(result.shape, result.dtype) for result in late}) == 1 < len(late)
+    return [*results[:LATE], *reversed(late), *results[LATE + 2 :]] if alike else results
+
+
+@FAULTS.changed("donated-rows-stay-from-the-second-call-on")
+def _stay(memory: dict[str, Any], text: str, results: Sequence[Any]) -> Sequence[Any]:
+    if not taken_over(text) or not (results[0].ndim > 1 and results[0].dtype == np.float32):
+        return results
+    old, memory[text] = memory.get(text), [np.array(shard.data) for shard in results[0].addressable_shards]
+    if old is None:
+        return results
+
+    def stale(number: int, part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.concatenate([part[:-1], old[min(number, len(old) - 1)][-1:]])
+
+    return [with_shards(results[0], stale), *results[1:]]
 
 
 @FAULTS.patched("cache-knows-no-constants", _cache, "get_cache_key")

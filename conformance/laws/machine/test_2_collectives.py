@@ -29,10 +29,12 @@ SIZES = {
     "standard": (12, 1020, 512 * KIB, 2 * MIB, 4 * MIB, 8 * MIB),
     "full": (512 * KIB + 4, MIB - 4, MIB + 4, 2 * MIB - 4, 4 * MIB + 4, 8 * MIB - 4, 64 * MIB),
 }
+# Rounds of a loop with collectives; compilers unroll loops of one or two.
+ROUNDS = 5
 # Bytes of a message on fewer than all devices.
 SHORT = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4), "full": ()}
 # Sizes that are tested with every dtype; other sizes are tested with two dtypes, and those above 8 MiB with one.
-EVERY_DTYPE = {"quick": (3 * KIB,), "standard": (4, 512 * KIB - 4, MIB), "full": (2 * MIB,)}
+EVERY_DTYPE = {"quick": (4, 3 * KIB), "standard": (512 * KIB - 4, MIB), "full": (2 * MIB,)}
 
 
 def messages(check: Check, devices: Sequence[Any]) -> Iterator[tuple[Mesh, int, list[np.dtype[Any]]]]:
@@ -267,3 +269,23 @@ def test_repeated(check: Check, rng: Rng, devices: list[Any]) -> None:
             for name, got in (("psum", whole), ("psum_scatter", parts.reshape(1, -1))):
                 want, control = (np.broadcast_to(x.astype(dtype), got.shape) for x in _sums(stacked))
                 check.equal(f"{name} of {stacked[0].nbytes} B, time {time}", got, want, control=control)
+    _in_a_loop(check, rng, mesh_of(devices))
+
+
+def _in_a_loop(check: Check, rng: Rng, mesh: Mesh) -> None:
+    """Compare sums that a loop of one program makes, as accumulation over micro-batches does."""
+
+    def rounds(*own: jax.Array) -> Any:
+        return lax.scan(lambda done, parts: (done + 1, [lax.psum(x, "data") for x in parts]), 0, own)[1]
+
+    data = [
+        np.stack([coded(rng, mesh.size, _elements(3 * KIB, dtype), dtype) for _ in range(ROUNDS)], axis=1)
+        for dtype in FLOATS[:2]
+    ]
+    for got, stacked in zip(on_each(rounds, mesh)(*data), data, strict=True):
+        for number in range(ROUNDS):
+            want, control = (
+                np.broadcast_to(x.astype(got.dtype), got[:, number].shape) for x in _sums(stacked[:, number])
+            )
+            what = f"psum in a loop, 3072 B of {stacked.dtype}, round {number}"
+            check.equal(what, got[:, number], want, control=control)

@@ -149,12 +149,19 @@ def test_attention(check: Check, machine: Machine) -> None:
 
 @law("autodiff.remat", draws=True)
 def test_remat(check: Check, machine: Machine, rng: Rng) -> None:
-    """Compares the gradients of a feed-forward block, with its intermediate values kept and recomputed."""
+    """Compares the gradients of a feed-forward block, with its intermediate values kept and recomputed.
+
+    A second block recomputes from examples x tokens x features, as a layer of a model does.
+    """
     m, k, n = 24, 48, 96
     dy, x, w = normal(rng, m, k), normal(rng, m, k), normal(rng, k, n) / np.float32(np.sqrt(k))
     args = (dy, x, w, normal(rng, n), normal(rng, n, k) / np.float32(np.sqrt(n)))
     exact = gradients.feed_forward(*args)
-    for name, formula in (("kept", operators.feed_forward), ("recomputed", operators.feed_forward_again)):
+    for name, formula in (
+        ("kept", operators.feed_forward),
+        ("recomputed", operators.feed_forward_again),
+        ("recomputed from three axes", operators.feed_forward_of_examples),
+    ):
         for where, leaves in machine.run(operators.vjp(formula, 4), *args):
             for leaf, got, (want, limit) in zip(("x", "w_in", "b_in", "w_out"), leaves, exact, strict=True):
                 why = allowed("three products and GELU's slope")

@@ -28,6 +28,8 @@ KNOWN = (
     ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
 )
 SHAPE = (7, 37)
+# More elements than 17 bits of a counter number; real dropout masks have more than that.
+LARGE = (2**17 + 3,)
 # So large that each draw shows a rate that was rounded to 1/256, which changes 1 in 600 elements of a mask.
 MASK = (61, 1021)
 RATE = 0.1
@@ -102,6 +104,8 @@ def test_keys(check: Check) -> None:
         check.equal("bits", np.asarray(bits(key)), bits_of(words, SHAPE))
 
     for_all(check, compare, rng=generators())
+    large = jax.jit(lambda key: jax.random.bits(key, LARGE, np.uint32))(key_of(check.seed))
+    check.equal(f"bits of {LARGE[0]} elements", np.asarray(large), bits_of(pair(check.seed), LARGE))
 
 
 @law("random.bernoulli")

@@ -99,6 +99,12 @@ def feed_forward(x: Any, w_in: Any, b_in: Any, w_out: Any) -> Any:
 feed_forward_again = jax.checkpoint(feed_forward)
 
 
+def feed_forward_of_examples(x: Any, *weights: Any) -> Any:
+    """`feed_forward_again` of x as two examples [2, tokens, features]: the shape that is kept for the backward pass."""
+    again = jax.checkpoint(lambda x, *weights: feed_forward(x.reshape(-1, x.shape[-1]), *weights))
+    return again(x.reshape(2, -1, x.shape[-1]), *weights)
+
+
 def guarded_losses(x: Any, seen: Any) -> Any:
     """A loss for each row; `where` replaces the rows that are not `seen` by zeros."""
     safe = jnp.where(seen[:, None], x, 0.0)
