@@ -19,7 +19,7 @@ from .test_1_copies import words
 # All leaves have one shape, since only buffers of equal shape can be swapped by mistake. The upstream bug needed three.
 LEAVES, STEPS = 5, 3
 # Leaves of parameters and moments of a model of a few layers.
-MANY = 100
+MANY = 80
 # All multipliers here are odd, since a multiplication by an even number loses bits modulo 2^32.
 FACTOR = 1_664_525
 # Name -> an order of the program's outputs: each is the number of a leaf, or LEAVES for the metrics.
@@ -107,7 +107,8 @@ def test_donated(check: Check, rng: np.random.Generator, devices: list[Any]) -> 
             check.equal(f"{where}, a loop's leaf {place}", np.asarray(got), np.asarray(leaf))
         check.equal(f"{where}, what a loop's rounds say", np.asarray(got_metrics), np.asarray(metrics))
     check.facts["arguments_taken_over"] = taken
-    for where, sharding in places.items():
+    # At level quick on as many devices as there are.
+    for where, sharding in list(places.items())[0 if more else -1 :]:
         _many_leaves(check, rng, where, sharding)
 
 
