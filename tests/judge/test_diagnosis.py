@@ -105,6 +105,12 @@ def test_failures_and_passes_decide(
     assert diagnosis["layer"] == layer
 
 
+def test_fast_math_is_named_by_the_check_of_special_values() -> None:
+    diagnosis = diagnose(run("operators.eager_and_jit", "operators.special_values"))
+    assert diagnosis is not None
+    assert diagnosis["cause"] == laws()["operators.special_values"].cause
+
+
 def test_the_evidence_has_the_facts_and_the_other_trainers() -> None:
     facts = {"holds": ["without dropout"], "fails": ["on one device"], "held_before": ["a", "b"], "off_by": 0.25}
     passed = ("step.gradients[mesh]", "step.logits[pmap]", "copies.sharded")

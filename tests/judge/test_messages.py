@@ -23,6 +23,11 @@ def test_of_several_wrong_scores_the_surest_is_the_cause() -> None:
     ("law", "message", "texts"),
     [
         (
+            "copies.round_trip",
+            "Fortran-ordered array through cpu:0: error 1, must be the same bit for bit",
+            ["not stored row by row (Fortran-ordered)", "np.ascontiguousarray"],
+        ),
+        (
             "collectives.repeated",
             "psum in a loop, 3072 B of float32, round 0: error 1, must be the same bit for bit",
             ["wrong inside a loop of a program, and right outside of it", "unroll=True"],
