@@ -70,7 +70,7 @@ FAULTS: dict[str, dict[str, tuple[Any, str]]] = {
         "one shifted": (lambda x, axis: psum(jnp.where(last(axis), jnp.roll(x, 1), x), axis), "4 B of bfloat16"),
         "in bfloat16": (lambda x, axis: psum(x.astype(jnp.bfloat16), axis), "B of float32"),
         "at one size": (lambda x, axis: psum(x, axis) + (x.nbytes == 524284), "524284 B of float32"),
-        "of one dtype": (lambda x, axis: psum(x, axis) + (x.dtype == jnp.uint32), "3072 B of uint32"),
+        "of one dtype": (lambda x, axis: psum(x, axis) + (x.dtype == jnp.uint32), "4 B of uint32"),
         "on one device": (lambda x, axis: psum(x, axis) + last(axis), "4 B of float32"),
         "one element": (lambda x, axis: psum(x, axis) + spike(x, 1023 * 128), "524284 B of float32"),
     },
