@@ -43,7 +43,7 @@ def run(settings: Settings, out: Path, ids: Sequence[str] = ()) -> int:
     entries = [entry for entry in [*faults().values(), *changes().values()] if not ids or entry.id in ids]
     above = [entry.id for entry in entries if entry.seen_by and not laws_at(entry, settings.level)]
     if above:
-        print(f"   {len(above)} faults are seen from a higher level on: {', '.join(above)}", file=sys.stderr)
+        print(f"   left out, as they are seen from a higher level on: {', '.join(above)}", file=sys.stderr)
         entries = [entry for entry in entries if entry.id not in above]
     out.mkdir(parents=True, exist_ok=True)
     made_by = _made_by(settings)
@@ -102,11 +102,17 @@ def _rows(entries: Sequence[Fault], settings: Settings) -> Iterable[dict[str, An
         ) as pool,
     ):
         waiting = [pool.submit(_row, entry, settings) for entry in entries]
-        for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
-            row = future.result()
-            laws = f"{len(row['seen_by'])} laws, {row['layer'] or 'no diagnosis'}" if row["seen_by"] else "no law"
-            print(f"   {done} of {len(waiting)}: {row['id']} seen by {laws}, {row['seconds']:.0f} s", file=sys.stderr)
-            yield row
+        try:
+            for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
+                row = future.result()
+                laws = f"{len(row['seen_by'])} laws, {row['layer'] or 'no diagnosis'}" if row["seen_by"] else "no law"
+                print(
+                    f"   {done} of {len(waiting)}: {row['id']} seen by {laws}, {row['seconds']:.0f} s", file=sys.stderr
+                )
+                yield row
+        finally:
+            # An error would otherwise be told only after all rows, which take hours.
+            pool.shutdown(cancel_futures=True)
 
 
 def _begin(settings: Settings, cache: Path | None) -> None:

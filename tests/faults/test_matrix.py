@@ -1,7 +1,10 @@
 """The kill matrix: its rows, counts and tables, and how an interrupted run continues."""
 
+import concurrent.futures
 import json
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +92,24 @@ def test_a_matrix_that_was_interrupted_continues(tmp_path: Path, monkeypatch: py
     assert made == [[FAULT], ["fast-log"], [], [FAULT]]
 
 
+def test_an_error_ends_the_matrix_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def failing(entry: Fault, _: Settings) -> None:
+        tried.append(entry.id)
+        time.sleep(0.02)
+        raise RuntimeError(entry.id)
+
+    monkeypatch.setattr(selftest, "_row", failing)
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    with pytest.raises(RuntimeError):
+        list(selftest._rows(list(faults().values())[:50], Settings()))
+    assert len(tried) < 50
+
+
 def test_a_matrix_leaves_out_what_its_level_cannot_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert selftest.run(Settings(level="quick"), tmp_path, ["a-rank-that-hangs"]) == 5
-    assert "1 faults are seen from a higher level on: a-rank-that-hangs" in capsys.readouterr().err
+    assert "left out, as they are seen from a higher level on: a-rank-that-hangs" in capsys.readouterr().err
     assert "`a-rank-that-hangs`" in (tmp_path / "matrix.md").read_text(encoding="utf-8")
     assert command.main(["--read", "a-rank-that-hangs", "--level", "quick"]) == 2
     assert "raise --level, which is quick" in capsys.readouterr().err
